@@ -1,0 +1,165 @@
+"""Backbone and feature pyramid: ResNet with biases in every convolution, and the FPN with ReLU on all of its layers.
+
+Layer names are those of the original files (He et al.'s ResNet layout as in Matterport's Mask R-CNN); the weights
+module relies on them. Maps are [batch, height, width, channels].
+"""
+
+import keras
+from keras import layers as KL
+
+_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
+
+
+@keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
+class BatchNorm(KL.BatchNormalization):
+    """Batch normalization that obeys TRAIN_BN whatever the model is called with.
+
+    Args:
+        train_bn: False uses the moving statistics always, while gamma and beta still train; None those of the batch
+            when the model trains.
+
+    Raises:
+        ValueError: any other train_bn.
+    """
+
+    def __init__(self, train_bn=False, **kwargs):
+        if train_bn not in (False, None):
+            raise ValueError(f"train_bn = {train_bn!r}: expected False (moving statistics) or None (train them)")
+        super().__init__(**kwargs)
+        self.train_bn = train_bn
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=False if self.train_bn is False else training, mask=mask)
+
+    def get_config(self):
+        return {**super().get_config(), "train_bn": self.train_bn}
+
+
+def build_resnet_model(config):
+    """The backbone as a model `resnet_model`: image [batch, h, w, 3], mean subtracted -> [C1, C2, C3, C4, C5]."""
+    image = keras.Input((None, None, 3), name="input_image")
+    if callable(config.BACKBONE):
+        stages = config.BACKBONE(image, stage5=True, train_bn=config.TRAIN_BN)
+    else:
+        stages = resnet_graph(
+            image,
+            config.BACKBONE,
+            train_bn=config.TRAIN_BN,
+            blocks=config.BACKBONE_BLOCKS,
+            stem_width=config.BACKBONE_STEM_WIDTH,
+            widths=config.BACKBONE_WIDTHS,
+            bottleneck=config.BACKBONE_BOTTLENECK,
+        )
+    return keras.Model(image, list(stages), name="resnet_model")
+
+
+def build_fpn_model(stage_channels, feature_maps=256):
+    """The pyramid as a model `fpn_model`: [C2, C3, C4, C5] with `stage_channels` channels -> [P2, P3, P4, P5, P6]."""
+    names = ("input_C2", "input_C3", "input_C4", "input_C5")
+    stages = [
+        keras.Input((None, None, channels), name=name) for name, channels in zip(names, stage_channels, strict=True)
+    ]
+    return keras.Model(stages, fpn_graph(*stages, feature_maps=feature_maps), name="fpn_model")
+
+
+def resnet_graph(
+    input_image,
+    architecture,
+    stage5=True,
+    train_bn=False,
+    *,
+    blocks=None,
+    stem_width=64,
+    widths=(256, 512, 1024, 2048),
+    bottleneck=4,
+):
+    """A ResNet.
+
+    Args:
+        input_image: [batch, h, w, 3].
+        architecture: "resnet50" or "resnet101".
+        stage5: whether to build C5, else None is returned in its place.
+        train_bn: see `BatchNorm`.
+        blocks: residual blocks of stages 2 to 5 instead of the architecture's.
+        stem_width: channels of C1.
+        widths: channels of C2..C5.
+        bottleneck: those over the channels inside a residual block.
+
+    Returns:
+        [C1, C2, C3, C4, C5] at strides 4, 4, 8, 16, 32.
+
+    Raises:
+        ValueError: unknown architecture.
+    """
+    if architecture not in _BLOCKS:
+        raise ValueError(f"BACKBONE = {architecture!r}: expected {', '.join(_BLOCKS)} or a callable")
+    x = KL.ZeroPadding2D((3, 3))(input_image)
+    x = KL.Conv2D(stem_width, 7, strides=2, name="conv1")(x)
+    x = KL.Activation("relu")(BatchNorm(train_bn, name="bn_conv1")(x))
+    stages = [KL.MaxPooling2D(3, strides=2, padding="same")(x)]
+    for stage, (count, width) in enumerate(zip(blocks or _BLOCKS[architecture], widths, strict=True), start=2):
+        if stage == 5 and not stage5:
+            return [*stages, None]
+        x = stages[-1]
+        for index in range(count):
+            stride = 2 if index == 0 and stage > 2 else 1
+            name = f"{stage}{chr(ord('a') + index)}_branch"
+            x = residual_block_graph(
+                x, name, width // bottleneck, width, stride=stride, project=index == 0, train_bn=train_bn
+            )
+        stages.append(x)
+    return stages
+
+
+def residual_block_graph(x, name, inner_width, width, *, stride, project, train_bn):
+    """One bottleneck block, the stride in its first convolution.
+
+    Args:
+        x: [batch, h, w, channels].
+        name: "2a_branch" and the like; layers are called res{name}2a, bn{name}2a, ...
+        inner_width, width: channels inside the block and of its result.
+        project: whether the shortcut is a convolution (the first block of a stage).
+
+    Returns:
+        [batch, h / stride, w / stride, width].
+    """
+
+    def conv_bn(inputs, branch, filters, size, strides=1):
+        outputs = KL.Conv2D(filters, size, strides=strides, padding="same", name=f"res{name}{branch}")(inputs)
+        return BatchNorm(train_bn, name=f"bn{name}{branch}")(outputs)
+
+    inner = KL.Activation("relu")(conv_bn(x, "2a", inner_width, 1, stride))
+    inner = KL.Activation("relu")(conv_bn(inner, "2b", inner_width, 3))
+    inner = conv_bn(inner, "2c", width, 1)
+    shortcut = conv_bn(x, "1", width, 1, stride) if project else x
+    return KL.Activation("relu", name=f"res{name.removesuffix('_branch')}_out")(KL.Add()([inner, shortcut]))
+
+
+def fpn_graph(C2, C3, C4, C5, feature_maps=256):
+    """Feature pyramid with ReLU after every convolution, unlike Matterport's.
+
+    Args:
+        C2, C3, C4, C5: stages of the backbone, each half the size of the one before.
+        feature_maps: channels of the result.
+
+    Returns:
+        [P2, P3, P4, P5, P6], P6 being every second cell of P5.
+    """
+
+    def lateral(stage, name):
+        return KL.Conv2D(feature_maps, 1, activation="relu", name=name)(stage)
+
+    def merge(coarse, stage, coarse_level, level):
+        upsampled = KL.UpSampling2D(2, name=f"fpn_p{coarse_level}upsampled")(coarse)
+        return KL.Add(name=f"fpn_p{level}add")([upsampled, lateral(stage, f"fpn_c{level}p{level}")])
+
+    P5 = lateral(C5, "fpn_c5p5")
+    P4 = merge(P5, C4, 5, 4)
+    P3 = merge(P4, C3, 4, 3)
+    P2 = merge(P3, C2, 3, 2)
+    P2, P3, P4, P5 = (
+        KL.Conv2D(feature_maps, 3, padding="same", activation="relu", name=f"fpn_p{level}")(top_down)
+        for level, top_down in ((2, P2), (3, P3), (4, P4), (5, P5))
+    )
+    P6 = KL.MaxPooling2D(1, strides=2, name="fpn_p6")(P5)
+    return [P2, P3, P4, P5, P6]

@@ -1,0 +1,137 @@
+"""Geometry of boxes and anchors in numpy.
+
+Boxes are (y1, x1, y2, x2). In pixels y2 and x2 are exclusive; normalized boxes divide by (h - 1, w - 1) after
+subtracting (0, 0, 1, 1), as in Matterport's Mask R-CNN (design section 3).
+"""
+
+import math
+
+import numpy as np
+
+_NORM_SHIFT = np.array([0.0, 0.0, 1.0, 1.0])  # y2 and x2 are exclusive in pixels, inclusive when normalized
+
+
+def extract_bboxes(mask):
+    """Tight boxes of masks.
+
+    Args:
+        mask: [height, width, num_instances], zero or False outside the instances.
+
+    Returns:
+        int32 [num_instances, (y1, x1, y2, x2)] in pixels; an empty mask gives (0, 0, 0, 0).
+    """
+    mask = np.asarray(mask, bool)
+    rows, columns = mask.any(axis=1), mask.any(axis=0)  # [height, instances], [width, instances]
+    boxes = np.stack([*_extent(rows), *_extent(columns)], axis=-1)[:, [0, 2, 1, 3]]
+    boxes[~rows.any(axis=0)] = 0
+    return boxes.astype(np.int32)
+
+
+def _extent(hits):
+    """First and one past the last True along axis 0: two arrays [instances]."""
+    if not hits.size:
+        return (np.zeros(hits.shape[1], int),) * 2
+    return hits.argmax(axis=0), hits.shape[0] - hits[::-1].argmax(axis=0)
+
+
+def norm_boxes(boxes, shape):
+    """Pixels to normalized coordinates.
+
+    Args:
+        boxes: [..., (y1, x1, y2, x2)] in pixels.
+        shape: (height, width, ...) in pixels.
+
+    Returns:
+        float32 [..., (y1, x1, y2, x2)] normalized.
+    """
+    return ((np.asarray(boxes) - _NORM_SHIFT) / _extent_scale(shape)).astype(np.float32)
+
+
+def denorm_boxes(boxes_norm, shape):
+    """Normalized coordinates to pixels, rounded half to even: int32 [..., (y1, x1, y2, x2)]."""
+    return np.around(np.asarray(boxes_norm) * _extent_scale(shape) + _NORM_SHIFT).astype(np.int32)
+
+
+def _extent_scale(shape):
+    height, width = shape[:2]
+    return np.array([height - 1, width - 1, height - 1, width - 1])
+
+
+def box_areas(boxes):
+    """Areas [...] of boxes [..., (y1, x1, y2, x2)], in the square of their unit."""
+    boxes = np.asarray(boxes)
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def compute_overlaps(boxes1, boxes2):
+    """Intersection over union of every pair: [len(boxes1), len(boxes2)].
+
+    Args:
+        boxes1, boxes2: [n, (y1, x1, y2, x2)] in the same unit.
+    """
+    boxes1, boxes2 = np.asarray(boxes1), np.asarray(boxes2)
+    top_left = np.maximum(boxes1[:, None, :2], boxes2[None, :, :2])
+    bottom_right = np.minimum(boxes1[:, None, 2:], boxes2[None, :, 2:])
+    intersection = np.prod(np.maximum(bottom_right - top_left, 0), axis=-1)
+    union = box_areas(boxes1)[:, None] + box_areas(boxes2)[None, :] - intersection
+    return intersection / np.maximum(union, np.finfo(np.float32).tiny)
+
+
+def compute_backbone_shapes(config, image_shape):
+    """Heights and widths of P2..P6: int [levels, (height, width)].
+
+    Args:
+        config: reads BACKBONE, BACKBONE_STRIDES, COMPUTE_BACKBONE_SHAPE.
+        image_shape: (height, width, ...) of the molded image in pixels.
+    """
+    if callable(config.BACKBONE) and config.COMPUTE_BACKBONE_SHAPE is not None:
+        return np.array(config.COMPUTE_BACKBONE_SHAPE(image_shape))
+    return np.array([[math.ceil(image_shape[axis] / stride) for axis in (0, 1)] for stride in config.BACKBONE_STRIDES])
+
+
+def generate_anchors(scale, ratios, shape, feature_stride, anchor_stride):
+    """Anchors of one pyramid level.
+
+    Args:
+        scale: side of the square anchor in pixels.
+        ratios: width / height of the anchors at each place.
+        shape: (height, width) of the feature map in cells.
+        feature_stride: pixels between cells.
+        anchor_stride: cells between places.
+
+    Returns:
+        float64 [places * ratios, (y1, x1, y2, x2)] in pixels, ordered by y, x, ratio. Centres are at index * stride.
+    """
+    heights = scale / np.sqrt(np.asarray(ratios, float))
+    widths = scale * np.sqrt(np.asarray(ratios, float))
+    centre_y = np.arange(0, shape[0], anchor_stride) * feature_stride
+    centre_x = np.arange(0, shape[1], anchor_stride) * feature_stride
+    centre_y, centre_x, index = np.meshgrid(centre_y, centre_x, np.arange(len(heights)), indexing="ij")
+    half_y, half_x = heights[index] / 2, widths[index] / 2
+    corners = (centre_y - half_y, centre_x - half_x, centre_y + half_y, centre_x + half_x)
+    return np.stack(corners, axis=-1).reshape(-1, 4)
+
+
+def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, anchor_stride):
+    """Anchors of all levels, finest first: float64 [anchors, (y1, x1, y2, x2)] in pixels.
+
+    Args:
+        scales: one per level, in pixels.
+        ratios, anchor_stride: as in `generate_anchors`.
+        feature_shapes, feature_strides: per level.
+    """
+    levels = zip(scales, feature_shapes, feature_strides, strict=True)
+    return np.concatenate(
+        [generate_anchors(scale, ratios, shape, stride, anchor_stride) for scale, shape, stride in levels]
+    )
+
+
+def pyramid_anchors(config, image_shape):
+    """The anchors of a configuration: float64 [anchors, (y1, x1, y2, x2)] in pixels of the molded image."""
+    return generate_pyramid_anchors(
+        config.RPN_ANCHOR_SCALES,
+        config.RPN_ANCHOR_RATIOS,
+        compute_backbone_shapes(config, image_shape),
+        config.BACKBONE_STRIDES,
+        config.RPN_ANCHOR_STRIDE,
+    )

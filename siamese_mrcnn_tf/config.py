@@ -1,0 +1,334 @@
+"""Configuration: one class of upper-case attributes, as in Matterport's Mask R-CNN.
+
+`Config` holds the defaults of the original Siamese Mask R-CNN (its small model). `SmallConfig` and `LargeConfig` are
+the two configurations with released weights, `TinyConfig` the same network narrow and shallow, for tests and CPUs.
+Derive a class and override attributes, or make a changed copy with `config.replace(IMAGES_PER_GPU=2)`; the library
+never changes a configuration. Derived values (`BATCH_SIZE`, `IMAGE_SHAPE`, ...) are properties.
+"""
+
+import copy
+import difflib
+import json
+import math
+import numbers
+
+
+class Config:
+    """Settings of model, training and detection; the defaults are those of the original's small model."""
+
+    # ---- names -------------------------------------------------------------------------------------------------
+    NAME = "siamese"  # with EXPERIMENT the name of the log directory
+    EXPERIMENT = "default"
+    CHECKPOINT_DIR = "checkpoints/"  # where known weight files are looked for
+
+    # ---- network -----------------------------------------------------------------------------------------------
+    MODEL = "mrcnn"  # "mrcnn", or "frcnn" for boxes without masks
+    BACKBONE = "resnet50"  # "resnet50", "resnet101", or a callable (image, stage5, train_bn) -> [C1, C2, C3, C4, C5]
+    COMPUTE_BACKBONE_SHAPE = None  # for a callable backbone: image shape -> [[h, w] of P2..P6]
+    BACKBONE_STRIDES = (4, 8, 16, 32, 64)  # of P2..P6, in pixels
+    BACKBONE_BLOCKS = None  # residual blocks of stages 2 to 5; None: what BACKBONE says
+    BACKBONE_STEM_WIDTH = 64  # channels of C1
+    BACKBONE_WIDTHS = (256, 512, 1024, 2048)  # channels of C2..C5
+    BACKBONE_BOTTLENECK = 4  # C2..C5 channels over those inside a residual block
+    TRAIN_BN = (
+        False  # False: moving statistics; None: train them. True (statistics of the batch at inference) is refused
+    )
+    FPN_FEATUREMAPS = 256  # channels of P2..P6; the matched maps have 3/2 of it
+    TOP_DOWN_PYRAMID_SIZE = 256  # Matterport's name of the same; the original carries both and reads FPN_FEATUREMAPS
+    RPN_CONV_CHANNELS = 512
+    FPN_CLASSIF_FC_LAYERS_SIZE = 512
+    MASK_HEAD_CHANNELS = 256
+    NUM_CLASSES = 2  # background, match
+    NUM_TARGETS = 1  # references of a query (K-shot)
+
+    # ---- images and references ---------------------------------------------------------------------------------
+    IMAGE_RESIZE_MODE = "square"  # "square", "pad64", "crop" or "none"
+    IMAGE_MIN_DIM = 400
+    IMAGE_MAX_DIM = 512
+    IMAGE_MIN_SCALE = 0
+    TARGET_MIN_DIM = 75
+    TARGET_MAX_DIM = 96
+    TARGET_PADDING = True  # carried over; references are always padded to a square
+    MEAN_PIXEL = (123.7, 116.8, 103.9)  # RGB
+    MOLD_TARGETS_AT_INFERENCE = True  # subtract MEAN_PIXEL from references; False: as the original's evaluation
+
+    # ---- anchors and proposals ---------------------------------------------------------------------------------
+    RPN_ANCHOR_SCALES = (32, 64, 128, 256, 512)  # pixels, one per level P2..P6
+    RPN_ANCHOR_RATIOS = (0.5, 1, 2)  # width / height
+    RPN_ANCHOR_STRIDE = 1  # in cells of the map
+    RPN_BBOX_STD_DEV = (0.1, 0.1, 0.2, 0.2)
+    RPN_NMS_THRESHOLD = 0.7
+    PRE_NMS_LIMIT = 6000  # best anchors that enter non-maximum suppression
+    POST_NMS_ROIS_TRAINING = 500
+    POST_NMS_ROIS_INFERENCE = 500
+    RPN_TRAIN_ANCHORS_PER_IMAGE = 64
+
+    # ---- heads -------------------------------------------------------------------------------------------------
+    POOL_SIZE = 7
+    MASK_POOL_SIZE = 14
+    MASK_SHAPE = (28, 28)
+    ROI_CANONICAL_SIZE = 224  # pixels; a roi of this side is pooled from P4
+    BBOX_STD_DEV = (0.1, 0.1, 0.2, 0.2)
+
+    # ---- detection ---------------------------------------------------------------------------------------------
+    DETECTION_MAX_INSTANCES = 30
+    DETECTION_MIN_CONFIDENCE = 0.7
+    DETECTION_NMS_THRESHOLD = 0.5
+
+    # ---- training ----------------------------------------------------------------------------------------------
+    GPU_COUNT = 1
+    IMAGES_PER_GPU = 1
+    STEPS_PER_EPOCH = 1000
+    VALIDATION_STEPS = 50
+    USE_MINI_MASK = True
+    MINI_MASK_SHAPE = (56, 56)
+    MAX_GT_INSTANCES = 30
+    USE_RPN_ROIS = True
+    TRAIN_ROIS_PER_IMAGE = 100
+    ROI_POSITIVE_RATIO = 0.33
+    SHUFFLE_ROIS = True  # False: the first positives and negatives in proposal order, a step free of chance
+    LEARNING_RATE = 0.02
+    LEARNING_MOMENTUM = 0.9
+    WEIGHT_DECAY = 0.0001
+    GRADIENT_CLIP_NORM = 5.0
+    LOSS_WEIGHTS = {
+        "rpn_class_loss": 2.0,
+        "rpn_bbox_loss": 0.1,
+        "mrcnn_class_loss": 2.0,
+        "mrcnn_bbox_loss": 0.5,
+        "mrcnn_mask_loss": 1.0,
+    }
+
+    # ---- derived -----------------------------------------------------------------------------------------------
+    @property
+    def BATCH_SIZE(self):
+        return self.IMAGES_PER_GPU * self.GPU_COUNT
+
+    @property
+    def IMAGE_SHAPE(self):
+        """(height, width, channels) of a molded scene."""
+        side = self.IMAGE_MIN_DIM if self.IMAGE_RESIZE_MODE == "crop" else self.IMAGE_MAX_DIM
+        return (side, side, 3)
+
+    @property
+    def TARGET_SHAPE(self):
+        """(height, width, channels) of a molded reference."""
+        return (self.TARGET_MAX_DIM, self.TARGET_MAX_DIM, 3)
+
+    @property
+    def IMAGE_META_SIZE(self):
+        """id 1, original shape 3, molded shape 3, window 4, scale 1, active classes NUM_CLASSES."""
+        return 12 + self.NUM_CLASSES
+
+    @property
+    def MATCHED_FEATUREMAPS(self):
+        """Channels of the matched maps that RPN and heads read."""
+        return 3 * self.FPN_FEATUREMAPS // 2
+
+    # ---- copies and files --------------------------------------------------------------------------------------
+    def names(self):
+        """Names of all settings, in order of declaration."""
+        found = {}
+        for cls in reversed(type(self).__mro__):
+            found.update({name: None for name in vars(cls) if name.isupper()})
+        found.update({name: None for name in vars(self) if name.isupper()})
+        return [name for name in found if not isinstance(getattr(type(self), name, None), property)]
+
+    def to_dict(self):
+        """All settings by name, as plain Python values."""
+        return {name: _plain(getattr(self, name)) for name in self.names()}
+
+    def replace(self, **changes):
+        """A copy of this configuration with `changes` applied.
+
+        Raises:
+            ValueError: a name that is no setting, or a value of the wrong type.
+        """
+        changed = copy.copy(self)
+        for name, value in changes.items():
+            setattr(changed, name, self._checked(name, value))
+        return changed
+
+    def _checked(self, name, value):
+        if name not in self.names():
+            derived = isinstance(getattr(type(self), name, None), property)
+            hint = "is derived from other settings" if derived else f"is not a setting{_closest(name, self.names())}"
+            raise ValueError(f"{name} {hint}")
+        default = getattr(self, name)
+        if not _same_kind(default, value):
+            raise ValueError(f"{name} = {value!r}: expected a value like {default!r}")
+        return value
+
+    def validate(self):
+        """Check what the network cannot run without.
+
+        Raises:
+            ValueError: names the setting, its value and what is possible.
+        """
+        if self.IMAGE_RESIZE_MODE not in ("square", "pad64", "crop", "none"):
+            raise ValueError(f"IMAGE_RESIZE_MODE = {self.IMAGE_RESIZE_MODE!r}: expected square, pad64, crop or none")
+        if self.MODEL not in ("mrcnn", "frcnn"):
+            raise ValueError(f"MODEL = {self.MODEL!r}: expected 'mrcnn' or 'frcnn'")
+        if self.TRAIN_BN not in (False, None):
+            raise ValueError(f"TRAIN_BN = {self.TRAIN_BN!r}: expected False (moving statistics) or None (train them)")
+        side = "IMAGE_MIN_DIM" if self.IMAGE_RESIZE_MODE == "crop" else "IMAGE_MAX_DIM"
+        _check_multiple(side, getattr(self, side), 64)
+        _check_multiple("TARGET_MAX_DIM", self.TARGET_MAX_DIM, 32)
+        levels = len(self.BACKBONE_STRIDES)
+        if len(self.RPN_ANCHOR_SCALES) != levels:
+            raise ValueError(
+                f"RPN_ANCHOR_SCALES = {self.RPN_ANCHOR_SCALES}: expected {levels} scales, one per level P2..P6"
+            )
+        for name in ("NUM_TARGETS", "DETECTION_MAX_INSTANCES", "POST_NMS_ROIS_INFERENCE", "PRE_NMS_LIMIT"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
+
+    def display(self):
+        """Print every setting, and the derived ones."""
+        derived = ("BATCH_SIZE", "IMAGE_SHAPE", "TARGET_SHAPE", "IMAGE_META_SIZE")
+        print("\nConfigurations:")
+        for name in sorted([*self.names(), *derived]):
+            print(f"{name:30} {getattr(self, name)}")
+
+
+class SmallConfig(Config):
+    """The original's small model: released weights `small_siamese_mrcnn_0160.h5`."""
+
+    NAME = "small_coco"
+
+
+class LargeConfig(Config):
+    """The original's large model, the one for use: released weights `large_siamese_mrcnn_coco_full_0320.h5`."""
+
+    NAME = "large_coco"
+    IMAGE_MIN_DIM = 800
+    IMAGE_MAX_DIM = 1024
+    TARGET_MIN_DIM = 150
+    TARGET_MAX_DIM = 192
+    FPN_CLASSIF_FC_LAYERS_SIZE = 1024
+    POST_NMS_ROIS_TRAINING = 2000
+    POST_NMS_ROIS_INFERENCE = 1000
+    RPN_TRAIN_ANCHORS_PER_IMAGE = 256
+    TRAIN_ROIS_PER_IMAGE = 200
+    MAX_GT_INSTANCES = 100
+    DETECTION_MAX_INSTANCES = 100
+
+
+class TinyConfig(Config):
+    """The same network with one narrow block a stage, for 128-pixel scenes: runs and trains on a CPU."""
+
+    NAME = "tiny"
+    IMAGE_MIN_DIM = 128
+    IMAGE_MAX_DIM = 128
+    TARGET_MIN_DIM = 64
+    TARGET_MAX_DIM = 64
+    BACKBONE_BLOCKS = (1, 1, 1, 1)
+    BACKBONE_STEM_WIDTH = 24
+    BACKBONE_WIDTHS = (24, 48, 96, 128)
+    BACKBONE_BOTTLENECK = 1
+    FPN_FEATUREMAPS = 64
+    TOP_DOWN_PYRAMID_SIZE = 64
+    RPN_CONV_CHANNELS = 96
+    FPN_CLASSIF_FC_LAYERS_SIZE = 128
+    MASK_HEAD_CHANNELS = 48
+    RPN_ANCHOR_SCALES = (12, 24, 40, 60, 90)
+    ROI_CANONICAL_SIZE = 112
+    POST_NMS_ROIS_TRAINING = 160
+    POST_NMS_ROIS_INFERENCE = 160
+    TRAIN_ROIS_PER_IMAGE = 32
+    MAX_GT_INSTANCES = 10
+    DETECTION_MAX_INSTANCES = 20
+
+
+CONFIGS = {"small": SmallConfig, "large": LargeConfig, "tiny": TinyConfig}
+
+
+def load_config(name_or_path):
+    """Configuration by name ("small", "large", "tiny") or from a JSON file.
+
+    The file holds an object of settings; its key "BASE" names the configuration that the others change (default
+    "small").
+
+    Raises:
+        ValueError: no such name or file, not JSON, an unknown setting or a value of the wrong type.
+    """
+    if str(name_or_path) in CONFIGS:
+        return CONFIGS[str(name_or_path)]()
+    try:
+        with open(name_or_path, encoding="utf-8") as file:
+            settings = json.load(file)
+    except OSError as error:
+        known = ", ".join(CONFIGS)
+        raise ValueError(
+            f"configuration {name_or_path!r}: neither one of {known} nor a readable file ({error.strerror})"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"configuration {name_or_path}: not JSON ({error})") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"configuration {name_or_path}: expected an object of settings, got {type(settings).__name__}")
+    base = settings.pop("BASE", "small")
+    if base not in CONFIGS:
+        raise ValueError(f"configuration {name_or_path}: BASE = {base!r} is none of {', '.join(CONFIGS)}")
+    try:
+        return CONFIGS[base]().replace(**settings)
+    except ValueError as error:
+        raise ValueError(f"configuration {name_or_path}: {error}") from error
+
+
+def parse_settings(assignments):
+    """Settings from "KEY=VALUE" strings, the value in JSON or a bare word: {name: value}.
+
+    Raises:
+        ValueError: an assignment without "=".
+    """
+    settings = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"{assignment!r}: expected KEY=VALUE")
+        try:
+            settings[name.strip()] = json.loads(text)
+        except ValueError:
+            literals = {"True": True, "False": False, "None": None}
+            settings[name.strip()] = literals.get(text, text)
+    return settings
+
+
+def _check_multiple(name, value, factor):
+    if value < factor or value % factor:
+        below = max(value // factor, 1) * factor
+        raise ValueError(f"{name} = {value} is not a multiple of {factor}: use {below} or {below + factor}")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
+    return value
+
+
+def _same_kind(default, value):
+    """Whether `value` may replace `default`: a number for a number, a sequence of like length for a sequence."""
+    if default is None or value is None or callable(default) or callable(value):
+        return True
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, numbers.Integral):
+        return isinstance(value, numbers.Integral)
+    if isinstance(default, numbers.Real):
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    if isinstance(default, dict):
+        return isinstance(value, dict)
+    if isinstance(default, (list, tuple)) or hasattr(default, "tolist"):
+        return isinstance(value, (list, tuple)) or hasattr(value, "tolist")
+    return isinstance(value, type(default))
+
+
+def _closest(name, names):
+    found = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {found[0]}?" if found else ""

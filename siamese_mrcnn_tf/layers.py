@@ -1,0 +1,288 @@
+"""The layers that Keras lacks: matching, proposals, RoI pooling, detections.
+
+Each class unpacks its inputs and delegates to a `*_graph` function on plain tensors. Boxes are normalized
+(y1, x1, y2, x2); all shapes are static but the batch's.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from .box_ops import apply_box_deltas_graph, clip_boxes_graph, norm_boxes_graph
+from .image_meta import parse_image_meta
+from .kernels import crop_and_resize, non_max_suppression
+
+_register = keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
+_COARSEST_POOLED, _FINEST_POOLED, _CANONICAL_POOLED = 5, 2, 4  # pyramid levels that rois are pooled from
+
+
+@_register
+class MatchingLayer(keras.layers.Layer):
+    """Compares one level of the scene's pyramid with the reference's average at that level.
+
+    The matched map is a 1x1 convolution, without activation, of the scene's map beside its absolute difference from the
+    reference (paper, section 4.1; `fpn_distance_P2` .. `P6` in weight files).
+
+    Args:
+        filters: channels of the matched map.
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+
+    def build(self, input_shape):
+        channels = input_shape[0][-1]
+        self.kernel = self.add_weight(name="kernel", shape=(1, 1, 2 * channels, self.filters))
+        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+
+    def call(self, inputs):
+        """inputs: scene map [batch, h, w, channels], reference [batch, channels] -> [batch, h, w, filters]."""
+        return matching_graph(*inputs, self.kernel, self.bias)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[0][:-1], self.filters)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+def matching_graph(scene_map, reference, kernel, bias):
+    """concat([P, |P - t|]) through a 1x1 convolution.
+
+    Args:
+        scene_map: P [batch, h, w, channels].
+        reference: t [batch, channels].
+        kernel: [1, 1, 2 * channels, filters].
+        bias: [filters].
+
+    Returns:
+        [batch, h, w, filters].
+    """
+    difference = ops.abs(scene_map - reference[:, None, None, :])
+    return ops.conv(ops.concatenate([scene_map, difference], axis=-1), kernel) + bias
+
+
+@_register
+class MeanOverReferences(keras.layers.Layer):
+    """Embedding of a K-shot query: the mean of its references' embeddings."""
+
+    def call(self, inputs):
+        """inputs: embeddings [batch * K, levels, channels], references [batch, K, h, w, 3]
+        -> [batch, levels, channels]."""
+        embeddings, references = inputs
+        shape = (-1, ops.shape(references)[1], *embeddings.shape[1:])
+        return ops.mean(ops.reshape(embeddings, shape), axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[1][0], *input_shape[0][1:])
+
+
+@_register
+class ProposalLayer(keras.layers.Layer):
+    """Proposals from the RPN's scores and deltas (`ROI` in the original).
+
+    Args:
+        proposal_count: rows of the result.
+        nms_threshold: overlap above which the lesser of two proposals is dropped.
+        pre_nms_limit: best anchors that enter non-maximum suppression.
+        bbox_std_dev: 4 numbers that the deltas were divided by in training.
+    """
+
+    def __init__(self, proposal_count, nms_threshold, pre_nms_limit, bbox_std_dev, **kwargs):
+        super().__init__(**kwargs)
+        self.proposal_count = proposal_count
+        self.nms_threshold = nms_threshold
+        self.pre_nms_limit = pre_nms_limit
+        self.bbox_std_dev = list(bbox_std_dev)
+
+    def call(self, inputs):
+        """inputs: rpn_class [batch, anchors, 2], rpn_bbox [batch, anchors, 4], anchors [batch, anchors, 4]
+        -> [batch, proposal_count, (y1, x1, y2, x2)] normalized, zero-padded."""
+        return proposal_graph(
+            *inputs,
+            proposal_count=self.proposal_count,
+            nms_threshold=self.nms_threshold,
+            pre_nms_limit=self.pre_nms_limit,
+            bbox_std_dev=self.bbox_std_dev,
+        )
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0][0], self.proposal_count, 4)
+
+    def get_config(self):
+        names = ("proposal_count", "nms_threshold", "pre_nms_limit", "bbox_std_dev")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def proposal_graph(rpn_class, rpn_bbox, anchors, *, proposal_count, nms_threshold, pre_nms_limit, bbox_std_dev):
+    """Best anchors, moved by their deltas, clipped to the image, without near duplicates.
+
+    Args:
+        rpn_class: [batch, anchors, (background, foreground)] probabilities.
+        rpn_bbox: [batch, anchors, (dy, dx, log(dh), log(dw))].
+        anchors: [batch, anchors, (y1, x1, y2, x2)] normalized.
+        proposal_count, nms_threshold, pre_nms_limit, bbox_std_dev: see `ProposalLayer`.
+
+    Returns:
+        [batch, proposal_count, (y1, x1, y2, x2)] normalized, zero-padded.
+    """
+    # The number of anchors is unknown beforehand in the resize modes whose result depends on the picture.
+    anchor_count = rpn_class.shape[1] or ops.shape(rpn_class)[1]
+    limit = min(pre_nms_limit, anchor_count) if rpn_class.shape[1] else ops.minimum(pre_nms_limit, anchor_count)
+    scores, best = ops.top_k(rpn_class[:, :, 1], limit)
+    deltas = gather_rows(rpn_bbox, best) * ops.convert_to_tensor(bbox_std_dev, dtype="float32")
+    proposals = apply_box_deltas_graph(gather_rows(anchors, best), deltas)
+    proposals = clip_boxes_graph(proposals, ops.convert_to_tensor([[0.0, 0.0, 1.0, 1.0]]))
+    kept, valid = non_max_suppression(proposals, scores, max_output_size=proposal_count, iou_threshold=nms_threshold)
+    return ops.where(valid[..., None], gather_rows(proposals, kept), 0.0)
+
+
+def gather_rows(values, indices):
+    """Rows of each batch item: values [batch, n, ...], indices int [batch, k] -> [batch, k, ...]."""
+    shape = ops.shape(values)
+    offsets = ops.arange(shape[0], dtype="int32")[:, None] * shape[1]
+    flat = ops.reshape(values, (-1, *values.shape[2:]))
+    return ops.take(flat, ops.cast(indices, "int32") + offsets, axis=0)
+
+
+@_register
+class PyramidROIAlign(keras.layers.Layer):
+    """Pools rois from the pyramid level that fits their size (Matterport's rule, not torchvision's RoIAlign).
+
+    Args:
+        pool_shape: (height, width) of the pooled maps.
+        canonical_size: side in pixels of a roi that is pooled from P4.
+    """
+
+    def __init__(self, pool_shape, canonical_size=224, **kwargs):
+        super().__init__(**kwargs)
+        self.pool_shape = tuple(pool_shape)
+        self.canonical_size = canonical_size
+
+    def call(self, inputs):
+        """inputs: rois [batch, n, 4], image_meta [batch, meta], maps P2..P5 -> [batch, n, *pool_shape, channels]."""
+        rois, image_meta, *feature_maps = inputs
+        levels = roi_levels_graph(rois, image_meta, canonical_size=self.canonical_size)
+        return pyramid_roi_align_graph(rois, levels, feature_maps, pool_shape=self.pool_shape)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[0][:2], *self.pool_shape, input_shape[2][-1])
+
+    def get_config(self):
+        return {**super().get_config(), "pool_shape": self.pool_shape, "canonical_size": self.canonical_size}
+
+
+def roi_levels_graph(rois, image_meta, *, canonical_size):
+    """Pyramid level of each roi: clip(4 + round(log2(sqrt(h w) / (canonical_size / sqrt(H W)))), 2, 5).
+
+    Args:
+        rois: [batch, n, (y1, x1, y2, x2)] normalized.
+        image_meta: [batch, meta]; the molded shape of the first image gives H and W.
+        canonical_size: pixels.
+
+    Returns:
+        int32 [batch, n]; rois without area go to level 2.
+    """
+    shape = parse_image_meta(image_meta)["image_shape"][0]
+    height, width = rois[..., 2] - rois[..., 0], rois[..., 3] - rois[..., 1]
+    relative_size = ops.sqrt(height * width) / (float(canonical_size) / ops.sqrt(shape[0] * shape[1]))
+    # log(0) is -inf, which the clip turns into the finest level
+    offset = ops.round(ops.log(relative_size) / math.log(2.0))
+    offset = ops.clip(offset, _FINEST_POOLED - _CANONICAL_POOLED, _COARSEST_POOLED - _CANONICAL_POOLED)
+    return ops.cast(offset, "int32") + _CANONICAL_POOLED
+
+
+def pyramid_roi_align_graph(rois, levels, feature_maps, *, pool_shape):
+    """Crop each roi from the map of its level, one bilinear sample a cell.
+
+    Args:
+        rois: [batch, n, (y1, x1, y2, x2)] normalized.
+        levels: int32 [batch, n], 2 for the first map.
+        feature_maps: P2.. [batch, h, w, channels], coarser one by one.
+        pool_shape: (height, width).
+
+    Returns:
+        [batch, n, height, width, channels].
+    """
+    batch, count = ops.shape(rois)[0], rois.shape[1]
+    boxes = ops.stop_gradient(ops.reshape(rois, (-1, 4)))
+    box_levels = ops.reshape(levels, (-1,))
+    image_of_box = ops.repeat(ops.arange(batch, dtype="int32"), count)
+    pooled = 0.0
+    for level, feature_map in enumerate(feature_maps, start=_FINEST_POOLED):
+        # Every level crops every row, which keeps shapes static; rows of other levels are moved off the map, where
+        # crop_and_resize only fills zeros.
+        here = (box_levels == level)[:, None]
+        pooled += crop_and_resize(feature_map, ops.where(here, boxes, -2.0), image_of_box, pool_shape)
+    return ops.reshape(pooled, (-1, count, *pool_shape, feature_maps[0].shape[-1]))
+
+
+@_register
+class DetectionLayer(keras.layers.Layer):
+    """Detections from classified proposals (`mrcnn_detection` in the original).
+
+    Args:
+        max_instances: rows of the result.
+        min_confidence: least score of a detection.
+        nms_threshold: overlap above which the lesser of two detections is dropped.
+        bbox_std_dev: 4 numbers that the deltas were divided by in training.
+    """
+
+    def __init__(self, max_instances, min_confidence, nms_threshold, bbox_std_dev, **kwargs):
+        super().__init__(**kwargs)
+        self.max_instances = max_instances
+        self.min_confidence = min_confidence
+        self.nms_threshold = nms_threshold
+        self.bbox_std_dev = list(bbox_std_dev)
+
+    def call(self, inputs):
+        """inputs: rois [batch, n, 4], mrcnn_class [batch, n, 2], mrcnn_bbox [batch, n, 4], image_meta [batch, meta]
+        -> [batch, max_instances, (y1, x1, y2, x2, class_id, score)] normalized, zero-padded."""
+        rois, probabilities, deltas, image_meta = inputs
+        meta = parse_image_meta(image_meta)
+        return refine_detections_graph(
+            rois,
+            probabilities,
+            deltas * ops.convert_to_tensor(self.bbox_std_dev, dtype="float32"),
+            norm_boxes_graph(meta["window"], meta["image_shape"][0, :2]),
+            max_instances=self.max_instances,
+            min_confidence=self.min_confidence,
+            nms_threshold=self.nms_threshold,
+        )
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0][0], self.max_instances, 6)
+
+    def get_config(self):
+        names = ("max_instances", "min_confidence", "nms_threshold", "bbox_std_dev")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def refine_detections_graph(rois, probabilities, deltas, window, *, max_instances, min_confidence, nms_threshold):
+    """Matches with a sufficient score, moved by their deltas, clipped, without near duplicates, best first.
+
+    Args:
+        rois: [batch, n, (y1, x1, y2, x2)] normalized.
+        probabilities: [batch, n, (background, match)].
+        deltas: [batch, n, (dy, dx, log(dh), log(dw))].
+        window: [batch, (y1, x1, y2, x2)] normalized, the image without its padding.
+        max_instances, min_confidence, nms_threshold: see `DetectionLayer`.
+
+    Returns:
+        [batch, max_instances, (y1, x1, y2, x2, class_id, score)] normalized, zero-padded.
+    """
+    class_ids = ops.argmax(probabilities, axis=-1)
+    scores = ops.max(probabilities, axis=-1)
+    boxes = clip_boxes_graph(apply_box_deltas_graph(rois, deltas), window)
+    eligible = (class_ids > 0) & (scores >= min_confidence)
+    kept, valid = non_max_suppression(
+        boxes,
+        ops.where(eligible, scores, -1.0),
+        max_output_size=max_instances,
+        iou_threshold=nms_threshold,
+        score_threshold=-0.5,  # between the mark of an ineligible row and the least probability
+    )
+    rows = ops.concatenate([boxes, ops.cast(class_ids, "float32")[..., None], scores[..., None]], axis=-1)
+    return ops.where(valid[..., None], gather_rows(rows, kept), 0.0)

@@ -1,0 +1,449 @@
+"""From pictures to network inputs and back: resizing, padding, mean subtraction, mini masks, references, unmolding.
+
+Resizing is bilinear with the semantics of scikit-image (order 1, mode "constant", no anti-aliasing): a neighbour
+beyond the border counts as 0, so borders fade, and the result stays within the value range of the input. Released
+weights were trained on exactly this. Boxes are (y1, x1, y2, x2) in pixels, y2 and x2 exclusive.
+"""
+
+import numpy as np
+
+from .boxes import denorm_boxes, extract_bboxes, norm_boxes
+from .image_meta import compose_image_meta
+
+RESIZE_MODES = ("square", "pad64", "crop", "none")
+_PAD_MULTIPLE = 64  # five halvings in the backbone, one more for P6
+_MASK_THRESHOLD = 0.5
+_BLOCK_ROWS = 32  # rows worked on at a time, so that they stay in the processor's cache
+
+
+# ---- resizing ----------------------------------------------------------------------------------------------------
+def resize(array, shape):
+    """Resize bilinearly.
+
+    Args:
+        array: [height, width] or [height, width, channels], numbers or bool.
+        shape: (height, width, ...) of the result; what follows is ignored, channels stay.
+
+    Returns:
+        float64, [shape[0], shape[1]] or [shape[0], shape[1], channels], in the value range of `array`.
+    """
+    return _resample(array, shape)
+
+
+def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", *, rng=None):
+    """Resize and pad a picture as Matterport's function of that name.
+
+    Args:
+        image: [height, width, channels].
+        min_dim: the short side is scaled up to at least this, in pixels.
+        max_dim: in mode "square" the side of the result, in pixels; a longer side is scaled down to it.
+        min_scale: scaled up by at least this.
+        mode: "none": untouched. "square": zero-padded to a square. "pad64": scaled up, then zero-padded to multiples
+            of 64. "crop": scaled up, then a random [min_dim, min_dim] part of it.
+        rng: numpy.random.Generator that places the crop of mode "crop".
+
+    Returns:
+        image: [new height, new width, channels] in the dtype of `image` (truncated where that is an integer).
+        window: (y1, x1, y2, x2) of the picture inside its padding.
+        scale: resized pixels per pixel of `image`.
+        padding: [(top, bottom), (left, right), (0, 0)] in pixels.
+        crop: (y, x, height, width) in the resized image, or None.
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or not image.size:
+        raise ValueError(f"image: expected [height, width, channels] that is not empty, got shape {image.shape}")
+    _check_resize_rule(min_dim, max_dim, mode, rng)
+    scale, shape = _scaled_shape(image.shape, min_dim, max_dim, min_scale, mode)
+    if shape != image.shape[:2]:
+        image = _resample(image, shape, dtype=image.dtype)
+    padding = _padding(shape, max_dim, mode)
+    crop = None
+    if mode == "crop":
+        y, x = (int(rng.integers(0, side - min_dim, endpoint=True)) for side in shape)
+        crop = (y, x, min_dim, min_dim)
+        image = image[y : y + min_dim, x : x + min_dim]
+    (top, _), (left, _), _ = padding
+    window = (top, left, top + image.shape[0], left + image.shape[1])
+    if any(map(any, padding)):
+        image = np.pad(image, padding)
+    return image, window, scale, padding, crop
+
+
+def resize_mask(mask, scale, padding, crop=None):
+    """Resize and pad masks as `resize_image` did their picture: nearest with aligned corners.
+
+    Equal to `scipy.ndimage.zoom(mask, (scale, scale, 1), order=0)`, its float64 edge rule included.
+
+    Args:
+        mask: [height, width, num_instances].
+        scale, padding, crop: what `resize_image` returned.
+
+    Returns:
+        [new height, new width, num_instances] in the dtype of `mask`.
+    """
+    mask = np.asarray(mask)
+    rows, columns = (_nearest(side, _scaled(side, scale)) for side in mask.shape[:2])
+    resized = mask.take(rows, axis=0, mode="clip").take(columns, axis=1, mode="clip")
+    resized[rows < 0] = 0
+    resized[:, columns < 0] = 0
+    if crop is not None:
+        y, x, height, width = crop
+        return resized[y : y + height, x : x + width]
+    return np.pad(resized, padding)
+
+
+def minimize_mask(bbox, mask, mini_shape):
+    """Masks cut to their boxes and resized to one small shape, to save memory.
+
+    Args:
+        bbox: int [num_instances, (y1, x1, y2, x2)] in pixels.
+        mask: [height, width, num_instances].
+        mini_shape: (mini height, mini width) in pixels.
+
+    Returns:
+        bool [mini height, mini width, num_instances].
+    """
+    mini_mask = np.zeros((*mini_shape[:2], mask.shape[-1]), bool)
+    for index, (y1, x1, y2, x2) in enumerate(_boxes_of_masks(bbox, mask.shape[-1], mask.shape)):
+        part = mask[y1:y2, x1:x2, index].astype(bool)
+        mini_mask[:, :, index] = np.around(resize(part, mini_shape))
+    return mini_mask
+
+
+def expand_mask(bbox, mini_mask, image_shape):
+    """The reverse of `minimize_mask`, as far as it can be undone: bool [height, width, num_instances].
+
+    Args:
+        bbox: int [num_instances, (y1, x1, y2, x2)] in pixels, inside the image.
+        mini_mask: [mini height, mini width, num_instances].
+        image_shape: (height, width, ...) of the image in pixels.
+    """
+    mask = np.zeros((*image_shape[:2], mini_mask.shape[-1]), bool)
+    for index, (y1, x1, y2, x2) in enumerate(_boxes_of_masks(bbox, mini_mask.shape[-1], image_shape)):
+        mask[y1:y2, x1:x2, index] = np.around(resize(mini_mask[:, :, index].astype(bool), (y2 - y1, x2 - x1)))
+    return mask
+
+
+# ---- scenes ------------------------------------------------------------------------------------------------------
+def mold_image(image, config):
+    """Subtract MEAN_PIXEL: [..., RGB] in 0..255 to float32 of the same shape."""
+    image = np.asarray(image)
+    # computed in float64 and rounded once, as numpy does it for the original
+    mean = np.asarray(config.MEAN_PIXEL, np.float64)
+    return np.subtract(image, mean, out=np.empty(image.shape, np.float32), casting="same_kind")
+
+
+def unmold_image(image, config):
+    """Add MEAN_PIXEL: float [..., RGB] to uint8 of the same shape, rounded and clipped to 0..255."""
+    restored = np.asarray(image, np.float64) + np.asarray(config.MEAN_PIXEL, np.float64)
+    return np.clip(np.around(restored), 0, 255).astype(np.uint8)
+
+
+def mold_inputs(images, config, *, rng=None):
+    """Scenes as the network takes them.
+
+    Args:
+        images: sequence of uint8 [height, width, RGB], sizes may differ where IMAGE_RESIZE_MODE is "square".
+        config: reads IMAGE_MIN_DIM, IMAGE_MAX_DIM, IMAGE_MIN_SCALE, IMAGE_RESIZE_MODE, MEAN_PIXEL, NUM_CLASSES.
+        rng: numpy.random.Generator, for IMAGE_RESIZE_MODE "crop" only.
+
+    Returns:
+        molded_images: float32 [n, molded height, molded width, RGB], mean subtracted.
+        image_metas: float64 [n, IMAGE_META_SIZE].
+        windows: int [n, (y1, x1, y2, x2)] of the pictures inside their padding, pixels of the molded image.
+    """
+    if not len(images):
+        raise ValueError("images: expected at least one picture, got none")
+    molded_images, image_metas, windows = [], [], []
+    for index, image in enumerate(images):
+        image = _checked_picture(image, f"image {index}")
+        molded, window, scale, _, _ = resize_image(image, **_query_rule(config), rng=rng)
+        no_classes = np.zeros(config.NUM_CLASSES)
+        molded_images.append(mold_image(molded, config))
+        image_metas.append(compose_image_meta(0, image.shape, molded.shape, window, scale, no_classes))
+        windows.append(window)
+    shapes = list(dict.fromkeys(molded.shape for molded in molded_images))
+    if len(shapes) > 1:
+        listed = ", ".join(map(str, shapes))
+        raise ValueError(f"images mold to the shapes {listed}; a batch needs one (IMAGE_RESIZE_MODE = 'square')")
+    return np.stack(molded_images), np.stack(image_metas), np.stack(windows)
+
+
+# ---- references --------------------------------------------------------------------------------------------------
+def mold_reference(crop, config):
+    """A crop resized and zero-padded to the reference's square: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, RGB].
+
+    Args:
+        crop: uint8 [height, width, RGB]; one that has the square's shape passes unchanged.
+        config: reads TARGET_MIN_DIM, TARGET_MAX_DIM, IMAGE_MIN_SCALE.
+    """
+    crop = _checked_picture(crop, "reference")
+    # as in the original, the smallest scale of scenes holds for references too
+    rule = {"min_dim": config.TARGET_MIN_DIM, "max_dim": config.TARGET_MAX_DIM, "min_scale": config.IMAGE_MIN_SCALE}
+    molded, *_ = resize_image(crop, **rule, mode="square")
+    return molded.astype(np.uint8, copy=False)
+
+
+def mold_references(crops, config, *, subtract_mean):
+    """References as the network takes them: float32 [k, TARGET_MAX_DIM, TARGET_MAX_DIM, RGB].
+
+    Args:
+        crops: sequence of k uint8 [height, width, RGB].
+        config: reads what `mold_reference` reads, and MEAN_PIXEL.
+        subtract_mean: True as in training; False keeps 0..255, as the original's evaluation feeds them.
+    """
+    if not len(crops):
+        raise ValueError("references: expected at least one crop, got none")
+    checked = [_checked_picture(crop, f"reference {index}") for index, crop in enumerate(crops)]
+    molded = np.stack([mold_reference(crop, config) for crop in checked])
+    return mold_image(molded, config) if subtract_mean else molded.astype(np.float32)
+
+
+def reference_from_mask(image, mask, config):
+    """The reference in the box of an instance: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, RGB].
+
+    The original crops from the scene already resized for the network, by the box of the resized mask, and resizes
+    again. So does this, but computes only the pixels of the crop.
+
+    Args:
+        image: uint8 [height, width, RGB], the scene.
+        mask: [height, width], zero or False outside the instance.
+        config: reads what `mold_inputs` and `mold_reference` read.
+    """
+    image, mask = _checked_picture(image, "scene"), np.asarray(mask)
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f"mask: expected the shape of the scene {image.shape[:2]}, got {mask.shape}")
+    scale, shape = _query_shape(image, config)
+    box = extract_bboxes(resize_mask(mask[:, :, None] != 0, scale, padding=[(0, 0)] * 3))[0]
+    if not box[2]:
+        raise ValueError(f"mask: no pixel at the network's scale {scale:.4g} ({np.count_nonzero(mask)} before)")
+    return mold_reference(_resample(image, shape, region=box, dtype=image.dtype), config)
+
+
+def reference_from_box(image, box, config):
+    """The reference in a box (y1, x1, y2, x2) in pixels of `image`, whole or not; else as `reference_from_mask`."""
+    image = _checked_picture(image, "scene")
+    y1, x1, y2, x2 = _checked_box(box, image.shape)
+    scale, shape = _query_shape(image, config)
+    (top, _), (left, _), _ = _padding(shape, config.IMAGE_MAX_DIM, config.IMAGE_RESIZE_MODE)
+    y1, y2 = _scaled_extent(y1, y2, scale, top, shape[0])
+    x1, x2 = _scaled_extent(x1, x2, scale, left, shape[1])
+    return mold_reference(_resample(image, shape, region=(y1, x1, y2, x2), dtype=image.dtype), config)
+
+
+# ---- back to the picture -----------------------------------------------------------------------------------------
+def unmold_mask(mask, bbox, image_shape):
+    """One mask of the network in its place: bool [height, width].
+
+    Args:
+        mask: float [28, 28] (any size), probabilities.
+        bbox: int (y1, x1, y2, x2) in pixels; what reaches beyond the image is left out.
+        image_shape: (height, width, ...) of the image in pixels.
+    """
+    canvas = np.zeros(tuple(image_shape[:2]), bool)
+    _paste_mask(canvas, mask, bbox)
+    return canvas
+
+
+def unmold_detections(detections, mrcnn_mask, original_image_shape, image_shape, window):
+    """Detections of one image in pixels of the original picture.
+
+    Args:
+        detections: [N, (y1, x1, y2, x2, class_id, score)], boxes in normalized coordinates of the molded image; rows
+            from the first class id 0 on are padding.
+        mrcnn_mask: [N, 28, 28], or [N, 28, 28, num_classes], or None for a model without masks.
+        original_image_shape: (height, width, ...) of the picture.
+        image_shape: (height, width, ...) of the molded image.
+        window: (y1, x1, y2, x2) of the picture in the molded image, in pixels.
+
+    Returns:
+        boxes: int32 [n, (y1, x1, y2, x2)] in pixels; boxes without area are dropped.
+        class_ids: int32 [n].
+        scores: float [n].
+        masks: bool [height, width, n], a view of [n, height, width]; [height, width, 0] where `mrcnn_mask` is None.
+    """
+    detections = np.asarray(detections)
+    padding_rows = np.flatnonzero(detections[:, 4] == 0)
+    detections = detections[: padding_rows[0]] if padding_rows.size else detections
+    boxes = _to_original(detections[:, :4], original_image_shape, image_shape, window)
+    class_ids, scores = detections[:, 4].astype(np.int32), detections[:, 5]
+    keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+    boxes, class_ids, scores = boxes[keep], class_ids[keep], scores[keep]
+    height, width = original_image_shape[:2]
+    masks = np.zeros((0 if mrcnn_mask is None else len(keep), height, width), bool)
+    for canvas, box, class_id, row in zip(masks, boxes, class_ids, keep, strict=False):
+        mask = np.asarray(mrcnn_mask[row])
+        _paste_mask(canvas, mask if mask.ndim == 2 else mask[:, :, class_id], box)
+    return boxes, class_ids, scores, np.moveaxis(masks, 0, -1)
+
+
+# ---- helpers: pixels ---------------------------------------------------------------------------------------------
+def _resample(array, shape, *, region=None, dtype=np.float64):
+    """The part (y1, x1, y2, x2) `region` of `resize(array, shape)`, cast to `dtype` (integers truncate).
+
+    Columns first, then rows, in float64: the original's order, so that values truncate alike.
+    """
+    array = np.asarray(array)
+    if array.ndim not in (2, 3) or not array.size or min(shape[:2]) < 1:
+        raise ValueError(f"cannot resize shape {array.shape} to {tuple(shape[:2])}: an axis is missing or empty")
+    y1, x1, y2, x2 = (0, 0, *shape[:2]) if region is None else region
+    above, below, *row_weights = _taps(array.shape[0], shape[0], y1, y2)
+    left, right, *column_weights = _taps(array.shape[1], shape[1], x1, x2)
+    rows = np.unique(np.concatenate([above, below]))
+    channels = array.shape[2] if array.ndim == 3 else 1
+    flat = array.reshape(array.shape[0], -1)
+    columns = [_flat_columns(tap, channels) for tap in (left, right)]
+    column_weights = [np.repeat(weight, channels) for weight in column_weights]
+    narrow = np.empty((len(rows), len(columns[0])))
+    for block in _blocks(len(rows)):
+        _blend(flat[rows[block]].astype(np.float64), columns, column_weights, axis=1, out=narrow[block])
+    result = np.empty((y2 - y1, narrow.shape[1]), dtype)
+    lowest, highest = array.min(), array.max()
+    above, below = np.searchsorted(rows, above), np.searchsorted(rows, below)
+    for block in _blocks(len(result)):
+        weights = [weight[block, None] for weight in row_weights]
+        blended = _blend(narrow, (above[block], below[block]), weights, axis=0)
+        result[block] = np.clip(blended, lowest, highest, out=blended)
+    return result.reshape(y2 - y1, x2 - x1, *array.shape[2:])
+
+
+def _taps(size, new_size, start, stop):
+    """Neighbours and weights of output pixels start..stop along one axis; a neighbour outside weighs 0."""
+    centres = (np.arange(start, stop) + 0.5) * (size / new_size) - 0.5
+    first = np.floor(centres).astype(int)
+    fraction = centres - first
+    first_weight = np.where(first >= 0, 1 - fraction, 0.0)
+    second_weight = np.where(first + 1 < size, fraction, 0.0)
+    return np.maximum(first, 0), np.minimum(first + 1, size - 1), first_weight, second_weight
+
+
+def _flat_columns(columns, channels):
+    return (columns[:, None] * channels + np.arange(channels)).ravel()
+
+
+def _blocks(count):
+    return [slice(start, start + _BLOCK_ROWS) for start in range(0, count, _BLOCK_ROWS)]
+
+
+def _blend(array, taps, weights, *, axis, out=None):
+    """The weighted sum of two gathers along an axis."""
+    first = np.take(array, taps[0], axis, out=out, mode="clip")
+    first *= weights[0]
+    second = np.take(array, taps[1], axis)
+    second *= weights[1]
+    first += second
+    return first
+
+
+def _nearest(size, new_size):
+    """Source index of every output pixel, corners aligned; -1 where rounding passes the last one (scipy gives 0)."""
+    centres = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
+    return np.where(centres > size - 1, -1, np.floor(centres + 0.5)).astype(int)
+
+
+def _paste_mask(canvas, mask, bbox):
+    y1, x1, y2, x2 = map(int, bbox)
+    placed = resize(mask, (y2 - y1, x2 - x1)) >= _MASK_THRESHOLD
+    top, left = max(y1, 0), max(x1, 0)
+    part = placed[top - y1 : max(canvas.shape[0] - y1, 0), left - x1 : max(canvas.shape[1] - x1, 0)]
+    canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+
+
+# ---- helpers: the resize rule ------------------------------------------------------------------------------------
+def _check_resize_rule(min_dim, max_dim, mode, rng):
+    if mode not in RESIZE_MODES:
+        raise ValueError(f"mode = {mode!r}: expected one of {', '.join(RESIZE_MODES)}")
+    if mode == "square" and not max_dim:
+        raise ValueError(f"max_dim = {max_dim!r}: mode 'square' needs its side in pixels")
+    if mode == "crop" and not min_dim:
+        raise ValueError(f"min_dim = {min_dim!r}: mode 'crop' needs its side in pixels")
+    if mode == "pad64" and (not min_dim or min_dim % _PAD_MULTIPLE):
+        raise ValueError(f"min_dim = {min_dim!r}: mode 'pad64' needs a multiple of {_PAD_MULTIPLE}")
+    if mode == "crop" and rng is None:
+        raise ValueError("rng = None: mode 'crop' is random and needs a numpy.random.Generator")
+
+
+def _scaled_shape(shape, min_dim, max_dim, min_scale, mode):
+    """(scale, (height, width)) of a picture of `shape` under the rule of `resize_image`."""
+    height, width = shape[:2]
+    if mode == "none":
+        return 1, (height, width)
+    scale = max(1, min_dim / min(height, width)) if min_dim else 1
+    if min_scale:
+        scale = max(scale, min_scale)
+    if mode == "square" and round(max(height, width) * scale) > max_dim:
+        scale = max_dim / max(height, width)
+    return scale, (_scaled(height, scale), _scaled(width, scale))
+
+
+def _scaled(side, scale):
+    return max(round(side * scale), 1)
+
+
+def _padding(shape, max_dim, mode):
+    """[(top, bottom), (left, right), (0, 0)] around a resized picture; the smaller half comes first."""
+    padded = {"square": [max_dim] * 2, "pad64": [side + -side % _PAD_MULTIPLE for side in shape]}.get(mode, shape)
+    missing = [whole - side for whole, side in zip(padded, shape, strict=True)]
+    return [(pixels // 2, pixels - pixels // 2) for pixels in missing] + [(0, 0)]
+
+
+def _query_rule(config):
+    dims = {"min_dim": config.IMAGE_MIN_DIM, "max_dim": config.IMAGE_MAX_DIM}
+    return {**dims, "min_scale": config.IMAGE_MIN_SCALE, "mode": config.IMAGE_RESIZE_MODE}
+
+
+def _query_shape(image, config):
+    return _scaled_shape(image.shape, **_query_rule(config))
+
+
+# ---- helpers: boxes and checks -----------------------------------------------------------------------------------
+def _to_original(boxes_norm, original_image_shape, image_shape, window):
+    """Boxes [n, (y1, x1, y2, x2)] normalized in the molded image to int32 pixels of the original."""
+    y1, x1, y2, x2 = norm_boxes(window, image_shape)
+    within_window = (boxes_norm - np.array([y1, x1, y1, x1])) / np.array([y2 - y1, x2 - x1, y2 - y1, x2 - x1])
+    return denorm_boxes(within_window, original_image_shape)
+
+
+def _scaled_extent(start, stop, scale, offset, side):
+    """One axis of a box in whole resized pixels: inside 0..side, one or more of them."""
+    # rounded with the padding's offset: half to even depends on it
+    start, stop = (round(edge * scale + offset) - offset for edge in (start, stop))
+    start = min(start, side - 1)
+    return start, min(max(stop, start + 1), side)
+
+
+def _boxes_of_masks(bbox, count, image_shape):
+    """Boxes as a list of ints, once there are `count` of them, each with area and inside the image."""
+    bbox, (height, width) = np.asarray(bbox).astype(int), image_shape[:2]
+    if bbox.shape != (count, 4):
+        raise ValueError(f"bbox: expected one (y1, x1, y2, x2) for each of {count} masks, got shape {bbox.shape}")
+    for index, (y1, x1, y2, x2) in enumerate(bbox.tolist()):
+        if not (0 <= y1 < y2 <= height and 0 <= x1 < x2 <= width):
+            raise ValueError(f"bbox[{index}] = {(y1, x1, y2, x2)}: no box inside {height} x {width} pixels")
+    return bbox.tolist()
+
+
+def _checked_box(box, shape):
+    height, width = shape[:2]
+    box = np.asarray(box, np.float64)
+    if box.shape != (4,):
+        raise ValueError(f"box: expected (y1, x1, y2, x2), got shape {box.shape}")
+    y1, x1, y2, x2 = (float(edge) for edge in box)
+    named = f"box (y1, x1, y2, x2) = ({y1:g}, {x1:g}, {y2:g}, {x2:g})"
+    if not (y1 < y2 and x1 < x2):
+        raise ValueError(f"{named} is empty: expected y1 < y2 and x1 < x2 (image of {height} x {width} pixels)")
+    if y1 < 0 or x1 < 0 or y2 > height or x2 > width:
+        raise ValueError(f"{named} leaves the image of {height} x {width} pixels (height x width)")
+    return y1, x1, y2, x2
+
+
+def _checked_picture(image, what):
+    """The picture as an array, once it is known to be [height, width, 3] in 0..255."""
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype.kind not in "uif":
+        raise ValueError(
+            f"{what}: expected uint8 [height, width, 3] that is not empty, got {image.dtype} of shape {image.shape}"
+        )
+    if image.dtype != np.uint8 and not (image.min() >= 0 and image.max() <= 255):
+        raise ValueError(f"{what}: expected values in 0..255, got {image.min()} to {image.max()} ({image.dtype})")
+    return image

@@ -1,0 +1,156 @@
+"""Detection in picture files: many pictures, many queries, written as overlays, masks and COCO JSON.
+
+A query is one category, given by one reference or several (K-shot). Each picture is encoded once for all queries, each
+query once for all pictures.
+"""
+
+import dataclasses
+import glob
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from .files import atomic_path, write_json
+from .images import read_image
+from .molding import mold_reference, reference_from_box
+from .scoring import results_of
+from .visualize import draw_overlay
+
+_BOX = re.compile(r"(?P<path>.+):(?P<box>-?[\d.]+(?:,-?[\d.]+)*)")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """References of one category.
+
+    Attributes:
+        name: of the category, from the file of its first reference.
+        crops: list of uint8 [T, T, RGB].
+    """
+
+    name: str
+    crops: list
+
+
+def find_pictures(sources):
+    """Picture files named by files, folders (all pictures directly in them) and glob patterns, each once, in order.
+
+    Raises:
+        ValueError: a source that names no picture.
+    """
+    found = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_file():
+            paths = [path]
+        elif path.is_dir():
+            paths = sorted(item for item in path.iterdir() if item.suffix.lower() in _SUFFIXES)
+        else:
+            paths = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
+        if not paths:
+            kind = (
+                f"no picture ({', '.join(_SUFFIXES)}) in this folder"
+                if path.is_dir()
+                else "no such file, folder or match"
+            )
+            raise ValueError(f"{source}: {kind}")
+        found.update({path.resolve(): path for path in paths})
+    return list(found.values())
+
+
+def read_query(sources, config):
+    """A query from reference files.
+
+    Args:
+        sources: each a picture file that is the crop, or "FILE:y1,x1,y2,x2" to cut a box in pixels from a picture.
+        config: the Config of the model.
+
+    Returns:
+        Query.
+
+    Raises:
+        ValueError: no source; a file that is no picture; a box that is empty or outside its picture.
+    """
+    if not sources:
+        raise ValueError("references: expected at least one, got none")
+    return Query(_source_path(sources[0]).stem, [_read_reference(source, config) for source in sources])
+
+
+def predict_files(predictor, paths, queries, out, *, progress=True):
+    """Search pictures for queries and write what was found.
+
+    Writes below `out`: `results.json` (COCO results), `images.json` (the images and categories that the results speak
+    of, in COCO layout), `overlays/{picture}.{query}.png`, and `masks/{picture}.{query}.{number}.png` (0 and 255, best
+    score first).
+
+    Args:
+        predictor: SiamesePredictor.
+        paths: picture files.
+        queries: list of Query.
+        out: folder.
+        progress: show a progress bar.
+
+    Returns:
+        list of COCO results.
+
+    Raises:
+        ValueError: a picture that cannot be read; nothing was written then.
+    """
+    out = Path(out)
+    sizes = [read_image(path).shape[:2] for path in paths]  # the broken one is found before anything is written
+    embeddings = [predictor.encode_references(query.crops) for query in queries]
+    query_names = _unique([query.name for query in queries])
+    results = []
+    picture_names = _unique([path.stem for path in paths])
+    for image_id, path in enumerate(tqdm(paths, desc="predict", unit="image", disable=not progress), start=1):
+        image = read_image(path)
+        scene = predictor.encode_scenes([image])
+        for category_id, embedding in enumerate(embeddings, start=1):
+            found = predictor.detect_in(scene, [embedding])[0]
+            masks = found["masks"] if predictor.config.MODEL == "mrcnn" else None
+            results.extend(results_of(image_id, category_id, found["rois"], found["scores"], masks))
+            name = f"{picture_names[image_id - 1]}.{query_names[category_id - 1]}"
+            overlay = draw_overlay(image, found["rois"], masks, found["scores"])
+            _write_png(out / "overlays" / f"{name}.png", overlay)
+            for number in range(found["masks"].shape[-1]):
+                mask = found["masks"][:, :, number].astype(np.uint8) * 255
+                _write_png(out / "masks" / f"{name}.{number + 1:03d}.png", mask)
+    images = [
+        {"id": image_id, "file_name": str(path), "height": height, "width": width}
+        for image_id, (path, (height, width)) in enumerate(zip(paths, sizes, strict=True), start=1)
+    ]
+    categories = [{"id": category_id, "name": name} for category_id, name in enumerate(query_names, start=1)]
+    write_json(out / "images.json", {"images": images, "categories": categories, "annotations": []}, indent=1)
+    write_json(out / "results.json", results)
+    return results
+
+
+def _source_path(source):
+    boxed = _BOX.fullmatch(str(source))
+    return Path(boxed["path"]) if boxed and not Path(source).exists() else Path(source)
+
+
+def _read_reference(source, config):
+    path = _source_path(source)
+    image = read_image(path)
+    try:
+        if path == Path(source):
+            return mold_reference(image, config)
+        box = [float(number) for number in _BOX.fullmatch(str(source))["box"].split(",")]
+        return reference_from_box(image, box, config)
+    except ValueError as error:
+        raise ValueError(f"reference {source}: {error}") from error
+
+
+def _unique(names):
+    """The names, repeated ones with their place added."""
+    return [name if names.count(name) == 1 else f"{name}-{place}" for place, name in enumerate(names, start=1)]
+
+
+def _write_png(path, pixels):
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
