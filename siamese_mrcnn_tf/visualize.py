@@ -148,6 +148,8 @@ def display_results(
     Returns:
         list of axes: one for each reference, from top to bottom, then the scene's.
     """
+    if not len(target):
+        raise ValueError("target: expected a reference crop or several, got none")
     targets = [np.asarray(crop) for crop in (target if np.ndim(target[0]) == 3 else [target])]
     axes = _beside_each_other(_new_figure(figsize), len(targets)) if ax is None else list(ax)
     if len(axes) != len(targets) + 1:

@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 from siamese_mrcnn_tf.config import CONFIGS, load_config, parse_settings  # noqa: E402  (light: --help stays fast)
 
 _WEIGHTS_HELP = (
-    "a legacy .h5 file, a known file by name such as small_siamese_mrcnn_0160, 'last' (the last checkpoint under --logs), "
-    "or 'untrained'"
+    "a legacy .h5 file, a known file by name such as small_siamese_mrcnn_0160, 'last' (the last checkpoint of --config "
+    "under --logs), or 'untrained'"
 )
-_REFERENCE_HELP = "a crop, or a box in pixels cut from a picture; several make one K-shot query; repeat the option for several categories"
+_REFERENCE_HELP = "a crop, or a box in pixels cut from a picture; several make one K-shot query; repeat the option for more categories"
 _PROTOCOL_HELP = (
     "'paper' feeds references without subtracting the mean and sorts masks into sizes by their box, as the original did"
 )

@@ -3,8 +3,7 @@
     python samples/shapes/shapes.py --out DIR [--train N --val N --size PIXELS --seed S]   a COCO tree
     python samples/shapes/shapes.py --out DIR --demo [--size PIXELS --seed S]              a scene and its crops
 
-Categories differ by outline alone; colour, texture, size and rotation are drawn at random. The package
-siamese_mrcnn_tf must be installed (`pip install -e .` in the repository).
+Categories differ by outline alone; colour, texture, size and rotation are drawn at random.
 """
 
 import argparse
@@ -15,9 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from siamese_mrcnn_tf.boxes import extract_bboxes
-from siamese_mrcnn_tf.files import atomic_path, write_json
-from siamese_mrcnn_tf.molding import resize
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
+
+from siamese_mrcnn_tf.boxes import extract_bboxes  # noqa: E402
+from siamese_mrcnn_tf.files import atomic_path, write_json  # noqa: E402
+from siamese_mrcnn_tf.molding import resize  # noqa: E402
 
 CATEGORIES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent", "arrow")  # class ids 1, 2, ...
 SPLITS = ("train", "val")

@@ -1,0 +1,68 @@
+"""Fixtures shared by the tests: models are built once a session, by the first test that needs them."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+import seeded
+
+DATA = pathlib.Path(__file__).parent / "data"
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+def set_seeded_weights(layers):
+    """Give every weight the value that the recorded run had (tests/seeded.py)."""
+    for layer in layers:
+        if hasattr(layer, "layers"):
+            set_seeded_weights(layer.layers)
+            continue
+        for weight in layer.weights:
+            weight.assign(seeded.seeded_weight(f"{layer.name}/{weight.name}:0", weight.shape))
+
+
+@pytest.fixture(scope="session")
+def small_model():
+    """The small configuration as recorded: seeded weights, raw references, no least confidence."""
+    from siamese_mrcnn_tf import SiameseMaskRCNN, SmallConfig
+
+    config = SmallConfig().replace(DETECTION_MIN_CONFIDENCE=0.0, MOLD_TARGETS_AT_INFERENCE=False)
+    model = SiameseMaskRCNN("inference", config, "logs")
+    set_seeded_weights(model.keras_model.layers)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """TinyConfig with seeded weights that detect something, anything."""
+    from siamese_mrcnn_tf import SiameseMaskRCNN, TinyConfig
+
+    model = SiameseMaskRCNN("inference", TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.0), "logs")
+    set_seeded_weights(model.keras_model.layers)
+    logits = model.keras_model.get_layer("mrcnn_class_logits")
+    logits.bias.assign(np.zeros(2))  # the seeded bias is against matches
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_model, tmp_path_factory):
+    """A weight file of `tiny_model`."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.h5"
+    tiny_model.save_weights(path)
+    return path
+
+
+@pytest.fixture
+def scene():
+    """uint8 [90, 120, RGB]."""
+    return seeded.make_scene(90, 120, seed=3)[0]
+
+
+@pytest.fixture
+def crop():
+    """uint8 [h, w, RGB], one object."""
+    image, masks, _ = seeded.make_scene(90, 120, seed=3)
+    y1, x1, y2, x2 = seeded.boxes_of(masks)[0]
+    return np.ascontiguousarray(image[y1:y2, x1:x2])

@@ -1,0 +1,166 @@
+"""Drawings: pixels of overlays by hand, what lands on axes, and bad input."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from siamese_mrcnn_tf import visualize
+
+RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
+
+
+@pytest.fixture
+def instances():
+    """A grey picture of 60 x 80 pixels with a solid square and a bar: image, boxes, masks, class ids, scores."""
+    masks = np.zeros((60, 80, 2), bool)
+    masks[20:40, 10:30, 0] = True
+    masks[50:60, 40:80, 1] = True  # touches the border
+    boxes = np.array([[20, 10, 40, 30], [50, 40, 60, 80]])
+    return np.full((60, 80, 3), 100, np.uint8), boxes, masks, np.array([1, 2]), np.array([0.9, 0.8])
+
+
+# ---- colours -----------------------------------------------------------------------------------------------------
+def test_random_colors_are_distinct_and_always_the_same():
+    colors = visualize.random_colors(50)
+    assert colors == visualize.random_colors(50) and visualize.random_colors(0) == []
+    assert np.min(colors) >= 0 and np.max(colors) <= 1
+    distances = np.linalg.norm(np.subtract(colors[:12], np.array(colors[:12])[:, None]), axis=-1)
+    assert distances[~np.eye(12, dtype=bool)].min() > 0.1
+
+
+def test_apply_mask_by_hand():
+    image = np.full((2, 2, 3), 100, np.uint8)
+    returned = visualize.apply_mask(image, np.array([[1, 0], [0, 0]]), RED, alpha=0.5)
+    assert returned is image and image[0, 0].tolist() == [177, 50, 50]
+    assert np.all(image[1] == 100) and np.all(image[0, 1] == 100)
+
+
+# ---- overlays ----------------------------------------------------------------------------------------------------
+def test_overlay_tints_masks_and_draws_boxes_to_the_pixel(instances):
+    image, boxes, masks, _, _ = instances
+    before = image.copy()
+    overlay = visualize.draw_overlay(image, boxes, masks, None, colors=[RED, BLUE])
+    assert overlay.shape == image.shape and overlay.dtype == np.uint8 and np.array_equal(image, before)
+    red = np.all(overlay == (255, 0, 0), axis=-1)
+    edge = np.zeros((60, 80), bool)
+    edge[20:40, 10:30] = True
+    edge[21:39, 11:29] = False  # box and outline are one pixel wide here, and fall together
+    assert np.array_equal(red, edge)
+    assert overlay[30, 20].tolist() == [169, 55, 55]  # 100 * 0.55 + 255 * 0.45
+    assert np.all(overlay[59, 40:] == (0, 0, 255)) and np.all(overlay[:19] == 100)
+
+
+def test_overlay_draws_better_scores_in_front(instances):
+    image, boxes, masks, _, _ = instances
+    boxes[1], masks[:, :, 1] = boxes[0], masks[:, :, 0]
+    for scores, front in (((0.9, 0.1), (255, 0, 0)), ((0.1, 0.9), (0, 0, 255))):
+        overlay = visualize.draw_overlay(image, boxes, masks, scores, captions=["", ""], colors=[RED, BLUE])
+        assert tuple(overlay[20, 10]) == front
+
+
+@pytest.mark.parametrize("side", [16, 120, 900])
+def test_overlay_labels_stay_in_the_picture(side):
+    image = np.zeros((side, side, 3), np.uint8)
+    boxes = np.array([[0, 0, side, side], [0, 0, side, side], [side - 4, side - 4, side, side]])
+    overlay = visualize.draw_overlay(image, boxes, None, [0.99, 0.5, 0.7])
+    assert overlay.shape == image.shape
+    plain = visualize.draw_overlay(image, boxes, None, None)
+    assert np.any(overlay != plain)  # the labels
+
+
+def test_labels_keep_clear_of_each_other(instances):
+    image, boxes, _, _, _ = instances
+    boxes[1] = boxes[0]
+    places = []
+    for box in boxes:
+        x, y = visualize._label_place(box, (20, 8), (80, 60), [(x, y, x + 20, y + 8) for x, y in places])
+        places.append((x, y))
+    assert places == [(10, 12), (10, 20)]  # above the box, then inside it
+
+
+def test_overlay_of_nothing_is_the_picture(instances):
+    image = instances[0]
+    for masks in (None, np.zeros((60, 80, 0), bool)):
+        assert np.array_equal(visualize.draw_overlay(image, np.zeros((0, 4)), masks, []), image)
+
+
+def test_overlay_takes_degenerate_instances(instances):
+    image, boxes, masks, _, scores = instances
+    boxes[0], masks[:, :, 0] = 0, False
+    boxes[1] = -5, 60, 70, 200  # beyond the picture
+    assert visualize.draw_overlay(image, boxes, masks, scores).shape == image.shape
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"image": np.zeros((60, 80))}, r"image: expected uint8 \[height, width, 3\].*\(60, 80\)"),
+        ({"boxes": np.zeros((2, 5))}, r"boxes: .*\(2, 5\)"),
+        ({"masks": np.zeros((80, 60, 2))}, r"masks: expected shape \(60, 80, 2\).*\(80, 60, 2\)"),
+        ({"scores": [0.5]}, "scores: expected one for each of 2 boxes, got 1"),
+        ({"captions": ["a"]}, "captions: expected one for each of 2 boxes"),
+        ({"colors": [RED]}, "colors: expected one for each of 2 boxes"),
+    ],
+)
+def test_overlay_refuses_what_does_not_fit(instances, change, message):
+    image, boxes, masks, _, scores = instances
+    with pytest.raises(ValueError, match=message):
+        visualize.draw_overlay(**{"image": image, "boxes": boxes, "masks": masks, "scores": scores, **change})
+
+
+# ---- axes --------------------------------------------------------------------------------------------------------
+def test_display_instances_draws_on_the_axes_it_is_given(instances):
+    image, boxes, masks, class_ids, scores = instances
+    ax = Figure().add_subplot()
+    names = ["background", "square", "bar"]
+    assert visualize.display_instances(image, boxes, masks, class_ids, names, scores, "Found", ax=ax) is ax
+    assert [text.get_text() for text in ax.texts] == ["square 0.900", "bar 0.800"] and ax.get_title() == "Found"
+    rectangle = ax.patches[0]
+    assert rectangle.get_xy() == (9.5, 19.5) and (rectangle.get_width(), rectangle.get_height()) == (20, 20)
+    assert ax.images[0].get_array().shape == image.shape and np.any(ax.images[0].get_array() != image)
+    assert len(ax.collections) == 2  # outlines
+    assert np.all(image == 100)
+
+
+def test_display_instances_leaves_out_what_is_switched_off(instances, tmp_path):
+    image, boxes, masks, class_ids, _ = instances
+    boxes[0] = 0
+    hidden = {"show_mask": False, "show_bbox": False, "captions": ["one", "two"]}
+    ax = visualize.display_instances(image, boxes, masks, class_ids, figsize=(2, 3), **hidden)
+    assert not ax.patches and np.array_equal(ax.images[0].get_array(), image)
+    assert [text.get_text() for text in ax.texts] == ["two"]
+    assert ax.figure.get_size_inches().tolist() == [2, 3]
+    ax.figure.savefig(tmp_path / "drawing.png")
+    assert (tmp_path / "drawing.png").stat().st_size > 0
+
+
+def test_display_instances_of_nothing(instances):
+    ax = visualize.display_instances(instances[0], np.zeros((0, 4)), np.zeros((60, 80, 0)), [], scores=[])
+    assert len(ax.images) == 1 and not ax.texts
+
+
+def test_display_results(instances):
+    image, boxes, masks, class_ids, scores = instances
+    crops = [image[:9, :9], image[:20]]
+    one = visualize.display_results(crops[0], image, boxes, masks, class_ids, scores)
+    assert [ax.images[0].get_array().shape for ax in one] == [(9, 9, 3), (60, 80, 3)]
+    several = visualize.display_results(crops, image, boxes, None, class_ids, title="Two shots", captions=["a", "b"])
+    assert len(several) == 3 and several[-1].get_title() == "Two shots"
+    assert [text.get_text() for text in several[-1].texts] == ["a", "b"]
+    assert visualize.display_results(crops, image, boxes, masks, class_ids, ax=one + one[:1])[2] is one[0]
+    with pytest.raises(ValueError, match="expected 2 axes for references and one for the scene, got 2"):
+        visualize.display_results(crops, image, boxes, masks, class_ids, ax=one)
+    with pytest.raises(ValueError, match="target: .* got none"):
+        visualize.display_results([], image, boxes, masks, class_ids)
+
+
+def test_neither_pyplot_nor_matplotlib_is_imported_for_overlays():
+    code = (
+        "import sys, numpy as np; from siamese_mrcnn_tf import visualize as v; image = np.zeros((9, 9, 3), np.uint8);"
+        "v.draw_overlay(image, [[1, 1, 8, 8]], None, [0.5]); assert 'matplotlib' not in sys.modules;"
+        "v.display_instances(image, [[1, 1, 8, 8]], None, [1]); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
