@@ -1,0 +1,83 @@
+"""Seconds of one detection beside the machine's float32 matrix rate, measured in turns in one run.
+
+    python benchmarks/detect.py [--config small large] [--repeats 7]
+
+One detection is a new scene and a new reference: molding, encoding, matching, proposals, heads, masks, unmolding. The
+share of the matrix rate is the network's operations over the time, over the rate of a matrix product on the same cores.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from siamese_mrcnn_tf.config import CONFIGS
+from siamese_mrcnn_tf.predictor import SiamesePredictor
+
+GIGA_OPERATIONS = {"small": 203, "large": 790}  # of one detection; multiplications and additions of the convolutions
+MATRIX_SIDE = 4096
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", nargs="+", choices=sorted(GIGA_OPERATIONS), default=["small", "large"])
+    parser.add_argument("--repeats", type=int, default=7, help="measurements, of which the median is taken")
+    options = parser.parse_args()
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}", flush=True
+    )
+    print("| configuration | s a detection | set_image | detect | matrix rate, GFLOP/s | share of it |")
+    print("|---|---|---|---|---|---|")
+    for name in options.config:
+        rows = measure(name, options.repeats)
+        scene, query, rate = (statistics.median(column) for column in zip(*rows, strict=True))
+        share = statistics.median(
+            GIGA_OPERATIONS[name] / (row_scene + row_query) / row_rate for row_scene, row_query, row_rate in rows
+        )
+        print(f"| {name} | {scene + query:.2f} | {scene:.2f} | {query:.2f} | {rate:.0f} | {share:.0%} |", flush=True)
+
+
+def measure(name, repeats):
+    """[(seconds of set_image, seconds of detect, matrix rate in GFLOP/s)] for each repeat."""
+    keras.utils.set_random_seed(0)
+    predictor = SiamesePredictor(CONFIGS[name]().replace(DETECTION_MIN_CONFIDENCE=0.0))
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 256, (480, 640, 3), np.uint8)
+    reference = rng.integers(0, 256, (150, 120, 3), np.uint8)
+    predictor.set_image(scene)
+    predictor.detect(reference)
+    rows = []
+    for _ in range(repeats):
+        before = matrix_rate()
+        scene_seconds = seconds(lambda: predictor.set_image(scene) or predictor._scene.pyramid[-1].numpy())
+        query_seconds = seconds(lambda: predictor.detect(reference))
+        rows.append((scene_seconds, query_seconds, (before + matrix_rate()) / 2))
+    return rows
+
+
+def matrix_rate():
+    """GFLOP/s of float32 matrix products."""
+    matrix = tf.random.normal((MATRIX_SIDE, MATRIX_SIDE))
+    product = tf.matmul(matrix, matrix)
+    product[0, 0].numpy()
+    return 2 * MATRIX_SIDE**3 / seconds(lambda: tf.matmul(matrix, matrix)[0, 0].numpy()) / 1e9
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""The command line, as a user types it."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import coco_tree
+import pytest
+from PIL import Image
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "coco" / "coco.py"
+
+
+@pytest.fixture(scope="module")
+def coco():
+    spec = importlib.util.spec_from_file_location("coco_command", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(coco, capsys):
+    """Run a command in this process: (exit code, standard output, standard error)."""
+
+    def run_command(*arguments):
+        code = coco.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_command
+
+
+@pytest.fixture
+def tree(tmp_path):
+    coco_tree.write_tree(tmp_path / "set", num_images=3)
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def pictures(tmp_path, scene, crop):
+    Image.fromarray(scene).save(tmp_path / "scene.png")
+    Image.fromarray(crop).save(tmp_path / "crop.png")
+    return tmp_path
+
+
+def test_help_does_not_start_tensorflow():
+    code = f"import sys, runpy; sys.argv = ['coco.py', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    probe = f"import sys\ntry:\n exec({code!r})\nexcept SystemExit:\n pass\nsys.exit('keras' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert all(command in finished.stdout for command in ("evaluate", "predict", "weights"))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "weights"])
+def test_each_command_has_help(coco, capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        coco.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert "usage: coco.py" in capsys.readouterr().out
+
+
+def test_evaluate_prints_tables_and_writes_records(run, tree, tiny_weights, tmp_path):
+    out = tmp_path / "out"
+    code, text, _ = run("evaluate", "--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--out", out)
+    assert code == 0
+    assert text.count("Average Precision  (AP) @[ IoU=0.50 ") == 2
+    assert "bbox: 2 images, 4 queries" in text
+    assert {path.name for path in out.iterdir()} == {"results.json", "references.json", "config.json", "scores.json"}
+    config = json.loads((out / "config.json").read_text())
+    assert config["NAME"] == "tiny" and config["MOLD_TARGETS_AT_INFERENCE"] is True
+    assert set(json.loads((out / "scores.json").read_text())) == {"bbox", "segm"}
+
+
+def test_evaluate_paper_protocol(run, tree, tiny_weights, tmp_path):
+    common = ("--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--protocol", "paper", "--limit", 1)
+    assert run("evaluate", *common, "--out", tmp_path / "out")[0] == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["MOLD_TARGETS_AT_INFERENCE"] is False
+    for result in json.loads((tmp_path / "out" / "results.json").read_text()):
+        assert result["area"] == pytest.approx(result["bbox"][2] * result["bbox"][3])
+
+
+def test_predict_with_several_queries(run, pictures, tiny_weights):
+    box = f"{pictures / 'scene.png'}:5,5,50,60"
+    references = ("--reference", pictures / "crop.png", box, "--reference", box)
+    image = ("--image", pictures / "scene.png")
+    model = ("--model", tiny_weights, "--set", "DETECTION_MIN_CONFIDENCE=0")
+    code, text, _ = run("predict", *image, *references, *model, "--out", pictures / "out")
+    assert code == 0 and "in 1 pictures for 2 queries" in text
+    assert {path.name for path in (pictures / "out" / "overlays").iterdir()} == {"scene.crop.png", "scene.scene.png"}
+
+
+def test_predict_untrained_says_so(run, pictures):
+    arguments = ("--image", pictures / "scene.png", "--reference", pictures / "crop.png", "--out", pictures / "out")
+    code, _, errors = run("predict", "--model", "untrained", *arguments)
+    assert code == 0 and "means nothing" in errors
+
+
+def test_weights_describes(run, tiny_weights):
+    code, text, _ = run("weights", tiny_weights)
+    assert code == 0 and "tiny" in text and "resnet_model" in text
+
+
+def bad_inputs(pictures, tree, weights):
+    """(name, arguments, what the message must name) of every mistake a user can make."""
+    scene, crop = pictures / "scene.png", pictures / "crop.png"
+    predict = ["predict", "--out", pictures / "out", "--model", weights, "--image"]
+    evaluate = ["evaluate", "--out", pictures / "out", "--model", weights, "--dataset"]
+    (pictures / "broken.png").write_bytes(scene.read_bytes()[:300])
+    (pictures / "config.json").write_text('{"BASE": "tiny", "IMAGE_MAX_DIMS": 128}')
+    return {
+        "missing image": ([*predict, pictures / "gone.png", "--reference", crop], "gone.png"),
+        "broken image": ([*predict, pictures / "broken.png", "--reference", crop], "broken.png"),
+        "missing reference": ([*predict, scene, "--reference", pictures / "gone.png"], "gone.png"),
+        "box outside": ([*predict, scene, "--reference", f"{scene}:0,0,500,500"], "0,0,500,500"),
+        "empty crop": ([*predict, scene, "--reference", f"{scene}:5,5,5,9"], "5,5,5,9"),
+        "bad side": ([*predict, scene, "--reference", crop, "--set", "IMAGE_MAX_DIM=500"], "IMAGE_MAX_DIM = 500"),
+        "unknown key": (
+            [*predict, scene, "--reference", crop, "--set", "IMAGE_MAXDIM=5"],
+            "did you mean IMAGE_MAX_DIM",
+        ),
+        "no value": ([*predict, scene, "--reference", crop, "--set", "IMAGE_MAX_DIM"], "KEY=VALUE"),
+        "unknown key in file": (
+            [*predict, scene, "--reference", crop, "--config", pictures / "config.json"],
+            "config.json: IMAGE_MAX_DIMS",
+        ),
+        "wrong configuration": ([*predict, scene, "--reference", crop, "--config", "small"], "tiny"),
+        "missing tree": ([*evaluate, pictures / "nowhere"], "nowhere"),
+        "missing subset": ([*evaluate, tree, "--subset", "train"], "instances_train2017.json"),
+        "missing known file": (["weights", "imagenet-687", "--checkpoints", pictures], "github.com/bethgelab"),
+        "missing weights": (["weights", pictures / "gone.h5"], "gone.h5"),
+        "no weights at all": (["weights", crop], "crop.png"),
+        "last without a run": (
+            ["predict", "--model", "last", "--logs", pictures, "--image", scene, "--reference", crop],
+            "no checkpoint",
+        ),
+    }
+
+
+MISTAKES = (
+    "missing image",
+    "broken image",
+    "missing reference",
+    "box outside",
+    "empty crop",
+    "bad side",
+    "unknown key",
+    "no value",
+    "unknown key in file",
+    "wrong configuration",
+    "missing tree",
+    "missing subset",
+    "missing known file",
+    "missing weights",
+    "no weights at all",
+    "last without a run",
+)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named_and_leave_nothing(run, pictures, tree, tiny_weights, mistake):
+    arguments, culprit = bad_inputs(pictures, tree, tiny_weights)[mistake]
+    code, _, errors = run(*arguments)
+    assert code == 2
+    assert culprit in errors and errors.startswith("coco.py: error: ")
+    assert "Traceback" not in errors
+    assert not (pictures / "out").exists()
+
+
+def test_every_mistake_is_tried(pictures, tree, tiny_weights):
+    assert set(bad_inputs(pictures, tree, tiny_weights)) == set(MISTAKES)
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        (lambda content: content.pop("categories"), "categories"),
+        (lambda content: content["annotations"][0].pop("bbox"), "bbox"),
+        (lambda content: content["images"][0].update(file_name="../escape.png"), "../escape.png"),
+    ],
+)
+def test_bad_annotation_files(run, tree, tiny_weights, tmp_path, change, culprit):
+    content = json.loads((tree / "annotations" / "instances_val2017.json").read_text())
+    change(content)
+    coco_tree.write_annotations(tree, content)
+    code, _, errors = run("evaluate", "--dataset", tree, "--model", tiny_weights, "--out", tmp_path / "out")
+    assert code == 2 and culprit in errors and "instances_val2017.json" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_category_without_instances_is_no_error(run, tree, tiny_weights, tmp_path):
+    content = json.loads((tree / "annotations" / "instances_val2017.json").read_text())
+    content["categories"].append({"id": 99, "name": "unicorn"})
+    coco_tree.write_annotations(tree, content)
+    assert run("evaluate", "--dataset", tree, "--model", tiny_weights, "--out", tmp_path / "out", "--limit", 1)[0] == 0
+
+
+def test_debug_shows_the_traceback(coco, pictures):
+    with pytest.raises(ValueError, match="gone.h5"):
+        coco.main(["weights", str(pictures / "gone.h5"), "--debug"])
+
+
+def test_backbone_weights_cannot_detect(run, pictures, tiny_model, tmp_path):
+    from siamese_mrcnn_tf import weights
+
+    class Backbone:
+        layers = [tiny_model.predictor.layers.resnet_model]
+
+    weights.save_weights(Backbone, tmp_path / "imagenet.h5")
+    arguments = ("--image", pictures / "scene.png", "--reference", pictures / "crop.png", "--out", pictures / "out")
+    code, _, errors = run("predict", "--model", tmp_path / "imagenet.h5", "--config", "tiny", *arguments)
+    assert code == 2 and "cannot detect" in errors and "fpn_c5p5" in errors
