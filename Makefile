@@ -15,8 +15,9 @@ $(VENV)/.installed: setup.py requirements.txt siamese_mrcnn_tf/__init__.py
 
 demo: $(VENV)/.installed  ## detect in pictures that the repository makes itself
 	$(RUN) samples/shapes/shapes.py --demo --out $(DEMO)/pictures
+	@set --; for crop in $(DEMO)/pictures/reference_*.png; do set -- "$$@" --reference "$$crop"; done; set -x; \
 	$(RUN) samples/coco/coco.py predict --model untrained --config tiny --min-confidence 0 \
-	    --image $(DEMO)/pictures/scene.png --reference $(DEMO)/pictures/reference_*.png --out $(DEMO)/found
+	    --image $(DEMO)/pictures/scene.png "$$@" --out $(DEMO)/found
 
 test: lint  ## everything that CI runs
 	$(RUN) -m pytest

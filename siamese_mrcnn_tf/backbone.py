@@ -23,7 +23,7 @@ class BatchNorm(KL.BatchNormalization):
     """
 
     def __init__(self, train_bn=False, **kwargs):
-        if train_bn not in (False, None):
+        if train_bn is not False and train_bn is not None:  # 0 would pass as equal to False and then train
             raise ValueError(f"train_bn = {train_bn!r}: expected False (moving statistics) or None (train them)")
         super().__init__(**kwargs)
         self.train_bn = train_bn

@@ -46,13 +46,14 @@ def norm_boxes_graph(boxes, shape):
 
     Args:
         boxes: [..., (y1, x1, y2, x2)] in pixels.
-        shape: tensor (height, width) in pixels.
+        shape: tensor [..., (height, width)] in pixels.
 
     Returns:
         [..., (y1, x1, y2, x2)] normalized.
     """
     boxes = ops.cast(boxes, "float32")
-    scale = ops.tile(ops.cast(shape, "float32"), [2]) - 1.0
+    shape = ops.cast(shape, "float32")
+    scale = ops.concatenate([shape, shape], axis=-1) - 1.0
     return (boxes - ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])) / scale
 
 

@@ -12,6 +12,16 @@ import json
 import math
 import numbers
 
+_LENGTHS = {  # of the settings whose number of values is fixed; None is let through
+    "BACKBONE_BLOCKS": 4,
+    "BACKBONE_WIDTHS": 4,
+    "BBOX_STD_DEV": 4,
+    "MASK_SHAPE": 2,
+    "MEAN_PIXEL": 3,
+    "MINI_MASK_SHAPE": 2,
+    "RPN_BBOX_STD_DEV": 4,
+}
+
 
 class Config:
     """Settings of model, training and detection; the defaults are those of the original's small model."""
@@ -138,7 +148,7 @@ class Config:
         """All settings by name, as plain Python values."""
         return {name: _plain(getattr(self, name)) for name in self.names()}
 
-    def replace(self, **changes):
+    def replace(self, /, **changes):
         """A copy of this configuration with `changes` applied.
 
         Raises:
@@ -155,7 +165,8 @@ class Config:
             hint = "is derived from other settings" if derived else f"is not a setting{_closest(name, self.names())}"
             raise ValueError(f"{name} {hint}")
         default = getattr(self, name)
-        if not _same_kind(default, value):
+        may_be_none = getattr(Config, name, None) is None or name == "TRAIN_BN"
+        if not (may_be_none if value is None else _same_kind(default, value)):
             raise ValueError(f"{name} = {value!r}: expected a value like {default!r}")
         return value
 
@@ -174,6 +185,15 @@ class Config:
         side = "IMAGE_MIN_DIM" if self.IMAGE_RESIZE_MODE == "crop" else "IMAGE_MAX_DIM"
         _check_multiple(side, getattr(self, side), 64)
         _check_multiple("TARGET_MAX_DIM", self.TARGET_MAX_DIM, 32)
+        for name, length in _LENGTHS.items():
+            value = getattr(self, name)
+            if value is not None and len(value) != length:
+                raise ValueError(f"{name} = {value}: expected {length} numbers")
+        weights_are_numbers = all(_is_number(weight) for weight in self.LOSS_WEIGHTS.values())
+        if set(self.LOSS_WEIGHTS) != set(Config.LOSS_WEIGHTS) or not weights_are_numbers:
+            raise ValueError(
+                f"LOSS_WEIGHTS = {self.LOSS_WEIGHTS}: expected a number for each of {', '.join(Config.LOSS_WEIGHTS)}"
+            )
         levels = len(self.BACKBONE_STRIDES)
         if len(self.RPN_ANCHOR_SCALES) != levels:
             raise ValueError(
@@ -267,7 +287,7 @@ def load_config(name_or_path):
     if not isinstance(settings, dict):
         raise ValueError(f"configuration {name_or_path}: expected an object of settings, got {type(settings).__name__}")
     base = settings.pop("BASE", "small")
-    if base not in CONFIGS:
+    if not isinstance(base, str) or base not in CONFIGS:
         raise ValueError(f"configuration {name_or_path}: BASE = {base!r} is none of {', '.join(CONFIGS)}")
     try:
         return CONFIGS[base]().replace(**settings)
@@ -313,20 +333,31 @@ def _plain(value):
 
 
 def _same_kind(default, value):
-    """Whether `value` may replace `default`: a number for a number, a sequence of like length for a sequence."""
-    if default is None or value is None or callable(default) or callable(value):
+    """Whether `value` may replace `default`: a number for a number, a sequence of numbers for one of numbers, ..."""
+    if default is None:
         return True
+    if callable(default) or callable(value):
+        return all(callable(backbone) or isinstance(backbone, str) for backbone in (default, value))
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(default, bool)
     if isinstance(default, numbers.Integral):
         return isinstance(value, numbers.Integral)
     if isinstance(default, numbers.Real):
-        return isinstance(value, numbers.Real) and math.isfinite(value)
+        return _is_number(value)
     if isinstance(default, dict):
         return isinstance(value, dict)
-    if isinstance(default, (list, tuple)) or hasattr(default, "tolist"):
-        return isinstance(value, (list, tuple)) or hasattr(value, "tolist")
+    if _is_sequence(default):
+        plain = not all(_is_number(item) for item in default)
+        return _is_sequence(value) and (plain or all(_is_number(item) for item in value))
     return isinstance(value, type(default))
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_sequence(value):
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
 
 def _closest(name, names):

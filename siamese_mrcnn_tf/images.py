@@ -3,7 +3,6 @@
 Whatever Pillow opens becomes RGB of 8 bits; what is broken becomes an error that names the file and the entry in it.
 """
 
-import functools
 import itertools
 import logging
 import math
@@ -99,14 +98,17 @@ def read_annotations(path):
         ValueError: names the file, the entry and the key.
     """
     content = files.read_json(path)
-    for section in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(section), list):
-            raise ValueError(f"{path}: expected a COCO instances file with a list {section!r}")
-        _check_ids(path, section, content[section])
-        content[section].sort(key=operator.itemgetter("id"))
-    _check_images(path, content["images"])
-    _column(path, "categories", content["categories"], "name", (str,))
-    _check_annotations(path, content)
+    sections = {}
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise ValueError(f"{path}: expected a COCO instances file with a list {name!r}")
+        sections[name] = _Section(path, name, content[name])
+        _check_ids(sections[name])
+    _check_images(sections["images"])
+    sections["categories"].column("name", (str,))
+    _check_annotations(sections["annotations"], content)
+    for section in sections.values():
+        section.entries.sort(key=operator.itemgetter("id"))
     return content
 
 
@@ -181,49 +183,58 @@ def _eight_bits(values, path):
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
-# ---- checks of an annotation file: a column at a time, there are 860,000 entries in COCO ---------------------------
+# ---- checks of an annotation file ----------------------------------------------------------------------------------
+# COCO has 860,000 annotations: columns are checked as a whole, entries one by one only to name the wrong one.
 
 
-def _column(path, section, entries, key, types):
-    """The values of `key` in all entries, each of one of `types`."""
-    try:
-        values = [entry[key] for entry in entries]
-    except (KeyError, TypeError):
-        index = next(i for i, entry in enumerate(entries) if not isinstance(entry, dict) or key not in entry)
-        raise ValueError(f"{_entry(path, section, entries, index)}: the key {key!r} is missing") from None
-    expected = " or ".join(kind.__name__ for kind in types)
-    _refuse_first(path, section, entries, key, [type(value) in types for value in values], expected)
-    return values
+class _Section:
+    """The entries under one key of an annotation file, and the errors that name them."""
+
+    def __init__(self, path, name, entries):
+        self.path, self.name, self.entries = path, name, entries
+
+    def column(self, key, types):
+        """The values of `key` in all entries, each of one of `types`."""
+        try:
+            values = [entry[key] for entry in self.entries]
+        except (KeyError, TypeError):
+            has_key = [isinstance(entry, dict) and key in entry for entry in self.entries]
+            raise ValueError(f"{self._words(has_key.index(False))}: the key {key!r} is missing") from None
+        expected = " or ".join(kind.__name__ for kind in types)
+        fine = set(map(type, values)) <= set(types)
+        self.require(key, values, lambda value: type(value) in types, expected, fine=fine)
+        return values
+
+    def require(self, key, values, is_valid, expected, *, fine=None):
+        """An error for the first of `values` that is not valid; `fine` tells whether all are, if that is known."""
+        if not (all(map(is_valid, set(values))) if fine is None else fine):
+            index = next(i for i, value in enumerate(values) if not is_valid(value))
+            self.refuse(index, key, values[index], expected)
+
+    def refuse(self, index, key, value, expected):
+        raise ValueError(f"{self._words(index)}: {key} = {reprlib.repr(value)}, expected {expected}")
+
+    def _words(self, index):
+        """The file, the place of an entry, and its id if it has one."""
+        entry = self.entries[index]
+        known = f" (id {entry['id']})" if isinstance(entry, dict) and "id" in entry else ""
+        return f"{self.path}: {self.name}[{index}]{known}"
 
 
-def _refuse_first(path, section, entries, key, valid, expected):
-    """An error for the first entry where `valid` is False."""
-    if not all(valid):
-        index = list(map(bool, valid)).index(False)
-        value = reprlib.repr(entries[index][key])
-        raise ValueError(f"{_entry(path, section, entries, index)}: {key} = {value}, expected {expected}")
+def _check_ids(section):
+    ids = section.column("id", (int,))
+    section.require("id", ids, lambda i: 0 <= i < 2**63, "a number that is not negative")
+    if len(set(ids)) < len(ids):
+        first = {i: index for index, i in reversed(list(enumerate(ids)))}
+        again = next(index for index, i in enumerate(ids) if first[i] < index)
+        section.refuse(again, "id", ids[again], "an id of its own; another entry has the same")
 
 
-def _entry(path, section, entries, index):
-    """Words for an entry: the file, the place, and the id if it has one."""
-    known = entries[index].get("id") if isinstance(entries[index], dict) else None
-    return f"{path}: {section}[{index}]" + (f" (id {known})" if known is not None else "")
-
-
-def _check_ids(path, section, entries):
-    ids = _column(path, section, entries, "id", (int,))
-    _refuse_first(path, section, entries, "id", [0 <= i < 2**63 for i in ids], "a number that is not negative")
-    seen = set()
-    fresh = [not (i in seen or seen.add(i)) for i in ids] if len(set(ids)) < len(ids) else []
-    _refuse_first(path, section, entries, "id", fresh, "an id of its own, but another entry has the same")
-
-
-def _check_images(path, images):
-    names = _column(path, "images", images, "file_name", (str,))
+def _check_images(section):
     for key in ("height", "width"):
-        sizes = _column(path, "images", images, key, (int,))
-        _refuse_first(path, "images", images, key, [size > 0 for size in sizes], "a size in pixels")
-    _refuse_first(path, "images", images, "file_name", [_stays(name) for name in names], "a name in the image folder")
+        section.require(key, section.column(key, (int,)), lambda size: size > 0, "a size in pixels")
+    names = section.column("file_name", (str,))
+    section.require("file_name", names, _stays, "a name in the image folder, but this leads out of it")
 
 
 def _stays(name):
@@ -232,39 +243,66 @@ def _stays(name):
     return bool(name) and not name.startswith("/") and min(depths) >= 0
 
 
-def _check_annotations(path, content):
-    annotations = content["annotations"]
-    for annotation in annotations:
+def _check_annotations(section, content):
+    for annotation in section.entries:
         annotation.setdefault("iscrowd", 0)
-    column = functools.partial(_column, path, "annotations", annotations)
-    refuse = functools.partial(_refuse_first, path, "annotations", annotations)
     sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
-    images = column("image_id", (int,))
-    refuse("image_id", [i in sizes for i in images], "the id of one of the images")
-    refuse("category_id", [i in categories for i in column("category_id", (int,))], "the id of one of the categories")
-    refuse("iscrowd", [crowd in (0, 1) for crowd in column("iscrowd", (int, bool))], "0 or 1")
-    refuse("bbox", [_is_box(box) for box in column("bbox", (list,))], "[x, y, width, height] in pixels")
-    areas = [annotation.get("area", 0) for annotation in annotations]
-    refuse("area", [type(area) in _NUMBER and 0 <= area < math.inf for area in areas], "an area in square pixels")
-    segmentations = column("segmentation", (list, dict))
-    rows = zip(segmentations, images, annotations, strict=True)
-    valid = [_is_segmentation(shape, sizes[image], entry["iscrowd"]) for shape, image, entry in rows]
-    refuse("segmentation", valid, "polygons [[x, y, x, y, ...], ...], or an RLE of the size of the image")
-    _report_degenerate(path, annotations)
+    images = section.column("image_id", (int,))
+    section.require("image_id", images, sizes.__contains__, "the id of one of the images")
+    kinds = section.column("category_id", (int,))
+    section.require("category_id", kinds, categories.__contains__, "the id of one of the categories")
+    section.require("iscrowd", section.column("iscrowd", (int, bool)), (0, 1).__contains__, "0 or 1")
+    boxes = section.column("bbox", (list,))
+    section.require("bbox", boxes, _is_box, "[x, y, width, height] in pixels", fine=_are_boxes(boxes))
+    areas = [annotation.get("area", 0) for annotation in section.entries]
+    fine = set(map(type, areas)) <= set(_NUMBER) and _in_range(areas, 0)
+    section.require("area", areas, _is_area, "an area in square pixels", fine=fine)
+    _check_segmentations(section, [sizes[image] for image in images])
 
 
 def _is_box(box):
-    return len(box) == 4 and all(type(value) in _NUMBER and math.isfinite(value) for value in box)
+    return len(box) == 4 and _are_boxes([box])
 
 
-def _is_segmentation(segmentation, size, is_crowd):
-    """Whether a segmentation is well-formed; the RLEs of crowds may have a size of their own."""
-    if type(segmentation) is list:
-        return all(type(polygon) is list and not len(polygon) % 2 for polygon in segmentation)
-    own_size = segmentation.get("size")
+def _are_boxes(boxes):
+    values = itertools.chain.from_iterable
+    return (
+        set(map(len, boxes)) <= {4} and set(map(type, values(boxes))) <= set(_NUMBER) and _in_range(values(boxes), None)
+    )
+
+
+def _is_area(area):
+    return type(area) in _NUMBER and 0 <= area < math.inf
+
+
+def _in_range(values, lowest):
+    """Whether all numbers are finite, and not below `lowest` if that is given."""
+    values = np.fromiter(values, np.float64)
+    return bool(np.isfinite(values).all()) and (lowest is None or not values.size or values.min() >= lowest)
+
+
+def _check_segmentations(section, sizes):
+    shapes = section.column("segmentation", (list, dict))
+    parts = list(itertools.chain.from_iterable(shape for shape in shapes if type(shape) is list))
+    fine = set(map(type, parts)) <= {list} and not any(len(part) % 2 for part in parts)
+    section.require("segmentation", shapes, _are_polygons, "polygons [[x, y, x, y, ...], ...]", fine=fine)
+    for index, shape in enumerate(shapes):
+        if type(shape) is dict and not _is_sized_rle(shape, sizes[index], section.entries[index]["iscrowd"]):
+            section.refuse(index, "segmentation", shape, f"an RLE of its image's size {sizes[index]}")
+    if [] in shapes or min(map(len, parts), default=MIN_POLYGON) < MIN_POLYGON:
+        logger.warning("%s: some polygons have fewer than three points; they enclose nothing", section.path)
+
+
+def _are_polygons(shape):
+    return type(shape) is dict or all(type(part) is list and not len(part) % 2 for part in shape)
+
+
+def _is_sized_rle(rle, size, is_crowd):
+    """Whether an RLE has the size of its image; those of crowds may have a size of their own."""
+    own_size = rle.get("size")
     is_size = _are_counts(own_size) and len(own_size) == 2
-    return is_size and (own_size == size or bool(is_crowd)) and is_rle(segmentation, own_size)
+    return is_size and (own_size == size or bool(is_crowd)) and is_rle(rle, own_size)
 
 
 def _are_counts(values):
@@ -284,17 +322,7 @@ def _run_lengths(text):
         return np.array([-1])
     shifts = 5 * (np.arange(len(characters)) - np.repeat(starts, lengths))
     runs = np.add.reduceat((characters & 31) << shifts, starts)
-    is_negative = characters[starts + lengths - 1] & 16 > 0
+    is_negative = (characters[starts + lengths - 1] & 16) > 0
     runs -= np.where(is_negative, 1 << (5 * lengths), 0)
     runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
     return runs
-
-
-def _report_degenerate(path, annotations):
-    polygons = ((entry["id"], entry["segmentation"]) for entry in annotations if type(entry["segmentation"]) is list)
-    short = [i for i, parts in polygons if not parts or min(map(len, parts)) < MIN_POLYGON]
-    if short:
-        logger.warning(
-            "%s: %d annotations have polygons of fewer than three points, which enclose nothing (first: id %d)",
-            *(path, len(short), short[0]),
-        )

@@ -11,7 +11,7 @@ from keras import ops
 
 from .box_ops import apply_box_deltas_graph, clip_boxes_graph, norm_boxes_graph
 from .image_meta import parse_image_meta
-from .kernels import crop_and_resize, non_max_suppression
+from .kernels import non_max_suppression, pyramid_crop_and_resize
 
 _register = keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
 _COARSEST_POOLED, _FINEST_POOLED, _CANONICAL_POOLED = 5, 2, 4  # pyramid levels that rois are pooled from
@@ -60,8 +60,10 @@ def matching_graph(scene_map, reference, kernel, bias):
     Returns:
         [batch, h, w, filters].
     """
+    # The convolution of each half on its own: the concatenated map, twice the scene's, is never made.
+    channels = scene_map.shape[-1]
     difference = ops.abs(scene_map - reference[:, None, None, :])
-    return ops.conv(ops.concatenate([scene_map, difference], axis=-1), kernel) + bias
+    return ops.conv(scene_map, kernel[:, :, :channels]) + bias + ops.conv(difference, kernel[:, :, channels:])
 
 
 @_register
@@ -179,15 +181,15 @@ def roi_levels_graph(rois, image_meta, *, canonical_size):
 
     Args:
         rois: [batch, n, (y1, x1, y2, x2)] normalized.
-        image_meta: [batch, meta]; the molded shape of the first image gives H and W.
+        image_meta: [batch, meta]; the molded shape gives H and W.
         canonical_size: pixels.
 
     Returns:
         int32 [batch, n]; rois without area go to level 2.
     """
-    shape = parse_image_meta(image_meta)["image_shape"][0]
+    shape = parse_image_meta(image_meta)["image_shape"][:, None]
     height, width = rois[..., 2] - rois[..., 0], rois[..., 3] - rois[..., 1]
-    relative_size = ops.sqrt(height * width) / (float(canonical_size) / ops.sqrt(shape[0] * shape[1]))
+    relative_size = ops.sqrt(height * width) / (float(canonical_size) / ops.sqrt(shape[..., 0] * shape[..., 1]))
     # log(0) is -inf, which the clip turns into the finest level
     offset = ops.round(ops.log(relative_size) / math.log(2.0))
     offset = ops.clip(offset, _FINEST_POOLED - _CANONICAL_POOLED, _COARSEST_POOLED - _CANONICAL_POOLED)
@@ -210,12 +212,7 @@ def pyramid_roi_align_graph(rois, levels, feature_maps, *, pool_shape):
     boxes = ops.stop_gradient(ops.reshape(rois, (-1, 4)))
     box_levels = ops.reshape(levels, (-1,))
     image_of_box = ops.repeat(ops.arange(batch, dtype="int32"), count)
-    pooled = 0.0
-    for level, feature_map in enumerate(feature_maps, start=_FINEST_POOLED):
-        # Every level crops every row, which keeps shapes static; rows of other levels are moved off the map, where
-        # crop_and_resize only fills zeros.
-        here = (box_levels == level)[:, None]
-        pooled += crop_and_resize(feature_map, ops.where(here, boxes, -2.0), image_of_box, pool_shape)
+    pooled = pyramid_crop_and_resize(feature_maps, boxes, image_of_box, box_levels - _FINEST_POOLED, pool_shape)
     return ops.reshape(pooled, (-1, count, *pool_shape, feature_maps[0].shape[-1]))
 
 
@@ -246,7 +243,7 @@ class DetectionLayer(keras.layers.Layer):
             rois,
             probabilities,
             deltas * ops.convert_to_tensor(self.bbox_std_dev, dtype="float32"),
-            norm_boxes_graph(meta["window"], meta["image_shape"][0, :2]),
+            norm_boxes_graph(meta["window"], meta["image_shape"][:, :2]),
             max_instances=self.max_instances,
             min_confidence=self.min_confidence,
             nms_threshold=self.nms_threshold,

@@ -12,10 +12,9 @@ import numbers
 
 import numpy as np
 import pycocotools.mask as coco_mask
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .dataset import annotation_rle
+from .dataset import annotation_rle, coco_object
 from .images import is_rle
 
 logger = logging.getLogger(__name__)
@@ -197,14 +196,9 @@ def _are_numbers(values):
 
 def _coco_of(annotations, coco):
     """COCO object of annotations on the images of `coco`, numbered from 1: COCOeval takes the id 0 for "no match"."""
-    made = COCO()
-    made.imgs, made.cats = coco.imgs, coco.cats
-    made.dataset = {"annotations": annotations}
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
-        made.anns[number] = annotation
-        made.imgToAnns[annotation["image_id"]].append(annotation)
-    return made
+    return coco_object(coco.dataset | {"annotations": annotations})
 
 
 def _per_class(precision, category_ids):

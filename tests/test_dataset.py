@@ -1,0 +1,446 @@
+"""COCO trees in, indices, splits and references."""
+
+import pathlib
+import subprocess
+import sys
+
+import coco_tree
+import numpy as np
+import pycocotools.mask as coco_mask
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from siamese_mrcnn_tf import dataset as ds
+from siamese_mrcnn_tf import molding
+from siamese_mrcnn_tf.boxes import extract_bboxes
+from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of coco_tree's categories 3, 7, 18
+
+
+def load(root, subset="val", **options):
+    data = ds.IndexedCocoDataset()
+    data.load_coco(root, subset, **options)
+    data.prepare()
+    data.build_indices()
+    return data
+
+
+@pytest.fixture
+def content(tmp_path):
+    return coco_tree.write_tree(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path, content):
+    return load(tmp_path)
+
+
+# ---- Matterport's container ------------------------------------------------------------------------------------------
+
+
+def test_container(tmp_path):
+    data = ds.Dataset()
+    data.add_class("toys", 4, "ball, round")
+    data.add_class("toys", 4, "again")
+    data.add_class("toys", 9, "cube")
+    Image.new("L", (3, 2), 7).save(tmp_path / "a.png")
+    data.add_image("toys", "a", tmp_path / "a.png", height=2, width=3, colour="grey")
+    data.prepare()
+    assert (data.num_images, data.num_classes) == (1, 3)
+    assert data.class_names == ["BG", "ball", "cube"]
+    assert data.image_ids.tolist() == [0] and data.class_ids.tolist() == [0, 1, 2]
+    assert data.map_source_class_id("toys.9") == 2 and data.get_source_class_id(2, "toys") == 9
+    assert data.image_from_source_map == {"toys.a": 0} and data.image_info[0]["colour"] == "grey"
+    assert data.image_reference(0) == str(tmp_path / "a.png")
+    assert data.load_image(0).tolist() == [[[7] * 3] * 3] * 2
+    masks, class_ids = data.load_mask(0)
+    assert masks.shape == (2, 3, 0) and masks.dtype == bool and class_ids.dtype == np.int32
+    with pytest.raises(ValueError, match="is from 'toys', not from 'coco'"):
+        data.get_source_class_id(2, "coco")
+    with pytest.raises(ValueError, match="without a dot"):
+        data.add_class("a.b", 1, "c")
+
+
+def test_active_classes(data):
+    assert data.ACTIVE_CLASSES.tolist() == [1, 2, 3]
+    data.ACTIVE_CLASSES = [3, 1]
+    assert data.ACTIVE_CLASSES.tolist() == [3, 1]
+    with pytest.raises(ValueError, match=r"ACTIVE_CLASSES = \[0, 4\]: expected class ids in 1..3"):
+        data.ACTIVE_CLASSES = np.array([0, 4])
+
+
+# ---- loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_images_and_classes_in_order_of_id(tmp_path, content):
+    for section in ("images", "annotations", "categories"):
+        content[section].reverse()
+    coco_tree.write_annotations(tmp_path, content)
+    data = load(tmp_path)
+    assert [info["id"] for info in data.image_info] == [10, 20, 30, 40]
+    assert data.class_names == ["BG", "ellipse", "rectangle", "triangle"]
+    assert [[a["id"] for a in info["annotations"]] for info in data.image_info] == [
+        [100, 101, 102],
+        [103, 104],
+        [105, 106],
+        [],
+    ]
+    assert data.map_source_class_id("coco.18") == TRIANGLE
+    assert data.set_name == "val2017"
+
+
+def test_some_classes_keep_their_images(tmp_path, content):
+    data = load(tmp_path, class_ids=[18, 7])
+    assert data.class_names == ["BG", "rectangle", "triangle"]
+    assert [info["id"] for info in data.image_info] == [10, 20, 30]
+    assert [len(info["annotations"]) for info in data.image_info] == [2, 2, 1]
+    assert load(tmp_path, class_ids=[3]).num_images == 2
+    for wrong in ([4], []):
+        with pytest.raises(ValueError, match=r"class_ids = .*category ids of .*instances_val2017\.json: 3, 7, 18"):
+            load(tmp_path, class_ids=wrong)
+
+
+def test_the_last_images_are_set_aside(tmp_path):
+    coco_tree.write_tree(tmp_path, subset="train", num_images=7)  # six of them have annotations
+    ids = {
+        part: [info["id"] for info in load(tmp_path, "train", subsubset=part, val_images=2).image_info]
+        for part in ("train", "val", None)
+    }
+    assert ids == {"train": [10, 20, 30, 40], "val": [50, 60], None: [10, 20, 30, 40, 50, 60, 70]}
+    assert load(tmp_path, "train", subsubset="train", val_images=0).num_images == 6
+    assert load(tmp_path, "train", subsubset="val").num_images == 6
+    for part, val_images in (("train", 3000), ("val", 0), ("train", -1)):
+        with pytest.raises(ValueError, match=f"val_images = {val_images} leaves no images for '{part}' of the 6"):
+            load(tmp_path, "train", subsubset=part, val_images=val_images)
+    with pytest.raises(ValueError, match="subsubset = 'test'"):
+        load(tmp_path, "train", subsubset="test")
+
+
+def test_minival_is_part_of_val2014(tmp_path, content):
+    coco_tree.write_tree(tmp_path, subset="val", year="2014")
+    coco_tree.write_annotations(tmp_path, content, subset="minival", year="2014")
+    data = load(tmp_path, "minival")
+    assert data.set_name == "val2014" and data.load_image(0).shape == (96, 128, 3)
+
+
+def test_two_subsets_follow_each_other(tmp_path, content):
+    coco_tree.write_tree(tmp_path, subset="train", first_id=1000, seed=1)
+    data = ds.IndexedCocoDataset()
+    data.load_coco(tmp_path, "val")
+    data.load_coco(tmp_path, "train")
+    data.prepare()
+    data.build_indices()
+    assert data.num_images == 8 and data.num_classes == 4 and data.set_name == "val2017 + train2017"
+    assert data.category_image_index[ELLIPSE].tolist() == [0, 2, 4, 6]
+    data.load_coco(tmp_path, "val")
+    with pytest.raises(RuntimeError, match=r"call prepare\(\) first"):
+        data.build_indices()
+    with pytest.raises(ValueError, match="loaded twice"):
+        data.prepare()
+
+
+def test_nothing_is_downloaded(tmp_path):
+    with pytest.raises(ValueError, match=r"not downloaded here; put annotations/instances_val2017\.json"):
+        ds.CocoDataset().load_coco(tmp_path, "val", auto_download=True)
+
+
+def test_coco_object(tmp_path, content, capsys):
+    coco = ds.CocoDataset().load_coco(tmp_path, "val", return_coco=True)
+    assert capsys.readouterr().out == ""
+    expected = COCO(tmp_path / "annotations" / "instances_val2017.json")
+    for name in ("anns", "imgs", "cats", "imgToAnns", "catToImgs", "dataset"):
+        assert getattr(coco, name) == getattr(expected, name), name
+    assert ds.CocoDataset().load_coco(tmp_path, "val") is None
+
+
+def test_missing_areas_are_computed(tmp_path, content):
+    areas = [annotation.pop("area") for annotation in content["annotations"]]
+    coco_tree.write_annotations(tmp_path, content)
+    coco = ds.CocoDataset().load_coco(tmp_path, "val", return_coco=True)
+    assert [annotation["area"] for annotation in coco.dataset["annotations"]] == areas
+
+
+def test_a_set_without_images(tmp_path):
+    (tmp_path / "val2017").mkdir()
+    coco_tree.write_annotations(tmp_path, {"images": [], "annotations": [], "categories": []})
+    data = load(tmp_path)
+    assert data.num_images == 0 and data.image_category_index == [] and len(data.category_image_index) == 1
+
+
+# ---- images and masks ------------------------------------------------------------------------------------------------
+
+
+def test_load_image_has_the_annotated_size(tmp_path, content, data):
+    image = Image.open(tmp_path / "val2017" / "000000000010.png")
+    assert np.array_equal(data.load_image(0), np.asarray(image))
+    image.resize((64, 64)).save(tmp_path / "val2017" / "000000000010.png")
+    with pytest.raises(ValueError, match=r"000000000010\.png: .*64 x 64.*96 x 128"):
+        data.load_image(0)
+    (tmp_path / "val2017" / "000000000020.png").unlink()
+    with pytest.raises(ValueError, match=r"000000000020\.png: no such file"):
+        data.load_image(1)
+
+
+def test_load_image_does_not_follow_folders_out(tmp_path, content):
+    (tmp_path / "val2017" / "away").symlink_to(tmp_path)
+    content["images"][0]["file_name"] = "away/a.png"
+    coco_tree.write_annotations(tmp_path, content)
+    with pytest.raises(ValueError, match="'away/a.png' leads out of the folder"):
+        load(tmp_path).load_image(0)
+
+
+def test_load_mask(data):
+    masks, class_ids = data.load_mask(0)
+    assert masks.shape == (96, 128, 3) and masks.dtype == bool and class_ids.dtype == np.int32
+    assert class_ids.tolist() == [ELLIPSE, RECTANGLE, -TRIANGLE]  # the last one is a crowd
+    assert extract_bboxes(masks).tolist() == [[16, 8, 56, 56], [20, 72, 60, 120], [88, 0, 96, 128]]
+    assert masks[20:60, 72:120, 1].all() and masks[..., 1].sum() == 40 * 48
+    empty, none = data.load_mask(3)
+    assert empty.shape == (96, 128, 0) and empty.dtype == bool and none.shape == (0,) and none.dtype == np.int32
+
+
+def test_every_kind_of_segmentation(tmp_path, content):
+    box = np.zeros(coco_tree.SIZE, np.uint8, order="F")
+    box[10:20, 30:50] = 1
+    rle = coco_mask.encode(box)["counts"].decode()
+    corners = [30, 10, 50, 10, 50, 20, 30, 20]
+    runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[2], box.ravel(order="F"), [2]])))).tolist()
+    kinds = [
+        [corners],
+        [[30, 10, 40, 10, 40, 20, 30, 20], [40, 10, 50, 10, 50, 20, 40, 20]],
+        {"size": list(box.shape), "counts": rle},
+        {"size": list(box.shape), "counts": runs},
+        [corners, [1, 2, 3, 4]],
+    ]
+    for annotation, kind in zip(content["annotations"][3:], kinds, strict=False):
+        annotation |= {"segmentation": kind, "image_id": 20}
+    content["annotations"][0] |= {"segmentation": kinds[4], "image_id": 20}
+    coco_tree.write_annotations(tmp_path, content)
+    masks, _ = load(tmp_path).load_mask(1)
+    assert masks.shape[-1] == 5
+    assert np.array_equal(masks, np.repeat(box[..., None] == 1, 5, axis=-1))
+
+
+@pytest.mark.parametrize("shape", [[], [[5, 5, 5, 5, 5, 5]], [[1, 1, 9, 9]], {"size": [96, 128], "counts": [96 * 128]}])
+def test_empty_masks_are_left_out(tmp_path, content, shape):
+    content["annotations"][0]["segmentation"] = shape
+    coco_tree.write_annotations(tmp_path, content)
+    data = load(tmp_path)
+    masks, class_ids = data.load_mask(0)
+    assert class_ids.tolist() == [RECTANGLE, -TRIANGLE] and masks.shape[-1] == 2
+    assert not data.instance_mask(0, 0).any()
+
+
+def test_a_crowd_of_another_size_covers_its_image(tmp_path, content):
+    content["annotations"][2]["segmentation"] = {"size": [10, 10], "counts": [50, 50]}
+    coco_tree.write_annotations(tmp_path, content)
+    masks, class_ids = load(tmp_path).load_mask(0)
+    assert class_ids[2] == -TRIANGLE and masks[..., 2].all()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30, "x", None, [1]])
+def test_coordinates_that_are_none(tmp_path, content, value):
+    content["annotations"][0]["segmentation"] = [[1, 2, 3, 4, value, 6]]
+    coco_tree.write_annotations(tmp_path, content)
+    with pytest.raises(ValueError, match="val2017: annotation 100: a polygon has coordinates"):
+        load(tmp_path).load_mask(0)
+
+
+# ---- indices and splits ----------------------------------------------------------------------------------------------
+
+
+def test_indices(data):
+    assert data.image_category_index == [[ELLIPSE, RECTANGLE], [RECTANGLE, TRIANGLE], [ELLIPSE, TRIANGLE], []]
+    assert [ids.tolist() for ids in data.category_image_index] == [[], [0, 2], [0, 1], [1, 2]]
+    assert data.instances_of(0, TRIANGLE) == [] and data.instances_of(1, TRIANGLE) == [1]
+
+
+def test_indices_know_classes_without_images(tmp_path, content):
+    content["categories"].append({"id": 90, "name": "absent"})
+    coco_tree.write_annotations(tmp_path, content)
+    data = load(tmp_path)
+    assert data.num_classes == 5 and data.category_image_index[4].tolist() == []
+
+
+def test_index_is_asked_for(tmp_path, content):
+    data = ds.IndexedCocoDataset()
+    data.load_coco(tmp_path, "val")
+    data.prepare()
+    with pytest.raises(RuntimeError, match=r"call build_indices\(\) first"):
+        data.images_of(1)
+
+
+def test_splits():
+    for split in (1, 2, 3, 4):
+        train, held_out = ds.split_classes(80, split)
+        assert held_out.tolist() == list(range(split, 81, 4))
+        assert sorted([*train, *held_out]) == list(range(1, 81))
+    train, held_out = ds.split_classes(3, 0)
+    assert train.tolist() == [1, 2, 3] and held_out.tolist() == []
+    with pytest.raises(ValueError, match="split 5"):
+        ds.split_classes(80, 5)
+
+
+# ---- references ------------------------------------------------------------------------------------------------------
+
+
+def test_draws_depend_on_their_key_alone(tmp_path, content, data):
+    key = {"seed": 1, "run": 2, "image_id": 1, "shot": 3}
+    drawn = ds.draw_reference(data, TRIANGLE, **key)
+    assert drawn in [(1, 1), (2, 0)]
+    ds.draw_reference(data, ELLIPSE, **key)
+    assert ds.draw_reference(data, TRIANGLE, **key) == drawn
+    assert ds.draw_reference(load(tmp_path), TRIANGLE, **key) == drawn
+    for name in key:
+        others = [ds.draw_reference(data, TRIANGLE, **key | {name: value}) for value in range(3)]
+        assert all(other in [(1, 1), (2, 0)] for other in others)
+    seen = {ds.draw_reference(data, TRIANGLE, **key | {"shot": shot}) for shot in range(20)}
+    assert seen == {(1, 1), (2, 0)}
+    with pytest.raises(ValueError, match="no negative number"):
+        ds.draw_reference(data, TRIANGLE, **key | {"seed": -1})
+
+
+def test_draws_are_uniform_over_images_first(tmp_path, content):
+    rectangle = content["annotations"][1]
+    content["annotations"] += [rectangle | {"id": 200 + k, "iscrowd": int(k == 0)} for k in range(3)]
+    coco_tree.write_annotations(tmp_path, content)
+    data = load(tmp_path)  # image 0 has three rectangles (and a crowd of them), image 1 one
+    counts = {}
+    for shot in range(600):
+        drawn = ds.draw_reference(data, RECTANGLE, seed=0, run=0, image_id=0, shot=shot)
+        counts[drawn] = counts.get(drawn, 0) + 1
+    assert sorted(counts) == [(0, 1), (0, 4), (0, 5), (1, 0)]
+    assert abs(counts[1, 0] - 300) < 60 and all(abs(counts[0, k] - 100) < 45 for k in (1, 4, 5))
+
+
+def test_instances_without_a_mask_are_not_drawn(tmp_path, content):
+    content["annotations"][1]["segmentation"] = []
+    coco_tree.write_annotations(tmp_path, content)
+    data = load(tmp_path)
+    drawn = {ds.draw_reference(data, RECTANGLE, seed=0, run=0, image_id=0, shot=shot) for shot in range(10)}
+    assert drawn == {(1, 0)}
+
+
+def test_instances_that_vanish_in_the_scene_are_not_drawn(tmp_path, content):
+    content["annotations"][1]["segmentation"] = [[64, 40, 65, 40, 65, 41, 64, 41]]
+    coco_tree.write_annotations(tmp_path, content)
+    data = load(tmp_path)
+    config = TinyConfig().replace(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)  # half the size: every other row and column
+    assert data.instance_mask(0, 1).sum() == 1
+    key = {"seed": 0, "run": 0, "image_id": 0}
+    kept = {ds.draw_reference(data, RECTANGLE, **key, shot=shot, config=config) for shot in range(20)}
+    vanished = not molding.resize_mask(data.instance_mask(0, 1)[..., None], 0.5, [(0, 0)] * 3).any()
+    assert vanished and kept == {(1, 0)}
+    assert {ds.draw_reference(data, RECTANGLE, **key, shot=shot) for shot in range(20)} == {(0, 1), (1, 0)}
+
+
+def test_classes_without_references(tmp_path, content):
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 18 or a["iscrowd"]]
+    content["annotations"][0]["segmentation"] = content["annotations"][3]["segmentation"] = []
+    coco_tree.write_annotations(tmp_path, content)
+    data = load(tmp_path)
+    for class_id, name in ((TRIANGLE, "triangle"), (ELLIPSE, "ellipse")):
+        message = rf"class {class_id} \({name}\) has no instance in val2017"
+        if class_id == ELLIPSE:
+            data.image_info[2]["annotations"][0]["segmentation"] = []
+        with pytest.raises(ValueError, match=message):
+            ds.draw_reference(data, class_id, seed=0, run=0, image_id=0, shot=0)
+    for class_id in (0, 4, -1):
+        with pytest.raises(ValueError, match=rf"class id {class_id}: val2017 has classes 1..3|no negative number"):
+            ds.draw_reference(data, class_id, seed=0, run=0, image_id=0, shot=0)
+
+
+@pytest.mark.parametrize("config", [SmallConfig(), TinyConfig()], ids=["small", "tiny"])
+def test_cut_reference_equals_the_long_way(data, config):
+    """Resize and pad the scene, find the box of the resized mask, crop, resize and pad again."""
+    query = (config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE, config.IMAGE_RESIZE_MODE)
+    scene, _, scale, padding, crop = molding.resize_image(data.load_image(0), *query)
+    for index in range(2):
+        mask = molding.resize_mask(data.instance_mask(0, index)[..., None], scale, padding, crop)
+        y1, x1, y2, x2 = extract_bboxes(mask)[0]
+        part = scene[y1:y2, x1:x2]
+        expected = molding.resize_image(part, config.TARGET_MIN_DIM, config.TARGET_MAX_DIM, config.IMAGE_MIN_SCALE)[0]
+        reference = ds.cut_reference(data, config, 0, index)
+        assert reference.dtype == np.uint8 and reference.shape == config.TARGET_SHAPE
+        assert np.array_equal(reference, expected)
+
+
+def test_get_one_target(data):
+    config = SmallConfig()
+    references = [ds.cut_reference(data, config, *instance) for instance in ((0, 0), (2, 1))]
+    rng = np.random.default_rng(0)
+    drawn = [ds.get_one_target(ELLIPSE, data, config, rng=rng) for _ in range(12)]
+    found = [[np.array_equal(target, reference) for reference in references] for target in drawn]
+    assert all(map(any, found)) and np.any(found, axis=0).all()
+    again = ds.get_one_target(ELLIPSE, data, config, rng=np.random.default_rng(0))
+    assert np.array_equal(again, drawn[0])
+    assert ds.get_one_target(ELLIPSE, data, config).shape == (96, 96, 3)
+
+
+def test_get_one_target_returns_the_resizing(data):
+    config = SmallConfig()
+    data.category_image_index[RECTANGLE] = np.array([0])
+    target, shape = ds.get_one_target(RECTANGLE, data, config, return_original_size=True)
+    assert shape == (161, 193, 3)  # 40 x 48 pixels scaled by 383 / 95 and 511 / 127: the corners are aligned
+    target, window, scale, padding, crop = ds.get_one_target(RECTANGLE, data, config, return_all=True)
+    assert target.shape == (96, 96, 3) and crop is None and scale == 96 / 193
+    assert tuple(window) == (8, 0, 88, 96) and list(padding) == [(8, 8), (0, 0), (0, 0)]
+    assert not target[:8].any() and not target[88:].any() and target[8:88].any()
+
+
+def test_get_one_target_prefers_large_crops(tmp_path, content):
+    content["annotations"][1]["segmentation"] = [[60, 20, 70, 20, 70, 30, 60, 30]]  # 40 x 40 pixels in the scene
+    coco_tree.write_annotations(tmp_path, content)
+    data, rng = load(tmp_path), np.random.default_rng(0)
+
+    def are_large(**limits):
+        targets = (ds.get_one_target(RECTANGLE, data, SmallConfig(), **limits, **flags) for _ in range(10))
+        return {min(shape[:2]) > 100 for _, shape in targets}
+
+    flags = {"return_original_size": True, "rng": rng}
+    assert are_large(target_size_limit=100, max_attempts=30) == {True}
+    assert are_large(target_size_limit=1000, max_attempts=2) == {True, False}
+    with pytest.raises(ValueError, match="augmentation of references is not supported"):
+        ds.get_one_target(RECTANGLE, data, SmallConfig(), augmentation="flip")
+
+
+# ---- real data -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
+@pytest.mark.parametrize("tree", ["coco_tiny", "coco_permissive"])
+@pytest.mark.parametrize("subset", ["train", "val"])
+def test_real_trees(tree, subset):
+    data = ds.IndexedCocoDataset()
+    coco = data.load_coco(SHARED / tree, subset, return_coco=True)
+    data.prepare()
+    data.build_indices()
+    assert data.num_classes == 81 and data.num_images == len(coco.imgs)
+    for image_id in list(data.image_ids)[:12]:
+        info = data.image_info[image_id]
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=[info["id"]]))
+        masks, class_ids = data.load_mask(image_id)
+        expected = [coco.annToMask(annotation) for annotation in annotations]
+        assert len(expected) == masks.shape[-1] == len(class_ids)
+        assert all(np.array_equal(masks[..., i], mask) for i, mask in enumerate(expected))
+        assert data.load_image(image_id).shape == (info["height"], info["width"], 3)
+        present = {a["category_id"] for a in annotations if not a["iscrowd"]}
+        assert {data.class_info[c]["id"] for c in data.image_category_index[image_id]} == present
+    for class_id in range(1, data.num_classes):
+        source = data.class_info[class_id]["id"]
+        crowdless = {a["image_id"] for a in coco.anns.values() if a["category_id"] == source and not a["iscrowd"]}
+        assert {data.image_info[i]["id"] for i in data.category_image_index[class_id]} == crowdless
+        if crowdless:
+            image_id, index = ds.draw_reference(data, class_id, seed=0, run=0, image_id=0, shot=0)
+            annotation = data.image_info[image_id]["annotations"][index]
+            assert annotation["category_id"] == source and not annotation["iscrowd"]
+
+
+def test_import_is_light():
+    heavy = "{'tensorflow', 'keras', 'matplotlib.pyplot'} & set(sys.modules)"
+    code = f"import sys, siamese_mrcnn_tf.scoring; print({heavy})"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"

@@ -1,0 +1,103 @@
+"""Files are written whole or not at all, and named in errors."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from siamese_mrcnn_tf import files
+
+
+def test_atomic_path_renames_on_success(tmp_path):
+    target = tmp_path / "new" / "deep" / "model.weights.h5"
+    with files.atomic_path(target) as temporary:
+        assert temporary.parent == target.parent and temporary.name.endswith("model.weights.h5")
+        assert temporary != target
+        temporary.write_bytes(b"abc")
+        assert not target.exists()
+    assert target.read_bytes() == b"abc"
+    assert os.listdir(target.parent) == ["model.weights.h5"]
+
+
+def test_atomic_path_keeps_the_old_file_on_failure(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        with files.atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_atomic_path_refuses_folders_and_bodies_that_write_nothing(tmp_path):
+    with pytest.raises(ValueError, match="is a folder"), files.atomic_path(tmp_path):
+        pass
+    with pytest.raises(RuntimeError, match="nothing was written"), files.atomic_path(tmp_path / "a"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file: the folder cannot be made"), files.atomic_path(tmp_path / "file" / "a"):
+        pass
+
+
+def test_json_round_trip_with_numpy(tmp_path):
+    value = {"a": np.float32(0.5), "b": np.arange(3), "c": tmp_path, "d": [np.int64(7), None, "ü"]}
+    files.write_json(tmp_path / "a.json", value)
+    assert files.read_json(tmp_path / "a.json") == {"a": 0.5, "b": [0, 1, 2], "c": str(tmp_path), "d": [7, None, "ü"]}
+
+
+@pytest.mark.parametrize("value", [float("nan"), object(), {"a": np.array([np.inf])}])
+def test_write_json_refuses_what_json_does_not_know(tmp_path, value):
+    with pytest.raises(ValueError, match="a.json: cannot be written as JSON"):
+        files.write_json(tmp_path / "a.json", value)
+    assert not os.listdir(tmp_path)
+
+
+def test_read_json_names_the_file_and_the_line(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(ValueError, match=r"a\.json: cannot be read \(No such file"):
+        files.read_json(path)
+    path.write_text('{"a": 1,\n "b": ]}')
+    with pytest.raises(ValueError, match=r"a\.json: not JSON at line 2, column 7"):
+        files.read_json(path)
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(ValueError, match=r"a\.json: not a JSON file \(not UTF-8 text at byte 7\)"):
+        files.read_json(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"a\.json: JSON nested too deeply"):
+        files.read_json(path)
+
+
+def test_read_json_takes_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps([1]).encode())
+    assert files.read_json(tmp_path / "a.json") == [1]
+
+
+def test_inside_joins(tmp_path):
+    (tmp_path / "sub").mkdir()
+    assert files.inside(tmp_path, "a.jpg") == tmp_path / "a.jpg"
+    assert files.inside(str(tmp_path), "sub/a.jpg") == tmp_path / "sub" / "a.jpg"
+    assert files.inside(tmp_path, "sub/../a.jpg").resolve() == tmp_path.resolve() / "a.jpg"
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "sub/../../a.jpg", "/etc/passwd", "away/a.jpg"])
+def test_inside_refuses_what_leads_out(tmp_path, name):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "away").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=f"'{name}' leads out of the folder .*folder"):
+        files.inside(folder, name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "sub/..", "a\0b"])
+def test_inside_refuses_what_is_no_file_name(tmp_path, name):
+    with pytest.raises(ValueError, match="is not the name of a file in the folder"):
+        files.inside(tmp_path, name)
+
+
+def test_inside_allows_linked_files_and_linked_folders(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "elsewhere.jpg").write_text("")
+    (tmp_path / "real" / "a.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert files.inside(tmp_path / "link", "a.jpg").exists()

@@ -1,0 +1,253 @@
+"""The heads: order of the anchors, values against numpy on tiny sizes, rois folded into the batch."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from siamese_mrcnn_tf import heads
+from siamese_mrcnn_tf.boxes import generate_anchors
+from siamese_mrcnn_tf.image_meta import compose_image_meta
+
+CHANNELS, COUNT, FC, MASK_CHANNELS, CLASSES = 3, 5, 4, 6, 2
+SIDES = (16, 8, 4, 2)
+
+
+def fill(layers, seed=0):
+    """Random weights, variances positive."""
+    rng = np.random.default_rng(seed)
+    for layer in layers:
+        for weight in layer.weights:
+            low, high = (0.5, 1.5) if weight.name in ("gamma", "moving_variance") else (-0.5, 0.5)
+            weight.assign(rng.uniform(low, high, weight.shape))
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def batch_norm(x, layer):
+    gamma, beta, mean, variance = (weight.numpy() for weight in layer.weights)
+    return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+
+
+def softmax(x):
+    exponents = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exponents / exponents.sum(axis=-1, keepdims=True)
+
+
+# ---- RPN ---------------------------------------------------------------------------------------------------------
+def counting_rpn(ratios, stride):
+    """An RPN whose outputs tell where they come from: the cell's value plus 1000 times the filter's index."""
+    model = heads.build_rpn_model(stride, ratios, 1, 2)
+    shared = np.zeros((3, 3, 1, 2))
+    at = 1 if stride == 1 else 0  # the cell itself; "same" padding of even sizes at stride 2 begins at it
+    shared[at, at, 0, 0] = 1
+    model.get_layer("rpn_conv_shared").set_weights([shared, np.zeros(2)])
+    for name, filters in (("rpn_class_raw", 2 * ratios), ("rpn_bbox_pred", 4 * ratios)):
+        kernel = np.zeros((1, 1, 2, filters))
+        kernel[0, 0, 0] = 1
+        model.get_layer(name).set_weights([kernel, 1000.0 * np.arange(filters)])
+    return model
+
+
+@pytest.mark.parametrize(("ratios", "stride"), [(3, 1), (2, 1), (3, 2)])
+def test_rpn_rows_are_ordered_by_y_x_ratio(ratios, stride):
+    feature_map = np.arange(2 * 4 * 6, dtype=np.float32).reshape(2, 4, 6, 1)
+    outputs = counting_rpn(ratios, stride)(feature_map)
+    places = feature_map[:, ::stride, ::stride].reshape(2, -1, 1, 1)
+    logits = places + 1000.0 * np.arange(2 * ratios).reshape(ratios, 2)
+    deltas = places + 1000.0 * np.arange(4 * ratios).reshape(ratios, 4)
+    np.testing.assert_array_equal(outputs["rpn_class_logits"], logits.reshape(2, -1, 2))
+    np.testing.assert_array_equal(outputs["rpn_bbox"], deltas.reshape(2, -1, 4))
+    anchors = generate_anchors(8, [1] * ratios, (4, 6), 1, stride)
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2  # with 1 pixel a cell: the cell of each row
+    cells = feature_map[0, centres[:, 0].astype(int), centres[:, 1].astype(int), 0]
+    np.testing.assert_array_equal(np.asarray(outputs["rpn_bbox"])[0, :, 0] % 1000, cells)
+
+
+def test_rpn_equals_plain_operations():
+    model = heads.build_rpn_model(1, 3, CHANNELS, 7)
+    fill(model.layers)
+    assert {layer.name for layer in model.layers if layer.weights} == {
+        "rpn_conv_shared",
+        "rpn_class_raw",
+        "rpn_bbox_pred",
+    }
+    feature_map = np.random.default_rng(1).normal(size=(2, 5, 4, CHANNELS)).astype(np.float32)
+    kernel, bias = model.get_layer("rpn_conv_shared").weights
+    shared = relu(np.asarray(ops.conv(feature_map, kernel, padding="same") + bias))
+    outputs = {name: np.asarray(values) for name, values in model(feature_map).items()}
+    assert set(outputs) == {"rpn_class_logits", "rpn_class", "rpn_bbox"}
+    for name, layer, width in (("rpn_class_logits", "rpn_class_raw", 2), ("rpn_bbox", "rpn_bbox_pred", 4)):
+        kernel, bias = (weight.numpy() for weight in model.get_layer(layer).weights)
+        np.testing.assert_allclose(outputs[name], (shared @ kernel[0, 0] + bias).reshape(2, -1, width), atol=1e-5)
+    np.testing.assert_allclose(outputs["rpn_class"], softmax(outputs["rpn_class_logits"]), atol=1e-6)
+
+
+def test_rpn_takes_maps_of_any_size():
+    model = heads.build_rpn_model(1, 3, CHANNELS, 4)
+    for height, width in ((1, 1), (4, 7)):
+        outputs = model(np.zeros((2, height, width, CHANNELS)))
+        assert outputs["rpn_class"].shape == (2, height * width * 3, 2)
+        assert outputs["rpn_bbox"].shape == (2, height * width * 3, 4)
+    assert model(np.zeros((0, 4, 4, CHANNELS)))["rpn_bbox"].shape == (0, 48, 4)
+
+
+# ---- class, box and mask heads -----------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def classifier():
+    return heads.build_classifier_layers(2, CLASSES, fc_layers_size=FC)
+
+
+@pytest.fixture(scope="module")
+def mask():
+    return heads.build_mask_layers(channels=MASK_CHANNELS)
+
+
+@pytest.fixture(scope="module")
+def model(classifier, mask):
+    """Both heads over the same rois, with random weights."""
+    rois, meta = keras.Input((COUNT, 4)), keras.Input((14,))
+    maps = [keras.Input((side, side, CHANNELS)) for side in SIDES]
+    outputs = heads.fpn_classifier_graph(rois, maps, meta, classifier, pool_size=2, canonical_size=32)
+    masks = heads.build_fpn_mask_graph(rois, maps, meta, mask, pool_size=3, canonical_size=32)
+    built = keras.Model([rois, meta, *maps], {**outputs, **masks})
+    fill([*classifier.values(), *mask.values()])
+    return built
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """Two images; the last roi is zero-padded."""
+    rng = np.random.default_rng(2)
+    corners = np.sort(rng.random((2, COUNT, 2, 2)), axis=2).reshape(2, COUNT, 4)
+    corners[:, -1] = 0
+    meta = compose_image_meta(0, (64, 64, 3), (64, 64, 3), (0, 0, 64, 64), 1.0, [1, 1])
+    maps = [rng.normal(size=(2, side, side, CHANNELS)) for side in SIDES]
+    return [np.asarray(values, np.float32) for values in (corners, np.stack([meta, meta]), *maps)]
+
+
+@pytest.fixture(scope="module")
+def outputs(model, inputs):
+    return {name: np.asarray(values) for name, values in model(inputs).items()}
+
+
+def test_layers_of_the_heads_have_the_original_names(classifier, mask):
+    assert list(classifier) == [
+        "mrcnn_class_conv1",
+        "mrcnn_class_bn1",
+        "mrcnn_class_conv2",
+        "mrcnn_class_bn2",
+        "mrcnn_class_logits",
+        "mrcnn_bbox_fc",
+    ]
+    numbered = [name for index in (1, 2, 3, 4) for name in (f"mrcnn_mask_conv{index}", f"mrcnn_mask_bn{index}")]
+    assert list(mask) == [*numbered, "mrcnn_mask_deconv", "mrcnn_mask"]
+    assert all(layer.name == name for name, layer in {**classifier, **mask}.items())
+
+
+def test_shapes_of_all_outputs(outputs):
+    inner = (2, COUNT, 3, 3, MASK_CHANNELS)
+    assert {name: values.shape for name, values in outputs.items()} == {
+        "roi_align_classifier": (2, COUNT, 2, 2, CHANNELS),
+        "mrcnn_class_bn1": (2, COUNT, 1, 1, FC),
+        "mrcnn_class_bn2": (2, COUNT, 1, 1, FC),
+        "mrcnn_class_logits": (2, COUNT, CLASSES),
+        "mrcnn_class": (2, COUNT, CLASSES),
+        "mrcnn_bbox": (2, COUNT, 4),
+        "roi_align_mask": (2, COUNT, 3, 3, CHANNELS),
+        **{f"mrcnn_mask_bn{index}": inner for index in (1, 2, 3, 4)},
+        "mrcnn_mask_deconv": (2, COUNT, 6, 6, MASK_CHANNELS),
+        "mrcnn_mask": (2, COUNT, 6, 6),
+    }
+
+
+def test_classifier_equals_numpy(outputs, classifier):
+    def dense(x, name):
+        kernel, bias = (weight.numpy() for weight in classifier[name].weights)
+        return x @ kernel.reshape(-1, kernel.shape[-1]) + bias
+
+    pooled = outputs["roi_align_classifier"].reshape(2, COUNT, -1)  # a 2x2 "valid" convolution of 2x2 cells is dense
+    bn1 = batch_norm(dense(pooled, "mrcnn_class_conv1"), classifier["mrcnn_class_bn1"])
+    bn2 = batch_norm(dense(relu(bn1), "mrcnn_class_conv2"), classifier["mrcnn_class_bn2"])
+    np.testing.assert_allclose(outputs["mrcnn_class_bn1"][:, :, 0, 0], bn1, atol=1e-5)
+    np.testing.assert_allclose(outputs["mrcnn_class_bn2"][:, :, 0, 0], bn2, atol=1e-5)
+    assert bn1.min() < 0 and bn2.min() < 0  # recorded before the ReLU
+    logits = dense(relu(bn2), "mrcnn_class_logits")
+    np.testing.assert_allclose(outputs["mrcnn_class_logits"], logits, atol=1e-5)
+    np.testing.assert_allclose(outputs["mrcnn_class"], softmax(logits), atol=1e-5)
+    np.testing.assert_allclose(outputs["mrcnn_bbox"], dense(relu(bn2), "mrcnn_bbox_fc"), atol=1e-5)
+
+
+def test_mask_head_equals_numpy(outputs, mask):
+    def conv(x, name):
+        """3x3 with zero padding: the sum over the nine shifts."""
+        kernel, bias = (weight.numpy() for weight in mask[name].weights)
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+        return bias + sum(padded[:, :, y : y + 3, z : z + 3] @ kernel[y, z] for y in range(3) for z in range(3))
+
+    x = outputs["roi_align_mask"]
+    for index in (1, 2, 3, 4):
+        x = batch_norm(conv(x, f"mrcnn_mask_conv{index}"), mask[f"mrcnn_mask_bn{index}"])
+        np.testing.assert_allclose(outputs[f"mrcnn_mask_bn{index}"], x, atol=1e-4)
+        assert x.min() < 0  # recorded before the ReLU
+        x = relu(x)
+    kernel, bias = (weight.numpy() for weight in mask["mrcnn_mask_deconv"].weights)  # [2, 2, out, in]
+    grown = np.zeros((2, COUNT, 6, 6, MASK_CHANNELS))
+    for y, z in np.ndindex(2, 2):
+        grown[:, :, y::2, z::2] = relu(x @ kernel[y, z].T + bias)
+    np.testing.assert_allclose(outputs["mrcnn_mask_deconv"], grown, atol=1e-4)
+    kernel, bias = (weight.numpy() for weight in mask["mrcnn_mask"].weights)
+    np.testing.assert_allclose(
+        outputs["mrcnn_mask"], 1 / (1 + np.exp(-(grown @ kernel[0, 0] + bias)))[..., 0], atol=1e-4
+    )
+
+
+def test_a_batch_is_its_images(model, inputs, outputs):
+    for image in range(2):
+        alone = model([values[[image]] for values in inputs])
+        for name, values in alone.items():
+            np.testing.assert_allclose(outputs[name][image], values[0], atol=1e-5)
+    assert not np.allclose(outputs["mrcnn_class"][0], outputs["mrcnn_class"][1])
+
+
+def test_zero_padded_rois_see_the_first_cell_of_p2(outputs, inputs):
+    corner = inputs[2][:, :1, :1]
+    np.testing.assert_allclose(outputs["roi_align_classifier"][:, -1], np.tile(corner, (1, 2, 2, 1)), rtol=1e-6)
+    np.testing.assert_allclose(outputs["roi_align_mask"][:, -1], np.tile(corner, (1, 3, 3, 1)), rtol=1e-6)
+
+
+def test_an_empty_batch(model, inputs):
+    outputs = model([values[:0] for values in inputs])
+    assert outputs["mrcnn_bbox"].shape == (0, COUNT, 4)
+    assert outputs["mrcnn_mask"].shape == (0, COUNT, 6, 6)
+
+
+def test_batch_normalization_of_the_heads_stays_frozen(model, inputs, outputs):
+    for name, values in model(inputs, training=True).items():
+        np.testing.assert_array_equal(values, outputs[name])
+
+
+def test_train_bn_reaches_the_heads():
+    layers = {**heads.build_classifier_layers(2, 2, train_bn=None), **heads.build_mask_layers(train_bn=None)}
+    assert [layer.train_bn for name, layer in layers.items() if "_bn" in name] == [None] * 6
+
+
+def test_released_widths():
+    classifier, mask = heads.build_classifier_layers(7, 2), heads.build_mask_layers()
+    assert classifier["mrcnn_class_conv1"].filters == 1024 and classifier["mrcnn_class_conv1"].kernel_size == (7, 7)
+    assert classifier["mrcnn_class_logits"].units == 2 and classifier["mrcnn_bbox_fc"].units == 4
+    assert mask["mrcnn_mask_conv4"].filters == mask["mrcnn_mask_deconv"].filters == 256
+    assert mask["mrcnn_mask"].filters == 1
+
+
+# ---- folding -----------------------------------------------------------------------------------------------------
+def test_fold_and_unfold_rois():
+    x = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+    folded = heads.fold_rois(ops.convert_to_tensor(x))
+    np.testing.assert_array_equal(folded, x.reshape(6, 4, 5))
+    np.testing.assert_array_equal(heads.unfold_rois(folded, 3), x)
+    np.testing.assert_array_equal(heads.UnfoldRois(3)(folded), x)
+    assert heads.fold_rois(ops.zeros((0, 3, 4))).shape == (0, 4)
+    assert heads.unfold_rois(ops.zeros((0, 4)), 3).shape == (0, 3, 4)

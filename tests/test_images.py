@@ -1,0 +1,272 @@
+"""Every kind of picture becomes RGB of 8 bits; annotation files are checked entry by entry."""
+
+import copy
+import logging
+
+import coco_tree
+import numpy as np
+import pycocotools.mask as coco_mask
+import pytest
+from PIL import Image
+
+from siamese_mrcnn_tf import files, images
+
+RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10  # [2, 3, RGB]
+
+
+def save(path, array, mode=None, **options):
+    Image.fromarray(array, mode).save(path, **options) if mode else Image.fromarray(array).save(path, **options)
+    return path
+
+
+def with_orientation(path, array, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return save(path, array, exif=exif)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_rgb_and_size(tmp_path):
+    path = save(tmp_path / "a.png", RGB)
+    read = images.read_image(path)
+    assert read.dtype == np.uint8 and np.array_equal(read, RGB) and read.flags.writeable
+    assert np.array_equal(images.read_image(str(path), size=(2, 3)), RGB)
+
+
+def test_greyscale_is_repeated(tmp_path):
+    read = images.read_image(save(tmp_path / "a.png", RGB[..., 0]))
+    assert np.array_equal(read, np.repeat(RGB[..., :1], 3, axis=-1))
+
+
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+def test_alpha_is_dropped(tmp_path, alpha):
+    layer = np.full((2, 3, 1), alpha, np.uint8)
+    assert np.array_equal(images.read_image(save(tmp_path / "a.png", np.concatenate([RGB, layer], -1))), RGB)
+    grey = images.read_image(save(tmp_path / "b.png", np.concatenate([RGB[..., :1], layer], -1)))
+    assert np.array_equal(grey, np.repeat(RGB[..., :1], 3, axis=-1))
+
+
+def test_palette_with_transparency_keeps_its_colours(tmp_path):
+    image = Image.fromarray(RGB).quantize(6)
+    image.save(tmp_path / "a.png", transparency=0)
+    assert Image.open(tmp_path / "a.png").mode == "P"
+    assert np.array_equal(images.read_image(tmp_path / "a.png"), np.asarray(image.convert("RGB")))
+
+
+def test_bilevel(tmp_path):
+    bits = np.array([[True, False]])
+    assert images.read_image(save(tmp_path / "a.png", bits))[..., 0].tolist() == [[255, 0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 257, 65535]], np.uint16), [[0, 1, 255]]),
+        (np.array([[0, 100, 255]], np.uint16), [[0, 100, 255]]),
+        (np.array([[-5, 514, 70000]], np.int32), [[0, 2, 255]]),
+        (np.array([[0.0, 0.5, 1.0]], np.float32), [[0, 128, 255]]),
+        (np.array([[0.0, 17.4, 200.0]], np.float32), [[0, 17, 200]]),
+    ],
+)
+def test_more_than_eight_bits(tmp_path, values, expected):
+    read = images.read_image(save(tmp_path / "a.tif", values))
+    assert read.dtype == np.uint8 and read.shape == (1, 3, 3)
+    assert read[..., 1].tolist() == expected
+
+
+def test_sixteen_bit_png(tmp_path):
+    read = images.read_image(save(tmp_path / "a.png", np.array([[0, 65535], [25700, 257]], np.uint16)))
+    assert read[..., 0].tolist() == [[0, 255], [100, 1]]
+
+
+def test_cmyk(tmp_path):
+    Image.new("CMYK", (4, 2), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    read = images.read_image(tmp_path / "a.jpg")
+    assert read.shape == (2, 4, 3) and np.abs(read.astype(int) - (255, 0, 0)).max() < 12
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_ones_own_picture(tmp_path, orientation):
+    upright = {
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.transpose(1, 0, 2),
+        6: RGB[::-1].transpose(1, 0, 2),
+        7: RGB[::-1, ::-1].transpose(1, 0, 2),
+        8: RGB[:, ::-1].transpose(1, 0, 2),
+    }
+    path = with_orientation(tmp_path / "a.png", RGB, orientation)
+    assert np.array_equal(images.read_image(path), upright[orientation])
+
+
+def test_orientation_follows_the_annotated_size(tmp_path):
+    path = with_orientation(tmp_path / "a.png", RGB, 6)
+    assert np.array_equal(images.read_image(path, size=(2, 3)), RGB)
+    assert np.array_equal(images.read_image(path, size=(3, 2)), RGB[::-1].transpose(1, 0, 2))
+    with pytest.raises(ValueError, match=r"a\.png: the picture is 2 x 3 pixels .* annotations say 4 x 4"):
+        images.read_image(path, size=(4, 4))
+    with pytest.raises(ValueError, match="annotations say 3 x 2"):
+        images.read_image(with_orientation(tmp_path / "b.png", RGB, 3), size=(3, 2))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".tif", ".bmp"])
+def test_broken_files(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    whole = save(tmp_path / f"whole{suffix}", rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).read_bytes()
+    for part in (0, 20, len(whole) // 2):
+        path = tmp_path / f"cut{suffix}"
+        path.write_bytes(whole[:part])
+        with pytest.raises(ValueError, match=rf"cut\{suffix}: "):
+            images.read_image(path)
+
+
+def test_what_is_no_picture(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.png: no such file"):
+        images.read_image(tmp_path / "none.png")
+    with pytest.raises(ValueError, match="cannot be read.*directory"):
+        images.read_image(tmp_path)
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.png: not a picture"):
+        images.read_image(tmp_path / "text.png")
+    save(tmp_path / "nan.tif", np.array([[np.nan]], np.float32))
+    with pytest.raises(ValueError, match=r"nan\.tif: the picture holds values that are not finite"):
+        images.read_image(tmp_path / "nan.tif")
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", np.zeros((50, 50), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"a\.png: the picture is too large"):
+        images.read_image(path)
+
+
+# ---- annotation files ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def content(tmp_path):
+    return coco_tree.write_tree(tmp_path)
+
+
+def read_changed(tmp_path, content):
+    return images.read_annotations(coco_tree.write_annotations(tmp_path, content))
+
+
+def test_sorted_by_id_and_completed(tmp_path, content):
+    for section in ("images", "annotations", "categories"):
+        content[section].reverse()
+    del content["annotations"][0]["iscrowd"]
+    read = read_changed(tmp_path, content)
+    for section in ("images", "annotations", "categories"):
+        ids = [entry["id"] for entry in read[section]]
+        assert ids == sorted(ids)
+    assert [entry["iscrowd"] for entry in read["annotations"]] == [0, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("images", key) for key in ("id", "file_name", "height", "width")]
+    + [("annotations", key) for key in ("id", "image_id", "category_id", "bbox", "segmentation")]
+    + [("categories", key) for key in ("id", "name")],
+)
+def test_missing_keys(tmp_path, content, section, key):
+    del content[section][2][key]
+    with pytest.raises(ValueError, match=rf"instances_val2017\.json: {section}\[2\].*: the key '{key}' is missing"):
+        read_changed(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("images", "id", "7", "expected int"),
+        ("images", "id", -1, "not negative"),
+        ("images", "id", 2**70, "not negative"),
+        ("images", "id", True, "expected int"),
+        ("images", "id", 10, "another entry has the same"),
+        ("images", "height", 0, "a size in pixels"),
+        ("images", "width", 12.5, "expected int"),
+        ("images", "file_name", "../a.png", "leads out"),
+        ("images", "file_name", "/etc/passwd", "leads out"),
+        ("images", "file_name", "a/../../b.png", "leads out"),
+        ("images", "file_name", "", "a name in the image folder"),
+        ("annotations", "id", 100, "another entry has the same"),
+        ("annotations", "image_id", 11, "the id of one of the images"),
+        ("annotations", "category_id", 4, "the id of one of the categories"),
+        ("annotations", "iscrowd", 2, "0 or 1"),
+        ("annotations", "bbox", [1, 2, 3], "width, height"),
+        ("annotations", "bbox", [1, 2, 3, "4"], "width, height"),
+        ("annotations", "bbox", [1, 2, 3, float("nan")], "width, height"),
+        ("annotations", "bbox", {"x": 1}, "expected list"),
+        ("annotations", "area", -1, "square pixels"),
+        ("annotations", "area", None, "square pixels"),
+        ("annotations", "segmentation", None, "expected list or dict"),
+        ("annotations", "segmentation", [1, 2, 3, 4, 5, 6], "expected polygons"),
+        ("annotations", "segmentation", [[1, 2, 3, 4, 5, 6, 7]], "expected polygons"),
+        ("annotations", "segmentation", {"size": [2, 2], "counts": [4]}, r"size \[96, 128\]"),
+        ("annotations", "segmentation", {"size": [96, 128], "counts": [4]}, r"size \[96, 128\]"),
+        ("annotations", "segmentation", {"size": [96, 128], "counts": ""}, r"size \[96, 128\]"),
+        ("annotations", "segmentation", {"size": [96, 128], "counts": "zzzz"}, r"size \[96, 128\]"),
+        ("annotations", "segmentation", {"size": [96, 128]}, r"size \[96, 128\]"),
+        ("categories", "id", 3, "another entry has the same"),
+        ("categories", "name", 3, "expected str"),
+    ],
+)
+def test_wrong_values(tmp_path, content, section, key, value, message):
+    content[section][1][key] = value
+    with pytest.raises(ValueError, match=rf"instances_val2017\.json: {section}\[1\].*{key} = .*{message}"):
+        read_changed(tmp_path, content)
+
+
+@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+def test_missing_sections(tmp_path, content, section):
+    changed = copy.copy(content)
+    del changed[section]
+    with pytest.raises(ValueError, match=rf"instances_val2017\.json: .*a list '{section}'"):
+        read_changed(tmp_path, changed)
+    with pytest.raises(ValueError, match=rf"{section}\[0\]: the key 'id' is missing"):
+        read_changed(tmp_path, content | {section: ["no dict"]})
+
+
+def test_no_object(tmp_path):
+    files.write_json(tmp_path / "a.json", [])
+    with pytest.raises(ValueError, match="expected a COCO instances file"):
+        images.read_annotations(tmp_path / "a.json")
+
+
+def test_degenerate_polygons_are_reported(tmp_path, content, caplog):
+    content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+    with caplog.at_level(logging.WARNING):
+        read_changed(tmp_path, content)
+    assert "fewer than three points" in caplog.text
+
+
+def test_layout(tmp_path, content):
+    path, image_dir = images.coco_layout(tmp_path, "val", 2017)
+    assert path.name == "instances_val2017.json" and image_dir == tmp_path / "val2017"
+    with pytest.raises(ValueError, match="instances_train2017.json: no such annotation file; .*instances_val2017.json"):
+        images.coco_layout(tmp_path, "train", "2017")
+    with pytest.raises(ValueError, match="annotations: no such folder"):
+        images.coco_layout(tmp_path / "none", "train", "2017")
+    coco_tree.write_annotations(tmp_path, content, subset="minival", year="2014")
+    with pytest.raises(ValueError, match="val2014: no such image folder .*instances_minival2014.json"):
+        images.coco_layout(tmp_path, "minival", "2017")
+
+
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+def test_rles_of_pycocotools_are_accepted(density):
+    rng = np.random.default_rng(int(density * 100))
+    for size in ((1, 1), (7, 5), (300, 400)):
+        rle = coco_mask.encode(np.asfortranarray(rng.random(size) < density, np.uint8))
+        assert images.is_rle(rle, size)
+        assert images.is_rle({"size": list(size), "counts": rle["counts"].decode()}, size)
+        assert not images.is_rle(rle, (size[0], size[1] + 1))
+        assert not images.is_rle(rle | {"counts": rle["counts"] + b"1"}, size)
+
+
+@pytest.mark.parametrize("counts", [b"o", "\x00", "é", "ppppppppppp0", None, 7, [5, "1"], [-1, 7]])
+def test_broken_rles(counts):
+    assert not images.is_rle({"size": [2, 3], "counts": counts}, (2, 3))

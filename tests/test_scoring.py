@@ -1,0 +1,282 @@
+"""COCO results and their figures, against pycocotools used by hand."""
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import pathlib
+
+import coco_tree
+import numpy as np
+import pycocotools.mask as coco_mask
+import pytest
+from pycocotools.cocoeval import COCOeval
+
+from siamese_mrcnn_tf import scoring
+from siamese_mrcnn_tf.dataset import CocoDataset, annotation_rle
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+IMAGES, CATEGORIES = [10, 20, 30, 40], [3, 7, 18]
+
+
+@pytest.fixture
+def coco(tmp_path):
+    coco_tree.write_tree(tmp_path)
+    return CocoDataset().load_coco(tmp_path, "val", return_coco=True)
+
+
+def detections_of(coco, *, seed=0, area="mask"):
+    """Results near the ground truth, some of them poor, in the order of annotations."""
+    rng, results = np.random.default_rng(seed), []
+    for annotation in coco.dataset["annotations"]:
+        image = coco.imgs[annotation["image_id"]]
+        mask = coco_mask.decode(annotation_rle(annotation, image["height"], image["width"])).astype(bool)
+        if annotation["iscrowd"] or not mask.any():
+            continue
+        for shift in (rng.integers(0, 2), rng.integers(0, 12)):
+            moved = np.roll(mask, shift, axis=1)
+            rows, columns = np.flatnonzero(moved.any(axis=1)), np.flatnonzero(moved.any(axis=0))
+            box = [[rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]]
+            keys = (annotation["image_id"], annotation["category_id"])
+            results += scoring.results_of(*keys, box, [rng.random()], moved[..., None], area=area)
+    return results
+
+
+def by_hand(coco, results, iou_type, image_ids, category_ids):
+    """COCOeval as its authors use it: (stats, what it prints, precision)."""
+    truth, out = copy.deepcopy(coco), io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()):
+        detections = truth.loadRes(copy.deepcopy(results))
+        evaluation = COCOeval(truth, detections, iou_type)
+        evaluation.params.imgIds, evaluation.params.catIds = image_ids, category_ids
+        evaluation.evaluate()
+        evaluation.accumulate()
+    with contextlib.redirect_stdout(out):
+        evaluation.summarize()
+    return evaluation.stats, out.getvalue(), evaluation.eval["precision"]
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_results_of():
+    masks = np.zeros((6, 8, 2), bool)
+    masks[1:3, 2:6, 0] = True
+    masks[0:5, 0, 1] = True
+    rois, scores = np.array([[1, 2, 3, 6], [0, 0, 5, 1.5]]), np.array([0.5, 0.25], np.float32)
+    results = scoring.results_of(np.int64(10), 7, rois, scores, masks)
+    assert [result["bbox"] for result in results] == [[2.0, 1.0, 4.0, 2.0], [0.0, 0.0, 1.5, 5.0]]
+    assert [result["area"] for result in results] == [8.0, 5.0]
+    assert [result["score"] for result in results] == [0.5, 0.25]
+    assert all((result["image_id"], result["category_id"]) == (10, 7) for result in results)
+    again = json.loads(json.dumps(results))
+    assert again == results
+    for index, result in enumerate(again):
+        assert np.array_equal(coco_mask.decode(result["segmentation"]), masks[..., index])
+    boxes = scoring.results_of(10, 7, rois, scores, masks, area="box")
+    assert [result["area"] for result in boxes] == [8.0, 7.5]
+    without = scoring.results_of(10, 7, rois, scores, None)
+    assert "segmentation" not in without[0] and without[1]["area"] == 7.5
+
+
+def test_results_of_nothing_and_of_what_does_not_fit():
+    assert scoring.results_of(1, 1, np.zeros((0, 4)), np.zeros(0), np.zeros((5, 5, 0), bool)) == []
+    assert scoring.results_of(1, 1, [], [], None) == []
+    with pytest.raises(ValueError, match=r"image 1: rois, scores and masks differ in number: \[1, 1, 2\]"):
+        scoring.results_of(1, 1, [[0, 0, 1, 1]], [0.5], np.zeros((5, 5, 2), bool))
+    with pytest.raises(ValueError, match="area = 'bbox': expected one of mask, box"):
+        scoring.results_of(1, 1, [], [], None, area="bbox")
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_perfect_detections(coco):
+    results = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.9}
+        for a in coco.dataset["annotations"]
+        if not a["iscrowd"]
+    ]
+    scores = scoring.score(coco, results, iou_type="bbox", image_ids=IMAGES, category_ids=CATEGORIES)
+    assert scores.stats["AP"] == pytest.approx(1) and scores.stats["AR100"] == 1
+    assert scores.stats["AP_small"] == scores.stats["AP_medium"] == pytest.approx(1)  # triangles are small: 960
+    assert scores.stats["AP_large"] == -1
+    assert scores.per_class[7] == {"AP": pytest.approx(1), "AP50": pytest.approx(1)}
+    assert (scores.num_images, scores.num_results, scores.is_empty) == (4, 6, False)
+
+
+def test_hand_computed_precision(coco):
+    """Two triangles; the more confident of two detections misses, the other hits with an IoU of 36 / 48."""
+    hit = {"image_id": 20, "category_id": 18, "bbox": [84.0, 32.0, 36.0, 40.0], "score": 0.6}
+    miss = hit | {"bbox": [0.0, 0.0, 5.0, 5.0], "score": 0.8}
+    scores = scoring.score(coco, [hit, miss], iou_type="bbox", image_ids=IMAGES, category_ids=[18])
+    assert coco.anns[104]["bbox"] == [72, 32, 48, 40]
+    assert scores.stats["AP50"] == pytest.approx(0.5 * 51 / 101)  # precision 1/2 up to recall 1/2: 51 of 101 points
+    assert scores.stats["AP"] == pytest.approx(0.5 * 51 / 101 * 6 / 10)  # thresholds 0.5 to 0.75
+    assert scores.stats["AR1"] == 0 and scores.stats["AR10"] == pytest.approx(0.5 * 6 / 10)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("image_ids", [IMAGES, [20, 10]])
+@pytest.mark.parametrize("category_ids", [CATEGORIES, [18, 3]])
+def test_equals_cocoeval(coco, iou_type, image_ids, category_ids):
+    results = detections_of(coco)
+    if iou_type == "segm":  # without the box loadRes takes the area of the mask, as we do
+        reference = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+    else:
+        reference = results
+    stats, text, precision = by_hand(coco, reference, iou_type, image_ids, category_ids)
+    scores = scoring.score(coco, results, iou_type=iou_type, image_ids=image_ids, category_ids=category_ids)
+    assert list(scores.stats.values()) == stats.tolist() and 0 < scores.stats["AP"] < 1
+    assert scores.table() + "\n" == text
+    for index, category_id in enumerate(sorted(category_ids)):
+        figures = precision[:, :, index, 0, 2]
+        assert scores.per_class[category_id] == {"AP": figures.mean(), "AP50": figures[0].mean()}
+
+
+def test_area_of_segm_results(coco):
+    """A triangle fills half its box: by its mask it is small, by its box it is medium."""
+    for annotation in coco.dataset["annotations"]:
+        annotation["area"] = 500.0  # all ground truth is small
+    mask = np.zeros(coco_tree.SIZE, bool)
+    mask[0:30, 0:30] = True  # matches nothing: it counts as wrong only where its size is looked at
+    mask = mask & (np.arange(96)[:, None] >= np.arange(128)[None])
+    wide = [[0, 0, 40, 40]]
+    settings = {"iou_type": "segm", "image_ids": IMAGES, "category_ids": [18]}
+    right = scoring.results_of(20, 18, [[32, 72, 72, 120]], [0.5], coco.annToMask(coco.anns[104])[..., None])
+    by_area = {}
+    for area in ("mask", "box"):
+        wrong = scoring.results_of(20, 18, wide, [0.9], mask[..., None], area=area)
+        by_area[area] = scoring.score(coco, wrong + right, **settings).stats["AP_small"]
+        stats = by_hand(coco, wrong + right, "segm", IMAGES, [18])[0]  # with boxes loadRes takes their area
+    assert by_area["mask"] == pytest.approx(0.5 * 51 / 101)
+    assert by_area["box"] == pytest.approx(51 / 101) == pytest.approx(stats[3])
+
+
+def test_box_figures_do_not_depend_on_masks(coco):
+    results = detections_of(coco)
+    settings = {"iou_type": "bbox", "image_ids": IMAGES, "category_ids": CATEGORIES}
+    bare = [{key: result[key] for key in ("image_id", "category_id", "bbox", "score")} for result in results]
+    assert scoring.score(coco, results, **settings) == scoring.score(coco, bare, **settings)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_nothing_is_changed_or_printed(coco, iou_type, capsys):
+    results = detections_of(coco)
+    before = copy.deepcopy((coco.dataset, results))
+    settings = {"iou_type": iou_type, "image_ids": IMAGES, "category_ids": CATEGORIES}
+    first = scoring.score(coco, results, **settings)
+    assert (coco.dataset, results) == before
+    assert scoring.score(coco, results, **settings) == first
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_no_detections(coco, iou_type, caplog):
+    with caplog.at_level(logging.WARNING):
+        scores = scoring.score(coco, [], iou_type=iou_type, image_ids=IMAGES, category_ids=CATEGORIES)
+    assert scores.is_empty and "no detections" in caplog.text
+    assert scores.stats["AP"] == scores.stats["AP50"] == scores.stats["AR100"] == 0
+    assert scores.stats["AP_large"] == -1
+    assert set(scores.per_class) == set(CATEGORIES) and scores.per_class[3] == {"AP": 0, "AP50": 0}
+    assert "= -1.000" in scores.table() and "= 0.000" in scores.table()
+
+
+def test_no_ground_truth(coco):
+    settings = {"iou_type": "bbox", "category_ids": CATEGORIES}
+    with pytest.raises(ValueError, match=r"no ground truth: none of 1 images .* categories \[3, 7, 18\]"):
+        scoring.score(coco, detections_of(coco), image_ids=[40], **settings)
+    with pytest.raises(ValueError, match="no ground truth"):
+        scoring.score(coco, [], iou_type="bbox", image_ids=[10], category_ids=[18])  # a crowd alone
+
+
+def test_detections_in_crowds_do_not_count(coco):
+    crowd = scoring.results_of(10, 18, [[88, 0, 96, 128]], [0.9], coco.annToMask(coco.anns[102])[..., None])
+    right = scoring.results_of(20, 18, [[32, 72, 72, 120]], [0.5], coco.annToMask(coco.anns[104])[..., None])
+    for iou_type in ("bbox", "segm"):
+        settings = {"iou_type": iou_type, "image_ids": IMAGES, "category_ids": [18]}
+        assert scoring.score(coco, crowd + right, **settings).stats["AP"] == pytest.approx(51 / 101)
+
+
+def test_an_annotation_numbered_zero_can_be_found(tmp_path):
+    content = coco_tree.write_tree(tmp_path)
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["id"] = number
+    coco_tree.write_annotations(tmp_path, content)
+    coco = CocoDataset().load_coco(tmp_path, "val", return_coco=True)
+    found = {"image_id": 10, "category_id": 3, "bbox": coco.anns[0]["bbox"], "score": 0.5}
+    scores = scoring.score(coco, [found], iou_type="bbox", image_ids=[10], category_ids=[3])
+    assert scores.stats["AP"] == pytest.approx(1)
+
+
+def test_ground_truth_without_outlines(tmp_path):
+    content = coco_tree.write_tree(tmp_path)
+    content["annotations"][0]["segmentation"] = []
+    coco_tree.write_annotations(tmp_path, content)
+    coco = CocoDataset().load_coco(tmp_path, "val", return_coco=True)
+    scores = scoring.score(coco, detections_of(coco), iou_type="segm", image_ids=IMAGES, category_ids=[3])
+    assert 0 < scores.stats["AP50"] < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 11}, "result 1: image_id = 11 is not in the annotation file"),
+        ({"score": float("nan")}, "result 1: score = nan, expected a number"),
+        ({"score": "high"}, "result 1: score = 'high', expected a number"),
+        ({"bbox": [1, 2, 3]}, r"result 1: bbox = \[1, 2, 3\], expected \[x, y, width, height\]"),
+        ({"segmentation": {"size": [5, 5], "counts": [25]}}, r"result 1: .* size of image 10 \(96 x 128\)"),
+        ({"segmentation": [[1, 1, 5, 1, 5, 5]]}, "result 1: segmentation is no RLE"),
+    ],
+)
+def test_bad_results(coco, change, message):
+    results = detections_of(coco)
+    results[1] |= change
+    iou_type = "segm" if "segmentation" in change else "bbox"
+    with pytest.raises(ValueError, match=message):
+        scoring.score(coco, results, iou_type=iou_type, image_ids=IMAGES, category_ids=CATEGORIES)
+
+
+def test_bad_arguments(coco):
+    results = detections_of(coco)
+    settings = {"iou_type": "segm", "image_ids": IMAGES, "category_ids": CATEGORIES}
+    with pytest.raises(ValueError, match="iou_type = 'mask': expected one of bbox, segm"):
+        scoring.score(coco, results, **settings | {"iou_type": "mask"})
+    with pytest.raises(ValueError, match=r"image ids \[99\] are not in the annotation file"):
+        scoring.score(coco, results, **settings | {"image_ids": [10, 99]})
+    with pytest.raises(ValueError, match=r"category ids \[4\] are not"):
+        scoring.score(coco, results, **settings | {"category_ids": [4]})
+    del results[2]["segmentation"]
+    with pytest.raises(ValueError, match="result 2: the key 'segmentation' is missing"):
+        scoring.score(coco, results, **settings)
+
+
+def test_uncompressed_rles_in_results(coco):
+    results = detections_of(coco)
+    settings = {"iou_type": "segm", "image_ids": IMAGES, "category_ids": CATEGORIES}
+    expected = scoring.score(coco, results, **settings)
+    for result in results:
+        flat = coco_mask.decode(result["segmentation"]).ravel(order="F")
+        borders = np.flatnonzero(np.diff(flat, prepend=0, append=2))
+        result["segmentation"]["counts"] = np.diff([0, *borders]).tolist()
+    assert scoring.score(coco, results, **settings) == expected
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
+@pytest.mark.parametrize("tree", ["coco_tiny", "coco_permissive"])
+def test_real_trees(tree):
+    coco = CocoDataset().load_coco(SHARED / tree, "val", return_coco=True)
+    image_ids, category_ids = sorted(coco.imgs)[:24], sorted(coco.cats)
+    results = [result for result in detections_of(coco) if result["image_id"] in image_ids]
+    bare = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+    for iou_type, reference in (("bbox", results), ("segm", bare)):
+        stats, text, _ = by_hand(coco, reference, iou_type, image_ids, category_ids)
+        scores = scoring.score(coco, results, iou_type=iou_type, image_ids=image_ids, category_ids=category_ids)
+        assert list(scores.stats.values()) == stats.tolist() and 0.3 < scores.stats["AP50"] < 1
+        assert scores.table() + "\n" == text
+        assert scores.per_class[2].keys() == {"AP", "AP50"}
+    boxes = [result | {"area": result["bbox"][2] * result["bbox"][3]} for result in results]
+    stats = by_hand(coco, boxes, "segm", image_ids, category_ids)[0]
+    scores = scoring.score(coco, boxes, iou_type="segm", image_ids=image_ids, category_ids=category_ids)
+    assert list(scores.stats.values()) == stats.tolist()  # the original's areas
