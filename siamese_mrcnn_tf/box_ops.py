@@ -26,6 +26,24 @@ def apply_box_deltas_graph(boxes, deltas):
     return ops.concatenate([top, left, top + height, left + width], axis=-1)
 
 
+def box_refinement_graph(boxes, targets):
+    """The deltas that `apply_box_deltas_graph` turns `boxes` into `targets` with.
+
+    Args:
+        boxes, targets: [..., (y1, x1, y2, x2)] in the same unit, not empty.
+
+    Returns:
+        [..., (dy, dx, log(dh), log(dw))].
+    """
+    y1, x1, y2, x2 = ops.split(boxes, 4, axis=-1)
+    target_y1, target_x1, target_y2, target_x2 = ops.split(targets, 4, axis=-1)
+    height, width = y2 - y1, x2 - x1
+    target_height, target_width = target_y2 - target_y1, target_x2 - target_x1
+    dy = (target_y1 + 0.5 * target_height - (y1 + 0.5 * height)) / height
+    dx = (target_x1 + 0.5 * target_width - (x1 + 0.5 * width)) / width
+    return ops.concatenate([dy, dx, ops.log(target_height / height), ops.log(target_width / width)], axis=-1)
+
+
 def clip_boxes_graph(boxes, window):
     """Cut boxes to a window.
 

@@ -74,6 +74,12 @@ def test_norm_boxes_equals_numpy(dtype):
     np.testing.assert_allclose(array(found), boxes.norm_boxes(pixels, (375, 500)), atol=1e-6)
 
 
+def test_each_image_has_its_shape():
+    pixels = np.array([[0, 0, 11, 21], [0, 0, 11, 21]])
+    found = array(box_ops.norm_boxes_graph(tensor(pixels), tensor([[11, 21], [21, 41]])))
+    np.testing.assert_array_equal(found, np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5]], np.float32))
+
+
 # ---- overlaps_graph ----------------------------------------------------------------------------------------------
 def test_overlaps_by_hand():
     first = [[[0, 0, 2, 2], [0, 0, 4, 4], [1, 1, 1, 1]]]

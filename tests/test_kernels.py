@@ -302,6 +302,62 @@ def test_gradients_of_both_forms_are_equal():
     assert np.abs(gradients[0][0]).max() > 0.1
 
 
+# ---- crops from a pyramid ----------------------------------------------------------------------------------------
+PYRAMID_FORMS = {
+    "public": kernels.pyramid_crop_and_resize,
+    "tensorflow": kernels._tensorflow_pyramid_crop_and_resize,
+    "portable": kernels.portable_pyramid_crop_and_resize,
+}
+each_pyramid = pytest.mark.parametrize("pyramid", PYRAMID_FORMS.values(), ids=PYRAMID_FORMS)
+
+
+@pytest.fixture
+def feature_maps():
+    """Three maps [2, side, side, 2], the coarsest of one cell; each has its own range of values."""
+    rng = np.random.default_rng(9)
+    sides = (8, 4, 1)
+    return [
+        tf.constant(rng.uniform(10 * i, 10 * i + 5, (2, side, side, 2)), tf.float32) for i, side in enumerate(sides)
+    ]
+
+
+@each_pyramid
+@pytest.mark.parametrize("map_indices", [[0, 1, 2, 1, 0, 2], [1] * 6, [2, 0, 0, 2, 0, 2]])
+def test_pyramid_crops_each_box_from_its_map(pyramid, feature_maps, map_indices):
+    boxes = tf.constant(edge_boxes(10, 60)[::10])
+    box_indices = [0, 1, 1, 0, 1, 0]
+    found = pyramid(feature_maps, boxes, tf.constant(box_indices), tf.constant(map_indices), (3, 2))
+    assert found.shape == (6, 3, 2, 2)
+    for row, (image, level) in enumerate(zip(box_indices, map_indices, strict=True)):
+        expected = tf.image.crop_and_resize(feature_maps[level], boxes[row : row + 1], [image], (3, 2))
+        np.testing.assert_allclose(found[row], expected[0], rtol=1e-6)
+
+
+@each_pyramid
+def test_pyramid_crops_of_no_boxes(pyramid, feature_maps):
+    none = tf.zeros((0,), tf.int32)
+    assert pyramid(feature_maps, tf.zeros((0, 4)), none, none, (3, 2)).shape == (0, 3, 2, 2)
+
+
+def test_gradients_of_both_pyramid_forms_are_equal(feature_maps):
+    boxes, box_indices, map_indices = (
+        tf.constant(edge_boxes(11, 30)),
+        tf.constant([0, 1] * 15),
+        tf.constant([0, 0, 1] * 10),
+    )
+    weights = np.random.default_rng(12).normal(size=(30, 3, 3, 2)).astype(np.float32)
+    gradients = []
+    for form in ("tensorflow", "portable"):
+        with tf.GradientTape() as tape:
+            tape.watch(feature_maps)
+            crops = PYRAMID_FORMS[form](feature_maps, boxes, box_indices, map_indices, (3, 3))
+            total = tf.reduce_sum(crops * weights)
+        gradients.append(tape.gradient(total, feature_maps))
+    for by_tensorflow, by_portable in zip(*gradients, strict=True):
+        np.testing.assert_allclose(by_portable, tf.convert_to_tensor(by_tensorflow), atol=1e-5)
+    assert np.abs(gradients[0][0]).max() > 0.1 and not np.any(gradients[0][2])  # no box is of the last map
+
+
 # ---- backends ----------------------------------------------------------------------------------------------------
 def test_another_backend_is_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
@@ -310,6 +366,8 @@ def test_another_backend_is_refused(monkeypatch):
         kernels.non_max_suppression(np.zeros((1, 1, 4)), np.zeros((1, 1)), max_output_size=1, iou_threshold=0.5)
     with pytest.raises(ValueError, match=message):
         kernels.crop_and_resize(RAMP, np.zeros((1, 4)), np.zeros(1, int), (1, 1))
+    with pytest.raises(ValueError, match=message):
+        kernels.pyramid_crop_and_resize([RAMP], np.zeros((1, 4)), np.zeros(1, int), np.zeros(1, int), (1, 1))
 
 
 def test_jax_runs_the_portable_forms(monkeypatch):

@@ -408,6 +408,11 @@ def test_detection_layer_scales_deltas_and_norms_the_window():
     np.testing.assert_allclose(found[1], clipped, atol=1e-6)
 
 
+def test_proposals_of_an_empty_batch():
+    inputs = [ops.zeros((0, 5, width)) for width in (2, 4, 4)]
+    assert layers.ProposalLayer(3, 0.7, 100, NO_DELTAS)(inputs).shape == (0, 3, 4)
+
+
 # ---- configurations ----------------------------------------------------------------------------------------------
 LAYERS = [
     (layers.MatchingLayer(9, name="fpn_distance_P2"), [(None, 8, 8, 6), (None, 6)], {"filters": 9}),

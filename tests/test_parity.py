@@ -1,8 +1,8 @@
 """The numbers of the original implementation: small configuration, one reference (tests/data/small_1shot.npz).
 
 The original resized the scene with scikit-image 0.13, whose last bits depend on the linear algebra library of the day:
-a few dozen of its 786,432 values are one grey level lower than ours. What depends on the scene therefore agrees to about
-1e-3, what depends on the reference alone to float32 rounding.
+a few dozen of its 786,432 values are one grey level lower than ours. What depends on the scene therefore agrees to
+about 1e-3, what depends on the reference alone to float32 rounding.
 """
 
 import conftest
@@ -198,3 +198,32 @@ def test_five_references_are_their_mean(small_model, query):
     small_model.predictor.set_image(query[0])
     several = small_model.predictor.detect(references)
     np.testing.assert_array_equal(several["rois"], small_model.detect([references], [query[0]])[0]["rois"])
+
+
+def test_exact_inputs_give_exact_outputs(small_model):
+    """Two recorded molded images and references, mean subtracted: what flows from them agrees to float32 rounding."""
+    from siamese_mrcnn_tf import heads, molding
+
+    if not (conftest.SHARED / "parity" / "train_batch.npz").exists():
+        pytest.skip("the full records are not here")
+    inputs = np.load(conftest.SHARED / "parity" / "train_batch.npz", allow_pickle=False)
+    outputs = np.load(conftest.SHARED / "parity" / "train_forward.npz", allow_pickle=False)
+    config, layers = small_model.config, small_model.predictor.layers
+    names = [*(f"matched_{level}" for level in LEVELS[:4]), "ROI"]
+    network = keras.Model(small_model.keras_model.inputs, {name: small_model._tensors[name] for name in names})
+    images, references = (molding.mold_image(inputs[name], config) for name in ("images_u8", "targets_u8"))
+    meta, anchors = inputs["image_meta"].astype(np.float32), small_model.get_anchors(images.shape[1:])
+    values = network.predict_on_batch([images, meta, references, np.stack([anchors, anchors])])
+    for found, recorded in zip(values["ROI"], outputs["b2_identity_rpn_rois"], strict=True):
+        distances = np.abs(found[:, None] - recorded[None]).max(axis=-1) * 511
+        assert max(distances.min(axis=0).max(), distances.min(axis=1).max()) < 0.05  # pixels
+    maps = [keras.Input(values[name].shape[1:]) for name in names[:4]]
+    rois, meta_input = keras.Input((100, 4)), keras.Input((14,))
+    classified = heads.fpn_classifier_graph(rois, maps, meta_input, layers.classifier, pool_size=config.POOL_SIZE)
+    masked = heads.build_fpn_mask_graph(rois, maps, meta_input, layers.mask, pool_size=config.MASK_POOL_SIZE)
+    head = keras.Model([rois, meta_input, *maps], {**classified, **masked})
+    of_rois = head.predict_on_batch([outputs["b2_identity_output_rois"], meta, *(values[name] for name in names[:4])])
+    for name in ("mrcnn_class_logits", "mrcnn_bbox"):
+        assert relative_error(of_rois[name], outputs[f"b2_identity_{name}"]) < EXACT
+    image, row = outputs["b2_identity_mrcnn_mask_pos_index"].T
+    np.testing.assert_allclose(of_rois["mrcnn_mask"][image, row], outputs["b2_identity_mrcnn_mask_pos"], atol=EXACT)

@@ -14,7 +14,10 @@ _WEIGHTS_HELP = (
     "a legacy .h5 file, a known file by name such as small_siamese_mrcnn_0160, 'last' (the last checkpoint of --config "
     "under --logs), or 'untrained'"
 )
-_REFERENCE_HELP = "a crop, or a box in pixels cut from a picture; several make one K-shot query; repeat the option for more categories"
+_REFERENCE_HELP = (
+    "a crop, or a box in pixels cut from a picture; several make one K-shot query; repeat the option for more "
+    "categories"
+)
 _PROTOCOL_HELP = (
     "'paper' feeds references without subtracting the mean and sorts masks into sizes by their box, as the original did"
 )
@@ -122,12 +125,13 @@ def evaluate(options):
     from siamese_mrcnn_tf.evaluation import evaluate as run_protocol
     from siamese_mrcnn_tf.files import write_json
 
+    paper = options.protocol == "paper"
+    config, path = choose_config(options, {"MOLD_TARGETS_AT_INFERENCE": False} if paper else {})
     dataset = IndexedCocoDataset()
     coco = dataset.load_coco(options.dataset, options.subset, year=options.year, return_coco=True)
     dataset.prepare()
     dataset.build_indices()
-    paper = options.protocol == "paper"
-    predictor = open_predictor(options, {"MOLD_TARGETS_AT_INFERENCE": False} if paper else {})
+    predictor = open_predictor(config, path)
     area = "box" if paper else "mask"
     outcome = run_protocol(
         predictor, dataset, coco, shots=options.shots, seed=options.seed, limit=options.limit, area=area
@@ -150,7 +154,7 @@ def predict(options):
     paths = prediction.find_pictures(options.image)
     config, path = choose_config(options)
     queries = [prediction.read_query(sources, config) for sources in options.reference]
-    predictor = open_predictor(options, config=config, path=path)
+    predictor = open_predictor(config, path)
     results = prediction.predict_files(predictor, paths, queries, options.out)
     print(
         f"{len(results)} detections in {len(paths)} pictures for {len(queries)} queries. Results are in {options.out}"
@@ -173,9 +177,10 @@ def choose_config(options, changes=None):
     name = options.config or (fitting_config(path) if path else "tiny")
     if name is None:
         raise ValueError(f"{path}: fits none of {', '.join(CONFIGS)}; name its configuration with --config")
-    config = load_config(name).replace(**parse_settings(options.set), **(changes or {}))
+    settings = parse_settings(options.set) | (changes or {})
     if options.min_confidence is not None:
-        config = config.replace(DETECTION_MIN_CONFIDENCE=options.min_confidence)
+        settings["DETECTION_MIN_CONFIDENCE"] = options.min_confidence
+    config = load_config(name).replace(**settings)
     config.validate()
     return config, path
 
@@ -186,14 +191,12 @@ def find_last(options):
     return find_last_checkpoint(log_dir_of(load_config(options.config or "small"), options.logs))
 
 
-def open_predictor(options, changes=None, *, config=None, path=None):
-    """The predictor that the options name; warns of untrained weights."""
+def open_predictor(config, path):
+    """The predictor with the weights of a file, or with initial ones, of which it warns."""
     import keras
 
     from siamese_mrcnn_tf.predictor import SiamesePredictor
 
-    if config is None:
-        config, path = choose_config(options, changes)
     keras.utils.set_random_seed(0)
     predictor = SiamesePredictor(config)
     if path is None:
