@@ -17,6 +17,7 @@ numpy 2 it needs help to be imported at all, so write `iaa = import_imgaug().aug
 import contextlib
 import functools
 import importlib
+import operator
 import pickle
 import threading
 import types
@@ -83,6 +84,7 @@ def parse_augmentation(name):
     return None if name is None else _NAMED[name]()
 
 
+@functools.cache
 def import_imgaug():
     """The module imgaug, imported and working under today's numpy.
 
@@ -140,7 +142,11 @@ _COLOUR_MODULES = tuple(
         "weather",
     )
 )
-_WITHOUT_ANNOTATIONS = ("BlendAlphaSegMapClassIds", "BlendAlphaBoundingBoxes")  # want labels that masks do not have
+_UNUSABLE = (  # the first two want labels that masks do not have, the last knows images only
+    "BlendAlphaSegMapClassIds",
+    "BlendAlphaBoundingBoxes",
+    "pillike.Affine",
+)
 
 
 class _ImgaugAugmentation:
@@ -177,17 +183,31 @@ def _flip_sometimes(image, masks, rng, *, probability):
 
 
 def _augment(augmenter, image, masks):
-    """One call for both, so that imgaug draws once for both. Eight masks travel as the bits of one map.
-
-    Bits survive because every augmenter that moves pixels moves maps by the nearest pixel.
-    """
+    """One call for both, so that imgaug draws once for both."""
     count = masks.shape[-1]
     if not count:
         new_image = augmenter.augment(image=image)
         return new_image, np.zeros((*new_image.shape[:2], 0), bool)
-    maps = import_imgaug().SegmentationMapsOnImage(np.packbits(masks, axis=-1), shape=image.shape)
+    maps = import_imgaug().SegmentationMapsOnImage(_packed(masks), shape=image.shape)
     new_image, maps = augmenter.augment(image=image, segmentation_maps=maps)
-    return new_image, np.unpackbits(maps.arr.astype(np.uint8), axis=-1, count=count).astype(bool)
+    return new_image, _unpacked(maps.arr.astype(np.uint8), count)
+
+
+def _packed(masks):
+    """Eight masks as the bits of one map: uint8 [height, width, maps], an eighth of the work for imgaug.
+
+    The bits survive because augmenters that move pixels move maps by the nearest pixel.
+    """
+    height, width, count = masks.shape
+    whole = np.zeros((height, width, -(-count // 8) * 8), bool)  # numpy packs whole bytes several times faster
+    whole[..., :count] = masks
+    return np.packbits(whole).reshape(height, width, -1)
+
+
+def _unpacked(maps, count):
+    """The first `count` masks of `_packed`: bool [height, width, count]."""
+    bits = np.unpackbits(maps).reshape(*maps.shape[:2], -1)
+    return np.ascontiguousarray(bits[..., :count]).view(bool)
 
 
 def _check_sample(image, masks):
@@ -204,32 +224,28 @@ def _check_augmenter(augmenter, *, may_move):
     Args:
         may_move: False for children of augmenters that apply them to a part of the pixels or channels.
     """
-    children_may_move = False
-    if _is_one_of(augmenter, _COMBINING):
-        children_may_move = may_move
-    elif _is_one_of(augmenter, _MOVING):
-        if not may_move:
-            raise _refusal(augmenter, "moves pixels inside an augmenter that changes the picture in part")
-    elif not _changes_colours_only(augmenter):
+    combines, moves = _is_one_of(augmenter, _COMBINING), _is_one_of(augmenter, _MOVING)
+    if _is_one_of(augmenter, _UNUSABLE) or not (combines or moves or _changes_colours(augmenter)):
         raise _refusal(augmenter, "masks cannot follow it, or it changes the image's size, or it is not known")
+    if moves and not may_move:
+        raise _refusal(augmenter, "moves pixels inside an augmenter that changes the picture in part")
     if not getattr(augmenter, "keep_size", True):
         raise _refusal(augmenter, "changes the image's size (keep_size=False)")
     if _is_one_of(augmenter, ("Affine",)) and augmenter.fit_output:
         raise _refusal(augmenter, "changes the image's size (fit_output=True)")
     for children in augmenter.get_children_lists():
         for child in children:
-            _check_augmenter(child, may_move=children_may_move)
+            _check_augmenter(child, may_move=may_move and combines)
 
 
-def _changes_colours_only(augmenter):
+def _changes_colours(augmenter):
     modules = {kind.__module__ for kind in type(augmenter).__mro__}
-    known = _is_one_of(augmenter, _COLOURING) or not modules.isdisjoint(_COLOUR_MODULES)
-    return known and not _is_one_of(augmenter, _WITHOUT_ANNOTATIONS)
+    return _is_one_of(augmenter, _COLOURING) or not modules.isdisjoint(_COLOUR_MODULES)
 
 
 def _is_one_of(augmenter, names):
     iaa = import_imgaug().augmenters
-    return isinstance(augmenter, tuple(getattr(iaa, name) for name in names))
+    return isinstance(augmenter, tuple(operator.attrgetter(name)(iaa) for name in names))
 
 
 def _refusal(augmenter, reason):

@@ -243,14 +243,15 @@ def compiled(model):
     On TensorFlow results stay tensors, so that the maps of a scene are not copied between the parts. Elsewhere Keras
     compiles, and results are arrays.
     """
+    single = len(model.inputs) == 1
     if keras.backend.backend() != "tensorflow":
-        return lambda *inputs: model.predict_on_batch(list(inputs))
+        return lambda *inputs: model.predict_on_batch(inputs[0] if single else list(inputs))
     import tensorflow as tf
 
     signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
 
     @tf.function(input_signature=signature)
     def run(*inputs):
-        return model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+        return model(inputs[0] if single else list(inputs), training=False)
 
     return run

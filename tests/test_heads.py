@@ -8,6 +8,7 @@ from keras import ops
 from siamese_mrcnn_tf import heads
 from siamese_mrcnn_tf.boxes import generate_anchors
 from siamese_mrcnn_tf.image_meta import compose_image_meta
+from siamese_mrcnn_tf.layers import PyramidROIAlign
 
 CHANNELS, COUNT, FC, MASK_CHANNELS, CLASSES = 3, 5, 4, 6, 2
 SIDES = (16, 8, 4, 2)
@@ -216,6 +217,12 @@ def test_zero_padded_rois_see_the_first_cell_of_p2(outputs, inputs):
     corner = inputs[2][:, :1, :1]
     np.testing.assert_allclose(outputs["roi_align_classifier"][:, -1], np.tile(corner, (1, 2, 2, 1)), rtol=1e-6)
     np.testing.assert_allclose(outputs["roi_align_mask"][:, -1], np.tile(corner, (1, 3, 3, 1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "side"), [("roi_align_classifier", 2), ("roi_align_mask", 3)])
+def test_both_heads_pool_by_the_canonical_size(outputs, inputs, name, side):
+    np.testing.assert_array_equal(outputs[name], PyramidROIAlign((side, side), 32)(inputs))
+    assert not np.allclose(outputs[name], PyramidROIAlign((side, side), 224)(inputs))
 
 
 def test_an_empty_batch(model, inputs):

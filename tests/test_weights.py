@@ -800,3 +800,19 @@ def test_keras_models_and_files(tmp_path):
         (model.save_weights if "weights" in name else model.save)(tmp_path / name)
         with pytest.raises(ValueError, match="of Keras 3"):
             weights.load_weights(half, tmp_path / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "config"), [("small", SmallConfig), ("large", LargeConfig)])
+def test_real_networks_write_the_original_inventory(tmp_path, name, config):
+    from siamese_mrcnn_tf import network
+
+    recorded = json.loads(gzip.decompress((HERE / "data" / "weight_inventory.json.gz").read_bytes()))[name]
+    layers = network.build_layers(config())
+    weights.save_weights(layers, tmp_path / "real.h5")
+    written = inventory(tmp_path / "real.h5")
+    report = weights.load_weights(layers, tmp_path / "real.h5")
+    (tmp_path / "real.h5").unlink()  # 200 MB
+    assert written["file_attrs"] == {key: recorded["file_attrs"][key] for key in written["file_attrs"]}
+    assert written["weights"] == recorded["weights"]
+    assert len(report.loaded) == 394 and not report.missing and not report.unused
