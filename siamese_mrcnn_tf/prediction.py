@@ -116,9 +116,7 @@ def predict_files(predictor, paths, queries, out, *, progress=True):
             name = f"{picture_names[image_id - 1]}.{query_names[category_id - 1]}"
             overlay = draw_overlay(image, found["rois"], masks, found["scores"])
             _write_png(out / "overlays" / f"{name}.png", overlay)
-            for number in range(found["masks"].shape[-1]):
-                mask = found["masks"][:, :, number].astype(np.uint8) * 255
-                _write_png(out / "masks" / f"{name}.{number + 1:03d}.png", mask)
+            _write_masks(out / "masks", name, found["masks"])
     images = [
         {"id": image_id, "file_name": str(path), "height": height, "width": width}
         for image_id, (path, (height, width)) in enumerate(zip(paths, sizes, strict=True), start=1)
@@ -149,6 +147,14 @@ def _read_reference(source, config):
 def _unique(names):
     """The names, repeated ones with their place added."""
     return [name if names.count(name) == 1 else f"{name}-{place}" for place, name in enumerate(names, start=1)]
+
+
+def _write_masks(folder, name, masks):
+    """Masks [height, width, n] as {name}.001.png, ...; those of an earlier run are removed."""
+    for earlier in folder.glob(f"{glob.escape(name)}.[0-9][0-9][0-9].png"):
+        earlier.unlink()
+    for number, mask in enumerate(np.moveaxis(masks, -1, 0), start=1):
+        _write_png(folder / f"{name}.{number:03d}.png", mask.astype(np.uint8) * 255)
 
 
 def _write_png(path, pixels):

@@ -1,5 +1,6 @@
 """Search in picture files."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from siamese_mrcnn_tf import prediction
+from siamese_mrcnn_tf import SiamesePredictor, prediction
 
 
 @pytest.fixture
@@ -89,6 +90,26 @@ def test_what_is_written(pictures, tiny_model, tmp_path, scene):
     np.testing.assert_array_equal(mask > 0, loaded.annToMask(best) > 0)
     tiny_model.predictor.set_image(scene)
     assert best["score"] == pytest.approx(float(tiny_model.predictor.detect(queries[0].crops)["scores"][0]), abs=1e-5)
+
+
+def test_masks_of_an_earlier_run_do_not_stay(pictures, tiny_model, tmp_path):
+    query = prediction.read_query([str(tmp_path / "thing.png")], tiny_model.config)
+    stale = tmp_path / "out" / "masks" / "a.thing.999.png"
+    other = tmp_path / "out" / "masks" / "b.thing.999.png"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    other.touch()
+    prediction.predict_files(tiny_model.predictor, [pictures / "a.png"], [query], tmp_path / "out", progress=False)
+    assert not stale.exists() and other.exists()
+
+
+def test_a_model_without_masks(pictures, tiny_model, tmp_path, scene):
+    config = tiny_model.config.replace(MODEL="frcnn")
+    query = prediction.read_query([str(tmp_path / "thing.png")], config)
+    predictor = SiamesePredictor(config, layers=dataclasses.replace(tiny_model.predictor.layers, mask={}))
+    results = prediction.predict_files(predictor, [pictures / "a.png"], [query], tmp_path / "out", progress=False)
+    assert results and not any("segmentation" in result for result in results)
+    assert (tmp_path / "out" / "overlays" / "a.thing.png").exists() and not (tmp_path / "out" / "masks").exists()
 
 
 def test_a_broken_picture_stops_before_anything_is_written(pictures, tiny_model, tmp_path):
