@@ -7,7 +7,7 @@ module relies on them. Maps are [batch, height, width, channels].
 import keras
 from keras import layers as KL
 
-_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
+from .config import RESNET_BLOCKS
 
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
@@ -91,13 +91,13 @@ def resnet_graph(
     Raises:
         ValueError: unknown architecture.
     """
-    if architecture not in _BLOCKS:
-        raise ValueError(f"BACKBONE = {architecture!r}: expected {', '.join(_BLOCKS)} or a callable")
+    if architecture not in RESNET_BLOCKS:
+        raise ValueError(f"BACKBONE = {architecture!r}: expected {', '.join(RESNET_BLOCKS)} or a callable")
     x = KL.ZeroPadding2D((3, 3))(input_image)
     x = KL.Conv2D(stem_width, 7, strides=2, name="conv1")(x)
     x = KL.Activation("relu")(BatchNorm(train_bn, name="bn_conv1")(x))
     stages = [KL.MaxPooling2D(3, strides=2, padding="same")(x)]
-    for stage, (count, width) in enumerate(zip(blocks or _BLOCKS[architecture], widths, strict=True), start=2):
+    for stage, (count, width) in enumerate(zip(blocks or RESNET_BLOCKS[architecture], widths, strict=True), start=2):
         if stage == 5 and not stage5:
             return [*stages, None]
         x = stages[-1]

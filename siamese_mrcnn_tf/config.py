@@ -11,6 +11,10 @@ import difflib
 import json
 import math
 import numbers
+import types
+
+RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
+RESIZE_MODES = ("square", "pad64", "crop", "none")
 
 _LENGTHS = {  # of the settings whose number of values is fixed; None is let through
     "BACKBONE_BLOCKS": 4,
@@ -23,8 +27,43 @@ _LENGTHS = {  # of the settings whose number of values is fixed; None is let thr
 }
 
 
+_RANGES = {  # of numbers that the network or its ops cannot do without, or that mean nothing elsewhere
+    **dict.fromkeys(("DETECTION_MIN_CONFIDENCE", "DETECTION_NMS_THRESHOLD", "RPN_NMS_THRESHOLD"), (0, 1)),
+    **dict.fromkeys(
+        (
+            "BACKBONE_STEM_WIDTH",
+            "BACKBONE_BOTTLENECK",
+            "FPN_FEATUREMAPS",
+            "RPN_CONV_CHANNELS",
+            "FPN_CLASSIF_FC_LAYERS_SIZE",
+            "MASK_HEAD_CHANNELS",
+            "NUM_TARGETS",
+            "TARGET_MIN_DIM",
+            "RPN_ANCHOR_STRIDE",
+            "PRE_NMS_LIMIT",
+            "POST_NMS_ROIS_TRAINING",
+            "POST_NMS_ROIS_INFERENCE",
+            "POOL_SIZE",
+            "MASK_POOL_SIZE",
+            "ROI_CANONICAL_SIZE",
+            "DETECTION_MAX_INSTANCES",
+        ),
+        (1, math.inf),
+    ),
+    "IMAGE_MIN_DIM": (0, math.inf),
+    "NUM_CLASSES": (2, 2),
+}
+
+
 class Config:
     """Settings of model, training and detection; the defaults are those of the original's small model."""
+
+    def __init_subclass__(cls, **kwargs):
+        """Keep functions given as settings (BACKBONE) functions: they would become methods of the class."""
+        super().__init_subclass__(**kwargs)
+        for name, value in list(vars(cls).items()):
+            if name.isupper() and isinstance(value, types.FunctionType):
+                setattr(cls, name, staticmethod(value))
 
     # ---- names -------------------------------------------------------------------------------------------------
     NAME = "siamese"  # with EXPERIMENT the name of the log directory
@@ -176,15 +215,28 @@ class Config:
         Raises:
             ValueError: names the setting, its value and what is possible.
         """
-        if self.IMAGE_RESIZE_MODE not in ("square", "pad64", "crop", "none"):
-            raise ValueError(f"IMAGE_RESIZE_MODE = {self.IMAGE_RESIZE_MODE!r}: expected square, pad64, crop or none")
+        if self.IMAGE_RESIZE_MODE not in RESIZE_MODES:
+            raise ValueError(
+                f"IMAGE_RESIZE_MODE = {self.IMAGE_RESIZE_MODE!r}: expected one of {', '.join(RESIZE_MODES)}"
+            )
         if self.MODEL not in ("mrcnn", "frcnn"):
             raise ValueError(f"MODEL = {self.MODEL!r}: expected 'mrcnn' or 'frcnn'")
         if self.TRAIN_BN not in (False, None):
             raise ValueError(f"TRAIN_BN = {self.TRAIN_BN!r}: expected False (moving statistics) or None (train them)")
-        side = "IMAGE_MIN_DIM" if self.IMAGE_RESIZE_MODE == "crop" else "IMAGE_MAX_DIM"
-        _check_multiple(side, getattr(self, side), 64)
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                bound = f"{low} or more" if high == math.inf else f"{low}" if low == high else f"{low} to {high}"
+                raise ValueError(f"{name} = {getattr(self, name)}: expected {bound}")
+        side = "IMAGE_MIN_DIM" if self.IMAGE_RESIZE_MODE in ("crop", "pad64") else "IMAGE_MAX_DIM"
+        if self.IMAGE_RESIZE_MODE != "none" and not (self.IMAGE_RESIZE_MODE == "pad64" and self.IMAGE_MIN_DIM == 0):
+            _check_multiple(side, getattr(self, side), 64)
         _check_multiple("TARGET_MAX_DIM", self.TARGET_MAX_DIM, 32)
+        if tuple(self.MASK_SHAPE) != (2 * self.MASK_POOL_SIZE,) * 2:
+            raise ValueError(f"MASK_SHAPE = {self.MASK_SHAPE}: expected twice MASK_POOL_SIZE = {self.MASK_POOL_SIZE}")
+        if not self.RPN_ANCHOR_RATIOS or min(self.RPN_ANCHOR_RATIOS) <= 0:
+            raise ValueError(f"RPN_ANCHOR_RATIOS = {self.RPN_ANCHOR_RATIOS}: expected numbers above 0")
+        if not callable(self.BACKBONE) and tuple(self.BACKBONE_STRIDES) != (4, 8, 16, 32, 64):
+            raise ValueError(f"BACKBONE_STRIDES = {self.BACKBONE_STRIDES}: a ResNet has (4, 8, 16, 32, 64)")
         for name, length in _LENGTHS.items():
             value = getattr(self, name)
             if value is not None and len(value) != length:
@@ -199,9 +251,6 @@ class Config:
             raise ValueError(
                 f"RPN_ANCHOR_SCALES = {self.RPN_ANCHOR_SCALES}: expected {levels} scales, one per level P2..P6"
             )
-        for name in ("NUM_TARGETS", "DETECTION_MAX_INSTANCES", "POST_NMS_ROIS_INFERENCE", "PRE_NMS_LIMIT"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
 
     def display(self):
         """Print every setting, and the derived ones."""

@@ -325,8 +325,7 @@ def get_one_target(
             break
     target = cut_reference(dataset, config, image_id, index)
     if return_all:
-        rule = {"min_dim": config.TARGET_MIN_DIM, "max_dim": config.TARGET_MAX_DIM, "min_scale": config.IMAGE_MIN_SCALE}
-        return target, *molding.resize_image(np.zeros(shape, np.uint8), **rule)[1:]
+        return target, *molding.resize_reference(np.zeros(shape, np.uint8), config)[1:]
     return (target, shape) if return_original_size else target
 
 
@@ -343,9 +342,7 @@ def _draw_instance(dataset, class_id, rng, config):
 
 def _box_in_scene(mask, config):
     """Box (y1, x1, y2, x2) of a mask [height, width] in pixels of the resized scene without padding; 0 if empty."""
-    scene = np.zeros((*mask.shape, 1), np.uint8)
-    rule = (config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE, config.IMAGE_RESIZE_MODE)
-    scale = molding.resize_image(scene, *rule, rng=np.random.default_rng(0))[2]  # where a crop lies does not matter
+    scale, _ = molding.query_shape(mask.shape, config)
     return extract_bboxes(molding.resize_mask(mask[..., None], scale, [(0, 0)] * 3))[0]
 
 

@@ -5,6 +5,7 @@ Paper, Algorithm 1; design section 7. `evaluate` makes one run of it.
 
 import dataclasses
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -43,7 +44,7 @@ def evaluate(
         predictor: SiamesePredictor.
         dataset: IndexedCocoDataset with indices built, references are drawn from all of it.
         coco: the `pycocotools.coco.COCO` of its annotation file.
-        class_ids: class ids [n] to evaluate; all that have an instance by default. Others count as background.
+        class_ids: class ids [n] to evaluate; the data set's ACTIVE_CLASSES by default. Others count as background.
         shots: references of a query.
         seed, run: with image, class and shot the key of each draw.
         limit: evaluate only the first so many images that have one of the classes.
@@ -61,6 +62,7 @@ def evaluate(
     if not queries:
         raise ValueError(f"{dataset.set_name}: no image has an instance of the categories to evaluate")
     results, references, seconds = [], [], 0.0
+    _check_queries(dataset, queries)
     for image_id, present in tqdm(queries, desc="evaluate", unit="image", disable=not progress):
         image = dataset.load_image(image_id)
         start = time.perf_counter()
@@ -93,7 +95,7 @@ def evaluate(
 
 def queries_of(dataset, class_ids=None):
     """What the protocol asks: list of (image id, [class ids present in it]), images without any left out."""
-    wanted = set(range(1, dataset.num_classes)) if class_ids is None else {int(class_id) for class_id in class_ids}
+    wanted = {int(class_id) for class_id in (dataset.ACTIVE_CLASSES if class_ids is None else class_ids)}
     queries = []
     for image_id in dataset.image_ids:
         present = [int(class_id) for class_id in dataset.image_category_index[image_id] if class_id in wanted]
@@ -102,10 +104,18 @@ def queries_of(dataset, class_ids=None):
     return queries
 
 
+def _check_queries(dataset, queries):
+    """Find a missing picture before hours of work, not after."""
+    for image_id, _ in queries:
+        path = Path(dataset.image_info[image_id]["path"])
+        if not path.is_file():
+            raise ValueError(f"{path}: no such picture, though the annotation file lists it")
+
+
 def _query(predictor, scene, crops, dataset, image_id, class_id):
     try:
         return predictor.detect_in(scene, [crops])[0]
-    except (ValueError, ArithmeticError) as error:
+    except Exception as error:  # whatever the backend raises: a failed query must not pass in silence
         where = f"{dataset.image_reference(image_id)}, category {dataset.class_names[class_id]!r}"
         raise RuntimeError(f"{where}: the query failed ({error})") from error
 

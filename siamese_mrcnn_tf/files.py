@@ -91,6 +91,21 @@ def read_json(path):
         raise ValueError(f"{path}: JSON nested too deeply") from error
 
 
+def writable_folder(path):
+    """`path` as a Path, checked: a folder that files can be written to, or none yet.
+
+    Raises:
+        ValueError: `path` or something above it is a file, or the folder is not writable.
+    """
+    path = Path(path)
+    existing = next(part for part in (path, *path.absolute().parents) if part.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{path}: cannot write there, {existing} is a file")
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"{path}: cannot write there, no permission for {existing}")
+    return path
+
+
 def inside(folder, name):
     """The path of `name` in `folder`.
 

@@ -1,6 +1,7 @@
 """The two primitives that differ by backend: non-maximum suppression and crop-and-resize (of one map or a pyramid).
 
-TensorFlow runs its own ops, those that the original ran. The portable forms below have the same semantics, built from
+TensorFlow runs its own ops, those that the original ran; XLA has no kernel for its crop-and-resize, so they are not for
+`jit_compile`. The portable forms below have the same semantics, built from
 `keras.ops` with static shapes, and serve the other backends (design section 10).
 """
 

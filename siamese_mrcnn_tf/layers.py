@@ -1,7 +1,7 @@
 """The layers that Keras lacks: matching, proposals, RoI pooling, detection targets, detections.
 
 Each class unpacks its inputs and delegates to a `*_graph` function on plain tensors. Boxes are normalized
-(y1, x1, y2, x2); all shapes are static but the batch's.
+(y1, x1, y2, x2); the shapes of inputs and outputs are static but for the batch.
 """
 
 import math
@@ -202,7 +202,8 @@ def roi_levels_graph(rois, image_meta, *, canonical_size):
     # log(0) is -inf, which the clip turns into the finest level
     offset = ops.round(ops.log(relative_size) / math.log(2.0))
     offset = ops.clip(offset, _FINEST_POOLED - _CANONICAL_POOLED, _COARSEST_POOLED - _CANONICAL_POOLED)
-    return ops.cast(offset, "int32") + _CANONICAL_POOLED
+    # clipped again: a roi that is not a number must have a level too, or rows would go missing
+    return ops.clip(ops.cast(offset, "int32") + _CANONICAL_POOLED, _FINEST_POOLED, _COARSEST_POOLED)
 
 
 def pyramid_roi_align_graph(rois, levels, feature_maps, *, pool_shape):

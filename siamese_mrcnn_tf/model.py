@@ -208,7 +208,10 @@ class SiameseMaskRCNN:
         return find_last_checkpoint(self.log_dir)
 
     def set_log_dir(self, model_path=None):
-        """Set `log_dir` and `checkpoint_path` from the configuration, and epoch to 0."""
+        """Set `log_dir` and `checkpoint_path` from the configuration, and epoch to 0.
+
+        `model_path` is kept for callers of Matterport's; as in the original, the names do not depend on it.
+        """
         self.epoch = 0
         self.log_dir = str(log_dir_of(self.config, self.model_dir))
         self.checkpoint_path = str(Path(self.log_dir) / "siamese_mrcnn_{epoch:04d}.h5")

@@ -154,19 +154,26 @@ def mold_inputs(images, config, *, rng=None):
     """
     if not len(images):
         raise ValueError("images: expected at least one picture, got none")
-    molded_images, image_metas, windows = [], [], []
+    molded_images, image_metas, windows, no_classes = [], [], [], np.zeros(config.NUM_CLASSES)
     for index, image in enumerate(images):
         image = _checked_picture(image, f"image {index}")
-        molded, window, scale, _, _ = resize_image(image, **_query_rule(config), rng=rng)
-        no_classes = np.zeros(config.NUM_CLASSES)
+        if config.IMAGE_RESIZE_MODE == "none" and any(side % _PAD_MULTIPLE for side in image.shape[:2]):
+            raise ValueError(
+                f"image {index}: IMAGE_RESIZE_MODE = 'none' needs multiples of {_PAD_MULTIPLE}, got {image.shape}"
+            )
+        molded, window, scale, _, _ = resize_image(image, *_query_rule(config), rng=rng)
         molded_images.append(mold_image(molded, config))
         image_metas.append(compose_image_meta(0, image.shape, molded.shape, window, scale, no_classes))
         windows.append(window)
     shapes = list(dict.fromkeys(molded.shape for molded in molded_images))
     if len(shapes) > 1:
-        listed = ", ".join(map(str, shapes))
-        raise ValueError(f"images mold to the shapes {listed}; a batch needs one (IMAGE_RESIZE_MODE = 'square')")
+        raise ValueError(f"images mold to the shapes {shapes}; a batch needs one (IMAGE_RESIZE_MODE = 'square')")
     return np.stack(molded_images), np.stack(image_metas), np.stack(windows)
+
+
+def query_shape(image_shape, config):
+    """(scale, (height, width)) in pixels of a scene of `image_shape` (height, width, ...) resized, not yet padded."""
+    return _scaled_shape(image_shape, *_query_rule(config))
 
 
 # ---- references --------------------------------------------------------------------------------------------------
@@ -177,11 +184,13 @@ def mold_reference(crop, config):
         crop: uint8 [height, width, RGB]; one that has the square's shape passes unchanged.
         config: reads TARGET_MIN_DIM, TARGET_MAX_DIM, IMAGE_MIN_SCALE.
     """
-    crop = _checked_picture(crop, "reference")
+    return resize_reference(_checked_picture(crop, "reference"), config)[0].astype(np.uint8, copy=False)
+
+
+def resize_reference(crop, config):
+    """`resize_image` of a crop [height, width, channels] by the rule of references; returns what that returns."""
     # as in the original, the smallest scale of scenes holds for references too
-    rule = {"min_dim": config.TARGET_MIN_DIM, "max_dim": config.TARGET_MAX_DIM, "min_scale": config.IMAGE_MIN_SCALE}
-    molded, *_ = resize_image(crop, **rule, mode="square")
-    return molded.astype(np.uint8, copy=False)
+    return resize_image(crop, config.TARGET_MIN_DIM, config.TARGET_MAX_DIM, config.IMAGE_MIN_SCALE, "square")
 
 
 def mold_references(crops, config, *, subtract_mean):
@@ -194,8 +203,7 @@ def mold_references(crops, config, *, subtract_mean):
     """
     if not len(crops):
         raise ValueError("references: expected at least one crop, got none")
-    checked = [_checked_picture(crop, f"reference {index}") for index, crop in enumerate(crops)]
-    molded = np.stack([mold_reference(crop, config) for crop in checked])
+    molded = np.stack([mold_reference(_checked_picture(c, f"reference {i}"), config) for i, c in enumerate(crops)])
     return mold_image(molded, config) if subtract_mean else molded.astype(np.float32)
 
 
@@ -213,7 +221,7 @@ def reference_from_mask(image, mask, config):
     image, mask = _checked_picture(image, "scene"), np.asarray(mask)
     if mask.shape != image.shape[:2]:
         raise ValueError(f"mask: expected the shape of the scene {image.shape[:2]}, got {mask.shape}")
-    scale, shape = _query_shape(image, config)
+    scale, shape = query_shape(image.shape, config)
     box = extract_bboxes(resize_mask(mask[:, :, None] != 0, scale, padding=[(0, 0)] * 3))[0]
     if not box[2]:
         raise ValueError(f"mask: no pixel at the network's scale {scale:.4g} ({np.count_nonzero(mask)} before)")
@@ -224,7 +232,7 @@ def reference_from_box(image, box, config):
     """The reference in a box (y1, x1, y2, x2) in pixels of `image`, whole or not; else as `reference_from_mask`."""
     image = _checked_picture(image, "scene")
     y1, x1, y2, x2 = _checked_box(box, image.shape)
-    scale, shape = _query_shape(image, config)
+    scale, shape = query_shape(image.shape, config)
     (top, _), (left, _), _ = _padding(shape, config.IMAGE_MAX_DIM, config.IMAGE_RESIZE_MODE)
     y1, y2 = _scaled_extent(y1, y2, scale, top, shape[0])
     x1, x2 = _scaled_extent(x1, x2, scale, left, shape[1])
@@ -269,8 +277,7 @@ def unmold_detections(detections, mrcnn_mask, original_image_shape, image_shape,
     class_ids, scores = detections[:, 4].astype(np.int32), detections[:, 5]
     keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
     boxes, class_ids, scores = boxes[keep], class_ids[keep], scores[keep]
-    height, width = original_image_shape[:2]
-    masks = np.zeros((0 if mrcnn_mask is None else len(keep), height, width), bool)
+    masks = np.zeros((0 if mrcnn_mask is None else len(keep), *original_image_shape[:2]), bool)
     for canvas, box, class_id, row in zip(masks, boxes, class_ids, keep, strict=False):
         mask = np.asarray(mrcnn_mask[row])
         _paste_mask(canvas, mask if mask.ndim == 2 else mask[:, :, class_id], box)
@@ -292,7 +299,7 @@ def _resample(array, shape, *, region=None, dtype=np.float64):
     rows = np.unique(np.concatenate([above, below]))
     channels = array.shape[2] if array.ndim == 3 else 1
     flat = array.reshape(array.shape[0], -1)
-    columns = [_flat_columns(tap, channels) for tap in (left, right)]
+    columns = [(tap[:, None] * channels + np.arange(channels)).ravel() for tap in (left, right)]
     column_weights = [np.repeat(weight, channels) for weight in column_weights]
     narrow = np.empty((len(rows), len(columns[0])))
     for block in _blocks(len(rows)):
@@ -315,10 +322,6 @@ def _taps(size, new_size, start, stop):
     first_weight = np.where(first >= 0, 1 - fraction, 0.0)
     second_weight = np.where(first + 1 < size, fraction, 0.0)
     return np.maximum(first, 0), np.minimum(first + 1, size - 1), first_weight, second_weight
-
-
-def _flat_columns(columns, channels):
-    return (columns[:, None] * channels + np.arange(channels)).ravel()
 
 
 def _blocks(count):
@@ -360,7 +363,7 @@ def _check_resize_rule(min_dim, max_dim, mode, rng):
     if mode == "pad64" and (not min_dim or min_dim % _PAD_MULTIPLE):
         raise ValueError(f"min_dim = {min_dim!r}: mode 'pad64' needs a multiple of {_PAD_MULTIPLE}")
     if mode == "crop" and rng is None:
-        raise ValueError("rng = None: mode 'crop' is random and needs a numpy.random.Generator")
+        raise ValueError("rng = None: IMAGE_RESIZE_MODE = 'crop' is random, it needs a numpy.random.Generator as rng")
 
 
 def _scaled_shape(shape, min_dim, max_dim, min_scale, mode):
@@ -388,12 +391,7 @@ def _padding(shape, max_dim, mode):
 
 
 def _query_rule(config):
-    dims = {"min_dim": config.IMAGE_MIN_DIM, "max_dim": config.IMAGE_MAX_DIM}
-    return {**dims, "min_scale": config.IMAGE_MIN_SCALE, "mode": config.IMAGE_RESIZE_MODE}
-
-
-def _query_shape(image, config):
-    return _scaled_shape(image.shape, **_query_rule(config))
+    return config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE, config.IMAGE_RESIZE_MODE
 
 
 # ---- helpers: boxes and checks -----------------------------------------------------------------------------------
@@ -446,4 +444,6 @@ def _checked_picture(image, what):
         )
     if image.dtype != np.uint8 and not (image.min() >= 0 and image.max() <= 255):
         raise ValueError(f"{what}: expected values in 0..255, got {image.min()} to {image.max()} ({image.dtype})")
+    if image.dtype.kind == "f" and 0 < image.max() <= 1:
+        raise ValueError(f"{what}: looks like 0..1 ({image.dtype} up to {image.max():g}): expected 0..255")
     return image

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .files import atomic_path, write_json
+from .files import atomic_path, writable_folder, write_json
 from .images import read_image
 from .molding import mold_reference, reference_from_box
 from .scoring import results_of
@@ -98,14 +98,14 @@ def predict_files(predictor, paths, queries, out, *, progress=True):
         list of COCO results.
 
     Raises:
-        ValueError: a picture that cannot be read; nothing was written then.
+        ValueError: `out` is no folder, or a picture cannot be read; nothing was written then.
     """
-    out = Path(out)
+    out = writable_folder(out)
     sizes = [read_image(path).shape[:2] for path in paths]  # the broken one is found before anything is written
     embeddings = [predictor.encode_references(query.crops) for query in queries]
     query_names = _unique([query.name for query in queries])
-    results = []
     picture_names = _unique([path.stem for path in paths])
+    results = []
     for image_id, path in enumerate(tqdm(paths, desc="predict", unit="image", disable=not progress), start=1):
         image = read_image(path)
         scene = predictor.encode_scenes([image])
@@ -134,6 +134,9 @@ def _source_path(source):
 
 def _read_reference(source, config):
     path = _source_path(source)
+    before, colon, _ = str(source).rpartition(":")
+    if colon and not path.is_file() and Path(before).is_file():
+        raise ValueError(f"reference {source}: expected FILE, or FILE:y1,x1,y2,x2 with whole pixels and no spaces")
     image = read_image(path)
     try:
         if path == Path(source):
@@ -145,8 +148,16 @@ def _read_reference(source, config):
 
 
 def _unique(names):
-    """The names, repeated ones with their place added."""
-    return [name if names.count(name) == 1 else f"{name}-{place}" for place, name in enumerate(names, start=1)]
+    """The names without dots, which part them in file names; repeated ones with a number that makes them differ."""
+    unique = []
+    for name in (name.replace(".", "_") for name in names):
+        number = 2
+        candidate = name
+        while candidate in unique:
+            candidate = f"{name}-{number}"
+            number += 1
+        unique.append(candidate)
+    return unique
 
 
 def _write_masks(folder, name, masks):

@@ -9,6 +9,7 @@ them.
 """
 
 import dataclasses
+import zipfile
 
 import keras
 import numpy as np
@@ -29,8 +30,12 @@ class ReferenceEmbedding:
     vectors: np.ndarray
 
     def __post_init__(self):
-        if self.vectors.ndim != 3 or not len(self.vectors):
-            raise ValueError(f"embedding: expected [references, levels, channels], got shape {self.vectors.shape}")
+        vectors = np.asarray(self.vectors)
+        if vectors.ndim != 3 or not vectors.size or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
+            raise ValueError(
+                "embedding: expected finite numbers [references, levels, channels], "
+                f"got {vectors.dtype} of shape {vectors.shape}"
+            )
 
     @property
     def mean(self):
@@ -52,7 +57,7 @@ class ReferenceEmbedding:
         try:
             with np.load(path, allow_pickle=False) as content:
                 return cls(content["vectors"])
-        except (OSError, KeyError, ValueError, EOFError) as error:
+        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a saved reference embedding ({error})") from error
 
 
@@ -82,11 +87,11 @@ class SiamesePredictor:
 
     Args:
         config: a Config; MOLD_TARGETS_AT_INFERENCE and the DETECTION_* settings matter here.
-        weights: path of a legacy .h5 file, or None to keep initial ones.
+        weights: path of a legacy .h5 file that has all weights, or None to keep initial ones.
         layers: SharedLayers to work with, when a model has them already.
 
     Raises:
-        ValueError: a setting the network cannot be built with, or weights that do not fit.
+        ValueError: a setting the network cannot be built with, or weights that do not fit or are not all there.
     """
 
     def __init__(self, config, *, weights=None, layers=None):
@@ -99,7 +104,11 @@ class SiamesePredictor:
         self._anchors = {}
         self._scene = None
         if weights is not None:
-            self.load_weights(weights)
+            report = self.load_weights(weights)
+            if report.missing:
+                raise ValueError(
+                    f"{weights}: cannot detect, {len(report.missing)} weights are not in it\n{report.summary()}"
+                )
 
     def load_weights(self, path, *, exclude=()):
         """Load a weight file; returns the `weights.LoadReport`. A scene that was set is forgotten."""
@@ -108,6 +117,7 @@ class SiamesePredictor:
 
     def set_image(self, image):
         """Encode the scene that `detect` is to search: uint8 [height, width, RGB]."""
+        self._scene = None  # a picture that is refused must not leave the one before in its place
         self._scene = self.encode_scenes([image])
 
     def detect(self, references):
@@ -194,12 +204,12 @@ class SiamesePredictor:
         queries = [
             query if isinstance(query, ReferenceEmbedding) else self.encode_references(query) for query in references
         ]
-        embedding = np.stack([query.mean for query in queries]).astype(np.float32)
         expected = (len(network.LEVELS), self.config.FPN_FEATUREMAPS)
-        if embedding.shape[1:] != expected:
-            raise ValueError(
-                f"embedding: expected [references, {expected[0]}, {expected[1]}], got {queries[0].vectors.shape}"
-            )
+        for query in queries:
+            if query.vectors.shape[1:] != expected:
+                shape = f"[references, {expected[0]}, {expected[1]}]"
+                raise ValueError(f"embedding: expected {shape}, got {query.vectors.shape}")
+        embedding = np.stack([query.mean for query in queries]).astype(np.float32)
         outputs = self._detect(*scenes.pyramid, embedding, scenes.image_metas, scenes.anchors)
         return {name: np.asarray(output) for name, output in outputs.items()}
 

@@ -5,10 +5,9 @@ Knows the settings of a configuration that shapes tell; nothing of models, and n
 
 import dataclasses
 
-from .config import CONFIGS
+from .config import CONFIGS, RESNET_BLOCKS
 from .weight_files import block_of, is_backbone_layer, layer_of
 
-_BACKBONE_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
 _BACKBONE_TITLES = {"resnet50": "ResNet-50", "resnet101": "ResNet-101"}
 _CHANNELS = {  # settings that the last axis of a kernel shows
     "BACKBONE_STEM_WIDTH": "conv1/kernel",
@@ -141,7 +140,7 @@ def _settings(shapes, kind):
         settings["BACKBONE_WIDTHS"] = stages
         settings["BACKBONE_BOTTLENECK"] = stages[0] // inner
         blocks = _count_blocks(shapes)
-        named = [name for name, counts in _BACKBONE_BLOCKS.items() if counts == blocks]
+        named = [name for name, counts in RESNET_BLOCKS.items() if counts == blocks]
         settings.update({"BACKBONE": named[0]} if named else {"BACKBONE_BLOCKS": blocks})
     if kind == "siamese":
         settings["MODEL"] = "mrcnn" if "mrcnn_mask/kernel" in shapes else "frcnn"
@@ -152,8 +151,8 @@ def _changes(settings, config):
     """What of a configuration must change for these settings: {name: value}."""
     others = {name: value for name, value in settings.items() if name not in _BLOCK_SETTINGS}
     changed = {name: value for name, value in others.items() if getattr(config, name) != value}
-    blocks = config.BACKBONE_BLOCKS or _BACKBONE_BLOCKS.get(config.BACKBONE)
-    wanted = settings.get("BACKBONE_BLOCKS") or _BACKBONE_BLOCKS.get(settings.get("BACKBONE"))
+    blocks = config.BACKBONE_BLOCKS or RESNET_BLOCKS.get(config.BACKBONE)
+    wanted = settings.get("BACKBONE_BLOCKS") or RESNET_BLOCKS.get(settings.get("BACKBONE"))
     if wanted and blocks != wanted:
         by_name = "BACKBONE" in settings and config.BACKBONE_BLOCKS is None
         changed.update({"BACKBONE": settings["BACKBONE"]} if by_name else {"BACKBONE_BLOCKS": wanted})

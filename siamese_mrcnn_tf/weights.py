@@ -144,7 +144,8 @@ def load_weights(model, path, exclude=()):
         variables[key].assign(file.arrays[key])
     for key in report.zeroed:
         variables[key].assign(np.zeros(wanted[key], np.float32))
-    logger.info("%s", report.summary())
+    is_partial = bool(report.missing or report.notes)
+    logger.log(logging.WARNING if is_partial else logging.INFO, "%s", report.summary())
     return report
 
 
@@ -213,7 +214,7 @@ def find_weights(name, checkpoints, last=None):
         raise ValueError(
             f"weights {str(name)!r}: no such file{_closest(path.name)}. Known names: last, {_known_names()}"
         )
-    place = path if len(path.parts) > 1 else pathlib.Path(checkpoints) / known
+    place = path.with_name(known) if len(path.parts) > 1 else pathlib.Path(checkpoints) / known
     if not place.is_file():
         entry = KNOWN_FILES[known]
         raise ValueError(f"{place}: no such file. {known} is {entry.what}: get it from {entry.source} and put it there")

@@ -78,8 +78,11 @@ def test_evaluate_paper_protocol(run, tree, tiny_weights, tmp_path):
     common = ("--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--protocol", "paper", "--limit", 1)
     assert run("evaluate", *common, "--out", tmp_path / "out")[0] == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["MOLD_TARGETS_AT_INFERENCE"] is False
-    for result in json.loads((tmp_path / "out" / "results.json").read_text()):
-        assert result["area"] == pytest.approx(result["bbox"][2] * result["bbox"][3])
+    areas = [
+        (result["area"], pytest.approx(result["bbox"][2] * result["bbox"][3]))
+        for result in json.loads((tmp_path / "out" / "results.json").read_text())
+    ]
+    assert areas and all(area == of_box for area, of_box in areas)
 
 
 def test_predict_with_several_queries(run, pictures, tiny_weights):
@@ -90,6 +93,29 @@ def test_predict_with_several_queries(run, pictures, tiny_weights):
     code, text, _ = run("predict", *image, *references, *model, "--out", pictures / "out")
     assert code == 0 and "in 1 pictures for 2 queries" in text
     assert {path.name for path in (pictures / "out" / "overlays").iterdir()} == {"scene.crop.png", "scene.scene.png"}
+
+
+def test_repeated_options_add_up(coco):
+    arguments = "predict --model m --reference r --image a --image b c --set A=1 --set B=2".split()
+    options = coco.build_parser().parse_args(arguments)
+    assert options.image == ["a", "b", "c"] and options.set == ["A=1", "B=2"]
+
+
+def test_numbers_are_checked(coco, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        coco.main("evaluate --dataset d --model m --limit none".split())
+    assert stopped.value.code == 2
+    assert "expected a whole number of 1 or more, got 'none'" in capsys.readouterr().err
+
+
+def test_last_checkpoint_of_the_named_run(run, pictures, tiny_model, tmp_path):
+    folder = tmp_path / "logs" / "siamese_mrcnn_tiny_mine"
+    folder.mkdir(parents=True)
+    for epoch in (1, 3):
+        tiny_model.save_weights(folder / f"siamese_mrcnn_{epoch:04d}.h5")
+    query = ("--image", pictures / "scene.png", "--reference", pictures / "crop.png", "--out", pictures / "out")
+    chosen = ("--model", "last", "--logs", tmp_path / "logs", "--config", "tiny", "--set", "EXPERIMENT=mine")
+    assert run("predict", *query, *chosen)[0] == 0
 
 
 def test_predict_untrained_says_so(run, pictures):
@@ -116,6 +142,14 @@ def bad_inputs(pictures, tree, weights):
         "missing reference": ([*predict, scene, "--reference", pictures / "gone.png"], "gone.png"),
         "box outside": ([*predict, scene, "--reference", f"{scene}:0,0,500,500"], "0,0,500,500"),
         "empty crop": ([*predict, scene, "--reference", f"{scene}:5,5,5,9"], "5,5,5,9"),
+        "bad threshold": (
+            [*predict, scene, "--reference", crop, "--set", "RPN_NMS_THRESHOLD=2"],
+            "RPN_NMS_THRESHOLD = 2",
+        ),
+        "bad confidence": (
+            [*predict, scene, "--reference", crop, "--min-confidence", 70],
+            "DETECTION_MIN_CONFIDENCE = 70",
+        ),
         "bad side": ([*predict, scene, "--reference", crop, "--set", "IMAGE_MAX_DIM=500"], "IMAGE_MAX_DIM = 500"),
         "unknown key": (
             [*predict, scene, "--reference", crop, "--set", "IMAGE_MAXDIM=5"],
@@ -145,6 +179,8 @@ MISTAKES = (
     "missing reference",
     "box outside",
     "empty crop",
+    "bad threshold",
+    "bad confidence",
     "bad side",
     "unknown key",
     "no value",

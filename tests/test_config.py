@@ -253,7 +253,7 @@ def test_to_dict_is_plain():
         ({"IMAGE_MAX_DIM": 0}, "IMAGE_MAX_DIM = 0 is not a multiple of 64"),
         ({"IMAGE_RESIZE_MODE": "crop"}, "IMAGE_MIN_DIM = 400 is not a multiple of 64: use 384 or 448"),
         ({"TARGET_MAX_DIM": 75}, "TARGET_MAX_DIM = 75 is not a multiple of 32: use 64 or 96"),
-        ({"IMAGE_RESIZE_MODE": "stretch"}, "IMAGE_RESIZE_MODE = 'stretch': expected square, pad64, crop or none"),
+        ({"IMAGE_RESIZE_MODE": "stretch"}, "IMAGE_RESIZE_MODE = 'stretch': expected one of square, pad64, crop, none"),
         ({"MODEL": "yolo"}, "MODEL = 'yolo': expected 'mrcnn' or 'frcnn'"),
         ({"TRAIN_BN": True}, "TRAIN_BN = True: expected False"),
         ({"RPN_ANCHOR_SCALES": (32, 64)}, r"RPN_ANCHOR_SCALES = \(32, 64\): expected 5 scales"),
@@ -261,8 +261,8 @@ def test_to_dict_is_plain():
         ({"BACKBONE_BLOCKS": [1, 1]}, r"BACKBONE_BLOCKS = \[1, 1\]: expected 4 numbers"),
         ({"LOSS_WEIGHTS": {"rpn_class_loss": 1.0}}, "LOSS_WEIGHTS = .*expected a number for each of rpn_class_loss, "),
         ({"LOSS_WEIGHTS": dict.fromkeys(ORIGINAL["LOSS_WEIGHTS"], "1")}, "LOSS_WEIGHTS = .*expected a number for each"),
-        ({"NUM_TARGETS": 0}, "NUM_TARGETS = 0: expected at least 1"),
-        ({"DETECTION_MAX_INSTANCES": -1}, "DETECTION_MAX_INSTANCES = -1: expected at least 1"),
+        ({"NUM_TARGETS": 0}, "NUM_TARGETS = 0: expected 1 or more"),
+        ({"DETECTION_MAX_INSTANCES": -1}, "DETECTION_MAX_INSTANCES = -1: expected 1 or more"),
     ],
 )
 def test_validate_names_the_setting(changes, message):

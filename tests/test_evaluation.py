@@ -85,6 +85,7 @@ def test_real_network_end_to_end(tree, tiny_model):
     dataset, coco = load(tree)
     outcome = evaluate(tiny_model.predictor, dataset, coco, progress=False)
     assert set(outcome.scores) == {"bbox", "segm"}
+    assert outcome.results
     assert {result["category_id"] for result in outcome.results} <= {3, 7, 18}
     assert all(result["segmentation"]["size"] == [96, 128] for result in outcome.results)
     assert outcome.seconds > 0
@@ -96,3 +97,18 @@ def test_failures_name_image_and_category(tree):
         evaluate(Oracle(dataset, fail_at=1), dataset, coco, progress=False)
     with pytest.raises(ValueError, match="no image has an instance"):
         evaluate(Oracle(dataset), dataset, coco, class_ids=[], progress=False)
+
+
+def test_a_missing_picture_is_found_before_the_work(tree):
+    dataset, coco = load(tree)
+    oracle = Oracle(dataset)
+    (tree / "val2017" / "000000000030.png").unlink()
+    with pytest.raises(ValueError, match="000000000030.png: no such picture"):
+        evaluate(oracle, dataset, coco, progress=False)
+    assert not oracle.asked
+
+
+def test_active_classes_choose_what_is_asked(tree):
+    dataset, _ = load(tree)
+    dataset.ACTIVE_CLASSES = np.array([3])
+    assert queries_of(dataset) == [(1, [3]), (2, [3])]

@@ -143,7 +143,7 @@ def test_crop_is_placed_by_its_generator():
         ({"mode": "pad64", "min_dim": 100}, "min_dim = 100: mode 'pad64' needs a multiple of 64"),
         ({"mode": "pad64"}, "min_dim = None"),
         ({"mode": "crop"}, "min_dim = None"),
-        ({"mode": "crop", "min_dim": 4}, "rng = None"),
+        ({"mode": "crop", "min_dim": 4}, "rng = None: IMAGE_RESIZE_MODE = 'crop'"),
     ],
 )
 def test_resize_image_refuses_an_incomplete_rule(arguments, message):
@@ -245,6 +245,41 @@ def test_mold_inputs_refuses_a_batch_of_several_shapes():
         molding.mold_inputs(images, config)
 
 
+@pytest.mark.parametrize("shape", [(128, 100, 3), (63, 128, 3)])
+def test_mold_inputs_refuses_sides_that_the_network_cannot_halve(shape):
+    images = [np.zeros((128, 128, 3), np.uint8), np.zeros(shape, np.uint8)]
+    message = rf"image 1: IMAGE_RESIZE_MODE = 'none' needs multiples of 64.*\({shape[0]}, {shape[1]}, 3\)"
+    with pytest.raises(ValueError, match=message):
+        molding.mold_inputs(images, TinyConfig().replace(IMAGE_RESIZE_MODE="none"))
+    padded = TinyConfig().replace(IMAGE_RESIZE_MODE="pad64", IMAGE_MIN_DIM=64)
+    assert molding.mold_inputs(images[1:], padded)[0].shape == (1, 128 if shape[0] == 128 else 64, 128, 3)
+
+
+def test_mold_inputs_in_mode_crop():
+    image = np.arange(90 * 120 * 3, dtype=np.uint8).reshape(90, 120, 3)
+    config = TinyConfig().replace(IMAGE_RESIZE_MODE="crop", IMAGE_MIN_DIM=64)
+    assert molding.mold_inputs([image], config, rng=np.random.default_rng(0))[0].shape == (1, 64, 64, 3)
+    with pytest.raises(ValueError, match="IMAGE_RESIZE_MODE = 'crop' is random"):
+        molding.mold_inputs([image], config)
+
+
+def test_mold_inputs_takes_float_pictures_and_black_ones():
+    image = seeded.make_scene(90, 120, seed=3)[0]
+    expected = molding.mold_inputs([image], TinyConfig())[0]
+    np.testing.assert_allclose(molding.mold_inputs([image.astype(float)], TinyConfig())[0], expected, atol=1)
+    black = molding.mold_inputs([np.zeros((4, 4, 3))], TinyConfig())[0]
+    assert np.array_equal(black[0, 0, 0], -np.float32(TinyConfig().MEAN_PIXEL))
+
+
+@pytest.mark.parametrize("mode", ["square", "pad64", "crop", "none"])
+def test_query_shape_is_the_size_before_padding(mode):
+    config = CONFIG.replace(IMAGE_RESIZE_MODE=mode, IMAGE_MIN_DIM=448)
+    rule = (config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE, mode)
+    _, window, scale, _, crop = molding.resize_image(np.zeros((200, 300, 3)), *rule, rng=np.random.default_rng(0))
+    expected = (window[2] - window[0], window[3] - window[1]) if crop is None else (448, 672)
+    assert molding.query_shape((200, 300), config) == (scale, expected)
+
+
 @pytest.mark.parametrize(
     "image, message",
     [
@@ -254,6 +289,8 @@ def test_mold_inputs_refuses_a_batch_of_several_shapes():
         (np.zeros((4, 4, 3), complex), "complex128"),
         (np.full((4, 4, 3), 300.0), "values in 0..255, got 300.0"),
         (np.full((4, 4, 3), np.nan), "values in 0..255, got nan"),
+        (np.full((4, 4, 3), 0.5, np.float32), r"image 0: looks like 0..1 \(float32 up to 0.5\): expected 0..255"),
+        (np.ones((4, 4, 3)), "looks like 0..1"),
     ],
 )
 def test_mold_inputs_refuses_what_is_no_picture(image, message):
@@ -282,8 +319,10 @@ def test_mold_references(config, side):
 def test_mold_references_refuses_bad_crops():
     with pytest.raises(ValueError, match="at least one crop"):
         molding.mold_references([], CONFIG, subtract_mean=True)
+    with pytest.raises(ValueError, match="reference 0: looks like 0..1"):
+        molding.mold_references([np.ones((4, 4, 3))], CONFIG, subtract_mean=True)
     with pytest.raises(ValueError, match="reference 1: .*not empty"):
-        molding.mold_references([np.ones((4, 4, 3)), np.ones((0, 4, 3))], CONFIG, subtract_mean=True)
+        molding.mold_references([np.ones((4, 4, 3), np.uint8), np.ones((0, 4, 3))], CONFIG, subtract_mean=True)
     with pytest.raises(ValueError, match="reference: .*not empty"):
         molding.mold_reference(np.ones((0, 4, 3), np.uint8), CONFIG)
 

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 
+import conftest
 import keras
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import TinyConfig, network
+from siamese_mrcnn_tf import LargeConfig, TinyConfig, network
 from siamese_mrcnn_tf.model import SiameseMaskRCNN
 
 OUTPUTS = {"mrcnn_detection", "mrcnn_class", "mrcnn_bbox", "mrcnn_mask", "ROI", "rpn_class", "rpn_bbox"}
@@ -119,3 +120,19 @@ def test_importing_the_package_does_not_import_tensorflow():
 def test_model_is_a_plain_keras_model(tiny_model):
     assert isinstance(tiny_model.keras_model, keras.Model)
     assert tiny_model.keras_model.name == "mask_rcnn"
+
+
+@pytest.mark.slow
+def test_large_configuration(scene, crop):
+    """One detection by the predictor and by the single model, weights as seeded."""
+    config = LargeConfig().replace(DETECTION_MIN_CONFIDENCE=0.0)
+    model = SiameseMaskRCNN("inference", config, "logs")
+    conftest.set_seeded_weights(model.keras_model.layers)
+    found = model.detect([[crop, 255 - crop]], [scene])[0]
+    outputs = model.keras_model.predict(model_inputs(model, scene, crop, references=1), verbose=0)
+    assert outputs["ROI"].shape == (1, 1000, 4) and outputs["mrcnn_detection"].shape == (1, 100, 6)
+    assert outputs["rpn_class"].shape == (1, 261888, 2)
+    alone = model.detect([[crop]], [scene])[0]
+    count = len(alone["scores"])
+    assert count > 0 and len(found["rois"]) > 0
+    np.testing.assert_allclose(outputs["mrcnn_detection"][0, :count, 5], alone["scores"], atol=1e-4)

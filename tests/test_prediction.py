@@ -54,6 +54,7 @@ def test_query_from_crops_and_boxes(pictures, tiny_model, scene, crop, tmp_path)
         ("10,20,10,90", "a.png:10,20,10,90"),
         ("1,2,3", "a.png:1,2,3"),
         ("-5,2,30,40", "a.png:-5,2,30,40"),
+        ("1, 2, 30, 40", "no spaces"),
     ],
 )
 def test_bad_boxes_are_named(pictures, tiny_model, box, message):
@@ -112,6 +113,13 @@ def test_a_model_without_masks(pictures, tiny_model, tmp_path, scene):
     assert (tmp_path / "out" / "overlays" / "a.thing.png").exists() and not (tmp_path / "out" / "masks").exists()
 
 
+def test_out_that_is_a_file_is_found_first(pictures, tiny_model, tmp_path):
+    query = prediction.read_query([str(tmp_path / "thing.png")], tiny_model.config)
+    for out in (tmp_path / "thing.png", tmp_path / "thing.png" / "below"):
+        with pytest.raises(ValueError, match="thing.png is a file"):
+            prediction.predict_files(tiny_model.predictor, [pictures / "a.png"], [query], out, progress=False)
+
+
 def test_a_broken_picture_stops_before_anything_is_written(pictures, tiny_model, tmp_path):
     (pictures / "c.png").write_bytes((pictures / "a.png").read_bytes()[:500])
     query = prediction.read_query([str(tmp_path / "thing.png")], tiny_model.config)
@@ -125,4 +133,8 @@ def test_names_that_repeat_get_their_place(pictures, tiny_model, tmp_path):
     Image.open(pictures / "a.png").save(pictures / "a.jpg")
     paths = [pictures / "a.png", pictures / "a.jpg"]
     prediction.predict_files(tiny_model.predictor, paths, [query], tmp_path / "out", progress=False)
-    assert sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir()) == ["a-1.thing.png", "a-2.thing.png"]
+    assert sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir()) == ["a-2.thing.png", "a.thing.png"]
+
+
+def test_output_names_never_collide():
+    assert prediction._unique(["a", "a", "a-2", "a.b", "a_b"]) == ["a", "a-2", "a-2-2", "a_b", "a_b-2"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import ReferenceEmbedding, SiamesePredictor
+from siamese_mrcnn_tf import ReferenceEmbedding, SiamesePredictor, weights
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +72,47 @@ def test_embeddings_are_saved_and_loaded(predictor, scene, crop, tmp_path):
     assert_same(predictor.detect(loaded), predictor.detect(embedding))
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", None])
+def test_a_refused_picture_does_not_leave_the_one_before(predictor, scene, crop):
+    predictor.set_image(scene)
+    with pytest.raises(ValueError, match="image 0"):
+        predictor.set_image(scene[:, :, 0])
+    with pytest.raises(RuntimeError, match="set_image"):
+        predictor.detect(crop)
+
+
+@pytest.mark.parametrize("vectors", [np.full((1, 5, 64), np.nan), np.full((1, 5, 64), "a"), np.zeros((0, 5, 64))])
+def test_embeddings_are_finite_numbers(vectors):
+    with pytest.raises(ValueError, match="embedding: expected finite numbers"):
+        ReferenceEmbedding(vectors)
+
+
+def test_backbone_weights_are_not_enough(tiny_model, tmp_path):
+    class Backbone:
+        layers = [tiny_model.predictor.layers.resnet_model]
+
+    weights.save_weights(Backbone, tmp_path / "backbone.h5")
+    with pytest.raises(ValueError, match="backbone.h5: cannot detect, 76 weights are not in it"):
+        SiamesePredictor(tiny_model.config, weights=tmp_path / "backbone.h5")
+
+
+def test_weights_that_are_not_numbers_find_nothing_instead_of_failing(tiny_model, scene, crop):
+    predictor = SiamesePredictor(tiny_model.config)
+    predictor.layers.rpn_model.get_layer("rpn_bbox_pred").bias.assign(np.full(12, np.nan))
+    scenes = predictor.encode_scenes([scene, scene])
+    outputs = predictor.match(scenes, [crop, crop])
+    assert outputs["mrcnn_class"].shape == (2, tiny_model.config.POST_NMS_ROIS_INFERENCE, 2)
+
+
+PARTIAL = object()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", None, PARTIAL])
 def test_what_is_no_embedding_is_refused(tmp_path, content):
     path = tmp_path / "broken.npz"
-    if content is not None:
+    if content is PARTIAL:
+        ReferenceEmbedding(np.ones((2, 5, 64), np.float32)).save(path)
+        path.write_bytes(path.read_bytes()[:700])
+    elif content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match="broken.npz: not a saved reference embedding"):
         ReferenceEmbedding.load(path)

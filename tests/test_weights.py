@@ -751,6 +751,14 @@ def test_missing_known_file_says_where_to_get_it(tmp_path, name):
         weights.find_weights(tmp_path / "other" / name, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["small_siamese_mrcnn_0160", "small-siamese-mrcnn-0160", "Small_siamese_mrcnn_0160.h5"])
+def test_known_names_in_a_folder(tmp_path, name):
+    path = tmp_path / "ck" / "small_siamese_mrcnn_0160.h5"
+    path.parent.mkdir()
+    path.write_bytes(b"x")
+    assert weights.find_weights(path.with_name(name), tmp_path) == path
+
+
 def test_unknown_name_lists_the_known(tmp_path):
     with pytest.raises(ValueError, match=r"'smal_siamese_mrcnn': no such file; did you mean small_siamese_mrcnn_0160"):
         weights.find_weights("smal_siamese_mrcnn", tmp_path)

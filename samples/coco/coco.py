@@ -30,7 +30,7 @@ def main(arguments=None):
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
         options.command(options)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ImportError, ValueError, RuntimeError, OSError) as error:
         if options.debug:
             raise
         print(f"coco.py: error: {error}", file=sys.stderr)
@@ -60,9 +60,9 @@ def add_evaluate(commands):
     )
     parser.add_argument("--year", default="2017", help="of the annotation file (default 2017)")
     parser.add_argument("--subset", default="val", help="'val' or 'train' (default val)")
-    parser.add_argument("--shots", type=_positive, default=1, metavar="K", help="references of a query (default 1)")
-    parser.add_argument("--seed", type=_natural, default=0, help="of the reference draws (default 0)")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N images that have a category")
+    parser.add_argument("--shots", type=at_least(1), default=1, metavar="K", help="references of a query (default 1)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the reference draws (default 0)")
+    parser.add_argument("--limit", type=at_least(1), metavar="N", help="only the first N images that have a category")
     parser.add_argument(
         "--protocol",
         choices=("default", "paper"),
@@ -77,7 +77,9 @@ def add_predict(commands):
     text = "Find and segment what looks like a reference in pictures."
     parser = commands.add_parser("predict", help=text, description=text)
     parser.set_defaults(command=predict)
-    parser.add_argument("--image", required=True, nargs="+", metavar="FILE|DIR|GLOB", help="pictures to search")
+    parser.add_argument(
+        "--image", required=True, nargs="+", action="extend", metavar="FILE|DIR|GLOB", help="pictures to search"
+    )
     parser.add_argument(
         "--reference",
         required=True,
@@ -106,7 +108,14 @@ def add_model_arguments(parser):
     parser.add_argument(
         "--config", metavar="NAME|FILE", help=f"{names} or a JSON file (default: the one that fits the weights)"
     )
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change, values in JSON")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings to change, values in JSON",
+    )
     parser.add_argument("--min-confidence", type=float, metavar="P", help="least score of a detection (default 0.7)")
     parser.add_argument("--checkpoints", default="checkpoints", metavar="DIR", help="where known files are looked for")
     parser.add_argument(
@@ -123,8 +132,9 @@ def add_common_arguments(parser):
 def evaluate(options):
     from siamese_mrcnn_tf.dataset import IndexedCocoDataset
     from siamese_mrcnn_tf.evaluation import evaluate as run_protocol
-    from siamese_mrcnn_tf.files import write_json
+    from siamese_mrcnn_tf.files import writable_folder, write_json
 
+    out = writable_folder(options.out)
     paper = options.protocol == "paper"
     config, path = choose_config(options, {"MOLD_TARGETS_AT_INFERENCE": False} if paper else {})
     dataset = IndexedCocoDataset()
@@ -136,7 +146,6 @@ def evaluate(options):
     outcome = run_protocol(
         predictor, dataset, coco, shots=options.shots, seed=options.seed, limit=options.limit, area=area
     )
-    out = Path(options.out)
     write_json(out / "results.json", outcome.results)
     write_json(out / "references.json", outcome.references)
     write_json(out / "config.json", predictor.config.to_dict(), indent=1)
@@ -150,7 +159,9 @@ def evaluate(options):
 
 def predict(options):
     from siamese_mrcnn_tf import prediction
+    from siamese_mrcnn_tf.files import writable_folder
 
+    writable_folder(options.out)
     paths = prediction.find_pictures(options.image)
     config, path = choose_config(options)
     queries = [prediction.read_query(sources, config) for sources in options.reference]
@@ -188,7 +199,8 @@ def choose_config(options, changes=None):
 def find_last(options):
     from siamese_mrcnn_tf.model import find_last_checkpoint, log_dir_of
 
-    return find_last_checkpoint(log_dir_of(load_config(options.config or "small"), options.logs))
+    config = load_config(options.config or "small").replace(**parse_settings(options.set))
+    return find_last_checkpoint(log_dir_of(config, options.logs))
 
 
 def open_predictor(config, path):
@@ -198,28 +210,19 @@ def open_predictor(config, path):
     from siamese_mrcnn_tf.predictor import SiamesePredictor
 
     keras.utils.set_random_seed(0)
-    predictor = SiamesePredictor(config)
     if path is None:
         print("untrained weights: what they find means nothing, this only shows that everything runs", file=sys.stderr)
-        return predictor
-    report = predictor.load_weights(path)
-    logging.getLogger(__name__).info("%s", report.summary())
-    if report.missing:
-        raise ValueError(f"{path}: cannot detect, {len(report.missing)} weights are not in it\n{report.summary()}")
-    return predictor
+    return SiamesePredictor(config, weights=path)
 
 
-def _positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return number
+def at_least(bound):
+    """Argument type: a whole number from `bound` on."""
 
+    def number(text):
+        if not text.isdecimal() or int(text) < bound:
+            raise argparse.ArgumentTypeError(f"expected a whole number of {bound} or more, got {text!r}")
+        return int(text)
 
-def _natural(text):
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
     return number
 
 
