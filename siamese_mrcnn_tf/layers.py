@@ -146,6 +146,8 @@ def proposal_graph(rpn_class, rpn_bbox, anchors, *, proposal_count, nms_threshol
     deltas = gather_rows(rpn_bbox, best) * ops.convert_to_tensor(bbox_std_dev, dtype="float32")
     proposals = apply_box_deltas_graph(gather_rows(anchors, best), deltas)
     proposals = clip_boxes_graph(proposals, ops.convert_to_tensor([[0.0, 0.0, 1.0, 1.0]]))
+    # weights that diverged give boxes that are no numbers, which the ops below refuse
+    proposals = ops.where(ops.isfinite(proposals), proposals, 0.0)
     kept, valid = non_max_suppression(proposals, scores, max_output_size=proposal_count, iou_threshold=nms_threshold)
     return ops.where(valid[..., None], gather_rows(proposals, kept), 0.0)
 
@@ -421,7 +423,8 @@ def refine_detections_graph(rois, probabilities, deltas, window, *, max_instance
     class_ids = ops.argmax(probabilities, axis=-1)
     scores = ops.max(probabilities, axis=-1)
     boxes = clip_boxes_graph(apply_box_deltas_graph(rois, deltas), window)
-    eligible = (class_ids > 0) & (scores >= min_confidence)
+    eligible = (class_ids > 0) & (scores >= min_confidence) & ops.all(ops.isfinite(boxes), axis=-1)
+    boxes = ops.where(ops.isfinite(boxes), boxes, 0.0)
     kept, valid = non_max_suppression(
         boxes,
         ops.where(eligible, scores, -1.0),

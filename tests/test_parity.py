@@ -1,8 +1,8 @@
 """The numbers of the original implementation: small configuration, one reference (tests/data/small_1shot.npz).
 
 The original resized the scene with scikit-image 0.13, whose last bits depend on the linear algebra library of the day:
-a few dozen of its 786,432 values are one grey level lower than ours. What depends on the scene therefore agrees to
-about 1e-3, what depends on the reference alone to float32 rounding.
+about 30 of the 786,432 values of this scene are one grey level lower than ours. What depends on the scene therefore
+agrees to about 1e-3 at worst and far better in most places, what depends on the reference alone to float32 rounding.
 """
 
 import conftest
@@ -16,6 +16,12 @@ pytestmark = pytest.mark.slow
 REFERENCE_SEEDS = (101, 102, 103, 104, 105)
 SCENE_TOLERANCE, EXACT = 4e-3, 1e-4  # relative to the largest value of a map
 LEVELS = ("P2", "P3", "P4", "P5", "P6")
+# medians relative to the largest value of a map: about twice what the few unequal pixels cause at that depth, and in
+# every map less than a factor of 1.001 causes
+SCENE_MEDIANS = {"C1": 1e-6, "C2": 1e-6, "C3": 1e-6, "C4": 2e-5, "C5": 5e-5}
+SCENE_MEDIANS |= {"P2": 5e-5, "P3": 6e-5, "P4": 1e-4, "P5": 2.5e-4, "P6": 3e-4}
+MATCHED_MEDIANS = {"P2": 5e-5, "P3": 1e-4, "P4": 1.2e-4, "P5": 1.8e-4, "P6": 2e-4}
+RPN_MEDIANS = {"rpn_class_logits": 6e-5, "rpn_bbox": 4e-5}
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +58,19 @@ def relative_error(values, recorded):
     return np.abs(values - recorded).max() / np.abs(recorded).max()
 
 
-@pytest.mark.parametrize("name", ["C1", "C2", "C3", "C4", "C5", *LEVELS])
+def relative_quantile(values, recorded, quantile=0.5):
+    """A quantile of the relative errors, without the places where ReLU leaves nothing to compare."""
+    is_live = (values != 0) | (recorded != 0)
+    return np.quantile(np.abs(values - recorded)[is_live], quantile) / np.abs(recorded).max()
+
+
+@pytest.mark.parametrize("name", SCENE_MEDIANS)
 def test_scene_and_reference_maps(tensors, record, name):
-    assert relative_error(thinned(tensors[f"img_{name}"]), record[f"sub_img_{name}"]) < SCENE_TOLERANCE
+    values, recorded = thinned(tensors[f"img_{name}"]), record[f"sub_img_{name}"]
+    assert relative_error(values, recorded) < SCENE_TOLERANCE
+    assert relative_quantile(values, recorded) < SCENE_MEDIANS[name]
+    if name == "C1":
+        assert relative_quantile(values, recorded, 0.95) < 1e-5
     assert relative_error(thinned(tensors[f"tgt_{name}"]), record[f"sub_tgt0_{name}"]) < EXACT
 
 
@@ -65,12 +81,16 @@ def test_reference_embedding(tensors, record):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_matched_maps(tensors, record, level):
-    assert relative_error(thinned(tensors[f"matched_{level}"]), record[f"sub_matched_{level}"]) < SCENE_TOLERANCE
+    values, recorded = thinned(tensors[f"matched_{level}"]), record[f"sub_matched_{level}"]
+    assert relative_error(values, recorded) < SCENE_TOLERANCE
+    assert relative_quantile(values, recorded) < MATCHED_MEDIANS[level]
 
 
-def test_rpn(tensors, record):
-    assert relative_error(tensors["rpn_class_logits"][0, ::128], record["rpn_class_logits"]) < SCENE_TOLERANCE
-    assert relative_error(tensors["rpn_bbox"][0, ::128], record["rpn_bbox"]) < SCENE_TOLERANCE
+@pytest.mark.parametrize("name", RPN_MEDIANS)
+def test_rpn(tensors, record, name):
+    values = tensors[name][0, ::128]
+    assert relative_error(values, record[name]) < SCENE_TOLERANCE
+    assert relative_quantile(values, record[name]) < RPN_MEDIANS[name]
 
 
 def test_proposals_as_a_set(tensors, record):
@@ -138,13 +158,11 @@ def test_detect(detections, record):
 
 
 def test_masks_overlap_the_recorded_ones(detections):
-    path = conftest.SHARED / "parity" / "ref_small_1shot.npz"
-    if not path.exists():
-        pytest.skip("the full records are not here")
-    with np.load(path, allow_pickle=False) as full:
-        height, width, count = full["detect_mask_shape"]
-        recorded = np.unpackbits(full["detect_masks_packed"])[: count * height * width].reshape(count, height, width)
-        boxes = full["detect_rois"]
+    with np.load(conftest.DATA / "molding.npz", allow_pickle=False) as content:  # of the same run
+        height, width, count = content["detect_mask_shape"]
+        bits = np.unpackbits(content["detect_masks_packed"])
+        boxes = content["detect_rois"]
+    recorded = bits[: count * height * width].reshape(count, height, width)
     recorded = np.moveaxis(recorded, 0, -1).astype(bool)
     close = np.abs(detections["rois"][:, None].astype(float) - boxes[None]).max(axis=-1) <= 1
     pairs = list(zip(*np.nonzero(close), strict=True))

@@ -98,9 +98,12 @@ def test_backbone_weights_are_not_enough(tiny_model, tmp_path):
 def test_weights_that_are_not_numbers_find_nothing_instead_of_failing(tiny_model, scene, crop):
     predictor = SiamesePredictor(tiny_model.config)
     predictor.layers.rpn_model.get_layer("rpn_bbox_pred").bias.assign(np.full(12, np.nan))
+    predictor.layers.classifier["mrcnn_bbox_fc"].bias.assign(np.full(4, np.nan))
     scenes = predictor.encode_scenes([scene, scene])
     outputs = predictor.match(scenes, [crop, crop])
     assert outputs["mrcnn_class"].shape == (2, tiny_model.config.POST_NMS_ROIS_INFERENCE, 2)
+    assert not outputs["mrcnn_detection"].any()
+    assert [len(found["rois"]) for found in predictor.unmold(scenes, outputs)] == [0, 0]
 
 
 PARTIAL = object()

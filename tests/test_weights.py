@@ -553,6 +553,22 @@ def test_missing_unused_and_nan_are_reported(tmp_path, tiny_arrays, tiny_model):
     assert "left out: 1 weights (extra)" in weights.describe_weights(path)
 
 
+def test_a_partial_load_is_a_warning(tmp_path, tiny_arrays, tiny_file, tiny_model, caplog):
+    def levels(path, exclude=()):
+        caplog.clear()
+        weights.load_weights(tiny_model, path, exclude)
+        return [(record.levelname, record.getMessage().splitlines()[0]) for record in caplog.records]
+
+    caplog.set_level("INFO", weights.__name__)
+    verdict = f"{tiny_file}: siamese weights, tiny configuration, ResNet with 1+1+1+1 blocks, with mask head"
+    assert levels(tiny_file) == [("INFO", verdict)]
+    assert levels(tiny_file, "rpn_model") == [("INFO", verdict)]  # asked for
+    assert levels(tiny_file, "no_such_layer") == [("WARNING", verdict)]
+    part = {key: array for key, array in tiny_arrays.items() if not key.startswith("rpn_class_raw")}
+    [(level, _)] = levels(write_h5(tmp_path / "part.h5", nested(part)))
+    assert level == "WARNING" and "not in the file, values kept: 2 weights (rpn_class_raw)" in caplog.text
+
+
 def test_description_has_a_table(tiny_file):
     lines = weights.describe_weights(tiny_file).splitlines()
     assert lines[0] == f"{tiny_file}: siamese weights, tiny configuration, ResNet with 1+1+1+1 blocks, with mask head"
@@ -751,7 +767,9 @@ def test_missing_known_file_says_where_to_get_it(tmp_path, name):
         weights.find_weights(tmp_path / "other" / name, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["small_siamese_mrcnn_0160", "small-siamese-mrcnn-0160", "Small_siamese_mrcnn_0160.h5"])
+@pytest.mark.parametrize(
+    "name", ["small_siamese_mrcnn_0160", "small-siamese-mrcnn-0160", "Small_siamese_mrcnn_0160.h5"]
+)
 def test_known_names_in_a_folder(tmp_path, name):
     path = tmp_path / "ck" / "small_siamese_mrcnn_0160.h5"
     path.parent.mkdir()
