@@ -3,13 +3,14 @@
     python benchmarks/detect.py [--config small large] [--repeats 7]
 
 One detection is a new scene and a new reference: molding, encoding, matching, proposals, heads, masks, unmolding. The
-share of the matrix rate is the network's operations over the time, over the rate of a matrix product on the same cores.
+share of a matrix rate is the network's operations over the time, over the rate of a matrix product on the same cores,
+measured before and after it. Two rates are given: TensorFlow's own product, which measures its convolutions, and
+numpy's, which some processors run faster.
 """
 
 import argparse
 import os
 import platform
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -36,19 +37,20 @@ def main():
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}", flush=True
     )
-    print("| configuration | s a detection | set_image | detect | matrix rate, GFLOP/s | share of it |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| configuration | s a detection | set_image | detect | TensorFlow, GFLOP/s | share | numpy, GFLOP/s | share |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for name in options.config:
-        rows = measure(name, options.repeats)
-        scene, query, rate = (statistics.median(column) for column in zip(*rows, strict=True))
-        share = statistics.median(
-            GIGA_OPERATIONS[name] / (row_scene + row_query) / row_rate for row_scene, row_query, row_rate in rows
-        )
-        print(f"| {name} | {scene + query:.2f} | {scene:.2f} | {query:.2f} | {rate:.0f} | {share:.0%} |", flush=True)
+        rows = np.array(measure(name, options.repeats))
+        scene, query, *rates = np.median(rows, axis=0)
+        shares = np.median(GIGA_OPERATIONS[name] / rows[:, :2].sum(axis=1, keepdims=True) / rows[:, 2:], axis=0)
+        columns = " | ".join(f"{rate:.0f} | {share:.0%}" for rate, share in zip(rates, shares, strict=True))
+        print(f"| {name} | {scene + query:.2f} | {scene:.2f} | {query:.2f} | {columns} |", flush=True)
 
 
 def measure(name, repeats):
-    """[(seconds of set_image, seconds of detect, matrix rate in GFLOP/s)] for each repeat."""
+    """[(seconds of set_image, seconds of detect, TensorFlow's rate, numpy's rate in GFLOP/s)] for each repeat."""
     keras.utils.set_random_seed(0)
     predictor = SiamesePredictor(CONFIGS[name]().replace(DETECTION_MIN_CONFIDENCE=0.0))
     rng = np.random.default_rng(0)
@@ -58,19 +60,20 @@ def measure(name, repeats):
     predictor.detect(reference)
     rows = []
     for _ in range(repeats):
-        before = matrix_rate()
+        before = matrix_rates()
         scene_seconds = seconds(lambda: predictor.set_image(scene) or predictor._scene.pyramid[-1].numpy())
         query_seconds = seconds(lambda: predictor.detect(reference))
-        rows.append((scene_seconds, query_seconds, (before + matrix_rate()) / 2))
+        rates = np.mean([before, matrix_rates()], axis=0)
+        rows.append((scene_seconds, query_seconds, *rates))
     return rows
 
 
-def matrix_rate():
-    """GFLOP/s of a float32 matrix product: TensorFlow's or numpy's, whichever is faster here."""
+def matrix_rates():
+    """GFLOP/s of a float32 matrix product by TensorFlow and by numpy."""
     matrix = np.random.default_rng(0).standard_normal((MATRIX_SIDE, MATRIX_SIDE), np.float32)
     tensor = tf.constant(matrix)
-    fastest = min(seconds(lambda: tf.matmul(tensor, tensor)[0, 0].numpy()), seconds(lambda: matrix @ matrix))
-    return 2 * MATRIX_SIDE**3 / fastest / 1e9
+    products = (lambda: tf.matmul(tensor, tensor)[0, 0].numpy(), lambda: matrix @ matrix)
+    return [2 * MATRIX_SIDE**3 / seconds(product) / 1e9 for product in products]
 
 
 def seconds(function):

@@ -94,7 +94,7 @@ class Config:
     IMAGE_RESIZE_MODE = "square"  # "square", "pad64", "crop" or "none"
     IMAGE_MIN_DIM = 400
     IMAGE_MAX_DIM = 512
-    IMAGE_MIN_SCALE = 0
+    IMAGE_MIN_SCALE = 0.0
     TARGET_MIN_DIM = 75
     TARGET_MAX_DIM = 96
     TARGET_PADDING = True  # carried over; references are always padded to a square
@@ -228,7 +228,7 @@ class Config:
                 bound = f"{low} or more" if high == math.inf else f"{low}" if low == high else f"{low} to {high}"
                 raise ValueError(f"{name} = {getattr(self, name)}: expected {bound}")
         side = "IMAGE_MIN_DIM" if self.IMAGE_RESIZE_MODE in ("crop", "pad64") else "IMAGE_MAX_DIM"
-        if self.IMAGE_RESIZE_MODE != "none" and not (self.IMAGE_RESIZE_MODE == "pad64" and self.IMAGE_MIN_DIM == 0):
+        if self.IMAGE_RESIZE_MODE != "none":
             _check_multiple(side, getattr(self, side), 64)
         _check_multiple("TARGET_MAX_DIM", self.TARGET_MAX_DIM, 32)
         if tuple(self.MASK_SHAPE) != (2 * self.MASK_POOL_SIZE,) * 2:

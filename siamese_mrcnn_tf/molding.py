@@ -8,9 +8,9 @@ weights were trained on exactly this. Boxes are (y1, x1, y2, x2) in pixels, y2 a
 import numpy as np
 
 from .boxes import denorm_boxes, extract_bboxes, norm_boxes
+from .config import RESIZE_MODES
 from .image_meta import compose_image_meta
 
-RESIZE_MODES = ("square", "pad64", "crop", "none")
 _PAD_MULTIPLE = 64  # five halvings in the backbone, one more for P6
 _MASK_THRESHOLD = 0.5
 _BLOCK_ROWS = 32  # rows worked on at a time, so that they stay in the processor's cache
