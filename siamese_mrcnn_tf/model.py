@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from . import molding, network, weights
+from . import known_weights, molding, network, weights
 from .boxes import norm_boxes
 from .predictor import SiamesePredictor, compiled, crops_of
 
@@ -171,7 +171,7 @@ class SiameseMaskRCNN:
 
     def load_imagenet_weights(self, pretraining="imagenet-1k", weights_path=None):
         """Load a backbone: `weights_path`, or imagenet-1k, imagenet-771 or imagenet-687 from CHECKPOINT_DIR."""
-        path = weights_path or weights.find_weights(pretraining, self.config.CHECKPOINT_DIR)
+        path = weights_path or known_weights.find_weights(pretraining, self.config.CHECKPOINT_DIR)
         return self.load_weights(path)
 
     def load_checkpoint(self, weights_path, training_schedule=None, verbose=1):

@@ -1,4 +1,4 @@
-"""Weights of models in legacy .h5 files: what a file is, loading by name with a report, saving, known files.
+"""Weights of models in legacy .h5 files: what a file is, loading by name with a report, saving.
 
 A model is any object with `layers`; those that have `layers` themselves are searched too. Weights are matched by
 canonical name ("conv1/kernel", see weight_files), never by position. `load_weights` checks everything before it assigns
@@ -6,7 +6,6 @@ the first weight, so an error leaves the model as it was.
 """
 
 import dataclasses
-import difflib
 import logging
 import math
 import pathlib
@@ -26,45 +25,6 @@ from .weight_files import (
 from .weight_kinds import judge, residual_blocks
 
 logger = logging.getLogger(__name__)
-
-_RELEASES = "the assets of github.com/bethgelab/siamese-mask-rcnn/releases"
-_KERAS_RESNET = (
-    "github.com/fchollet/deep-learning-models/releases/download/v0.2/"
-    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class KnownFile:
-    """A published weight file: what it is, where it comes from, its checksum where one is known."""
-
-    what: str
-    source: str
-    md5: str | None = None
-
-
-KNOWN_FILES = {
-    "imagenet_687.h5": KnownFile("the backbone trained on 687 ImageNet classes, none of them in COCO", _RELEASES),
-    "imagenet_771.h5": KnownFile("the backbone trained on 771 ImageNet classes", _RELEASES),
-    "imagenet_1k.h5": KnownFile("the backbone trained on ImageNet-1k", _RELEASES),
-    "small_siamese_mrcnn_0160.h5": KnownFile("the small model", _RELEASES),
-    "large_siamese_mrcnn_coco_full_0320.h5": KnownFile(
-        "the large model trained on all 80 classes, the one for use", _RELEASES
-    ),
-    **{
-        f"large_siamese_mrcnn_coco_i{split}_0160.h5": KnownFile(
-            f"the large model of category split {split}, for replication", _RELEASES
-        )
-        for split in range(1, 5)
-    },
-    "mask_rcnn_coco.h5": KnownFile(
-        "Matterport's Mask R-CNN trained on COCO (ResNet-101)",
-        "github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5",
-    ),
-    "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5": KnownFile(
-        "the ImageNet-1k ResNet-50 of Keras, without its top", _KERAS_RESNET, "a268eb855778b3df3c7506639542a6af"
-    ),
-}
 
 _NAMES_SHOWN = 6  # names in a message before "and 12 more"
 
@@ -182,43 +142,6 @@ def describe_weights(path):
         kept = "FPN, matching layers, RPN and heads" if verdict.kind == "backbone" else "matching layers, RPN and heads"
         lines.append(f"not in the file: {kept} keep their initial values")
     return "\n".join(lines)
-
-
-def find_weights(name, checkpoints, last=None):
-    """The weight file that a name stands for.
-
-    Args:
-        name: a path, a name of KNOWN_FILES (with or without .h5, dashes or underscores), or "last".
-        checkpoints: the folder where known files are looked for.
-        last: callable that gives the path of the newest checkpoint; needed for "last".
-
-    Returns:
-        pathlib.Path of an existing file (for "last": what `last` gives).
-
-    Raises:
-        ValueError: no such file, with where to get it and where to put it, or an unknown name.
-    """
-    if str(name) == "last":
-        if last is None:
-            raise ValueError(
-                "weights 'last': there is no training run to take them from; expected a file or a known name"
-            )
-        return pathlib.Path(last())
-    path = pathlib.Path(name).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise ValueError(f"{path}: a folder, expected a weight file or one of: {_known_names()}")
-    known = _known_name(path.name)
-    if known is None:
-        raise ValueError(
-            f"weights {str(name)!r}: no such file{_closest(path.name)}. Known names: last, {_known_names()}"
-        )
-    place = path.with_name(known) if len(path.parts) > 1 else pathlib.Path(checkpoints) / known
-    if not place.is_file():
-        entry = KNOWN_FILES[known]
-        raise ValueError(f"{place}: no such file. {known} is {entry.what}: get it from {entry.source} and put it there")
-    return place
 
 
 # ---- models ------------------------------------------------------------------------------------------------------
@@ -412,18 +335,3 @@ def _layer_list(keys):
 def _block_list(blocks):
     names = [f"res{stage}{letter}" for stage, letter in blocks]
     return f"{names[0]} .. {names[-1]}" if len(names) > _NAMES_SHOWN else ", ".join(names)
-
-
-def _known_name(name):
-    stem = name.lower().replace("-", "_").removesuffix(".h5")
-    return f"{stem}.h5" if f"{stem}.h5" in KNOWN_FILES else None
-
-
-def _known_names():
-    return ", ".join(name.removesuffix(".h5") for name in KNOWN_FILES)
-
-
-def _closest(name):
-    stems = [known.removesuffix(".h5") for known in KNOWN_FILES]
-    found = difflib.get_close_matches(name.lower().replace("-", "_").removesuffix(".h5"), stems, 3)
-    return f"; did you mean {' or '.join(found)}?" if found else ""

@@ -741,51 +741,6 @@ def test_listed_weight_that_is_not_there(tmp_path):
         read_weights(path)
 
 
-# ---- known files -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["imagenet_687", "imagenet-687", "imagenet_687.h5", "ImageNet-687.h5"])
-def test_known_names(tmp_path, name):
-    (tmp_path / "imagenet_687.h5").write_bytes(b"x")
-    assert weights.find_weights(name, tmp_path) == tmp_path / "imagenet_687.h5"
-
-
-def test_path_as_it_is_and_last(tmp_path):
-    (tmp_path / "mine.h5").write_bytes(b"x")
-    assert weights.find_weights(str(tmp_path / "mine.h5"), "elsewhere") == tmp_path / "mine.h5"
-    assert weights.find_weights("last", tmp_path, last=lambda: str(tmp_path / "run.h5")) == tmp_path / "run.h5"
-    with pytest.raises(ValueError, match="'last': there is no training run"):
-        weights.find_weights("last", tmp_path)
-
-
-@pytest.mark.parametrize("name", list(weights.KNOWN_FILES))
-def test_missing_known_file_says_where_to_get_it(tmp_path, name):
-    with pytest.raises(ValueError) as caught:
-        weights.find_weights(name, tmp_path)
-    assert str(tmp_path / name) in str(caught.value) and weights.KNOWN_FILES[name].source in str(caught.value)
-    with pytest.raises(ValueError, match=r"other.*no such file.*put it there"):
-        weights.find_weights(tmp_path / "other" / name, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "name", ["small_siamese_mrcnn_0160", "small-siamese-mrcnn-0160", "Small_siamese_mrcnn_0160.h5"]
-)
-def test_known_names_in_a_folder(tmp_path, name):
-    path = tmp_path / "ck" / "small_siamese_mrcnn_0160.h5"
-    path.parent.mkdir()
-    path.write_bytes(b"x")
-    assert weights.find_weights(path.with_name(name), tmp_path) == path
-
-
-def test_unknown_name_lists_the_known(tmp_path):
-    with pytest.raises(ValueError, match=r"'smal_siamese_mrcnn': no such file; did you mean small_siamese_mrcnn_0160"):
-        weights.find_weights("smal_siamese_mrcnn", tmp_path)
-    with pytest.raises(ValueError, match=r"'q\.h5': no such file\. Known names: last, imagenet_687, .*mask_rcnn_coco"):
-        weights.find_weights("q.h5", tmp_path)
-    with pytest.raises(ValueError, match="a folder, expected a weight file"):
-        weights.find_weights(tmp_path, tmp_path)
-
-
 # ---- Keras itself ------------------------------------------------------------------------------------------------
 
 

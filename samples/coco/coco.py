@@ -97,7 +97,9 @@ def add_weights(commands):
     parser = commands.add_parser("weights", help=text, description=text)
     parser.set_defaults(command=weights)
     parser.add_argument("file", metavar="FILE", help="an .h5 file, or a known file by name")
-    parser.add_argument("--checkpoints", default="checkpoints", metavar="DIR", help="where known files are looked for")
+    parser.add_argument(
+        "--checkpoints", default="checkpoints", metavar="DIR", help="where known files are looked for and downloaded to"
+    )
     add_common_arguments(parser)
 
 
@@ -117,7 +119,9 @@ def add_model_arguments(parser):
         help="settings to change, values in JSON",
     )
     parser.add_argument("--min-confidence", type=float, metavar="P", help="least score of a detection (default 0.7)")
-    parser.add_argument("--checkpoints", default="checkpoints", metavar="DIR", help="where known files are looked for")
+    parser.add_argument(
+        "--checkpoints", default="checkpoints", metavar="DIR", help="where known files are looked for and downloaded to"
+    )
     parser.add_argument(
         "--logs", default="logs", metavar="DIR", help="where checkpoints of training runs are (default logs)"
     )
@@ -173,14 +177,16 @@ def predict(options):
 
 
 def weights(options):
-    from siamese_mrcnn_tf.weights import describe_weights, find_weights
+    from siamese_mrcnn_tf.known_weights import find_weights
+    from siamese_mrcnn_tf.weights import describe_weights
 
     print(describe_weights(find_weights(options.file, options.checkpoints)))
 
 
 def choose_config(options, changes=None):
     """(configuration, weight file or None for initial weights) that the options name."""
-    from siamese_mrcnn_tf.weights import find_weights, fitting_config
+    from siamese_mrcnn_tf.known_weights import find_weights
+    from siamese_mrcnn_tf.weights import fitting_config
 
     path = None
     if options.model != "untrained":

@@ -1,0 +1,179 @@
+"""Published weight files: what each is, where it comes from, and the file that a name stands for.
+
+A file whose address is known is downloaded into the folder of checkpoints when it is first asked for; of the others the
+error says where to get them. Nothing here looks at the weights themselves.
+"""
+
+import dataclasses
+import difflib
+import logging
+import pathlib
+
+import h5py
+
+from .files import download
+
+logger = logging.getLogger(__name__)
+
+_RELEASES = "the assets of github.com/bethgelab/siamese-mask-rcnn/releases"
+_KERAS_RESNET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownFile:
+    """A published weight file.
+
+    Attributes:
+        what: what it is, in words.
+        source: where it comes from, in words.
+        url: address of the file itself; None where only the page is known.
+        md5: checksum; None where none is known.
+        substitute: name of the known file that serves where this one is missing.
+    """
+
+    what: str
+    source: str
+    url: str | None = None
+    md5: str | None = None
+    substitute: str | None = None
+
+
+KNOWN_FILES = {
+    "imagenet_687.h5": KnownFile("the backbone trained on 687 ImageNet classes, none of them in COCO", _RELEASES),
+    "imagenet_771.h5": KnownFile("the backbone trained on 771 ImageNet classes", _RELEASES),
+    "imagenet_1k.h5": KnownFile("the backbone trained on ImageNet-1k", _RELEASES, substitute=_KERAS_RESNET),
+    "small_siamese_mrcnn_0160.h5": KnownFile("the small model, for config small", _RELEASES),
+    "large_siamese_mrcnn_coco_full_0320.h5": KnownFile(
+        "the large model trained on all 80 classes, the one for use, for config large", _RELEASES
+    ),
+    **{
+        f"large_siamese_mrcnn_coco_i{split}_0160.h5": KnownFile(
+            f"the large model of category split {split}, for replication, for config large", _RELEASES
+        )
+        for split in range(1, 5)
+    },
+    "mask_rcnn_coco.h5": KnownFile(
+        "Matterport's Mask R-CNN trained on COCO (ResNet-101)",
+        "the assets of github.com/matterport/Mask_RCNN/releases",
+        url="https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5",
+    ),
+    _KERAS_RESNET: KnownFile(
+        "the ImageNet-1k ResNet-50 of Keras, without its top",
+        "the assets of github.com/fchollet/deep-learning-models/releases",
+        url=f"https://github.com/fchollet/deep-learning-models/releases/download/v0.2/{_KERAS_RESNET}",
+        md5="a268eb855778b3df3c7506639542a6af",
+    ),
+}
+
+_NAMES_SUGGESTED = 3
+
+
+def find_weights(name, checkpoints, last=None):
+    """The weight file that a name stands for, downloaded if need be.
+
+    A file that is there is never downloaded again. A path into another folder than `checkpoints` downloads nothing.
+
+    Args:
+        name: a path, a name of KNOWN_FILES (with or without .h5, dashes or underscores), or "last".
+        checkpoints: the folder where known files are looked for, and downloaded to.
+        last: callable that gives the path of the newest checkpoint; needed for "last".
+
+    Returns:
+        pathlib.Path of an existing file (for "last": what `last` gives). Where imagenet_1k.h5 is missing, that of the
+        ImageNet-1k ResNet-50 of Keras, as in the original.
+
+    Raises:
+        ValueError: no such file, with where to get it and where to put it; an unknown name; what was downloaded is not
+            the file (nothing of it is kept).
+        ConnectionError: the file cannot be downloaded.
+        OSError: the download cannot be written.
+    """
+    if str(name) == "last":
+        if last is None:
+            raise ValueError(
+                "weights 'last': there is no training run to take them from; expected a file or a known name"
+            )
+        return pathlib.Path(last())
+    path = pathlib.Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, expected a weight file or one of: {_known_names()}")
+    known = _known_name(path.name)
+    if known is None:
+        raise ValueError(
+            f"weights {str(name)!r}: no such file{_suggestions(path.name)} Known names: last, {_known_names()}"
+        )
+    checkpoints = pathlib.Path(checkpoints).expanduser()
+    folder = path.parent if len(path.parts) > 1 else checkpoints
+    return _find_known(known, folder, may_download=folder.resolve() == checkpoints.resolve())
+
+
+def _find_known(known, folder, *, may_download):
+    """Path of a known file or its substitute in `folder`, downloaded if it may be and its address is known."""
+    substitute = KNOWN_FILES[known].substitute
+    names = [known, substitute] if substitute else [known]
+    found = next((name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        found = next((name for name in names if KNOWN_FILES[name].url), None)
+        if found is None or not may_download:
+            raise ValueError(_missing(known, folder))
+        _fetch(found, folder, wanted=known)
+    if found != known:
+        logger.info("%s is not in %s: %s is used, %s", known, folder, found, KNOWN_FILES[found].what)
+    return folder / found
+
+
+def _fetch(known, folder, *, wanted):
+    """Download a known file into `folder`; errors say how to do without the download."""
+    entry, place = KNOWN_FILES[known], folder / known
+    other = f" (or {wanted} from {KNOWN_FILES[wanted].source})" if wanted != known else ""
+    by_hand = f"{known} is {entry.what}: it can be got by other means{other} and put into {folder} by hand"
+    logger.info("%s, %s, is downloaded from %s into %s", known, entry.what, entry.url, folder)
+    try:
+        download(entry.url, place, md5=entry.md5)
+    except ConnectionError as error:
+        raise ConnectionError(f"{error}. {by_hand}") from error
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}. {by_hand}") from error
+    except ValueError as error:
+        raise ValueError(f"{error}. {by_hand}") from error
+    if not h5py.is_hdf5(place):  # some networks answer everything with a page of their own
+        place.unlink()
+        raise ValueError(f"{place}: what came from {entry.url} is no HDF5 file and is not kept. {by_hand}")
+
+
+def _missing(known, folder):
+    """Text of the error for a known file that is not there and cannot be downloaded there."""
+    entry = KNOWN_FILES[known]
+    text = (
+        f"{folder / known}: no such file. {known} is {entry.what}: get it from {entry.url or entry.source} and put it "
+        "there"
+    )
+    if entry.url or entry.substitute:
+        fetched = "it" if entry.url else entry.substitute
+        text += f"; by its name alone, {known.removesuffix('.h5')}, {fetched} is downloaded into the checkpoints folder"
+    return text
+
+
+def _stem(name):
+    return name.lower().replace("-", "_").removesuffix(".h5")
+
+
+def _known_name(name):
+    return f"{_stem(name)}.h5" if f"{_stem(name)}.h5" in KNOWN_FILES else None
+
+
+def _known_names():
+    return ", ".join(name.removesuffix(".h5") for name in KNOWN_FILES)
+
+
+def _suggestions(name):
+    """End of a sentence: known files whose names begin so or are close, with what they are (small and large ones are
+    easily confused).
+    """
+    stems = [known.removesuffix(".h5") for known in KNOWN_FILES]
+    found = [stem for stem in stems if stem.startswith(_stem(name))]
+    found = (found or difflib.get_close_matches(_stem(name), stems, _NAMES_SUGGESTED))[:_NAMES_SUGGESTED]
+    options = [f"{stem} ({KNOWN_FILES[f'{stem}.h5'].what})" for stem in found]
+    return f"; did you mean {' or '.join(options)}?" if options else "."
