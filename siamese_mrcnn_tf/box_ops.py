@@ -1,4 +1,4 @@
-"""Geometry of boxes on tensors, any Keras backend.
+"""Geometry of boxes on tensors, and the choice of rows among them; any Keras backend.
 
 Boxes are [..., (y1, x1, y2, x2)]; unless said otherwise in normalized coordinates (design section 3).
 """
@@ -91,6 +91,14 @@ def overlaps_graph(boxes1, boxes2):
     intersection = _area(top_left, bottom_right)
     union = _area(boxes1[..., :2], boxes1[..., 2:]) + _area(boxes2[..., :2], boxes2[..., 2:]) - intersection
     return ops.where(union > 0, intersection / ops.where(union > 0, union, 1.0), 0.0)
+
+
+def gather_rows(values, indices):
+    """Rows of each batch item: values [batch, n, ...], indices int [batch, k] -> [batch, k, ...]."""
+    shape = ops.shape(values)
+    offsets = ops.arange(shape[0], dtype="int32")[:, None] * shape[1]
+    flat = ops.reshape(values, (-1, *values.shape[2:]))
+    return ops.take(flat, ops.cast(indices, "int32") + offsets, axis=0)
 
 
 def _area(top_left, bottom_right):

@@ -15,6 +15,7 @@ import types
 
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
 RESIZE_MODES = ("square", "pad64", "crop", "none")
+PRECISIONS = ("float32", "bfloat16")
 
 _LENGTHS = {  # of the settings whose number of values is fixed; None is let through
     "BACKBONE_BLOCKS": 4,
@@ -89,6 +90,7 @@ class Config:
     MASK_HEAD_CHANNELS = 256
     NUM_CLASSES = 2  # background, match
     NUM_TARGETS = 1  # references of a query (K-shot)
+    PRECISION = "float32"  # "bfloat16": layers compute in it, weights, boxes, losses and outputs stay float32
 
     # ---- images and references ---------------------------------------------------------------------------------
     IMAGE_RESIZE_MODE = "square"  # "square", "pad64", "crop" or "none"
@@ -219,6 +221,8 @@ class Config:
             raise ValueError(
                 f"IMAGE_RESIZE_MODE = {self.IMAGE_RESIZE_MODE!r}: expected one of {', '.join(RESIZE_MODES)}"
             )
+        if self.PRECISION not in PRECISIONS:
+            raise ValueError(f"PRECISION = {self.PRECISION!r}: expected one of {', '.join(PRECISIONS)}")
         if self.MODEL not in ("mrcnn", "frcnn"):
             raise ValueError(f"MODEL = {self.MODEL!r}: expected 'mrcnn' or 'frcnn'")
         if self.TRAIN_BN not in (False, None):

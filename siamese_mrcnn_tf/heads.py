@@ -45,9 +45,12 @@ def rpn_graph(feature_map, anchors_per_location, anchor_stride, *, conv_channels
     shared = KL.Conv2D(
         conv_channels, 3, padding="same", activation="relu", strides=anchor_stride, name="rpn_conv_shared"
     )(feature_map)
-    logits = KL.Reshape((-1, 2))(KL.Conv2D(2 * anchors_per_location, 1, name="rpn_class_raw")(shared))
-    deltas = KL.Reshape((-1, 4))(KL.Conv2D(4 * anchors_per_location, 1, name="rpn_bbox_pred")(shared))
-    probabilities = KL.Activation("softmax", name="rpn_class_xxx")(logits)
+    # what leaves the network is float32, whatever the precision inside
+    logits = KL.Conv2D(2 * anchors_per_location, 1, dtype="float32", name="rpn_class_raw")(shared)
+    logits = KL.Reshape((-1, 2), dtype="float32")(logits)
+    deltas = KL.Conv2D(4 * anchors_per_location, 1, dtype="float32", name="rpn_bbox_pred")(shared)
+    deltas = KL.Reshape((-1, 4), dtype="float32")(deltas)
+    probabilities = KL.Activation("softmax", dtype="float32", name="rpn_class_xxx")(logits)
     return {"rpn_class_logits": logits, "rpn_class": probabilities, "rpn_bbox": deltas}
 
 
@@ -58,8 +61,8 @@ def build_classifier_layers(pool_size, num_classes, *, train_bn=False, fc_layers
         BatchNorm(train_bn, name="mrcnn_class_bn1"),
         KL.Conv2D(fc_layers_size, 1, name="mrcnn_class_conv2"),
         BatchNorm(train_bn, name="mrcnn_class_bn2"),
-        KL.Dense(num_classes, name="mrcnn_class_logits"),
-        KL.Dense(4, name="mrcnn_bbox_fc"),
+        KL.Dense(num_classes, dtype="float32", name="mrcnn_class_logits"),
+        KL.Dense(4, dtype="float32", name="mrcnn_bbox_fc"),
     )
     return {layer.name: layer for layer in layers}
 
@@ -105,7 +108,7 @@ def build_mask_layers(*, train_bn=False, channels=256):
         layers.append(KL.Conv2D(channels, 3, padding="same", name=f"mrcnn_mask_conv{index}"))
         layers.append(BatchNorm(train_bn, name=f"mrcnn_mask_bn{index}"))
     layers.append(KL.Conv2DTranspose(channels, 2, strides=2, activation="relu", name="mrcnn_mask_deconv"))
-    layers.append(KL.Conv2D(1, 1, activation="sigmoid", name="mrcnn_mask"))
+    layers.append(KL.Conv2D(1, 1, activation="sigmoid", dtype="float32", name="mrcnn_mask"))
     return {layer.name: layer for layer in layers}
 
 

@@ -1,4 +1,4 @@
-"""The layers that Keras lacks: matching, proposals, RoI pooling, detection targets, detections.
+"""The layers that Keras lacks: matching, proposals, RoI pooling, detections.
 
 Each class unpacks its inputs and delegates to a `*_graph` function on plain tensors. Boxes are normalized
 (y1, x1, y2, x2); the shapes of inputs and outputs are static but for the batch.
@@ -12,17 +12,14 @@ from keras import ops
 
 from .box_ops import (
     apply_box_deltas_graph,
-    box_refinement_graph,
     clip_boxes_graph,
+    gather_rows,
     norm_boxes_graph,
-    overlaps_graph,
 )
 from .image_meta import parse_image_meta
-from .kernels import crop_and_resize, non_max_suppression, pyramid_crop_and_resize
+from .kernels import non_max_suppression, pyramid_crop_and_resize
 
 _register = keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
-_POSITIVE_OVERLAP = 0.5  # with a ground truth box, for a roi that is to match
-_CROWD_OVERLAP = 0.001  # with a crowd, up to which a roi may serve as background
 _COARSEST_POOLED, _FINEST_POOLED, _CANONICAL_POOLED = 5, 2, 4  # pyramid levels that rois are pooled from
 
 
@@ -91,6 +88,29 @@ class MeanOverReferences(keras.layers.Layer):
 
 
 @_register
+class AnchorLayer(keras.layers.Layer):
+    """The anchors of a configuration, once for each image of a batch.
+
+    Args:
+        anchors: [anchors, (y1, x1, y2, x2)] normalized.
+    """
+
+    def __init__(self, anchors, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.anchors = np.asarray(anchors, np.float32)
+
+    def call(self, images):
+        """images: [batch, ...] -> [batch, anchors, (y1, x1, y2, x2)] normalized."""
+        return ops.broadcast_to(ops.convert_to_tensor(self.anchors)[None], (ops.shape(images)[0], *self.anchors.shape))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.anchors.shape)
+
+    def get_config(self):
+        return {**super().get_config(), "anchors": self.anchors.tolist()}
+
+
+@_register
 class ProposalLayer(keras.layers.Layer):
     """Proposals from the RPN's scores and deltas (`ROI` in the original).
 
@@ -102,7 +122,7 @@ class ProposalLayer(keras.layers.Layer):
     """
 
     def __init__(self, proposal_count, nms_threshold, pre_nms_limit, bbox_std_dev, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})  # boxes bear no less
         self.proposal_count = proposal_count
         self.nms_threshold = nms_threshold
         self.pre_nms_limit = pre_nms_limit
@@ -152,14 +172,6 @@ def proposal_graph(rpn_class, rpn_bbox, anchors, *, proposal_count, nms_threshol
     return ops.where(valid[..., None], gather_rows(proposals, kept), 0.0)
 
 
-def gather_rows(values, indices):
-    """Rows of each batch item: values [batch, n, ...], indices int [batch, k] -> [batch, k, ...]."""
-    shape = ops.shape(values)
-    offsets = ops.arange(shape[0], dtype="int32")[:, None] * shape[1]
-    flat = ops.reshape(values, (-1, *values.shape[2:]))
-    return ops.take(flat, ops.cast(indices, "int32") + offsets, axis=0)
-
-
 @_register
 class PyramidROIAlign(keras.layers.Layer):
     """Pools rois from the pyramid level that fits their size (Matterport's rule, not torchvision's RoIAlign).
@@ -170,7 +182,7 @@ class PyramidROIAlign(keras.layers.Layer):
     """
 
     def __init__(self, pool_shape, canonical_size=224, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})  # boxes bear no less
         self.pool_shape = tuple(pool_shape)
         self.canonical_size = canonical_size
 
@@ -229,144 +241,6 @@ def pyramid_roi_align_graph(rois, levels, feature_maps, *, pool_shape):
 
 
 @_register
-class DetectionTargetLayer(keras.layers.Layer):
-    """Samples proposals for training and gives them their targets (`proposal_targets` in the original).
-
-    Args:
-        rois_per_image: rows of the result.
-        positive_ratio: largest share of positive rows.
-        bbox_std_dev: 4 numbers to divide the deltas by.
-        mask_shape: (height, width) of the target masks.
-        mini_masks: whether masks come cut to their boxes (USE_MINI_MASK).
-        shuffle: False takes the first positives and negatives in proposal order, instead of random ones.
-        seed: of the random choice.
-    """
-
-    def __init__(
-        self, rois_per_image, positive_ratio, bbox_std_dev, mask_shape, mini_masks, shuffle=True, seed=None, **kwargs
-    ):
-        super().__init__(**kwargs)
-        self.rois_per_image = rois_per_image
-        self.positive_ratio = positive_ratio
-        self.bbox_std_dev = list(bbox_std_dev)
-        self.mask_shape = tuple(mask_shape)
-        self.mini_masks = mini_masks
-        self.shuffle = shuffle
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
-
-    def call(self, inputs):
-        """inputs: proposals [batch, n, 4], gt_class_ids int [batch, g], gt_boxes [batch, g, 4],
-        gt_masks [batch, h, w, g] -> dict of `detection_targets_graph`."""
-        shape = ops.shape(inputs[0])[:2]
-        return detection_targets_graph(
-            *inputs,
-            priority=keras.random.uniform(shape, seed=self.seed_generator) if self.shuffle else None,
-            rois_per_image=self.rois_per_image,
-            positive_ratio=self.positive_ratio,
-            bbox_std_dev=self.bbox_std_dev,
-            mask_shape=self.mask_shape,
-            mini_masks=self.mini_masks,
-        )
-
-    def get_config(self):
-        names = ("rois_per_image", "positive_ratio", "bbox_std_dev", "mask_shape", "mini_masks", "shuffle", "seed")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-def detection_targets_graph(
-    proposals,
-    gt_class_ids,
-    gt_boxes,
-    gt_masks,
-    *,
-    priority,
-    rois_per_image,
-    positive_ratio,
-    bbox_std_dev,
-    mask_shape,
-    mini_masks,
-):
-    """Rois for training: positives first, then int(positives / ratio) - positives negatives, then zeros.
-
-    Args:
-        proposals: [batch, n, (y1, x1, y2, x2)] normalized, zero-padded.
-        gt_class_ids: int [batch, g], negative for crowds, zero-padded.
-        gt_boxes: [batch, g, (y1, x1, y2, x2)] normalized, zero-padded.
-        gt_masks: [batch, h, w, g], whole masks or mini masks.
-        priority: [batch, n] in [0, 1), the highest are taken; None takes proposals in their order.
-        rois_per_image, positive_ratio, bbox_std_dev, mask_shape, mini_masks: see `DetectionTargetLayer`.
-
-    Returns:
-        dict: rois [batch, rois_per_image, (y1, x1, y2, x2)] normalized, target_class_ids int32 [batch, rois_per_image]
-        (0 for negatives and padding), target_deltas [batch, rois_per_image, (dy, dx, log(dh), log(dw))] and
-        target_masks [batch, rois_per_image, *mask_shape] of 0 and 1 (both 0 but for positives).
-    """
-    real = ops.any(proposals != 0, axis=-1)
-    overlaps = overlaps_graph(proposals, gt_boxes)
-    with_object = ops.where((gt_class_ids > 0)[:, None], overlaps, -1.0)
-    crowd_overlap = ops.max(ops.where((gt_class_ids < 0)[:, None], overlaps, 0.0), axis=-1)
-    best_overlap = ops.max(with_object, axis=-1)
-    is_positive = real & (best_overlap >= _POSITIVE_OVERLAP)
-    is_negative = real & (best_overlap < _POSITIVE_OVERLAP) & (crowd_overlap < _CROWD_OVERLAP)
-    if priority is None:
-        count = proposals.shape[1]
-        priority = ops.broadcast_to(1.0 - ops.arange(count, dtype="float32")[None] / count, ops.shape(real))
-    sampled, positive = _sample_rois(is_positive, is_negative, priority, rois_per_image, positive_ratio)
-    chosen, positive = ops.maximum(sampled, 0), positive[..., None]
-    rois = ops.where((sampled >= 0)[..., None], gather_rows(proposals, chosen), 0.0)
-    assigned = gather_rows(ops.argmax(with_object, axis=-1), chosen)
-    boxes = gather_rows(gt_boxes, assigned)
-    unit = ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])  # keeps logarithms of rows without a target finite
-    deltas = box_refinement_graph(ops.where(positive, rois, unit), ops.where(positive, boxes, unit))
-    masks = _target_masks(rois, boxes, assigned, gt_masks, mask_shape, mini_masks)
-    return {
-        "rois": rois,
-        "target_class_ids": ops.where(positive[..., 0], gather_rows(ops.cast(gt_class_ids, "int32"), assigned), 0),
-        "target_deltas": ops.where(positive, deltas / ops.convert_to_tensor(bbox_std_dev, dtype="float32"), 0.0),
-        "target_masks": ops.where(positive[..., None], masks, 0.0),
-    }
-
-
-def _sample_rois(is_positive, is_negative, priority, rois_per_image, positive_ratio):
-    """Proposals to train on: (int32 [batch, rois_per_image], -1 where there is none; whether it is positive)."""
-    most_positives = int(rois_per_image * positive_ratio)
-    per_positive = np.float32(1.0 / positive_ratio)  # the original counts in float32
-    most_negatives = min(int(per_positive * np.float32(most_positives)) - most_positives, is_positive.shape[1])
-    most_positives = min(most_positives, is_positive.shape[1])
-    positive_score, positives = ops.top_k(ops.where(is_positive, priority, -1.0), most_positives)
-    negative_score, negatives = ops.top_k(ops.where(is_negative, priority, -1.0), most_negatives)
-    count = ops.sum(ops.cast(positive_score >= 0, "int32"), axis=-1, keepdims=True)
-    allowed = ops.cast(per_positive * ops.cast(count, "float32"), "int32") - count
-    taken = ops.concatenate(
-        [positive_score >= 0, (negative_score >= 0) & (ops.arange(most_negatives)[None] < allowed)], axis=-1
-    )
-    candidates = ops.where(taken, ops.cast(ops.concatenate([positives, negatives], axis=-1), "int32"), -1)
-    padding = rois_per_image - candidates.shape[1]
-    candidates = ops.pad(candidates, ((0, 0), (0, padding)), constant_values=-1)
-    # those taken to the front, order kept: top_k prefers the lower index among equals
-    _, front = ops.top_k(ops.cast(candidates >= 0, "int32"), rois_per_image)
-    sampled = gather_rows(candidates, front)
-    return sampled, ops.arange(rois_per_image)[None] < count
-
-
-def _target_masks(rois, boxes, assigned, gt_masks, mask_shape, mini_masks):
-    """What each roi [batch, r, 4] shows of its object's mask: 0 and 1, [batch, r, *mask_shape]."""
-    batch, count = ops.shape(rois)[0], rois.shape[1]
-    if mini_masks:
-        height, width = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-        origin = ops.take(boxes, [0, 1, 0, 1], axis=-1)
-        size = ops.stack([height, width, height, width], axis=-1)
-        rois = (rois - origin) / ops.where(size > 0, size, 1.0)
-    instances = gt_masks.shape[-1] or ops.shape(gt_masks)[-1]
-    by_instance = ops.cast(ops.transpose(gt_masks, (0, 3, 1, 2)), "float32")
-    by_instance = ops.reshape(by_instance, (-1, *gt_masks.shape[1:3], 1))
-    which = ops.arange(batch, dtype="int32")[:, None] * instances + ops.cast(assigned, "int32")
-    crops = crop_and_resize(by_instance, ops.reshape(rois, (-1, 4)), ops.reshape(which, (-1,)), mask_shape)
-    return ops.round(ops.reshape(crops, (-1, count, *mask_shape)))
-
-
-@_register
 class DetectionLayer(keras.layers.Layer):
     """Detections from classified proposals (`mrcnn_detection` in the original).
 
@@ -378,7 +252,7 @@ class DetectionLayer(keras.layers.Layer):
     """
 
     def __init__(self, max_instances, min_confidence, nms_threshold, bbox_std_dev, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})  # boxes bear no less
         self.max_instances = max_instances
         self.min_confidence = min_confidence
         self.nms_threshold = nms_threshold

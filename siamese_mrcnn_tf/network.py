@@ -1,10 +1,11 @@
 """The network: one set of layers, and the models built over it.
 
-`build_layers` makes every layer that has weights, once. The single inference model (Matterport's inputs and outputs)
-and the three parts behind the predictor (scene encoder, reference encoder, detector) are graphs over the same layers,
-so that loading weights into one loads them into all.
+`build_layers` makes every layer that has weights, once. The training graph, the single inference model (Matterport's
+inputs and outputs) and the three parts behind the predictor (scene encoder, reference encoder, detector) are graphs
+over the same layers, so that loading weights into one loads them into all.
 """
 
+import contextlib
 import dataclasses
 
 import keras
@@ -12,6 +13,9 @@ from keras import layers as KL
 from keras import ops
 
 from .backbone import build_fpn_model, build_resnet_model
+from .box_ops import norm_boxes_graph
+from .boxes import norm_boxes, pyramid_anchors
+from .detection_targets import DetectionTargetLayer
 from .heads import (
     build_classifier_layers,
     build_fpn_mask_graph,
@@ -19,10 +23,16 @@ from .heads import (
     build_rpn_model,
     fpn_classifier_graph,
 )
-from .layers import DetectionLayer, MatchingLayer, MeanOverReferences, ProposalLayer
+from .layers import AnchorLayer, DetectionLayer, MatchingLayer, MeanOverReferences, ProposalLayer
 
 LEVELS = ("P2", "P3", "P4", "P5", "P6")
 _POOLED_LEVELS = LEVELS[:4]  # P6 serves the RPN alone
+_TRAINING_OUTPUTS = (
+    *("rpn_class_logits", "rpn_class", "rpn_bbox", "rpn_rois", "output_rois"),
+    *("mrcnn_class_logits", "mrcnn_class", "mrcnn_bbox", "mrcnn_mask"),
+    *("target_class_ids", "target_bbox", "target_mask", "input_rpn_match", "input_rpn_bbox"),
+)
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # PRECISION -> Keras' dtype policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +74,20 @@ class InferenceNetwork:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingNetwork:
+    """The graph of training.
+
+    Attributes:
+        inputs: list of symbolic tensors, named and ordered as in the original: input_image, input_image_meta,
+            input_target, input_rpn_match, input_rpn_bbox, input_gt_class_ids, input_gt_boxes, input_gt_masks.
+        outputs: name -> symbolic tensor of everything that the losses need, and of what a look inside wants.
+    """
+
+    inputs: list
+    outputs: dict
+
+
+@dataclasses.dataclass(frozen=True)
 class PredictorParts:
     """The inference model cut in three.
 
@@ -85,10 +109,17 @@ def build_layers(config):
         ValueError: a setting the network cannot be built with (`Config.validate`).
     """
     config.validate()
+    with _dtype_policy(config.PRECISION):
+        shared = _build_shared_layers(config)
+    build_detector(config, shared)  # the heads get their weights when they are first applied
+    return shared
+
+
+def _build_shared_layers(config):
     resnet_model = build_resnet_model(config)
     fpn_model = build_fpn_model([stage.shape[-1] for stage in resnet_model.outputs[1:]], config.FPN_FEATUREMAPS)
     depth = config.MATCHED_FEATUREMAPS
-    shared = SharedLayers(
+    return SharedLayers(
         resnet_model=resnet_model,
         fpn_model=fpn_model,
         rpn_model=build_rpn_model(
@@ -105,8 +136,17 @@ def build_layers(config):
         if config.MODEL == "mrcnn"
         else {},
     )
-    build_detector(config, shared)  # the heads get their weights when they are first applied
-    return shared
+
+
+@contextlib.contextmanager
+def _dtype_policy(precision):
+    """Context in which layers are built for this precision; others are not touched."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(_POLICIES[precision])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def build_inference_model(config, layers):
@@ -126,18 +166,76 @@ def build_inference_model(config, layers):
     """
     image, image_meta, anchors = _scene_inputs(config)
     references = keras.Input((None, *config.TARGET_SHAPE), name="input_target")
-    tensors = {f"img_{name}": tensor for name, tensor in pyramid_graph(image, layers).items()}
-    folded = ops.reshape(references, (-1, *config.TARGET_SHAPE))
-    reference_maps = pyramid_graph(folded, layers)
-    tensors.update({f"tgt_{name}": tensor for name, tensor in reference_maps.items()})
-    embedding = MeanOverReferences(name="target_embedding")([embedding_graph(reference_maps), references])
-    tensors["target_embedding"] = embedding
+    tensors = encoders_graph(image, references, layers)
     scene = [tensors[f"img_{level}"] for level in LEVELS]
-    tensors.update(detector_graph(scene, embedding, image_meta, anchors, config, layers))
+    tensors.update(detector_graph(scene, tensors["target_embedding"], image_meta, anchors, config, layers))
     outputs = _model_outputs(tensors)
     outputs["detections"], outputs["rpn_rois"] = outputs["mrcnn_detection"], outputs["ROI"]
     model = keras.Model([image, image_meta, references, anchors], outputs, name="mask_rcnn")
     return InferenceNetwork(model, {**tensors, **outputs})
+
+
+def build_training_network(config, layers, *, seed=None):
+    """The graph from a batch of samples to what the losses compare.
+
+    Anchors are those of the configuration. The mask head runs on the rows that can be positive alone, which come first;
+    with TRAIN_BN = None on all, as its statistics are then those of all rows.
+
+    Args:
+        config: the configuration that `layers` was built for.
+        layers: of `build_layers`.
+        seed: of the choice of rois.
+
+    Returns:
+        TrainingNetwork. Outputs: rpn_class_logits, rpn_class, rpn_bbox; rpn_rois [batch, POST_NMS_ROIS_TRAINING, 4]
+        normalized; output_rois [batch, rois, 4] normalized, target_class_ids, target_bbox, target_mask of
+        `detection_targets_graph`; mrcnn_class_logits, mrcnn_class, mrcnn_bbox; mrcnn_mask [batch, rows, 28, 28] (not
+        for "frcnn"); and the inputs input_rpn_match, input_rpn_bbox.
+
+    Raises:
+        ValueError: a configuration that cannot be trained.
+    """
+    _check_trainable(config)
+    inputs = _training_inputs(config)
+    image, image_meta = inputs["input_image"], inputs["input_image_meta"]
+    tensors = encoders_graph(image, inputs["input_target"], layers)
+    tensors.update(match_graph([tensors[f"img_{level}"] for level in LEVELS], tensors["target_embedding"], layers))
+    matched = [tensors[f"matched_{level}"] for level in LEVELS]
+    anchors = AnchorLayer(norm_boxes(pyramid_anchors(config, config.IMAGE_SHAPE), config.IMAGE_SHAPE), name="anchors")
+    tensors.update(proposals_graph(matched, anchors(image), config.POST_NMS_ROIS_TRAINING, config, layers))
+    gt_boxes_norm = norm_boxes_graph(inputs["input_gt_boxes"], config.IMAGE_SHAPE[:2])
+    targets = DetectionTargetLayer(
+        config.TRAIN_ROIS_PER_IMAGE,
+        config.ROI_POSITIVE_RATIO,
+        config.BBOX_STD_DEV,
+        config.MASK_SHAPE,
+        config.USE_MINI_MASK,
+        shuffle=config.SHUFFLE_ROIS,
+        seed=seed,
+        name="proposal_targets",
+    )([tensors["ROI"], inputs["input_gt_class_ids"], gt_boxes_norm, inputs["input_gt_masks"]])
+    pooled_maps = matched[: len(_POOLED_LEVELS)]
+    tensors.update(classifier_outputs_graph(targets["rois"], pooled_maps, image_meta, config, layers))
+    if layers.mask:
+        rows = slice(None) if config.TRAIN_BN is None else slice(most_positive_rois(config))
+        tensors.update(mask_outputs_graph(targets["rois"][:, rows], pooled_maps, image_meta, config, layers))
+    tensors.update(
+        rpn_rois=tensors["ROI"],
+        output_rois=targets["rois"],
+        target_class_ids=targets["target_class_ids"],
+        target_bbox=targets["target_deltas"],
+        target_mask=targets["target_masks"],
+        input_rpn_match=inputs["input_rpn_match"],
+        input_rpn_bbox=inputs["input_rpn_bbox"],
+    )
+    return TrainingNetwork(
+        list(inputs.values()), {name: tensors[name] for name in _TRAINING_OUTPUTS if name in tensors}
+    )
+
+
+def most_positive_rois(config):
+    """The most rows of TRAIN_ROIS_PER_IMAGE that can be positive; positive rows come first."""
+    return max(int(config.TRAIN_ROIS_PER_IMAGE * config.ROI_POSITIVE_RATIO), 1)
 
 
 def build_parts(config, layers):
@@ -180,9 +278,28 @@ def pyramid_graph(image, layers):
     return dict(zip([*names, *LEVELS], [*stages, *pyramid], strict=True))
 
 
+def encoders_graph(image, references, layers):
+    """Scene and references through the same backbone and pyramid.
+
+    Args:
+        image: [batch, H, W, 3].
+        references: [batch, K, T, T, 3].
+        layers: SharedLayers.
+
+    Returns:
+        dict: img_C1..img_P6, tgt_C1..tgt_P6 (of all references), target_embedding [batch, levels, channels].
+    """
+    tensors = {f"img_{name}": tensor for name, tensor in pyramid_graph(image, layers).items()}
+    reference_maps = pyramid_graph(ops.reshape(references, (-1, *references.shape[2:])), layers)
+    tensors.update({f"tgt_{name}": tensor for name, tensor in reference_maps.items()})
+    mean = MeanOverReferences(name="target_embedding")
+    tensors["target_embedding"] = mean([embedding_graph(reference_maps), references])
+    return tensors
+
+
 def embedding_graph(reference_maps):
     """What matching needs of a reference: [n, levels, channels], the averages of P2..P6, padding included."""
-    averages = [KL.GlobalAveragePooling2D()(reference_maps[level]) for level in LEVELS]
+    averages = [KL.GlobalAveragePooling2D(dtype="float32")(reference_maps[level]) for level in LEVELS]
     return ops.stack(averages, axis=1)
 
 
@@ -203,16 +320,7 @@ def detector_graph(scene, embedding, image_meta, anchors, config, layers):
     matched = [tensors[f"matched_{level}"] for level in LEVELS]
     tensors.update(proposals_graph(matched, anchors, config.POST_NMS_ROIS_INFERENCE, config, layers))
     pooled_maps = matched[: len(_POOLED_LEVELS)]
-    tensors.update(
-        fpn_classifier_graph(
-            tensors["ROI"],
-            pooled_maps,
-            image_meta,
-            layers.classifier,
-            pool_size=config.POOL_SIZE,
-            canonical_size=config.ROI_CANONICAL_SIZE,
-        )
-    )
+    tensors.update(classifier_outputs_graph(tensors["ROI"], pooled_maps, image_meta, config, layers))
     tensors["mrcnn_detection"] = DetectionLayer(
         config.DETECTION_MAX_INSTANCES,
         config.DETECTION_MIN_CONFIDENCE,
@@ -221,17 +329,21 @@ def detector_graph(scene, embedding, image_meta, anchors, config, layers):
         name="mrcnn_detection",
     )([tensors["ROI"], tensors["mrcnn_class"], tensors["mrcnn_bbox"], image_meta])
     if layers.mask:
-        tensors.update(
-            build_fpn_mask_graph(
-                tensors["mrcnn_detection"][..., :4],
-                pooled_maps,
-                image_meta,
-                layers.mask,
-                pool_size=config.MASK_POOL_SIZE,
-                canonical_size=config.ROI_CANONICAL_SIZE,
-            )
-        )
+        boxes = tensors["mrcnn_detection"][..., :4]
+        tensors.update(mask_outputs_graph(boxes, pooled_maps, image_meta, config, layers))
     return tensors
+
+
+def classifier_outputs_graph(rois, pooled_maps, image_meta, config, layers):
+    """`heads.fpn_classifier_graph` as the configuration says."""
+    sizes = {"pool_size": config.POOL_SIZE, "canonical_size": config.ROI_CANONICAL_SIZE}
+    return fpn_classifier_graph(rois, pooled_maps, image_meta, layers.classifier, **sizes)
+
+
+def mask_outputs_graph(rois, pooled_maps, image_meta, config, layers):
+    """`heads.build_fpn_mask_graph` as the configuration says."""
+    sizes = {"pool_size": config.MASK_POOL_SIZE, "canonical_size": config.ROI_CANONICAL_SIZE}
+    return build_fpn_mask_graph(rois, pooled_maps, image_meta, layers.mask, **sizes)
 
 
 def match_graph(scene, embedding, layers):
@@ -269,6 +381,31 @@ def proposals_graph(matched, anchors, proposal_count, config, layers):
 def _model_outputs(tensors):
     names = ("mrcnn_detection", "mrcnn_class", "mrcnn_bbox", "mrcnn_mask", "ROI", "rpn_class", "rpn_bbox")
     return {name: tensors[name] for name in names if name in tensors}
+
+
+def _training_inputs(config):
+    """The inputs of training by name, in the original's order."""
+    mask_shape = config.MINI_MASK_SHAPE if config.USE_MINI_MASK else config.IMAGE_SHAPE[:2]
+    shapes = {
+        "input_image": (config.IMAGE_SHAPE, "float32"),
+        "input_image_meta": ((config.IMAGE_META_SIZE,), "float32"),
+        "input_target": ((config.NUM_TARGETS, *config.TARGET_SHAPE), "float32"),
+        "input_rpn_match": ((None, 1), "int32"),
+        "input_rpn_bbox": ((None, 4), "float32"),
+        "input_gt_class_ids": ((None,), "int32"),
+        "input_gt_boxes": ((None, 4), "float32"),
+        "input_gt_masks": ((*mask_shape, None), "bool"),
+    }
+    return {name: keras.Input(shape, dtype=dtype, name=name) for name, (shape, dtype) in shapes.items()}
+
+
+def _check_trainable(config):
+    if config.IMAGE_RESIZE_MODE not in ("square", "crop"):
+        raise ValueError(
+            f"IMAGE_RESIZE_MODE = {config.IMAGE_RESIZE_MODE!r}: training needs scenes of one size, 'square' or 'crop'"
+        )
+    if not config.USE_RPN_ROIS:
+        raise ValueError("USE_RPN_ROIS = False: training on given rois is not supported, expected True")
 
 
 def _scene_inputs(config):

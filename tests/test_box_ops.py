@@ -1,5 +1,7 @@
 """Geometry of boxes on tensors: by hand, and equal to its numpy twin."""
 
+import math
+
 import numpy as np
 import pytest
 from keras import ops
@@ -100,3 +102,16 @@ def test_overlaps_of_a_batch_equal_numpy():
 
 def test_overlaps_of_no_boxes():
     assert box_ops.overlaps_graph(ops.zeros((2, 0, 4)), ops.zeros((2, 3, 4))).shape == (2, 0, 3)
+
+
+# ---- gather_rows -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("tail", [(), (4,), (2, 3)])
+def test_gather_rows(tail):
+    values = np.arange(3 * 5 * math.prod(tail), dtype=np.float32).reshape(3, 5, *tail)
+    indices = np.array([[4, 0], [1, 1], [2, 3]])
+    found = array(box_ops.gather_rows(tensor(values), ops.convert_to_tensor(indices)))
+    np.testing.assert_array_equal(found, np.stack([values[image, indices[image]] for image in range(3)]))
+
+
+def test_gather_no_rows():
+    assert box_ops.gather_rows(ops.zeros((2, 5, 4)), ops.zeros((2, 0), "int32")).shape == (2, 0, 4)

@@ -93,6 +93,7 @@ OWN = {  # what this package adds, with the value at which it behaves as the ori
     "BACKBONE_STEM_WIDTH": 64,
     "BACKBONE_WIDTHS": [256, 512, 1024, 2048],
     "BACKBONE_BOTTLENECK": 4,
+    "PRECISION": "float32",
     "RPN_CONV_CHANNELS": 512,
     "MASK_HEAD_CHANNELS": 256,
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf import SmallConfig, boxes
-from siamese_mrcnn_tf.layers import DetectionTargetLayer
+from siamese_mrcnn_tf.detection_targets import DetectionTargetLayer
 
 STD_DEV = (0.1, 0.1, 0.2, 0.2)
 OBJECT = (0.2, 0.2, 0.6, 0.6)

@@ -71,19 +71,6 @@ def test_mean_over_references():
     np.testing.assert_array_equal(one_shot, embeddings)
 
 
-# ---- gather_rows -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("tail", [(), (4,), (2, 3)])
-def test_gather_rows(tail):
-    values = np.arange(3 * 5 * math.prod(tail), dtype=np.float32).reshape(3, 5, *tail)
-    indices = np.array([[4, 0], [1, 1], [2, 3]])
-    found = array(layers.gather_rows(tensor(values), ops.convert_to_tensor(indices)))
-    np.testing.assert_array_equal(found, np.stack([values[image, indices[image]] for image in range(3)]))
-
-
-def test_gather_no_rows():
-    assert layers.gather_rows(ops.zeros((2, 5, 4)), ops.zeros((2, 0), "int32")).shape == (2, 0, 4)
-
-
 # ---- proposals ---------------------------------------------------------------------------------------------------
 ANCHORS = [
     [0.1, 0.1, 0.3, 0.3],

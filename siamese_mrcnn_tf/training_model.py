@@ -1,0 +1,88 @@
+"""The model that trains: five weighted losses and the weight decay in one compiled step.
+
+A batch is a list or dict of the eight inputs of `network.build_training_network`; there are no separate targets.
+"""
+
+import keras
+
+from . import losses, network
+
+LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss")
+
+
+class TrainingModel(keras.Model):
+    """A functional Keras model whose loss is that of the paper.
+
+    `train_on_batch(inputs, return_dict=True)` gives `loss`, weighted and with the weight decay, and the five losses by
+    name, weighted.
+
+    Args:
+        inputs, outputs: of `network.build_training_network`.
+        loss_weights: loss name -> weight.
+        weight_decay: see `losses.weight_decay_graph`.
+    """
+
+    def __init__(self, inputs, outputs, *, loss_weights, weight_decay, **kwargs):
+        super().__init__(inputs, outputs, **kwargs)
+        self.loss_weights = dict(loss_weights)
+        self.weight_decay = weight_decay
+        names = [name for name in LOSS_NAMES if "mask" not in name or "mrcnn_mask" in outputs]
+        self.loss_trackers = [keras.metrics.Mean(name=name) for name in names]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The total loss of a batch: a scalar, this device's share of it where there are several."""
+        found = losses_graph(y_pred)
+        total = losses.weight_decay_graph(self.trainable_variables, self.weight_decay)
+        for tracker in self.loss_trackers:
+            loss = found[tracker.name] * self.loss_weights[tracker.name]
+            tracker.update_state(loss)
+            total = total + loss
+        return total / replicas_in_sync()
+
+
+def build_training_model(config, layers, *, seed=None):
+    """The training model of a configuration, to be compiled.
+
+    Args:
+        config: a Config.
+        layers: of `network.build_layers`.
+        seed: of the choice of rois.
+
+    Raises:
+        ValueError: a configuration that cannot be trained.
+    """
+    graph = network.build_training_network(config, layers, seed=seed)
+    settings = {"loss_weights": config.LOSS_WEIGHTS, "weight_decay": config.WEIGHT_DECAY}
+    return TrainingModel(graph.inputs, graph.outputs, **settings, name="mask_rcnn")
+
+
+def losses_graph(outputs):
+    """The losses of a batch, unweighted.
+
+    Args:
+        outputs: dict of the training network's outputs.
+
+    Returns:
+        dict of scalars by the names of LOSS_NAMES; mrcnn_mask_loss only where there are masks.
+    """
+    classes = outputs["target_class_ids"]
+    found = {
+        "rpn_class_loss": losses.rpn_class_loss_graph(outputs["input_rpn_match"], outputs["rpn_class_logits"]),
+        "rpn_bbox_loss": losses.rpn_bbox_loss_graph(
+            outputs["input_rpn_bbox"], outputs["input_rpn_match"], outputs["rpn_bbox"]
+        ),
+        "mrcnn_class_loss": losses.mrcnn_class_loss_graph(classes, outputs["mrcnn_class_logits"]),
+        "mrcnn_bbox_loss": losses.mrcnn_bbox_loss_graph(outputs["target_bbox"], classes, outputs["mrcnn_bbox"]),
+    }
+    if "mrcnn_mask" in outputs:
+        found["mrcnn_mask_loss"] = losses.mrcnn_mask_loss_graph(outputs["target_mask"], classes, outputs["mrcnn_mask"])
+    return found
+
+
+def replicas_in_sync():
+    """Devices that share this step's batch."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
