@@ -77,6 +77,21 @@ def compute_overlaps(boxes1, boxes2):
     return intersection / np.maximum(union, np.finfo(np.float32).tiny)
 
 
+def box_refinement(boxes, gt_boxes):
+    """Deltas that turn boxes into ground truth boxes.
+
+    Args:
+        boxes, gt_boxes: [n, (y1, x1, y2, x2)] in the same unit, with area.
+
+    Returns:
+        float64 [n, (dy, dx, log(dh), log(dw))], relative to the sides of `boxes`.
+    """
+    boxes, gt_boxes = np.asarray(boxes, np.float64), np.asarray(gt_boxes, np.float64)
+    sides, gt_sides = boxes[:, 2:] - boxes[:, :2], gt_boxes[:, 2:] - gt_boxes[:, :2]
+    shift = (gt_boxes[:, :2] + 0.5 * gt_sides) - (boxes[:, :2] + 0.5 * sides)
+    return np.concatenate([shift / sides, np.log(gt_sides / sides)], axis=1)
+
+
 def compute_backbone_shapes(config, image_shape):
     """Heights and widths of P2..P6: int [levels, (height, width)].
 

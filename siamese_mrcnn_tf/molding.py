@@ -161,7 +161,7 @@ def mold_inputs(images, config, *, rng=None):
             raise ValueError(
                 f"image {index}: IMAGE_RESIZE_MODE = 'none' needs multiples of {_PAD_MULTIPLE}, got {image.shape}"
             )
-        molded, window, scale, _, _ = resize_image(image, *_query_rule(config), rng=rng)
+        molded, window, scale, _, _ = resize_image(image, *query_rule(config), rng=rng)
         molded_images.append(mold_image(molded, config))
         image_metas.append(compose_image_meta(0, image.shape, molded.shape, window, scale, no_classes))
         windows.append(window)
@@ -171,9 +171,14 @@ def mold_inputs(images, config, *, rng=None):
     return np.stack(molded_images), np.stack(image_metas), np.stack(windows)
 
 
+def query_rule(config):
+    """What `resize_image` takes for scenes: (min_dim, max_dim, min_scale, mode)."""
+    return config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE, config.IMAGE_RESIZE_MODE
+
+
 def query_shape(image_shape, config):
     """(scale, (height, width)) in pixels of a scene of `image_shape` (height, width, ...) resized, not yet padded."""
-    return _scaled_shape(image_shape, *_query_rule(config))
+    return _scaled_shape(image_shape, *query_rule(config))
 
 
 # ---- references --------------------------------------------------------------------------------------------------
@@ -388,10 +393,6 @@ def _padding(shape, max_dim, mode):
     padded = {"square": [max_dim] * 2, "pad64": [side + -side % _PAD_MULTIPLE for side in shape]}.get(mode, shape)
     missing = [whole - side for whole, side in zip(padded, shape, strict=True)]
     return [(pixels // 2, pixels - pixels // 2) for pixels in missing] + [(0, 0)]
-
-
-def _query_rule(config):
-    return config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE, config.IMAGE_RESIZE_MODE
 
 
 # ---- helpers: boxes and checks -----------------------------------------------------------------------------------

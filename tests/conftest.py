@@ -66,3 +66,13 @@ def crop():
     image, masks, _ = seeded.make_scene(90, 120, seed=3)
     y1, x1, y2, x2 = seeded.boxes_of(masks)[0]
     return np.ascontiguousarray(image[y1:y2, x1:x2])
+
+
+@pytest.fixture
+def empty_convolutions():
+    """Skips where TensorFlow itself gives the convolution of an empty batch a wrong shape, as its oneDNN kernels do."""
+    import tensorflow as tf
+
+    found = tf.nn.conv2d(tf.zeros((0, 1, 1, 1)), tf.zeros((1, 1, 1, 2)), 1, "VALID")
+    if found.shape != (0, 1, 1, 2):
+        pytest.skip("TensorFlow's oneDNN convolutions do not know empty batches")

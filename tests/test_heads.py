@@ -92,6 +92,10 @@ def test_rpn_takes_maps_of_any_size():
         outputs = model(np.zeros((2, height, width, CHANNELS)))
         assert outputs["rpn_class"].shape == (2, height * width * 3, 2)
         assert outputs["rpn_bbox"].shape == (2, height * width * 3, 4)
+
+
+def test_rpn_of_an_empty_batch(empty_convolutions):
+    model = heads.build_rpn_model(1, 3, CHANNELS, 4)
     assert model(np.zeros((0, 4, 4, CHANNELS)))["rpn_bbox"].shape == (0, 48, 4)
 
 
@@ -225,7 +229,7 @@ def test_both_heads_pool_by_the_canonical_size(outputs, inputs, name, side):
     assert not np.allclose(outputs[name], PyramidROIAlign((side, side), 224)(inputs))
 
 
-def test_an_empty_batch(model, inputs):
+def test_an_empty_batch(empty_convolutions, model, inputs):
     outputs = model([values[:0] for values in inputs])
     assert outputs["mrcnn_bbox"].shape == (0, COUNT, 4)
     assert outputs["mrcnn_mask"].shape == (0, COUNT, 6, 6)

@@ -57,7 +57,7 @@ def test_matching_of_a_batch_equals_numpy():
     assert found.min() < 0
 
 
-def test_matching_of_an_empty_batch():
+def test_matching_of_an_empty_batch(empty_convolutions):
     layer = layers.MatchingLayer(4)
     assert layer([ops.zeros((0, 3, 3, 2)), ops.zeros((0, 2))]).shape == (0, 3, 3, 4)
     assert layer.kernel.shape == (1, 1, 4, 4) and layer.bias.shape == (4,)

@@ -1,0 +1,374 @@
+"""Training samples: a scene, one of its classes, references of that class, and what the network is to make of them.
+
+Samples are numbered. Sample n of a run depends on the data set, the configuration, the seed and n alone: not on other
+samples, workers or where the run was resumed. Nothing here imports Keras, so that worker processes start fast. Boxes
+are (y1, x1, y2, x2) in pixels of the molded scene, y2 and x2 exclusive.
+"""
+
+import dataclasses
+import enum
+import logging
+
+import numpy as np
+
+from . import molding
+from .augmentation import fliplr
+from .boxes import box_refinement, compute_overlaps, extract_bboxes, pyramid_anchors
+from .dataset import cut_reference, draw_reference
+from .image_meta import compose_image_meta
+
+logger = logging.getLogger(__name__)
+
+INPUT_NAMES = (  # of a batch, in the order of the training model's inputs
+    *("input_image", "input_image_meta", "input_target", "input_rpn_match", "input_rpn_bbox"),
+    *("input_gt_class_ids", "input_gt_boxes", "input_gt_masks"),
+)
+
+_POSITIVE_IOU, _NEGATIVE_IOU = 0.7, 0.3  # of an anchor with its best ground truth box
+_CROWD_IOU = 0.001  # with a crowd, from which an anchor is neutral
+_MATCH = 1  # the class of all ground truth: what looks like the references
+
+
+class _Draw(enum.IntEnum):
+    """What a random number is for; a part of its key."""
+
+    ORDER = 1
+    CLASS = 2
+    AUGMENTATION = 3
+    RPN_TARGETS = 4
+    INSTANCES = 5
+    CROP = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One training sample.
+
+    Attributes:
+        image_id, class_id: of the data set.
+        references: [(image id, annotation index)] of the K references.
+        image: uint8 [height, width, 3], the molded scene, the mean not subtracted.
+        image_meta: float64 [IMAGE_META_SIZE].
+        targets: uint8 [K, TARGET_MAX_DIM, TARGET_MAX_DIM, 3], the mean not subtracted.
+        rpn_match: int32 [anchors], 1 positive, -1 negative, 0 neutral.
+        rpn_bbox: float64 [RPN_TRAIN_ANCHORS_PER_IMAGE, (dy, dx, log(dh), log(dw))].
+        gt_class_ids: int32 [instances], 1, or -1 for crowds.
+        gt_boxes: int32 [instances, (y1, x1, y2, x2)].
+        gt_masks: bool [h, w, instances], mini masks or whole ones as the configuration says.
+    """
+
+    image_id: int
+    class_id: int
+    references: list
+    image: np.ndarray
+    image_meta: np.ndarray
+    targets: np.ndarray
+    rpn_match: np.ndarray
+    rpn_bbox: np.ndarray
+    gt_class_ids: np.ndarray
+    gt_boxes: np.ndarray
+    gt_masks: np.ndarray
+
+
+class SampleMaker:
+    """Makes the numbered samples of a data set.
+
+    The images that have an instance of an active class, crowds aside, are gone through in a new random order each pass.
+    Of each a random active class in it is searched for; the instances of other classes are background.
+
+    Args:
+        dataset: IndexedCocoDataset with indices built; its ACTIVE_CLASSES are trained.
+        config: a Config.
+        seed: a number from 0 on.
+        augmentation: as in the module of that name, applied to the resized scene and its masks; None leaves them.
+
+    Attributes:
+        class_ids: the classes that are trained: active, with at least one instance that can be a reference.
+        image_ids: the images of a pass.
+
+    Raises:
+        ValueError: nothing to train on.
+    """
+
+    def __init__(self, dataset, config, *, seed=0, augmentation=None):
+        self.dataset, self.config, self.seed, self.augmentation = dataset, config, seed, augmentation
+        self.class_ids = _usable_classes(dataset, config, seed)
+        wanted = set(self.class_ids)
+        present = [wanted.intersection(map(int, classes)) for classes in dataset.image_category_index]
+        self.image_ids = np.flatnonzero([bool(classes) for classes in present])
+        self.anchors = pyramid_anchors(config, config.IMAGE_SHAPE)
+        self._order = None, None  # pass, its permutation of image_ids
+        self._reported = set()  # images without a usable instance that were told of
+
+    def image_of(self, number):
+        """Image id of sample `number`."""
+        run, place = divmod(number, len(self.image_ids))
+        last, order = self._order
+        if run != last:
+            order = np.random.default_rng([self.seed, run, _Draw.ORDER]).permutation(self.image_ids)
+            self._order = run, order
+        return int(order[place])
+
+    def __call__(self, number):
+        """Sample `number`, from 0 on.
+
+        Raises:
+            RuntimeError: it could not be made; names the image.
+        """
+        image_id = self.image_of(number)
+        try:
+            return self._make(image_id, number // len(self.image_ids))
+        except Exception as error:  # whatever decoders and augmenters raise: without the name it cannot be mended
+            reference = self.dataset.image_reference(image_id)
+            raise RuntimeError(f"training sample {number}, image {reference}: {error}") from error
+
+    def _make(self, image_id, run):
+        dataset, config = self.dataset, self.config
+        coco_id = dataset.image_info[image_id]["id"]
+
+        def rng(purpose):
+            return np.random.default_rng([self.seed, run, coco_id, purpose])
+
+        original = dataset.load_image(image_id)
+        scene, window, scale, *rule = molding.resize_image(original, *molding.query_rule(config), rng=rng(_Draw.CROP))
+        meta = compose_image_meta(coco_id, original.shape, scene.shape, window, scale, np.ones(config.NUM_CLASSES))
+        class_id, scene, masks, gt_class_ids = self._choose_class(image_id, scene, (scale, *rule), rng)
+        key = {"seed": self.seed, "run": run, "image_id": image_id, "config": config}
+        references = [draw_reference(dataset, class_id, shot=shot, **key) for shot in range(config.NUM_TARGETS)]
+        boxes = extract_bboxes(masks)
+        rpn = build_rpn_targets(scene.shape, self.anchors, gt_class_ids, boxes, config, rng=rng(_Draw.RPN_TARGETS))
+        chosen = _chosen_instances(len(boxes), config.MAX_GT_INSTANCES, rng(_Draw.INSTANCES))
+        boxes, masks = boxes[chosen], masks[..., chosen]
+        return Sample(
+            image_id=image_id,
+            class_id=class_id,
+            references=references,
+            image=scene,
+            image_meta=meta,
+            targets=np.stack([cut_reference(dataset, config, *reference) for reference in references]),
+            rpn_match=rpn[0],
+            rpn_bbox=rpn[1],
+            gt_class_ids=gt_class_ids[chosen],
+            gt_boxes=boxes,
+            gt_masks=molding.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else masks,
+        )
+
+    def _choose_class(self, image_id, scene, rule, rng):
+        """The class to search for, the scene, its masks [height, width, n] and 1 or -1 (crowds) for each of them.
+
+        Another class is tried where nothing is left of the instances of the first at this size.
+        """
+        wanted = set(self.class_ids)
+        present = [int(class_id) for class_id in self.dataset.image_category_index[image_id] if class_id in wanted]
+        for class_id in rng(_Draw.CLASS).permutation(present).tolist():
+            masks, matches = _load_instances(self.dataset, image_id, class_id)
+            masks, picture = molding.resize_mask(masks, *rule), scene
+            if self.augmentation is not None:
+                picture, masks = self.augmentation(scene, masks, rng(_Draw.AUGMENTATION))
+            kept = masks.any(axis=(0, 1))
+            masks, matches = masks[..., kept], matches[kept]
+            if (matches > 0).any():
+                break
+        else:
+            self._report(image_id)
+        return class_id, picture, masks, matches
+
+    def _report(self, image_id):
+        if image_id not in self._reported:
+            self._reported.add(image_id)
+            logger.warning(
+                "%s: none of its instances has a pixel left in the network's scene; it is trained on as background",
+                self.dataset.image_reference(image_id),
+            )
+
+
+def make_batch(samples, config):
+    """Samples as the training model takes them.
+
+    Args:
+        samples: sequence of Sample.
+        config: a Config.
+
+    Returns:
+        dict by INPUT_NAMES: input_image float32 [batch, h, w, 3] and input_target float32 [batch, K, T, T, 3], the mean
+        subtracted from both; input_image_meta float32 [batch, meta]; input_rpn_match int32 [batch, anchors, 1];
+        input_rpn_bbox float32 [batch, rows, 4]; zero-padded to MAX_GT_INSTANCES: input_gt_class_ids int32 [batch, g],
+        input_gt_boxes float32 [batch, g, (y1, x1, y2, x2)] in pixels, input_gt_masks bool [batch, h, w, g].
+    """
+    count, rows = len(samples), config.MAX_GT_INSTANCES
+    class_ids, boxes = np.zeros((count, rows), np.int32), np.zeros((count, rows, 4), np.float32)
+    masks = np.zeros((count, *samples[0].gt_masks.shape[:2], rows), bool)
+    for index, sample in enumerate(samples):
+        found = len(sample.gt_class_ids)
+        class_ids[index, :found], boxes[index, :found] = sample.gt_class_ids, sample.gt_boxes
+        masks[index, ..., :found] = sample.gt_masks
+    values = (
+        np.stack([molding.mold_image(sample.image, config) for sample in samples]),
+        np.stack([sample.image_meta for sample in samples]).astype(np.float32),
+        np.stack([molding.mold_image(sample.targets, config) for sample in samples]),
+        np.stack([sample.rpn_match for sample in samples])[..., None],
+        np.stack([sample.rpn_bbox for sample in samples]).astype(np.float32),
+        class_ids,
+        boxes,
+        masks,
+    )
+    return dict(zip(INPUT_NAMES, values, strict=True))
+
+
+def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None):
+    """An image with all of its instances, as Matterport's function of that name.
+
+    Args:
+        dataset: a Dataset.
+        config: a Config.
+        image_id: of the data set.
+        augment: mirror the image with probability 0.5 (Matterport's older way to say it).
+        augmentation: as in the module of that name; it is given the resized image and masks.
+        use_mini_mask: cut masks to their boxes and resize them to MINI_MASK_SHAPE.
+        rng: numpy.random.Generator of all chance; None starts a fresh one.
+
+    Returns:
+        image: uint8 [height, width, 3], resized and padded, the mean not subtracted.
+        image_meta: float64 [12 + classes of the data set].
+        class_ids: int32 [instances], negative for crowds.
+        bbox: int32 [instances, (y1, x1, y2, x2)].
+        mask: bool [height, width, instances], or [*MINI_MASK_SHAPE, instances].
+    """
+    rng = np.random.default_rng() if rng is None else rng
+    original = dataset.load_image(image_id)
+    mask, class_ids = dataset.load_mask(image_id)
+    image, window, scale, *rule = molding.resize_image(original, *molding.query_rule(config), rng=rng)
+    mask = molding.resize_mask(mask, scale, *rule)
+    if augment:
+        image, mask = fliplr()(image, mask, rng)
+    if augmentation is not None:
+        image, mask = augmentation(image, mask, rng)
+    kept = mask.any(axis=(0, 1))
+    mask, class_ids = mask[..., kept], np.asarray(class_ids)[kept]
+    bbox = extract_bboxes(mask)
+    active = np.zeros(dataset.num_classes)
+    source = dataset.image_info[image_id]["source"]
+    active[[info["source"] in ("", source) for info in dataset.class_info]] = 1
+    if use_mini_mask:
+        mask = molding.minimize_mask(bbox, mask, config.MINI_MASK_SHAPE)
+    meta = compose_image_meta(image_id, original.shape, image.shape, window, scale, active)
+    return image, meta, class_ids, bbox, mask
+
+
+def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
+    """What the RPN is to say of each anchor.
+
+    Positive is an anchor with an IoU of 0.7 or more with a ground truth box, and the best anchor of each; negative one
+    below 0.3 with all of them, and below 0.001 with crowds. At most half of RPN_TRAIN_ANCHORS_PER_IMAGE stay positive,
+    the rest of that number negative.
+
+    Args:
+        image_shape: of the molded scene; unused, kept for callers of the original.
+        anchors: [anchors, (y1, x1, y2, x2)] in pixels.
+        gt_class_ids: int [instances], negative for crowds.
+        gt_boxes: [instances, (y1, x1, y2, x2)] in pixels.
+        config: reads RPN_TRAIN_ANCHORS_PER_IMAGE and RPN_BBOX_STD_DEV.
+        rng: numpy.random.Generator that chooses among too many; None starts a fresh one. A RandomState makes the
+            choices that the original made with numpy's global one.
+
+    Returns:
+        rpn_match: int32 [anchors], 1 positive, -1 negative, 0 neutral.
+        rpn_bbox: float64 [RPN_TRAIN_ANCHORS_PER_IMAGE, (dy, dx, log(dh), log(dw))], one row for each positive anchor in
+            their order, then zeros; divided by RPN_BBOX_STD_DEV.
+    """
+    rng = np.random.default_rng() if rng is None else rng
+    gt_class_ids, gt_boxes = np.asarray(gt_class_ids), np.asarray(gt_boxes).reshape(-1, 4)
+    crowds, boxes = gt_boxes[gt_class_ids < 0], gt_boxes[gt_class_ids > 0]
+    best_iou, assigned, best_anchors = _match_anchors(anchors, boxes)
+    match = np.where(best_iou < _NEGATIVE_IOU, -1, 0).astype(np.int32)
+    if len(crowds):
+        match[_match_anchors(anchors, crowds)[0] >= _CROWD_IOU] = 0
+    match[best_anchors] = 1
+    match[best_iou >= _POSITIVE_IOU] = 1
+    most = config.RPN_TRAIN_ANCHORS_PER_IMAGE
+    _thin_out(match, 1, most // 2, rng)
+    positive = np.flatnonzero(match == 1)
+    _thin_out(match, -1, most - len(positive), rng)
+    rpn_bbox = np.zeros((most, 4))
+    deltas = box_refinement(anchors[positive], boxes[assigned[positive]])
+    rpn_bbox[: len(positive)] = deltas / np.asarray(config.RPN_BBOX_STD_DEV)
+    return match, rpn_bbox
+
+
+def _match_anchors(anchors, boxes):
+    """Of each anchor the highest IoU with one of `boxes` and the index of that box; of each box its best anchor.
+
+    Only anchors that meet a box are looked at: of a hundred thousand they are a small part.
+    """
+    best_iou, assigned, best_anchors = np.zeros(len(anchors)), np.zeros(len(anchors), int), []
+    tops, lefts, bottoms, rights = np.ascontiguousarray(np.asarray(anchors).T)
+    for index, (y1, x1, y2, x2) in enumerate(np.asarray(boxes).tolist()):
+        meeting = np.flatnonzero((tops < y2) & (bottoms > y1) & (lefts < x2) & (rights > x1))
+        if not len(meeting):
+            continue
+        iou = compute_overlaps(anchors[meeting], [(y1, x1, y2, x2)])[:, 0]
+        best_anchors.append(meeting[iou.argmax()])
+        better = iou > best_iou[meeting]
+        best_iou[meeting[better]], assigned[meeting[better]] = iou[better], index
+    return best_iou, assigned, np.array(best_anchors, int)
+
+
+def _thin_out(match, value, most, rng):
+    """Make anchors neutral, at random, until `most` of those with `value` are left."""
+    found = np.flatnonzero(match == value)
+    extra = len(found) - most
+    if extra <= 0:
+        return
+    if isinstance(rng, np.random.RandomState):
+        match[rng.choice(found, extra, replace=False)] = 0
+    else:  # to draw the few that stay takes a hundredth of the time
+        match[found] = 0
+        match[rng.choice(found, most, replace=False)] = value
+
+
+def _usable_classes(dataset, config, seed):
+    """Active classes with an instance that can be a reference; warns of the others."""
+    usable, unusable = [], []
+    for class_id in map(int, dataset.ACTIVE_CLASSES):
+        images = dataset.images_of(class_id)
+        try:
+            draw_reference(
+                dataset,
+                class_id,
+                seed=seed,
+                run=0,
+                image_id=int(images[0]) if len(images) else 0,
+                shot=0,
+                config=config,
+            )
+            usable.append(class_id)
+        except ValueError:
+            unusable.append(dataset.class_names[class_id])
+    if not usable:
+        raise ValueError(
+            f"{dataset.set_name}: none of its {len(unusable)} active classes has an instance that could be a reference"
+        )
+    if unusable:
+        logger.warning(
+            "%s: %d classes have no instance that could be a reference and are not trained: %s",
+            dataset.set_name,
+            len(unusable),
+            ", ".join(unusable),
+        )
+    return usable
+
+
+def _load_instances(dataset, image_id, class_id):
+    """Masks bool [height, width, n] of a class, and 1 or -1 (crowds) for each: int32 [n]."""
+    info, masks, matches = dataset.image_info[image_id], [], []
+    category = dataset.class_info[class_id]["id"]
+    for index, annotation in enumerate(info["annotations"]):
+        if annotation["category_id"] == category:
+            masks.append(dataset.instance_mask(image_id, index))
+            matches.append(-_MATCH if annotation["iscrowd"] else _MATCH)
+    return np.stack(masks, axis=-1), np.array(matches, np.int32)
+
+
+def _chosen_instances(count, most, rng):
+    """Indices of `most` of `count` instances, or of all."""
+    return np.arange(count) if count <= most else rng.choice(count, most, replace=False)
