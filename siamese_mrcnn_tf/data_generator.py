@@ -7,6 +7,7 @@ are (y1, x1, y2, x2) in pixels of the molded scene, y2 and x2 exclusive.
 
 import dataclasses
 import enum
+import itertools
 import logging
 
 import numpy as np
@@ -81,6 +82,7 @@ class SampleMaker:
         config: a Config.
         seed: a number from 0 on.
         augmentation: as in the module of that name, applied to the resized scene and its masks; None leaves them.
+        shuffle: False goes through the images in their order.
 
     Attributes:
         class_ids: the classes that are trained: active, with at least one instance that can be a reference.
@@ -90,8 +92,9 @@ class SampleMaker:
         ValueError: nothing to train on.
     """
 
-    def __init__(self, dataset, config, *, seed=0, augmentation=None):
+    def __init__(self, dataset, config, *, seed=0, augmentation=None, shuffle=True):
         self.dataset, self.config, self.seed, self.augmentation = dataset, config, seed, augmentation
+        self.shuffle = shuffle
         self.class_ids = _usable_classes(dataset, config, seed)
         wanted = set(self.class_ids)
         present = [wanted.intersection(map(int, classes)) for classes in dataset.image_category_index]
@@ -103,6 +106,8 @@ class SampleMaker:
     def image_of(self, number):
         """Image id of sample `number`."""
         run, place = divmod(number, len(self.image_ids))
+        if not self.shuffle:
+            return int(self.image_ids[place])
         last, order = self._order
         if run != last:
             order = np.random.default_rng([self.seed, run, _Draw.ORDER]).permutation(self.image_ids)
@@ -213,6 +218,19 @@ def make_batch(samples, config):
         masks,
     )
     return dict(zip(INPUT_NAMES, values, strict=True))
+
+
+def siamese_data_generator(dataset, config, shuffle=True, augmentation=None, batch_size=1, *, seed=0):
+    """Batches without end, as the original's function of that name: ([the eight inputs], []) by turns.
+
+    Args:
+        dataset, config, seed, augmentation, shuffle: of `SampleMaker`.
+        batch_size: samples of a batch.
+    """
+    maker = SampleMaker(dataset, config, seed=seed, augmentation=augmentation, shuffle=shuffle)
+    for first in itertools.count(step=batch_size):
+        samples = [maker(number) for number in range(first, first + batch_size)]
+        yield list(make_batch(samples, config).values()), []
 
 
 def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None):

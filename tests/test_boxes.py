@@ -83,6 +83,31 @@ def test_compute_overlaps_of_nothing(rows, columns):
     assert boxes.compute_overlaps(np.zeros((rows, 4)), np.zeros((columns, 4))).shape == (rows, columns)
 
 
+# ---- refinement --------------------------------------------------------------------------------------------------
+def test_box_refinement_by_hand():
+    boxes_ = np.array([[0, 0, 10, 20], [10, 10, 20, 30], [4, 4, 8, 8]])
+    gt_boxes = np.array([[5, -10, 15, 10], [10, 10, 40, 20], [4, 4, 8, 8]])
+    expected = [
+        [0.5, -0.5, 0, 0],  # half a height down, half a width to the left
+        [1, -0.25, np.log(3), np.log(0.5)],  # centres (15, 20) and (25, 15)
+        [0, 0, 0, 0],
+    ]
+    found = boxes.box_refinement(boxes_, gt_boxes)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(boxes.box_refinement(boxes_ / 512, gt_boxes / 512), found)  # no unit
+
+
+def test_box_refinement_keeps_the_precision_of_float64():
+    near = np.array([[0, 0, 1000, 1000 + 1e-6]], np.float64)
+    found = boxes.box_refinement([[0, 0, 1000, 1000]], near)
+    np.testing.assert_allclose(found, [[0, 5e-10, 0, 1e-9]], rtol=1e-3)
+
+
+def test_box_refinement_of_nothing():
+    assert boxes.box_refinement(np.zeros((0, 4)), np.zeros((0, 4), np.int32)).shape == (0, 4)
+
+
 # ---- anchors -----------------------------------------------------------------------------------------------------
 def test_generate_anchors_by_hand():
     found = boxes.generate_anchors(8, (0.25, 4), (1, 2), 16, 1)

@@ -171,6 +171,27 @@ def test_proposal_layer_equals_its_graph():
     np.testing.assert_array_equal(found, propose(scores, deltas=deltas, **settings))
 
 
+# ---- anchors -----------------------------------------------------------------------------------------------------
+def test_anchors_for_each_image_of_a_batch():
+    layer = layers.AnchorLayer(np.array(ANCHORS))  # float64
+    for shape in ((3, 8, 8, 3), (1, 4, 4, 3), (2, 5)):  # of the input only the batch counts
+        found = layer(ops.zeros(shape))
+        assert keras.backend.standardize_dtype(found.dtype) == "float32"
+        np.testing.assert_array_equal(array(found), np.broadcast_to(np.float32(ANCHORS), (shape[0], 5, 4)))
+    assert layer.weights == []
+
+
+def test_anchors_of_an_empty_batch():
+    assert layers.AnchorLayer(ANCHORS)(ops.zeros((0, 8, 8, 3))).shape == (0, 5, 4)
+
+
+def test_anchors_stay_float32_whatever_layers_compute_in():
+    """In bfloat16 the anchors of neighbouring cells are one."""
+    model = keras.Sequential([keras.Input((8, 8, 3), dtype="bfloat16"), layers.AnchorLayer(ANCHORS)])
+    assert model.output_shape == (None, 5, 4)
+    np.testing.assert_array_equal(array(model(ops.zeros((2, 8, 8, 3), "bfloat16")))[1], np.float32(ANCHORS))
+
+
 # ---- roi levels --------------------------------------------------------------------------------------------------
 def levels_of(sides, *, shape=(512, 512), canonical_size=224):
     """Levels of rois with these (height, width) in units of the molded image."""
@@ -401,9 +422,11 @@ def test_proposals_of_an_empty_batch():
 
 
 # ---- configurations ----------------------------------------------------------------------------------------------
+BINARY_ANCHORS = [[-0.25, 0.0, 0.5, 1.5], [0.125, 0.25, 0.75, 1.0]]  # that float32 has exactly
 LAYERS = [
     (layers.MatchingLayer(9, name="fpn_distance_P2"), [(None, 8, 8, 6), (None, 6)], {"filters": 9}),
     (layers.MeanOverReferences(name="target_embedding"), [(None, 5, 6), (None, 3, 64, 64, 3)], {}),
+    (layers.AnchorLayer(np.array(BINARY_ANCHORS), name="anchors"), (None, 8, 8, 3), {"anchors": BINARY_ANCHORS}),
     (
         layers.ProposalLayer(7, 0.6, 50, np.array([0.1, 0.1, 0.2, 0.2]), name="ROI"),
         [(None, 99, 2), (None, 99, 4), (None, 99, 4)],

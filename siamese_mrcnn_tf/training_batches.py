@@ -1,0 +1,120 @@
+"""Batches for `fit`: samples made ahead of time by threads or processes, in order.
+
+    loader = SampleLoader(SampleMaker(dataset, config, seed=0), config, workers=4)
+    model.fit(TrainingBatches(loader, first_step=0, num_batches=1000))
+
+Batch n of a run holds the samples n * batch_size to (n + 1) * batch_size - 1, whatever makes them.
+"""
+
+import concurrent.futures
+import multiprocessing
+import threading
+
+import keras
+
+from .data_generator import make_batch
+
+_AHEAD = 2  # batches begun before they are asked for
+
+
+class SampleLoader:
+    """Makes samples ahead of time.
+
+    Args:
+        maker: SampleMaker, or another callable from a number to a Sample.
+        config: a Config.
+        batch_size: samples of a batch; BATCH_SIZE by default.
+        workers: threads or processes.
+        processes: True for processes, which do not share an interpreter's lock but take a copy of the data set each.
+
+    Attributes:
+        failure: the error of the first sample that could not be made, or None.
+    """
+
+    def __init__(self, maker, config, *, batch_size=None, workers=1, processes=False):
+        self.maker, self.config = maker, config
+        self.batch_size = config.BATCH_SIZE if batch_size is None else batch_size
+        self.failure = None
+        self._ahead = max(_AHEAD * self.batch_size, workers)
+        self._pending, self._lock = {}, threading.Lock()
+        if processes:
+            self._make = _make_in_process
+            self._executor = concurrent.futures.ProcessPoolExecutor(
+                workers, multiprocessing.get_context("spawn"), _start_process, (maker,)
+            )
+        else:
+            self._make = maker
+            self._executor = concurrent.futures.ThreadPoolExecutor(workers, "samples")
+
+    def numbers(self, step):
+        """Numbers of the samples of a batch."""
+        return range(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def images(self, step):
+        """What the images of a batch are called, for messages."""
+        return [self.maker.dataset.image_reference(self.maker.image_of(number)) for number in self.numbers(step)]
+
+    def batch(self, step):
+        """The dict of `make_batch` of batch `step`; those after it are begun.
+
+        Raises:
+            RuntimeError: a sample could not be made; names the image.
+        """
+        numbers = self.numbers(step)
+        with self._lock:
+            for number in [number for number in self._pending if number < numbers.start]:
+                self._pending.pop(number).cancel()
+            for number in range(numbers.start, numbers.stop + self._ahead):
+                if number not in self._pending:
+                    self._pending[number] = self._executor.submit(self._make, number)
+            futures = [self._pending[number] for number in numbers]
+        try:
+            return make_batch([future.result() for future in futures], self.config)
+        except RuntimeError as error:
+            self.failure = self.failure or error
+            raise
+
+    def close(self):
+        """Stop the workers; what they have begun is dropped."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class TrainingBatches(keras.utils.PyDataset):
+    """Some of the batches of a run.
+
+    Args:
+        loader: SampleLoader.
+        first_step: number of the first batch.
+        num_batches: how many.
+    """
+
+    def __init__(self, loader, *, first_step=0, num_batches):
+        super().__init__()  # one Keras worker: it keeps the order, and the loader has workers of its own
+        self.loader, self.first_step = loader, first_step
+        self._num_batches = num_batches
+
+    @property
+    def num_batches(self):
+        return self._num_batches
+
+    def __getitem__(self, index):
+        """(dict of the model's inputs,) of one batch."""
+        return (self.loader.batch(self.first_step + index),)
+
+
+_process_maker = None  # of a worker process
+
+
+def _start_process(maker):
+    global _process_maker
+    _process_maker = maker
+
+
+def _make_in_process(number):
+    return _process_maker(number)
