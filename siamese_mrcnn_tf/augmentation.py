@@ -84,6 +84,21 @@ def parse_augmentation(name):
     return None if name is None else _NAMED[name]()
 
 
+def as_augmentation(value):
+    """The augmentation that a value stands for: None, a name, an augmenter of imgaug, or a callable as described above.
+
+    Raises:
+        ValueError: something else, or an augmenter that cannot be used.
+    """
+    if value is None or isinstance(value, str):
+        return parse_augmentation(value)
+    if any(kind.__module__.startswith("imgaug.") for kind in type(value).__mro__):
+        return imgaug_augmentation(value)
+    if not callable(value):
+        raise ValueError(f"augmentation {value!r}: expected a name, an imgaug augmenter or a callable")
+    return value
+
+
 @functools.cache
 def import_imgaug():
     """The module imgaug, imported and working under today's numpy.

@@ -89,10 +89,12 @@ class SampleMaker:
         image_ids: the images of a pass.
 
     Raises:
-        ValueError: nothing to train on.
+        ValueError: nothing to train on, or a negative seed.
     """
 
     def __init__(self, dataset, config, *, seed=0, augmentation=None, shuffle=True):
+        if seed < 0:
+            raise ValueError(f"seed = {seed}: expected 0 or more")
         self.dataset, self.config, self.seed, self.augmentation = dataset, config, seed, augmentation
         self.shuffle = shuffle
         self.class_ids = _usable_classes(dataset, config, seed)
@@ -349,16 +351,11 @@ def _usable_classes(dataset, config, seed):
     usable, unusable = [], []
     for class_id in map(int, dataset.ACTIVE_CLASSES):
         images = dataset.images_of(class_id)
+        if not len(images):
+            unusable.append(dataset.class_names[class_id])
+            continue
         try:
-            draw_reference(
-                dataset,
-                class_id,
-                seed=seed,
-                run=0,
-                image_id=int(images[0]) if len(images) else 0,
-                shot=0,
-                config=config,
-            )
+            draw_reference(dataset, class_id, seed=seed, run=0, image_id=int(images[0]), shot=0, config=config)
             usable.append(class_id)
         except ValueError:
             unusable.append(dataset.class_names[class_id])

@@ -13,6 +13,8 @@ from .kernels import crop_and_resize
 
 _POSITIVE_OVERLAP = 0.5  # with a ground truth box, for a roi that is to match
 _CROWD_OVERLAP = 0.001  # with a crowd, up to which a roi may serve as background
+_VALIDATION_SEED = 0
+_SEED_STATE = "seed_state"
 
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
@@ -42,19 +44,30 @@ class DetectionTargetLayer(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         """inputs: proposals [batch, n, 4], gt_class_ids int [batch, g], gt_boxes [batch, g, 4],
-        gt_masks [batch, h, w, g] -> dict of `detection_targets_graph`."""
+        gt_masks [batch, h, w, g] -> dict of `detection_targets_graph`.
+
+        With `training` False, in validation, the random choice is the same each time.
+        """
         shape = ops.shape(inputs[0])[:2]
+        seed = _VALIDATION_SEED if training is False else self.seed_generator
         return detection_targets_graph(
             *inputs,
-            priority=keras.random.uniform(shape, seed=self.seed_generator) if self.shuffle else None,
+            priority=keras.random.uniform(shape, seed=seed) if self.shuffle else None,
             rois_per_image=self.rois_per_image,
             positive_ratio=self.positive_ratio,
             bbox_std_dev=self.bbox_std_dev,
             mask_shape=self.mask_shape,
             mini_masks=self.mini_masks,
         )
+
+    def save_own_variables(self, store):
+        """With the state of the random choice, which Keras leaves out: a resumed run goes on with it."""
+        store[_SEED_STATE] = np.asarray(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        self.seed_generator.state.assign(store[_SEED_STATE])
 
     def get_config(self):
         names = ("rois_per_image", "positive_ratio", "bbox_std_dev", "mask_shape", "mini_masks", "shuffle", "seed")

@@ -1,4 +1,4 @@
-"""`SiameseMaskRCNN`: Matterport's facade over network, weights and predictor.
+"""`SiameseMaskRCNN`: Matterport's facade over network, weights, training and predictor.
 
 Code written for the original Siamese Mask R-CNN changes its imports only (design section 11).
 """
@@ -10,9 +10,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from . import known_weights, molding, network, weights
+from . import known_weights, molding, network, training, weights
 from .boxes import norm_boxes
+from .checkpoints import RunFolder
 from .predictor import SiamesePredictor, compiled, crops_of
+from .schedules import Stage
+from .training_model import build_training_model, compile_model
 
 _log = logging.getLogger(__name__)
 _CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
@@ -22,13 +25,14 @@ class SiameseMaskRCNN:
     """One-shot instance segmentation with a model of the paper.
 
     Args:
-        mode: "inference".
+        mode: "training" or "inference".
         config: a Config.
         model_dir: folder of log directories and checkpoints; nothing is written to it at inference.
 
     Attributes:
-        keras_model: the single Keras model (`network.build_inference_model`).
-        predictor: a SiamesePredictor over the same layers.
+        keras_model: the Keras model, that of `training_model.build_training_model` or the single one of
+            `network.build_inference_model`.
+        predictor: a SiamesePredictor over the same layers, None in training.
         epoch: epochs that the loaded checkpoint was trained for.
         log_dir: model_dir / siamese_{MODEL}_{NAME}_{EXPERIMENT}, in lower case.
         checkpoint_path: pattern of checkpoint files, with {epoch:04d}.
@@ -38,17 +42,81 @@ class SiameseMaskRCNN:
     """
 
     def __init__(self, mode, config, model_dir):
-        if mode != "inference":
-            raise ValueError(f"mode = {mode!r}: expected 'inference' (this version does not train)")
+        if mode not in ("training", "inference"):
+            raise ValueError(f"mode = {mode!r}: expected 'training' or 'inference'")
         self.mode = mode
         self.config = config
         self.model_dir = str(model_dir)
-        self._layers = network.build_layers(config)
-        inference = network.build_inference_model(config, self._layers)
-        self.keras_model, self._tensors = inference.model, inference.tensors
-        self._graphs = {}
-        self.predictor = SiamesePredictor(config, layers=self._layers)
+        self._tensors, self._graphs, self.predictor = {}, {}, None
+        if mode == "training":
+            with training.device_scope(config.GPU_COUNT):
+                self._layers = network.build_layers(config)
+                self.keras_model = build_training_model(config, self._layers)
+        else:
+            self._layers = network.build_layers(config)
+            inference = network.build_inference_model(config, self._layers)
+            self.keras_model, self._tensors = inference.model, inference.tensors
+            self.predictor = SiamesePredictor(config, layers=self._layers)
         self.set_log_dir()
+
+    # ---- training ----------------------------------------------------------------------------------------------
+    def compile(self, learning_rate, momentum):
+        """Get the model ready for `keras_model.train_on_batch(inputs)`: SGD, gradients clipped by global norm."""
+        self._require("training")
+        compile_model(self.keras_model, self.config, learning_rate=learning_rate, momentum=momentum)
+
+    def train(
+        self,
+        train_dataset,
+        val_dataset,
+        learning_rate,
+        epochs,
+        layers,
+        augmentation=None,
+        *,
+        seed=0,
+        workers=1,
+        keep=3,
+    ):
+        """Train to the end of epoch `epochs`, from the epoch of the loaded checkpoint on.
+
+        Losses, TensorBoard logs and checkpoints go to `log_dir`.
+
+        Args:
+            train_dataset, val_dataset: IndexedCocoDataset with indices built; their ACTIVE_CLASSES are trained. None
+                for the second leaves validation out.
+            learning_rate: of SGD; momentum starts anew in each call.
+            epochs: the last epoch, counted from the start of training.
+            layers: "heads", "rpn", "2+" .. "5+", "all", or a regular expression for layer names.
+            augmentation: None, "fliplr", an augmenter of imgaug, or a callable (module `augmentation`).
+            seed: of samples and rois.
+            workers: threads that make samples.
+            keep: epochs whose weights are kept, beside the best by validation loss.
+
+        Raises:
+            RuntimeError: not in training mode; a sample that cannot be made; a loss that is NaN.
+            ValueError: nothing to train on, unknown layers, or `log_dir` holds a run of more epochs.
+        """
+        self._require("training")
+        config, folder = self.config, RunFolder(self.log_dir, self._layers, keep=keep)
+        settings = training.TrainingSettings(config.STEPS_PER_EPOCH, config.VALIDATION_STEPS, seed=seed)
+        trainer = training.Trainer(self.keras_model, self._layers, config, folder, settings)
+        before = folder.load_state()
+        if before is not None and before.epoch > self.epoch:
+            raise ValueError(
+                f"{self.log_dir}: holds a run of {before.epoch} epochs, this one is at {self.epoch}: go on from there "
+                "with load_latest_checkpoint(), or choose another EXPERIMENT or model_dir"
+            )
+        trainer.state.epoch, trainer.state.history = self.epoch, before.history if before else []
+        stage = Stage(epochs, layers, learning_rate)
+        training.train_on_dataset(
+            trainer, [stage], train_dataset, val_dataset, augmentation=augmentation, workers=workers
+        )
+        self.epoch = max(self.epoch, epochs)
+
+    def _require(self, mode):
+        if self.mode != mode:
+            raise RuntimeError(f"mode = {self.mode!r}: build SiameseMaskRCNN with mode={mode!r} for this")
 
     # ---- detection ---------------------------------------------------------------------------------------------
     def detect(self, targets, images, verbose=0, random_detections=False, eps=1e-6, *, rng=None):
@@ -71,6 +139,7 @@ class SiameseMaskRCNN:
         Raises:
             ValueError: no image, not one query an image, or something that is no picture.
         """
+        self._require("inference")
         if len(targets) != len(images):
             raise ValueError(f"targets: expected one query for each of {len(images)} images, got {len(targets)}")
         if verbose:
@@ -93,6 +162,7 @@ class SiameseMaskRCNN:
 
     def get_anchors(self, image_shape):
         """Anchors of a molded image: float32 [anchors, (y1, x1, y2, x2)] normalized."""
+        self._require("inference")
         return self.predictor.get_anchors(image_shape)
 
     def run_graph(self, targets, images, outputs, image_metas=None):
@@ -110,6 +180,7 @@ class SiameseMaskRCNN:
         Raises:
             ValueError: a name that no tensor has.
         """
+        self._require("inference")
         wanted = {}
         for output in outputs:
             name, tensor = output if isinstance(output, tuple) else (output, self._tensors.get(output))
@@ -224,15 +295,13 @@ class SiameseMaskRCNN:
             keras_model: the model to go through, this one by default.
             indent: of what is logged.
             verbose: 1 logs the layers that train.
+
+        Raises:
+            ValueError: no layer matches.
         """
-        for layer in (keras_model or self.keras_model).layers:
-            if isinstance(layer, keras.Model):
-                layer.trainable = True  # a frozen model would freeze what is inside
-                self.set_trainable(layer_regex, layer, indent + 4, verbose)
-            elif layer.weights:
-                layer.trainable = bool(re.fullmatch(layer_regex, layer.name))
-                if verbose and layer.trainable:
-                    _log.info("%s%-20s (%s)", " " * indent, layer.name, type(layer).__name__)
+        names = training.select_layers((keras_model or self._layers).layers, layer_regex)
+        if verbose:
+            _log.info("%slayers that train: %s", " " * indent, ", ".join(names))
 
 
 def log_dir_of(config, model_dir):

@@ -40,6 +40,15 @@ class TrainingModel(keras.Model):
         return total / replicas_in_sync()
 
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Build the optimizer. Keras would first run a batch to find the shapes, and several devices' batches, as an
+        average that booleans and unequal parts do not have.
+        """
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+
 def build_training_model(config, layers, *, seed=None):
     """The training model of a configuration, to be compiled.
 
@@ -54,6 +63,41 @@ def build_training_model(config, layers, *, seed=None):
     graph = network.build_training_network(config, layers, seed=seed)
     settings = {"loss_weights": config.LOSS_WEIGHTS, "weight_decay": config.WEIGHT_DECAY}
     return TrainingModel(graph.inputs, graph.outputs, **settings, name="mask_rcnn")
+
+
+class ReducedClipSGD(keras.optimizers.SGD):
+    """SGD whose `global_clipnorm` holds for the gradients of all devices together, after their sum.
+
+    Keras 3 clips on each device before it sums. On one device this is Keras' SGD.
+    """
+
+    def _clip_gradients(self, grads):
+        return super()._clip_gradients(grads) if replicas_in_sync() == 1 else grads
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):  # of Keras' TensorFlow backend
+        reduced = list(super()._all_reduce_sum_gradients(grads_and_vars))
+        if replicas_in_sync() == 1:
+            return reduced
+        clipped = super()._clip_gradients([gradient for gradient, _ in reduced])
+        return [(gradient, variable) for gradient, (_, variable) in zip(clipped, reduced, strict=True)]
+
+
+def compile_model(model, config, *, learning_rate, momentum=None):
+    """Compile a training model with the paper's optimizer, whose momentum starts anew.
+
+    Args:
+        model: a Keras model whose `compute_loss` knows its loss.
+        config: reads LEARNING_MOMENTUM and GRADIENT_CLIP_NORM.
+        learning_rate: of SGD.
+        momentum: of SGD; LEARNING_MOMENTUM by default.
+    """
+    optimizer = ReducedClipSGD(
+        learning_rate,
+        config.LEARNING_MOMENTUM if momentum is None else momentum,
+        global_clipnorm=config.GRADIENT_CLIP_NORM,
+    )
+    # XLA is slower than TensorFlow's own kernels on a CPU, and has none for crop_and_resize
+    model.compile(optimizer, jit_compile=False)
 
 
 def losses_graph(outputs):

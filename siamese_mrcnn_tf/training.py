@@ -1,0 +1,391 @@
+"""Training runs: the stages of a schedule, epoch by epoch, with a folder from which a run goes on after any stop.
+
+    trainer = Trainer(model, layers, config, RunFolder(path, layers, keep=3), settings)
+    trainer.run(schedule, loader, val_loader)
+
+An epoch is one `fit` and one `evaluate` of Keras; checkpoints, logs and resuming are around them.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import signal
+import sys
+import threading
+
+import keras
+import numpy as np
+from tensorboard.summary import Writer
+from tqdm import tqdm
+
+from .augmentation import as_augmentation
+from .checkpoints import RunState, best_epoch
+from .data_generator import SampleMaker
+from .schedules import LAYER_SELECTIONS, layer_pattern
+from .training_batches import SampleLoader, TrainingBatches
+from .training_model import compile_model
+
+logger = logging.getLogger(__name__)
+
+_BAR_SECONDS = 0.5, 30  # between updates of the progress bar, on a terminal and in a file
+
+
+class TrainingStopped(Exception):
+    """The run was asked to stop; it has saved where it stands."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of a run beyond the configuration.
+
+    Attributes:
+        steps_per_epoch, validation_steps: batches; 0 validation steps leave validation out.
+        save_every: steps between checkpoints within an epoch.
+        seed: of samples and rois; kept with the run.
+        progress: show a progress bar.
+    """
+
+    steps_per_epoch: int
+    validation_steps: int
+    save_every: int = 250
+    seed: int = 0
+    progress: bool = True
+
+
+class Trainer:
+    """Trains a model, resumably.
+
+    Args:
+        model: a Keras model whose `compute_loss` knows its loss, such as `training_model.build_training_model`.
+        layers: object with the `layers` to choose from, such as `network.build_layers`.
+        config: reads LEARNING_MOMENTUM and GRADIENT_CLIP_NORM.
+        folder: checkpoints.RunFolder.
+        settings: TrainingSettings.
+        stop: threading.Event; once it is set, the run saves and stops after the step in hand.
+
+    Attributes:
+        state: checkpoints.RunState.
+    """
+
+    def __init__(self, model, layers, config, folder, settings, *, stop=None):
+        self.model, self.layers, self.config, self.folder, self.settings = model, layers, config, folder, settings
+        self.stop = stop or threading.Event()
+        self.state = RunState(settings=self._fixed_settings())
+
+    def resume(self):
+        """Take up the run of the folder.
+
+        Raises:
+            ValueError: there is none, or it was begun with other settings.
+        """
+        state = self.folder.load_state()
+        if state is None or state.weights is None:
+            raise ValueError(f"{self.folder.path}: no run to resume there")
+        mine = self._fixed_settings()
+        for name, value in mine.items():
+            if state.settings.get(name) != value:
+                raise ValueError(
+                    f"{self.folder.path}: {name} = {value!r}, but the run was begun with {state.settings.get(name)!r}; "
+                    "with another the samples would be others"
+                )
+        self.state = state
+
+    def run(self, stages, loader, val_loader=None):
+        """Train to the end of a schedule.
+
+        Args:
+            stages: sequence of schedules.Stage.
+            loader, val_loader: SampleLoader of training and of validation samples; None: no validation.
+
+        Raises:
+            TrainingStopped: `stop` was set; the message says where.
+            RuntimeError: a sample could not be made, or a loss is NaN; names images, step and the last checkpoint.
+            ValueError: no layer matches a stage's selection.
+        """
+        with contextlib.closing(Writer(str(self.folder.path / "tensorboard"))) as board:
+            restore = self.state.weights is not None
+            for index, stage in enumerate(stages):
+                if self.state.epoch >= stage.epochs:
+                    continue
+                self._begin_stage(index, stage, restore=restore)
+                restore = False
+                while self.state.epoch < stage.epochs:
+                    self._run_epoch(stage, stages[-1].epochs, loader, val_loader, board)
+
+    def _fixed_settings(self):
+        return {"seed": self.settings.seed, "steps_per_epoch": self.settings.steps_per_epoch}
+
+    def _begin_stage(self, index, stage, *, restore):
+        """Choose what trains and compile; with `restore` take the weights of the state.
+
+        The optimizer's state is taken too, unless the checkpoint is of the stage before: momentum starts anew then.
+        """
+        goes_on = restore and self.state.stage == index
+        if restore and not goes_on:  # before there is an optimizer: that of another stage does not fit
+            self.model.load_weights(self.folder.weights_path(self.state))
+        names = select_layers(self.layers.layers, stage.layers)
+        logger.info(
+            "to epoch %d: %s at learning rate %g; %d layers train: %s",
+            *(stage.epochs, stage.layers, stage.learning_rate, len(names), abridged(names)),
+        )
+        compile_model(self.model, self.config, learning_rate=stage.learning_rate)
+        if goes_on:
+            self.model.optimizer.build(self.model.trainable_variables)
+            self.model.load_weights(self.folder.weights_path(self.state))
+        self.state.stage = index
+
+    def _run_epoch(self, stage, epochs, loader, val_loader, board):
+        state, steps = self.state, self.settings.steps_per_epoch
+        first_step = state.epoch * steps
+        logs = {}
+        if state.step < steps:
+            logs = self._fit(loader, first_step, epochs)
+        else:  # stopped between the last step and the end of validation
+            logs = {name: _mean(values) for name, values in state.metrics.items()}
+        if val_loader is not None and self.settings.validation_steps:
+            logs.update(self._validate(val_loader))
+        row = {"epoch": state.epoch + 1, "learning_rate": stage.learning_rate, **logs}
+        state.history.append(row)
+        state.epoch, state.step, state.metrics = state.epoch + 1, 0, {}
+        self.folder.save_epoch(self.model, state)
+        for name, value in row.items():
+            if name != "epoch":
+                board.add_scalar(name, value, row["epoch"])
+        board.flush()
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
+        logger.info("epoch %d/%d: %s (best: %s)", row["epoch"], epochs, shown, best_epoch(state.history) or "-")
+
+    def _fit(self, loader, first_step, epochs):
+        """Train the rest of an epoch; returns its losses by name."""
+        state, steps = self.state, self.settings.steps_per_epoch
+        batches = TrainingBatches(loader, first_step=first_step + state.step, num_batches=steps - state.step)
+        with _progress_bar(f"epoch {state.epoch + 1}/{epochs}", steps, state.step, self.settings.progress) as bar:
+            callback = _StepCallback(self, loader, bar)
+            with _loader_errors(loader):
+                self.model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
+        return callback.logs
+
+    def _validate(self, val_loader):
+        steps = self.settings.validation_steps
+        batches = TrainingBatches(val_loader, num_batches=steps)
+        with _progress_bar("validation", steps, 0, self.settings.progress) as bar, _loader_errors(val_loader):
+            callback = _ValidationCallback(self, bar)
+            logs = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[callback])
+        return {f"val_{name}": float(value) for name, value in logs.items()}
+
+    def save_now(self):
+        """Save within an epoch."""
+        self.state.metrics = {
+            metric.name: [np.asarray(variable).tolist() for variable in metric.variables]
+            for metric in self.model.metrics
+        }
+        self.folder.save_within_epoch(self.model, self.state)
+
+    def stop_now(self):
+        """Save and raise TrainingStopped."""
+        self.save_now()
+        raise TrainingStopped(f"stopped in epoch {self.state.epoch + 1} after step {self.state.step}")
+
+
+class _StepCallback(keras.callbacks.Callback):
+    """After each step of `fit`: count it, check it, show it, save now and then, stop when asked to."""
+
+    def __init__(self, trainer, loader, bar):
+        super().__init__()
+        self._trainer, self._loader, self._bar = trainer, loader, bar
+        self.logs = {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Keras has reset the metrics; in a resumed epoch they go on."""
+        for metric in self.model.metrics:
+            values = self._trainer.state.metrics.get(metric.name)
+            for variable, value in zip(metric.variables, values or (), strict=False):
+                variable.assign(value)
+
+    def on_train_batch_end(self, batch, logs=None):
+        trainer, state = self._trainer, self._trainer.state
+        state.step += 1
+        self.logs = {name: float(value) for name, value in logs.items()}
+        if not all(map(math.isfinite, self.logs.values())):
+            raise RuntimeError(self._not_finite())
+        self._bar.set_postfix({name: f"{value:.3f}" for name, value in self.logs.items()}, refresh=False)
+        self._bar.update()
+        if trainer.stop.is_set():
+            trainer.stop_now()
+        if state.step % trainer.settings.save_every == 0 or state.step == trainer.settings.steps_per_epoch:
+            trainer.save_now()
+
+    def _not_finite(self):
+        state, folder = self._trainer.state, self._trainer.folder
+        names = [name for name, value in self.logs.items() if not math.isfinite(value)]
+        step = state.epoch * self._trainer.settings.steps_per_epoch + state.step - 1
+        return (
+            f"epoch {state.epoch + 1}, step {state.step}: {', '.join(names)} is NaN or infinite, training stops. "
+            f"Images of this step: {', '.join(self._loader.images(step))}. "
+            f"The last good checkpoint: {folder.last_good(state)}"
+        )
+
+
+class _ValidationCallback(keras.callbacks.Callback):
+    """After each step of `evaluate`: show it, stop when asked to."""
+
+    def __init__(self, trainer, bar):
+        super().__init__()
+        self._trainer, self._bar = trainer, bar
+
+    def on_test_batch_end(self, batch, logs=None):
+        self._bar.update()
+        if self._trainer.stop.is_set():  # the epoch's last step is saved
+            raise TrainingStopped(f"stopped in the validation of epoch {self._trainer.state.epoch + 1}")
+
+
+def train_on_dataset(
+    trainer, stages, train_dataset, val_dataset=None, *, augmentation=None, workers=1, processes=False
+):
+    """Run a Trainer on data sets.
+
+    Args:
+        trainer: Trainer of a training model.
+        stages: sequence of schedules.Stage.
+        train_dataset, val_dataset: IndexedCocoDataset with indices built; no validation without the second. Samples of
+            validation are the same each epoch, and never augmented.
+        augmentation: see `augmentation.as_augmentation`.
+        workers, processes: see `SampleLoader`.
+
+    Raises:
+        ValueError, RuntimeError, TrainingStopped: as `Trainer.run` and `SampleMaker`.
+    """
+    config, seed = trainer.config, trainer.settings.seed
+    made_by = {"workers": workers, "processes": processes}
+    with contextlib.ExitStack() as stack:
+        maker = SampleMaker(train_dataset, config, seed=seed, augmentation=as_augmentation(augmentation))
+        loader, val_loader = stack.enter_context(SampleLoader(maker, config, **made_by)), None
+        if val_dataset is not None and trainer.settings.validation_steps:
+            val_loader = stack.enter_context(
+                SampleLoader(SampleMaker(val_dataset, config, seed=seed), config, **made_by)
+            )
+        trainer.run(stages, loader, val_loader)
+
+
+# ---- layers --------------------------------------------------------------------------------------------------------
+
+
+def select_layers(layers, selection):
+    """Make the layers trainable that a selection names, inside nested models too, and freeze the others.
+
+    Args:
+        layers: Keras layers and models.
+        selection: a key of LAYER_SELECTIONS, or a regular expression for whole layer names.
+
+    Returns:
+        Names of the layers with weights that train.
+
+    Raises:
+        ValueError: no layer matches, or the selection is no regular expression.
+    """
+    pattern, names = layer_pattern(selection), []
+    for layer in _leaves(layers):
+        if layer.weights:
+            layer.trainable = bool(pattern.fullmatch(layer.name))
+            if layer.trainable:
+                names.append(layer.name)
+    if not names:
+        known = ", ".join(LAYER_SELECTIONS)
+        raise ValueError(f"layers {selection!r}: no layer of that name; expected one of {known}, or an expression")
+    return names
+
+
+def abridged(names):
+    """Layer names for people: those with one beginning together."""
+    groups = {}
+    for name in names:
+        groups.setdefault(name[:4], []).append(name)
+    return ", ".join(
+        group[0] if len(group) == 1 else f"{group[0]} .. {group[-1]} ({len(group)})" for group in groups.values()
+    )
+
+
+def _leaves(layers):
+    for layer in layers:
+        if isinstance(layer, keras.Model):
+            layer.trainable = True  # a frozen model would freeze what is inside
+            yield from _leaves(layer.layers)
+        else:
+            yield layer
+
+
+# ---- stopping and devices ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def stopping_on_signals():
+    """Context that yields an Event which Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+
+    def ask(number, frame):
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+        logger.warning("%s: saving after this step", signal.Signals(number).name)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def device_scope(devices):
+    """Context to build and train a model in, on so many devices of this machine: GPUs if there are enough, else CPUs.
+
+    Must be asked for before TensorFlow has done anything else when CPUs are to be split.
+
+    Raises:
+        ValueError: more devices than there are GPUs, on a machine that has some; or another backend than TensorFlow.
+    """
+    if devices == 1:
+        return contextlib.nullcontext()
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"devices = {devices}: several devices need the TensorFlow backend, not {keras.backend.backend()}"
+        )
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus and devices > len(gpus):
+        raise ValueError(f"devices = {devices}: this machine has {len(gpus)} GPUs")
+    kind = "GPU" if gpus else "CPU"
+    if not gpus:
+        split = [tf.config.LogicalDeviceConfiguration()] * devices
+        try:
+            tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], split)
+        except RuntimeError as error:
+            raise ValueError(f"devices = {devices}: the CPU cannot be split any more ({error})") from error
+    return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(devices)]).scope()
+
+
+# ---- helpers -------------------------------------------------------------------------------------------------------
+
+
+def _progress_bar(text, total, done, shown):
+    seconds = _BAR_SECONDS[0 if sys.stderr.isatty() else 1]
+    return tqdm(desc=text, total=total, initial=done, unit="step", mininterval=seconds, disable=not shown)
+
+
+@contextlib.contextmanager
+def _loader_errors(loader):
+    """Context that raises a loader's own error in place of what the data pipeline makes of it."""
+    try:
+        yield
+    except Exception as error:
+        if loader.failure is not None and error is not loader.failure:
+            raise loader.failure from error
+        raise
+
+
+def _mean(values):
+    """The mean that the variables of a `keras.metrics.Mean` stand for."""
+    total, count = values
+    return total / count

@@ -1,0 +1,817 @@
+"""Training samples: the original's targets, targets by hand, what a numbered sample depends on, and batches."""
+
+import dataclasses
+import itertools
+import logging
+import subprocess
+import sys
+
+import coco_tree
+import conftest
+import numpy as np
+import pytest
+import seeded
+
+from siamese_mrcnn_tf import augmentation, data_generator, molding
+from siamese_mrcnn_tf import dataset as ds
+from siamese_mrcnn_tf.boxes import compute_overlaps, extract_bboxes, pyramid_anchors
+from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
+from siamese_mrcnn_tf.data_generator import SampleMaker, build_rpn_targets, load_image_gt, make_batch
+
+ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of scenes, and of coco_tree's categories 3, 7, 18
+CATEGORY = {ELLIPSE: 3, RECTANGLE: 7, TRIANGLE: 18}
+GREEN = (30, 200, 40)  # the rectangles of coco_tree
+EVERY_ANCHOR = 100_000  # RPN_TRAIN_ANCHORS_PER_IMAGE with which nothing is thinned out
+RECORDED_SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # seed, height, width
+TOP = 16  # rows of padding above coco_tree's pictures of 96 x 128 in a scene of TinyConfig
+
+needs_shared = pytest.mark.skipif(
+    not (conftest.SHARED / "parity" / "data_pipeline.npz").exists(), reason="the full records are not here"
+)
+
+
+class Scenes(ds.Dataset):
+    """Pictures and masks given as arrays: a list of (image, masks, class_ids)."""
+
+    def __init__(self, scenes):
+        super().__init__()
+        self.scenes = scenes
+        for class_id, name in enumerate(("ellipse", "rectangle", "triangle"), start=1):
+            self.add_class("scenes", class_id, name)
+        for index in range(len(scenes)):
+            self.add_image("scenes", index, path=None)
+        self.prepare()
+
+    def load_image(self, image_id):
+        return self.scenes[image_id][0]
+
+    def load_mask(self, image_id):
+        return self.scenes[image_id][1:]
+
+
+@pytest.fixture(scope="module")
+def record():
+    with np.load(conftest.DATA / "training.npz", allow_pickle=False) as content:
+        return dict(content)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return Scenes([seeded.make_scene(height, width, seed) for seed, height, width in RECORDED_SCENES])
+
+
+def unpacked(record, name):
+    """The recorded masks `name`, bool."""
+    shape = record[f"{name}_shape"]
+    return np.unpackbits(record[f"{name}_packed"])[: np.prod(shape)].reshape(shape).astype(bool)
+
+
+# ---- load_image_gt -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("index", range(3))
+def test_recorded_scenes(scenes, record, index):
+    image, meta, class_ids, boxes, masks = load_image_gt(scenes, SmallConfig(), index)
+    np.testing.assert_array_equal(meta, record[f"gt{index}_meta"])
+    np.testing.assert_array_equal(class_ids, record[f"gt{index}_class_ids"])
+    np.testing.assert_array_equal(boxes, record[f"gt{index}_boxes"])
+    np.testing.assert_array_equal(masks, unpacked(record, f"gt{index}_fullmask"))
+    assert (image.dtype, boxes.dtype, masks.dtype) == (np.uint8, np.int32, bool) and image.shape == (512, 512, 3)
+    assert np.abs(image[::8, ::8].astype(int) - record[f"gt{index}_image_sub"]).max() <= 1
+    mini = load_image_gt(scenes, SmallConfig(), index, use_mini_mask=True)
+    np.testing.assert_array_equal(mini[4], unpacked(record, f"gt{index}_minimask"))
+    for with_mini, without in zip(mini[:4], (image, meta, class_ids, boxes), strict=True):
+        np.testing.assert_array_equal(with_mini, without)
+
+
+@needs_shared
+@pytest.mark.parametrize("index", range(3))
+def test_every_pixel_of_recorded_scenes(scenes, index):
+    image = load_image_gt(scenes, SmallConfig(), index)[0]
+    with np.load(conftest.SHARED / "parity" / "data_pipeline.npz", allow_pickle=False) as content:
+        assert np.abs(image.astype(int) - content[f"gt{index}_image_u8"]).max() <= 1
+
+
+def small_scene(*rectangles, class_ids=None):
+    """A Scenes of one random picture of 64 x 128 pixels with rectangles (y1, x1, y2, x2)."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    masks = np.zeros((64, 128, len(rectangles)), bool)
+    for index, (y1, x1, y2, x2) in enumerate(rectangles):
+        masks[y1:y2, x1:x2, index] = True
+    return Scenes([(image, masks, np.array(class_ids or [RECTANGLE] * len(rectangles), np.int32))])
+
+
+def test_scene_by_hand():
+    data = small_scene((0, 0, 5, 7), (10, 20, 60, 128), class_ids=[ELLIPSE, -TRIANGLE])
+    image, meta, class_ids, boxes, masks = load_image_gt(data, TinyConfig(), 0)
+    np.testing.assert_array_equal(image[32:96], data.load_image(0))
+    assert not image[:32].any() and not image[96:].any()
+    assert class_ids.tolist() == [ELLIPSE, -TRIANGLE]  # a crowd
+    assert boxes.tolist() == [[32, 0, 37, 7], [42, 20, 92, 128]]
+    assert masks.shape == (128, 128, 2) and masks.sum(axis=(0, 1)).tolist() == [35, 50 * 108]
+    assert meta.tolist() == [0, 64, 128, 3, 128, 128, 3, 32, 0, 96, 128, 1, 1, 1, 1, 1]
+
+
+def test_scene_without_instances():
+    image, _, class_ids, boxes, masks = load_image_gt(small_scene(), TinyConfig(), 0)
+    assert image.any() and class_ids.shape == (0,) and boxes.shape == (0, 4) and masks.shape == (128, 128, 0)
+    assert load_image_gt(small_scene(), TinyConfig(), 0, use_mini_mask=True)[4].shape == (56, 56, 0)
+
+
+def test_instances_that_vanish_are_left_out():
+    data = small_scene((1, 1, 2, 2), (0, 0, 30, 30), class_ids=[ELLIPSE, TRIANGLE])
+    half = TinyConfig().replace(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)
+    _, _, class_ids, boxes, masks = load_image_gt(data, half, 0, use_mini_mask=True)
+    assert class_ids.tolist() == [TRIANGLE] and boxes.shape == (1, 4) and masks.shape == (56, 56, 1)
+
+
+def test_active_classes_are_those_of_the_image_s_source():
+    data = small_scene()
+    data.add_class("other", 1, "cube")
+    data.prepare()
+    assert load_image_gt(data, TinyConfig(), 0)[1][12:].tolist() == [1, 1, 1, 1, 0]
+
+
+def test_augment_mirrors_half_of_the_images():
+    data = small_scene((0, 0, 5, 7))
+    plain = load_image_gt(data, TinyConfig(), 0)
+    mirrored = 0
+    for seed in range(20):
+        image, _, _, boxes, masks = load_image_gt(data, TinyConfig(), 0, augment=True, rng=np.random.default_rng(seed))
+        side = -1 if boxes[0].tolist() == [32, 121, 37, 128] else 1
+        mirrored += side == -1
+        np.testing.assert_array_equal(image, plain[0][:, ::side])
+        np.testing.assert_array_equal(masks, plain[4][:, ::side])
+    assert 4 <= mirrored <= 16
+
+
+def test_augmentation_of_a_scene():
+    always = augmentation.fliplr(1.0)
+    data = small_scene((0, 0, 5, 7))
+    image, _, _, boxes, _ = load_image_gt(data, TinyConfig(), 0, augmentation=always)
+    np.testing.assert_array_equal(image[32:96], data.load_image(0)[:, ::-1])
+    assert boxes.tolist() == [[32, 121, 37, 128]]
+
+
+# ---- build_rpn_targets: the original -----------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def small_anchors():
+    return pyramid_anchors(SmallConfig(), (512, 512, 3))
+
+
+def recorded_match(record, name, anchors):
+    match = np.zeros(len(anchors), np.int32)
+    match[record[f"rpnt_{name}positive"]] = 1
+    if name.endswith("nosubsample_"):
+        match[np.unpackbits(record[f"rpnt_{name}negative_packed"])[: len(anchors)] == 1] = -1
+    else:
+        match[record[f"rpnt_{name}negative"]] = -1
+    return match
+
+
+def recorded_targets(record, name, anchors, *, rng, most=None):
+    """Our targets of the recorded scene, by the record's name."""
+    crowd = "crowd_" if "crowd_" in name else ""
+    config = SmallConfig() if most is None else SmallConfig().replace(RPN_TRAIN_ANCHORS_PER_IMAGE=most)
+    class_ids, boxes = record[f"rpnt_{crowd}class_ids"], record["rpnt_boxes"]
+    return build_rpn_targets((512, 512, 3), anchors, class_ids, boxes, config, rng=rng)
+
+
+@pytest.mark.parametrize("name", ["", "crowd_"])
+def test_recorded_targets_and_the_original_s_draws(record, small_anchors, name):
+    match, bbox = recorded_targets(record, name, small_anchors, rng=np.random.RandomState(0))
+    assert match.dtype == np.int32 and match.shape == (65472,)
+    np.testing.assert_array_equal(match, recorded_match(record, name, small_anchors))
+    np.testing.assert_allclose(bbox, record[f"rpnt_{name}bbox"], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "positives"), [("nosubsample_", 15), ("crowd_nosubsample_", 14)])
+def test_recorded_targets_of_every_anchor(record, small_anchors, name, positives):
+    match, bbox = recorded_targets(record, name, small_anchors, rng=np.random.RandomState(0), most=2 * EVERY_ANCHOR)
+    np.testing.assert_array_equal(match, recorded_match(record, name, small_anchors))
+    assert bbox.shape == (2 * EVERY_ANCHOR, 4) and not bbox[positives:].any()
+    np.testing.assert_allclose(bbox[:positives], record[f"rpnt_{name}bbox"], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("make_rng", [np.random.default_rng, np.random.RandomState])
+@pytest.mark.parametrize(("most", "positives"), [(64, 15), (8, 4), (9, 4), (31, 15), (30, 15), (0, 0)])
+def test_at_most_half_is_positive_and_the_rest_negative(record, small_anchors, make_rng, most, positives):
+    match, bbox = recorded_targets(record, "", small_anchors, rng=make_rng(3), most=most)
+    assert (match == 1).sum() == positives and (match == -1).sum() == most - positives
+    every = recorded_match(record, "nosubsample_", small_anchors)
+    assert (every[match == 1] == 1).all() and (every[match == -1] == -1).all()
+    rows = np.isin(np.flatnonzero(every == 1), np.flatnonzero(match == 1))  # those of the anchors that stayed
+    assert bbox.shape == (most, 4) and not bbox[positives:].any()
+    np.testing.assert_allclose(bbox[:positives], record["rpnt_nosubsample_bbox"][rows], rtol=1e-12, atol=1e-12)
+
+
+def test_choice_of_anchors_depends_on_the_generator_alone(record, small_anchors):
+    first, again, other = (
+        recorded_targets(record, "", small_anchors, rng=np.random.default_rng(seed), most=8)[0] for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first == 1, other == 1) and not np.array_equal(first == -1, other == -1)
+
+
+# ---- build_rpn_targets: by hand ----------------------------------------------------------------------------------
+def targets_of(anchors, gt_boxes, class_ids=None, *, most=8):
+    """rpn_match as a list, and the rows of rpn_bbox, times their RPN_BBOX_STD_DEV, up to the last one in use."""
+    config = TinyConfig().replace(RPN_TRAIN_ANCHORS_PER_IMAGE=most)
+    class_ids = np.ones(len(gt_boxes), np.int32) if class_ids is None else class_ids
+    anchors, gt_boxes = np.array(anchors, float), np.array(gt_boxes, np.int32).reshape(-1, 4)
+    rng = np.random.default_rng(0)
+    match, bbox = build_rpn_targets((128, 128, 3), anchors, class_ids, gt_boxes, config, rng=rng)
+    assert bbox.shape == (most, 4) and match.shape == (len(anchors),)
+    count = (match == 1).sum()
+    assert not bbox[count:].any()
+    return match.tolist(), bbox[:count] * config.RPN_BBOX_STD_DEV
+
+
+ANCHORS = [[0, 0, 10, 10], [0, 5, 10, 15], [20, 20, 30, 30], [20, 20, 30, 34], [50, 50, 60, 60]]
+
+
+def test_the_best_anchor_is_positive_whatever_its_overlap():
+    # overlaps: 0.8 and 0.2 (of anchors 0, 1), 0.6 and 0.43 (of 2, 3), 0.2 (of 4)
+    gt_boxes = [[0, 0, 10, 8], [20, 20, 30, 26], [50, 50, 60, 52]]
+    match, deltas = targets_of(ANCHORS, gt_boxes)
+    assert match == [1, -1, 1, 0, 1]
+    expected = [[0, -0.1, 0, np.log(0.8)], [0, -0.2, 0, np.log(0.6)], [0, -0.4, 0, np.log(0.2)]]
+    np.testing.assert_allclose(deltas, expected, atol=1e-12)
+
+
+def test_rows_are_in_the_order_of_the_anchors():
+    gt_boxes = [[50, 50, 60, 52], [20, 20, 30, 26], [0, 0, 10, 8]]
+    match, deltas = targets_of(ANCHORS, gt_boxes)
+    assert match == [1, -1, 1, 0, 1]
+    np.testing.assert_allclose(np.exp(deltas[:, 3]), [0.8, 0.6, 0.2], atol=1e-12)
+
+
+def test_deltas_are_divided_by_their_deviation():
+    config = TinyConfig().replace(RPN_BBOX_STD_DEV=(0.1, 0.2, 0.5, 0.25), RPN_TRAIN_ANCHORS_PER_IMAGE=2)
+    _, bbox = build_rpn_targets(None, np.array([[0.0, 0, 10, 10]]), [1], [[1, 1, 21, 11]], config)
+    np.testing.assert_allclose(bbox, [[6, 0.5, 2 * np.log(2), 0], [0, 0, 0, 0]], atol=1e-12)
+
+
+def test_borders_of_positive_and_negative():
+    anchors = [[0, 0, 10, 10], [0, 0, 10, 10.1], [40, 40, 50, 50], [40, 40, 50, 50.1], [0, 0, 10, 7], [40, 40, 50, 43]]
+    match, deltas = targets_of(anchors, [[0, 0, 10, 7], [40, 40, 50, 43]])  # the last two anchors are the best ones
+    assert match == [1, 0, 0, -1, 1, 1]  # 0.7 is positive, 0.3 is neutral
+    np.testing.assert_allclose(np.exp(deltas[:, 3]), [0.7, 1, 1])
+
+
+def test_an_anchor_goes_to_its_own_best_object():
+    """Though it is positive as the best one of another."""
+    match, deltas = targets_of([[0, 0, 10, 10], [30, 30, 40, 40]], [[0, 6, 10, 10], [0, 0, 10, 9]])
+    assert match == [1, -1]
+    np.testing.assert_allclose(deltas, [[0, -0.05, 0, np.log(0.9)]], atol=1e-12)
+
+
+def test_the_first_of_equal_objects_and_the_first_of_equal_anchors():
+    match, deltas = targets_of([[0, 0, 10, 10], [0, 0, 10, 10]], [[0, 0, 10, 6], [0, 4, 10, 10]])
+    assert match == [1, 0]
+    np.testing.assert_allclose(deltas, [[0, -0.2, 0, np.log(0.6)]], atol=1e-12)
+
+
+def test_crowds_neutralise():
+    gt_boxes = [[0, 0, 10, 8], [18, 18, 40, 40], [0, 5, 10, 15]]
+    assert targets_of(ANCHORS, gt_boxes[:1], [1])[0] == [1, -1, -1, -1, -1]
+    # but they leave positive what is, anchor 0 meeting both
+    assert targets_of(ANCHORS, gt_boxes, [1, -1, -1])[0] == [1, 0, 0, 0, -1]
+
+
+def test_a_crowd_neutralises_from_a_thousandth_on():
+    anchors = [[0, 0, 100, 100], [200, 200, 300, 300], [400, 400, 410, 410]]
+    crowds = [[0, 0, 1, 10], [200, 200, 201, 209]]  # 0.001 and 0.0009
+    assert targets_of(anchors, [*crowds, [400, 400, 410, 410]], [-1, -1, 1])[0] == [0, -1, 1]
+
+
+@pytest.mark.parametrize("most", [8, 3])
+def test_without_objects_anchors_are_negative(most):
+    for boxes, class_ids, negative in (([], [], range(5)), ([[0, 0, 10, 20]], [-1], range(2, 5))):
+        match, deltas = targets_of(ANCHORS, boxes, class_ids, most=most)
+        assert match.count(-1) == min(most, len(negative)) and 1 not in match
+        assert all(match[index] == 0 for index in range(5) if index not in negative)
+        assert deltas.shape == (0, 4)
+
+
+def test_an_object_that_meets_no_anchor_has_none():
+    assert targets_of(ANCHORS, [[100, 100, 110, 110]])[0] == [-1] * 5
+    assert targets_of(ANCHORS, [[10, 15, 20, 20]])[0] == [-1] * 5  # it touches two of them
+
+
+def test_no_anchors():
+    assert targets_of(np.zeros((0, 4)), [[0, 0, 10, 10]])[0] == []
+
+
+# ---- SampleMaker -------------------------------------------------------------------------------------------------
+def load(root, active=None):
+    data = ds.IndexedCocoDataset()
+    data.load_coco(root, "val")
+    data.prepare()
+    data.build_indices()
+    if active is not None:
+        data.ACTIVE_CLASSES = active
+    return data
+
+
+@pytest.fixture
+def content(tmp_path):
+    """Image 0: ellipse, rectangle, crowd of triangles; 1: rectangle, triangle; 2: triangle, ellipse; 3: nothing."""
+    return coco_tree.write_tree(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path, content):
+    return load(tmp_path)
+
+
+def reload(root, content, active=None):
+    coco_tree.write_annotations(root, content)
+    return load(root, active)
+
+
+def sample_of(maker, image_id, run=0):
+    """The sample of an image in a pass."""
+    numbers = range(run * len(maker.image_ids), (run + 1) * len(maker.image_ids))
+    return maker(next(number for number in numbers if maker.image_of(number) == image_id))
+
+
+def choices(maker, count):
+    """Image, class and references of the first samples."""
+    return [(sample.image_id, sample.class_id, sample.references) for sample in map(maker, range(count))]
+
+
+def assert_same(sample, other):
+    for field in dataclasses.fields(sample):
+        np.testing.assert_array_equal(getattr(sample, field.name), getattr(other, field.name), err_msg=field.name)
+
+
+def square(y1, x1, y2, x2):
+    """A polygon over these pixels."""
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
+def padded(image):
+    """A picture or masks of coco_tree as in a scene of TinyConfig."""
+    return np.pad(image, ((TOP, TOP), (0, 0), (0, 0)))
+
+
+def test_a_sample_by_hand(tmp_path, content):
+    data = load(tmp_path, [RECTANGLE])
+    maker = SampleMaker(data, TinyConfig())
+    sample = sample_of(maker, 0)
+    assert (sample.image_id, sample.class_id) == (0, RECTANGLE)
+    assert sample.references in ([(0, 1)], [(1, 0)])
+    np.testing.assert_array_equal(sample.image, padded(data.load_image(0)))
+    assert sample.image_meta.tolist() == [10, 96, 128, 3, 128, 128, 3, 16, 0, 112, 128, 1, 1, 1]
+    np.testing.assert_array_equal(sample.targets, [ds.cut_reference(data, TinyConfig(), *sample.references[0])])
+    assert sample.gt_class_ids.tolist() == [1] and sample.gt_boxes.tolist() == [[20 + TOP, 72, 60 + TOP, 120]]
+    assert sample.gt_masks.shape == (56, 56, 1) and sample.gt_masks.all()
+    assert (sample.image.dtype, sample.targets.dtype, sample.gt_masks.dtype) == (np.uint8, np.uint8, bool)
+    assert (sample.gt_class_ids.dtype, sample.gt_boxes.dtype, sample.rpn_match.dtype) == (np.int32,) * 3
+
+
+def test_rpn_targets_of_a_sample(tmp_path, content):
+    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TinyConfig())
+    sample = sample_of(maker, 0)
+    assert sample.rpn_match.shape == (len(maker.anchors),) and sample.rpn_bbox.shape == (64, 4)
+    overlaps = compute_overlaps(maker.anchors, sample.gt_boxes)[:, 0]
+    positive, expected = sample.rpn_match == 1, overlaps >= 0.7
+    expected[overlaps.argmax()] = True
+    np.testing.assert_array_equal(positive, expected)
+    assert (sample.rpn_match == -1).sum() == 64 - positive.sum() and (overlaps[sample.rpn_match == -1] < 0.3).all()
+    assert (sample.rpn_bbox.any(axis=-1) == (np.arange(64) < positive.sum())).all()
+
+
+def test_a_sample_is_the_same_whatever_was_asked_before(tmp_path, data):
+    maker = SampleMaker(data, TinyConfig(), seed=3)
+    samples = [maker(number) for number in range(9)]
+    other = SampleMaker(load(tmp_path), TinyConfig(), seed=3)
+    for number in (7, 0, 4, 8, 1, 7):
+        assert_same(other(number), samples[number])
+    assert_same(maker(2), samples[2])
+
+
+def test_draws_do_not_depend_on_the_other_images_of_the_set(tmp_path, content):
+    """Image ids are places in the set, and shift; COCO ids do not."""
+    whole = sample_of(SampleMaker(load(tmp_path, [TRIANGLE]), TinyConfig()), 1)
+    content["images"] = content["images"][1:]
+    content["annotations"] = content["annotations"][3:]
+    shifted = sample_of(SampleMaker(reload(tmp_path, content, [TRIANGLE]), TinyConfig()), 0)
+    assert (whole.image_id, shifted.image_id) == (1, 0)
+    for name in ("image", "image_meta", "targets", "rpn_match", "rpn_bbox", "gt_boxes"):
+        np.testing.assert_array_equal(getattr(shifted, name), getattr(whole, name), err_msg=name)
+
+
+def test_samples_differ_with_seed_and_pass(data):
+    makers = [SampleMaker(data, TinyConfig(), seed=seed) for seed in (0, 1)]
+    first, other = (choices(maker, 12) for maker in makers)
+    assert first != other
+    assert [image for image, _, _ in first] != [image for image, _, _ in other]
+    passes = [tuple(sorted(first[start : start + 3])) for start in range(0, 12, 3)]
+    assert len(set(map(str, passes))) > 1
+    anchors = [np.flatnonzero(sample_of(maker, 0, run).rpn_match == -1) for maker in makers for run in (0, 1)]
+    assert all(not np.array_equal(one, another) for one, another in itertools.combinations(anchors, 2))
+
+
+def test_a_pass_visits_each_image_once(tmp_path):
+    coco_tree.write_tree(tmp_path, num_images=8)  # the last one has no annotations
+    maker = SampleMaker(load(tmp_path), TinyConfig())
+    assert maker.image_ids.tolist() == list(range(7))
+    orders = [[maker.image_of(number) for number in range(7 * run, 7 * run + 7)] for run in range(5)]
+    assert all(sorted(order) == list(range(7)) for order in orders)
+    assert len(set(map(tuple, orders))) == 5
+    assert maker(9).image_id == orders[1][2]
+    assert [maker.image_of(number) for number in range(7)] == orders[0]  # after later passes were asked for
+
+
+def test_without_shuffling_images_come_in_their_order(data):
+    maker = SampleMaker(data, TinyConfig(), shuffle=False)
+    assert [maker.image_of(number) for number in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert maker(4).image_id == 1
+
+
+def test_every_class_of_an_image_is_searched_for(data):
+    maker = SampleMaker(data, TinyConfig())
+    assert maker.class_ids == [ELLIPSE, RECTANGLE, TRIANGLE]
+    found = {image: {sample_of(maker, image, run).class_id for run in range(12)} for image in range(3)}
+    assert found == {0: {ELLIPSE, RECTANGLE}, 1: {RECTANGLE, TRIANGLE}, 2: {ELLIPSE, TRIANGLE}}
+
+
+def test_only_the_instances_of_the_class_are_ground_truth(data):
+    maker = SampleMaker(data, TinyConfig())
+    for number in range(12):
+        sample = maker(number)
+        (index,) = data.instances_of(sample.image_id, sample.class_id)
+        expected = extract_bboxes(padded(data.instance_mask(sample.image_id, index)[..., None]))
+        np.testing.assert_array_equal(sample.gt_boxes, expected)
+        assert sample.gt_class_ids.tolist() == [1]
+        for image_id, annotation in sample.references:
+            category = data.image_info[image_id]["annotations"][annotation]["category_id"]
+            assert category == CATEGORY[sample.class_id]
+
+
+def test_crowds_of_the_class_are_neutral(tmp_path, content):
+    content["annotations"][1]["category_id"] = CATEGORY[TRIANGLE]  # in image 0, with the crowd
+    maker = SampleMaker(reload(tmp_path, content, [TRIANGLE]), TinyConfig())
+    sample = sample_of(maker, 0)
+    assert sample.gt_class_ids.tolist() == [1, -1]
+    assert sample.gt_boxes.tolist() == [[20 + TOP, 72, 60 + TOP, 120], [88 + TOP, 0, 96 + TOP, 128]]
+    config = TinyConfig().replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
+    match = sample_of(SampleMaker(maker.dataset, config), 0).rpn_match
+    near_crowd = compute_overlaps(maker.anchors, sample.gt_boxes[1:])[:, 0] >= 0.001
+    best = compute_overlaps(maker.anchors, sample.gt_boxes[:1])[:, 0]
+    assert not (match[near_crowd] == -1).any()
+    np.testing.assert_array_equal(match[~near_crowd] == -1, best[~near_crowd] < 0.3)
+    assert all((0, 2) not in sample_of(maker, image, run).references for image in maker.image_ids for run in range(6))
+
+
+def test_crowds_of_other_classes_are_background(tmp_path, content):
+    config = TinyConfig().replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
+    maker = SampleMaker(load(tmp_path, [RECTANGLE]), config)
+    crowd = padded(maker.dataset.instance_mask(0, 2)[..., None])
+    sample = sample_of(maker, 0)
+    near_crowd = compute_overlaps(maker.anchors, extract_bboxes(crowd))[:, 0] > 0.1
+    assert sample.gt_class_ids.tolist() == [1]
+    assert near_crowd.any() and (sample.rpn_match[near_crowd] == -1).all()
+
+
+def test_held_out_classes_do_not_exist(tmp_path, content):
+    maker = SampleMaker(load(tmp_path, [ELLIPSE]), TinyConfig())
+    assert maker.image_ids.tolist() == [0, 2] and maker.class_ids == [ELLIPSE]
+    for number in range(8):
+        sample = maker(number)
+        assert sample.class_id == ELLIPSE and sample.references in ([(0, 0)], [(2, 1)])
+        assert len(sample.gt_boxes) == 1
+    maker = SampleMaker(load(tmp_path, [TRIANGLE, ELLIPSE]), TinyConfig())
+    assert maker.image_ids.tolist() == [0, 1, 2]
+    found = choices(maker, 24)
+    assert {(image, class_id) for image, class_id, _ in found} == {(0, 1), (1, 3), (2, 1), (2, 3)}
+    drawn = {reference for _, _, references in found for reference in references}
+    assert drawn == {(0, 0), (2, 1), (1, 1), (2, 0)}
+
+
+def test_several_references(data):
+    maker = SampleMaker(data, TinyConfig().replace(NUM_TARGETS=3))
+    several = 0
+    for number in range(6):
+        sample = maker(number)
+        assert sample.targets.shape == (3, 64, 64, 3) and len(sample.references) == 3
+        cut = [ds.cut_reference(data, TinyConfig(), *reference) for reference in sample.references]
+        np.testing.assert_array_equal(sample.targets, cut)
+        several += len(set(sample.references)) > 1
+    assert several
+    one_shot = SampleMaker(data, TinyConfig())
+    assert one_shot(4).references == maker(4).references[:1]  # shots do not depend on each other
+
+
+def test_whole_masks(data):
+    maker = SampleMaker(data, TinyConfig().replace(USE_MINI_MASK=False))
+    sample, mini = maker(0), SampleMaker(data, TinyConfig())(0)
+    (index,) = data.instances_of(sample.image_id, sample.class_id)
+    assert sample.gt_masks.dtype == bool
+    np.testing.assert_array_equal(sample.gt_masks, padded(data.instance_mask(sample.image_id, index)[..., None]))
+    expected = molding.minimize_mask(sample.gt_boxes, sample.gt_masks, (56, 56))
+    np.testing.assert_array_equal(mini.gt_masks, expected)
+    assert 0 < expected.mean() <= 1
+
+
+def test_scenes_are_resized_as_the_configuration_says(data):
+    config = TinyConfig().replace(IMAGE_MIN_DIM=192, IMAGE_MAX_DIM=256, USE_MINI_MASK=False)
+    sample = SampleMaker(data, config)(0)
+    assert sample.image.shape == (256, 256, 3) and sample.gt_masks.shape == (256, 256, 1)
+    assert sample.image_meta[7:12].tolist() == [32, 0, 224, 256, 2]
+    np.testing.assert_array_equal(sample.gt_boxes, extract_bboxes(sample.gt_masks))
+    colour = sample.image[sample.gt_masks[..., 0]].mean(axis=0)
+    assert colour.max() > 180 and colour.min() < 60  # pure, as coco_tree paints objects
+
+
+# ---- SampleMaker: crops ------------------------------------------------------------------------------------------
+@pytest.fixture
+def crops(tmp_path, content):
+    """Rectangles in random parts of 128 x 128 pixels of pictures scaled to 128 x 171."""
+    config = TinyConfig().replace(IMAGE_RESIZE_MODE="crop", IMAGE_MIN_DIM=128, USE_MINI_MASK=False)
+    return SampleMaker(load(tmp_path, [RECTANGLE]), config)
+
+
+def test_cropped_scenes(crops):
+    samples = [sample_of(crops, 0, run) for run in range(8)]
+    for sample in samples:
+        assert sample.image.shape == (128, 128, 3) and sample.gt_masks.shape[:2] == (128, 128)
+        assert sample.image_meta[4:11].tolist() == [128, 128, 3, 0, 0, 128, 128]
+        np.testing.assert_array_equal(sample.gt_boxes, extract_bboxes(sample.gt_masks))
+        inner = sample.gt_masks[..., 0] & np.roll(sample.gt_masks[..., 0], (3, 3), (0, 1))
+        inner &= np.roll(sample.gt_masks[..., 0], (-3, -3), (0, 1))
+        assert inner.any() and np.abs(sample.image[inner].astype(int) - GREEN).max() <= 1
+    assert len({tuple(sample.gt_boxes[0].tolist()) for sample in samples}) > 3  # another part each pass
+    assert_same(sample_of(crops, 0, 5), samples[5])
+
+
+# ---- SampleMaker: augmentation -----------------------------------------------------------------------------------
+WHOLE_MASKS = TinyConfig().replace(USE_MINI_MASK=False)
+
+
+def test_flips_move_image_masks_and_boxes_together(data):
+    plain = SampleMaker(data, WHOLE_MASKS)
+    flipped = SampleMaker(data, WHOLE_MASKS, augmentation=augmentation.fliplr(1.0))
+    for number in range(3):
+        sample, mirrored = plain(number), flipped(number)
+        np.testing.assert_array_equal(mirrored.image, sample.image[:, ::-1])
+        np.testing.assert_array_equal(mirrored.gt_masks, sample.gt_masks[:, ::-1])
+        np.testing.assert_array_equal(
+            mirrored.gt_boxes, sample.gt_boxes[:, [0, 3, 2, 1]] * [1, -1, 1, -1] + [0, 128] * 2
+        )
+        for name in ("image_id", "class_id", "references", "targets", "image_meta", "gt_class_ids"):
+            np.testing.assert_array_equal(getattr(mirrored, name), getattr(sample, name))
+        positive = compute_overlaps(flipped.anchors[mirrored.rpn_match == 1], mirrored.gt_boxes)
+        assert len(positive) and positive.min() > 0.3
+
+
+def test_augmentation_depends_on_the_sample_alone(data):
+    maker = SampleMaker(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
+    samples = [maker(number) for number in range(18)]
+    again = SampleMaker(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
+    for number in (11, 3):
+        assert_same(again(number), samples[number])
+    plain = {sample.image_id: padded(data.load_image(sample.image_id)) for sample in samples}
+    flipped = [not np.array_equal(sample.image, plain[sample.image_id]) for sample in samples]
+    assert 3 <= sum(flipped) <= 15
+    other = SampleMaker(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5), seed=1)
+    others = [not np.array_equal(sample.image, plain[sample.image_id]) for sample in map(other, range(18))]
+    by_image = [sorted(zip([s.image_id for s in samples], flags, strict=True)) for flags in (flipped, others)]
+    assert by_image[0] != by_image[1]
+
+
+def test_instances_that_an_augmentation_moves_out(data, caplog):
+    """What is left is trained on as background, and said so."""
+
+    def emptied(image, masks, rng):
+        return image // 2, np.zeros_like(masks)
+
+    maker = SampleMaker(data, TinyConfig(), augmentation=emptied)
+    sample = sample_of(maker, 1)
+    np.testing.assert_array_equal(sample.image, padded(data.load_image(1)) // 2)
+    assert len(sample.gt_boxes) == 0 and "000000000020.png: none of its instances has a pixel left" in caplog.text
+
+
+# ---- SampleMaker: what is hardly there ---------------------------------------------------------------------------
+HALF = TinyConfig().replace(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)  # in which a single pixel may vanish
+PIXEL = square(40, 64, 41, 65)  # vanishes in HALF
+
+
+def test_a_class_with_one_instance_is_its_own_reference(tmp_path, content):
+    content["annotations"] = [a for a in content["annotations"] if a["id"] not in (103, 104)]
+    maker = SampleMaker(reload(tmp_path, content, [RECTANGLE]), TinyConfig())
+    assert maker.image_ids.tolist() == [0]
+    for number in range(3):
+        assert maker(number).references == [(0, 1)] and len(maker(number).gt_boxes) == 1
+
+
+def test_an_image_whose_instance_vanishes_is_background(tmp_path, content, caplog):
+    content["annotations"] = content["annotations"][1:2] + content["annotations"][3:]
+    content["annotations"][0]["segmentation"] = PIXEL
+    data = reload(tmp_path, content)
+    maker = SampleMaker(data, HALF)
+    assert maker.image_ids.tolist() == [0, 1, 2]
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        samples = [sample_of(maker, 0, run) for run in range(2)]
+    for sample in samples:
+        assert sample.gt_class_ids.shape == (0,) and sample.gt_boxes.shape == (0, 4)
+        assert sample.gt_masks.shape == (56, 56, 0)
+        assert (sample.rpn_match == -1).sum() == 64 and not (sample.rpn_match == 1).any() and not sample.rpn_bbox.any()
+        assert sample.class_id == RECTANGLE and sample.references == [(1, 0)]  # the one that is left
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1  # once an image
+    assert "000000000010.png: none of its instances has a pixel left" in messages[0]
+    batch = make_batch(samples, HALF)
+    assert not batch["input_gt_class_ids"].any() and not batch["input_gt_masks"].any()
+
+
+def test_another_class_is_tried_where_one_vanishes(tmp_path, content, caplog):
+    content["annotations"][1]["segmentation"] = PIXEL
+    maker = SampleMaker(reload(tmp_path, content), HALF)
+    samples = [sample_of(maker, 0, run) for run in range(8)]
+    assert {sample.class_id for sample in samples} == {ELLIPSE}
+    assert all(len(sample.gt_boxes) == 1 for sample in samples) and not caplog.records
+
+
+def test_instances_that_vanish_are_not_ground_truth(tmp_path, content):
+    content["annotations"].append(content["annotations"][1] | {"id": 200, "segmentation": PIXEL})
+    maker = SampleMaker(reload(tmp_path, content, [RECTANGLE]), HALF)
+    sample = sample_of(maker, 0)
+    assert sample.gt_class_ids.tolist() == [1] and sample.gt_boxes[0].tolist() != [0, 0, 0, 0]
+
+
+def test_an_image_of_crowds_is_left_out(tmp_path, content):
+    content["annotations"] = content["annotations"][2:]
+    maker = SampleMaker(reload(tmp_path, content), TinyConfig())
+    assert maker.image_ids.tolist() == [1, 2]
+
+
+def test_classes_without_a_reference_are_dropped(tmp_path, content, caplog):
+    content["categories"].append({"id": 90, "name": "absent"})
+    for annotation in content["annotations"]:
+        if annotation["category_id"] == CATEGORY[ELLIPSE]:
+            annotation["segmentation"] = []
+    data = reload(tmp_path, content)
+    caplog.clear()
+    maker = SampleMaker(data, TinyConfig())
+    assert maker.class_ids == [RECTANGLE, TRIANGLE]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("val2017: 2 classes have no instance") and message.endswith(": ellipse, absent")
+    assert {class_id for _, class_id, _ in choices(maker, 12)} == {RECTANGLE, TRIANGLE}
+
+
+def test_images_of_dropped_classes_are_left_out(tmp_path, content):
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != CATEGORY[TRIANGLE]]
+    for annotation in content["annotations"]:
+        if annotation["category_id"] == CATEGORY[RECTANGLE]:
+            annotation["segmentation"] = []
+    maker = SampleMaker(reload(tmp_path, content), TinyConfig())
+    assert maker.image_ids.tolist() == [0, 2]  # image 1 has a rectangle alone
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "annotations", "images", "active"])
+def test_nothing_to_train_on(tmp_path, content, kind):
+    classes = 3
+    if kind == "segmentation":
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = []
+    elif kind == "active":
+        classes = 0
+    else:
+        content["annotations"] = []
+        content["images"] = [] if kind == "images" else content["images"]
+    data = reload(tmp_path, content, [] if kind == "active" else None)
+    with pytest.raises(ValueError, match=rf"val2017: none of its {classes} active classes has an instance"):
+        SampleMaker(data, TinyConfig())
+
+
+def test_seeds_are_not_negative(data):
+    with pytest.raises(ValueError, match="seed = -1"):
+        SampleMaker(data, TinyConfig(), seed=-1)
+
+
+def test_more_instances_than_there_is_room_for(tmp_path, content):
+    """The RPN still learns from all of them."""
+    rectangle = content["annotations"][1]
+    content["annotations"] += [
+        rectangle | {"id": 200, "segmentation": square(64, 4, 80, 20), "iscrowd": 1},
+        rectangle | {"id": 201, "segmentation": [[24, 64, 40, 64, 24, 80]]},  # half of its box
+        rectangle | {"id": 202, "segmentation": [[44, 80, 60, 64, 60, 80]]},
+    ]
+    data = reload(tmp_path, content, [RECTANGLE])
+    every = sample_of(SampleMaker(data, TinyConfig()), 0)
+    assert every.gt_class_ids.tolist() == [1, -1, 1, 1]
+    config = TinyConfig().replace(MAX_GT_INSTANCES=2)
+    maker = SampleMaker(data, config)
+    chosen = set()
+    for run in range(8):
+        sample = sample_of(maker, 0, run)
+        rows = [every.gt_boxes.tolist().index(box) for box in sample.gt_boxes.tolist()]
+        assert len(set(rows)) == 2
+        np.testing.assert_array_equal(sample.gt_class_ids, every.gt_class_ids[rows])
+        np.testing.assert_array_equal(sample.gt_masks, every.gt_masks[..., rows])
+        chosen.add(frozenset(rows))
+    assert len(chosen) > 2
+    limited = sample_of(maker, 0)
+    np.testing.assert_array_equal(limited.rpn_match, every.rpn_match)
+    np.testing.assert_array_equal(limited.rpn_bbox, every.rpn_bbox)
+    assert make_batch([limited], config)["input_gt_boxes"].shape == (1, 2, 4)
+
+
+# ---- SampleMaker: errors -----------------------------------------------------------------------------------------
+def test_a_missing_picture(tmp_path, content):
+    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TinyConfig())
+    (tmp_path / "val2017" / "000000000010.png").unlink()
+    number = next(number for number in range(2) if maker.image_of(number) == 0)
+    with pytest.raises(RuntimeError, match=rf"training sample {number}, image .*000000000010\.png: .*no such file"):
+        maker(number)
+
+
+def test_a_truncated_picture(tmp_path, content):
+    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TinyConfig())
+    path = tmp_path / "val2017" / "000000000020.png"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(RuntimeError, match=r"training sample \d, image .*000000000020\.png: .*truncated") as caught:
+        sample_of(maker, 1)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_broken_reference_is_named_too(tmp_path, content):
+    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TinyConfig())
+    run = next(run for run in range(20) if sample_of(maker, 0, run).references == [(1, 0)])
+    (tmp_path / "val2017" / "000000000020.png").unlink()
+    with pytest.raises(RuntimeError, match=r"image .*000000000010\.png: .*000000000020\.png: no such file"):
+        sample_of(maker, 0, run)
+
+
+def test_an_augmentation_that_fails(data):
+    def failing(image, masks, rng):
+        raise ZeroDivisionError("of the augmenter")
+
+    maker = SampleMaker(data, TinyConfig(), augmentation=failing)
+    with pytest.raises(RuntimeError, match=r"training sample 0, image .*\.png: of the augmenter"):
+        maker(0)
+
+
+# ---- batches -----------------------------------------------------------------------------------------------------
+INPUTS = {  # in the order of the original's inputs, for two samples of TinyConfig with three references
+    "input_image": ((2, 128, 128, 3), np.float32),
+    "input_image_meta": ((2, 14), np.float32),
+    "input_target": ((2, 3, 64, 64, 3), np.float32),
+    "input_rpn_match": ((2, 4092, 1), np.int32),
+    "input_rpn_bbox": ((2, 64, 4), np.float32),
+    "input_gt_class_ids": ((2, 10), np.int32),
+    "input_gt_boxes": ((2, 10, 4), np.float32),
+    "input_gt_masks": ((2, 56, 56, 10), bool),
+}
+
+
+def test_batch_of_two(tmp_path, content):
+    content["annotations"][1]["category_id"] = CATEGORY[TRIANGLE]  # image 0: with a crowd, image 1: one instance
+    config = TinyConfig().replace(NUM_TARGETS=3, MEAN_PIXEL=(100.0, 50.5, 1.25))
+    maker = SampleMaker(reload(tmp_path, content, [TRIANGLE]), config)
+    samples = [sample_of(maker, 0), sample_of(maker, 1)]
+    batch = make_batch(samples, config)
+    assert tuple(batch) == data_generator.INPUT_NAMES == tuple(INPUTS)
+    assert {name: (values.shape, values.dtype.type) for name, values in batch.items()} == {
+        name: (shape, np.dtype(dtype).type) for name, (shape, dtype) in INPUTS.items()
+    }
+    for index, (sample, count) in enumerate(zip(samples, (2, 1), strict=True)):
+        row = {name: values[index] for name, values in batch.items()}
+        np.testing.assert_array_equal(row["input_image"], sample.image - np.float32([100, 50.5, 1.25]))
+        np.testing.assert_array_equal(row["input_target"], sample.targets - np.float32([100, 50.5, 1.25]))
+        np.testing.assert_array_equal(row["input_image_meta"], sample.image_meta.astype(np.float32))
+        np.testing.assert_array_equal(row["input_rpn_match"][:, 0], sample.rpn_match)
+        np.testing.assert_allclose(row["input_rpn_bbox"], sample.rpn_bbox, rtol=1e-6)
+        assert row["input_gt_class_ids"].tolist() == [1, -1][:count] + [0] * (10 - count)
+        np.testing.assert_array_equal(row["input_gt_boxes"][:count], sample.gt_boxes)
+        np.testing.assert_array_equal(row["input_gt_masks"][..., :count], sample.gt_masks)
+        assert row["input_gt_masks"][..., :count].any(axis=(0, 1)).all()
+        assert not row["input_gt_boxes"][count:].any() and not row["input_gt_masks"][..., count:].any()
+
+
+def test_batch_of_whole_masks(data):
+    samples = [SampleMaker(data, WHOLE_MASKS)(0)]
+    batch = make_batch(samples, WHOLE_MASKS)
+    assert batch["input_gt_masks"].shape == (1, 128, 128, 10)
+    np.testing.assert_array_equal(batch["input_gt_masks"][0, ..., 0], samples[0].gt_masks[..., 0])
+
+
+def test_generator_of_batches(data):
+    config = TinyConfig()
+    maker = SampleMaker(data, config, seed=5)
+    generator = data_generator.siamese_data_generator(data, config, batch_size=2, seed=5)
+    for step, (inputs, targets) in enumerate(itertools.islice(generator, 3)):
+        expected = make_batch([maker(2 * step), maker(2 * step + 1)], config)
+        assert targets == [] and len(inputs) == len(expected)
+        for found, values in zip(inputs, expected.values(), strict=True):
+            np.testing.assert_array_equal(found, values)
+    inputs, _ = next(data_generator.siamese_data_generator(data, config, shuffle=False, batch_size=3))
+    assert inputs[1][:, 0].tolist() == [10, 20, 30]  # COCO ids
+
+
+def test_import_is_light():
+    code = "import sys, siamese_mrcnn_tf.data_generator; print({'tensorflow', 'keras'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
