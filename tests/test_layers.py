@@ -187,8 +187,14 @@ def test_anchors_of_an_empty_batch():
 
 def test_anchors_stay_float32_whatever_layers_compute_in():
     """In bfloat16 the anchors of neighbouring cells are one."""
-    model = keras.Sequential([keras.Input((8, 8, 3), dtype="bfloat16"), layers.AnchorLayer(ANCHORS)])
-    assert model.output_shape == (None, 5, 4)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        layer = layers.AnchorLayer(ANCHORS)
+        model = keras.Sequential([keras.Input((8, 8, 3), dtype="bfloat16"), layer])
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert layer.compute_dtype == "float32" and model.output_shape == (None, 5, 4)
     np.testing.assert_array_equal(array(model(ops.zeros((2, 8, 8, 3), "bfloat16")))[1], np.float32(ANCHORS))
 
 
