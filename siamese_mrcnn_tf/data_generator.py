@@ -15,7 +15,7 @@ import numpy as np
 from . import molding
 from .augmentation import fliplr
 from .boxes import box_refinement, compute_overlaps, extract_bboxes, pyramid_anchors
-from .dataset import cut_reference, draw_reference
+from .dataset import NoReferenceError, cut_reference, draw_reference
 from .image_meta import compose_image_meta
 
 logger = logging.getLogger(__name__)
@@ -357,7 +357,7 @@ def _usable_classes(dataset, config, seed):
         try:
             draw_reference(dataset, class_id, seed=seed, run=0, image_id=int(images[0]), shot=0, config=config)
             usable.append(class_id)
-        except ValueError:
+        except NoReferenceError:
             unusable.append(dataset.class_names[class_id])
     if not usable:
         raise ValueError(

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as coco_mask
-from pycocotools.coco import COCO
 
 from . import files, molding
+from .annotations import annotation_rle, coco_layout, coco_object, fill_areas, read_annotations
 from .boxes import extract_bboxes
-from .images import MIN_POLYGON, coco_layout, read_annotations, read_image
+from .images import read_image
 
 VALIDATION_IMAGES = 3000  # of the training images, set aside by the original for validation during training
 NUM_SPLITS = 4  # category splits of the paper; in each a quarter of the classes is held out
 
-_MAX_COORDINATE = 1e6  # pixels; pycocotools walks along every edge of a polygon
+
+class NoReferenceError(ValueError):
+    """A class has no instance that could be a reference."""
 
 
 class Dataset:
@@ -109,6 +111,7 @@ class CocoDataset(Dataset):
         subsubset=None,
         *,
         val_images=VALIDATION_IMAGES,
+        image_ids=None,
     ):
         """Add the images of a subset in order of COCO id, and the classes in order of category id.
 
@@ -119,6 +122,7 @@ class CocoDataset(Dataset):
             return_coco: return the `pycocotools.coco.COCO` of the annotation file.
             auto_download: refused, data sets are not downloaded here.
             subsubset: of the images with annotations "train" keeps all but the last `val_images`, "val" these.
+            image_ids: COCO ids of the images to keep, before anything is set aside; None keeps all.
 
         Raises:
             ValueError: names the file, and the entry and key that is wrong.
@@ -130,12 +134,12 @@ class CocoDataset(Dataset):
             )
         annotation_path, image_dir = coco_layout(dataset_dir, subset, year)
         content = read_annotations(annotation_path)
-        _fill_areas(content)
+        fill_areas(content)
         categories = _chosen_categories(content["categories"], class_ids, annotation_path)
         by_image = _annotations_by_image(content, categories)
-        kept = range(len(by_image))
+        kept = _chosen_images(content["images"], image_ids, annotation_path)
         if class_ids is not None or subsubset is not None:
-            kept = [index for index, annotations in enumerate(by_image) if annotations]
+            kept = [index for index in kept if by_image[index]]
         kept = _part(kept, subsubset, val_images, annotation_path)
         for category in categories:
             self.add_class("coco", category["id"], category["name"])
@@ -273,6 +277,10 @@ def draw_reference(dataset, class_id, *, seed, run, image_id, shot, config=None)
 
     Returns:
         image_id, annotation_index: for `cut_reference`.
+
+    Raises:
+        NoReferenceError: there is no instance to choose from.
+        ValueError: a negative number in the key; an annotation that cannot be read.
     """
     key = [seed, run, dataset.image_info[image_id]["id"], class_id, shot]
     if any(part < 0 for part in key):
@@ -337,7 +345,7 @@ def _draw_instance(dataset, class_id, rng, config):
             if mask.any() and (config is None or _box_in_scene(mask, config).any()):
                 return int(image_id), int(index)
     name = dataset.class_names[class_id]
-    raise ValueError(f"class {class_id} ({name}) has no instance in {dataset.set_name} that could be a reference")
+    raise NoReferenceError(f"class {class_id} ({name}) has no instance in {dataset.set_name} that could be a reference")
 
 
 def _box_in_scene(mask, config):
@@ -347,48 +355,6 @@ def _box_in_scene(mask, config):
 
 
 # ---- the annotation file -------------------------------------------------------------------------------------------
-
-
-def annotation_rle(annotation, height, width):
-    """The mask of an annotation as pycocotools' compressed RLE, {"size", "counts"}.
-
-    A segmentation without points is an empty mask. A crowd whose RLE has another size than its image covers all of it,
-    as in Matterport.
-
-    Raises:
-        ValueError: polygon coordinates that are no numbers, or far from any image.
-    """
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, dict):
-        if list(segmentation["size"]) != [height, width]:
-            return coco_mask.encode(np.ones((height, width), np.uint8, order="F"))
-        is_raw = isinstance(segmentation["counts"], list)
-        return coco_mask.frPyObjects(segmentation, height, width) if is_raw else segmentation
-    polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]  # fewer points have no area
-    if not polygons:
-        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
-    if not all(_are_coordinates(polygon) for polygon in polygons):
-        raise ValueError(f"annotation {annotation['id']}: a polygon has coordinates that are no pixels of an image")
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-
-
-def coco_object(content):
-    """A `pycocotools.coco.COCO` of the content of an annotation file, sharing it; its own ways of making one print."""
-    coco = COCO()
-    coco.dataset = content
-    for kind, section in (("imgs", "images"), ("anns", "annotations"), ("cats", "categories")):
-        setattr(coco, kind, {entry["id"]: entry for entry in content[section]})
-    for annotation in content["annotations"]:
-        coco.imgToAnns[annotation["image_id"]].append(annotation)
-        coco.catToImgs[annotation["category_id"]].append(annotation["image_id"])
-    return coco
-
-
-def _are_coordinates(polygon):
-    try:
-        return bool((np.abs(np.asarray(polygon, np.float64)) < _MAX_COORDINATE).all())
-    except (TypeError, ValueError):
-        return False
 
 
 def _chosen_categories(categories, class_ids, path):
@@ -401,6 +367,17 @@ def _chosen_categories(categories, class_ids, path):
         known = ", ".join(str(category["id"]) for category in categories)
         raise ValueError(f"class_ids = {sorted(wanted)}: expected some of the category ids of {path}: {known}")
     return [category for category in categories if category["id"] in wanted]
+
+
+def _chosen_images(images, image_ids, path):
+    """Indices of the images with the COCO ids `image_ids` (None: all), ascending."""
+    if image_ids is None:
+        return range(len(images))
+    wanted = {int(image_id) for image_id in image_ids}
+    unknown = sorted(wanted - {image["id"] for image in images})
+    if unknown or not wanted:
+        raise ValueError(f"image_ids = {sorted(wanted)}: expected ids of images in {path}, which has no {unknown}")
+    return [index for index, image in enumerate(images) if image["id"] in wanted]
 
 
 def _annotations_by_image(content, categories):
@@ -426,14 +403,6 @@ def _part(images, subsubset, val_images, path):
     if val_images < 0 or not part:
         raise ValueError(f"val_images = {val_images} leaves no images for {subsubset!r} of the {len(images)} in {path}")
     return part
-
-
-def _fill_areas(content):
-    """Compute the areas that the annotation file does not give."""
-    missing = [annotation for annotation in content["annotations"] if "area" not in annotation]
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]} if missing else {}
-    for annotation in missing:
-        annotation["area"] = float(coco_mask.area(annotation_rle(annotation, *sizes[annotation["image_id"]])))
 
 
 def _numbered(infos):

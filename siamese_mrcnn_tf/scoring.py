@@ -14,8 +14,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
-from .dataset import annotation_rle, coco_object
-from .images import is_rle
+from .annotations import annotation_rle, coco_object, is_rle
 
 logger = logging.getLogger(__name__)
 

@@ -444,3 +444,19 @@ def test_import_is_light():
     code = f"import sys, siamese_mrcnn_tf.scoring; print({heavy})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+def test_only_some_images(tmp_path):
+    coco_tree.write_tree(tmp_path)  # COCO ids 10, 20, 30, 40
+    data = ds.IndexedCocoDataset()
+    data.load_coco(tmp_path, "val", image_ids=[30, 10])
+    data.prepare()
+    data.build_indices()
+    assert [info["id"] for info in data.image_info] == [10, 30]
+    assert data.images_of(1).tolist() == [0, 1]
+    rest = ds.CocoDataset()
+    rest.load_coco(tmp_path, "val", image_ids=[10, 20, 40], subsubset="val", val_images=1)
+    assert [info["id"] for info in rest.image_info] == [20]  # 40 has no annotations
+    for wrong in ([10, 11], []):
+        with pytest.raises(ValueError, match="expected ids of images in .*instances_val2017.json"):
+            ds.CocoDataset().load_coco(tmp_path, "val", image_ids=wrong)

@@ -14,7 +14,8 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 
 from siamese_mrcnn_tf import scoring
-from siamese_mrcnn_tf.dataset import CocoDataset, annotation_rle
+from siamese_mrcnn_tf.annotations import annotation_rle
+from siamese_mrcnn_tf.dataset import CocoDataset
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 IMAGES, CATEGORIES = [10, 20, 30, 40], [3, 7, 18]

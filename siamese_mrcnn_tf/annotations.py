@@ -1,0 +1,279 @@
+"""COCO annotation files: reading with checks that name what is wrong, and masks as pycocotools takes them."""
+
+import itertools
+import logging
+import math
+import operator
+import reprlib
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as coco_mask
+from pycocotools.coco import COCO
+
+from . import files
+
+logger = logging.getLogger(__name__)
+
+MIN_POLYGON = 6  # numbers (x, y, ...) of a polygon that encloses something
+_MAX_COORDINATE = 1e6  # pixels; pycocotools walks along every edge of a polygon
+_NUMBER = (int, float)
+_RUN_CHARACTERS = 7  # of a compressed RLE for one run: more than 32 bits
+_COCO_2014_SUBSETS = ("minival", "valminusminival")  # parts of val2014 with annotation files of their own
+
+
+def coco_layout(dataset_dir, subset, year):
+    """Annotation file and image folder of a subset of the COCO tree in `dataset_dir`.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    if subset in _COCO_2014_SUBSETS:
+        year, pictures = "2014", "val2014"
+    else:
+        pictures = f"{subset}{year}"
+    folder = Path(dataset_dir) / "annotations"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder, expected one with instances_{subset}{year}.json")
+    path = files.inside(folder, f"instances_{subset}{year}.json")
+    if not path.is_file():
+        there = sorted(entry.name for entry in folder.iterdir())
+        raise ValueError(f"{path}: no such annotation file; the folder holds {', '.join(there) or 'nothing'}")
+    image_dir = files.inside(dataset_dir, pictures)
+    if not image_dir.is_dir():
+        raise ValueError(f"{image_dir}: no such image folder (it belongs to {path.name})")
+    return path, image_dir
+
+
+def read_annotations(path):
+    """The content of a COCO instances file: a dict with "images", "annotations" and "categories", sorted by id.
+
+    What the program relies on is checked; `iscrowd` is set to 0 where it is missing. A polygon of fewer than three
+    points encloses nothing: it is no error, and reported in the log.
+
+    Raises:
+        ValueError: names the file, the entry and the key.
+    """
+    content = files.read_json(path)
+    sections = {}
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise ValueError(f"{path}: expected a COCO instances file with a list {name!r}")
+        sections[name] = _Section(path, name, content[name])
+        _check_ids(sections[name])
+    _check_images(sections["images"])
+    sections["categories"].column("name", (str,))
+    _check_annotations(sections["annotations"], content)
+    for section in sections.values():
+        section.entries.sort(key=operator.itemgetter("id"))
+    return content
+
+
+def is_rle(segmentation, size):
+    """Whether a COCO RLE, compressed or not, covers an image of `size` exactly: (height, width) in pixels.
+
+    pycocotools itself reads beyond the end of broken ones, or does not come back.
+    """
+    counts = segmentation.get("counts")
+    if isinstance(counts, (str, bytes)):
+        text = counts.encode("utf-8", "replace") if isinstance(counts, str) else counts
+        runs = _run_lengths(text) if text else np.zeros(0, np.int64)
+        fits = len(runs) and runs.min() >= 0 and runs.sum() == size[0] * size[1]
+    else:
+        fits = _are_counts(counts) and sum(counts) == size[0] * size[1]
+    return bool(fits) and list(segmentation.get("size", ())) == list(size)
+
+
+def annotation_rle(annotation, height, width):
+    """The mask of an annotation as pycocotools' compressed RLE, {"size", "counts"}.
+
+    A segmentation without points is an empty mask. A crowd whose RLE has another size than its image covers all of it,
+    as in Matterport.
+
+    Raises:
+        ValueError: polygon coordinates that are no numbers, or far from any image.
+    """
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, dict):
+        if list(segmentation["size"]) != [height, width]:
+            return coco_mask.encode(np.ones((height, width), np.uint8, order="F"))
+        is_raw = isinstance(segmentation["counts"], list)
+        return coco_mask.frPyObjects(segmentation, height, width) if is_raw else segmentation
+    polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]  # fewer points have no area
+    if not polygons:
+        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+    if not all(_are_coordinates(polygon) for polygon in polygons):
+        raise ValueError(f"annotation {annotation['id']}: a polygon has coordinates that are no pixels of an image")
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+
+
+def coco_object(content):
+    """A `pycocotools.coco.COCO` of the content of an annotation file, sharing it; its own ways of making one print."""
+    coco = COCO()
+    coco.dataset = content
+    for kind, section in (("imgs", "images"), ("anns", "annotations"), ("cats", "categories")):
+        setattr(coco, kind, {entry["id"]: entry for entry in content[section]})
+    for annotation in content["annotations"]:
+        coco.imgToAnns[annotation["image_id"]].append(annotation)
+        coco.catToImgs[annotation["category_id"]].append(annotation["image_id"])
+    return coco
+
+
+def fill_areas(content):
+    """Compute the areas that the annotation file does not give."""
+    missing = [annotation for annotation in content["annotations"] if "area" not in annotation]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]} if missing else {}
+    for annotation in missing:
+        annotation["area"] = float(coco_mask.area(annotation_rle(annotation, *sizes[annotation["image_id"]])))
+
+
+# ---- checks of an annotation file ----------------------------------------------------------------------------------
+# COCO has 860,000 annotations: columns are checked as a whole, entries one by one only to name the wrong one.
+
+
+class _Section:
+    """The entries under one key of an annotation file, and the errors that name them."""
+
+    def __init__(self, path, name, entries):
+        self.path, self.name, self.entries = path, name, entries
+
+    def column(self, key, types):
+        """The values of `key` in all entries, each of one of `types`."""
+        try:
+            values = [entry[key] for entry in self.entries]
+        except (KeyError, TypeError):
+            has_key = [isinstance(entry, dict) and key in entry for entry in self.entries]
+            raise ValueError(f"{self._words(has_key.index(False))}: the key {key!r} is missing") from None
+        expected = " or ".join(kind.__name__ for kind in types)
+        fine = set(map(type, values)) <= set(types)
+        self.require(key, values, lambda value: type(value) in types, expected, fine=fine)
+        return values
+
+    def require(self, key, values, is_valid, expected, *, fine=None):
+        """An error for the first of `values` that is not valid; `fine` tells whether all are, if that is known."""
+        if not (all(map(is_valid, set(values))) if fine is None else fine):
+            index = next(i for i, value in enumerate(values) if not is_valid(value))
+            self.refuse(index, key, values[index], expected)
+
+    def refuse(self, index, key, value, expected):
+        raise ValueError(f"{self._words(index)}: {key} = {reprlib.repr(value)}, expected {expected}")
+
+    def _words(self, index):
+        """The file, the place of an entry, and its id if it has one."""
+        entry = self.entries[index]
+        known = f" (id {entry['id']})" if isinstance(entry, dict) and "id" in entry else ""
+        return f"{self.path}: {self.name}[{index}]{known}"
+
+
+def _check_ids(section):
+    ids = section.column("id", (int,))
+    section.require("id", ids, lambda i: 0 <= i < 2**63, "a number that is not negative")
+    if len(set(ids)) < len(ids):
+        first = {i: index for index, i in reversed(list(enumerate(ids)))}
+        again = next(index for index, i in enumerate(ids) if first[i] < index)
+        section.refuse(again, "id", ids[again], "an id of its own; another entry has the same")
+
+
+def _check_images(section):
+    for key in ("height", "width"):
+        section.require(key, section.column(key, (int,)), lambda size: size > 0, "a size in pixels")
+    names = section.column("file_name", (str,))
+    section.require("file_name", names, _stays, "a name in the image folder, but this leads out of it")
+
+
+def _stays(name):
+    """Whether a file name stays in its folder, links aside (those are looked at when the file is opened)."""
+    depths = itertools.accumulate({"": 0, ".": 0, "..": -1}.get(part, 1) for part in name.split("/"))
+    return bool(name) and not name.startswith("/") and min(depths) >= 0
+
+
+def _check_annotations(section, content):
+    for annotation in section.entries:
+        annotation.setdefault("iscrowd", 0)
+    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    categories = {category["id"] for category in content["categories"]}
+    images = section.column("image_id", (int,))
+    section.require("image_id", images, sizes.__contains__, "the id of one of the images")
+    kinds = section.column("category_id", (int,))
+    section.require("category_id", kinds, categories.__contains__, "the id of one of the categories")
+    section.require("iscrowd", section.column("iscrowd", (int, bool)), (0, 1).__contains__, "0 or 1")
+    boxes = section.column("bbox", (list,))
+    section.require("bbox", boxes, _is_box, "[x, y, width, height] in pixels", fine=_are_boxes(boxes))
+    areas = [annotation.get("area", 0) for annotation in section.entries]
+    fine = set(map(type, areas)) <= set(_NUMBER) and _in_range(areas, 0)
+    section.require("area", areas, _is_area, "an area in square pixels", fine=fine)
+    _check_segmentations(section, [sizes[image] for image in images])
+
+
+def _is_box(box):
+    return len(box) == 4 and _are_boxes([box])
+
+
+def _are_boxes(boxes):
+    values = itertools.chain.from_iterable
+    return (
+        set(map(len, boxes)) <= {4} and set(map(type, values(boxes))) <= set(_NUMBER) and _in_range(values(boxes), None)
+    )
+
+
+def _is_area(area):
+    return type(area) in _NUMBER and 0 <= area < math.inf
+
+
+def _in_range(values, lowest):
+    """Whether all numbers are finite, and not below `lowest` if that is given."""
+    values = np.fromiter(values, np.float64)
+    return bool(np.isfinite(values).all()) and (lowest is None or not values.size or values.min() >= lowest)
+
+
+def _check_segmentations(section, sizes):
+    shapes = section.column("segmentation", (list, dict))
+    parts = list(itertools.chain.from_iterable(shape for shape in shapes if type(shape) is list))
+    fine = set(map(type, parts)) <= {list} and not any(len(part) % 2 for part in parts)
+    section.require("segmentation", shapes, _are_polygons, "polygons [[x, y, x, y, ...], ...]", fine=fine)
+    for index, shape in enumerate(shapes):
+        if type(shape) is dict and not _is_sized_rle(shape, sizes[index], section.entries[index]["iscrowd"]):
+            section.refuse(index, "segmentation", shape, f"an RLE of its image's size {sizes[index]}")
+    if [] in shapes or min(map(len, parts), default=MIN_POLYGON) < MIN_POLYGON:
+        logger.warning("%s: some polygons have fewer than three points; they enclose nothing", section.path)
+
+
+def _are_polygons(shape):
+    return type(shape) is dict or all(type(part) is list and not len(part) % 2 for part in shape)
+
+
+def _is_sized_rle(rle, size, is_crowd):
+    """Whether an RLE has the size of its image; those of crowds may have a size of their own."""
+    own_size = rle.get("size")
+    is_size = _are_counts(own_size) and len(own_size) == 2
+    return is_size and (own_size == size or bool(is_crowd)) and is_rle(rle, own_size)
+
+
+def _are_counts(values):
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _run_lengths(text):
+    """The runs int64 [n] of a compressed RLE, or [-1] where it breaks off.
+
+    A character holds 5 bits, and a sixth that says that more of the number follow, lowest first. From the fourth on,
+    runs stand as the difference to the last but one.
+    """
+    characters = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    starts = np.flatnonzero(np.concatenate([[True], characters[:-1] < 32]))
+    lengths = np.diff(starts, append=len(characters))
+    if characters.min() < 0 or characters.max() > 63 or characters[-1] >= 32 or lengths.max() > _RUN_CHARACTERS:
+        return np.array([-1])
+    shifts = 5 * (np.arange(len(characters)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((characters & 31) << shifts, starts)
+    is_negative = (characters[starts + lengths - 1] & 16) > 0
+    runs -= np.where(is_negative, 1 << (5 * lengths), 0)
+    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
+    return runs
+
+
+def _are_coordinates(polygon):
+    try:
+        return bool((np.abs(np.asarray(polygon, np.float64)) < _MAX_COORDINATE).all())
+    except (TypeError, ValueError):
+        return False

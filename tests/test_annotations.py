@@ -1,0 +1,136 @@
+"""Annotation files are checked entry by entry."""
+
+import copy
+import logging
+
+import coco_tree
+import numpy as np
+import pycocotools.mask as coco_mask
+import pytest
+
+from siamese_mrcnn_tf import annotations, files
+
+
+@pytest.fixture
+def content(tmp_path):
+    return coco_tree.write_tree(tmp_path)
+
+
+def read_changed(tmp_path, content):
+    return annotations.read_annotations(coco_tree.write_annotations(tmp_path, content))
+
+
+def test_sorted_by_id_and_completed(tmp_path, content):
+    for section in ("images", "annotations", "categories"):
+        content[section].reverse()
+    del content["annotations"][0]["iscrowd"]
+    read = read_changed(tmp_path, content)
+    for section in ("images", "annotations", "categories"):
+        ids = [entry["id"] for entry in read[section]]
+        assert ids == sorted(ids)
+    assert [entry["iscrowd"] for entry in read["annotations"]] == [0, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("images", key) for key in ("id", "file_name", "height", "width")]
+    + [("annotations", key) for key in ("id", "image_id", "category_id", "bbox", "segmentation")]
+    + [("categories", key) for key in ("id", "name")],
+)
+def test_missing_keys(tmp_path, content, section, key):
+    del content[section][2][key]
+    with pytest.raises(ValueError, match=rf"instances_val2017\.json: {section}\[2\].*: the key '{key}' is missing"):
+        read_changed(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("images", "id", "7", "expected int"),
+        ("images", "id", -1, "not negative"),
+        ("images", "id", 2**70, "not negative"),
+        ("images", "id", True, "expected int"),
+        ("images", "id", 10, "another entry has the same"),
+        ("images", "height", 0, "a size in pixels"),
+        ("images", "width", 12.5, "expected int"),
+        ("images", "file_name", "../a.png", "leads out"),
+        ("images", "file_name", "/etc/passwd", "leads out"),
+        ("images", "file_name", "a/../../b.png", "leads out"),
+        ("images", "file_name", "", "a name in the image folder"),
+        ("annotations", "id", 100, "another entry has the same"),
+        ("annotations", "image_id", 11, "the id of one of the images"),
+        ("annotations", "category_id", 4, "the id of one of the categories"),
+        ("annotations", "iscrowd", 2, "0 or 1"),
+        ("annotations", "bbox", [1, 2, 3], "width, height"),
+        ("annotations", "bbox", [1, 2, 3, "4"], "width, height"),
+        ("annotations", "bbox", [1, 2, 3, float("nan")], "width, height"),
+        ("annotations", "bbox", {"x": 1}, "expected list"),
+        ("annotations", "area", -1, "square pixels"),
+        ("annotations", "area", None, "square pixels"),
+        ("annotations", "segmentation", None, "expected list or dict"),
+        ("annotations", "segmentation", [1, 2, 3, 4, 5, 6], "expected polygons"),
+        ("annotations", "segmentation", [[1, 2, 3, 4, 5, 6, 7]], "expected polygons"),
+        ("annotations", "segmentation", {"size": [2, 2], "counts": [4]}, r"size \[96, 128\]"),
+        ("annotations", "segmentation", {"size": [96, 128], "counts": [4]}, r"size \[96, 128\]"),
+        ("annotations", "segmentation", {"size": [96, 128], "counts": ""}, r"size \[96, 128\]"),
+        ("annotations", "segmentation", {"size": [96, 128], "counts": "zzzz"}, r"size \[96, 128\]"),
+        ("annotations", "segmentation", {"size": [96, 128]}, r"size \[96, 128\]"),
+        ("categories", "id", 3, "another entry has the same"),
+        ("categories", "name", 3, "expected str"),
+    ],
+)
+def test_wrong_values(tmp_path, content, section, key, value, message):
+    content[section][1][key] = value
+    with pytest.raises(ValueError, match=rf"instances_val2017\.json: {section}\[1\].*{key} = .*{message}"):
+        read_changed(tmp_path, content)
+
+
+@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+def test_missing_sections(tmp_path, content, section):
+    changed = copy.copy(content)
+    del changed[section]
+    with pytest.raises(ValueError, match=rf"instances_val2017\.json: .*a list '{section}'"):
+        read_changed(tmp_path, changed)
+    with pytest.raises(ValueError, match=rf"{section}\[0\]: the key 'id' is missing"):
+        read_changed(tmp_path, content | {section: ["no dict"]})
+
+
+def test_no_object(tmp_path):
+    files.write_json(tmp_path / "a.json", [])
+    with pytest.raises(ValueError, match="expected a COCO instances file"):
+        annotations.read_annotations(tmp_path / "a.json")
+
+
+def test_degenerate_polygons_are_reported(tmp_path, content, caplog):
+    content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+    with caplog.at_level(logging.WARNING):
+        read_changed(tmp_path, content)
+    assert "fewer than three points" in caplog.text
+
+
+def test_layout(tmp_path, content):
+    path, image_dir = annotations.coco_layout(tmp_path, "val", 2017)
+    assert path.name == "instances_val2017.json" and image_dir == tmp_path / "val2017"
+    with pytest.raises(ValueError, match="instances_train2017.json: no such annotation file; .*instances_val2017.json"):
+        annotations.coco_layout(tmp_path, "train", "2017")
+    with pytest.raises(ValueError, match="annotations: no such folder"):
+        annotations.coco_layout(tmp_path / "none", "train", "2017")
+    coco_tree.write_annotations(tmp_path, content, subset="minival", year="2014")
+    with pytest.raises(ValueError, match="val2014: no such image folder .*instances_minival2014.json"):
+        annotations.coco_layout(tmp_path, "minival", "2017")
+
+
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+def test_rles_of_pycocotools_are_accepted(density):
+    rng = np.random.default_rng(int(density * 100))
+    for size in ((1, 1), (7, 5), (300, 400)):
+        rle = coco_mask.encode(np.asfortranarray(rng.random(size) < density, np.uint8))
+        assert annotations.is_rle(rle, size)
+        assert annotations.is_rle({"size": list(size), "counts": rle["counts"].decode()}, size)
+        assert not annotations.is_rle(rle, (size[0], size[1] + 1))
+        assert not annotations.is_rle(rle | {"counts": rle["counts"] + b"1"}, size)
+
+
+@pytest.mark.parametrize("counts", [b"o", "\x00", "é", "ppppppppppp0", None, 7, [5, "1"], [-1, 7]])
+def test_broken_rles(counts):
+    assert not annotations.is_rle({"size": [2, 3], "counts": counts}, (2, 3))
