@@ -59,12 +59,16 @@ class RunFolder:
         keep: of the finished epochs the last so many are kept, and the best by validation loss.
         save_legacy: callable (layers, path) that writes a legacy file.
         name: pattern of the names of finished epochs, without suffix.
+        writes: False only reads, on machines that share the folder with the one that writes.
     """
 
-    def __init__(self, path, layers, *, keep, save_legacy=weights.save_weights, name="siamese_mrcnn_{epoch:04d}"):
+    def __init__(
+        self, path, layers, *, keep, save_legacy=weights.save_weights, name="siamese_mrcnn_{epoch:04d}", writes=True
+    ):
         if keep < 1:
             raise ValueError(f"keep = {keep}: expected 1 or more epochs")
         self.path = files.writable_folder(path)
+        self.writes = writes
         self._layers, self._keep, self._save_legacy, self._name = layers, keep, save_legacy, name
 
     def load_state(self):
@@ -94,13 +98,16 @@ class RunFolder:
         Raises:
             RuntimeError: weights that are not finite; nothing is saved then.
         """
-        self._save(model, state, f"resume_{state.epoch:04d}_{state.step:06d}.weights.h5")
+        if self.writes:
+            self._save(model, state, f"resume_{state.epoch:04d}_{state.step:06d}.weights.h5")
 
     def save_epoch(self, model, state):
         """Save a state at the end of an epoch, its weights as a legacy file too, and the history.
 
         Epochs that are not to be kept are removed.
         """
+        if not self.writes:
+            return
         name = self._name.format(epoch=state.epoch)
         self._save_legacy(self._layers, self.path / f"{name}.h5")
         self._save(model, state, f"{name}.weights.h5")

@@ -122,6 +122,7 @@ class CocoDataset(Dataset):
             return_coco: return the `pycocotools.coco.COCO` of the annotation file.
             auto_download: refused, data sets are not downloaded here.
             subsubset: of the images with annotations "train" keeps all but the last `val_images`, "val" these.
+            val_images: None sets 3000 aside, but at most a tenth.
             image_ids: COCO ids of the images to keep, before anything is set aside; None keeps all.
 
         Raises:
@@ -398,6 +399,8 @@ def _part(images, subsubset, val_images, path):
         return images
     if subsubset not in ("train", "val"):
         raise ValueError(f"subsubset = {subsubset!r}: expected None, 'train' or 'val'")
+    if val_images is None:
+        val_images = min(VALIDATION_IMAGES, max(len(images) // 10, 1))
     border = max(len(images) - val_images, 0)
     part = images[:border] if subsubset == "train" else images[border:]
     if val_images < 0 or not part:

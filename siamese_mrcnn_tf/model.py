@@ -28,6 +28,7 @@ class SiameseMaskRCNN:
         mode: "training" or "inference".
         config: a Config.
         model_dir: folder of log directories and checkpoints; nothing is written to it at inference.
+        seed: of the choice of rois in training.
 
     Attributes:
         keras_model: the Keras model, that of `training_model.build_training_model` or the single one of
@@ -41,7 +42,7 @@ class SiameseMaskRCNN:
         ValueError: unknown mode, or a setting the network cannot be built with.
     """
 
-    def __init__(self, mode, config, model_dir):
+    def __init__(self, mode, config, model_dir, *, seed=0):
         if mode not in ("training", "inference"):
             raise ValueError(f"mode = {mode!r}: expected 'training' or 'inference'")
         self.mode = mode
@@ -51,7 +52,7 @@ class SiameseMaskRCNN:
         if mode == "training":
             with training.device_scope(config.GPU_COUNT):
                 self._layers = network.build_layers(config)
-                self.keras_model = build_training_model(config, self._layers)
+                self.keras_model = build_training_model(config, self._layers, seed=seed)
         else:
             self._layers = network.build_layers(config)
             inference = network.build_inference_model(config, self._layers)
@@ -97,22 +98,33 @@ class SiameseMaskRCNN:
             RuntimeError: not in training mode; a sample that cannot be made; a loss that is NaN.
             ValueError: nothing to train on, unknown layers, or `log_dir` holds a run of more epochs.
         """
-        self._require("training")
-        config, folder = self.config, RunFolder(self.log_dir, self._layers, keep=keep)
-        settings = training.TrainingSettings(config.STEPS_PER_EPOCH, config.VALIDATION_STEPS, seed=seed)
-        trainer = training.Trainer(self.keras_model, self._layers, config, folder, settings)
-        before = folder.load_state()
-        if before is not None and before.epoch > self.epoch:
-            raise ValueError(
-                f"{self.log_dir}: holds a run of {before.epoch} epochs, this one is at {self.epoch}: go on from there "
-                "with load_latest_checkpoint(), or choose another EXPERIMENT or model_dir"
-            )
-        trainer.state.epoch, trainer.state.history = self.epoch, before.history if before else []
+        trainer = self.trainer(seed=seed, keep=keep)
         stage = Stage(epochs, layers, learning_rate)
         training.train_on_dataset(
             trainer, [stage], train_dataset, val_dataset, augmentation=augmentation, workers=workers
         )
         self.epoch = max(self.epoch, epochs)
+
+    def trainer(self, *, seed=0, keep=3, save_every=250, stop=None):
+        """A training.Trainer of this model, which writes to `log_dir` and starts at `epoch`.
+
+        Args:
+            seed: of samples and rois.
+            keep: epochs whose weights are kept, beside the best by validation loss.
+            save_every: steps between checkpoints within an epoch.
+            stop: threading.Event; once it is set, the run saves and stops.
+
+        Raises:
+            RuntimeError: not in training mode.
+        """
+        self._require("training")
+        config, folder = self.config, RunFolder(self.log_dir, self._layers, keep=keep, writes=training.is_chief())
+        settings = training.TrainingSettings(
+            config.STEPS_PER_EPOCH, config.VALIDATION_STEPS, save_every=save_every, seed=seed
+        )
+        trainer = training.Trainer(self.keras_model, self._layers, config, folder, settings, stop=stop)
+        trainer.begin_at(self.epoch)
+        return trainer
 
     def _require(self, mode):
         if self.mode != mode:

@@ -8,8 +8,10 @@ An epoch is one `fit` and one `evaluate` of Keras; checkpoints, logs and resumin
 
 import contextlib
 import dataclasses
+import json
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -24,7 +26,7 @@ from .checkpoints import RunState, best_epoch
 from .data_generator import SampleMaker
 from .schedules import LAYER_SELECTIONS, layer_pattern
 from .training_batches import SampleLoader, TrainingBatches
-from .training_model import compile_model
+from .training_model import build_optimizer, compile_model
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,10 @@ class Trainer:
         self.stop = stop or threading.Event()
         self.state = RunState(settings=self._fixed_settings())
 
+    def begin_at(self, epoch):
+        """Go on from the end of epoch `epoch`, with the weights that the model has."""
+        self.state.epoch = epoch
+
     def resume(self):
         """Take up the run of the folder.
 
@@ -101,9 +107,11 @@ class Trainer:
         Raises:
             TrainingStopped: `stop` was set; the message says where.
             RuntimeError: a sample could not be made, or a loss is NaN; names images, step and the last checkpoint.
-            ValueError: no layer matches a stage's selection.
+            ValueError: no layer matches a stage's selection, or the folder holds a run that went further.
         """
-        with contextlib.closing(Writer(str(self.folder.path / "tensorboard"))) as board:
+        if self.state.weights is None:
+            self._respect_earlier_run()
+        with _board(self.folder) as board:
             restore = self.state.weights is not None
             for index, stage in enumerate(stages):
                 if self.state.epoch >= stage.epochs:
@@ -112,6 +120,19 @@ class Trainer:
                 restore = False
                 while self.state.epoch < stage.epochs:
                     self._run_epoch(stage, stages[-1].epochs, loader, val_loader, board)
+
+    def _respect_earlier_run(self):
+        """Take over the history of the folder's run if this one goes on from there; else refuse to overwrite it."""
+        before = self.folder.load_state()
+        if before is None:
+            return
+        if (before.epoch, before.step) != (self.state.epoch, 0):
+            raise ValueError(
+                f"{self.folder.path}: holds a run that has come to epoch {before.epoch}, step {before.step}, and this "
+                f"one begins at epoch {self.state.epoch}: resume that run (load_latest_checkpoint(), coco.py train "
+                "--resume), or choose another folder or EXPERIMENT"
+            )
+        self.state.history = before.history
 
     def _fixed_settings(self):
         return {"seed": self.settings.seed, "steps_per_epoch": self.settings.steps_per_epoch}
@@ -129,11 +150,15 @@ class Trainer:
             "to epoch %d: %s at learning rate %g; %d layers train: %s",
             *(stage.epochs, stage.layers, stage.learning_rate, len(names), abridged(names)),
         )
-        compile_model(self.model, self.config, learning_rate=stage.learning_rate)
+        self._compile(stage.learning_rate)
         if goes_on:
-            self.model.optimizer.build(self.model.trainable_variables)
+            build_optimizer(self.model)
             self.model.load_weights(self.folder.weights_path(self.state))
         self.state.stage = index
+
+    def _compile(self, learning_rate):
+        """Give the model a new optimizer."""
+        compile_model(self.model, self.config, learning_rate=learning_rate)
 
     def _run_epoch(self, stage, epochs, loader, val_loader, board):
         state, steps = self.state, self.settings.steps_per_epoch
@@ -149,10 +174,10 @@ class Trainer:
         state.history.append(row)
         state.epoch, state.step, state.metrics = state.epoch + 1, 0, {}
         self.folder.save_epoch(self.model, state)
-        for name, value in row.items():
-            if name != "epoch":
-                board.add_scalar(name, value, row["epoch"])
-        board.flush()
+        if board is not None:
+            for name in row.keys() - {"epoch"}:
+                board.add_scalar(name, row[name], row["epoch"])
+            board.flush()
         shown = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
         logger.info("epoch %d/%d: %s (best: %s)", row["epoch"], epochs, shown, best_epoch(state.history) or "-")
 
@@ -318,6 +343,23 @@ def _leaves(layers):
 # ---- stopping and devices ------------------------------------------------------------------------------------------
 
 
+def prepare_backend(*, seed, devices=1):
+    """Set up Keras and TensorFlow for a run, before anything else uses them.
+
+    Initial weights are seeded. On a CPU numbers are added in the same order each time: otherwise runs part in their
+    last digits, and soon visibly. On GPUs TensorFlow has no such kernel for the gradient of crop_and_resize.
+    """
+    keras.utils.set_random_seed(seed)
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
+        if devices == 1 and not _machines():  # operations side by side gain no time and hold more memory
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
 @contextlib.contextmanager
 def stopping_on_signals():
     """Context that yields an Event which Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
@@ -338,35 +380,76 @@ def stopping_on_signals():
 
 
 def device_scope(devices):
-    """Context to build and train a model in, on so many devices of this machine: GPUs if there are enough, else CPUs.
+    """Context to build and train a model in, on several devices or machines.
 
-    Must be asked for before TensorFlow has done anything else when CPUs are to be split.
+    Where TF_CONFIG names several machines it is that of `tf.distribute.MultiWorkerMirroredStrategy`, else, for more
+    than one device, that of `MirroredStrategy` over GPUs, or over parts of the CPU on a machine without any. Must be
+    asked for before TensorFlow has done anything else.
 
     Raises:
-        ValueError: more devices than there are GPUs, on a machine that has some; or another backend than TensorFlow.
+        ValueError: more devices than there are GPUs; several machines and `devices` at once; another backend than
+            TensorFlow; a TF_CONFIG that cannot be read.
     """
-    if devices == 1:
+    machines = _machines()
+    if devices == 1 and not machines:
         return contextlib.nullcontext()
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            f"devices = {devices}: several devices need the TensorFlow backend, not {keras.backend.backend()}"
+            f"several devices or machines need the TensorFlow backend, KERAS_BACKEND is {keras.backend.backend()}"
         )
     import tensorflow as tf
 
+    if machines and devices > 1:
+        raise ValueError(f"devices = {devices}: where TF_CONFIG names several machines, each uses all of its GPUs")
+    if machines:
+        return tf.distribute.MultiWorkerMirroredStrategy().scope()
     gpus = tf.config.list_physical_devices("GPU")
     if gpus and devices > len(gpus):
         raise ValueError(f"devices = {devices}: this machine has {len(gpus)} GPUs")
-    kind = "GPU" if gpus else "CPU"
     if not gpus:
-        split = [tf.config.LogicalDeviceConfiguration()] * devices
-        try:
-            tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], split)
-        except RuntimeError as error:
-            raise ValueError(f"devices = {devices}: the CPU cannot be split any more ({error})") from error
+        _split_cpu(devices)
+    kind = "GPU" if gpus else "CPU"
     return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(devices)]).scope()
 
 
+def is_chief():
+    """Whether this process is the one that writes: all are but the further machines of TF_CONFIG."""
+    machines = _machines()
+    return not machines or (machines["type"], machines["index"]) in (("chief", 0), ("worker", 0))
+
+
+def _machines():
+    """The task of this machine where TF_CONFIG names several of them, else None: {"type", "index"}."""
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return None
+    try:
+        content = json.loads(text)
+        count = sum(len(addresses) for addresses in content["cluster"].values())
+        task = {"type": content["task"]["type"], "index": int(content["task"]["index"])}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"TF_CONFIG = {text!r}: expected the JSON that tf.distribute describes ({error!r})") from error
+    return task if count > 1 else None
+
+
+def _split_cpu(devices):
+    import tensorflow as tf
+
+    parts = [tf.config.LogicalDeviceConfiguration()] * devices
+    try:
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+    except RuntimeError as error:
+        raise ValueError(f"devices = {devices}: the CPU cannot be split any more ({error})") from error
+
+
 # ---- helpers -------------------------------------------------------------------------------------------------------
+
+
+def _board(folder):
+    """Context of a TensorBoard writer; of None where this machine does not write."""
+    if not folder.writes:
+        return contextlib.nullcontext()
+    return contextlib.closing(Writer(str(folder.path / "tensorboard")))
 
 
 def _progress_bar(text, total, done, shown):
@@ -387,5 +470,5 @@ def _loader_errors(loader):
 
 def _mean(values):
     """The mean that the variables of a `keras.metrics.Mean` stand for."""
-    total, count = values
-    return total / count
+    total, count = np.asarray(values, np.float32)  # rounded as Keras does
+    return float(total / count)

@@ -3,6 +3,8 @@
 A batch is a list or dict of the eight inputs of `network.build_training_network`; there are no separate targets.
 """
 
+import contextlib
+
 import keras
 
 from . import losses, network
@@ -39,14 +41,19 @@ class TrainingModel(keras.Model):
             total = total + loss
         return total / replicas_in_sync()
 
+    def train_step(self, data):
+        """Keras' own."""
+        return _shaped_logs(super().train_step(data))
+
+    def test_step(self, data):
+        """Keras' own."""
+        return _shaped_logs(super().test_step(data))
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Build the optimizer. Keras would first run a batch to find the shapes, and several devices' batches, as an
         average that booleans and unequal parts do not have.
         """
-        if not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+        build_optimizer(self)
 
 
 def build_training_model(config, layers, *, seed=None):
@@ -91,13 +98,25 @@ def compile_model(model, config, *, learning_rate, momentum=None):
         learning_rate: of SGD.
         momentum: of SGD; LEARNING_MOMENTUM by default.
     """
-    optimizer = ReducedClipSGD(
-        learning_rate,
-        config.LEARNING_MOMENTUM if momentum is None else momentum,
-        global_clipnorm=config.GRADIENT_CLIP_NORM,
-    )
-    # XLA is slower than TensorFlow's own kernels on a CPU, and has none for crop_and_resize
-    model.compile(optimizer, jit_compile=False)
+    momentum = config.LEARNING_MOMENTUM if momentum is None else momentum
+    with strategy_scope(model):
+        optimizer = ReducedClipSGD(learning_rate, momentum, global_clipnorm=config.GRADIENT_CLIP_NORM)
+        # XLA is slower than TensorFlow's own kernels on a CPU, and has none for crop_and_resize
+        model.compile(optimizer, jit_compile=False)
+
+
+def build_optimizer(model):
+    """Make the optimizer's variables, unless it has them."""
+    if not model.optimizer.built:
+        with strategy_scope(model):
+            model.optimizer.build(model.trainable_variables)
+
+
+def strategy_scope(model):
+    """Context of the devices that a model was built on."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    return model.distribute_strategy.scope()
 
 
 def losses_graph(outputs):
@@ -121,6 +140,17 @@ def losses_graph(outputs):
     if "mrcnn_mask" in outputs:
         found["mrcnn_mask_loss"] = losses.mrcnn_mask_loss_graph(outputs["target_mask"], classes, outputs["mrcnn_mask"])
     return found
+
+
+def _shaped_logs(logs):
+    """With several machines Keras joins the logs along their first axis, which scalars do not have (keras#20585)."""
+    if keras.backend.backend() != "tensorflow":
+        return logs
+    import tensorflow as tf
+
+    if not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        return logs
+    return {name: tf.reshape(value, [1]) for name, value in logs.items()}
 
 
 def replicas_in_sync():

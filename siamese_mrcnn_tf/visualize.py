@@ -161,6 +161,32 @@ def display_results(
     return axes
 
 
+def display_boxes(image, groups, title="", figsize=(16, 16), ax=None, margin=_MARGIN):
+    """Draw groups of boxes over their picture, later ones over earlier ones.
+
+    Args:
+        image: uint8 [height, width, RGB].
+        groups: sequence of (boxes, color, style). boxes: [n, (y1, x1, y2, x2)] in pixels; color: one for all or one for
+            each box; style: further settings of a matplotlib LineCollection, such as {"linewidth": 2}.
+        title: above the picture.
+        figsize: (width, height) of a new figure, in inches.
+        ax: matplotlib axes to draw on; None makes a new figure.
+        margin: pixels around the picture.
+
+    Returns:
+        The axes.
+    """
+    from matplotlib.collections import LineCollection
+
+    ax = _new_figure(figsize).add_subplot() if ax is None else ax
+    _draw_picture(ax, _checked_picture(image, "image"), title, margin=margin)
+    for boxes, color, style in groups:
+        y1, x1, y2, x2 = np.asarray(boxes, float).reshape(-1, 4).T - 0.5  # pixel 0 reaches from -0.5 to 0.5 on axes
+        corners = np.moveaxis([[x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]], -1, 0)  # [n, (x, y), 5]
+        ax.add_collection(LineCollection(list(corners.swapaxes(1, 2)), colors=color, **style), autolim=False)
+    return ax
+
+
 # ---- helpers: axes -----------------------------------------------------------------------------------------------
 def _new_figure(figsize):
     from matplotlib.figure import Figure  # slow to import, and overlays do without it

@@ -1,8 +1,9 @@
-"""Command line of Siamese Mask R-CNN: evaluate on COCO-format data, search pictures, look into weight files."""
+"""Command line of Siamese Mask R-CNN: train and evaluate on COCO-format data, search pictures, inspect weights."""
 
 import argparse
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -22,14 +23,44 @@ _PROTOCOL_HELP = (
     "'paper' feeds references without subtracting the mean and sorts masks into sizes by their box, as the original did"
 )
 
+_SPLIT_HELP = (
+    "category split of the paper: 1 to 4 hold a quarter of the classes out, 0 trains on all of them (default 0)"
+)
+_STAGES_HELP = (
+    "schedule: paper (160 epochs), paper-full (320, for all 80 classes), small (12), or a JSON file, a list of "
+    '{"epochs": LAST, "layers": "heads", "learning_rate": 0.02} (default paper)'
+)
+_VAL_IMAGES_HELP = (
+    "training images to set aside, the last by id, for validation each epoch (default 3000, the original's, but at "
+    "most a tenth); 0: no validation"
+)
+_RESUME_HELP = (
+    "go on with the run in this folder (default: that of --config under --logs) from its last checkpoint, with its "
+    "options; those given here are added"
+)
+_KEEP_HELP = "epochs whose weights are kept, beside the best by validation loss (default 3)"
+_DEVICES_HELP = "GPUs of this machine, or parts of its CPU where it has none (default 1)"
+_TRAIN_NOTES = (
+    "Batch, devices and learning rate: --batch counts the images of a step over all devices, each takes an equal part. "
+    "Losses are averaged on each device and then over devices, as in the original, and the gradient is clipped after "
+    "that; so the learning rates of a schedule belong to its batch (12 in the paper's), however many devices share it, "
+    "and want to be scaled in proportion to another batch (put them in a schedule FILE). Several machines: set "
+    "TF_CONFIG on each, as for tf.distribute.MultiWorkerMirroredStrategy, and run the same command with --logs on a "
+    "file system that they share; --batch is over all of them."
+)
+_RUN_FILE = "run.json"
+_PAPER_BATCH = 12
+
 
 def main(arguments=None):
     """Run one command; returns the exit code: 0, or 2 with a message for what the user can mend."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser().parse_args(arguments)
+    options.arguments = arguments
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
-        options.command(options)
+        return options.command(options) or 0
     except (ImportError, ValueError, RuntimeError, OSError) as error:
         if options.debug:
             raise
@@ -38,27 +69,76 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("coco.py: stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 def build_parser():
     """The argument parser of all commands."""
     parser = argparse.ArgumentParser(prog="coco.py", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_train(commands)
+    add_check(commands)
     add_evaluate(commands)
     add_predict(commands)
     add_weights(commands)
     return parser
 
 
+def add_train(commands):
+    text = "Train a model on a COCO-format data set, by the paper's schedule."
+    parser = commands.add_parser("train", help=text, description=text, epilog=_TRAIN_NOTES)
+    parser.set_defaults(command=train)
+    add_dataset_arguments(parser)
+    parser.add_argument("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
+    parser.add_argument("--shots", type=at_least(1), metavar="K", help="references of a query (default 1)")
+    parser.add_argument("--stages", default="paper", metavar="NAME|FILE", help=_STAGES_HELP)
+    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="stop after epoch N of the schedule")
+    parser.add_argument("--steps", type=at_least(1), metavar="N", help="steps of an epoch (default 1000)")
+    parser.add_argument(
+        "--batch", type=at_least(1), metavar="N", help="images of a step, over all devices (default 12, the paper's)"
+    )
+    parser.add_argument("--val-images", type=at_least(0), metavar="N", help=_VAL_IMAGES_HELP)
+    parser.add_argument("--val-steps", type=at_least(0), metavar="N", help="validation batches an epoch (default 50)")
+    parser.add_argument("--augment", choices=("none", "fliplr"), default="none", help="default none, as in the paper")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, samples and rois (default 0)")
+    parser.add_argument("--resume", nargs="?", const="", metavar="DIR", help=_RESUME_HELP)
+    parser.add_argument("--save-every", type=at_least(1), default=250, metavar="N", help="steps (default 250)")
+    parser.add_argument("--keep", type=at_least(1), default=3, metavar="N", help=_KEEP_HELP)
+    parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16 (PRECISION=bfloat16)")
+    parser.add_argument("--devices", type=at_least(1), default=1, metavar="N", help=_DEVICES_HELP)
+    parser.add_argument("--workers", type=at_least(1), default=2, metavar="N", help="makers of samples (default 2)")
+    parser.add_argument("--processes", action="store_true", help="make samples in processes instead of threads")
+    add_model_arguments(parser, needs_model=False)
+
+
+def add_check(commands):
+    text = "Look a data set over: counts per class, what is broken in it, and pictures of training samples."
+    parser = commands.add_parser("check", help=text, description=text)
+    parser.set_defaults(command=check)
+    add_dataset_arguments(parser)
+    parser.add_argument("--subset", default="train", help="'train' or 'val' (default train)")
+    parser.add_argument("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
+    parser.add_argument("--shots", type=at_least(1), default=1, metavar="K", help="references of a query (default 1)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the samples (default 0)")
+    parser.add_argument("--augment", choices=("none", "fliplr"), default="none", help="of the samples (default none)")
+    parser.add_argument("--samples", type=at_least(0), default=10, metavar="N", help="pictures of them (default 10)")
+    parser.add_argument("--skip-pictures", action="store_true", help="do not open every picture of the data set")
+    parser.add_argument("--out", default="check", metavar="DIR", help="where the pictures go (default check)")
+    add_config_arguments(parser, "small")
+    add_common_arguments(parser)
+
+
+def add_dataset_arguments(parser):
+    """Options that choose images."""
+    parser.add_argument("--dataset", metavar="DIR", help="folder with annotations/ and the picture folders")
+    parser.add_argument("--year", default="2017", help="of the annotation file (default 2017)")
+    parser.add_argument("--images", type=int, nargs="+", metavar="ID", help="only the images with these COCO ids")
+
+
 def add_evaluate(commands):
     text = "Score a model on a COCO-format data set by the paper's one-shot protocol (one run of it)."
     parser = commands.add_parser("evaluate", help=text, description=text)
     parser.set_defaults(command=evaluate)
-    parser.add_argument(
-        "--dataset", required=True, metavar="DIR", help="folder with annotations/ and the picture folders"
-    )
-    parser.add_argument("--year", default="2017", help="of the annotation file (default 2017)")
+    add_dataset_arguments(parser)
     parser.add_argument("--subset", default="val", help="'val' or 'train' (default val)")
     parser.add_argument("--shots", type=at_least(1), default=1, metavar="K", help="references of a query (default 1)")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the reference draws (default 0)")
@@ -103,13 +183,24 @@ def add_weights(commands):
     add_common_arguments(parser)
 
 
-def add_model_arguments(parser):
+def add_model_arguments(parser, *, needs_model=True):
     """Options that choose configuration and weights."""
-    parser.add_argument("--model", required=True, metavar="FILE|NAME", help=_WEIGHTS_HELP)
-    names = ", ".join(CONFIGS)
+    start = "" if needs_model else " Default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained"
+    parser.add_argument("--model", required=needs_model, metavar="FILE|NAME", help=_WEIGHTS_HELP + start)
+    add_config_arguments(parser, "the one that fits the weights" if needs_model else "small")
+    parser.add_argument("--min-confidence", type=float, metavar="P", help="least score of a detection (default 0.7)")
     parser.add_argument(
-        "--config", metavar="NAME|FILE", help=f"{names} or a JSON file (default: the one that fits the weights)"
+        "--checkpoints", default="checkpoints", metavar="DIR", help="where known files are looked for and downloaded to"
     )
+    parser.add_argument(
+        "--logs", default="logs", metavar="DIR", help="where training runs and their checkpoints are (default logs)"
+    )
+    add_common_arguments(parser)
+
+
+def add_config_arguments(parser, default):
+    names = ", ".join(CONFIGS)
+    parser.add_argument("--config", metavar="NAME|FILE", help=f"{names} or a JSON file (default: {default})")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -118,14 +209,6 @@ def add_model_arguments(parser):
         metavar="KEY=VALUE",
         help="settings to change, values in JSON",
     )
-    parser.add_argument("--min-confidence", type=float, metavar="P", help="least score of a detection (default 0.7)")
-    parser.add_argument(
-        "--checkpoints", default="checkpoints", metavar="DIR", help="where known files are looked for and downloaded to"
-    )
-    parser.add_argument(
-        "--logs", default="logs", metavar="DIR", help="where checkpoints of training runs are (default logs)"
-    )
-    add_common_arguments(parser)
 
 
 def add_common_arguments(parser):
@@ -133,18 +216,149 @@ def add_common_arguments(parser):
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def train(options):
+    """Start a run, or go on with one."""
+    from siamese_mrcnn_tf import training
+    from siamese_mrcnn_tf.schedules import load_schedule, shortened
+
+    options, folder = resumed_options(options)
+    stages = load_schedule(options.stages)
+    stages = stages if options.epochs is None else shortened(stages, options.epochs)
+    config = training_config(options)
+    logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # of hours of work, what happens is of interest
+    training.prepare_backend(seed=options.seed, devices=options.devices)
+    with training.stopping_on_signals() as stop:
+        model, trainer = open_trainer(options, config, stop, resume=folder is not None)
+        datasets = training_datasets(options)
+        if training.is_chief():
+            save_run(options, config, model.log_dir)
+        try:
+            training.train_on_dataset(
+                trainer,
+                stages,
+                *datasets,
+                augmentation=options.augment,
+                workers=options.workers,
+                processes=options.processes,
+            )
+        except training.TrainingStopped as reason:
+            print(f"{reason}. To go on: {sys.argv[0]} train --resume {model.log_dir}", file=sys.stderr)
+            return 130
+    print(f"trained to epoch {trainer.state.epoch}. Weights and losses are in {model.log_dir}")
+
+
+def resumed_options(options):
+    """(the options of the run to resume, with those given now; its folder or None)."""
+    from siamese_mrcnn_tf.checkpoints import resolve_run
+    from siamese_mrcnn_tf.files import read_json
+    from siamese_mrcnn_tf.model import log_dir_of
+
+    if options.resume is None:
+        return options, None
+    folder = resolve_run(options.resume or log_dir_of(training_config(options), options.logs))
+    saved = read_json(folder / _RUN_FILE)["arguments"]
+    options = build_parser().parse_args([*saved, *options.arguments[1:]])
+    options.arguments = saved
+    return options, folder
+
+
+def training_config(options):
+    """The configuration that the options of `train` name."""
+    settings = {"GPU_COUNT": options.devices, "NUM_TARGETS": options.shots, "STEPS_PER_EPOCH": options.steps}
+    settings["VALIDATION_STEPS"] = options.val_steps
+    settings = {name: value for name, value in settings.items() if value is not None} | parse_settings(options.set)
+    batch = options.batch or (_PAPER_BATCH if "IMAGES_PER_GPU" not in settings else None)
+    if batch:
+        if batch % options.devices:
+            raise ValueError(f"--batch {batch}: cannot be shared evenly by {options.devices} devices")
+        settings["IMAGES_PER_GPU"] = batch // options.devices
+    if options.mixed_precision:
+        settings["PRECISION"] = "bfloat16"
+    config = load_config(options.config or "small").replace(**settings)
+    config.validate()
+    return config
+
+
+def open_trainer(options, config, stop, *, resume):
+    """(model, trainer) with the weights to start from, or those of the run to resume."""
+    from siamese_mrcnn_tf.known_weights import find_weights
+    from siamese_mrcnn_tf.model import SiameseMaskRCNN
+
+    default = "untrained" if options.config == "tiny" else "imagenet-687" if options.split else "imagenet-1k"
+    name = options.model or default
+    model = SiameseMaskRCNN("training", config, options.logs, seed=options.seed)
+    if name == "last" and not resume:
+        model.load_latest_checkpoint()
+    elif name != "untrained" and not resume:
+        model.load_weights(find_weights(name, options.checkpoints))
+    trainer = model.trainer(seed=options.seed, keep=options.keep, save_every=options.save_every, stop=stop)
+    if resume:
+        trainer.resume()
+    return model, trainer
+
+
+def training_datasets(options):
+    """[training data, validation data unless there is to be none], with the classes of the split."""
+    parts = ("train", "val") if options.val_images != 0 else ("train",)
+    chosen = {"split": options.split, "val_images": options.val_images}
+    return [open_dataset(options, "train", subsubset=part, **chosen)[0] for part in parts]
+
+
+def open_dataset(options, subset, *, split=0, **chosen):
+    """(data set that the options name, with indices and the classes that a split trains; its pycocotools COCO)."""
+    from siamese_mrcnn_tf.dataset import IndexedCocoDataset, split_classes
+
+    if options.dataset is None:
+        raise ValueError("--dataset: expected the folder of a COCO-format data set")
+    dataset = IndexedCocoDataset()
+    coco = dataset.load_coco(
+        options.dataset, subset, year=options.year, image_ids=options.images, return_coco=True, **chosen
+    )
+    dataset.prepare()
+    dataset.build_indices()
+    dataset.ACTIVE_CLASSES, _ = split_classes(dataset.num_classes - 1, split)
+    return dataset, coco
+
+
+def save_run(options, config, log_dir):
+    """Keep configuration and command beside what the run makes."""
+    from siamese_mrcnn_tf.files import write_json
+
+    folder = Path(log_dir)
+    command = shlex.join(["coco.py", *options.arguments])
+    write_json(folder / _RUN_FILE, {"command": command, "arguments": options.arguments}, indent=1)
+    write_json(folder / "config.json", config.to_dict(), indent=1)
+
+
+def check(options):
+    """Report what is in a data set; 1 if something in it is broken."""
+    from siamese_mrcnn_tf.augmentation import parse_augmentation
+    from siamese_mrcnn_tf.data_generator import SampleMaker
+    from siamese_mrcnn_tf.files import writable_folder
+    from siamese_mrcnn_tf.inspection import check_dataset, draw_samples
+
+    out = writable_folder(options.out)
+    config = load_config(options.config or "small").replace(NUM_TARGETS=options.shots, **parse_settings(options.set))
+    config.validate()
+    dataset, _ = open_dataset(options, options.subset, split=options.split)
+    report = check_dataset(dataset, config=config, split=options.split, read_images=not options.skip_pictures)
+    print(report.text())
+    if options.samples:
+        augmentation = parse_augmentation(options.augment)
+        maker = SampleMaker(dataset, config, seed=options.seed, augmentation=augmentation)
+        paths = draw_samples(maker, config, out, count=options.samples)
+        print(f"\n{len(paths)} training samples are drawn in {out}")
+    return 0 if report.ok else 1
+
+
 def evaluate(options):
-    from siamese_mrcnn_tf.dataset import IndexedCocoDataset
     from siamese_mrcnn_tf.evaluation import evaluate as run_protocol
     from siamese_mrcnn_tf.files import writable_folder, write_json
 
     out = writable_folder(options.out)
     paper = options.protocol == "paper"
     config, path = choose_config(options, {"MOLD_TARGETS_AT_INFERENCE": False} if paper else {})
-    dataset = IndexedCocoDataset()
-    coco = dataset.load_coco(options.dataset, options.subset, year=options.year, return_coco=True)
-    dataset.prepare()
-    dataset.build_indices()
+    dataset, coco = open_dataset(options, options.subset)
     predictor = open_predictor(config, path)
     area = "box" if paper else "mask"
     outcome = run_protocol(

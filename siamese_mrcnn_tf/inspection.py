@@ -1,0 +1,449 @@
+"""A data set looked over before a run: what is in it, what is broken, and pictures of what the network is given.
+
+`check_dataset` counts and reads everything once and returns a `Report`; `draw_samples` draws training samples with
+their references, anchors and targets. Boxes of the annotation file are [x, y, width, height] in pixels of the picture,
+all others (y1, x1, y2, x2) in pixels of the molded scene, y2 and x2 exclusive.
+"""
+
+import dataclasses
+import itertools
+import logging
+import os
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pycocotools.mask as coco_mask
+from tqdm import tqdm
+
+from . import molding, visualize
+from .annotations import annotation_rle
+from .boxes import compute_overlaps
+from .dataset import split_classes
+from .files import atomic_path, writable_folder
+
+logger = logging.getLogger(__name__)
+
+_WORKERS = 4  # threads that decode pictures; the decoders run beside each other
+_BLOCK = 256  # pictures handed to the threads at a time, so that a stop does not wait for all
+_OVERSHOOT = 0.5  # pixels that a box may reach beyond its picture: rounding
+_APART_IOU, _APART_PIXELS = 0.5, 5  # a box is apart from its mask below this overlap and above this shift of an edge
+_SPLIT_WORDS = ("trained", "held out")
+_SHOWN, _TEXT_WIDTH = 10, 120  # findings of a kind in the text, and its characters in a line
+
+_KINDS = {  # of findings: heading, and whether it counts as broken
+    "broken_images": ("pictures that cannot be read", True),
+    "broken_outlines": ("annotations with broken polygons", True),
+    "boxes_outside": ("boxes that reach outside their pictures, the furthest first", True),
+    "boxes_apart": ("boxes far from their masks", False),
+    "boxes_without_area": ("boxes without area", False),
+    "empty_masks": ("masks without a pixel (they are left out)", False),
+    "vanishing_masks": ("masks without a pixel at the network's scale (they are left out)", False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassCount:
+    """What there is of a class.
+
+    Attributes:
+        name, class_id, coco_id: of the data set, and the category id of the annotation file.
+        held_out: whether the split holds it out.
+        images: number of images with an instance that is not a crowd.
+        instances, crowds: numbers of annotations.
+        references: number of instances that have a pixel at the network's scale.
+    """
+
+    name: str
+    class_id: int
+    coco_id: int
+    held_out: bool
+    images: int
+    instances: int
+    crowds: int
+    references: int
+
+    @property
+    def unusable(self):
+        """Why the class has no references; empty if it has some."""
+        if self.references:
+            return ""
+        if self.instances:
+            return "only masks without a pixel"
+        return "only crowds" if self.crowds else "no instance"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `check_dataset` found.
+
+    Attributes:
+        set_name: the loaded subsets.
+        split: 0..4.
+        num_images, num_annotations, num_crowds: of the set; crowds are among the annotations.
+        num_bare_images: those without annotations.
+        num_trained_images, num_held_out_images: those with an instance of a class of that kind; crowds do not count.
+        classes: list of ClassCount, by class id.
+        findings: dict of lists of texts that name file, annotation id and category. "broken_images" (only if pictures
+            were read): missing, undecodable, or of another size than the annotation file says; "broken_outlines":
+            polygons whose coordinates are no pixels of an image; "boxes_outside": more than half a pixel beyond the
+            picture, the furthest first; "boxes_apart": hardly any overlap with the box around the mask;
+            "boxes_without_area"; "empty_masks": no pixel at all; "vanishing_masks": none once the scene is resized for
+            the network.
+    """
+
+    set_name: str
+    split: int
+    num_images: int
+    num_bare_images: int
+    num_annotations: int
+    num_crowds: int
+    num_trained_images: int
+    num_held_out_images: int
+    classes: list
+    findings: dict
+
+    @property
+    def ok(self):
+        """Whether nothing is broken: pictures, polygons, and boxes inside their pictures.
+
+        What the program copes with does not count: masks and boxes of no extent, and classes without references.
+        """
+        return not any(self.findings.get(kind) for kind, (_, is_broken) in _KINDS.items() if is_broken)
+
+    def text(self, shown=_SHOWN):
+        """The report to read: totals, the table of classes, and `shown` findings of each kind."""
+        kinds = [_findings_text(heading, self.findings.get(kind), shown) for kind, (heading, _) in _KINDS.items()]
+        blocks = _totals_text(self), _classes_text(self), _unusable_text(self.classes), "\n".join(kinds)
+        return "\n\n".join(blocks)
+
+
+def check_dataset(dataset, *, config, split, read_images=True, workers=_WORKERS, progress=True):
+    """Count what is in a data set and look for what is broken; pictures may be missing.
+
+    Args:
+        dataset: a prepared CocoDataset.
+        config: a Config; its scene size decides which masks vanish.
+        split: 1..4, or 0 for no held-out classes.
+        read_images, workers: whether to decode every picture, and in how many threads.
+        progress: show progress bars.
+
+    Returns:
+        Report.
+    """
+    counter = _Counter(dataset, split)
+    findings = {kind: [] for kind in _KINDS if kind != "broken_images"}
+    for info in tqdm(dataset.image_info, desc="annotations", unit="image", disable=not progress):
+        counter.add(info, _check_annotations(info, dataset, config, findings))
+    findings["boxes_outside"] = [text for _, text in sorted(findings["boxes_outside"], key=lambda found: -found[0])]
+    if read_images:
+        findings["broken_images"] = _check_pictures(dataset, workers, progress)
+    classes = counter.classes()
+    return Report(
+        set_name=dataset.set_name,
+        split=split,
+        num_images=len(dataset.image_info),
+        num_bare_images=sum(not info["annotations"] for info in dataset.image_info),
+        num_annotations=sum(len(info["annotations"]) for info in dataset.image_info),
+        num_crowds=sum(count.crowds for count in classes),
+        num_trained_images=counter.num_trained_images,
+        num_held_out_images=counter.num_held_out_images,
+        classes=classes,
+        findings=findings,
+    )
+
+
+def draw_samples(maker, config, out, count=10, *, first=0, progress=True):
+    """Write pictures of training samples to `out`: sample_00.png, ...; the log tells of those that cannot be made.
+
+    Args:
+        maker, config: SampleMaker and its Config.
+        out: folder.
+        count: samples `first` to `first + count - 1` of the maker are drawn.
+        progress: show a progress bar.
+
+    Returns:
+        list of Path, the files written.
+    """
+    out, written = writable_folder(out), []
+    for number in tqdm(range(first, first + count), desc="samples", unit="sample", disable=not progress):
+        try:
+            sample = maker(number)
+        except RuntimeError as error:
+            logger.warning("%s", error)
+            continue
+        path = out / f"sample_{number:02d}.png"
+        with atomic_path(path) as temporary:
+            draw_sample(sample, maker.dataset, config, maker.anchors, number=number).savefig(temporary, format="png")
+        written.append(path)
+    return written
+
+
+# ---- counts --------------------------------------------------------------------------------------------------------
+class _Counter:
+    """Counts of each class, and of the images with trained and with held-out classes."""
+
+    def __init__(self, dataset, split):
+        self.class_info = dataset.class_info
+        self.class_of = {info["id"]: class_id for class_id, info in enumerate(dataset.class_info) if class_id}
+        self.counts = np.zeros((dataset.num_classes, 4), int)  # images, instances, crowds, references
+        self.held_out = np.zeros(dataset.num_classes, bool)
+        self.held_out[split_classes(dataset.num_classes - 1, split)[1]] = True
+        self.num_trained_images = self.num_held_out_images = 0
+
+    def add(self, info, is_usable):
+        """Count the annotations of an image; `is_usable`: bool [annotations], those with a mask to be seen."""
+        classes = np.array([self.class_of[annotation["category_id"]] for annotation in info["annotations"]], int)
+        is_crowd = np.array([annotation["iscrowd"] for annotation in info["annotations"]], bool)
+        present = np.unique(classes[~is_crowd])
+        groups = present, classes[~is_crowd], classes[is_crowd], classes[~is_crowd & is_usable]
+        for column, group in enumerate(groups):
+            np.add.at(self.counts[:, column], group, 1)
+        self.num_held_out_images += int(self.held_out[present].any())
+        self.num_trained_images += int((~self.held_out[present]).any())
+
+    def classes(self):
+        """list of ClassCount."""
+        ids, names = ([info[key] for info in self.class_info] for key in ("id", "name"))
+        columns = names, range(len(names)), ids, self.held_out.tolist(), *self.counts.T.tolist()
+        return [ClassCount(*row) for row in zip(*columns, strict=True)][1:]  # without background
+
+
+# ---- annotations ---------------------------------------------------------------------------------------------------
+def _check_annotations(info, dataset, config, findings):
+    """Add what is wrong with the annotations of an image to `findings`.
+
+    Returns:
+        bool [annotations], those whose mask has a pixel at the network's scale; of crowds, those with a pixel.
+    """
+    annotations, size = info["annotations"], (info["height"], info["width"])
+    names, is_usable = [_words(entry, info, dataset) for entry in annotations], np.zeros(len(annotations), bool)
+    _check_boxes(annotations, names, size, findings)
+    scale, _ = molding.query_shape(size, config)
+    survivors = [_survivors(side, scale) for side in size]
+    for index, (annotation, name) in enumerate(zip(annotations, names, strict=True)):
+        try:
+            rle = annotation_rle(annotation, *size)
+        except ValueError:
+            findings["broken_outlines"].append(f"{name}: a coordinate is no pixel of an image")
+            continue
+        pixels, mask_box = int(coco_mask.area(rle)), coco_mask.toBbox(rle)
+        is_usable[index] = pixels and (annotation["iscrowd"] or _survives(rle, mask_box, survivors))
+        if not pixels:
+            findings["empty_masks"].append(name)
+        elif not is_usable[index]:
+            findings["vanishing_masks"].append(f"{name}: {_counted(pixels, 'pixel')}, scale {scale:.3g}")
+        if pixels and not annotation["iscrowd"] and _are_apart(annotation["bbox"], mask_box):
+            findings["boxes_apart"].append(f"{name}: {_box_text(annotation['bbox'])}, the mask's {_box_text(mask_box)}")
+    return is_usable
+
+
+def _check_boxes(annotations, names, size, findings):
+    """Boxes outside a picture of `size` (height, width), with the pixels by which they are; boxes without area."""
+    boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
+    corner, far_corner = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    beyond = np.concatenate([-corner, far_corner - size[::-1]], axis=1)  # left, top, right, bottom
+    for index in np.flatnonzero((beyond > _OVERSHOOT).any(axis=1)).tolist():
+        edge, pixels = ("left", "upper", "right", "lower")[beyond[index].argmax()], float(beyond[index].max())
+        text = f"{pixels:.1f} pixels beyond the {edge} edge of {size[0]} x {size[1]} (height x width)"
+        findings["boxes_outside"].append((pixels, f"{names[index]}: {text}, {_box_text(boxes[index])}"))
+    for index in np.flatnonzero((boxes[:, 2:] <= 0).any(axis=1)).tolist():
+        findings["boxes_without_area"].append(f"{names[index]}: {_box_text(boxes[index])}")
+
+
+def _survivors(side, scale):
+    """Of the rows or columns of a picture those that `resize_mask` takes over: bool [side]."""
+    numbered = molding.resize_mask(np.arange(1, side + 1).reshape(-1, 1, 1), scale, [(0, 0)] * 3)
+    kept = np.zeros(side + 1, bool)  # 0 stands for what falls off the border
+    kept[numbered[:, 0, 0]] = True
+    return kept[1:]
+
+
+def _survives(rle, mask_box, survivors):
+    """Whether a mask has a pixel in the rows and columns that survive: (bool [height], bool [width])."""
+    rows, columns = survivors
+    if rows.all() and columns.all():
+        return True
+    x1, y1, width, height = map(int, mask_box)
+    part = coco_mask.decode(rle)[y1 : y1 + height, x1 : x1 + width]
+    return bool(part[rows[y1 : y1 + height]][:, columns[x1 : x1 + width]].any())
+
+
+def _are_apart(box, mask_box):
+    """Whether two boxes [x, y, width, height] differ grossly."""
+    corners = np.stack([box, mask_box]).astype(np.float64)
+    corners[:, 2:] += corners[:, :2]
+    shift = np.abs(corners[0] - corners[1]).max()
+    return bool(shift > _APART_PIXELS and compute_overlaps(corners[:1], corners[1:])[0, 0] < _APART_IOU)
+
+
+def _words(annotation, info, dataset):
+    name = dataset.class_names[dataset.map_source_class_id(f"coco.{annotation['category_id']}")]
+    file_name = info["path"].removeprefix(str(info["image_dir"])).lstrip(os.sep)
+    return f"{file_name}, annotation {annotation['id']} ({name})"
+
+
+def _box_text(box):
+    return f"[x, y, width, height] = [{', '.join(f'{value:.1f}' for value in box)}]"
+
+
+def _counted(count, what):
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+# ---- pictures ------------------------------------------------------------------------------------------------------
+def _check_pictures(dataset, workers, progress):
+    """What is wrong with the pictures, in their order."""
+
+    def complaint(image_id):
+        try:
+            dataset.load_image(image_id)
+        except (OSError, ValueError) as error:
+            return str(error)
+
+    image_ids = range(len(dataset.image_info))
+    with ThreadPoolExecutor(workers) as threads:
+        blocks = (threads.map(complaint, image_ids[start : start + _BLOCK]) for start in image_ids[::_BLOCK])
+        texts = itertools.chain.from_iterable(blocks)
+        bar = tqdm(texts, total=len(image_ids), desc="pictures", unit="image", disable=not progress)
+        return [text for text in bar if text]
+
+
+# ---- text ----------------------------------------------------------------------------------------------------------
+def _totals_text(report):
+    held_out = sum(count.held_out for count in report.classes)
+    return (
+        f"{report.set_name}: {report.num_images} images, {report.num_bare_images} of them without annotations; "
+        f"{report.num_annotations} annotations, {report.num_crowds} of them crowds\n"
+        f"split {report.split}: {len(report.classes) - held_out} classes trained, {held_out} held out"
+    )
+
+
+def _classes_text(report):
+    """A row for each class, then one for each kind; the images of a kind are counted once."""
+    head = ("class", "COCO id", "name", "split", "images", "instances", "crowds", "references")
+    rows = [_class_row(count) for count in report.classes]
+    sums = []
+    for held_out, images in ((False, report.num_trained_images), (True, report.num_held_out_images)):
+        counts = [count for count in report.classes if count.held_out == held_out]
+        if counts:
+            totals = [sum(getattr(count, key) for count in counts) for key in head[-3:]]
+            sums.append(("", "", f"{len(counts)} classes", _SPLIT_WORDS[held_out], str(images), *map(str, totals)))
+    widths = [max(map(len, column)) for column in zip(head, *rows, *sums, strict=True)]
+    rule = ["-" * width for width in widths]
+    return "\n".join(_row(row, widths) for row in (head, rule, *rows, rule, *sums))
+
+
+def _class_row(count):
+    numbers = str(count.images), str(count.instances), str(count.crowds), count.unusable or str(count.references)
+    return str(count.class_id), str(count.coco_id), count.name, _SPLIT_WORDS[count.held_out], *numbers
+
+
+def _row(cells, widths):
+    """Numbers to the right, names to the left, each as wide as its column."""
+    aligned = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+    aligned[2:4] = [cell.ljust(width) for cell, width in zip(cells[2:4], widths[2:4], strict=True)]
+    return "  ".join(aligned)
+
+
+def _unusable_text(classes):
+    """The classes without a reference, by reason."""
+    unusable = [count for count in classes if count.unusable]
+    lines = [f"classes that cannot be references: {len(unusable) or 'none'}"]
+    for reason in dict.fromkeys(count.unusable for count in unusable):
+        names = ", ".join(count.name for count in unusable if count.unusable == reason)
+        lines.append(textwrap.fill(f"  {reason}: {names}", _TEXT_WIDTH, subsequent_indent="    "))
+    return "\n".join(lines)
+
+
+def _findings_text(heading, findings, shown):
+    if findings is None:
+        return f"{heading}: not looked at"
+    lines = [f"{heading}: {len(findings) or 'none'}", *(f"  {text}" for text in findings[:shown])]
+    if len(findings) > shown:
+        lines.append(f"  ... and {len(findings) - shown} more")
+    return "\n".join(lines)
+
+
+# ---- drawings ------------------------------------------------------------------------------------------------------
+_PANELS = (4, 1.2, 4, 4)  # widths: ground truth, references, anchors, targets
+_FIGURE_SIZE, _DOTS = (20, 6.4), 100  # inches, and pixels per inch: a scene of 512 pixels is shown in its own size
+_REFERENCE_ROWS = 5  # references above each other
+_NEGATIVES = 25  # negative anchors that are drawn
+_LANDED_IOU = 0.9  # of a moved anchor with a ground truth box
+_CROWD_COLOR, _NEGATIVE_COLOR, _LOST_COLOR = (0.85, 0.85, 0.85), (0.5, 0.5, 0.5), (1.0, 0.9, 0.1)
+
+
+def draw_sample(sample, dataset, config, anchors, *, number=0):
+    """A matplotlib Figure of a training sample: ground truth, references, positive anchors, and where they move.
+
+    Args:
+        sample, dataset, config: Sample, the data set it is from, and its Config.
+        anchors: [anchors, (y1, x1, y2, x2)] in pixels of the scene.
+        number: of the sample, for the title.
+    """
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=_FIGURE_SIZE, dpi=_DOTS, layout="constrained")
+    grid = figure.add_gridspec(1, len(_PANELS), width_ratios=_PANELS)
+    name, coco_id = dataset.class_names[sample.class_id], dataset.image_info[sample.image_id]["id"]
+    figure.suptitle(f"sample {number}: {name} (class {sample.class_id}) in image {coco_id}", fontsize=16)
+    colors = np.array(visualize.random_colors(len(sample.gt_class_ids))).reshape(-1, 3)
+    colors[sample.gt_class_ids < 0] = _CROWD_COLOR
+    _draw_ground_truth(figure.add_subplot(grid[0]), sample, config, colors)
+    _draw_references(figure, grid[1], sample, dataset)
+    _draw_anchors(figure.add_subplot(grid[2]), figure.add_subplot(grid[3]), sample, config, anchors, colors)
+    return figure
+
+
+def _draw_ground_truth(axes, sample, config, colors):
+    boxes, masks, is_crowd = sample.gt_boxes, sample.gt_masks, sample.gt_class_ids < 0
+    if config.USE_MINI_MASK:
+        masks = molding.expand_mask(boxes, masks, sample.image.shape)
+    shown = {"colors": colors, "captions": ["crowd" if crowd else "" for crowd in is_crowd], "ax": axes}
+    title = f"ground truth: {_counted((~is_crowd).sum(), 'instance')}"
+    title += f", {_counted(is_crowd.sum(), 'crowd')}" if is_crowd.any() else ""
+    visualize.display_instances(sample.image, boxes, masks, sample.gt_class_ids, title=title, **shown)
+
+
+def _draw_references(figure, cell, sample, dataset):
+    columns = -(-len(sample.targets) // _REFERENCE_ROWS)
+    rows = -(-len(sample.targets) // columns)
+    places = cell.subgridspec(rows, columns)
+    for shot, (image_id, _) in enumerate(sample.references):
+        axes = figure.add_subplot(places[shot % rows, shot // rows])
+        visualize.display_boxes(sample.targets[shot], [], ax=axes, margin=0)
+        where = "this image" if image_id == sample.image_id else f"image {dataset.image_info[image_id]['id']}"
+        axes.set_title(f"reference {shot + 1}:\n{where}" if columns == 1 else where, fontsize=10 if columns == 1 else 7)
+
+
+def _draw_anchors(positive_axes, moved_axes, sample, config, anchors, colors):
+    """The positive anchors on the first axes; on the second where their targets move them, beside negative ones."""
+    positive, negative = (anchors[sample.rpn_match == value] for value in (1, -1))
+    moved = _moved(positive, sample.rpn_bbox[: len(positive)] * config.RPN_BBOX_STD_DEV)
+    is_truth = sample.gt_class_ids > 0
+    truth, colors = sample.gt_boxes[is_truth], np.concatenate([colors[is_truth], [_LOST_COLOR]])
+    overlaps = np.pad(compute_overlaps(moved, truth), ((0, 0), (0, 1)), constant_values=_LANDED_IOU)
+    aims = overlaps.argmax(axis=1)  # the last stands for none
+    landed = aims < len(truth)
+    numbers = f"{len(positive)} positive (drawn), {len(negative)} negative, {(sample.rpn_match == 0).sum()} neutral"
+    groups = [(positive, colors[aims], {"linewidth": 1.5})]
+    visualize.display_boxes(sample.image, groups, title=f"anchors: {numbers}", ax=positive_axes)
+    few = negative[np.linspace(0, len(negative) - 1, min(_NEGATIVES, len(negative))).astype(int)]
+    groups = [
+        (few, _NEGATIVE_COLOR, {"linewidth": 0.9}),
+        (truth, colors[:-1], {"linewidth": 3.5}),
+        (moved[landed], "white", {"linewidth": 1.3, "linestyle": "dashed"}),
+        (moved[~landed], _LOST_COLOR, {"linewidth": 1.5, "linestyle": "dashed"}),
+    ]
+    title = f"targets: {landed.sum()} of {len(moved)} anchors, moved (dashed), meet ground truth"
+    title += f"\ngrey: {len(few)} negative anchors" + ("" if landed.all() else "; yellow: of instances left out")
+    visualize.display_boxes(sample.image, groups, title=title, ax=moved_axes)
+
+
+def _moved(boxes, deltas):
+    """Boxes [n, (y1, x1, y2, x2)] moved by deltas [n, (dy, dx, log(dh), log(dw))]: undoes `boxes.box_refinement`."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    centres = boxes[:, :2] + sides / 2 + deltas[:, :2] * sides
+    halves = sides * np.exp(deltas[:, 2:]) / 2
+    return np.concatenate([centres - halves, centres + halves], axis=1)

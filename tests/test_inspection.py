@@ -1,0 +1,293 @@
+"""What is found in trees that are broken on purpose, how the report reads, and pictures of samples."""
+
+import logging
+
+import coco_tree
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from PIL import Image
+
+from siamese_mrcnn_tf import inspection, visualize
+from siamese_mrcnn_tf.boxes import box_refinement
+from siamese_mrcnn_tf.config import TinyConfig
+from siamese_mrcnn_tf.data_generator import SampleMaker
+from siamese_mrcnn_tf.dataset import IndexedCocoDataset
+
+CONFIG = TinyConfig()
+LARGE = (960, 1280)  # height, width of a picture that TinyConfig shrinks to a tenth
+
+
+def load(root, subset="val"):
+    dataset = IndexedCocoDataset()
+    dataset.load_coco(root, subset)
+    dataset.prepare()
+    dataset.build_indices()
+    return dataset
+
+
+def check(root, **options):
+    return inspection.check_dataset(load(root), **{"config": CONFIG, "split": 0, "progress": False} | options)
+
+
+def change(root, content, index, **keys):
+    """Change an annotation of the file."""
+    content["annotations"][index].update(keys)
+    coco_tree.write_annotations(root, content)
+
+
+def shrink(root, content, segmentation, bbox):
+    """Make the first picture large, and give its first annotation another outline; the second and the crowd go."""
+    content["images"][0].update(height=LARGE[0], width=LARGE[1])
+    Image.new("RGB", LARGE[::-1]).save(root / "val2017" / content["images"][0]["file_name"])
+    content["annotations"][0].update(segmentation=segmentation, bbox=bbox)
+    del content["annotations"][1:3]
+    coco_tree.write_annotations(root, content)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree of four pictures, the last without annotations, and the content of its annotation file."""
+    return tmp_path, coco_tree.write_tree(tmp_path)
+
+
+# ---- counts --------------------------------------------------------------------------------------------------------
+def test_counts_by_hand(tree):
+    report = check(tree[0], split=2)  # holds out class 2, the rectangle
+    assert report.ok and not any(report.findings.values())
+    assert (report.num_images, report.num_bare_images, report.num_annotations, report.num_crowds) == (4, 1, 7, 1)
+    assert (report.num_trained_images, report.num_held_out_images) == (3, 2)
+    assert report.classes == [
+        inspection.ClassCount("ellipse", 1, 3, False, images=2, instances=2, crowds=0, references=2),
+        inspection.ClassCount("rectangle", 2, 7, True, images=2, instances=2, crowds=0, references=2),
+        inspection.ClassCount("triangle", 3, 18, False, images=2, instances=2, crowds=1, references=2),
+    ]
+
+
+def test_an_image_with_two_instances_of_a_class_counts_once(tree):
+    root, content = tree
+    change(root, content, 1, category_id=3)
+    count = check(root).classes[0]
+    assert (count.images, count.instances, count.references) == (2, 3, 3)
+
+
+def test_reasons_why_a_class_has_no_reference(tree):
+    root, content = tree
+    content["categories"].append({"id": 90, "name": "hexagon"})
+    for annotation in content["annotations"]:
+        if annotation["category_id"] == 18:
+            annotation["iscrowd"] = 1
+        if annotation["category_id"] == 7:
+            annotation["segmentation"] = [[4, 4, 8, 8]]
+    coco_tree.write_annotations(root, content)
+    report = check(root)
+    assert [count.unusable for count in report.classes] == [
+        "",
+        "only masks without a pixel",
+        "only crowds",
+        "no instance",
+    ]
+    assert len(report.findings["empty_masks"]) == 2 and report.ok
+    assert "classes that cannot be references: 3\n  only masks without a pixel: rectangle\n" in report.text()
+
+
+def test_an_empty_set(tmp_path):
+    coco_tree.write_tree(tmp_path, num_images=0)
+    report = check(tmp_path)
+    assert report.ok and report.num_images == 0
+    assert [count.unusable for count in report.classes] == ["no instance"] * 3 and "0 images" in report.text()
+
+
+# ---- findings ------------------------------------------------------------------------------------------------------
+def test_broken_pictures_are_named_in_their_order(tree):
+    root, content = tree
+    missing, truncated, wrong, _ = (root / "val2017" / image["file_name"] for image in content["images"])
+    missing.unlink()
+    truncated.write_bytes(truncated.read_bytes()[:2000])
+    Image.new("RGB", (64, 64)).save(wrong)
+    report = check(root, workers=2)
+    found = report.findings["broken_images"]
+    assert not report.ok and len(found) == 3
+    assert missing.name in found[0] and "no such file" in found[0]
+    assert truncated.name in found[1] and "truncated" in found[1]
+    assert wrong.name in found[2] and "64 x 64" in found[2] and "96 x 128" in found[2]
+    assert report.classes == check(root, read_images=False).classes
+
+
+def test_pictures_may_be_skipped(tree):
+    root, content = tree
+    (root / "val2017" / content["images"][0]["file_name"]).unlink()
+    report = check(root, read_images=False)
+    assert report.ok and "broken_images" not in report.findings
+    assert "pictures that cannot be read: not looked at" in report.text()
+
+
+def test_more_pictures_than_a_block(tree, monkeypatch):
+    monkeypatch.setattr(inspection, "_BLOCK", 3)
+    for image in tree[1]["images"]:
+        (tree[0] / "val2017" / image["file_name"]).unlink()
+    found = check(tree[0]).findings["broken_images"]
+    assert [image["file_name"] in text for image, text in zip(tree[1]["images"], found, strict=True)] == [True] * 4
+
+
+def test_boxes_outside_the_furthest_first(tree):
+    root, content = tree
+    change(root, content, 0, bbox=[-0.4, 16, 56.4, 40])  # rounding
+    change(root, content, 1, bbox=[72, 16, 57, 40])  # one pixel beyond 128
+    change(root, content, 3, bbox=[8, -3, 48, 59])
+    change(root, content, 4, bbox=[60, 20, 60, 78.25])  # 98.25 of 96
+    report = check(root)
+    found = report.findings["boxes_outside"]
+    assert not report.ok and len(found) == 3
+    assert "annotation 103" in found[0] and "3.0 pixels beyond the upper edge of 96 x 128" in found[0]
+    assert "2.2 pixels beyond the lower edge" in found[1] and "1.0 pixels beyond the right edge" in found[2]
+    assert content["images"][1]["file_name"] in found[0] and "(rectangle)" in found[0]
+    assert "[x, y, width, height] = [8.0, -3.0, 48.0, 59.0]" in found[0]
+
+
+def test_boxes_without_area_and_far_from_their_masks(tree):
+    root, content = tree
+    change(root, content, 0, bbox=[8, 16, 0, 40])
+    change(root, content, 1, bbox=[72, 20, 120 - 72, 8])
+    change(root, content, 3, bbox=[8, 28, 46, 44])  # a few pixels off
+    report = check(root)
+    assert report.ok
+    assert ["annotation 100" in text for text in report.findings["boxes_without_area"]] == [True]
+    assert "annotation 101" in report.findings["boxes_apart"][-1] and len(report.findings["boxes_apart"]) == 2
+
+
+def test_broken_polygons(tree):
+    root, content = tree
+    change(root, content, 0, segmentation=[["a", 1, 2, 3, 4, 5]])
+    change(root, content, 3, segmentation=[[1e9, 1, 2, 3, 4, 5]])
+    report = check(root)
+    assert not report.ok and len(report.findings["broken_outlines"]) == 2
+    assert "annotation 100 (ellipse)" in report.findings["broken_outlines"][0]
+    assert report.classes[0].instances == 2 and report.classes[0].references == 1
+
+
+def test_instances_vanish_at_the_networks_scale_alone(tree):
+    root, content = tree
+    shrink(root, content, [[641, 481, 644, 481, 644, 484, 641, 484]], [641, 481, 3, 3])
+    report = check(root)
+    (found,) = report.findings["vanishing_masks"]
+    assert "annotation 100 (ellipse): 9 pixels, scale 0.1" in found
+    assert report.ok and report.classes[0].references == 1 and not report.findings["empty_masks"]
+    larger = TinyConfig().replace(IMAGE_MIN_DIM=960, IMAGE_MAX_DIM=1280)
+    assert not check(root, config=larger).findings["vanishing_masks"]
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (400, 300), (1268, 948)])
+def test_survival_agrees_with_the_references(tree, corner):
+    root, content = tree
+    x, y = corner
+    for offset in range(1, 11, 3):
+        square = [
+            x + offset,
+            y + offset,
+            x + offset + 2,
+            y + offset,
+            x + offset + 2,
+            y + offset + 2,
+            x + offset,
+            y + offset + 2,
+        ]
+        shrink(root, coco_tree.write_tree(root), [square], [x + offset, y + offset, 2, 2])
+        dataset = load(root)
+        report = inspection.check_dataset(dataset, config=CONFIG, split=0, read_images=False, progress=False)
+        vanishes = False
+        try:
+            inspection.molding.reference_from_mask(dataset.load_image(0), dataset.instance_mask(0, 0), CONFIG)
+        except ValueError:
+            vanishes = True
+        assert bool(report.findings["vanishing_masks"]) == vanishes
+
+
+# ---- text ----------------------------------------------------------------------------------------------------------
+def test_the_table_of_classes_is_aligned(tree):
+    lines = check(tree[0], split=2).text().split("\n")
+    assert lines[0] == "val2017: 4 images, 1 of them without annotations; 7 annotations, 1 of them crowds"
+    assert lines[1] == "split 2: 2 classes trained, 1 held out"
+    assert lines[3:11] == [
+        "class  COCO id  name       split     images  instances  crowds  references",
+        "-----  -------  ---------  --------  ------  ---------  ------  ----------",
+        "    1        3  ellipse    trained        2          2       0           2",
+        "    2        7  rectangle  held out       2          2       0           2",
+        "    3       18  triangle   trained        2          2       1           2",
+        "-----  -------  ---------  --------  ------  ---------  ------  ----------",
+        "                2 classes  trained        3          4       1           4",
+        "                1 classes  held out       2          2       0           2",
+    ]
+    assert lines[12] == "classes that cannot be references: none"
+    assert lines[14:16] == ["pictures that cannot be read: none", "annotations with broken polygons: none"]
+
+
+def test_the_text_shows_some_findings_and_the_number_of_all(tree):
+    for image in tree[1]["images"]:
+        (tree[0] / "val2017" / image["file_name"]).unlink()
+    report = check(tree[0])
+    text = report.text(shown=1)
+    assert "pictures that cannot be read: 4\n  " in text and "\n  ... and 3 more\n" in text
+    assert text.count("no such file") == 1 and report.text().count("no such file") == 4
+
+
+# ---- pictures of samples -------------------------------------------------------------------------------------------
+def test_pictures_of_samples(tree, tmp_path):
+    config = CONFIG.replace(NUM_TARGETS=3)
+    paths = inspection.draw_samples(SampleMaker(load(tree[0]), config), config, tmp_path / "out", 2, progress=False)
+    assert [path.name for path in paths] == ["sample_00.png", "sample_01.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sample_00.png", "sample_01.png"]
+    for path in paths:
+        pixels = imread(path)[..., :3]
+        assert pixels.shape == (640, 2000, 3)
+        for panel in np.array_split(pixels, 4, axis=1):  # something is drawn everywhere
+            assert panel.std() > 0.05
+
+
+def test_a_sample_in_four_panels(tree):
+    change(*tree, 0, category_id=18)  # the kind of the crowd in that picture
+    maker = SampleMaker(load(tree[0]), CONFIG.replace(NUM_TARGETS=7))
+    sample = next(sample for sample in map(maker, range(9)) if (sample.gt_class_ids < 0).any())
+    figure = inspection.draw_sample(sample, maker.dataset, maker.config, maker.anchors, number=4)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert figure.get_suptitle() == "sample 4: triangle (class 3) in image 10"
+    assert titles[0] == "ground truth: 1 instance, 1 crowd" and len(titles) == 1 + 7 + 2
+    assert "crowd" in [text.get_text() for text in figure.axes[0].texts]
+    positive = (sample.rpn_match == 1).sum()
+    assert titles[-2].startswith(f"anchors: {positive} positive (drawn)")
+    assert titles[-1].startswith(f"targets: {positive} of {positive} anchors")
+
+
+def test_whole_masks_and_samples_without_instances(tree):
+    config = CONFIG.replace(USE_MINI_MASK=False)
+    maker = SampleMaker(load(tree[0]), config, augmentation=lambda image, masks, rng: (image, masks & False))
+    figure = inspection.draw_sample(maker(0), maker.dataset, config, maker.anchors)
+    assert figure.axes[0].get_title() == "ground truth: 0 instances"
+    maker = SampleMaker(load(tree[0]), config)
+    assert inspection.draw_sample(maker(0), maker.dataset, config, maker.anchors).axes[0].get_title()
+
+
+def test_samples_that_cannot_be_made_are_told_of(tree, tmp_path, caplog):
+    dataset = load(tree[0])
+    maker = SampleMaker(dataset, CONFIG)
+    for image in tree[1]["images"]:
+        (tree[0] / "val2017" / image["file_name"]).unlink()
+    with caplog.at_level(logging.WARNING):
+        assert inspection.draw_samples(maker, CONFIG, tmp_path / "out", 2, progress=False) == []
+    assert len(caplog.records) == 2 and "training sample 0" in caplog.text
+
+
+def test_groups_of_boxes_on_axes():
+    image = np.full((40, 60, 3), 200, np.uint8)
+    groups = [(np.array([[1, 2, 11, 22], [0, 0, 5, 5]]), "red", {"linewidth": 3}), (np.zeros((0, 4)), "blue", {})]
+    axes = visualize.display_boxes(image, groups, title="boxes", margin=0)
+    first, second = axes.collections
+    assert axes.get_title() == "boxes" and axes.get_xlim() == (-0.5, 59.5)
+    assert first.get_segments()[0].tolist() == [[1.5, 0.5], [21.5, 0.5], [21.5, 10.5], [1.5, 10.5], [1.5, 0.5]]
+    assert len(first.get_segments()) == 2 and len(second.get_segments()) == 0 and first.get_linewidth() == [3]
+
+
+def test_moved_undoes_box_refinement():
+    boxes = np.array([[0.0, 0, 10, 20], [5, 5, 8, 30]])
+    truth = np.array([[2.0, 3, 30, 9], [0, 0, 1, 1]])
+    np.testing.assert_allclose(inspection._moved(boxes, box_refinement(boxes, truth)), truth, atol=1e-12)
