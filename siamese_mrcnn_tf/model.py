@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from . import known_weights, molding, network, training, weights
+from . import devices, known_weights, molding, network, training, weights
 from .boxes import norm_boxes
 from .checkpoints import RunFolder
 from .predictor import SiamesePredictor, compiled, crops_of
@@ -50,7 +50,7 @@ class SiameseMaskRCNN:
         self.model_dir = str(model_dir)
         self._tensors, self._graphs, self.predictor = {}, {}, None
         if mode == "training":
-            with training.device_scope(config.GPU_COUNT):
+            with devices.device_scope(config.GPU_COUNT):
                 self._layers = network.build_layers(config)
                 self.keras_model = build_training_model(config, self._layers, seed=seed)
         else:
@@ -118,7 +118,7 @@ class SiameseMaskRCNN:
             RuntimeError: not in training mode.
         """
         self._require("training")
-        config, folder = self.config, RunFolder(self.log_dir, self._layers, keep=keep, writes=training.is_chief())
+        config, folder = self.config, RunFolder(self.log_dir, self._layers, keep=keep, writes=devices.is_chief())
         settings = training.TrainingSettings(
             config.STEPS_PER_EPOCH, config.VALIDATION_STEPS, save_every=save_every, seed=seed
         )

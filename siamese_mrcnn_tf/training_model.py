@@ -3,11 +3,10 @@
 A batch is a list or dict of the eight inputs of `network.build_training_network`; there are no separate targets.
 """
 
-import contextlib
-
 import keras
 
 from . import losses, network
+from .devices import replicas_in_sync, shaped_logs, strategy_scope
 
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss")
 
@@ -43,11 +42,11 @@ class TrainingModel(keras.Model):
 
     def train_step(self, data):
         """Keras' own."""
-        return _shaped_logs(super().train_step(data))
+        return shaped_logs(super().train_step(data))
 
     def test_step(self, data):
         """Keras' own."""
-        return _shaped_logs(super().test_step(data))
+        return shaped_logs(super().test_step(data))
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Build the optimizer. Keras would first run a batch to find the shapes, and several devices' batches, as an
@@ -112,13 +111,6 @@ def build_optimizer(model):
             model.optimizer.build(model.trainable_variables)
 
 
-def strategy_scope(model):
-    """Context of the devices that a model was built on."""
-    if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    return model.distribute_strategy.scope()
-
-
 def losses_graph(outputs):
     """The losses of a batch, unweighted.
 
@@ -140,23 +132,3 @@ def losses_graph(outputs):
     if "mrcnn_mask" in outputs:
         found["mrcnn_mask_loss"] = losses.mrcnn_mask_loss_graph(outputs["target_mask"], classes, outputs["mrcnn_mask"])
     return found
-
-
-def _shaped_logs(logs):
-    """With several machines Keras joins the logs along their first axis, which scalars do not have (keras#20585)."""
-    if keras.backend.backend() != "tensorflow":
-        return logs
-    import tensorflow as tf
-
-    if not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
-        return logs
-    return {name: tf.reshape(value, [1]) for name, value in logs.items()}
-
-
-def replicas_in_sync():
-    """Devices that share this step's batch."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync

@@ -218,7 +218,7 @@ def add_common_arguments(parser):
 
 def train(options):
     """Start a run, or go on with one."""
-    from siamese_mrcnn_tf import training
+    from siamese_mrcnn_tf import devices, training
     from siamese_mrcnn_tf.schedules import load_schedule, shortened
 
     options, folder = resumed_options(options)
@@ -226,11 +226,11 @@ def train(options):
     stages = stages if options.epochs is None else shortened(stages, options.epochs)
     config = training_config(options)
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # of hours of work, what happens is of interest
-    training.prepare_backend(seed=options.seed, devices=options.devices)
+    devices.prepare_backend(seed=options.seed, devices=options.devices)
     with training.stopping_on_signals() as stop:
         model, trainer = open_trainer(options, config, stop, resume=folder is not None)
         datasets = training_datasets(options)
-        if training.is_chief():
+        if devices.is_chief():
             save_run(options, config, model.log_dir)
         try:
             training.train_on_dataset(
