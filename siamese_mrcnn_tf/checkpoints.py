@@ -170,6 +170,19 @@ def best_epoch(history):
     return min(validated, key=lambda row: row[_VALIDATED])["epoch"] if validated else None
 
 
+def refuse_run(path):
+    """Make sure that no run was begun in a folder.
+
+    Raises:
+        ValueError: one was.
+    """
+    if (Path(path) / STATE_FILE).exists():
+        raise ValueError(
+            f"{path}: holds a run already; go on with it (--resume), or choose another folder (--logs, or --set "
+            "EXPERIMENT=NAME)"
+        )
+
+
 def resolve_run(path):
     """The folder of a run that was begun.
 

@@ -299,6 +299,7 @@ class TinyConfig(Config):
     BACKBONE_STEM_WIDTH = 24
     BACKBONE_WIDTHS = (24, 48, 96, 128)
     BACKBONE_BOTTLENECK = 1
+    TRAIN_BN = None  # there is no backbone for it that brings statistics
     FPN_FEATUREMAPS = 64
     TOP_DOWN_PYRAMID_SIZE = 64
     RPN_CONV_CHANNELS = 96

@@ -105,17 +105,19 @@ class SiameseMaskRCNN:
         )
         self.epoch = max(self.epoch, epochs)
 
-    def trainer(self, *, seed=0, keep=3, save_every=250, stop=None):
-        """A training.Trainer of this model, which writes to `log_dir` and starts at `epoch`.
+    def trainer(self, *, seed=0, keep=3, save_every=250, stop=None, resume=False):
+        """A training.Trainer of this model, which writes to `log_dir` and begins at `epoch`.
 
         Args:
             seed: of samples and rois.
             keep: epochs whose weights are kept, beside the best by validation loss.
             save_every: steps between checkpoints within an epoch.
             stop: threading.Event; once it is set, the run saves and stops.
+            resume: go on where the run in `log_dir` stopped, with its weights.
 
         Raises:
             RuntimeError: not in training mode.
+            ValueError: `log_dir` holds a run of more epochs, or with `resume` none.
         """
         self._require("training")
         config, folder = self.config, RunFolder(self.log_dir, self._layers, keep=keep, writes=devices.is_chief())
@@ -123,7 +125,10 @@ class SiameseMaskRCNN:
             config.STEPS_PER_EPOCH, config.VALIDATION_STEPS, save_every=save_every, seed=seed
         )
         trainer = training.Trainer(self.keras_model, self._layers, config, folder, settings, stop=stop)
-        trainer.begin_at(self.epoch)
+        if resume:
+            trainer.resume()
+        else:
+            trainer.begin_at(self.epoch)
         return trainer
 
     def _require(self, mode):

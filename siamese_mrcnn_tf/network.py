@@ -109,7 +109,7 @@ def build_layers(config):
         ValueError: a setting the network cannot be built with (`Config.validate`).
     """
     config.validate()
-    with _dtype_policy(config.PRECISION):
+    with dtype_policy(config.PRECISION):
         shared = _build_shared_layers(config)
     build_detector(config, shared)  # the heads get their weights when they are first applied
     return shared
@@ -139,7 +139,7 @@ def _build_shared_layers(config):
 
 
 @contextlib.contextmanager
-def _dtype_policy(precision):
+def dtype_policy(precision):
     """Context in which layers are built for this precision; others are not touched."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES[precision])

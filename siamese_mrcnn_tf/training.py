@@ -74,8 +74,19 @@ class Trainer:
         self.state = RunState(settings=self._fixed_settings())
 
     def begin_at(self, epoch):
-        """Go on from the end of epoch `epoch`, with the weights that the model has."""
+        """Begin at the end of epoch `epoch`, with the weights that the model has.
+
+        Raises:
+            ValueError: the folder holds a run that went further.
+        """
+        before = self.folder.load_state()
+        if before is not None and before.epoch > epoch:
+            raise ValueError(
+                f"{self.folder.path}: holds a run of {before.epoch} epochs, and this one begins after epoch {epoch}: "
+                "go on from there (load_latest_checkpoint()), or choose another folder or EXPERIMENT"
+            )
         self.state.epoch = epoch
+        self.state.history = [] if before is None else before.history
 
     def resume(self):
         """Take up the run of the folder.
@@ -105,10 +116,8 @@ class Trainer:
         Raises:
             TrainingStopped: `stop` was set; the message says where.
             RuntimeError: a sample could not be made, or a loss is NaN; names images, step and the last checkpoint.
-            ValueError: no layer matches a stage's selection, or the folder holds a run that went further.
+            ValueError: no layer matches a stage's selection.
         """
-        if self.state.weights is None:
-            self._respect_earlier_run()
         with _board(self.folder) as board:
             restore = self.state.weights is not None
             for index, stage in enumerate(stages):
@@ -119,21 +128,12 @@ class Trainer:
                 while self.state.epoch < stage.epochs:
                     self._run_epoch(stage, stages[-1].epochs, loader, val_loader, board)
 
-    def _respect_earlier_run(self):
-        """Take over the history of the folder's run if this one goes on from there; else refuse to overwrite it."""
-        before = self.folder.load_state()
-        if before is None:
-            return
-        if (before.epoch, before.step) != (self.state.epoch, 0):
-            raise ValueError(
-                f"{self.folder.path}: holds a run that has come to epoch {before.epoch}, step {before.step}, and this "
-                f"one begins at epoch {self.state.epoch}: resume that run (load_latest_checkpoint(), coco.py train "
-                "--resume), or choose another folder or EXPERIMENT"
-            )
-        self.state.history = before.history
-
     def _fixed_settings(self):
-        return {"seed": self.settings.seed, "steps_per_epoch": self.settings.steps_per_epoch}
+        return {
+            "seed": self.settings.seed,
+            "steps_per_epoch": self.settings.steps_per_epoch,
+            "batch_size": self.config.BATCH_SIZE,
+        }
 
     def _begin_stage(self, index, stage, *, restore):
         """Choose what trains and compile; with `restore` take the weights of the state.

@@ -21,18 +21,19 @@ class SampleLoader:
     """Makes samples ahead of time.
 
     Args:
-        maker: SampleMaker, or another callable from a number to a Sample.
+        maker: SampleMaker, or another callable from a number to a sample, with `image_of` and `dataset`.
         config: a Config.
         batch_size: samples of a batch; BATCH_SIZE by default.
         workers: threads or processes.
         processes: True for processes, which do not share an interpreter's lock but take a copy of the data set each.
+        collate: callable (samples, config) that makes the dict of a batch.
 
     Attributes:
         failure: the error of the first sample that could not be made, or None.
     """
 
-    def __init__(self, maker, config, *, batch_size=None, workers=1, processes=False):
-        self.maker, self.config = maker, config
+    def __init__(self, maker, config, *, batch_size=None, workers=1, processes=False, collate=make_batch):
+        self.maker, self.config, self.collate = maker, config, collate
         self.batch_size = config.BATCH_SIZE if batch_size is None else batch_size
         self.failure = None
         self._ahead = max(_AHEAD * self.batch_size, workers)
@@ -55,7 +56,7 @@ class SampleLoader:
         return [self.maker.dataset.image_reference(self.maker.image_of(number)) for number in self.numbers(step)]
 
     def batch(self, step):
-        """The dict of `make_batch` of batch `step`; those after it are begun.
+        """Batch `step`, as `collate` makes it; those after it are begun.
 
         Raises:
             RuntimeError: a sample could not be made; names the image.
@@ -69,7 +70,7 @@ class SampleLoader:
                     self._pending[number] = self._executor.submit(self._make, number)
             futures = [self._pending[number] for number in numbers]
         try:
-            return make_batch([future.result() for future in futures], self.config)
+            return self.collate([future.result() for future in futures], self.config)
         except RuntimeError as error:
             self.failure = self.failure or error
             raise

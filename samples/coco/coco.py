@@ -281,20 +281,21 @@ def training_config(options):
 
 def open_trainer(options, config, stop, *, resume):
     """(model, trainer) with the weights to start from, or those of the run to resume."""
+    from siamese_mrcnn_tf.checkpoints import refuse_run
     from siamese_mrcnn_tf.known_weights import find_weights
-    from siamese_mrcnn_tf.model import SiameseMaskRCNN
+    from siamese_mrcnn_tf.model import SiameseMaskRCNN, log_dir_of
 
     default = "untrained" if options.config == "tiny" else "imagenet-687" if options.split else "imagenet-1k"
     name = options.model or default
+    if name != "last" and not resume:
+        refuse_run(log_dir_of(config, options.logs))
     model = SiameseMaskRCNN("training", config, options.logs, seed=options.seed)
     if name == "last" and not resume:
         model.load_latest_checkpoint()
     elif name != "untrained" and not resume:
         model.load_weights(find_weights(name, options.checkpoints))
-    trainer = model.trainer(seed=options.seed, keep=options.keep, save_every=options.save_every, stop=stop)
-    if resume:
-        trainer.resume()
-    return model, trainer
+    kept = {"seed": options.seed, "keep": options.keep, "save_every": options.save_every}
+    return model, model.trainer(**kept, stop=stop, resume=resume)
 
 
 def training_datasets(options):

@@ -1,0 +1,186 @@
+"""Pre-train the backbone on ImageNet without the classes that COCO has too; writes imagenet_687.h5."""
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
+
+from siamese_mrcnn_tf.config import CONFIGS, load_config  # noqa: E402  (light: --help stays fast)
+from siamese_mrcnn_tf.imagenet_classes import CLASS_SETS  # noqa: E402
+
+_DATA_HELP = (
+    "folder with train/ and val/, in each a folder of pictures for every class, named by its WordNet id (n01440764); "
+    "folders of classes that are not trained may be there too"
+)
+_CLASSES_HELP = (
+    "687: those without a correspondence in COCO, as in the paper; 771: a milder cut; 1000: all (default 687)"
+)
+_PARTIAL_HELP = "train although classes are missing (a small tree of your own); labels stay those of the whole set"
+_CONFIG_HELP = f"{', '.join(CONFIGS)} or a JSON file: whose backbone (default small, a ResNet-50)"
+_BATCH_HELP = "pictures of a step, over all devices; the learning rate is scaled in proportion to 256 (default 256)"
+_RATE_HELP = "for a batch of 256; falls to a tenth after 1/3, 2/3 and 8/9 of the epochs (default 0.1)"
+_RESUME_HELP = (
+    "go on with the run in this folder (default: that of --out) from its last checkpoint, with its options; those "
+    "given here are added"
+)
+_KEEP_HELP = "epochs whose weights are kept, beside the best by validation loss (default 3)"
+_DEVICES_HELP = "GPUs of this machine, or parts of its CPU where it has none (default 1)"
+_RUN_FILE = "run.json"
+
+
+def main(arguments=None):
+    """Train; returns the exit code: 0, 2 with a message for what the user can mend, 130 where training was stopped."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = build_parser().parse_args(arguments)
+    options.arguments = arguments
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    try:
+        return train(options)
+    except (ImportError, ValueError, RuntimeError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"pretrain.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pretrain.py: stopped", file=sys.stderr)
+        return 130
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(prog="pretrain.py", description=__doc__)
+    parser.add_argument("--data", metavar="DIR", help=_DATA_HELP)
+    parser.add_argument("--classes", type=int, choices=tuple(CLASS_SETS), default=687, help=_CLASSES_HELP)
+    parser.add_argument("--partial", action="store_true", help=_PARTIAL_HELP)
+    parser.add_argument("--no-validation", action="store_true", help="do not look for val/, train only")
+    parser.add_argument("--out", metavar="DIR", help="folder of the run (default logs/imagenet_687)")
+    parser.add_argument("--resume", nargs="?", const="", metavar="DIR", help=_RESUME_HELP)
+    parser.add_argument("--config", default="small", metavar="NAME|FILE", help=_CONFIG_HELP)
+    parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16 (PRECISION=bfloat16)")
+    parser.add_argument("--batch", type=at_least(1), default=256, metavar="N", help=_BATCH_HELP)
+    parser.add_argument("--epochs", type=at_least(1), default=90, metavar="N", help="default 90")
+    parser.add_argument("--steps", type=at_least(1), metavar="N", help="of an epoch (default: once through train/)")
+    parser.add_argument("--learning-rate", type=above_zero, default=0.1, metavar="R", help=_RATE_HELP)
+    parser.add_argument("--size", type=at_least(32), default=224, metavar="N", help="side of a crop (default 224)")
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of weights and samples (default 0)")
+    parser.add_argument("--save-every", type=at_least(1), default=250, metavar="N", help="steps (default 250)")
+    parser.add_argument("--keep", type=at_least(1), default=3, metavar="N", help=_KEEP_HELP)
+    parser.add_argument("--devices", type=at_least(1), default=1, metavar="N", help=_DEVICES_HELP)
+    parser.add_argument("--workers", type=at_least(1), default=2, metavar="N", help="makers of samples (default 2)")
+    parser.add_argument("--processes", action="store_true", help="make samples in processes instead of threads")
+    parser.add_argument("--verbose", action="store_true", help="say more")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def train(options):
+    """Start a run, or go on with one; returns the exit code."""
+    from siamese_mrcnn_tf import devices, pretraining, training
+
+    options, folder = chosen_run(options)
+    pictures = find_pictures(options)
+    config = chosen_config(options)
+    config = pretraining.pretraining_config(config, batch=options.batch, devices=options.devices)
+    settings = {"epochs": options.epochs, "steps_per_epoch": options.steps, "learning_rate": options.learning_rate}
+    recipe = pretraining.Recipe(**settings, size=options.size, seed=options.seed)
+    logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # of days of work, what happens is of interest
+    devices.prepare_backend(seed=options.seed, devices=options.devices)
+    with devices.device_scope(options.devices), training.stopping_on_signals() as stop:
+        classifier = pretraining.build_classifier(config, options.classes, seed=options.seed)
+        if options.resume is None:
+            save_run(options, config, folder)
+        try:
+            path, history = pretraining.pretrain(
+                classifier,
+                config,
+                recipe,
+                *pictures,
+                folder,
+                resume=options.resume is not None,
+                workers=options.workers,
+                processes=options.processes,
+                keep=options.keep,
+                save_every=options.save_every,
+                stop=stop,
+            )
+        except training.TrainingStopped as reason:
+            print(f"{reason}. To go on: {shlex.join([sys.argv[0], '--resume', str(folder)])}", file=sys.stderr)
+            return 130
+    right = f", {history[-1]['val_top1']:.1%} of the validation pictures right" if pictures[1] else ""
+    print(f"trained to epoch {len(history)}{right}. The backbone is in {path}, for coco.py train --model {path}")
+    return 0
+
+
+def chosen_run(options):
+    """(the options, with those of the run to resume; the folder of the run)."""
+    from siamese_mrcnn_tf.checkpoints import STATE_FILE, resolve_run
+    from siamese_mrcnn_tf.files import read_json
+
+    folder = Path(options.resume or options.out or f"logs/{CLASS_SETS[options.classes]}")
+    if options.resume is None:
+        if (folder / STATE_FILE).exists():
+            raise ValueError(f"{folder}: holds a run already; go on with it (--resume), or choose another --out")
+        return options, folder
+    saved = read_json(resolve_run(folder) / _RUN_FILE)["arguments"]
+    given = options.arguments
+    options = build_parser().parse_args([*saved, *given])
+    options.arguments = saved
+    return options, folder
+
+
+def find_pictures(options):
+    """The pictures of training and of validation, None where there is to be none; says what there is."""
+    from siamese_mrcnn_tf import imagenet
+
+    if options.data is None:
+        raise ValueError("--data: in which folder are the pictures, with train/ and val/?")
+    found = []
+    for subset in ("train",) if options.no_validation else ("train", "val"):
+        found.append(imagenet.find_pictures(options.data, subset, options.classes, partial=options.partial))
+        print(found[-1].summary(), file=sys.stderr)
+    return found[0], None if options.no_validation else found[1]
+
+
+def chosen_config(options):
+    """The configuration whose backbone is trained."""
+    config = load_config(options.config)
+    return config.replace(PRECISION="bfloat16") if options.mixed_precision else config
+
+
+def save_run(options, config, folder):
+    """Keep configuration and command beside what the run makes."""
+    from siamese_mrcnn_tf.files import write_json
+
+    command = shlex.join(["pretrain.py", *options.arguments])
+    write_json(folder / _RUN_FILE, {"command": command, "arguments": options.arguments}, indent=1)
+    write_json(folder / "config.json", config.to_dict(), indent=1)
+
+
+def at_least(bound):
+    """Argument type: a whole number from `bound` on."""
+
+    def number(text):
+        if not text.isdecimal() or int(text) < bound:
+            raise argparse.ArgumentTypeError(f"expected a whole number of {bound} or more, got {text!r}")
+        return int(text)
+
+    return number
+
+
+def above_zero(text):
+    """Argument type: a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

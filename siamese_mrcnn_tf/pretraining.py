@@ -1,0 +1,275 @@
+"""Pre-training of the backbone: a classifier over ImageNet, less the classes that COCO has too.
+
+    train = imagenet.find_pictures(data_dir, "train", 687)
+    val = imagenet.find_pictures(data_dir, "val", 687)
+    config = pretraining_config(SmallConfig(), batch=256)
+    classifier = build_classifier(config, train.num_classes)
+    pretrain(classifier, config, Recipe(), train, val, folder)
+
+The recipe is that of He et al. (arXiv 1512.03385), in the form of Goyal et al. (arXiv 1706.02677). Pictures are molded
+as the detector's are. Expected, from the literature: 76 % of ImageNet-1k's validation pictures right (top1) after 90
+epochs.
+"""
+
+import contextlib
+import dataclasses
+import math
+import shutil
+
+import keras
+import numpy as np
+from keras import layers as KL
+from keras import ops
+
+from . import imagenet, training
+from .backbone import build_resnet_model
+from .checkpoints import RunFolder
+from .devices import replicas_in_sync
+from .files import atomic_path
+from .imagenet_classes import CLASS_SETS
+from .network import dtype_policy
+from .schedules import Stage
+from .training_batches import SampleLoader
+from .training_model import build_optimizer
+
+WEIGHT_DECAY = 1e-4
+REFERENCE_BATCH = 256  # to which the learning rate belongs; in proportion for others
+_DECAY_AT, _DECAY = ((1, 3), (2, 3), (8, 9)), 0.1  # shares of the epochs: 30, 60 and 80 of 90
+_WARM_UP_EPOCHS = 5  # for batches above the reference
+_CLASSIFIER_STD = 0.01  # of the initial weights of the last layer, from Goyal et al.
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        epochs: to the end of training; the learning rate falls to a tenth after 1/3, 2/3 and 8/9 of them.
+        steps_per_epoch: None: as many as go through the pictures once.
+        learning_rate: for a batch of 256.
+        size: side of a crop in pixels.
+        seed: of initial weights and samples.
+    """
+
+    epochs: int = 90
+    steps_per_epoch: int | None = None
+    learning_rate: float = 0.1
+    size: int = 224
+    seed: int = 0
+
+
+def pretraining_config(config, *, batch=REFERENCE_BATCH, devices=1):
+    """The configuration with batch normalization that trains its statistics.
+
+    Args:
+        config: a Config; of the network only the backbone is used.
+        batch: pictures of a step, over all devices.
+        devices: that share them.
+
+    Raises:
+        ValueError: they cannot share them evenly, or a setting the network cannot be built with.
+    """
+    if batch % devices:
+        raise ValueError(f"batch = {batch}: cannot be shared evenly by {devices} devices")
+    config = config.replace(TRAIN_BN=None, GPU_COUNT=devices, IMAGES_PER_GPU=batch // devices)
+    config.validate()
+    return config
+
+
+def pretraining_schedule(recipe, batch):
+    """Stages of a recipe: the learning rate in proportion to the batch, warmed up where that exceeds the reference.
+
+    Args:
+        recipe: a Recipe.
+        batch: pictures of a step, over all devices.
+
+    Returns:
+        tuple of schedules.Stage, each with epochs.
+    """
+    peak = recipe.learning_rate * batch / REFERENCE_BATCH
+    ends = [-(-recipe.epochs * part // whole) for part, whole in (*_DECAY_AT, (1, 1))]
+    stages = []
+    if batch > REFERENCE_BATCH:
+        shares = [(epoch + 0.5) / _WARM_UP_EPOCHS for epoch in range(min(_WARM_UP_EPOCHS, ends[0] - 1))]
+        rates = [recipe.learning_rate + share * (peak - recipe.learning_rate) for share in shares]
+        stages = [Stage(epoch, "all", rate) for epoch, rate in enumerate(rates, start=1)]
+    for index, end in enumerate(ends):
+        if end > (stages[-1].epochs if stages else 0):
+            stages.append(Stage(end, "all", peak * _DECAY**index))
+    return tuple(stages)
+
+
+def pretrain(
+    classifier,
+    config,
+    recipe,
+    train,
+    val,
+    path,
+    *,
+    resume=False,
+    workers=1,
+    processes=False,
+    keep=3,
+    save_every=250,
+    progress=True,
+    stop=None,
+):
+    """Train a classifier, in a folder from which the run goes on after any stop.
+
+    Args:
+        classifier: of `build_classifier`.
+        config: of `pretraining_config`.
+        recipe: a Recipe.
+        train, val: imagenet.Pictures; None for the second leaves validation out.
+        path: folder of the run. Beside its checkpoints it holds in the end the backbone's weights, imagenet_687.h5 or
+            named after the other class set.
+        resume: go on with the run that is there.
+        workers, processes: see `training_batches.SampleLoader`.
+        keep: epochs whose weights are kept, beside the best by validation loss.
+        save_every, progress: see `training.TrainingSettings`.
+        stop: threading.Event; once it is set, the run saves and stops.
+
+    Returns:
+        (path of the backbone's weights, history: a dict for each epoch).
+
+    Raises:
+        ValueError, RuntimeError, TrainingStopped: as `training.Trainer`.
+    """
+    name = CLASS_SETS[train.num_classes]
+    folder = RunFolder(path, classifier.backbone, keep=keep, name=name + "_{epoch:04d}")
+    batch = config.BATCH_SIZE
+    val_steps, val_batch = _even_batches(0 if val is None else len(val), batch, config.GPU_COUNT)
+    settings = training.TrainingSettings(
+        recipe.steps_per_epoch or max(1, len(train) // batch),
+        val_steps,
+        save_every=save_every,
+        seed=recipe.seed,
+        progress=progress,
+    )
+    fixed = {"batch": batch, "size": recipe.size, "classes": train.num_classes, "pictures": len(train)}
+    trainer = _ClassifierTrainer(classifier, config, folder, settings, fixed, stop=stop)
+    if resume:
+        trainer.resume()
+    made_by = {"workers": workers, "processes": processes, "collate": imagenet.make_crop_batch}
+    with contextlib.ExitStack() as stack:
+        crops = imagenet.RandomCrops(train, recipe.size, seed=recipe.seed)
+        loader, val_loader = stack.enter_context(SampleLoader(crops, config, **made_by)), None
+        if val_steps:
+            crops = imagenet.CentreCrops(val, recipe.size)
+            val_loader = stack.enter_context(SampleLoader(crops, config, batch_size=val_batch, **made_by))
+        trainer.run(pretraining_schedule(recipe, batch), loader, val_loader)
+    trained = folder.path / f"{name}_{trainer.state.epoch:04d}.h5"
+    with atomic_path(folder.path / f"{name}.h5") as temporary:
+        shutil.copyfile(trained, temporary)
+    return folder.path / f"{name}.h5", trainer.state.history
+
+
+# ---- model -------------------------------------------------------------------------------------------------------
+
+
+class Classifier(keras.Model):
+    """A functional Keras model that trains to tell classes apart.
+
+    Args:
+        inputs: dict of input_image and input_label, as `imagenet.make_crop_batch` gives them.
+        outputs: dict of logits [batch, classes] and input_label [batch].
+        weight_decay: of half the sum of squares of all kernels.
+    """
+
+    def __init__(self, inputs, outputs, *, weight_decay, **kwargs):
+        super().__init__(inputs, outputs, **kwargs)
+        self.weight_decay = weight_decay
+        self.trackers = [keras.metrics.Mean(name="cross_entropy"), keras.metrics.Mean(name="top1")]
+
+    @property
+    def backbone(self):
+        """The model whose weights are wanted."""
+        return self.get_layer("resnet_model")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Cross-entropy and weight decay of a batch: a scalar, this device's share of it where there are several."""
+        counts, *values = classification_graph(y_pred["input_label"], y_pred["logits"])
+        for tracker, value in zip(self.trackers, values, strict=True):
+            tracker.update_state(value, sample_weight=counts)
+        total = ops.sum(values[0] * counts) / ops.maximum(ops.sum(counts), 1.0)
+        kernels = [variable.value for variable in self.trainable_variables if variable.name == "kernel"]
+        decay = ops.sum(ops.stack([ops.sum(ops.square(kernel)) for kernel in kernels]))
+        return (total + 0.5 * self.weight_decay * decay) / replicas_in_sync()
+
+
+def build_classifier(config, num_classes, *, weight_decay=WEIGHT_DECAY, seed=0):
+    """The backbone of a configuration with a classifier on top, with initial weights by seed.
+
+    Args:
+        config: of `pretraining_config`.
+        num_classes: of the classifier.
+        weight_decay: see `Classifier`.
+        seed: of the initial weights.
+    """
+    with dtype_policy(config.PRECISION):
+        image = keras.Input((None, None, 3), name="input_image")
+        label = keras.Input((), dtype="int32", name="input_label")
+        pooled = KL.GlobalAveragePooling2D(name="pool5")(build_resnet_model(config)(image)[-1])
+        logits = KL.Dense(num_classes, dtype="float32", name="classifier")(pooled)
+    inputs, outputs = {"input_image": image, "input_label": label}, {"logits": logits, "input_label": label}
+    model = Classifier(inputs, outputs, weight_decay=weight_decay, name="imagenet")
+    _set_initial_weights(model, seed)
+    return model
+
+
+def classification_graph(labels, logits):
+    """What a classifier gets right.
+
+    Args:
+        labels: int [batch]; NO_LABEL where there is nothing to get right.
+        logits: [batch, classes].
+
+    Returns:
+        counts: float [batch], 1, or 0 where there is no label.
+        cross_entropy: float [batch].
+        is_right: float [batch], 1 where the label has the highest of the logits.
+    """
+    counts = ops.cast(labels != imagenet.NO_LABEL, "float32")
+    log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    # a label out of range has no place in one_hot: such rows are 0
+    cross_entropy = -ops.sum(ops.one_hot(labels, logits.shape[-1]) * log_probabilities, axis=-1)
+    is_right = ops.cast(ops.cast(ops.argmax(logits, axis=-1), "int32") == ops.cast(labels, "int32"), "float32")
+    return counts, cross_entropy, is_right
+
+
+def _set_initial_weights(model, seed):
+    """Normal with the variance 2 / (outputs of a kernel) in convolutions (He et al., arXiv 1502.01852)."""
+    kernels = [variable for variable in model.trainable_variables if variable.name == "kernel"]
+    for index, kernel in enumerate(kernels):
+        height_width, channels = kernel.shape[:-2], kernel.shape[-1]
+        std = math.sqrt(2 / (math.prod(height_width) * channels)) if height_width else _CLASSIFIER_STD
+        kernel.assign(std * np.random.default_rng([seed, index]).standard_normal(kernel.shape, np.float32))
+
+
+# ---- helpers -----------------------------------------------------------------------------------------------------
+
+
+class _ClassifierTrainer(training.Trainer):
+    """Trains without clipping; `fixed` are further settings that a run is resumed with."""
+
+    def __init__(self, model, config, folder, settings, fixed, *, stop):
+        self._fixed = fixed
+        super().__init__(model, model, config, folder, settings, stop=stop)
+
+    def _fixed_settings(self):
+        return super()._fixed_settings() | self._fixed
+
+    def _compile(self, learning_rate):
+        optimizer = keras.optimizers.SGD(learning_rate, self.config.LEARNING_MOMENTUM)
+        self.model.compile(optimizer, jit_compile=False)
+        build_optimizer(self.model)  # else Keras would first run a batch, and of several devices' labels the average
+
+
+def _even_batches(count, most, devices):
+    """(steps, batch) to go through `count` pictures in batches of up to `most`, the last as full as can be."""
+    if not count:
+        return 0, most
+    steps = -(-count // most)
+    batch = -(-count // steps)
+    return steps, -(-batch // devices) * devices
