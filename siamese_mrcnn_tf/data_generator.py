@@ -222,6 +222,20 @@ def make_batch(samples, config):
     return dict(zip(INPUT_NAMES, values, strict=True))
 
 
+_process_maker = None  # of a worker process
+
+
+def start_process(maker):
+    """Give a worker process its maker of samples."""
+    global _process_maker
+    _process_maker = maker
+
+
+def make_in_process(number):
+    """Sample `number` of the maker of this worker process."""
+    return _process_maker(number)
+
+
 def siamese_data_generator(dataset, config, shuffle=True, augmentation=None, batch_size=1, *, seed=0):
     """Batches without end, as the original's function of that name: ([the eight inputs], []) by turns.
 

@@ -12,7 +12,7 @@ import threading
 
 import keras
 
-from .data_generator import make_batch
+from .data_generator import make_batch, make_in_process, start_process
 
 _AHEAD = 2  # batches begun before they are asked for
 
@@ -39,9 +39,9 @@ class SampleLoader:
         self._ahead = max(_AHEAD * self.batch_size, workers)
         self._pending, self._lock = {}, threading.Lock()
         if processes:
-            self._make = _make_in_process
+            self._make = make_in_process
             self._executor = concurrent.futures.ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), _start_process, (maker,)
+                workers, multiprocessing.get_context("spawn"), start_process, (maker,)
             )
         else:
             self._make = maker
@@ -107,15 +107,3 @@ class TrainingBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         """(dict of the model's inputs,) of one batch."""
         return (self.loader.batch(self.first_step + index),)
-
-
-_process_maker = None  # of a worker process
-
-
-def _start_process(maker):
-    global _process_maker
-    _process_maker = maker
-
-
-def _make_in_process(number):
-    return _process_maker(number)

@@ -34,6 +34,17 @@ def write_tree(root, *, subset="val", year="2017", num_images=4, first_id=10, se
     return content
 
 
+def load(root, *, subset="train", subsubset=None, val_images=2):
+    """A subset of a tree as an IndexedCocoDataset, ready for use."""
+    from siamese_mrcnn_tf.dataset import IndexedCocoDataset
+
+    dataset = IndexedCocoDataset()
+    dataset.load_coco(root, subset, subsubset=subsubset, val_images=val_images)
+    dataset.prepare()
+    dataset.build_indices()
+    return dataset
+
+
 def write_annotations(root, content, *, subset="val", year="2017"):
     """Write `content` as the annotation file of a subset; returns its path."""
     path = Path(root) / "annotations" / f"instances_{subset}{year}.json"

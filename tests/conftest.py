@@ -5,12 +5,31 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import coco_tree
 import numpy as np
 import pytest
 import seeded
 
 DATA = pathlib.Path(__file__).parent / "data"
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+# Settings that make TinyConfig smaller still: a step takes milliseconds, and most of a test is TensorFlow's start.
+# Channels stay multiples of 16, below which oneDNN's gradient of a strided 1x1 convolution writes past its memory.
+MICRO = {
+    "IMAGE_MIN_DIM": 64,
+    "IMAGE_MAX_DIM": 64,
+    "TARGET_MIN_DIM": 32,
+    "TARGET_MAX_DIM": 32,
+    "BACKBONE_STEM_WIDTH": 16,
+    "BACKBONE_WIDTHS": (16, 16, 32, 32),
+    "FPN_FEATUREMAPS": 16,
+    "RPN_CONV_CHANNELS": 16,
+    "FPN_CLASSIF_FC_LAYERS_SIZE": 16,
+    "MASK_HEAD_CHANNELS": 16,
+    "RPN_ANCHOR_SCALES": (8, 16, 24, 32, 48),
+    "POST_NMS_ROIS_TRAINING": 60,
+    "TRAIN_ROIS_PER_IMAGE": 12,
+}
 
 
 def set_seeded_weights(layers):
@@ -52,6 +71,28 @@ def tiny_weights(tiny_model, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.h5"
     tiny_model.save_weights(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def micro_config():
+    """TinyConfig made smaller, for runs: a batch of 2, epochs of 2 steps, 1 of validation."""
+    from siamese_mrcnn_tf import TinyConfig
+
+    return TinyConfig().replace(**MICRO, IMAGES_PER_GPU=2, STEPS_PER_EPOCH=2, VALIDATION_STEPS=1)
+
+
+@pytest.fixture(scope="session")
+def training_tree(tmp_path_factory):
+    """Folder of a COCO tree with 8 training pictures, 7 of them annotated."""
+    root = tmp_path_factory.mktemp("training") / "set"
+    coco_tree.write_tree(root, subset="train", num_images=8)
+    return root
+
+
+@pytest.fixture(scope="session")
+def training_parts(training_tree):
+    """(training data, validation data): 5 of the annotated pictures and the last 2."""
+    return coco_tree.load(training_tree, subsubset="train"), coco_tree.load(training_tree, subsubset="val")
 
 
 @pytest.fixture

@@ -185,10 +185,11 @@ def add_weights(commands):
 
 def add_model_arguments(parser, *, needs_model=True):
     """Options that choose configuration and weights."""
-    start = "" if needs_model else " Default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained"
+    start = "" if needs_model else " (default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained)"
     parser.add_argument("--model", required=needs_model, metavar="FILE|NAME", help=_WEIGHTS_HELP + start)
     add_config_arguments(parser, "the one that fits the weights" if needs_model else "small")
-    parser.add_argument("--min-confidence", type=float, metavar="P", help="least score of a detection (default 0.7)")
+    if needs_model:
+        parser.add_argument("--min-confidence", type=float, metavar="P", help="least score (default 0.7)")
     parser.add_argument(
         "--checkpoints", default="checkpoints", metavar="DIR", help="where known files are looked for and downloaded to"
     )
