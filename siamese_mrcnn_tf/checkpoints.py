@@ -99,15 +99,20 @@ class RunFolder:
             RuntimeError: weights that are not finite; nothing is saved then.
         """
         if self.writes:
+            _check_finite(model, self, state)
             self._save(model, state, f"resume_{state.epoch:04d}_{state.step:06d}.weights.h5")
 
     def save_epoch(self, model, state):
         """Save a state at the end of an epoch, its weights as a legacy file too, and the history.
 
         Epochs that are not to be kept are removed.
+
+        Raises:
+            RuntimeError: weights that are not finite; nothing is saved then.
         """
         if not self.writes:
             return
+        _check_finite(model, self, state)
         name = self._name.format(epoch=state.epoch)
         self._save_legacy(self._layers, self.path / f"{name}.h5")
         self._save(model, state, f"{name}.weights.h5")
@@ -132,7 +137,6 @@ class RunFolder:
         return self.weights_path(state) if state.weights else "none yet"
 
     def _save(self, model, state, name):
-        _check_finite(model, self, state)
         with files.atomic_path(self.path / name) as temporary:
             model.save_weights(temporary)
         state.weights = name

@@ -24,7 +24,8 @@ def prepare_backend(*, seed, devices=1):
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
         if devices == 1 and not _machines():  # operations side by side gain no time and hold more memory
-            tf.config.threading.set_inter_op_parallelism_threads(1)
+            with contextlib.suppress(RuntimeError):  # TensorFlow has begun: it keeps its threads
+                tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def device_scope(devices):

@@ -1,6 +1,6 @@
 """Training schedules: which layers train until which epoch, at which learning rate.
 
-The table of layer selections is the original's; "all" and the others hold for layers inside nested models too.
+The table of layer selections is the original's, and "no-bn"; all of them hold for layers inside nested models too.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ LAYER_SELECTIONS = {
     "rpn": r"(rpn_.*)|(fpn_.*)",
     **{f"{stage}+": _from_stage(stage) for stage in range(2, 6)},
     "all": ".*",
+    "no-bn": r"(?!bn|mrcnn_(class|mask)_bn).*",  # all but batch normalization, which then uses its moving statistics
 }
 
 
@@ -43,6 +44,8 @@ SCHEDULES = {
     "paper": (Stage(1, "heads", 0.02), Stage(120, "all", 0.02), Stage(160, "all", 0.002)),  # the category splits
     "paper-full": (Stage(1, "heads", 0.02), Stage(240, "all", 0.02), Stage(320, "all", 0.002)),  # all 80 classes
     "small": (Stage(1, "heads", 0.02), Stage(10, "all", 0.02), Stage(12, "all", 0.002)),  # to see that it learns
+    # from random weights: statistics of scenes and references mixed fit neither, until the rest adapts to them
+    "tiny": (Stage(6, "all", 0.02), Stage(10, "no-bn", 0.004)),
 }
 
 

@@ -193,7 +193,7 @@ class Trainer:
         steps = self.settings.validation_steps
         batches = TrainingBatches(val_loader, num_batches=steps)
         with _progress_bar("validation", steps, 0, self.settings.progress) as bar, _loader_errors(val_loader):
-            callback = _ValidationCallback(self, bar)
+            callback = _ValidationCallback(self, val_loader, bar)
             logs = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[callback])
         return {f"val_{name}": float(value) for name, value in logs.items()}
 
@@ -230,8 +230,12 @@ class _StepCallback(keras.callbacks.Callback):
         trainer, state = self._trainer, self._trainer.state
         state.step += 1
         self.logs = {name: float(value) for name, value in logs.items()}
-        if not all(map(math.isfinite, self.logs.values())):
-            raise RuntimeError(self._not_finite())
+        _check_finite(
+            self.logs,
+            f"epoch {state.epoch + 1}, step {state.step}",
+            lambda: self._loader.images(state.epoch * trainer.settings.steps_per_epoch + state.step - 1),
+            trainer,
+        )
         self._bar.set_postfix({name: f"{value:.3f}" for name, value in self.logs.items()}, refresh=False)
         self._bar.update()
         if trainer.stop.is_set():
@@ -239,25 +243,18 @@ class _StepCallback(keras.callbacks.Callback):
         if state.step % trainer.settings.save_every == 0 or state.step == trainer.settings.steps_per_epoch:
             trainer.save_now()
 
-    def _not_finite(self):
-        state, folder = self._trainer.state, self._trainer.folder
-        names = [name for name, value in self.logs.items() if not math.isfinite(value)]
-        step = state.epoch * self._trainer.settings.steps_per_epoch + state.step - 1
-        return (
-            f"epoch {state.epoch + 1}, step {state.step}: {', '.join(names)} is NaN or infinite, training stops. "
-            f"Images of this step: {', '.join(self._loader.images(step))}. "
-            f"The last good checkpoint: {folder.last_good(state)}"
-        )
-
 
 class _ValidationCallback(keras.callbacks.Callback):
-    """After each step of `evaluate`: show it, stop when asked to."""
+    """After each step of `evaluate`: check it, show it, stop when asked to."""
 
-    def __init__(self, trainer, bar):
+    def __init__(self, trainer, loader, bar):
         super().__init__()
-        self._trainer, self._bar = trainer, bar
+        self._trainer, self._loader, self._bar = trainer, loader, bar
 
     def on_test_batch_end(self, batch, logs=None):
+        where = f"validation of epoch {self._trainer.state.epoch + 1}, step {batch + 1}"
+        found = {f"val_{name}": float(value) for name, value in logs.items()}
+        _check_finite(found, where, lambda: self._loader.images(batch), self._trainer)
         self._bar.update()
         if self._trainer.stop.is_set():  # the epoch's last step is saved
             raise TrainingStopped(f"stopped in the validation of epoch {self._trainer.state.epoch + 1}")
@@ -375,11 +372,23 @@ def _progress_bar(text, total, done, shown):
     return tqdm(desc=text, total=total, initial=done, unit="step", mininterval=seconds, disable=not shown)
 
 
+def _check_finite(losses, where, images, trainer):
+    """Raise RuntimeError if a loss is NaN or infinite; `images` is a callable to the names of the step's images."""
+    names = [name for name, value in losses.items() if not math.isfinite(value)]
+    if names:
+        raise RuntimeError(
+            f"{where}: {', '.join(names)} is NaN or infinite, training stops. Images of this step: "
+            f"{', '.join(images())}. The last good checkpoint: {trainer.folder.last_good(trainer.state)}"
+        )
+
+
 @contextlib.contextmanager
 def _loader_errors(loader):
     """Context that raises a loader's own error in place of what the data pipeline makes of it."""
     try:
         yield
+    except TrainingStopped:
+        raise
     except Exception as error:
         if loader.failure is not None and error is not loader.failure:
             raise loader.failure from error

@@ -54,7 +54,7 @@ def test_help_does_not_start_tensorflow():
     assert all(command in finished.stdout for command in ("evaluate", "predict", "weights"))
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict", "weights"])
+@pytest.mark.parametrize("command", ["train", "check", "evaluate", "predict", "weights"])
 def test_each_command_has_help(coco, capsys, command):
     with pytest.raises(SystemExit) as stopped:
         coco.main([command, "--help"])
@@ -134,7 +134,9 @@ def bad_inputs(pictures, tree, weights):
     scene, crop = pictures / "scene.png", pictures / "crop.png"
     predict = ["predict", "--out", pictures / "out", "--model", weights, "--image"]
     evaluate = ["evaluate", "--out", pictures / "out", "--model", weights, "--dataset"]
+    train = ["train", "--logs", pictures / "out", "--config", "tiny", "--dataset"]
     (pictures / "broken.png").write_bytes(scene.read_bytes()[:300])
+    coco_tree.write_tree(pictures / "train", subset="train")
     (pictures / "config.json").write_text('{"BASE": "tiny", "IMAGE_MAX_DIMS": 128}')
     return {
         "missing image": ([*predict, pictures / "gone.png", "--reference", crop], "gone.png"),
@@ -166,6 +168,14 @@ def bad_inputs(pictures, tree, weights):
         "missing known file": (["weights", "imagenet-687", "--checkpoints", pictures], "github.com/bethgelab"),
         "missing weights": (["weights", pictures / "gone.h5"], "gone.h5"),
         "no weights at all": (["weights", crop], "crop.png"),
+        "nothing to train on": (["train", "--logs", pictures / "out"], "--dataset: expected the folder"),
+        "no training images": ([*train, tree], "instances_train2017.json"),
+        "unknown stages": ([*train, tree, "--stages", "papers"], "schedule 'papers'"),
+        "uneven batch": ([*train, tree, "--batch", 3, "--devices", 2], "--batch 3: cannot be shared evenly"),
+        "no weights to start from": ([*train, pictures / "train", "--model", pictures / "gone.h5"], "gone.h5"),
+        "no run to resume": (["train", "--resume", pictures / "nowhere"], "nowhere: no run to resume"),
+        "images that are not there": ([*evaluate, tree, "--images", 10, 11], "has no [11]"),
+        "no set to check": (["check", "--dataset", pictures / "nowhere", "--out", pictures / "out"], "nowhere"),
         "last without a run": (
             ["predict", "--model", "last", "--logs", pictures, "--image", scene, "--reference", crop],
             "no checkpoint",
@@ -191,6 +201,14 @@ MISTAKES = (
     "missing known file",
     "missing weights",
     "no weights at all",
+    "nothing to train on",
+    "no training images",
+    "unknown stages",
+    "uneven batch",
+    "no weights to start from",
+    "no run to resume",
+    "images that are not there",
+    "no set to check",
     "last without a run",
 )
 
@@ -248,3 +266,22 @@ def test_backbone_weights_cannot_detect(run, pictures, tiny_model, tmp_path):
     arguments = ("--image", pictures / "scene.png", "--reference", pictures / "crop.png", "--out", pictures / "out")
     code, _, errors = run("predict", "--model", tmp_path / "imagenet.h5", "--config", "tiny", *arguments)
     assert code == 2 and "cannot detect" in errors and "fpn_c5p5" in errors
+
+
+# ---- check -------------------------------------------------------------------------------------------------------
+def test_check_counts_and_draws(run, tree, tmp_path):
+    out = tmp_path / "pictures"
+    code, text, _ = run("check", "--dataset", tree, "--subset", "val", "--config", "tiny", "--out", out, "--samples", 2)
+    assert code == 0
+    assert "val2017: 3 images, 1 of them without annotations; 5 annotations, 1 of them crowds" in text
+    assert "2 training samples are drawn" in text
+    assert sorted(path.name for path in out.iterdir()) == ["sample_00.png", "sample_01.png"]
+
+
+def test_check_fails_on_broken_pictures(run, tree, tmp_path):
+    (tree / "val2017" / "000000000020.png").unlink()
+    checked = ("check", "--dataset", tree, "--subset", "val", "--config", "tiny", "--out", tmp_path, "--samples", 0)
+    code, text, _ = run(*checked)
+    assert code == 1
+    assert "000000000020.png" in text
+    assert run(*checked, "--skip-pictures")[0] == 0

@@ -27,8 +27,8 @@ _SPLIT_HELP = (
     "category split of the paper: 1 to 4 hold a quarter of the classes out, 0 trains on all of them (default 0)"
 )
 _STAGES_HELP = (
-    "schedule: paper (160 epochs), paper-full (320, for all 80 classes), small (12), or a JSON file, a list of "
-    '{"epochs": LAST, "layers": "heads", "learning_rate": 0.02} (default paper)'
+    "schedule: paper (160 epochs), paper-full (320, for all 80 classes), small (12), tiny (10, from random weights), "
+    'or a JSON file, a list of {"epochs": LAST, "layers": "heads", "learning_rate": 0.02} (default paper)'
 )
 _VAL_IMAGES_HELP = (
     "training images to set aside, the last by id, for validation each epoch (default 3000, the original's, but at "
@@ -228,9 +228,9 @@ def train(options):
     config = training_config(options)
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # of hours of work, what happens is of interest
     devices.prepare_backend(seed=options.seed, devices=options.devices)
+    datasets = training_datasets(options)
     with training.stopping_on_signals() as stop:
         model, trainer = open_trainer(options, config, stop, resume=folder is not None)
-        datasets = training_datasets(options)
         if devices.is_chief():
             save_run(options, config, model.log_dir)
         try:

@@ -1,0 +1,138 @@
+"""Seconds and memory of a training step, and samples a second that are made for it.
+
+    python benchmarks/train.py                                   # steps, small configuration, all layers
+    taskset -c 0 python benchmarks/train.py --samples DIR        # samples of a COCO-format folder, on one core
+
+Each kind of step runs in a process of its own, whose largest resident memory is given; the kinds take turns, and
+medians over all rounds are printed. Samples are counted in processor time, JPEG decoding, references and molding
+included.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from siamese_mrcnn_tf.config import CONFIGS
+
+SAMPLES_COUNTED = 60
+INSTANCES = 3  # of a generated training sample
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", choices=sorted(CONFIGS), default="small")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 2], help="images of a step (default 1 2)")
+    parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=3, help="turns of all kinds of step (default 3)")
+    parser.add_argument("--repeats", type=int, default=5, help="steps measured in each turn (default 5)")
+    parser.add_argument("--samples", metavar="DIR", help="measure samples of this folder instead")
+    parser.add_argument("--child", nargs=2, metavar=("BATCH", "PRECISION"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure_steps(options.config, int(options.child[0]), options.child[1], options.repeats)))
+    elif options.samples:
+        for name in ("small", "large"):
+            print(f"{name}: {measure_samples(name, options.samples):.1f} samples a second", flush=True)
+    else:
+        print_steps(options)
+
+
+def print_steps(options):
+    """Print the table of steps."""
+    kinds = list(itertools.product(options.batch, options.precision))
+    found = {kind: [] for kind in kinds}
+    for _, kind in itertools.product(range(options.rounds), kinds):
+        command = [sys.executable, __file__, "--config", options.config, "--repeats", str(options.repeats)]
+        finished = subprocess.run([*command, "--child", *map(str, kind)], stdout=subprocess.PIPE, check=True, text=True)
+        found[kind].append(json.loads(finished.stdout.splitlines()[-1]))
+    print("| configuration | batch | precision | s a step | peak GB |\n|---|---|---|---|---|")
+    for (batch, precision), turns in found.items():
+        seconds = statistics.median(itertools.chain.from_iterable(turn["seconds"] for turn in turns))
+        memory = statistics.median(turn["peak"] for turn in turns)
+        print(f"| {options.config} | {batch} | {precision} | {seconds:.2f} | {memory:.2f} |", flush=True)
+
+
+def measure_steps(name, batch_size, precision, repeats):
+    """{"seconds": of each step, "peak": largest resident memory in GB} of training all layers."""
+    from siamese_mrcnn_tf import devices, network, training, training_model
+
+    devices.prepare_backend(seed=0)
+    config = CONFIGS[name]().replace(IMAGES_PER_GPU=batch_size, PRECISION=precision)
+    layers = network.build_layers(config)
+    model = training_model.build_training_model(config, layers)
+    training.select_layers(layers.layers, "all")
+    training_model.compile_model(model, config, learning_rate=1e-6)
+    batch = generated_batch(config)
+    model.train_on_batch(batch)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        model.train_on_batch(batch)
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts in kB
+    return {"seconds": seconds, "peak": peak}
+
+
+def generated_batch(config):
+    """A batch of random pictures with a few boxes in each."""
+    from siamese_mrcnn_tf.boxes import pyramid_anchors
+    from siamese_mrcnn_tf.data_generator import Sample, build_rpn_targets, make_batch
+    from siamese_mrcnn_tf.image_meta import compose_image_meta
+
+    rng, side, target = np.random.default_rng(0), config.IMAGE_MAX_DIM, config.TARGET_MAX_DIM
+    anchors, samples = pyramid_anchors(config, config.IMAGE_SHAPE), []
+    for number in range(config.BATCH_SIZE):
+        corners = rng.integers(0, side // 2, (INSTANCES, 2))
+        boxes = np.concatenate([corners, corners + rng.integers(side // 8, side // 2, (INSTANCES, 2))], axis=1)
+        classes = np.ones(INSTANCES, np.int32)
+        match, deltas = build_rpn_targets(config.IMAGE_SHAPE, anchors, classes, boxes, config, rng=rng)
+        whole = (0, 0, side, side)
+        samples.append(
+            Sample(
+                image_id=number,
+                class_id=1,
+                references=[],
+                image=rng.integers(0, 256, config.IMAGE_SHAPE, np.uint8),
+                image_meta=compose_image_meta(number, config.IMAGE_SHAPE, config.IMAGE_SHAPE, whole, 1, [1, 1]),
+                targets=rng.integers(0, 256, (config.NUM_TARGETS, target, target, 3), np.uint8),
+                rpn_match=match,
+                rpn_bbox=deltas,
+                gt_class_ids=classes,
+                gt_boxes=boxes.astype(np.int32),
+                gt_masks=np.ones((*config.MINI_MASK_SHAPE, INSTANCES), bool),
+            )
+        )
+    return make_batch(samples, config)
+
+
+def measure_samples(name, folder):
+    """Samples of the folder's training images a second of processor time."""
+    from siamese_mrcnn_tf.data_generator import SampleMaker, make_batch
+    from siamese_mrcnn_tf.dataset import IndexedCocoDataset
+
+    dataset, config = IndexedCocoDataset(), CONFIGS[name]()
+    dataset.load_coco(folder, "train")
+    dataset.prepare()
+    dataset.build_indices()
+    maker = SampleMaker(dataset, config)
+    make_batch([maker(0)], config)
+    start = time.process_time()
+    for number in range(SAMPLES_COUNTED):
+        make_batch([maker(number)], config)
+    return SAMPLES_COUNTED / (time.process_time() - start)
+
+
+if __name__ == "__main__":
+    main()
