@@ -19,6 +19,7 @@ _HOMES = {
     "Dataset": "dataset",
     "IndexedCocoDataset": "dataset",
     "get_one_target": "dataset",
+    "siamese_data_generator": "data_generator",
     "display_instances": "visualize",
     "display_results": "visualize",
 }

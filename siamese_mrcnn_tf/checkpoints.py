@@ -1,5 +1,6 @@
 """The folder of a training run: what is needed to go on after a stop at any moment, and the epochs that are kept.
 
+    run.json, config.json               the command and the resolved configuration
     state.json                          where training stands, and which weights belong to that
     resume_{epoch:04d}_{step:06d}.weights.h5   these weights, in the middle of an epoch, with the optimizer's state
     siamese_mrcnn_{epoch:04d}.weights.h5  the same of a finished epoch
@@ -15,6 +16,7 @@ import dataclasses
 import io
 import logging
 import math
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from . import files, weights
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "state.json"
+STATE_FILE, RUN_FILE = "state.json", "run.json"
 _VALIDATED = "val_loss"
 
 
@@ -34,7 +36,7 @@ class RunState:
     Attributes:
         epoch: epochs that are finished.
         step: steps of the next one that are done.
-        stage: index of the schedule's stage that the weights' optimizer belongs to.
+        stage: the schedule's stage that the weights' optimizer belongs to, as a dict.
         metrics: name -> values of the metric's variables, within an epoch.
         history: for each finished epoch {"epoch", "learning_rate", "loss", ..., "val_loss", ...}.
         settings: what the samples of a run depend on; a run is resumed with the same.
@@ -43,7 +45,7 @@ class RunState:
 
     epoch: int = 0
     step: int = 0
-    stage: int = 0
+    stage: dict | None = None
     metrics: dict = dataclasses.field(default_factory=dict)
     history: list = dataclasses.field(default_factory=list)
     settings: dict = dataclasses.field(default_factory=dict)
@@ -148,7 +150,8 @@ class RunFolder:
         dropped = {row["epoch"] for row in state.history} - self.kept_epochs(state)
         stems = [self._name.format(epoch=epoch) for epoch in dropped]
         paths = [self.path / f"{stem}{suffix}" for stem in stems for suffix in (".h5", ".weights.h5")]
-        for path in [*paths, *self.path.glob("resume_*.weights.h5")]:
+        left_over = self.path.glob(".????????-*.h5")  # of a run that was killed while it saved
+        for path in [*paths, *left_over, *self.path.glob("resume_*.weights.h5")]:
             if path.name != state.weights:
                 path.unlink(missing_ok=True)
 
@@ -172,6 +175,43 @@ def best_epoch(history):
     """Number of the epoch with the lowest validation loss; None where none was validated."""
     validated = [row for row in history if math.isfinite(row.get(_VALIDATED, math.nan))]
     return min(validated, key=lambda row: row[_VALIDATED])["epoch"] if validated else None
+
+
+def save_command(path, program, arguments, config):
+    """Keep the command of a run and its resolved configuration in the run's folder.
+
+    Args:
+        path: the folder.
+        program: name of the program.
+        arguments: list of str, what the program was called with.
+        config: a Config.
+    """
+    command = shlex.join([program, *arguments])
+    files.write_json(Path(path) / RUN_FILE, {"command": command, "arguments": arguments}, indent=1)
+    files.write_json(Path(path) / "config.json", config.to_dict(), indent=1)
+
+
+def resumed_arguments(path, given):
+    """The arguments that a run was begun with, and after them those given now but for --resume.
+
+    Args:
+        path: folder of the run.
+        given: list of str.
+
+    Raises:
+        ValueError: no run was begun there.
+    """
+    content = files.read_json(resolve_run(path) / RUN_FILE)
+    if not isinstance(content, dict) or not isinstance(content.get("arguments"), list):
+        raise ValueError(f"{Path(path) / RUN_FILE}: expected an object with the key 'arguments'")
+    added, given = [], list(given)
+    while given:
+        argument = given.pop(0)
+        if argument == "--resume" and given and not given[0].startswith("-"):
+            given.pop(0)
+        elif argument.partition("=")[0] != "--resume":
+            added.append(argument)
+    return [*content["arguments"], *added]
 
 
 def refuse_run(path):

@@ -9,11 +9,15 @@ import dataclasses
 import enum
 import itertools
 import logging
+import multiprocessing
+import os
+import signal
+import threading
 
 import numpy as np
 
 from . import molding
-from .augmentation import fliplr
+from .augmentation import as_augmentation, fliplr
 from .boxes import box_refinement, compute_overlaps, extract_bboxes, pyramid_anchors
 from .dataset import NoReferenceError, cut_reference, draw_reference
 from .image_meta import compose_image_meta
@@ -83,6 +87,7 @@ class SampleMaker:
         seed: a number from 0 on.
         augmentation: as in the module of that name, applied to the resized scene and its masks; None leaves them.
         shuffle: False goes through the images in their order.
+        purpose: what the samples are for; said of the classes that cannot be used.
 
     Attributes:
         class_ids: the classes that are trained: active, with at least one instance that can be a reference.
@@ -92,12 +97,12 @@ class SampleMaker:
         ValueError: nothing to train on, or a negative seed.
     """
 
-    def __init__(self, dataset, config, *, seed=0, augmentation=None, shuffle=True):
+    def __init__(self, dataset, config, *, seed=0, augmentation=None, shuffle=True, purpose="training"):
         if seed < 0:
             raise ValueError(f"seed = {seed}: expected 0 or more")
         self.dataset, self.config, self.seed, self.augmentation = dataset, config, seed, augmentation
         self.shuffle = shuffle
-        self.class_ids = _usable_classes(dataset, config, seed)
+        self.class_ids = _usable_classes(dataset, config, seed, purpose)
         wanted = set(self.class_ids)
         present = [wanted.intersection(map(int, classes)) for classes in dataset.image_category_index]
         self.image_ids = np.flatnonzero([bool(classes) for classes in present])
@@ -152,7 +157,7 @@ class SampleMaker:
             references=references,
             image=scene,
             image_meta=meta,
-            targets=np.stack([cut_reference(dataset, config, *reference) for reference in references]),
+            targets=np.stack([_cut(dataset, config, reference) for reference in references]),
             rpn_match=rpn[0],
             rpn_bbox=rpn[1],
             gt_class_ids=gt_class_ids[chosen],
@@ -226,9 +231,16 @@ _process_maker = None  # of a worker process
 
 
 def start_process(maker):
-    """Give a worker process its maker of samples."""
+    """Give a worker process its maker of samples. The process leaves Ctrl-C to its parent, and ends when that does."""
     global _process_maker
     _process_maker = maker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run itself decides when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def make_in_process(number):
@@ -236,13 +248,33 @@ def make_in_process(number):
     return _process_maker(number)
 
 
-def siamese_data_generator(dataset, config, shuffle=True, augmentation=None, batch_size=1, *, seed=0):
+def siamese_data_generator(
+    dataset,
+    config,
+    shuffle=True,
+    augmentation=None,
+    random_rois=0,
+    batch_size=1,
+    detection_targets=False,
+    diverse=0,
+    *,
+    seed=0,
+):
     """Batches without end, as the original's function of that name: ([the eight inputs], []) by turns.
 
     Args:
-        dataset, config, seed, augmentation, shuffle: of `SampleMaker`.
+        dataset, config, seed, shuffle: of `SampleMaker`.
+        augmentation: see `augmentation.as_augmentation`; the original's default was to mirror half of the images.
         batch_size: samples of a batch.
+        random_rois, detection_targets, diverse: refused unless they are 0, what training always used.
+
+    Raises:
+        ValueError: one of these, or as `SampleMaker`.
     """
+    for name, value in {"random_rois": random_rois, "detection_targets": detection_targets, "diverse": diverse}.items():
+        if value:
+            raise ValueError(f"{name} = {value!r}: not supported here, expected {type(value)()!r}")
+    augmentation = as_augmentation(augmentation)
     maker = SampleMaker(dataset, config, seed=seed, augmentation=augmentation, shuffle=shuffle)
     for first in itertools.count(step=batch_size):
         samples = [maker(number) for number in range(first, first + batch_size)]
@@ -257,7 +289,7 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
         config: a Config.
         image_id: of the data set.
         augment: mirror the image with probability 0.5 (Matterport's older way to say it).
-        augmentation: as in the module of that name; it is given the resized image and masks.
+        augmentation: see `augmentation.as_augmentation`; it is given the resized image and masks.
         use_mini_mask: cut masks to their boxes and resize them to MINI_MASK_SHAPE.
         rng: numpy.random.Generator of all chance; None starts a fresh one.
 
@@ -275,6 +307,7 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     mask = molding.resize_mask(mask, scale, *rule)
     if augment:
         image, mask = fliplr()(image, mask, rng)
+    augmentation = as_augmentation(augmentation)
     if augmentation is not None:
         image, mask = augmentation(image, mask, rng)
     kept = mask.any(axis=(0, 1))
@@ -360,8 +393,8 @@ def _thin_out(match, value, most, rng):
         match[rng.choice(found, most, replace=False)] = value
 
 
-def _usable_classes(dataset, config, seed):
-    """Active classes with an instance that can be a reference; warns of the others."""
+def _usable_classes(dataset, config, seed, purpose):
+    """Active classes with an instance that can be a reference; tells of the others."""
     usable, unusable = [], []
     for class_id in map(int, dataset.ACTIVE_CLASSES):
         images = dataset.images_of(class_id)
@@ -379,12 +412,18 @@ def _usable_classes(dataset, config, seed):
         )
     if unusable:
         logger.warning(
-            "%s: %d classes have no instance that could be a reference and are not trained: %s",
-            dataset.set_name,
-            len(unusable),
-            ", ".join(unusable),
+            "%s, images of %s: %d of %d classes have no instance that could be a reference and are left out: %s",
+            *(dataset.set_name, purpose, len(unusable), len(unusable) + len(usable), ", ".join(unusable)),
         )
     return usable
+
+
+def _cut(dataset, config, reference):
+    """`dataset.cut_reference`; an error names the image that the reference is cut from."""
+    try:
+        return cut_reference(dataset, config, *reference)
+    except ValueError as error:
+        raise ValueError(f"reference from {dataset.image_reference(reference[0])}: {error}") from error
 
 
 def _load_instances(dataset, image_id, class_id):

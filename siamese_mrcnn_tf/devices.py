@@ -5,9 +5,12 @@ Called before anything else uses TensorFlow: `prepare_backend`, then `device_sco
 
 import contextlib
 import json
+import logging
 import os
 
 import keras
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_backend(*, seed, devices=1):
@@ -57,14 +60,25 @@ def device_scope(devices):
         raise ValueError(f"devices = {devices}: this machine has {len(gpus)} GPUs")
     if not gpus:
         _split_cpu(devices)
+        logger.warning("this machine has no GPU: its CPU is used as %d devices", devices)
     kind = "GPU" if gpus else "CPU"
     return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(devices)]).scope()
 
 
+def several_machines():
+    """Whether TF_CONFIG names more than this machine."""
+    return _machines() is not None
+
+
 def is_chief():
-    """Whether this process is the one that writes: all are but the further machines of TF_CONFIG."""
-    machines = _machines()
-    return not machines or (machines["type"], machines["index"]) in (("chief", 0), ("worker", 0))
+    """Whether this process is the one that writes: the chief of TF_CONFIG, its first worker where it has none."""
+    task = _machines()
+    return task is None or (task["type"], task["index"]) == (task["writer"], 0)
+
+
+def replicas_of(model):
+    """Devices that share a batch of this model."""
+    return model.distribute_strategy.num_replicas_in_sync if keras.backend.backend() == "tensorflow" else 1
 
 
 def strategy_scope(model):
@@ -98,17 +112,20 @@ def shaped_logs(logs):
 
 
 def _machines():
-    """The task of this machine where TF_CONFIG names several of them, else None: {"type", "index"}."""
+    """This machine's task where TF_CONFIG names several: {"type", "index", "writer": type of the one that writes}."""
     text = os.environ.get("TF_CONFIG")
     if not text:
         return None
     try:
         content = json.loads(text)
-        count = sum(len(addresses) for addresses in content["cluster"].values())
-        task = {"type": content["task"]["type"], "index": int(content["task"]["index"])}
+        cluster, task = content["cluster"], content["task"]
+        count = sum(len(addresses) for addresses in cluster.values())
+        found = {"type": task["type"], "index": int(task["index"])}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"TF_CONFIG = {text!r}: expected the JSON that tf.distribute describes ({error!r})") from error
-    return task if count > 1 else None
+    if not set(cluster) <= {"chief", "worker"} or found["type"] not in cluster:
+        raise ValueError(f"TF_CONFIG = {text!r}: expected a chief and workers, and this machine among them")
+    return found | {"writer": "chief" if "chief" in cluster else "worker"} if count > 1 else None
 
 
 def _split_cpu(devices):
@@ -118,4 +135,7 @@ def _split_cpu(devices):
     try:
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
     except RuntimeError as error:
-        raise ValueError(f"devices = {devices}: the CPU cannot be split any more ({error})") from error
+        raise ValueError(
+            f"devices = {devices}: this machine has no GPU, and TensorFlow has begun, so that its CPU cannot be split: "
+            "use 1 device (GPU_COUNT = 1), or start Python anew"
+        ) from error

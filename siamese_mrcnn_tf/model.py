@@ -18,6 +18,11 @@ from .schedules import Stage
 from .training_model import build_training_model, compile_model
 
 _log = logging.getLogger(__name__)
+_FREE_SETTINGS = (  # of a Config, those that a run may be resumed with another value of
+    *("NAME", "EXPERIMENT", "CHECKPOINT_DIR", "GPU_COUNT", "IMAGES_PER_GPU", "VALIDATION_STEPS", "PRECISION"),
+    *("LEARNING_RATE", "MOLD_TARGETS_AT_INFERENCE", "POST_NMS_ROIS_INFERENCE"),
+    *("DETECTION_MAX_INSTANCES", "DETECTION_MIN_CONFIDENCE", "DETECTION_NMS_THRESHOLD"),
+)
 _CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
 
 
@@ -105,7 +110,7 @@ class SiameseMaskRCNN:
         )
         self.epoch = max(self.epoch, epochs)
 
-    def trainer(self, *, seed=0, keep=3, save_every=250, stop=None, resume=False):
+    def trainer(self, *, seed=0, keep=3, save_every=250, stop=None, resume=False, fixed=None):
         """A training.Trainer of this model, which writes to `log_dir` and begins at `epoch`.
 
         Args:
@@ -114,6 +119,7 @@ class SiameseMaskRCNN:
             save_every: steps between checkpoints within an epoch.
             stop: threading.Event; once it is set, the run saves and stops.
             resume: go on where the run in `log_dir` stopped, with its weights.
+            fixed: see `training.TrainingSettings`.
 
         Raises:
             RuntimeError: not in training mode.
@@ -121,8 +127,13 @@ class SiameseMaskRCNN:
         """
         self._require("training")
         config, folder = self.config, RunFolder(self.log_dir, self._layers, keep=keep, writes=devices.is_chief())
+        settled = {name: value for name, value in config.to_dict().items() if name not in _FREE_SETTINGS}
         settings = training.TrainingSettings(
-            config.STEPS_PER_EPOCH, config.VALIDATION_STEPS, save_every=save_every, seed=seed
+            config.STEPS_PER_EPOCH,
+            config.VALIDATION_STEPS,
+            save_every=save_every,
+            seed=seed,
+            fixed=settled | (fixed or {}),
         )
         trainer = training.Trainer(self.keras_model, self._layers, config, folder, settings, stop=stop)
         if resume:

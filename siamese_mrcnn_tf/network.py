@@ -254,10 +254,9 @@ def build_parts(config, layers):
 def build_detector(config, layers):
     """The model that matches an encoded scene with an embedding and detects; see `PredictorParts`."""
     image, image_meta, anchors = _scene_inputs(config)
-    sizes = [tensor.shape[1:3] for tensor in pyramid_graph(image, layers).values()][-len(LEVELS) :]
-    channels = config.FPN_FEATUREMAPS
-    scene = [keras.Input((*size, channels), name=f"scene_{level}") for level, size in zip(LEVELS, sizes, strict=True)]
-    embedding = keras.Input((len(LEVELS), channels), name="target_embedding")
+    maps = pyramid_graph(image, layers)
+    scene = [keras.Input(maps[level].shape[1:], dtype=maps[level].dtype, name=f"scene_{level}") for level in LEVELS]
+    embedding = keras.Input((len(LEVELS), config.FPN_FEATUREMAPS), name="target_embedding")
     outputs = _model_outputs(detector_graph(scene, embedding, image_meta, anchors, config, layers))
     return keras.Model([*scene, embedding, image_meta, anchors], outputs, name="detector")
 

@@ -146,9 +146,9 @@ def pretrain(
         save_every=save_every,
         seed=recipe.seed,
         progress=progress,
+        fixed={"size": recipe.size, "classes": train.num_classes, "pictures": len(train)},
     )
-    fixed = {"batch": batch, "size": recipe.size, "classes": train.num_classes, "pictures": len(train)}
-    trainer = _ClassifierTrainer(classifier, config, folder, settings, fixed, stop=stop)
+    trainer = _ClassifierTrainer(classifier, classifier, config, folder, settings, stop=stop)
     if resume:
         trainer.resume()
     made_by = {"workers": workers, "processes": processes, "collate": imagenet.make_crop_batch}
@@ -251,14 +251,7 @@ def _set_initial_weights(model, seed):
 
 
 class _ClassifierTrainer(training.Trainer):
-    """Trains without clipping; `fixed` are further settings that a run is resumed with."""
-
-    def __init__(self, model, config, folder, settings, fixed, *, stop):
-        self._fixed = fixed
-        super().__init__(model, model, config, folder, settings, stop=stop)
-
-    def _fixed_settings(self):
-        return super()._fixed_settings() | self._fixed
+    """Trains without clipping."""
 
     def _compile(self, learning_rate):
         optimizer = keras.optimizers.SGD(learning_rate, self.config.LEARNING_MOMENTUM)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from .augmentation import as_augmentation
 from .checkpoints import RunState, best_epoch
 from .data_generator import SampleMaker
+from .devices import replicas_of
 from .schedules import LAYER_SELECTIONS, layer_pattern
 from .training_batches import SampleLoader, TrainingBatches
 from .training_model import build_optimizer, compile_model
@@ -44,6 +45,7 @@ class TrainingSettings:
         save_every: steps between checkpoints within an epoch.
         seed: of samples and rois; kept with the run.
         progress: show a progress bar.
+        fixed: further settings by name that a run can be resumed with only if they are the same.
     """
 
     steps_per_epoch: int
@@ -51,6 +53,7 @@ class TrainingSettings:
     save_every: int = 250
     seed: int = 0
     progress: bool = True
+    fixed: dict = dataclasses.field(default_factory=dict)
 
 
 class Trainer:
@@ -86,7 +89,10 @@ class Trainer:
                 "go on from there (load_latest_checkpoint()), or choose another folder or EXPERIMENT"
             )
         self.state.epoch = epoch
-        self.state.history = [] if before is None else before.history
+        if before is not None:
+            self.state.history = before.history
+            for name, mine, theirs in self._differences(before):
+                logger.warning("%s: %s = %r, before it was %r", self.folder.path, name, mine, theirs)
 
     def resume(self):
         """Take up the run of the folder.
@@ -97,14 +103,13 @@ class Trainer:
         state = self.folder.load_state()
         if state is None or state.weights is None:
             raise ValueError(f"{self.folder.path}: no run to resume there")
-        mine = self._fixed_settings()
-        for name, value in mine.items():
-            if state.settings.get(name) != value:
-                raise ValueError(
-                    f"{self.folder.path}: {name} = {value!r}, but the run was begun with {state.settings.get(name)!r}; "
-                    "with another the samples would be others"
-                )
+        for name, mine, theirs in self._differences(state):
+            raise ValueError(
+                f"{self.folder.path}: {name} = {mine!r}, but the run was begun with {theirs!r}: it goes on with that"
+            )
         self.state = state
+        if state.history and self.folder.writes:
+            self.folder.write_history(state)  # a kill may have come before it
 
     def run(self, stages, loader, val_loader=None):
         """Train to the end of a schedule.
@@ -116,8 +121,9 @@ class Trainer:
         Raises:
             TrainingStopped: `stop` was set; the message says where.
             RuntimeError: a sample could not be made, or a loss is NaN; names images, step and the last checkpoint.
-            ValueError: no layer matches a stage's selection.
+            ValueError: no layer matches a stage's selection, or devices cannot share a batch evenly.
         """
+        self._check(stages)
         with _board(self.folder) as board:
             restore = self.state.weights is not None
             for index, stage in enumerate(stages):
@@ -125,22 +131,35 @@ class Trainer:
                     continue
                 self._begin_stage(index, stage, restore=restore)
                 restore = False
+                if self.state.weights is None:  # a kill in the first steps, too, leaves something to go on from
+                    self.save_now()
                 while self.state.epoch < stage.epochs:
                     self._run_epoch(stage, stages[-1].epochs, loader, val_loader, board)
 
+    def _check(self, stages):
+        """Find now what would stop the run after days."""
+        for stage in stages:
+            matching_layers(self.layers.layers, stage.layers)
+        replicas = replicas_of(self.model)
+        if self.config.BATCH_SIZE % replicas:
+            raise ValueError(f"a batch of {self.config.BATCH_SIZE} cannot be shared evenly by {replicas} devices")
+
     def _fixed_settings(self):
-        return {
-            "seed": self.settings.seed,
-            "steps_per_epoch": self.settings.steps_per_epoch,
-            "batch_size": self.config.BATCH_SIZE,
-        }
+        counts = {"steps_per_epoch": self.settings.steps_per_epoch, "batch_size": self.config.BATCH_SIZE}
+        return {"seed": self.settings.seed, **counts, **self.settings.fixed}
+
+    def _differences(self, state):
+        """[(name, value here, value in the state)] of the settings that are not as when the run was begun."""
+        mine = self._fixed_settings()
+        return [(name, mine[name], state.settings.get(name)) for name in mine if mine[name] != state.settings.get(name)]
 
     def _begin_stage(self, index, stage, *, restore):
         """Choose what trains and compile; with `restore` take the weights of the state.
 
         The optimizer's state is taken too, unless the checkpoint is of the stage before: momentum starts anew then.
         """
-        goes_on = restore and self.state.stage == index
+        begun = {"index": index, "layers": stage.layers, "learning_rate": stage.learning_rate}
+        goes_on = restore and self.state.stage == begun
         if restore and not goes_on:  # before there is an optimizer: that of another stage does not fit
             self.model.load_weights(self.folder.weights_path(self.state))
         names = select_layers(self.layers.layers, stage.layers)
@@ -149,10 +168,10 @@ class Trainer:
             *(stage.epochs, stage.layers, stage.learning_rate, len(names), abridged(names)),
         )
         self._compile(stage.learning_rate)
+        build_optimizer(self.model)
         if goes_on:
-            build_optimizer(self.model)
             self.model.load_weights(self.folder.weights_path(self.state))
-        self.state.stage = index
+        self.state.stage = begun
 
     def _compile(self, learning_rate):
         """Give the model a new optimizer."""
@@ -171,11 +190,11 @@ class Trainer:
         row = {"epoch": state.epoch + 1, "learning_rate": stage.learning_rate, **logs}
         state.history.append(row)
         state.epoch, state.step, state.metrics = state.epoch + 1, 0, {}
-        self.folder.save_epoch(self.model, state)
         if board is not None:
             for name in row.keys() - {"epoch"}:
                 board.add_scalar(name, row[name], row["epoch"])
             board.flush()
+        self.folder.save_epoch(self.model, state)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
         logger.info("epoch %d/%d: %s (best: %s)", row["epoch"], epochs, shown, best_epoch(state.history) or "-")
 
@@ -185,8 +204,13 @@ class Trainer:
         batches = TrainingBatches(loader, first_step=first_step + state.step, num_batches=steps - state.step)
         with _progress_bar(f"epoch {state.epoch + 1}/{epochs}", steps, state.step, self.settings.progress) as bar:
             callback = _StepCallback(self, loader, bar)
-            with _loader_errors(loader):
-                self.model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
+            try:
+                with _loader_errors(loader):
+                    self.model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
+            except RuntimeError as error:
+                if error is loader.failure and self.stop.is_set() and callback.logs:
+                    self.stop_now()  # the signal has ended the processes that make samples, too
+                raise
         return callback.logs
 
     def _validate(self, val_loader):
@@ -283,7 +307,7 @@ def train_on_dataset(
         loader, val_loader = stack.enter_context(SampleLoader(maker, config, **made_by)), None
         if val_dataset is not None and trainer.settings.validation_steps:
             val_loader = stack.enter_context(
-                SampleLoader(SampleMaker(val_dataset, config, seed=seed), config, **made_by)
+                SampleLoader(SampleMaker(val_dataset, config, seed=seed, purpose="validation"), config, **made_by)
             )
         trainer.run(stages, loader, val_loader)
 
@@ -304,12 +328,20 @@ def select_layers(layers, selection):
     Raises:
         ValueError: no layer matches, or the selection is no regular expression.
     """
-    pattern, names = layer_pattern(selection), []
+    names = matching_layers(layers, selection)
     for layer in _leaves(layers):
-        if layer.weights:
-            layer.trainable = bool(pattern.fullmatch(layer.name))
-            if layer.trainable:
-                names.append(layer.name)
+        if isinstance(layer, keras.Model):
+            layer.trainable = True  # a frozen model would freeze what is inside
+        elif layer.weights:
+            layer.trainable = layer.name in names
+    return names
+
+
+def matching_layers(layers, selection):
+    """Names of the layers with weights that a selection names; arguments and errors as `select_layers`."""
+    pattern = layer_pattern(selection)
+    leaves = [layer for layer in _leaves(layers) if layer.weights and not isinstance(layer, keras.Model)]
+    names = [layer.name for layer in leaves if pattern.fullmatch(layer.name)]
     if not names:
         known = ", ".join(LAYER_SELECTIONS)
         raise ValueError(f"layers {selection!r}: no layer of that name; expected one of {known}, or an expression")
@@ -327,12 +359,11 @@ def abridged(names):
 
 
 def _leaves(layers):
+    """Layers, and what is inside those that are models after each of them."""
     for layer in layers:
+        yield layer
         if isinstance(layer, keras.Model):
-            layer.trainable = True  # a frozen model would freeze what is inside
             yield from _leaves(layer.layers)
-        else:
-            yield layer
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ Batch n of a run holds the samples n * batch_size to (n + 1) * batch_size - 1, w
 import concurrent.futures
 import multiprocessing
 import threading
+from concurrent.futures.process import BrokenProcessPool
 
 import keras
 
 from .data_generator import make_batch, make_in_process, start_process
 
 _AHEAD = 2  # batches begun before they are asked for
+_BEHIND = 2  # batches kept: Keras reads the first two of an epoch twice
 
 
 class SampleLoader:
@@ -61,23 +63,30 @@ class SampleLoader:
         Raises:
             RuntimeError: a sample could not be made; names the image.
         """
-        numbers = self.numbers(step)
+        try:
+            futures = self._futures(self.numbers(step))
+            return self.collate([future.result() for future in futures], self.config)
+        except RuntimeError as error:
+            if isinstance(error, BrokenProcessPool):
+                error = RuntimeError(f"a process that makes samples died, perhaps for lack of memory ({error})")
+            self.failure = self.failure or error
+            raise self.failure from None
+
+    def _futures(self, numbers):
+        """Those of the samples of a batch; the next are begun, those long past are let go."""
         with self._lock:
-            for number in [number for number in self._pending if number < numbers.start]:
+            oldest = numbers.start - _BEHIND * self.batch_size
+            for number in [number for number in self._pending if number < oldest]:
                 self._pending.pop(number).cancel()
             for number in range(numbers.start, numbers.stop + self._ahead):
                 if number not in self._pending:
                     self._pending[number] = self._executor.submit(self._make, number)
-            futures = [self._pending[number] for number in numbers]
-        try:
-            return self.collate([future.result() for future in futures], self.config)
-        except RuntimeError as error:
-            self.failure = self.failure or error
-            raise
+            return [self._pending[number] for number in numbers]
 
     def close(self):
-        """Stop the workers; what they have begun is dropped."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Stop the workers, which finish the sample in hand; what they make is dropped."""
+        # waiting, because Python's own end would stumble over processes that are just ending
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self):
         return self

@@ -354,6 +354,42 @@ def test_samples_of_other_types_are_refused(iaa):
         augment(image, masks[1:], _rng())
 
 
+# what users give
+
+
+def test_names_none_and_callables_stand_for_augmentations():
+    assert augmentation.as_augmentation(None) is None and augmentation.as_augmentation("none") is None
+    image, masks = _sample()
+    named, native = augmentation.as_augmentation("fliplr"), augmentation.fliplr()
+    flipped = [named(image, masks, _rng(seed))[0] for seed in range(8)]
+    np.testing.assert_array_equal(flipped, [native(image, masks, _rng(seed))[0] for seed in range(8)])
+    assert 0 < sum(np.array_equal(picture, image) for picture in flipped) < 8
+    assert augmentation.as_augmentation(augmentation.flip_left_right) is augmentation.flip_left_right
+
+
+def test_an_augmenter_of_imgaug_stands_for_an_augmentation(iaa):
+    image, masks = _sample()
+    flip = augmentation.as_augmentation(iaa.Sequential([iaa.Fliplr(1.0)]))
+    expected = augmentation.flip_left_right(image, masks)
+    for found, values in zip(flip(image, masks, _rng()), expected, strict=True):
+        np.testing.assert_array_equal(found, values)
+
+    class Mine(iaa.Fliplr):
+        """Of a module that is not imgaug's."""
+
+    np.testing.assert_array_equal(augmentation.as_augmentation(Mine(1.0))(image, masks, _rng())[1], expected[1])
+    with pytest.raises(ValueError, match="Affine|Crop"):
+        augmentation.as_augmentation(iaa.CropToFixedSize(10, 10))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("flip", "'flip'"), (0.5, "augmentation 0.5: expected a name, an imgaug")]
+)
+def test_what_is_no_augmentation_is_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        augmentation.as_augmentation(value)
+
+
 # imgaug: importing it
 
 

@@ -1,9 +1,15 @@
 """The facade: the surface that code written for the original uses."""
 
+import collections
+import csv
+import pathlib
+
+import conftest
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import SiameseMaskRCNN, TinyConfig, boxes
+from siamese_mrcnn_tf import IndexedCocoDataset, SiameseMaskRCNN, TinyConfig, augmentation, boxes, training, weights
+from siamese_mrcnn_tf.data_generator import SampleMaker, make_batch
 from siamese_mrcnn_tf.model import shift_detections
 
 
@@ -107,3 +113,154 @@ def test_set_trainable_reaches_into_nested_models(tmp_path):
     assert {weight.path.split("/")[-2][:4] for weight in model.keras_model.trainable_weights} == {"res5"}
     model.set_trainable(".*")
     assert layers.resnet_model.trainable_weights
+
+
+# ---- training ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_training_as_in_the_notebook_of_the_original(training_tree, micro_config, tmp_path):
+    """One call of `train` for each entry of a schedule, then another session that goes on from its last checkpoint."""
+    parts = []
+    for part in ("train", "val"):
+        dataset = IndexedCocoDataset()
+        dataset.load_coco(str(training_tree), "train", year="2017", subsubset=part, auto_download=False, val_images=2)
+        dataset.prepare()
+        dataset.build_indices()
+        dataset.ACTIVE_CLASSES = np.array([1, 3])
+        parts.append(dataset)
+    assert [dataset.num_images for dataset in parts] == [5, 2]
+    schedule = collections.OrderedDict()
+    schedule[1] = {"learning_rate": 0.02, "layers": "heads"}
+    schedule[2] = {"learning_rate": 0.01, "layers": "3+"}
+
+    model = SiameseMaskRCNN(mode="training", model_dir=str(tmp_path), config=micro_config)
+    assert not list(tmp_path.iterdir())
+    for epochs, parameters in schedule.items():
+        model.train(*parts, learning_rate=parameters["learning_rate"], epochs=epochs, layers=parameters["layers"])
+        assert model.epoch == epochs
+    first = history_of(model)
+    assert [(row["epoch"], row["learning_rate"]) for row in first] == [(1, 0.02), (2, 0.01)]
+    assert all(row["val_loss"] > 0 for row in first)
+
+    later = SiameseMaskRCNN(mode="training", model_dir=str(tmp_path), config=micro_config)
+    assert later.epoch == 0
+    with pytest.raises(ValueError, match=r"holds a run of 2 epochs.*load_latest_checkpoint\(\)"):
+        later.train(*parts, 0.02, 1, "heads")
+    report = later.load_latest_checkpoint(training_schedule=schedule)
+    assert later.epoch == 2 and not report.missing
+    for variable, expected in zip(later.keras_model.variables, model.keras_model.variables, strict=True):
+        if "seed" not in variable.path:
+            np.testing.assert_array_equal(variable.numpy(), expected.numpy(), err_msg=variable.path)
+    later.train(parts[0], None, learning_rate=0.002, epochs=3, layers=r"rpn_.*")
+    assert later.epoch == 3 and later.find_last().endswith("siamese_mrcnn_0003.h5")
+    last = history_of(later)
+    assert last[:2] == first and last[2]["epoch"] == 3 and last[2]["learning_rate"] == 0.002
+
+
+def history_of(model):
+    with open(pathlib.Path(model.log_dir) / "history.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def training_model(micro_config, tmp_path_factory):
+    model = SiameseMaskRCNN("training", micro_config, tmp_path_factory.mktemp("training"))
+    conftest.set_seeded_weights(model.keras_model.layers)
+    return model
+
+
+@pytest.fixture
+def loaders(monkeypatch):
+    """What the calls of `train` would train with: [(trainer, stages, loader, validation loader, first batch)]."""
+    seen = []
+
+    def record(trainer, stages, loader, val_loader=None):
+        seen.append((trainer, stages, loader, val_loader, loader.batch(0)))
+
+    monkeypatch.setattr(training.Trainer, "run", record)
+    return seen
+
+
+def test_train_by_position_takes_what_the_original_takes(training_model, training_parts, loaders):
+    training_model.train(*training_parts, 0.02, 3, "4+", "fliplr")
+    (trainer, stages, loader, val_loader, _) = loaders[0]
+    assert [(stage.epochs, stage.layers, stage.learning_rate) for stage in stages] == [(3, "4+", 0.02)]
+    assert loader.maker.dataset is training_parts[0] and val_loader.maker.dataset is training_parts[1]
+    assert loader.maker.augmentation is not None and val_loader.maker.augmentation is None
+    assert (trainer.settings.steps_per_epoch, trainer.settings.validation_steps) == (2, 1)
+    assert trainer.folder.path == pathlib.Path(training_model.log_dir)
+    training_model.epoch = 0
+
+
+def test_an_augmenter_of_imgaug_changes_the_training_samples(training_model, training_parts, micro_config, loaders):
+    try:
+        iaa = augmentation.import_imgaug().augmenters
+    except ImportError as error:
+        pytest.skip(str(error))
+    for augmenter in (None, iaa.Fliplr(1.0)):
+        training_model.train(*training_parts, learning_rate=0.1, epochs=1, layers="all", augmentation=augmenter)
+        training_model.epoch = 0
+    plain, flipped = (seen[-1] for seen in loaders)
+    np.testing.assert_array_equal(flipped["input_image"], plain["input_image"][:, :, ::-1])
+    assert not np.array_equal(flipped["input_image"], plain["input_image"])
+    side = micro_config.IMAGE_MAX_DIM
+    boxes_of = plain["input_gt_boxes"][0]
+    mirrored = np.stack([boxes_of[:, 0], side - boxes_of[:, 3], boxes_of[:, 2], side - boxes_of[:, 1]], axis=1)
+    found = (boxes_of != 0).any(axis=1)
+    assert found.any()
+    np.testing.assert_array_equal(flipped["input_gt_boxes"][0][found], mirrored[found])
+
+
+def test_a_bad_augmentation_is_refused_before_training(training_model, training_parts, loaders):
+    with pytest.raises(ValueError, match="augmentation 3: expected a name, an imgaug augmenter or a callable"):
+        training_model.train(*training_parts, 0.02, 1, "all", augmentation=3)
+    assert not loaders and training_model.epoch == 0
+
+
+def test_modes_are_told_apart(training_model, training_parts, tiny_model, scene, crop):
+    with pytest.raises(RuntimeError, match="mode = 'training': build SiameseMaskRCNN with mode='inference' for this"):
+        training_model.detect([[crop]], [scene])
+    with pytest.raises(RuntimeError, match="mode='inference'"):
+        training_model.run_graph([[crop]], [scene], ["ROI"])
+    for call in (
+        lambda: tiny_model.train(*training_parts, 0.02, 1, "all"),
+        lambda: tiny_model.compile(0.02, 0.9),
+        tiny_model.trainer,
+    ):
+        with pytest.raises(RuntimeError, match="mode = 'inference': build SiameseMaskRCNN with mode='training'"):
+            call()
+
+
+def test_imagenet_weights_fill_the_backbone_of_a_training_model(training_model, tmp_path):
+    class Backbone:
+        layers = [training_model._layers.resnet_model]
+
+    weights.save_weights(Backbone, tmp_path / "backbone.h5")
+    before = {variable.path: variable.numpy() for variable in training_model.keras_model.variables}
+    for variable in Backbone.layers[0].variables:
+        variable.assign(np.full(variable.shape, 0.5))
+    training_model.epoch = 5
+    report = training_model.load_imagenet_weights("imagenet-1k", weights_path=str(tmp_path / "backbone.h5"))
+    assert training_model.epoch == 0
+    assert report.loaded and not any("mrcnn" in name or "fpn" in name for name in report.loaded)
+    assert any("fpn_c5p5" in name for name in report.missing)
+    for variable in training_model.keras_model.variables:
+        np.testing.assert_array_equal(variable.numpy(), before[variable.path], err_msg=variable.path)
+
+
+@pytest.mark.slow
+def test_compile_and_steps_by_hand(training_model, training_parts, micro_config):
+    maker = SampleMaker(training_parts[0], micro_config)
+    inputs = make_batch([maker(0), maker(1)], micro_config)
+    training_model.set_trainable("mrcnn_class_logits|rpn_class_raw")
+    training_model.compile(learning_rate=0.01, momentum=0.5)
+    optimizer = training_model.keras_model.optimizer
+    assert float(optimizer.momentum) == 0.5 and float(optimizer.learning_rate.numpy()) == pytest.approx(0.01)
+    assert optimizer.global_clipnorm == micro_config.GRADIENT_CLIP_NORM
+    first = float(training_model.keras_model.train_on_batch(list(inputs.values()), return_dict=True)["loss"])
+    training_model.keras_model.reset_metrics()
+    for _ in range(5):
+        training_model.keras_model.reset_metrics()
+        last = training_model.keras_model.train_on_batch(list(inputs.values()), return_dict=True)
+    assert float(last["loss"]) < first

@@ -9,7 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
 
-from siamese_mrcnn_tf.config import CONFIGS, load_config, parse_settings  # noqa: E402  (light: --help stays fast)
+from siamese_mrcnn_tf.arguments import at_least  # noqa: E402
+from siamese_mrcnn_tf.config import CONFIGS, Config, load_config, parse_settings  # noqa: E402  (light: --help stays fast)
 
 _WEIGHTS_HELP = (
     "a legacy .h5 file, a known file by name such as small_siamese_mrcnn_0160, 'last' (the last checkpoint of --config "
@@ -48,8 +49,8 @@ _TRAIN_NOTES = (
     "TF_CONFIG on each, as for tf.distribute.MultiWorkerMirroredStrategy, and run the same command with --logs on a "
     "file system that they share; --batch is over all of them."
 )
-_RUN_FILE = "run.json"
 _PAPER_BATCH = 12
+_BACKBONE_SETTINGS = ("BACKBONE", "BACKBONE_BLOCKS", "BACKBONE_STEM_WIDTH", "BACKBONE_WIDTHS", "BACKBONE_BOTTLENECK")
 
 
 def main(arguments=None):
@@ -103,10 +104,14 @@ def add_train(commands):
     parser.add_argument("--resume", nargs="?", const="", metavar="DIR", help=_RESUME_HELP)
     parser.add_argument("--save-every", type=at_least(1), default=250, metavar="N", help="steps (default 250)")
     parser.add_argument("--keep", type=at_least(1), default=3, metavar="N", help=_KEEP_HELP)
-    parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16 (PRECISION=bfloat16)")
-    parser.add_argument("--devices", type=at_least(1), default=1, metavar="N", help=_DEVICES_HELP)
+    parser.add_argument(
+        "--mixed-precision", action=argparse.BooleanOptionalAction, help="compute in bfloat16 (PRECISION=bfloat16)"
+    )
+    parser.add_argument("--devices", type=at_least(1), metavar="N", help=_DEVICES_HELP)
     parser.add_argument("--workers", type=at_least(1), default=2, metavar="N", help="makers of samples (default 2)")
-    parser.add_argument("--processes", action="store_true", help="make samples in processes instead of threads")
+    parser.add_argument(
+        "--processes", action=argparse.BooleanOptionalAction, help="make samples in processes instead of threads"
+    )
     add_model_arguments(parser, needs_model=False)
 
 
@@ -220,6 +225,7 @@ def add_common_arguments(parser):
 def train(options):
     """Start a run, or go on with one."""
     from siamese_mrcnn_tf import devices, training
+    from siamese_mrcnn_tf.checkpoints import save_command
     from siamese_mrcnn_tf.schedules import load_schedule, shortened
 
     options, folder = resumed_options(options)
@@ -227,12 +233,12 @@ def train(options):
     stages = stages if options.epochs is None else shortened(stages, options.epochs)
     config = training_config(options)
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # of hours of work, what happens is of interest
-    devices.prepare_backend(seed=options.seed, devices=options.devices)
+    devices.prepare_backend(seed=options.seed, devices=config.GPU_COUNT)
     datasets = training_datasets(options)
     with training.stopping_on_signals() as stop:
-        model, trainer = open_trainer(options, config, stop, resume=folder is not None)
+        model, trainer = open_trainer(options, config, stop, folder)
         if devices.is_chief():
-            save_run(options, config, model.log_dir)
+            save_command(model.log_dir, "coco.py", options.arguments, config)
         try:
             training.train_on_dataset(
                 trainer,
@@ -243,60 +249,74 @@ def train(options):
                 processes=options.processes,
             )
         except training.TrainingStopped as reason:
-            print(f"{reason}. To go on: {sys.argv[0]} train --resume {model.log_dir}", file=sys.stderr)
+            command = shlex.join([sys.executable, sys.argv[0], "train", "--resume", model.log_dir])
+            print(f"{reason}. To go on: {command}", file=sys.stderr)
             return 130
     print(f"trained to epoch {trainer.state.epoch}. Weights and losses are in {model.log_dir}")
 
 
 def resumed_options(options):
     """(the options of the run to resume, with those given now; its folder or None)."""
-    from siamese_mrcnn_tf.checkpoints import resolve_run
-    from siamese_mrcnn_tf.files import read_json
+    from siamese_mrcnn_tf.checkpoints import resumed_arguments
     from siamese_mrcnn_tf.model import log_dir_of
 
     if options.resume is None:
         return options, None
-    folder = resolve_run(options.resume or log_dir_of(training_config(options), options.logs))
-    saved = read_json(folder / _RUN_FILE)["arguments"]
-    options = build_parser().parse_args([*saved, *options.arguments[1:]])
-    options.arguments = saved
+    if options.model is not None:
+        raise ValueError(f"--model {options.model}: a run that is resumed goes on with its own weights")
+    folder = Path(options.resume or log_dir_of(training_config(options), options.logs))
+    arguments = resumed_arguments(folder, options.arguments[1:])
+    options = build_parser().parse_args(arguments)
+    options.arguments = arguments
     return options, folder
 
 
 def training_config(options):
     """The configuration that the options of `train` name."""
+    config = load_config(options.config or "small").replace(**parse_settings(options.set))
     settings = {"GPU_COUNT": options.devices, "NUM_TARGETS": options.shots, "STEPS_PER_EPOCH": options.steps}
     settings["VALIDATION_STEPS"] = options.val_steps
-    settings = {name: value for name, value in settings.items() if value is not None} | parse_settings(options.set)
-    batch = options.batch or (_PAPER_BATCH if "IMAGES_PER_GPU" not in settings else None)
-    if batch:
-        if batch % options.devices:
-            raise ValueError(f"--batch {batch}: cannot be shared evenly by {options.devices} devices")
-        settings["IMAGES_PER_GPU"] = batch // options.devices
-    if options.mixed_precision:
-        settings["PRECISION"] = "bfloat16"
-    config = load_config(options.config or "small").replace(**settings)
+    config = config.replace(**{name: value for name, value in settings.items() if value is not None})
+    is_batch_set = config.IMAGES_PER_GPU != Config.IMAGES_PER_GPU or "IMAGES_PER_GPU" in parse_settings(options.set)
+    batch = options.batch or (config.BATCH_SIZE if is_batch_set else _PAPER_BATCH)
+    if batch % config.GPU_COUNT:
+        raise ValueError(f"--batch {batch}: cannot be shared evenly by {config.GPU_COUNT} devices")
+    config = config.replace(IMAGES_PER_GPU=batch // config.GPU_COUNT)
+    if options.mixed_precision is not None:
+        config = config.replace(PRECISION="bfloat16" if options.mixed_precision else "float32")
     config.validate()
     return config
 
 
-def open_trainer(options, config, stop, *, resume):
-    """(model, trainer) with the weights to start from, or those of the run to resume."""
+def open_trainer(options, config, stop, folder):
+    """(model, trainer) with the weights to start from, or those of the run to resume in `folder`."""
     from siamese_mrcnn_tf.checkpoints import refuse_run
     from siamese_mrcnn_tf.known_weights import find_weights
     from siamese_mrcnn_tf.model import SiameseMaskRCNN, log_dir_of
 
-    default = "untrained" if options.config == "tiny" else "imagenet-687" if options.split else "imagenet-1k"
+    is_paper_backbone = all(getattr(config, name) == getattr(Config, name) for name in _BACKBONE_SETTINGS)
+    default = ("imagenet-687" if options.split else "imagenet-1k") if is_paper_backbone else "untrained"
     name = options.model or default
-    if name != "last" and not resume:
+    path = None
+    if folder is None and name != "last":
         refuse_run(log_dir_of(config, options.logs))
+        path = find_weights(name, options.checkpoints) if name != "untrained" else None
     model = SiameseMaskRCNN("training", config, options.logs, seed=options.seed)
-    if name == "last" and not resume:
+    if folder is not None:
+        model.log_dir = str(folder)  # it may have been moved since
+    elif name == "last":
         model.load_latest_checkpoint()
-    elif name != "untrained" and not resume:
-        model.load_weights(find_weights(name, options.checkpoints))
-    kept = {"seed": options.seed, "keep": options.keep, "save_every": options.save_every}
-    return model, model.trainer(**kept, stop=stop, resume=resume)
+    elif path is not None:
+        model.load_weights(path)
+    data = ("year", "images", "split", "val_images", "augment")
+    return model, model.trainer(
+        seed=options.seed,
+        keep=options.keep,
+        save_every=options.save_every,
+        stop=stop,
+        resume=folder is not None,
+        fixed={name: getattr(options, name) for name in data},
+    )
 
 
 def training_datasets(options):
@@ -320,16 +340,6 @@ def open_dataset(options, subset, *, split=0, **chosen):
     dataset.build_indices()
     dataset.ACTIVE_CLASSES, _ = split_classes(dataset.num_classes - 1, split)
     return dataset, coco
-
-
-def save_run(options, config, log_dir):
-    """Keep configuration and command beside what the run makes."""
-    from siamese_mrcnn_tf.files import write_json
-
-    folder = Path(log_dir)
-    command = shlex.join(["coco.py", *options.arguments])
-    write_json(folder / _RUN_FILE, {"command": command, "arguments": options.arguments}, indent=1)
-    write_json(folder / "config.json", config.to_dict(), indent=1)
 
 
 def check(options):
@@ -364,17 +374,18 @@ def evaluate(options):
     predictor = open_predictor(config, path)
     area = "box" if paper else "mask"
     outcome = run_protocol(
-        predictor, dataset, coco, shots=options.shots, seed=options.seed, limit=options.limit, area=area
+        predictor, dataset, coco, shots=options.shots, seed=options.seed, runs=1, limit=options.limit, area=area
     )
-    write_json(out / "results.json", outcome.results)
-    write_json(out / "references.json", outcome.references)
+    write_json(out / "results.json", outcome.records.results(0))
+    write_json(out / "references.json", outcome.records.references(0))
     write_json(out / "config.json", predictor.config.to_dict(), indent=1)
-    write_json(out / "scores.json", {name: scores.stats for name, scores in outcome.scores.items()}, indent=1)
-    for name, scores in outcome.scores.items():
-        print(f"\n{name}: {scores.num_images} images, {outcome.num_queries} queries, {scores.num_results} detections")
+    write_json(out / "scores.json", outcome.scores.mean, indent=1)
+    queries = outcome.scores.num_queries
+    for name, scores in outcome.scores.runs[0].items():
+        print(f"\n{name}: {scores.num_images} images, {queries} queries, {scores.num_results} detections")
         print(scores.table())
-    per_query = outcome.seconds / outcome.num_queries
-    print(f"\n{outcome.seconds:.1f} s in the network, {per_query:.2f} s a query. Results are in {out}")
+    seconds = outcome.scores.seconds
+    print(f"\n{seconds:.1f} s for the images, {seconds / queries:.2f} s a query. Results are in {out}")
 
 
 def predict(options):
@@ -435,17 +446,6 @@ def open_predictor(config, path):
     if path is None:
         print("untrained weights: what they find means nothing, this only shows that everything runs", file=sys.stderr)
     return SiamesePredictor(config, weights=path)
-
-
-def at_least(bound):
-    """Argument type: a whole number from `bound` on."""
-
-    def number(text):
-        if not text.isdecimal() or int(text) < bound:
-            raise argparse.ArgumentTypeError(f"expected a whole number of {bound} or more, got {text!r}")
-        return int(text)
-
-    return number
 
 
 if __name__ == "__main__":

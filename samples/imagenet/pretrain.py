@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
 
+from siamese_mrcnn_tf.arguments import above_zero, at_least  # noqa: E402
 from siamese_mrcnn_tf.config import CONFIGS, load_config  # noqa: E402  (light: --help stays fast)
 from siamese_mrcnn_tf.imagenet_classes import CLASS_SETS  # noqa: E402
 
@@ -29,7 +30,6 @@ _RESUME_HELP = (
 )
 _KEEP_HELP = "epochs whose weights are kept, beside the best by validation loss (default 3)"
 _DEVICES_HELP = "GPUs of this machine, or parts of its CPU where it has none (default 1)"
-_RUN_FILE = "run.json"
 
 
 def main(arguments=None):
@@ -60,7 +60,9 @@ def build_parser():
     parser.add_argument("--out", metavar="DIR", help="folder of the run (default logs/imagenet_687)")
     parser.add_argument("--resume", nargs="?", const="", metavar="DIR", help=_RESUME_HELP)
     parser.add_argument("--config", default="small", metavar="NAME|FILE", help=_CONFIG_HELP)
-    parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16 (PRECISION=bfloat16)")
+    parser.add_argument(
+        "--mixed-precision", action=argparse.BooleanOptionalAction, help="compute in bfloat16 (PRECISION=bfloat16)"
+    )
     parser.add_argument("--batch", type=at_least(1), default=256, metavar="N", help=_BATCH_HELP)
     parser.add_argument("--epochs", type=at_least(1), default=90, metavar="N", help="default 90")
     parser.add_argument("--steps", type=at_least(1), metavar="N", help="of an epoch (default: once through train/)")
@@ -71,7 +73,9 @@ def build_parser():
     parser.add_argument("--keep", type=at_least(1), default=3, metavar="N", help=_KEEP_HELP)
     parser.add_argument("--devices", type=at_least(1), default=1, metavar="N", help=_DEVICES_HELP)
     parser.add_argument("--workers", type=at_least(1), default=2, metavar="N", help="makers of samples (default 2)")
-    parser.add_argument("--processes", action="store_true", help="make samples in processes instead of threads")
+    parser.add_argument(
+        "--processes", action=argparse.BooleanOptionalAction, help="make samples in processes instead of threads"
+    )
     parser.add_argument("--verbose", action="store_true", help="say more")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -80,7 +84,10 @@ def build_parser():
 def train(options):
     """Start a run, or go on with one; returns the exit code."""
     from siamese_mrcnn_tf import devices, pretraining, training
+    from siamese_mrcnn_tf.checkpoints import save_command
 
+    if devices.several_machines():
+        raise ValueError("TF_CONFIG names several machines: pre-training runs on one, with --devices of it")
     options, folder = chosen_run(options)
     pictures = find_pictures(options)
     config = chosen_config(options)
@@ -91,8 +98,7 @@ def train(options):
     devices.prepare_backend(seed=options.seed, devices=options.devices)
     with devices.device_scope(options.devices), training.stopping_on_signals() as stop:
         classifier = pretraining.build_classifier(config, options.classes, seed=options.seed)
-        if options.resume is None:
-            save_run(options, config, folder)
+        save_command(folder, "pretrain.py", options.arguments, config)
         try:
             path, history = pretraining.pretrain(
                 classifier,
@@ -108,7 +114,10 @@ def train(options):
                 stop=stop,
             )
         except training.TrainingStopped as reason:
-            print(f"{reason}. To go on: {shlex.join([sys.argv[0], '--resume', str(folder)])}", file=sys.stderr)
+            print(
+                f"{reason}. To go on: {shlex.join([sys.executable, sys.argv[0], '--resume', str(folder)])}",
+                file=sys.stderr,
+            )
             return 130
     right = f", {history[-1]['val_top1']:.1%} of the validation pictures right" if pictures[1] else ""
     print(f"trained to epoch {len(history)}{right}. The backbone is in {path}, for coco.py train --model {path}")
@@ -117,18 +126,15 @@ def train(options):
 
 def chosen_run(options):
     """(the options, with those of the run to resume; the folder of the run)."""
-    from siamese_mrcnn_tf.checkpoints import STATE_FILE, resolve_run
-    from siamese_mrcnn_tf.files import read_json
+    from siamese_mrcnn_tf.checkpoints import refuse_run, resumed_arguments
 
     folder = Path(options.resume or options.out or f"logs/{CLASS_SETS[options.classes]}")
     if options.resume is None:
-        if (folder / STATE_FILE).exists():
-            raise ValueError(f"{folder}: holds a run already; go on with it (--resume), or choose another --out")
+        refuse_run(folder)
         return options, folder
-    saved = read_json(resolve_run(folder) / _RUN_FILE)["arguments"]
-    given = options.arguments
-    options = build_parser().parse_args([*saved, *given])
-    options.arguments = saved
+    arguments = resumed_arguments(folder, options.arguments)
+    options = build_parser().parse_args(arguments)
+    options.arguments, options.resume = arguments, str(folder)
     return options, folder
 
 
@@ -149,37 +155,6 @@ def chosen_config(options):
     """The configuration whose backbone is trained."""
     config = load_config(options.config)
     return config.replace(PRECISION="bfloat16") if options.mixed_precision else config
-
-
-def save_run(options, config, folder):
-    """Keep configuration and command beside what the run makes."""
-    from siamese_mrcnn_tf.files import write_json
-
-    command = shlex.join(["pretrain.py", *options.arguments])
-    write_json(folder / _RUN_FILE, {"command": command, "arguments": options.arguments}, indent=1)
-    write_json(folder / "config.json", config.to_dict(), indent=1)
-
-
-def at_least(bound):
-    """Argument type: a whole number from `bound` on."""
-
-    def number(text):
-        if not text.isdecimal() or int(text) < bound:
-            raise argparse.ArgumentTypeError(f"expected a whole number of {bound} or more, got {text!r}")
-        return int(text)
-
-    return number
-
-
-def above_zero(text):
-    """Argument type: a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return number
 
 
 if __name__ == "__main__":

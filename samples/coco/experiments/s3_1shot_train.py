@@ -1,0 +1,26 @@
+r"""Split 3, one reference, the 60 trained categories.
+
+Command:
+
+    python samples/coco/experiments/s3_1shot_train.py --dataset data/coco
+
+which stands for
+
+    python samples/coco/coco.py evaluate --model large_siamese_mrcnn_coco_i3_0160 --split 3 \
+        --categories train --shots 1 --runs 5 --protocol paper --out results/s3_1shot_train --dataset data/coco
+
+Weights: large_siamese_mrcnn_coco_i3_0160.h5, an asset of github.com/bethgelab/siamese-mask-rcnn/releases.
+Data: COCO 2017, its validation images.
+Published AP50: 37.5 ± 0.22 detection, 34.9 ± 0.20 segmentation (mean of the four splits: 37.6 ± 0.16, 34.9 ± 0.08).
+"""
+
+import sys
+
+from experiment import arguments_of, run
+
+ARGUMENTS = arguments_of(
+    "s3_1shot_train", model="large_siamese_mrcnn_coco_i3_0160", split=3, categories="train", shots=1
+)
+
+if __name__ == "__main__":
+    sys.exit(run(ARGUMENTS))

@@ -1,0 +1,315 @@
+"""The folder of a run: what is kept, what is removed, and that a state always finds its weights."""
+
+import csv
+import json
+import types
+
+import keras
+import numpy as np
+import pytest
+
+from siamese_mrcnn_tf import TinyConfig, checkpoints, files
+from siamese_mrcnn_tf.checkpoints import RunFolder, RunState, best_epoch, resolve_run
+
+
+@pytest.fixture
+def model():
+    """One weight and an optimizer with momentum."""
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(inputs))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def save_legacy(layers, path):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"legacy of {layers.name}")
+
+
+@pytest.fixture
+def open_folder(tmp_path):
+    """Opens the run folder with settings."""
+
+    def open_it(keep=2, **options):
+        layers = types.SimpleNamespace(name="layers")
+        return RunFolder(tmp_path / "run", layers, keep=keep, **{"save_legacy": save_legacy, **options})
+
+    return open_it
+
+
+def finish_epochs(folder, model, val_losses, state=None):
+    """Save an epoch for each validation loss; None: not validated."""
+    state = state or RunState()
+    for loss in val_losses:
+        row = {"epoch": state.epoch + 1, "learning_rate": 0.1, "loss": 1.5}
+        state.history.append(row if loss is None else row | {"val_loss": loss})
+        state.epoch, state.step = state.epoch + 1, 0
+        folder.save_epoch(model, state)
+    return state
+
+
+def names_in(folder):
+    return {path.name for path in folder.path.iterdir()}
+
+
+def names_of(*epochs):
+    kept = {f"siamese_mrcnn_{epoch:04d}{suffix}" for epoch in epochs for suffix in (".h5", ".weights.h5")}
+    return kept | {"state.json", "history.csv"}
+
+
+@pytest.mark.parametrize(
+    ("keep", "val_losses", "kept"),
+    [
+        (1, [3.0], {1}),
+        (1, [3.0, 2.0, 4.0, 5.0], {2, 4}),
+        (2, [1.0, 2.0, 3.0, 4.0], {1, 3, 4}),
+        (2, [4.0, 3.0, 2.0, 1.0], {3, 4}),
+        (2, [None, None, None], {2, 3}),
+        (1, [float("nan"), 2.0, float("inf"), None], {2, 4}),
+        (9, [1.0, 2.0], {1, 2}),
+    ],
+)
+def test_the_last_epochs_and_the_best_are_kept(open_folder, model, keep, val_losses, kept):
+    folder = open_folder(keep)
+    writable = [loss if loss is None or np.isfinite(loss) else None for loss in val_losses]
+    state = finish_epochs(folder, model, writable)
+    assert names_in(folder) == names_of(*kept)
+    assert folder.kept_epochs(state) == kept
+
+
+def test_the_best_epoch():
+    rows = [{"epoch": epoch, "val_loss": loss} for epoch, loss in enumerate((2.0, float("nan"), 1.0, 1.0), start=1)]
+    assert best_epoch(rows) == 3
+    assert best_epoch([*rows, {"epoch": 5, "val_loss": float("-inf")}]) == 3
+    assert best_epoch([{"epoch": 1}]) is None and best_epoch([]) is None
+
+
+def test_keep_is_checked(open_folder):
+    with pytest.raises(ValueError, match="keep = 0: expected 1 or more epochs"):
+        open_folder(0)
+
+
+def test_checkpoints_within_an_epoch_replace_each_other(open_folder, model):
+    folder, state = open_folder(), RunState(settings={"seed": 3})
+    for step in (2, 4):
+        state.step = step
+        folder.save_within_epoch(model, state)
+        assert state.weights == f"resume_0000_{step:06d}.weights.h5"
+        assert names_in(folder) == {"state.json", state.weights}
+    assert folder.load_state() == state
+    finish_epochs(folder, model, [1.0], state)
+    assert names_in(folder) == names_of(1)
+    state.step = 2
+    folder.save_within_epoch(model, state)
+    assert names_in(folder) == names_of(1) | {"resume_0001_000002.weights.h5"}
+
+
+def test_the_command_is_kept_and_options_given_now_are_added(open_folder, model):
+    folder = open_folder()
+    begun = ["train", "--logs", "a b", "--seed", "3"]
+    checkpoints.save_command(folder.path, "coco.py", begun, TinyConfig())
+    assert json.loads((folder.path / "run.json").read_text())["command"] == "coco.py train --logs 'a b' --seed 3"
+    assert json.loads((folder.path / "config.json").read_text()) == json.loads(json.dumps(TinyConfig().to_dict()))
+    finish_epochs(folder, model, [1.0])
+    for given in (["--resume"], ["--resume", "run"], ["--resume=run"]):
+        assert checkpoints.resumed_arguments(folder.path, [*given, "--epochs", "5"]) == [*begun, "--epochs", "5"]
+        assert checkpoints.resumed_arguments(folder.path, ["--keep", "1", *given]) == [*begun, "--keep", "1"]
+    (folder.path / "run.json").write_text('{"arguments": "train"}')
+    with pytest.raises(ValueError, match=r"run\.json: expected an object with the key 'arguments'"):
+        checkpoints.resumed_arguments(folder.path, [])
+
+
+def test_what_a_killed_write_left_is_removed(open_folder, model):
+    folder = open_folder()
+    folder.path.mkdir()
+    (folder.path / ".0a1b2c3d-siamese_mrcnn_0001.weights.h5").write_text("half of it")
+    finish_epochs(folder, model, [1.0])
+    assert names_in(folder) == names_of(1)
+
+
+def test_only_what_the_run_wrote_is_removed(open_folder, model):
+    folder = open_folder(keep=1)
+    folder.path.mkdir()
+    foreign = {"siamese_mrcnn_0001.h5", "siamese_mrcnn_0160.h5", "best.h5", "notes.txt", "siamese_mrcnn_0002.h5.bak"}
+    for name in foreign:
+        (folder.path / name).write_text("mine")
+    state = RunState(epoch=1)  # begun from the first epoch of another run: it is not in the history
+    finish_epochs(folder, model, [3.0, 2.0, 1.0], state)
+    assert names_in(folder) == names_of(4) | foreign
+    assert all((folder.path / name).read_text() == "mine" for name in foreign)
+
+
+def test_the_weights_come_back_with_the_optimizer(open_folder, model):
+    folder, state = open_folder(), RunState()
+    weight, momentum = model.trainable_variables[0], model.optimizer.momentums[0]
+    weight.assign([[2.5]])
+    momentum.assign([[-0.5]])
+    folder.save_within_epoch(model, state)
+    weight.assign([[0.0]])
+    momentum.assign([[0.0]])
+    model.load_weights(folder.weights_path(folder.load_state()))
+    assert float(weight.numpy()[0, 0]) == 2.5 and float(momentum.numpy()[0, 0]) == -0.5
+
+
+def test_other_names_of_finished_epochs(open_folder, model):
+    folder = open_folder(keep=1, name="imagenet_{epoch:04d}")
+    finish_epochs(folder, model, [1.0, 2.0])
+    assert {name for name in names_in(folder) if name.startswith("imagenet")} == {
+        *("imagenet_0001.h5", "imagenet_0001.weights.h5", "imagenet_0002.h5", "imagenet_0002.weights.h5")
+    }
+
+
+def test_a_machine_that_does_not_write(open_folder, model):
+    folder = open_folder(writes=False)
+    state = finish_epochs(folder, model, [1.0])
+    folder.save_within_epoch(model, state)
+    assert not folder.path.exists() and state.weights is None
+
+
+# ---- stops at any moment -----------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    pass
+
+
+WRITES = ("save_legacy", "atomic_path", "save_weights", "write_json", "clean_up", "write_text")
+
+
+@pytest.mark.parametrize("stopped_in", WRITES)
+@pytest.mark.parametrize("finishes", [False, True], ids=["within", "end"])
+def test_a_state_finds_its_weights_after_a_stop_at_any_moment(
+    open_folder, model, monkeypatch, tmp_path, stopped_in, finishes
+):
+    folder = open_folder(keep=1)
+    before = finish_epochs(folder, model, [1.0, 2.0])
+    before.step = 2
+    folder.save_within_epoch(model, before)
+    before = folder.load_state()
+
+    def stop(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if stopped_in == "save_legacy":
+            folder = open_folder(keep=1, save_legacy=stop)
+        elif stopped_in == "save_weights":
+            patch.setattr(model, "save_weights", stop)
+        elif stopped_in == "clean_up":
+            patch.setattr(RunFolder, "_clean_up", stop)
+        else:
+            patch.setattr(files, stopped_in, stop)
+        state = folder.load_state()
+        state.step = 4
+        try:
+            if finishes:
+                finish_epochs(folder, model, [0.5], state)
+            else:
+                folder.save_within_epoch(model, state)
+            reached = "the end"
+        except Killed:
+            reached = stopped_in
+    if (stopped_in, finishes) != ("save_legacy", False):  # no legacy file then
+        assert reached == stopped_in
+    folder = open_folder(keep=1)
+    found = folder.load_state()  # which looks for the weights
+    model.load_weights(folder.weights_path(found))
+    if reached == "clean_up":
+        assert (found.epoch, found.step) == ((3, 0) if finishes else (2, 4))
+    elif reached != "the end":
+        assert found == before
+    assert not [name for name in names_in(folder) if name.startswith(".")]  # no temporary files
+    state = finish_epochs(folder, model, [0.25], folder.load_state())
+    assert names_in(folder) == names_of(state.epoch, best_epoch(state.history))  # a later run cleans up
+
+
+@pytest.mark.parametrize("finishes", [False, True], ids=["within", "end"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(open_folder, model, value, finishes):
+    folder = open_folder()
+    state = finish_epochs(folder, model, [1.0])
+    good = (folder.path / state.weights).read_bytes()
+    model.trainable_variables[0].assign([[value]])
+    state.step = 3
+    message = (
+        r"epoch 2, step 3: 1 weights hold NaN or infinity, the first is .*kernel.*checkpoint: .*_0001\.weights\.h5"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        folder.save_epoch(model, state) if finishes else folder.save_within_epoch(model, state)
+    assert names_in(folder) == names_of(1)
+    assert (folder.path / folder.load_state().weights).read_bytes() == good
+
+
+def test_refused_before_anything_was_saved(open_folder, model):
+    model.trainable_variables[0].assign([[np.nan]])
+    with pytest.raises(RuntimeError, match="the last good checkpoint: none yet"):
+        open_folder().save_within_epoch(model, RunState())
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"state\.json: not JSON at line 1"),
+        (
+            "[]",
+            r"state\.json: expected an object with the keys epoch, history, metrics, settings, stage, step, weights",
+        ),
+        ('{"epoch": 3}', r"state\.json: expected an object with the keys epoch, history"),
+    ],
+)
+def test_broken_states_are_named(open_folder, text, message):
+    folder = open_folder()
+    assert folder.load_state() is None
+    folder.path.mkdir()
+    (folder.path / "state.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        folder.load_state()
+
+
+def test_missing_weights_are_named(open_folder, model):
+    folder = open_folder()
+    state = finish_epochs(folder, model, [1.0])
+    (folder.path / state.weights).unlink()
+    with pytest.raises(ValueError, match=r"siamese_mrcnn_0001\.weights\.h5: no such file, though state\.json names it"):
+        folder.load_state()
+
+
+def test_a_state_cannot_name_weights_elsewhere(open_folder, model):
+    folder = open_folder()
+    finish_epochs(folder, model, [1.0])
+    content = json.loads((folder.path / "state.json").read_text())
+    (folder.path / "state.json").write_text(json.dumps(content | {"weights": "../other.weights.h5"}))
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        folder.load_state()
+
+
+def test_history(open_folder, model):
+    folder = open_folder()
+    finish_epochs(folder, model, [None, 2.5, 0.1 + 0.2])
+    with open(folder.path / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", "learning_rate", "loss", "val_loss"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["val_loss"] for row in rows] == ["", "2.5", "0.30000000000000004"]  # in full
+    assert {row["loss"] for row in rows} == {"1.5"}
+
+
+def test_folders_without_and_with_a_run(open_folder, model, tmp_path):
+    folder = open_folder()
+    with pytest.raises(ValueError, match=r"run: no run to resume there, it has no (run|state)\.json"):
+        resolve_run(folder.path)
+    checkpoints.refuse_run(folder.path)
+    checkpoints.save_command(folder.path, "coco.py", ["train", "--seed", "3"], TinyConfig())
+    with pytest.raises(ValueError, match=r"run: no run to resume there, it has no state\.json"):
+        resolve_run(folder.path)
+    finish_epochs(folder, model, [1.0])
+    assert resolve_run(str(folder.path)) == folder.path
+    with pytest.raises(ValueError, match="run: holds a run already; go on with it"):
+        checkpoints.refuse_run(folder.path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file is a file"):
+        RunFolder(tmp_path / "file" / "run", None, keep=1)
