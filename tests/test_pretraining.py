@@ -21,7 +21,7 @@ from siamese_mrcnn_tf.schedules import Stage
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "imagenet" / "pretrain.py"
 CONFIG = pretraining_config(
-    TinyConfig().replace(BACKBONE_STEM_WIDTH=8, BACKBONE_WIDTHS=(8, 8, 16, 16), FPN_FEATUREMAPS=8), batch=6
+    TinyConfig().replace(BACKBONE_STEM_WIDTH=16, BACKBONE_WIDTHS=(16, 16, 32, 32), FPN_FEATUREMAPS=8), batch=6
 )
 RECIPE = Recipe(epochs=2, steps_per_epoch=3, learning_rate=1.0, size=32)
 
@@ -200,7 +200,7 @@ class StopAfter(threading.Event):
 
 devices.prepare_backend(seed=0)
 tree, out = sys.argv[1:]
-small = {"BACKBONE_STEM_WIDTH": 8, "BACKBONE_WIDTHS": (8, 8, 16, 16)}
+small = {"BACKBONE_STEM_WIDTH": 16, "BACKBONE_WIDTHS": (16, 16, 32, 32)}
 config = pretraining.pretraining_config(TinyConfig().replace(**small), batch=6)
 recipe = pretraining.Recipe(epochs=2, steps_per_epoch=3, learning_rate=1.0, size=32)
 pictures = [imagenet.find_pictures(tree, subset, 687, partial=True) for subset in ("train", "val")]
