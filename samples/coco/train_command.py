@@ -1,0 +1,170 @@
+"""`coco.py train`."""
+
+import argparse
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+from command_options import SPLIT_HELP, add_dataset_arguments, add_model_arguments, open_dataset
+
+from siamese_mrcnn_tf.arguments import at_least
+from siamese_mrcnn_tf.config import Config, load_config, parse_settings
+
+_STAGES_HELP = (
+    "schedule: paper (160 epochs), paper-full (320, for all 80 classes), small (12), tiny (10, from random weights), "
+    'or a JSON file, a list of {"epochs": LAST, "layers": "heads", "learning_rate": 0.02} (default paper)'
+)
+_VAL_IMAGES_HELP = (
+    "training images to set aside, the last by id, for validation each epoch (default 3000, the original's, but at "
+    "most a tenth); 0: no validation"
+)
+_RESUME_HELP = (
+    "go on with the run in this folder (default: that of --config under --logs) from its last checkpoint, with its "
+    "options; those given here are added"
+)
+_KEEP_HELP = "epochs whose weights are kept, beside the best by validation loss (default 3)"
+_DEVICES_HELP = "GPUs of this machine, or parts of its CPU where it has none (default 1)"
+_TRAIN_NOTES = (
+    "Batch, devices and learning rate: --batch counts the images of a step over all devices, each takes an equal part. "
+    "Losses are averaged on each device and then over devices, as in the original, and the gradient is clipped after "
+    "that; so the learning rates of a schedule belong to its batch (12 in the paper's), however many devices share it, "
+    "and want to be scaled in proportion to another batch (put them in a schedule FILE). Several machines: set "
+    "TF_CONFIG on each, as for tf.distribute.MultiWorkerMirroredStrategy, and run the same command with --logs on a "
+    "file system that they share; --batch is over all of them."
+)
+_PAPER_BATCH = 12
+_BACKBONE_SETTINGS = ("BACKBONE", "BACKBONE_BLOCKS", "BACKBONE_STEM_WIDTH", "BACKBONE_WIDTHS", "BACKBONE_BOTTLENECK")
+
+
+def add_train(commands):
+    text = "Train a model on a COCO-format data set, by the paper's schedule."
+    parser = commands.add_parser("train", help=text, description=text, epilog=_TRAIN_NOTES)
+    parser.set_defaults(command=train)
+    add_dataset_arguments(parser)
+    parser.add_argument("--split", type=int, choices=range(5), default=0, help=SPLIT_HELP)
+    parser.add_argument("--shots", type=at_least(1), metavar="K", help="references of a query (default 1)")
+    parser.add_argument("--stages", default="paper", metavar="NAME|FILE", help=_STAGES_HELP)
+    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="stop after epoch N of the schedule")
+    parser.add_argument("--steps", type=at_least(1), metavar="N", help="steps of an epoch (default 1000)")
+    parser.add_argument(
+        "--batch", type=at_least(1), metavar="N", help="images of a step, over all devices (default 12, the paper's)"
+    )
+    parser.add_argument("--val-images", type=at_least(0), metavar="N", help=_VAL_IMAGES_HELP)
+    parser.add_argument("--val-steps", type=at_least(0), metavar="N", help="validation batches an epoch (default 50)")
+    parser.add_argument("--augment", choices=("none", "fliplr"), default="none", help="default none, as in the paper")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, samples and rois (default 0)")
+    parser.add_argument("--resume", nargs="?", const="", metavar="DIR", help=_RESUME_HELP)
+    parser.add_argument("--save-every", type=at_least(1), default=250, metavar="N", help="steps (default 250)")
+    parser.add_argument("--keep", type=at_least(1), default=3, metavar="N", help=_KEEP_HELP)
+    parser.add_argument(
+        "--mixed-precision", action=argparse.BooleanOptionalAction, help="compute in bfloat16 (PRECISION=bfloat16)"
+    )
+    parser.add_argument("--devices", type=at_least(1), metavar="N", help=_DEVICES_HELP)
+    parser.add_argument("--workers", type=at_least(1), default=2, metavar="N", help="makers of samples (default 2)")
+    parser.add_argument(
+        "--processes", action=argparse.BooleanOptionalAction, help="make samples in processes instead of threads"
+    )
+    add_model_arguments(parser, needs_model=False)
+
+
+def train(options):
+    """Start a run, or go on with one."""
+    from siamese_mrcnn_tf import devices, training
+    from siamese_mrcnn_tf.checkpoints import save_command
+    from siamese_mrcnn_tf.schedules import load_schedule, shortened
+
+    options, folder = resumed_options(options)
+    stages = load_schedule(options.stages)
+    stages = stages if options.epochs is None else shortened(stages, options.epochs)
+    config = training_config(options)
+    logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # of hours of work, what happens is of interest
+    devices.prepare_backend(seed=options.seed, devices=config.GPU_COUNT)
+    datasets = training_datasets(options)
+    with training.stopping_on_signals() as stop:
+        model, trainer = open_trainer(options, config, stop, folder)
+        if devices.is_chief():
+            save_command(model.log_dir, "coco.py", options.arguments, config)
+        try:
+            training.train_on_dataset(
+                trainer,
+                stages,
+                *datasets,
+                augmentation=options.augment,
+                workers=options.workers,
+                processes=options.processes,
+            )
+        except training.TrainingStopped as reason:
+            command = shlex.join([sys.executable, sys.argv[0], "train", "--resume", model.log_dir])
+            print(f"{reason}. To go on: {command}", file=sys.stderr)
+            return 130
+    print(f"trained to epoch {trainer.state.epoch}. Weights and losses are in {model.log_dir}")
+
+
+def resumed_options(options):
+    """(the options of the run to resume, with those given now; its folder or None)."""
+    from siamese_mrcnn_tf.checkpoints import resumed_arguments
+    from siamese_mrcnn_tf.model import log_dir_of
+
+    if options.resume is None:
+        return options, None
+    if options.model is not None:
+        raise ValueError(f"--model {options.model}: a run that is resumed goes on with its own weights")
+    folder = Path(options.resume or log_dir_of(training_config(options), options.logs))
+    arguments = resumed_arguments(folder, options.arguments[1:])
+    return options.parse(arguments), folder
+
+
+def training_config(options):
+    """The configuration that the options of `train` name."""
+    config = load_config(options.config or "small").replace(**parse_settings(options.set))
+    settings = {"GPU_COUNT": options.devices, "NUM_TARGETS": options.shots, "STEPS_PER_EPOCH": options.steps}
+    settings["VALIDATION_STEPS"] = options.val_steps
+    config = config.replace(**{name: value for name, value in settings.items() if value is not None})
+    is_batch_set = config.IMAGES_PER_GPU != Config.IMAGES_PER_GPU or "IMAGES_PER_GPU" in parse_settings(options.set)
+    batch = options.batch or (config.BATCH_SIZE if is_batch_set else _PAPER_BATCH)
+    if batch % config.GPU_COUNT:
+        raise ValueError(f"--batch {batch}: cannot be shared evenly by {config.GPU_COUNT} devices")
+    config = config.replace(IMAGES_PER_GPU=batch // config.GPU_COUNT)
+    if options.mixed_precision is not None:
+        config = config.replace(PRECISION="bfloat16" if options.mixed_precision else "float32")
+    config.validate()
+    return config
+
+
+def open_trainer(options, config, stop, folder):
+    """(model, trainer) with the weights to start from, or those of the run to resume in `folder`."""
+    from siamese_mrcnn_tf.checkpoints import refuse_run
+    from siamese_mrcnn_tf.known_weights import find_weights
+    from siamese_mrcnn_tf.model import SiameseMaskRCNN, log_dir_of
+
+    is_paper_backbone = all(getattr(config, name) == getattr(Config, name) for name in _BACKBONE_SETTINGS)
+    default = ("imagenet-687" if options.split else "imagenet-1k") if is_paper_backbone else "untrained"
+    name = options.model or default
+    path = None
+    if folder is None and name != "last":
+        refuse_run(log_dir_of(config, options.logs))
+        path = find_weights(name, options.checkpoints) if name != "untrained" else None
+    model = SiameseMaskRCNN("training", config, options.logs, seed=options.seed)
+    if folder is not None:
+        model.log_dir = str(folder)  # it may have been moved since
+    elif name == "last":
+        model.load_latest_checkpoint()
+    elif path is not None:
+        model.load_weights(path)
+    data = ("year", "images", "split", "val_images", "augment")
+    return model, model.trainer(
+        seed=options.seed,
+        keep=options.keep,
+        save_every=options.save_every,
+        stop=stop,
+        resume=folder is not None,
+        fixed={name: getattr(options, name) for name in data},
+    )
+
+
+def training_datasets(options):
+    """[training data, validation data unless there is to be none], with the classes of the split."""
+    parts = ("train", "val") if options.val_images != 0 else ("train",)
+    chosen = {"split": options.split, "val_images": options.val_images}
+    return [open_dataset(options, "train", subsubset=part, **chosen)[0] for part in parts]
