@@ -20,6 +20,7 @@ _HOMES = {
     "IndexedCocoDataset": "dataset",
     "get_one_target": "dataset",
     "siamese_data_generator": "data_generator",
+    "evaluate_dataset": "evaluation_original",
     "display_instances": "visualize",
     "display_results": "visualize",
 }

@@ -265,7 +265,7 @@ def split_classes(num_classes, split):
     return class_ids[~held_out], class_ids[held_out]
 
 
-def draw_reference(dataset, class_id, *, seed, run, image_id, shot, config=None):
+def draw_reference(dataset, class_id, *, seed, run, image_id, shot, config=None, exclude_query_image=False):
     """Choose the instance that serves as reference `shot` of a class for a query image.
 
     An image of the class uniformly, then one of its instances uniformly; crowds and empty masks are left out. The
@@ -275,6 +275,7 @@ def draw_reference(dataset, class_id, *, seed, run, image_id, shot, config=None)
         dataset: an `IndexedCocoDataset`.
         image_id: the query image.
         config: given, instances are left out too whose mask is empty at the size of its scenes.
+        exclude_query_image: choose from the other images alone.
 
     Returns:
         image_id, annotation_index: for `cut_reference`.
@@ -286,7 +287,8 @@ def draw_reference(dataset, class_id, *, seed, run, image_id, shot, config=None)
     key = [seed, run, dataset.image_info[image_id]["id"], class_id, shot]
     if any(part < 0 for part in key):
         raise ValueError(f"(seed, run, image, class, shot) = {tuple(key)}: expected no negative number")
-    return _draw_instance(dataset, class_id, np.random.default_rng([int(part) for part in key]), config)
+    rng = np.random.default_rng([int(part) for part in key])
+    return _draw_instance(dataset, class_id, rng, config, exclude=image_id if exclude_query_image else None)
 
 
 def cut_reference(dataset, config, image_id, annotation_index):
@@ -338,15 +340,18 @@ def get_one_target(
     return (target, shape) if return_original_size else target
 
 
-def _draw_instance(dataset, class_id, rng, config):
-    """(image_id, annotation_index): each image and each of its instances is looked at once at most."""
+def _draw_instance(dataset, class_id, rng, config, exclude=None):
+    """(image_id, annotation_index), not from image `exclude`: each image and instance is looked at once at most."""
     for image_id in rng.permutation(dataset.images_of(class_id)):
+        if image_id == exclude:
+            continue
         for index in rng.permutation(dataset.instances_of(image_id, class_id)):
             mask = dataset.instance_mask(image_id, index)
             if mask.any() and (config is None or _box_in_scene(mask, config).any()):
                 return int(image_id), int(index)
-    name = dataset.class_names[class_id]
-    raise NoReferenceError(f"class {class_id} ({name}) has no instance in {dataset.set_name} that could be a reference")
+    named = f"class {class_id} ({dataset.class_names[class_id]})"
+    beside = "" if exclude is None else f" beside image {dataset.image_info[exclude]['id']}"
+    raise NoReferenceError(f"{named} has no instance in {dataset.set_name}{beside} that could be a reference")
 
 
 def _box_in_scene(mask, config):

@@ -1,114 +1,427 @@
-"""One run of the one-shot protocol."""
+"""The one-shot protocol: its runs, stops, shards, and scores without the model."""
+
+import json
 
 import coco_tree
 import numpy as np
 import pytest
 
 from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig
-from siamese_mrcnn_tf.boxes import extract_bboxes
-from siamese_mrcnn_tf.evaluation import evaluate, queries_of
+from siamese_mrcnn_tf.evaluation import evaluate, merge, rescore
+from siamese_mrcnn_tf.evaluation_queries import RecordedReferences
+from siamese_mrcnn_tf.evaluation_records import read_records
 
 
-def load(root, **kwargs):
+@pytest.fixture
+def tree(tmp_path):
+    coco_tree.write_tree(tmp_path / "set", num_images=6)
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def loaded(tree):
+    return open_tree(tree)
+
+
+def open_tree(root):
+    """(data set, its pycocotools COCO)."""
     dataset = IndexedCocoDataset()
-    coco = dataset.load_coco(root, "val", return_coco=True, **kwargs)
+    coco = dataset.load_coco(root, "val", return_coco=True)
     dataset.prepare()
     dataset.build_indices()
     return dataset, coco
 
 
-@pytest.fixture
-def tree(tmp_path):
-    coco_tree.write_tree(tmp_path, num_images=4)
-    return tmp_path
-
-
 class Oracle:
-    """Stands in for the predictor: finds what the ground truth holds for the queries in their order."""
+    """A searcher that finds the ground truth, all, nothing, or what it is told to."""
 
-    config = TinyConfig()
+    config, name, needs_references = TinyConfig(), "oracle", True
 
-    def __init__(self, dataset, *, fail_at=None):
-        self.truth = [
-            [dataset.instance_mask(image_id, index) for index in dataset.instances_of(image_id, class_id)]
-            for image_id, present in queries_of(dataset)
-            for class_id in present
-        ]
-        self.asked, self.encoded, self.fail_at = [], 0, fail_at
+    def __init__(self, *, stop_at=None, blind=False):
+        self.searched, self.stop_at, self.blind = [], stop_at, blind
 
-    def encode_scenes(self, images):
-        self.encoded += 1
-        return images
+    def search(self, dataset, image_id, queries):
+        if len(self.searched) == self.stop_at:
+            raise KeyboardInterrupt
+        self.searched.append((image_id, queries))
+        return [self._found(dataset, image_id, query) for query in queries]
 
-    def detect_in(self, scenes, references):
-        masks = np.stack(self.truth[len(self.asked)], axis=-1)
-        if len(self.asked) == self.fail_at:
-            raise ValueError("out of luck")
-        self.asked.append(references[0])
-        return [{"rois": extract_bboxes(masks), "scores": np.full(masks.shape[-1], 0.9), "masks": masks}]
+    def _found(self, dataset, image_id, query):
+        instances = [] if self.blind else dataset.instances_of(image_id, query.class_id)
+        masks = [np.zeros((*coco_tree.SIZE, 0), bool)]
+        masks += [dataset.instance_mask(image_id, index)[..., None] for index in instances]
+        boxes = [dataset.image_info[image_id]["annotations"][index]["bbox"] for index in instances]
+        rois = [(y, x, y + height, x + width) for x, y, width, height in boxes]
+        return {"rois": rois, "scores": [0.9] * len(rois), "masks": np.concatenate(masks, axis=-1)}
 
 
-def test_perfect_detections_score_one(tree):
-    dataset, coco = load(tree)
-    oracle = Oracle(dataset)
-    outcome = evaluate(oracle, dataset, coco, shots=2, progress=False)
-    assert outcome.scores["bbox"].stats["AP50"] == pytest.approx(1)
-    assert outcome.scores["segm"].stats["AP"] == pytest.approx(1)
-    assert outcome.num_queries == len(oracle.asked) == 6
-    assert oracle.encoded == 3  # once an image; the one without annotations is skipped
-    assert all(len(crops) == 2 and crops[0].shape == (64, 64, 3) for crops in oracle.asked)
+class Noise(Oracle):
+    """A searcher that misses the ground truth by some pixels, as query and references say; can be stopped."""
+
+    def _found(self, dataset, image_id, query):
+        found = super()._found(dataset, image_id, query)
+        rng = np.random.default_rng([query.run, *np.ravel(query.references)])
+        shift = int(rng.integers(0, 20))
+        rois, masks = np.array(found["rois"]) - [0, shift, 0, shift], np.roll(found["masks"], -shift, axis=1)
+        return {"rois": rois, "scores": rng.random(len(rois)), "masks": masks}
 
 
-def test_queries_are_the_classes_present_without_crowds(tree):
-    dataset, _ = load(tree)
-    assert queries_of(dataset) == [(0, [1, 2]), (1, [2, 3]), (2, [1, 3])]
-    assert queries_of(dataset, [3]) == [(1, [3]), (2, [3])]
+def run(searcher, loaded, **kwargs):
+    return evaluate(searcher, *loaded, progress=False, **{"runs": 2} | kwargs)
 
 
-def test_references_are_records_that_depend_on_the_seed_alone(tree):
-    dataset, coco = load(tree)
-    first, again = (evaluate(Oracle(dataset), dataset, coco, seed=5, progress=False) for _ in range(2))
-    assert first.references == again.references
-    by_query = {(record["image_id"], record["category_id"]): record for record in first.references}
-    known = {annotation["id"]: annotation for annotation in coco.dataset["annotations"]}
-    for (_, category), record in by_query.items():
-        for image_id, annotation_id in record["references"]:
-            assert known[annotation_id]["category_id"] == category
-            assert known[annotation_id]["image_id"] == image_id
-    part = evaluate(Oracle(dataset), dataset, coco, seed=5, limit=2, progress=False)
-    assert part.references == first.references[: len(part.references)]
-    draws = {str(evaluate(Oracle(dataset), dataset, coco, seed=seed, progress=False).references) for seed in range(6)}
-    assert len(draws) > 1
+def without_time(scores):
+    return {key: value for key, value in scores.to_dict().items() if key != "seconds"}
 
 
-def test_real_network_end_to_end(tree, tiny_model):
-    dataset, coco = load(tree)
-    outcome = evaluate(tiny_model.predictor, dataset, coco, progress=False)
-    assert set(outcome.scores) == {"bbox", "segm"}
-    assert outcome.results
-    assert {result["category_id"] for result in outcome.results} <= {3, 7, 18}
-    assert all(result["segmentation"]["size"] == [96, 128] for result in outcome.results)
-    assert outcome.seconds > 0
+def lines_of(folder):
+    """The records of a folder without their times."""
+    return [record | {"seconds": 0} for record in read_records(folder)]
 
 
-def test_failures_name_image_and_category(tree):
-    dataset, coco = load(tree)
-    with pytest.raises(RuntimeError, match="000000000010.*'rectangle': the query failed .out of luck"):
-        evaluate(Oracle(dataset, fail_at=1), dataset, coco, progress=False)
-    with pytest.raises(ValueError, match="no image has an instance"):
-        evaluate(Oracle(dataset), dataset, coco, class_ids=[], progress=False)
+# ---- the protocol ----------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_picture_is_found_before_the_work(tree):
-    dataset, coco = load(tree)
-    oracle = Oracle(dataset)
+def test_perfect_detections_score_one(loaded):
+    oracle = Oracle()
+    scores = run(oracle, loaded, shots=2).scores
+    for run_scores in scores.runs:
+        assert run_scores["bbox"].stats["AP"] == run_scores["segm"].stats["AP"] == pytest.approx(1)
+    assert scores.mean["segm"]["AP50"] == pytest.approx(1) and scores.interval["segm"]["AP50"] == 0
+    assert (scores.num_images, scores.num_queries, scores.num_results) == (5, 20, 20)
+    assert len(oracle.searched) == 5  # the image without annotations is skipped
+    for _, queries in oracle.searched:
+        assert [query.run for query in queries] == [0, 0, 1, 1]
+        assert all(len(query.references) == 2 for query in queries)
+
+
+@pytest.mark.parametrize("class_ids", [[1], [2, 3], [1, 2, 3]])
+def test_every_subset_of_the_categories(loaded, class_ids):
+    perfect = run(Oracle(), loaded, class_ids=class_ids).scores
+    assert perfect.mean["bbox"]["AP"] == perfect.mean["segm"]["AP"] == pytest.approx(1)
+    assert set(perfect.runs[0]["bbox"].per_class) == {[3, 7, 18][class_id - 1] for class_id in class_ids}
+    nothing = run(Oracle(blind=True), loaded, class_ids=class_ids).scores
+    assert nothing.is_empty and nothing.mean["bbox"]["AP"] == nothing.mean["segm"]["AR100"] == 0
+
+
+def test_empty_results_are_said(loaded, caplog):
+    run(Oracle(blind=True), loaded)
+    assert "there are no detections to score" in caplog.text
+
+
+def test_nothing_to_evaluate(loaded, tree):
+    with pytest.raises(ValueError, match="val2017: no image has an instance of the categories to evaluate"):
+        run(Oracle(), loaded, class_ids=[])
+    with pytest.raises(ValueError, match=r"class_ids: \[4\] are not in val2017, whose classes are 1..3"):
+        run(Oracle(), loaded, class_ids=[1, 4])
+    loaded[0].ACTIVE_CLASSES = np.array([3])
+    assert run(Oracle(), loaded).records.settings["categories"] == [{"id": 18, "name": "triangle"}]
+
+
+def test_a_category_without_instances(tree):
+    content = json.loads((tree / "annotations" / "instances_val2017.json").read_text())
+    content["categories"].append({"id": 99, "name": "unicorn"})
+    coco_tree.write_annotations(tree, content)
+    loaded = open_tree(tree)
+    scores = run(Oracle(), loaded).scores
+    assert scores.runs[0]["bbox"].per_class[99] == {"AP": -1, "AP50": -1}
+    assert scores.mean["bbox"]["AP"] == pytest.approx(1)
+
+
+def test_a_missing_picture_is_found_before_the_work(loaded, tree):
+    oracle = Oracle()
     (tree / "val2017" / "000000000030.png").unlink()
     with pytest.raises(ValueError, match="000000000030.png: no such picture"):
-        evaluate(oracle, dataset, coco, progress=False)
-    assert not oracle.asked
+        run(oracle, loaded)
+    assert not oracle.searched
 
 
-def test_active_classes_choose_what_is_asked(tree):
-    dataset, _ = load(tree)
-    dataset.ACTIVE_CLASSES = np.array([3])
-    assert queries_of(dataset) == [(1, [3]), (2, [3])]
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shots": 0}, "shots = 0: expected a whole number of 1 or more"),
+        ({"runs": 0}, "runs = 0"),
+        ({"limit": -1}, "limit = -1"),
+        ({"batch": 1.5}, "batch = 1.5"),
+        ({"area": "bbox"}, "area = 'bbox': expected one of mask, box"),
+        ({"shard": (3, 2)}, "shard = 3/2: expected i/n with i in 1..n"),
+        ({"shard": (1, 2)}, "shard = 1/2: a part needs a folder"),
+    ],
+)
+def test_arguments_are_checked(loaded, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run(Oracle(), loaded, **arguments)
+
+
+def test_area_of_the_results(loaded):
+    for area in ("mask", "box"):
+        results = run(Oracle(), loaded, area=area).records.results(0)
+        sizes = {result["area"] == result["bbox"][2] * result["bbox"][3] for result in results}
+        assert False in sizes if area == "mask" else sizes == {True}
+
+
+# ---- references ------------------------------------------------------------------------------------------------------
+
+
+def test_references_are_recorded_and_depend_on_the_seed_alone(loaded):
+    first, again = (run(Oracle(), loaded, seed=5, runs=3).records for _ in range(2))
+    assert first.references(1) == again.references(1) != first.references(0)
+    for record in first.references(0):
+        for image_id, annotation_id in record["references"]:
+            annotation = loaded[1].anns[annotation_id]
+            assert (annotation["image_id"], annotation["category_id"]) == (image_id, record["category_id"])
+    part = run(Oracle(), loaded, seed=5, limit=2, runs=1).records
+    assert part.references(0) == first.references(0)[:4]
+    assert run(Oracle(), loaded, seed=6).records.references(0) != first.references(0)
+
+
+def test_no_references_from_the_query_image(loaded):
+    for record in run(Oracle(), loaded, shots=8).records.references(0):
+        drawn = {image_id for image_id, _ in record["references"]}
+        assert record["image_id"] in drawn or len(drawn) > 1
+    records = run(Oracle(), loaded, shots=8, exclude_query_image=True).records
+    assert all(record["image_id"] not in dict(record["references"]) for record in records.references(0))
+
+
+def test_recorded_references_are_replayed(loaded):
+    recorded = run(Noise(), loaded, seed=3, shots=2).records
+    replayed = run(Noise(), loaded, seed=4, shots=2, sampler=RecordedReferences(loaded[0], recorded)).records
+    assert replayed.references(1) == recorded.references(1)
+    assert replayed.settings["references"] == "given"
+
+
+def test_a_sampler_may_give_crops(loaded):
+    oracle, crop = Oracle(), np.zeros((64, 64, 3), np.uint8)
+    records = run(oracle, loaded, sampler=lambda image_id, class_id, run, shots: [crop] * shots).records
+    assert oracle.searched[0][1][0].references[0] is crop
+    assert records.references(0)[0]["references"] == [None]
+    pairs = run(Oracle(), loaded, sampler=lambda *key: np.array([[0, 0]])).records
+    assert pairs.references(0)[0]["references"] == [[10, 100]]
+    with pytest.raises(ValueError, match="expected 1 references for image 10, class 1, run 0, got 2"):
+        run(Oracle(), loaded, sampler=lambda *key: [crop, crop])
+
+
+# ---- records, stops, shards ------------------------------------------------------------------------------------------
+
+
+def test_files_of_an_evaluation(loaded, tmp_path):
+    weights = tmp_path / "some.h5"
+    weights.write_bytes(b"weights")
+    about = {"split": 0, "subset": "val", "year": "2017", "protocol": "default"}
+    outcome = run(Oracle(), loaded, folder=tmp_path / "out", weights=weights, about=about, limit=3)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"settings.json", "records-0001-of-0001.jsonl", "scores.json"}
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert about.items() <= settings.items() and settings["images"] == [10, 20, 30]
+    assert settings["weights_file"] == "some.h5" and len(settings["weights_sha256"]) == 64
+    assert {"tensorflow", "keras", "numpy", "pycocotools"} <= set(settings["versions"])
+    assert (settings["seed"], settings["runs"], settings["shots"], settings["limit"]) == (0, 2, 1, 3)
+    assert settings["config"] == json.loads(json.dumps(TinyConfig().to_dict()))
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores == json.loads(json.dumps(outcome.scores.to_dict()))
+    assert len(scores["runs"]) == 2 and len(scores["mean"]["bbox"]) == len(scores["interval"]["segm"]) == 12
+    assert set(scores["runs"][0]["per_class"]["segm"]) == {"3", "7", "18"}
+    assert (scores["num_images"], scores["num_queries"], scores["num_results"]) == (3, 12, 12)
+
+
+def test_memory_and_files_agree(loaded, tmp_path):
+    in_memory, in_files = run(Noise(), loaded), run(Noise(), loaded, folder=tmp_path / "out")
+    assert without_time(in_memory.scores) == without_time(in_files.scores)
+    assert in_memory.records.results(1) == in_files.records.results(1)
+    mean = in_memory.scores.mean["bbox"]
+    assert 0 < mean["AP"] < mean["AP50"] < 1  # there is something to compare
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40])
+def test_a_stopped_evaluation_goes_on_to_the_same_result(loaded, tmp_path, cut):
+    whole = run(Noise(), loaded, folder=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(Noise(stop_at=3), loaded, folder=tmp_path / "stopped")
+    path = tmp_path / "stopped" / "records-0001-of-0001.jsonl"
+    path.write_bytes(path.read_bytes()[: -cut or None])  # as a machine that fails leaves it
+    searcher = Noise()
+    resumed = run(searcher, loaded, folder=tmp_path / "stopped", resume=True)
+    assert len(searcher.searched) == (3 if cut else 2)
+    assert without_time(resumed.scores) == without_time(whole.scores)
+    assert lines_of(tmp_path / "stopped") == lines_of(tmp_path / "whole")
+    idle = Noise()
+    assert without_time(run(idle, loaded, folder=tmp_path / "stopped", resume=True).scores) == without_time(
+        whole.scores
+    )
+    assert not idle.searched
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_shards_join_to_the_same_result(loaded, tmp_path, count):
+    whole = run(Noise(), loaded, folder=tmp_path / "whole")
+    folders = [tmp_path / f"part{index}" for index in range(1, count + 1)]
+    for index, folder in enumerate(folders, 1):
+        assert run(Noise(), loaded, folder=folder, shard=(index, count)).scores is None
+    merged = merge(folders[::-1], tmp_path / "merged", loaded[1], loaded[0])
+    assert without_time(merged.scores) == without_time(whole.scores)
+    assert lines_of(tmp_path / "merged") == lines_of(tmp_path / "whole")
+    assert json.loads((tmp_path / "merged" / "scores.json").read_text())["mean"] == whole.scores.mean
+
+
+def test_shards_may_share_a_folder(loaded, tmp_path):
+    whole = run(Noise(), loaded)
+    for index in (2, 1):
+        run(Noise(), loaded, folder=tmp_path / "out", shard=(index, 2))
+    assert without_time(rescore(tmp_path / "out", *loaded[::-1]).scores) == without_time(whole.scores)
+    with pytest.raises(ValueError, match="records-0001-of-0003.jsonl does not go with it"):
+        run(Noise(), loaded, folder=tmp_path / "out", shard=(1, 3))
+
+
+def test_a_folder_is_not_overwritten(loaded, tmp_path):
+    run(Noise(), loaded, folder=tmp_path)
+    with pytest.raises(ValueError, match="is there already; resume that evaluation, or choose another folder"):
+        run(Noise(), loaded, folder=tmp_path)
+    with pytest.raises(ValueError, match="other settings: seed = 0 there and 1 here"):
+        run(Noise(), loaded, folder=tmp_path, seed=1, resume=True)
+
+
+def test_parts_that_do_not_fit(loaded, tmp_path):
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    run(Noise(), loaded, folder=first, shard=(1, 2))
+    run(Noise(), loaded, folder=second, shard=(2, 2))
+    run(Noise(), loaded, folder=other, shard=(2, 2), seed=1)
+    coco = loaded[1]
+    with pytest.raises(ValueError, match="2 of 5 images are missing in the records, the first is 20"):
+        merge([first], tmp_path / "merged", coco)
+    with pytest.raises(ValueError, match=r"other: holds an evaluation with other settings: seed = 1 there and 0 here"):
+        merge([first, other], tmp_path / "merged", coco)
+    with pytest.raises(ValueError, match="image 10 is in .* too; parts must not overlap"):
+        merge([first, second, first], tmp_path / "merged", coco)
+    with pytest.raises(ValueError, match="no evaluation there, expected settings.json"):
+        merge([first, tmp_path], tmp_path / "merged", coco)
+    assert not (tmp_path / "merged").exists()
+    with pytest.raises(ValueError, match="first: holds an evaluation already"):
+        merge([first, second], first, coco)
+
+
+# ---- without the model -----------------------------------------------------------------------------------------------
+
+
+def test_rescoring(loaded, tmp_path):
+    made = run(Noise(), loaded, folder=tmp_path)
+    (tmp_path / "scores.json").unlink()
+    again = rescore(tmp_path, loaded[1], loaded[0])
+    assert again.scores.to_dict() == made.scores.to_dict()
+    assert (tmp_path / "scores.json").is_file()
+
+
+def test_rescoring_what_was_stopped(loaded, tmp_path, caplog):
+    run(Noise(), loaded, folder=tmp_path)
+    path = tmp_path / "records-0001-of-0001.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="1 of 5 images are missing in the records, the first is 50: .*cut short"):
+        rescore(tmp_path, loaded[1])
+    assert "line 6 was cut short" in caplog.text
+
+
+def test_results_of_another_set(loaded, tmp_path):
+    run(Noise(), loaded, folder=tmp_path / "out")
+    coco_tree.write_tree(tmp_path / "other", num_images=6, first_id=30)
+    other = open_tree(tmp_path / "other")
+    with pytest.raises(ValueError, match="of another set .val2017.; .* 2 of its 5 image ids, the first is 10"):
+        rescore(tmp_path / "out", other[1])
+    content = json.loads((tmp_path / "set" / "annotations" / "instances_val2017.json").read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if entry["id"] != 101]
+    coco_tree.write_annotations(tmp_path / "set", content)
+    changed = open_tree(tmp_path / "set")
+    with pytest.raises(ValueError, match="image 10 was searched for other categories than are in it"):
+        rescore(tmp_path / "out", *changed[::-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record["queries"].pop(), "image 10 was searched for other categories than are in it, or not"),
+        (lambda record: record.update(image_id=999), "image 999 is not among the images of settings.json"),
+        (lambda record: record["queries"][0].update(category_id=1), "searched for category 1, which its settings lack"),
+        (lambda record: record["queries"][0].pop("detections"), "line 2: not a record of an evaluation"),
+        (lambda record: record["queries"][0]["detections"][0].update(image_id=5), "image_id = 5 is not in"),
+        (lambda record: record["queries"][0]["detections"][0].pop("score"), "result 0: the key 'score' is missing"),
+    ],
+)
+def test_broken_records(loaded, tmp_path, change, message):
+    run(Noise(), loaded, folder=tmp_path)
+    path = tmp_path / "records-0001-of-0001.jsonl"
+    lines = path.read_text().splitlines()
+    record = json.loads(lines[1])
+    change(record)
+    path.write_text("\n".join([lines[0], json.dumps(record), *lines[2:], ""]))
+    with pytest.raises(ValueError, match=message):
+        rescore(tmp_path, loaded[1])
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A predictor that counts what it encodes."""
+
+    def __init__(self, predictor):
+        self._predictor, self.config, self.scenes, self.references = predictor, predictor.config, 0, 0
+
+    def encode_scenes(self, images):
+        self.scenes += len(images)
+        return self._predictor.encode_scenes(images)
+
+    def encode_references(self, crops):
+        self.references += len(crops)
+        return self._predictor.encode_references(crops)
+
+    def detect_in(self, scenes, references):
+        return self._predictor.detect_in(scenes, references)
+
+
+def test_the_network_encodes_each_scene_and_reference_once(loaded, tiny_model):
+    counting = Counting(tiny_model.predictor)
+    outcome = run(counting, loaded, limit=2, runs=3, shots=2)
+    drawn = [
+        reference for run in range(3) for entry in outcome.records.references(run) for reference in entry["references"]
+    ]
+    assert counting.scenes == 2 and len(drawn) == 24
+    assert counting.references == len({tuple(reference) for reference in drawn}) < len(drawn)
+    assert outcome.scores.num_results and outcome.scores.seconds > 0
+
+
+def test_the_network_gives_what_single_queries_give(loaded, tiny_model):
+    from siamese_mrcnn_tf.dataset import cut_reference, draw_reference
+    from siamese_mrcnn_tf.scoring import results_of
+
+    dataset, _ = loaded
+    outcome = run(tiny_model.predictor, loaded, limit=1, class_ids=[2], shots=2, seed=1)
+    key = {"seed": 1, "run": 1, "image_id": 0, "config": tiny_model.config}
+    crops = [cut_reference(dataset, tiny_model.config, *draw_reference(dataset, 2, shot=k, **key)) for k in range(2)]
+    found = tiny_model.detect([crops], [dataset.load_image(0)])[0]
+    expected = results_of(10, 7, found["rois"], found["scores"], found["masks"])
+    results = outcome.records.results(1)
+    assert [result["bbox"] for result in results] == [result["bbox"] for result in expected]
+    scores = [[result["score"] for result in part] for part in (results, expected)]
+    np.testing.assert_allclose(*scores, atol=1e-6)
+
+
+def test_digits_do_not_depend_on_stops_and_other_images(loaded, tiny_model, tmp_path):
+    whole = run(tiny_model.predictor, loaded, limit=3, folder=tmp_path / "whole")
+    for index in (1, 2):
+        run(tiny_model.predictor, loaded, limit=3, folder=tmp_path / f"part{index}", shard=(index, 2))
+    merged = merge([tmp_path / "part2", tmp_path / "part1"], tmp_path / "merged", loaded[1])
+    assert lines_of(tmp_path / "merged") == lines_of(tmp_path / "whole")
+    assert without_time(merged.scores) == without_time(whole.scores)
+
+
+def test_queries_matched_at_once(loaded, tiny_model):
+    single, together = (run(tiny_model.predictor, loaded, limit=1, batch=batch).records for batch in (1, 3))
+    for one, other in zip(single.results(1), together.results(1), strict=True):
+        assert one["bbox"] == other["bbox"] and one["score"] == pytest.approx(other["score"], abs=1e-6)
+
+
+def test_failures_name_image_and_category(loaded, tiny_model):
+    class Unlucky(Counting):
+        def detect_in(self, scenes, references):
+            raise ValueError("out of luck")
+
+    with pytest.raises(RuntimeError, match="000000000010.*'ellipse': the query failed .out of luck"):
+        run(Unlucky(tiny_model.predictor), loaded)

@@ -20,10 +20,17 @@ def add_dataset_arguments(parser):
     parser.add_argument("--images", type=int, nargs="+", metavar="ID", help="only the images with these COCO ids")
 
 
-def add_model_arguments(parser, *, needs_model=True):
-    """Options that choose configuration and weights."""
+def add_model_arguments(parser, *, needs_model=True, model_required=True):
+    """Options that choose configuration and weights.
+
+    Args:
+        needs_model: False for training, where --model is what to start from.
+        model_required: False where the command can do without.
+    """
     start = "" if needs_model else " (default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained)"
-    parser.add_argument("--model", required=needs_model, metavar="FILE|NAME", help=_WEIGHTS_HELP + start)
+    parser.add_argument(
+        "--model", required=needs_model and model_required, metavar="FILE|NAME", help=_WEIGHTS_HELP + start
+    )
     add_config_arguments(parser, "the one that fits the weights" if needs_model else "small")
     if needs_model:
         parser.add_argument("--min-confidence", type=float, metavar="P", help="least score (default 0.7)")

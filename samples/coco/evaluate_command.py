@@ -1,53 +1,170 @@
 """`coco.py evaluate`."""
 
+import argparse
+import re
+from pathlib import Path
+
 from command_options import add_dataset_arguments, add_model_arguments, choose_config, open_dataset, open_predictor
 
 from siamese_mrcnn_tf.arguments import at_least
 
+_MODEL_NOTES = (
+    "--model random-boxes is the paper's baseline; {split} in the name of --model stands for the category split."
+)
+_SPLIT_HELP = "category split of the paper, 1 to 4, or all of them one after the other; 0 has no split (default 0)"
+_CATEGORIES_HELP = "those that the split trains, those that it holds out (novel), or all (default all)"
 _PROTOCOL_HELP = (
     "'paper' feeds references without subtracting the mean and sorts masks into sizes by their box, as the original did"
 )
+_RESUME_HELP = "go on with a stopped evaluation in --out"
+_SHARD_HELP = "evaluate part I of N, to share the images among processes or machines; --merge joins the parts"
+_MERGE_HELP = "join the parts in these folders to one evaluation in --out, instead of evaluating"
+_RESULTS_HELP = "score the evaluation in this folder (or this file of it) again, instead of evaluating"
 
 
 def add_evaluate(commands):
-    text = "Score a model on a COCO-format data set by the paper's one-shot protocol (one run of it)."
-    parser = commands.add_parser("evaluate", help=text, description=text)
+    text = "Score a model on a COCO-format data set by the paper's one-shot protocol, and report."
+    parser = commands.add_parser("evaluate", help=text, description=text, epilog=_MODEL_NOTES)
     parser.set_defaults(command=evaluate)
     add_dataset_arguments(parser)
     parser.add_argument("--subset", default="val", help="'val' or 'train' (default val)")
+    parser.add_argument("--split", choices=(*"01234", "all"), default="0", help=_SPLIT_HELP)
+    parser.add_argument("--categories", choices=("train", "novel", "all"), default="all", help=_CATEGORIES_HELP)
     parser.add_argument("--shots", type=at_least(1), default=1, metavar="K", help="references of a query (default 1)")
+    parser.add_argument("--runs", type=at_least(1), default=5, metavar="N", help="with fresh references (default 5)")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the reference draws (default 0)")
     parser.add_argument("--limit", type=at_least(1), metavar="N", help="only the first N images that have a category")
+    parser.add_argument("--protocol", choices=("default", "paper"), default="default", help=_PROTOCOL_HELP)
     parser.add_argument(
-        "--protocol",
-        choices=("default", "paper"),
-        default="default",
-        help=_PROTOCOL_HELP,
+        "--exclude-query-image", action="store_true", help="draw references from other images than the query's"
     )
     parser.add_argument("--out", default="evaluation", metavar="DIR", help="where results go (default evaluation)")
-    add_model_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help=_RESUME_HELP)
+    parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help=_SHARD_HELP)
+    parser.add_argument("--merge", nargs="+", metavar="DIR", help=_MERGE_HELP)
+    parser.add_argument("--results", metavar="DIR|FILE", help=_RESULTS_HELP)
+    add_model_arguments(parser, model_required=False)
+
+
+def shard(text):
+    """Argument type: I/N."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"expected a part I/N such as 2/8, got {text!r}")
+    return int(found[1]), int(found[2])
 
 
 def evaluate(options):
-    from siamese_mrcnn_tf.evaluation import evaluate as run_protocol
-    from siamese_mrcnn_tf.files import writable_folder, write_json
+    from siamese_mrcnn_tf.files import writable_folder
+    from siamese_mrcnn_tf.report import write_report
 
     out = writable_folder(options.out)
-    paper = options.protocol == "paper"
-    config, path = choose_config(options, {"MOLD_TARGETS_AT_INFERENCE": False} if paper else {})
+    if options.split == "0" and options.categories != "all":
+        raise ValueError(f"--categories {options.categories}: --split 0 has no categories held out, expected a split")
+    splits = range(1, 5) if options.split == "all" else [int(options.split)]
+    folders = []
+    for split in splits:
+        folder = out / f"split_{split}" if options.split == "all" else out
+        if options.merge or options.results:
+            outcome = take_over(options, folder)
+        else:
+            outcome = run_split(options, split, folder)
+        if outcome.scores is None:
+            print(f"part {options.shard[0]} of {options.shard[1]} is in {folder}; join the parts with --merge")
+            continue
+        show(outcome)
+        folders.append(Path(options.results).parent if _is_file(options.results) else Path(options.results or folder))
+    if folders:
+        paths = write_report(folders, out)
+        print(f"\nTables, plots and records are in {out}; begin with {paths[0]}")
+
+
+def run_split(options, split, folder):
+    """The Evaluation of one split."""
+    from siamese_mrcnn_tf import evaluation
+    from siamese_mrcnn_tf.dataset import split_classes
+
+    searcher, path = open_searcher(options, split)
     dataset, coco = open_dataset(options, options.subset)
-    predictor = open_predictor(config, path)
-    area = "box" if paper else "mask"
-    outcome = run_protocol(
-        predictor, dataset, coco, shots=options.shots, seed=options.seed, runs=1, limit=options.limit, area=area
+    trained, held_out = split_classes(dataset.num_classes - 1, split)
+    about = {"split": split, "category_set": options.categories, "protocol": options.protocol}
+    about |= {"subset": options.subset, "year": options.year}
+    outcome = evaluation.evaluate(
+        searcher,
+        dataset,
+        coco,
+        class_ids={"train": trained, "novel": held_out, "all": None}[options.categories],
+        shots=options.shots,
+        seed=options.seed,
+        runs=options.runs,
+        limit=options.limit,
+        area="box" if options.protocol == "paper" else "mask",
+        exclude_query_image=options.exclude_query_image,
+        folder=folder,
+        resume=options.resume,
+        shard=options.shard,
+        about=about,
+        weights=path,
     )
-    write_json(out / "results.json", outcome.records.results(0))
-    write_json(out / "references.json", outcome.records.references(0))
-    write_json(out / "config.json", predictor.config.to_dict(), indent=1)
-    write_json(out / "scores.json", outcome.scores.mean, indent=1)
-    queries = outcome.scores.num_queries
-    for name, scores in outcome.scores.runs[0].items():
-        print(f"\n{name}: {scores.num_images} images, {queries} queries, {scores.num_results} detections")
-        print(scores.table())
-    seconds = outcome.scores.seconds
-    print(f"\n{seconds:.1f} s for the images, {seconds / queries:.2f} s a query. Results are in {out}")
+    if outcome.scores is not None:
+        analyse(outcome, coco, folder)
+    return outcome
+
+
+def open_searcher(options, split):
+    """(what is searched with, weight file or None)."""
+    from siamese_mrcnn_tf.baselines import RandomBoxes
+
+    if options.model is None:
+        raise ValueError("--model: which weights are to be evaluated?")
+    if options.model == "random-boxes":
+        return RandomBoxes(), None
+    options = argparse.Namespace(**{**vars(options), "model": options.model.replace("{split}", str(split))})
+    paper = {"MOLD_TARGETS_AT_INFERENCE": False} if options.protocol == "paper" else {}
+    config, path = choose_config(options, paper)
+    return open_predictor(config, path), path
+
+
+def take_over(options, folder):
+    """The Evaluation joined from parts, or scored again."""
+    from siamese_mrcnn_tf import evaluation
+
+    dataset, coco = open_dataset(options, options.subset)
+    if options.merge:
+        outcome = evaluation.merge(options.merge, folder, coco, dataset)
+    else:
+        outcome = evaluation.rescore(options.results, coco, dataset)
+        folder = Path(options.results).parent if _is_file(options.results) else Path(options.results)
+    analyse(outcome, coco, folder)
+    return outcome
+
+
+def analyse(outcome, coco, folder):
+    """Write figures by number of instances and the confusion of categories beside the scores."""
+    from siamese_mrcnn_tf import analysis, files
+
+    settings = outcome.records.settings
+    found = analysis.analyse(
+        coco,
+        (outcome.records.results(run) for run in range(settings["runs"])),
+        image_ids=settings["images"],
+        category_ids=[category["id"] for category in settings["categories"]],
+        iou_types=tuple(outcome.scores.mean),
+    )
+    files.write_json(folder / "analysis.json", found)
+
+
+def show(outcome):
+    """Print the figures: COCO's table of a single run, means with intervals of several."""
+    scores, runs = outcome.scores, len(outcome.scores.runs)
+    for name, one in scores.runs[0].items():
+        counts = f"{scores.num_images} images, {scores.num_queries} queries, {scores.num_results} detections"
+        print(f"\n{name}: {counts}, {runs} run{'s' if runs > 1 else ''}")
+        print(one.table() if runs == 1 else scores.table(name))
+    if scores.is_empty:
+        print("\nnothing was detected: every figure is 0 for want of detections")
+    print(f"\n{scores.seconds:.1f} s for the images, {scores.seconds / scores.num_queries:.2f} s a query")
+
+
+def _is_file(name):
+    return name is not None and Path(name).is_file()

@@ -1,0 +1,183 @@
+"""Plots of an evaluation: scores by category and by number of instances, confusion of categories.
+
+Each function returns a matplotlib Figure of its own; nothing is shown, and pyplot's state is not touched. Scores are in
+percent.
+"""
+
+import numpy as np
+
+from .files import atomic_path
+
+COLORS = {"bbox": "#3c6fb0", "segm": "#e08214"}  # told apart by colour-blind eyes too
+SERIES_COLORS = ("#3c6fb0", "#c9512b", "#4a9a5b", "#8061a5", "#8a6d3b", "#5a5a5a")
+KINDS = {"bbox": "boxes", "segm": "masks"}
+
+_DPI = 150
+_INK, _FAINT, _EMPTY, _DARK = "#333333", "#d9d9d9", "#efefef", "#1d3d66"
+_STYLES = {"bbox": {"linestyle": "-", "marker": "o"}, "segm": {"linestyle": "--", "marker": "s"}}
+_INCHES_PER_CLASS = 0.2
+_SMALLEST = (6.4, 4.2)  # inches
+_NUMBERED_CELLS = 24  # categories up to which a heat map has room for its numbers
+_HIGHEST = 104  # percent, with some air
+_ASIDE = 0.14  # between the bar of a category and its two intervals, in categories
+_SPREAD = 0.08  # between the points of neighbouring series, in bins
+_FONT_SIZE = 9
+
+
+def save_plot(figure, path):
+    """Write a figure as PNG, whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DPI)
+
+
+def plot_classes(names, scores, *, title, figure_name="AP50"):
+    """Bars of boxes and points of masks for every category, the best first.
+
+    Args:
+        names: [c].
+        scores: "bbox" and, if there are masks, "segm" -> ([c] means, [c] intervals); None for no score.
+        title: above the plot.
+        figure_name: what the scores are.
+
+    Returns:
+        matplotlib Figure
+    """
+    means = {kind: _as_floats(values[0]) for kind, values in scores.items()}
+    leading = next(iter(means.values()))
+    order = np.argsort(-np.nan_to_num(leading, nan=-1), kind="stable")
+    places = np.arange(len(names))
+    figure, axes = _new_figure((max(_SMALLEST[0], 1.2 + _INCHES_PER_CLASS * len(names)), 4.6))
+    for kind, (_, intervals) in scores.items():
+        label = f"{KINDS[kind]} (mean {_mean_of(means[kind])})"
+        errors = np.nan_to_num(_as_floats(intervals)[order])
+        if kind == "bbox":
+            axes.bar(places, means[kind][order], 0.78, label=label, color=COLORS[kind], alpha=0.75)
+            axes.errorbar(places - _ASIDE, means[kind][order], errors, fmt="none", ecolor=_DARK, elinewidth=1)
+        else:
+            style = {"fmt": "s", "color": COLORS[kind], "markersize": 3.5, "elinewidth": 1, "markeredgecolor": "white"}
+            axes.errorbar(places + _ASIDE, means[kind][order], errors, label=label, markeredgewidth=0.5, **style)
+    for place in places[np.isnan(leading[order])]:
+        axes.text(place, 0.5, "no instance", rotation=90, ha="center", va="bottom", color="#8a8a8a", fontsize=7)
+    axes.set_xticks(places, [names[index] for index in order], rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.7, len(names) - 0.3)
+    _finish(axes, title, ylabel=f"{figure_name} (%)")
+    axes.set_ylim(0, min(axes.get_ylim()[1], _HIGHEST))
+    axes.legend(frameon=False, loc="upper right")
+    return figure
+
+
+def plot_by_number(bins, series, *, counts, title, figure_name="AP50"):
+    """Scores by the number of instances of the searched category in the image, with intervals.
+
+    Args:
+        bins: [b], names.
+        series: sequence of (label, iou type, [b] means, [b] intervals); None for no score. Those of one label share a
+            colour.
+        counts: label -> [b] number of queries.
+        title: above the plot.
+        figure_name: what the scores are.
+
+    Returns:
+        matplotlib Figure
+    """
+    figure, axes = _new_figure((7.2, 4.6))
+    labels = list(dict.fromkeys(label for label, *_ in series))
+    for index, (label, kind, means, intervals) in enumerate(series):
+        places = np.arange(len(bins)) + (index - (len(series) - 1) / 2) * _SPREAD
+        color = SERIES_COLORS[labels.index(label) % len(SERIES_COLORS)]
+        style = {"color": color, "capsize": 3, "markersize": 5, "linewidth": 1.6, "elinewidth": 1.2, **_STYLES[kind]}
+        errors = np.nan_to_num(_as_floats(intervals))
+        face = color if kind == "bbox" else "white"
+        axes.errorbar(
+            places, _as_floats(means), yerr=errors, label=f"{label}, {KINDS[kind]}", markerfacecolor=face, **style
+        )
+    axes.set_xticks(np.arange(len(bins)), [_bin_label(index, name, counts) for index, name in enumerate(bins)])
+    axes.set_xlabel(f"instances of the category in the image\n(in brackets: queries, {' and '.join(counts)})")
+    _finish(axes, title, ylabel=f"{figure_name} (%)")
+    axes.legend(frameon=False, ncols=max(1, len(labels)))
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.12)  # room for the legend
+    return figure
+
+
+def plot_confusion(names, matrix, histogram, intervals, *, title, figure_name="AP50"):
+    """Heat map of a confusion matrix, above it the histogram of its columns.
+
+    Args:
+        names: [c].
+        matrix: [c searched, c found]; None where the two never stand in one image.
+        histogram: [c], mean of a column over the other rows.
+        intervals: [c], of the histogram.
+        title: above the plot.
+        figure_name: what the scores are.
+
+    Returns:
+        matplotlib Figure
+    """
+    values, count = np.array([_as_floats(row) for row in matrix]), len(names)
+    side = max(5.2, 2.0 + 0.18 * count)  # inches of the heat map with its names
+    figure, (top, axes) = _new_figure((side + 0.9, side + 1.7), rows=2, height_ratios=(1.2, side - 0.6), sharex=True)
+    image = axes.imshow(values, cmap=_heat_colors(), vmin=0, vmax=max(np.nanmax(values, initial=0), 1), aspect="auto")
+    size = _FONT_SIZE if count <= _NUMBERED_CELLS else _FONT_SIZE - 1.5
+    axes.set_xticks(np.arange(count), names, rotation=90, fontsize=size)
+    axes.set_yticks(np.arange(count), names, fontsize=size)
+    axes.set_xlabel("ground truth that the detections are scored against\n(grey: never in one image with the other)")
+    axes.set_ylabel("category of the references")
+    axes.tick_params(length=0)
+    if count <= _NUMBERED_CELLS:
+        _number_cells(axes, values, size=size - 1)
+    top.bar(np.arange(count), np.nan_to_num(_as_floats(histogram)), 0.75, color=COLORS["bbox"], alpha=0.75)
+    errors = np.nan_to_num(_as_floats(intervals))
+    top.errorbar(np.arange(count), np.nan_to_num(_as_floats(histogram)), errors, fmt="none", ecolor=_DARK)
+    top.tick_params(axis="x", length=0, labelbottom=False)
+    _finish(top, title, ylabel="found instead\nof others")
+    figure.colorbar(image, ax=axes, label=f"{figure_name} (%)", fraction=0.04, pad=0.015, aspect=40)
+    return figure
+
+
+# ---- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _new_figure(size, *, rows=1, height_ratios=None, sharex=False):
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, 1, height_ratios=height_ratios, sharex=sharex)
+
+
+def _finish(axes, title, *, ylabel):
+    axes.set_title(title, loc="left", fontsize=_FONT_SIZE + 2, color=_INK)
+    axes.set_ylabel(ylabel)
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=_FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=_FONT_SIZE, colors=_INK)
+
+
+def _heat_colors():
+    import matplotlib
+
+    return matplotlib.colormaps["YlGnBu"].with_extremes(bad=_EMPTY)
+
+
+def _number_cells(axes, values, *, size):
+    dark = 0.55 * max(np.nanmax(values, initial=0), 1)
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            color = "white" if value > dark else _INK
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=size, color=color)
+
+
+def _bin_label(index, name, counts):
+    return f"{name}\n({', '.join(f'{numbers[index]:,}' for numbers in counts.values())})"
+
+
+def _as_floats(values):
+    return np.array([np.nan if value is None else value for value in values], float)
+
+
+def _mean_of(values):
+    return "unknown" if np.isnan(values).all() else f"{np.nanmean(values):.1f}"

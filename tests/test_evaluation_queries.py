@@ -1,0 +1,128 @@
+"""Queries, samplers of references, and the search with a predictor."""
+
+import coco_tree
+import numpy as np
+import pytest
+
+from siamese_mrcnn_tf import ReferenceEmbedding, TinyConfig
+from siamese_mrcnn_tf.dataset import NoReferenceError
+from siamese_mrcnn_tf.evaluation_queries import DrawnReferences, Query, RecordedReferences, ReferenceSearch, queries_of
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    coco_tree.write_tree(tmp_path)
+    return coco_tree.load(tmp_path, subset="val")
+
+
+def test_queries_are_the_classes_present_without_crowds(dataset):
+    assert queries_of(dataset) == [(0, [1, 2]), (1, [2, 3]), (2, [1, 3])]
+    assert queries_of(dataset, [3]) == [(1, [3]), (2, [3])]
+    dataset.ACTIVE_CLASSES = np.array([1])
+    assert queries_of(dataset) == [(0, [1]), (2, [1])]
+    with pytest.raises(ValueError, match=r"class_ids: \[0, 9\] are not in val2017, whose classes are 1..3"):
+        queries_of(dataset, [0, 1, 9])
+
+
+def test_drawn_references(dataset):
+    drawn = DrawnReferences(dataset, TinyConfig(), seed=1)
+    assert drawn(0, 1, 0, 3) == drawn(0, 1, 0, 5)[:3]
+    many = {reference for run in range(20) for reference in drawn(0, 1, run, 1)}
+    assert many == {(0, 0), (2, 1)}
+    others = DrawnReferences(dataset, TinyConfig(), seed=1, exclude_query_image=True)
+    assert {reference for run in range(20) for reference in others(0, 1, run, 1)} == {(2, 1)}
+
+
+def test_a_class_of_one_image_has_no_other_references(tmp_path):
+    content = coco_tree.write_tree(tmp_path)
+    content["annotations"] = [entry for entry in content["annotations"] if entry["id"] != 100]
+    coco_tree.write_annotations(tmp_path, content)
+    dataset = coco_tree.load(tmp_path, subset="val")
+    queries = queries_of(dataset)
+    DrawnReferences(dataset, TinyConfig(), seed=0).check(queries)
+    drawn = DrawnReferences(dataset, TinyConfig(), seed=0, exclude_query_image=True)
+    with pytest.raises(NoReferenceError, match=r"class 1 \(ellipse\) is in image 30 of val2017 alone"):
+        drawn.check(queries)
+    with pytest.raises(NoReferenceError, match=r"class 1 \(ellipse\) has no instance in val2017 beside image 30"):
+        drawn(2, 1, 0, 1)
+
+
+def test_a_class_without_a_usable_reference(tmp_path):
+    content = coco_tree.write_tree(tmp_path)
+    for annotation in content["annotations"]:
+        if annotation["category_id"] == 18:
+            annotation["segmentation"] = []
+    coco_tree.write_annotations(tmp_path, content)
+    dataset = coco_tree.load(tmp_path, subset="val")
+    with pytest.raises(NoReferenceError, match=r"class 3 \(triangle\) has no instance in val2017 that could be"):
+        DrawnReferences(dataset, TinyConfig(), seed=0).check(queries_of(dataset))
+
+
+def test_recorded_references(dataset):
+    record = {"image_id": 10, "queries": [{"run": 0, "category_id": 3, "references": [[30, 105], [10, 100]]}]}
+    recorded = RecordedReferences(dataset, [record])
+    annotations = dataset.image_info[2]["annotations"]
+    assert recorded(0, 1, 0, 2) == [(2, [entry["id"] for entry in annotations].index(105)), (0, 0)]
+    with pytest.raises(NoReferenceError, match="image 10, category 3, run 0: expected 1 recorded references, got 2"):
+        recorded(0, 1, 0, 1)
+    with pytest.raises(NoReferenceError, match="image 10, category 3, run 1: expected 2 recorded references, got none"):
+        recorded(0, 1, 1, 2)
+    for reference in ([30, 999], None):
+        record["queries"][0]["references"][0] = reference
+        with pytest.raises(NoReferenceError, match="is not in val2017"):
+            RecordedReferences(dataset, [record])(0, 1, 0, 2)
+
+
+class Predictor:
+    """Embeds a crop as its mean, and finds nothing."""
+
+    config = TinyConfig()
+
+    def __init__(self):
+        self.encoded, self.asked = 0, []
+
+    def encode_scenes(self, images):
+        return images
+
+    def encode_references(self, crops):
+        assert len(crops) == 1
+        self.encoded += 1
+        return ReferenceEmbedding(np.full((1, 5, 2), np.mean(crops[0])))
+
+    def detect_in(self, scenes, references):
+        self.asked += references
+        return [None] * len(references)
+
+
+def search(dataset, predictor, *references, **kwargs):
+    searcher = ReferenceSearch(predictor, **kwargs)
+    searcher.search(dataset, 0, [Query(0, 0, 1, tuple(each)) for each in references])
+    return predictor.asked
+
+
+def test_several_references_are_one_query(dataset):
+    predictor = Predictor()
+    first, second, both = search(dataset, predictor, [(0, 0)], [(2, 1)], [(0, 0), (2, 1)])
+    np.testing.assert_array_equal(both.mean, np.mean([first.mean, second.mean], axis=0))
+    assert predictor.encoded == 2
+
+
+def test_embeddings_used_longest_ago_leave_first(dataset):
+    first, second, third = [(0, 0)], [(0, 1)], [(1, 0)]
+    predictor = Predictor()
+    search(dataset, predictor, first, second, first, third, first, second, cached=2)
+    assert predictor.encoded == 4  # `second` twice
+    predictor = Predictor()
+    search(dataset, predictor, first, first, cached=0)
+    assert predictor.encoded == 2
+
+
+def test_crops_are_encoded_as_they_come(dataset):
+    crop = np.full((20, 30, 3), 7, np.uint8)
+    asked = search(dataset, Predictor(), [crop], [crop])
+    assert [embedding.vectors.max() for embedding in asked] == [7, 7]
+
+
+def test_a_failed_query_names_image_and_class(dataset):
+    with pytest.raises(RuntimeError, match="000000000010.png, category 'ellipse': the query failed"):
+        search(dataset, Predictor(), [(0, 99)])

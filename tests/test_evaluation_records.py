@@ -1,0 +1,135 @@
+"""The files of an evaluation, on their own."""
+
+import json
+
+import pytest
+
+from siamese_mrcnn_tf import evaluation_records
+from siamese_mrcnn_tf.evaluation_records import RecordWriter, complete_settings, read_records
+
+SETTINGS = {"images": [5, 7, 9], "runs": 1, "seed": 0, "config": {"A": 1, "B": (2, 3)}}
+
+
+def record(image_id):
+    return {
+        "image_id": image_id,
+        "seconds": 0.25,
+        "queries": [{"run": 0, "category_id": 3, "references": [[5, 50]], "detections": [{"score": image_id / 3}]}],
+    }
+
+
+def write(folder, *image_ids, shard=(1, 1), resume=False, **changes):
+    settings = complete_settings(SETTINGS | changes)
+    with RecordWriter(folder, settings, shard, resume=resume) as writer:
+        for image_id in image_ids:
+            writer.append(record(image_id))
+    return folder / evaluation_records.records_name(shard)
+
+
+def test_records_are_read_in_the_order_of_the_images(tmp_path):
+    write(tmp_path, 9, 5)
+    records = read_records(tmp_path)
+    assert list(records) == [record(5), record(9)] and len(records) == 2
+    assert records.results(0) == [{"score": 5 / 3}, {"score": 3.0}]
+    assert records.references(0)[1] == {"image_id": 9, "category_id": 3, "references": [[5, 50]]}
+    assert records.results(1) == []
+    with pytest.raises(ValueError, match="1 of 3 images are missing in the records, the first is 7"):
+        records.require_complete()
+
+
+def test_a_header_tells_whose_records_they_are(tmp_path):
+    path = write(tmp_path, 5, shard=(2, 3))
+    assert path.name == "records-0002-of-0003.jsonl"
+    header = json.loads(path.read_text().splitlines()[0])
+    assert header["shard"] == [2, 3] and header["fingerprint"] == read_records(tmp_path).settings["fingerprint"]
+
+
+@pytest.mark.parametrize("kept", [0, 10])
+def test_a_file_that_broke_off_in_its_header(tmp_path, kept):
+    path = write(tmp_path, 5)
+    path.write_bytes(path.read_bytes()[:kept])
+    write(tmp_path, 5, 7, resume=True)
+    assert list(read_records(tmp_path)) == [record(5), record(7)]
+
+
+def test_going_on(tmp_path):
+    write(tmp_path, 5)
+    with RecordWriter(tmp_path, complete_settings(SETTINGS), resume=True) as writer:
+        assert writer.done == {5}
+        writer.append(record(7))
+    assert len(read_records(tmp_path)) == 2
+
+
+def test_records_of_another_evaluation(tmp_path):
+    path = write(tmp_path / "one", 5)
+    other = write(tmp_path / "other", 7, seed=1)
+    with pytest.raises(ValueError, match="other settings: seed = 0 there and 1 here"):
+        write(tmp_path / "one", 7, seed=1, resume=True)
+    with pytest.raises(ValueError, match="other settings: images = 3 entries there and 1 entries here"):
+        write(tmp_path / "one", images=[5], resume=True)
+    with pytest.raises(ValueError, match="other settings: config.A = 1 there and 2 here"):
+        write(tmp_path / "one", config={"A": 2, "B": (2, 3)}, resume=True)
+    path.write_bytes(other.read_bytes())
+    for read in (lambda: read_records(tmp_path / "one"), lambda: write(tmp_path / "one", resume=True)):
+        with pytest.raises(ValueError, match="jsonl: holds records of an evaluation with other settings than settings"):
+            read()
+
+
+def test_other_versions_are_said(tmp_path, caplog, monkeypatch):
+    write(tmp_path, 5)
+    monkeypatch.setattr(evaluation_records, "versions", lambda: {"numpy": "0.1"})
+    write(tmp_path, 7, resume=True)
+    assert "was made with other versions, digits may differ" in caplog.text
+    assert len(read_records(tmp_path)) == 2
+
+
+def test_the_weights_count_by_their_content(tmp_path):
+    first, same, other = (tmp_path / name for name in ("first.h5", "same.h5", "other.h5"))
+    first.write_bytes(b"1")
+    same.write_bytes(b"1")
+    other.write_bytes(b"2")
+    prints = [complete_settings(SETTINGS, weights=path)["fingerprint"] for path in (first, same, other)]
+    assert prints[0] == prints[1] != prints[2] and len(set(prints)) == 2
+
+
+def test_what_is_no_evaluation(tmp_path):
+    with pytest.raises(ValueError, match="no evaluation there, expected settings.json"):
+        read_records(tmp_path)
+    with pytest.raises(ValueError, match="expected at least one folder"):
+        read_records()
+    path = tmp_path / "settings.json"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="not the settings of an evaluation that this version"):
+        read_records(tmp_path)
+    path.unlink()
+    write(tmp_path, 5)
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(ValueError, match="settings.json: was changed after the evaluation"):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("no record", "jsonl, line 2: not a record of an evaluation"),
+        ("[]", "jsonl, line 2: not a record of an evaluation"),
+        ('{"image_id": 5}', "jsonl, line 2: not a record of an evaluation"),
+        ('{"image_id": 5, "queries": [{"run": 0}]}', "jsonl, line 2: not a record of an evaluation"),
+        (json.dumps(record(7)), "jsonl, line 3: image 7 was recorded before"),
+        (json.dumps(record(8)), "jsonl: image 8 is not among the images of settings.json"),
+    ],
+)
+def test_broken_lines(tmp_path, line, message):
+    path = write(tmp_path, 5, 7)
+    lines = path.read_text().splitlines()
+    lines[1] = line
+    path.write_text("\n".join([*lines, ""]))
+    with pytest.raises(ValueError, match=message):
+        read_records(tmp_path)
+
+
+def test_a_file_that_does_not_begin_as_records_do(tmp_path):
+    path = write(tmp_path, 5)
+    path.write_text(json.dumps(record(5)) + "\n")
+    with pytest.raises(ValueError, match="line 1: not the beginning of the records of an evaluation"):
+        read_records(tmp_path)

@@ -1,0 +1,389 @@
+"""Reports: tables, CSV, JSON and plots of evaluations, and what cannot be reported."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese_mrcnn_tf import evaluation_results, files, plots, published, report, scoring
+
+CATEGORIES = {3: "ellipse", 7: "rectangle", 18: "triangle"}
+BINS = ["1", "2", "11+"]
+
+
+def write_evaluation(folder, *, base=0.2, runs=3, masks=True, analysis=True, ids=(3, 7, 18), **settings):
+    """An evaluation whose figure k of run r is base + k / 100 + r / 1000; masks are 0.05 below boxes."""
+    kinds = {"bbox": base, "segm": base - 0.05} if masks else {"bbox": base}
+    scores = {"runs": [], "num_images": 1234, "num_queries": 5000, "num_results": 99}
+    for run in range(runs):
+        figures = {
+            kind: {name: at + k / 100 + run / 1000 for k, name in enumerate(published.FIGURES)}
+            for kind, at in kinds.items()
+        }
+        rows = {kind: {i: {"AP": at, "AP50": at + run / 1000 + i / 100} for i in ids} for kind, at in kinds.items()}
+        scores["runs"].append(figures | {"per_class": rows})
+    files.write_json(folder / "scores.json", scores)
+    described = {"split": 1, "shots": 1, "runs": runs, "protocol": "paper", "category_set": "novel"} | settings
+    described["categories"] = [{"id": i, "name": CATEGORIES[i]} for i in ids]
+    files.write_json(folder / "settings.json", described)
+    if analysis:
+        files.write_json(folder / "analysis.json", make_analysis(kinds, runs, ids))
+    return folder
+
+
+def make_analysis(kinds, runs, ids):
+    numbers = {"bins": BINS, "num_queries": [1000, 50, 0], "num_instances": [1000, 100, 0]}
+    numbers["runs"] = [
+        {kind: {name: [at + run / 100, at / 2, None] for name in ("AP", "AP50")} for kind, at in kinds.items()}
+        for run in range(runs)
+    ]
+    matrix = [[0.5 if i == j else None if 18 in (i, j) else 0.1 for j in ids] for i in ids]
+    histogram = {"histogram": [0.1] * len(ids), "histogram_interval": [None] + [0.01] * (len(ids) - 1)}
+    confusion = {"category_ids": list(ids)} | {kind: {"matrix": matrix, **histogram} for kind in kinds}
+    return {
+        "category_names": {str(i): CATEGORIES[i] for i in ids},
+        "num_instances": {str(i): 1 if i == 7 else 1500 for i in ids},
+        "by_number": numbers,
+        "confusion": confusion,
+    }
+
+
+@pytest.fixture
+def four_splits(tmp_path):
+    return [write_evaluation(tmp_path / f"s{split}", split=split, base=0.1 * split) for split in (3, 1, 4, 2)]
+
+
+def rows_of(text, first):
+    """Cells of the lines of a Markdown table that start with a cell, and of the line after each."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return [(line, after) for line, after in zip(lines, lines[1:], strict=False) if line[0] == first]
+
+
+# ---- published figures -----------------------------------------------------------------------------------------------
+
+
+def test_published_means_are_the_papers():
+    """The AP50 of the paper's text: mean of the splits, detection and segmentation."""
+    expected = {
+        (1, published.MEAN, "train"): (37.6, 34.9),
+        (1, published.MEAN, "novel"): (16.3, 14.5),
+        (5, published.MEAN, "train"): (41.3, 38.4),
+        (5, published.MEAN, "novel"): (18.5, 16.8),
+        (1, 0, "all"): (35.5, 33.1),
+    }
+    for (shots, split, categories), pair in expected.items():
+        found = [published.published(shots, split, categories, kind)["AP50"][0] for kind in ("bbox", "segm")]
+        assert tuple(found) == pair
+    random = [published.published(1, published.MEAN, "novel", kind, model="random-boxes") for kind in ("bbox", "segm")]
+    assert [figures["AP50"][0] for figures in random] == [1.2, 0.5] and set(random[0]) == {"AP50"}
+
+
+def test_published_tables_are_whole_and_consistent():
+    for shots in (1, 5):
+        for categories in ("train", "novel"):
+            for kind in ("bbox", "segm"):
+                rows = [published.published(shots, split, categories, kind) for split in (1, 2, 3, 4)]
+                mean = published.published(shots, published.MEAN, categories, kind)
+                assert all(tuple(row) == published.FIGURES for row in [*rows, mean])
+                for name in published.FIGURES:
+                    assert mean[name][0] == pytest.approx(np.mean([row[name][0] for row in rows]), abs=0.1)
+    assert published.published(1, 0, "train", "bbox") == published.published(1, 0, "all", "bbox")
+
+
+def test_figures_are_those_of_scoring():
+    assert published.FIGURES == tuple(figure[0] for figure in scoring._FIGURES)
+
+
+def test_what_was_not_published_is_empty():
+    assert published.published(3, 1, "novel", "bbox") == published.published(1, 1, "all", "bbox") == {}
+    published.published(1, 1, "novel", "bbox").clear()
+    assert published.published(1, 1, "novel", "bbox")["AP50"] == (15.3, 0.24)
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_main_table_of_four_splits(tmp_path, four_splits):
+    report.write_report(four_splits, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "|  |  | S1 | S2 | S3 | S4 | mean |" in text
+    (here, there), (masks, _) = rows_of(text, "1-shot, novel categories")[4:6]  # after the four sources
+    interval = f"{1.96 * np.std([0, 0.1, 0.2]) / np.sqrt(3):.2f}"
+    assert here[2:] == [f"{value} ± {interval}" for value in ("11.1", "21.1", "31.1", "41.1", "26.1")]
+    assert masks[2] == f"6.1 ± {interval}"
+    assert there[1:3] == ["*published*", "*15.3 ± 0.24*"] and there[-1] == "*16.3 ± 0.06*"
+
+
+def test_the_published_mean_stands_only_beside_all_splits(tmp_path, four_splits):
+    report.write_report(four_splits[:2], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    here, there = rows_of(text, "1-shot, novel categories")[2]
+    assert "|  |  | S1 | S3 | mean |" in text
+    assert here[-1].startswith("21.1") and there[2:] == ["*15.3 ± 0.24*", "*16.7 ± 0.36*", ""]
+
+
+def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
+    kinds = [(5, "novel", 1, "net"), (1, "novel", 1, "random-boxes"), (1, "novel", 1, "net"), (1, "train", 1, "net")]
+    kinds += [(1, "all", 0, "net"), (2, "train", 1, "net")]
+    folders = [
+        write_evaluation(tmp_path / str(n), shots=shots, category_set=part, split=split, model=model)
+        for n, (shots, part, split, model) in enumerate(kinds)
+    ]
+    found = evaluation_results.read_experiments(folders)
+    assert [experiment.title for experiment in found] == [
+        "1-shot, all categories",
+        "1-shot, train categories",
+        "1-shot, novel categories",
+        "2-shot, train categories",
+        "5-shot, novel categories",
+        "random boxes, novel categories",
+    ]
+    text = report.markdown(found)
+    assert "|  |  | S1 | all 80 |" in text
+    here, there = rows_of(text, "Random boxes, novel categories")[1]
+    assert there[2:] == ["*0.8 ± 0.04*", ""]
+    assert rows_of(text, "2-shot, train categories")[1][1][2:] == ["", ""]
+
+
+def test_full_tables_have_all_figures(tmp_path, four_splits):
+    found = evaluation_results.read_experiments(four_splits)
+    text = report.markdown(found)
+    header = "|  | split |  | AP | AP50 | AP75 | APs | APm | APl | AR1 | AR10 | AR100 | ARs | ARm | ARl |"
+    assert header in text
+    here, there = rows_of(text.partition(header)[2], "detection")[0]
+    assert here[1] == "S1" and [cell[:4] for cell in here[3:5]] == ["10.1", "11.1"] and here[-1].startswith("21.1")
+    assert there[3] == "*8.6 ± 0.17*" and there[-1] == "*43.2 ± 0.91*"
+
+
+def test_csv_and_json_hold_every_figure(tmp_path, four_splits):
+    report.write_report(four_splits, tmp_path / "out")
+    with open(tmp_path / "out" / "figures.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * 2 * 12
+    row = next(row for row in rows if (row["split"], row["kind"], row["figure"]) == ("mean", "segm", "AP50"))
+    assert [float(row[f"run_{n}"]) for n in range(3)] == pytest.approx([21.0, 21.1, 21.2])
+    assert float(row["mean"]) == pytest.approx(21.1) and float(row["published"]) == 14.5
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(content["figures"]) == len(rows) and content["evaluations"][0]["settings"]["split"] == 1
+    assert [row["name"] for row in content["per_class"]] == ["ellipse", "rectangle", "triangle"]
+    assert content["per_class"][0]["bbox_AP50"] == pytest.approx(28.1)
+
+
+def test_categories_by_number_and_confusion(tmp_path, four_splits):
+    paths = report.write_report(four_splits, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    ((line, _),) = rows_of(text, "rectangle")[-1:]
+    assert line[1:3] == ["S1, S2, S3, S4", "1"] and "Of a category with a single instance" in text
+    numbers = text.partition("instances of the category |")[2]
+    queries, boxes = rows_of(numbers, "1-shot, novel categories")[0]
+    assert (
+        queries[2:] == ["4,000", "200", "0"] and boxes[2].startswith("26.0 ± ") and boxes[3:] == ["12.5 ± 0.00", "n/a"]
+    )
+    assert ["ellipse", "rectangle", "10.0"] in [line for line, _ in rows_of(text, "ellipse")]
+    confusion = (tmp_path / "out" / "confusion_1shot_novel_s1_bbox.csv").read_text().splitlines()
+    assert confusion[0] == "searched \\ found,ellipse,rectangle,triangle" and confusion[1] == "ellipse,50.0,10.0,"
+    assert {path.name for path in paths} >= {"by_number.csv", "per_class.csv", "by_number_1shot.png"}
+    assert {path.name for path in paths} == {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_categories_of_different_splits_are_put_together(tmp_path):
+    folders = [write_evaluation(tmp_path / "a", ids=(3,)), write_evaluation(tmp_path / "b", ids=(7, 18), split=2)]
+    (experiment,) = evaluation_results.read_experiments(folders)
+    found = experiment.classes()
+    assert [(row["name"], row["splits"]) for row in found] == [("ellipse", [1]), ("rectangle", [2]), ("triangle", [2])]
+
+
+def test_one_evaluation_without_masks_and_analysis(tmp_path):
+    folder = write_evaluation(tmp_path / "a", masks=False, analysis=False, runs=1, shots=3)
+    paths = report.write_report([folder], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Segmentation" not in text and "Figure 5" not in text and "the mean of 1 run with" in text
+    assert rows_of(text, "3-shot, novel categories")[1][0][2:] == ["21.0"]  # a single run has no interval
+    assert [path.name for path in paths] == [
+        *("report.md", "figures.csv", "per_class.csv", "report.json", "per_class_3shot_novel.png"),
+    ]
+
+
+def test_figures_without_ground_truth(tmp_path):
+    folder = write_evaluation(tmp_path / "a")
+    scores = json.loads((folder / "scores.json").read_text())
+    for run in scores["runs"]:
+        run["bbox"]["AP_large"] = run["per_class"]["bbox"]["18"]["AP50"] = -1
+    files.write_json(folder / "scores.json", scores)
+    report.write_report([folder], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert rows_of(text, "detection")[0][0][8] == "n/a"
+    assert rows_of(text, "triangle")[-1][0][3] == "n/a"
+    assert '"mean": null' in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_the_same_report_every_time(tmp_path, four_splits):
+    report.write_report(four_splits, tmp_path / "out")
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    report.write_report(four_splits[::-1], tmp_path / "out")
+    again = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    texts = [name for name in first if not name.endswith(".png")]
+    assert again.keys() == first.keys() and all(again[name] == first[name] for name in texts)
+
+
+# ---- what cannot be reported -----------------------------------------------------------------------------------------
+
+
+def test_folders_without_an_evaluation(tmp_path):
+    with pytest.raises(ValueError, match="expected the folder of an evaluation or several, got none"):
+        report.write_report([], tmp_path / "out")
+    with pytest.raises(ValueError, match="nowhere: no finished evaluation there, settings.json is missing"):
+        report.write_report([tmp_path / "nowhere"], tmp_path / "out")
+    folder = write_evaluation(tmp_path / "a")
+    (folder / "scores.json").unlink()
+    with pytest.raises(ValueError, match="a: no finished evaluation there, scores.json is missing"):
+        report.write_report([folder], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": 5}, "settings.json: split = 5, expected one of 0, 1, 2, 3, 4"),
+        ({"category_set": "some"}, "category_set = 'some', expected one of train, novel, all"),
+        ({"shots": 0}, "shots = 0, expected the number of references of a query"),
+    ],
+)
+def test_bad_settings(tmp_path, change, message):
+    folder = write_evaluation(tmp_path / "a", **change)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluation_results.read_evaluation(folder)
+
+
+def test_the_kind_of_categories_may_stand_under_categories(tmp_path):
+    folder = write_evaluation(tmp_path / "a")
+    settings = json.loads((folder / "settings.json").read_text())
+    del settings["category_set"]
+    files.write_json(folder / "settings.json", settings | {"categories": "train"})
+    assert evaluation_results.read_evaluation(folder).experiment == (None, 1, "train")
+
+
+def change_scores(folder, change):
+    scores = json.loads((folder / "scores.json").read_text())
+    change(scores)
+    files.write_json(folder / "scores.json", scores)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda scores: scores.pop("runs"), "of another version: expected a list 'runs'"),
+        (lambda scores: scores["runs"].pop(), "scores.json: holds 2 of 3 runs"),
+        (lambda scores: scores["runs"][1].pop("segm"), "run 1: has not the layout of scores .segm: KeyError"),
+        (lambda scores: scores["runs"][2]["bbox"].pop("AP75"), "run 2: has not the layout of scores .bbox: KeyError"),
+        (lambda scores: scores["runs"][0].pop("per_class"), "run 0: has not the layout of scores"),
+        (lambda scores: scores["runs"][0]["bbox"].update(AP="high"), r"run 0: .* no number for \['AP'\]"),
+    ],
+)
+def test_scores_of_another_layout(tmp_path, change, message):
+    folder = write_evaluation(tmp_path / "a")
+    change_scores(folder, change)
+    with pytest.raises(ValueError, match=message):
+        evaluation_results.read_evaluation(folder)
+
+
+def test_a_scores_file_cut_short(tmp_path):
+    folder = write_evaluation(tmp_path / "a")
+    path = folder / "scores.json"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="scores.json: not JSON at line 1"):
+        report.write_report([folder], tmp_path / "out")
+
+
+def test_an_analysis_of_something_else(tmp_path):
+    folder = write_evaluation(tmp_path / "a", runs=2)
+    files.write_json(folder / "analysis.json", make_analysis({"bbox": 0.1, "segm": 0.1}, 3, (3, 7)))
+    with pytest.raises(ValueError, match="analysis.json: does not belong to the scores.json beside it"):
+        evaluation_results.read_evaluation(folder)
+    files.write_json(folder / "analysis.json", {"by_number": {}})
+    with pytest.raises(ValueError, match="analysis.json: has not the layout of analyses"):
+        evaluation_results.read_evaluation(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"protocol": "default"}, "b does not belong to .*a: protocol = 'default' there and 'paper' here"),
+        ({"runs": 5}, "runs = 5 there and 3 here"),
+        ({"limit": 100}, "limit = 100 there and None here"),
+        ({"masks": False}, "only one of them has masks"),
+        ({"config": {"DETECTION_MIN_CONFIDENCE": 0.5}}, "DETECTION_MIN_CONFIDENCE = 0.5 there and None here"),
+    ],
+)
+def test_evaluations_that_do_not_belong_together(tmp_path, settings, message):
+    folders = [write_evaluation(tmp_path / "a"), write_evaluation(tmp_path / "b", **{"split": 2} | settings)]
+    with pytest.raises(ValueError, match=message):
+        report.write_report(folders, tmp_path / "out")
+
+
+def test_the_same_evaluation_twice(tmp_path):
+    folders = [write_evaluation(tmp_path / "a"), write_evaluation(tmp_path / "b")]
+    with pytest.raises(
+        ValueError, match="b: is of 1-shot, novel categories, split 1, and so is .*a; a report takes one"
+    ):
+        report.write_report(folders, tmp_path / "out")
+
+
+# ---- plots -----------------------------------------------------------------------------------------------------------
+
+
+def test_plots_are_pictures(tmp_path):
+    figure = plots.plot_classes(["a", "b"], {"bbox": ([20.0, None], [1.0, None])}, title="t")
+    plots.save_plot(figure, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as image:
+        assert image.format == "PNG" and min(image.size) > 500
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_bars_are_sorted_and_say_what_is_missing():
+    scores = {"bbox": ([20.0, None, 60.0], [1.0, None, 2.0]), "segm": ([10.0, None, 50.0], [1.0, None, 2.0])}
+    axes = plots.plot_classes(["a", "b", "c"], scores, title="AP50 by category").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["c", "a", "b"]
+    assert [bar.get_height() for bar in axes.patches][:2] == [60, 20]
+    assert [text.get_text() for text in axes.texts] == ["no instance"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["boxes (mean 40.0)", "masks (mean 30.0)"]
+    assert axes.get_title(loc="left") == "AP50 by category"
+
+
+def test_by_number_has_a_line_a_series():
+    series = [("train", "bbox", [30.0, 20.0], [1.0, 2.0]), ("train", "segm", [25.0, None], [1.0, None])]
+    axes = plots.plot_by_number(["1", "2+"], series, counts={"train": [1000, 5]}, title="t").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1\n(1,000)", "2+\n(5)"]
+    lines = [container.lines[0] for container in axes.containers]
+    assert lines[0].get_ydata().tolist() == [30, 20] and lines[0].get_color() == lines[1].get_color()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train, boxes", "train, masks"]
+
+
+def test_confusion_has_heat_map_and_histogram():
+    matrix = [[50.0, 10.0, None], [5.0, 60.0, None], [None, None, 1.0]]
+    figure = plots.plot_confusion(["a", "b", "c"], matrix, [5.0, 10.0, None], [0.5, 1.0, None], title="t")
+    top, heat = figure.axes[:2]
+    assert [bar.get_height() for bar in top.patches] == [5, 10, 0]
+    assert np.ma.filled(heat.images[0].get_array(), -1).tolist() == [[50, 10, -1], [5, 60, -1], [-1, -1, 1]]
+    assert sorted(text.get_text() for text in heat.texts) == ["1", "10", "5", "50", "60"]
+    many = [str(number) for number in range(30)]
+    crowded = plots.plot_confusion(many, np.eye(30).tolist(), [1.0] * 30, [0.0] * 30, title="t")
+    assert not crowded.axes[1].texts  # no room for numbers
+
+
+def test_plots_of_nothing():
+    nothing = [None, None]
+    plots.plot_classes(["a", "b"], {"bbox": (nothing, nothing)}, title="t")
+    plots.plot_by_number(["1", "2"], [("all", "bbox", nothing, nothing)], counts={"all": [0, 0]}, title="t")
+    plots.plot_confusion(["a", "b"], [nothing, nothing], nothing, nothing, title="t")
+
+
+def test_pyplot_is_left_alone(tmp_path):
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    report.write_report([write_evaluation(tmp_path / "a")], tmp_path / "out")
+    assert pyplot.get_fignums() == before
