@@ -64,23 +64,51 @@ def test_each_command_has_help(coco, capsys, command):
 
 def test_evaluate_prints_tables_and_writes_records(run, tree, tiny_weights, tmp_path):
     out = tmp_path / "out"
-    code, text, _ = run("evaluate", "--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--out", out)
+    common = ("evaluate", "--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--runs", 2)
+    code, text, _ = run(*common, "--out", out)
     assert code == 0
-    assert text.count("Average Precision  (AP) @[ IoU=0.50 ") == 2
-    assert "bbox: 2 images, 4 queries" in text
-    assert {path.name for path in out.iterdir()} == {"results.json", "references.json", "config.json", "scores.json"}
-    config = json.loads((out / "config.json").read_text())
-    assert config["NAME"] == "tiny" and config["MOLD_TARGETS_AT_INFERENCE"] is True
-    assert set(json.loads((out / "scores.json").read_text())) == {"bbox", "segm"}
+    assert text.count("Average Precision  (AP) @[ IoU=0.50 ") == 2 and text.count("+-") == 24
+    assert "bbox: 2 images, 8 queries" in text
+    names = {path.name for path in out.iterdir()}
+    assert {"settings.json", "records-0001-of-0001.jsonl", "scores.json", "analysis.json", "report.md"} <= names
+    assert {"results_run_0.json", "results_run_1.json"} <= names
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["config"]["NAME"] == "tiny" and settings["config"]["MOLD_TARGETS_AT_INFERENCE"] is True
+    scores = json.loads((out / "scores.json").read_text())
+    assert set(scores["mean"]) == {"bbox", "segm"} and len(scores["runs"]) == 2
+    assert run(*common, "--out", out)[0] == 2  # what is there is not overwritten
+    assert run("evaluate", "--dataset", tree, "--results", out, "--out", tmp_path / "again")[0] == 0
+    assert json.loads((out / "scores.json").read_text()) == scores
+
+
+def test_evaluation_in_parts_is_joined(run, tree, tiny_weights, tmp_path):
+    common = ("evaluate", "--dataset", tree, "--split", 1, "--categories", "train")
+    model = ("--model", tiny_weights, "--min-confidence", 0, "--runs", 2)
+    parts = [tmp_path / "one", tmp_path / "two"]
+    for number, part in enumerate(parts, start=1):
+        code, text, _ = run(*common, *model, "--shard", f"{number}/2", "--out", part)
+        assert code == 0 and f"part {number} of 2" in text
+    assert run(*common, "--merge", *parts, "--out", tmp_path / "joined")[0] == 0
+    assert run(*common, *model, "--out", tmp_path / "whole")[0] == 0
+    joined, whole = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("joined", "whole"))
+    assert joined["mean"] == whole["mean"] and joined["runs"] == whole["runs"]
+
+
+def test_random_boxes_over_all_splits(run, tree, tmp_path):
+    common = ("evaluate", "--dataset", tree, "--model", "random-boxes", "--runs", 2)
+    assert run(*common, "--out", tmp_path / "all")[0] == 0
+    text = (tmp_path / "all" / "report.md").read_text()
+    assert "random" in text.lower()
 
 
 def test_evaluate_paper_protocol(run, tree, tiny_weights, tmp_path):
     common = ("--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--protocol", "paper", "--limit", 1)
     assert run("evaluate", *common, "--out", tmp_path / "out")[0] == 0
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["MOLD_TARGETS_AT_INFERENCE"] is False
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["config"]["MOLD_TARGETS_AT_INFERENCE"] is False
     areas = [
         (result["area"], pytest.approx(result["bbox"][2] * result["bbox"][3]))
-        for result in json.loads((tmp_path / "out" / "results.json").read_text())
+        for result in json.loads((tmp_path / "out" / "results_run_0.json").read_text())
     ]
     assert areas and all(area == of_box for area, of_box in areas)
 
@@ -175,6 +203,8 @@ def bad_inputs(pictures, tree, weights):
         "no weights to start from": ([*train, pictures / "train", "--model", pictures / "gone.h5"], "gone.h5"),
         "no run to resume": (["train", "--resume", pictures / "nowhere"], "nowhere: no run to resume"),
         "images that are not there": ([*evaluate, tree, "--images", 10, 11], "has no [11]"),
+        "no weights to evaluate": (["evaluate", "--out", pictures / "out", "--dataset", tree], "--model: which"),
+        "nothing held out": ([*evaluate, tree, "--categories", "novel"], "--split 0 has no categories held out"),
         "no set to check": (["check", "--dataset", pictures / "nowhere", "--out", pictures / "out"], "nowhere"),
         "last without a run": (
             ["predict", "--model", "last", "--logs", pictures, "--image", scene, "--reference", crop],
@@ -208,6 +238,8 @@ MISTAKES = (
     "no weights to start from",
     "no run to resume",
     "images that are not there",
+    "no weights to evaluate",
+    "nothing held out",
     "no set to check",
     "last without a run",
 )

@@ -84,16 +84,9 @@ def test_the_command_line_knows_the_options(load):
     coco = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(coco)
     parser = coco.build_parser()
-    if "--split" not in help_of(parser, "evaluate"):
-        pytest.skip("coco.py evaluate has no category splits")
     for name in NAMES:
         options = parser.parse_args(load(name).ARGUMENTS)
-        assert options.command is coco.evaluate and options.shots in (1, 5)
-
-
-def help_of(parser, command):
-    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return commands.choices[command].format_help()
+        assert options.command.__name__ == "evaluate" and options.shots in (1, 5)
 
 
 def test_dry_run_prints_the_command():

@@ -140,10 +140,12 @@ def take_over(options, folder):
 
 
 def analyse(outcome, coco, folder):
-    """Write figures by number of instances and the confusion of categories beside the scores."""
+    """Write beside the scores: COCO results of each run, figures by number of instances, confusion of categories."""
     from siamese_mrcnn_tf import analysis, files
 
     settings = outcome.records.settings
+    for run in range(settings["runs"]):
+        files.write_json(folder / f"results_run_{run}.json", outcome.records.results(run))
     found = analysis.analyse(
         coco,
         (outcome.records.results(run) for run in range(settings["runs"])),
