@@ -27,8 +27,9 @@ lint: $(VENV)/.installed
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 
-benchmark: $(VENV)/.installed  ## seconds of one detection beside the machine's matrix rate
+benchmark: $(VENV)/.installed  ## seconds of a detection beside the machine's matrix rate, and of a training step
 	$(RUN) benchmarks/detect.py
+	$(RUN) benchmarks/train.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) *.egg-info
