@@ -3,7 +3,8 @@
     python benchmarks/evaluate.py DIR [--config small] [--repeats 3]
 
 DIR is a COCO-format folder; its first image with three categories is searched for each of them in five runs, with
-references of their own: 15 queries. The evaluation reads pictures and cuts references itself, the other side is given them.
+references of their own: 15 queries. The evaluation reads pictures and cuts references itself, the
+other side is given them.
 """
 
 import argparse
