@@ -255,7 +255,7 @@ def test_p6_is_every_second_cell_of_p5(fpn, stages):
     np.testing.assert_array_equal(p6, p5[:, ::2, ::2])
 
 
-def test_fpn_of_an_empty_batch(fpn):
+def test_fpn_of_an_empty_batch(empty_convolutions, fpn):
     levels = fpn([np.zeros((0, *side, channels)) for side, channels in zip(SIDES, CHANNELS, strict=True)])
     assert [level.shape[0] for level in levels] == [0] * 5
 
