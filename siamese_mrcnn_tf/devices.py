@@ -100,7 +100,7 @@ def replicas_in_sync():
 def shaped_logs(logs):
     """Logs of a step, as `fit` can take them.
 
-    With several machines Keras joins the logs along their first axis, which scalars do not have (keras#20585).
+    With several machines Keras joins the logs along their first axis, which scalars do not have (tensorflow#72388).
     """
     if keras.backend.backend() != "tensorflow":
         return logs
