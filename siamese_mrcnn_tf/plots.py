@@ -19,6 +19,7 @@ _INCHES_PER_CLASS = 0.2
 _SMALLEST = (6.4, 4.2)  # inches
 _NUMBERED_CELLS = 24  # categories up to which a heat map has room for its numbers
 _HIGHEST = 104  # percent, with some air
+_LOWEST = 1  # percent that an axis reaches at least, if all scores are 0 too
 _ASIDE = 0.14  # between the bar of a category and its two intervals, in categories
 _SPREAD = 0.08  # between the points of neighbouring series, in bins
 _FONT_SIZE = 9
@@ -60,11 +61,12 @@ def plot_classes(names, scores, *, title, figure_name="AP50"):
             style = {"fmt": "s", "color": COLORS[kind], "markersize": 3.5, "elinewidth": 1, "markeredgecolor": "white"}
             axes.errorbar(places + _ASIDE, means[kind][order], errors, label=label, markeredgewidth=0.5, **style)
     for place in places[np.isnan(leading[order])]:
-        axes.text(place, 0.5, "no instance", rotation=90, ha="center", va="bottom", color="#8a8a8a", fontsize=7)
+        where = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}  # whatever the scores are
+        axes.text(place, 0.01, "no instance", rotation=90, color="#8a8a8a", fontsize=7, **where)
     axes.set_xticks(places, [names[index] for index in order], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.7, len(names) - 0.3)
     _finish(axes, title, ylabel=f"{figure_name} (%)")
-    axes.set_ylim(0, min(axes.get_ylim()[1], _HIGHEST))
+    axes.set_ylim(0, min(max(axes.get_ylim()[1], _LOWEST), _HIGHEST))
     axes.legend(frameon=False, loc="upper right")
     return figure
 
@@ -98,7 +100,7 @@ def plot_by_number(bins, series, *, counts, title, figure_name="AP50"):
     axes.set_xlabel(f"instances of the category in the image\n(in brackets: queries, {' and '.join(counts)})")
     _finish(axes, title, ylabel=f"{figure_name} (%)")
     axes.legend(frameon=False, ncols=max(1, len(labels)))
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.12)  # room for the legend
+    axes.set_ylim(0, max(axes.get_ylim()[1], _LOWEST) * 1.12)  # room for the legend
     return figure
 
 

@@ -101,6 +101,26 @@ def test_random_boxes_over_all_splits(run, tree, tmp_path):
     assert "random" in text.lower()
 
 
+def test_parts_of_all_splits_are_joined_and_scored_again(run, tree, tmp_path):
+    common = ("evaluate", "--dataset", tree, "--split", "all")
+    model = ("--categories", "train", "--model", "random-boxes", "--runs", 2)
+    assert run(*common, *model, "--out", tmp_path / "whole")[0] == 0
+    parts = [tmp_path / "part1", tmp_path / "part2"]
+    for number, part in enumerate(parts, 1):
+        assert run(*common, *model, "--shard", f"{number}/2", "--out", part)[0] == 0
+    assert run(*common, "--merge", *parts, "--out", tmp_path / "joined")[0] == 0
+    assert run(*common, "--results", tmp_path / "joined", "--out", tmp_path / "again")[0] == 0
+    tables = [(tmp_path / name / "figures.csv").read_text() for name in ("whole", "joined", "again")]
+    assert tables[0] == tables[1] == tables[2] and ",mean," in tables[0]
+
+
+def test_weights_of_all_splits_are_found_before_the_first_is_evaluated(run, tree, tmp_path):
+    (tmp_path / "weights_1.h5").touch()
+    model = tmp_path / "weights_{split}.h5"
+    code, _, errors = run("evaluate", "--dataset", tree, "--split", "all", "--model", model, "--out", tmp_path / "out")
+    assert code == 2 and "weights_2.h5" in errors and "no such file" in errors
+
+
 def test_evaluate_paper_protocol(run, tree, tiny_weights, tmp_path):
     common = ("--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--protocol", "paper", "--limit", 1)
     assert run("evaluate", *common, "--out", tmp_path / "out")[0] == 0
@@ -134,6 +154,13 @@ def test_numbers_are_checked(coco, capsys):
         coco.main("evaluate --dataset d --model m --limit none".split())
     assert stopped.value.code == 2
     assert "expected a whole number of 1 or more, got 'none'" in capsys.readouterr().err
+
+
+def test_records_are_either_joined_or_scored_again(coco, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        coco.main("evaluate --dataset d --merge a b --results c".split())
+    assert stopped.value.code == 2
+    assert "--results: not allowed with argument --merge" in capsys.readouterr().err
 
 
 def test_last_checkpoint_of_the_named_run(run, pictures, tiny_model, tmp_path):
@@ -205,6 +232,20 @@ def bad_inputs(pictures, tree, weights):
         "images that are not there": ([*evaluate, tree, "--images", 10, 11], "has no [11]"),
         "no weights to evaluate": (["evaluate", "--out", pictures / "out", "--dataset", tree], "--model: which"),
         "nothing held out": ([*evaluate, tree, "--categories", "novel"], "--split 0 has no categories held out"),
+        "settings of random boxes": (
+            [
+                "evaluate",
+                "--out",
+                pictures / "out",
+                "--dataset",
+                tree,
+                "--model",
+                "random-boxes",
+                "--set",
+                "POOL_SIZE=7",
+            ],
+            "random-boxes: has no configuration",
+        ),
         "no set to check": (["check", "--dataset", pictures / "nowhere", "--out", pictures / "out"], "nowhere"),
         "last without a run": (
             ["predict", "--model", "last", "--logs", pictures, "--image", scene, "--reference", crop],
@@ -240,6 +281,7 @@ MISTAKES = (
     "images that are not there",
     "no weights to evaluate",
     "nothing held out",
+    "settings of random boxes",
     "no set to check",
     "last without a run",
 )

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -387,3 +388,12 @@ def test_pyplot_is_left_alone(tmp_path):
     before = pyplot.get_fignums()
     report.write_report([write_evaluation(tmp_path / "a")], tmp_path / "out")
     assert pyplot.get_fignums() == before
+
+
+def test_plots_without_any_success(tmp_path):
+    names, nothing = [f"category {number}" for number in range(30)], [None] * 20
+    figure = plots.plot_classes(names, {"bbox": ([0.0] * 10 + nothing, [0.0] * 10 + nothing)}, title="none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, of a layout that does not fit
+        plots.save_plot(figure, tmp_path / "none.png")
+    assert figure.axes[0].get_ylim() == (0, 1)

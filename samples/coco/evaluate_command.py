@@ -41,8 +41,9 @@ def add_evaluate(commands):
     parser.add_argument("--out", default="evaluation", metavar="DIR", help="where results go (default evaluation)")
     parser.add_argument("--resume", action="store_true", help=_RESUME_HELP)
     parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help=_SHARD_HELP)
-    parser.add_argument("--merge", nargs="+", metavar="DIR", help=_MERGE_HELP)
-    parser.add_argument("--results", metavar="DIR|FILE", help=_RESULTS_HELP)
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--merge", nargs="+", metavar="DIR", help=_MERGE_HELP)
+    instead.add_argument("--results", metavar="DIR|FILE", help=_RESULTS_HELP)
     add_model_arguments(parser, model_required=False)
 
 
@@ -62,21 +63,24 @@ def evaluate(options):
     if options.split == "0" and options.categories != "all":
         raise ValueError(f"--categories {options.categories}: --split 0 has no categories held out, expected a split")
     splits = range(1, 5) if options.split == "all" else [int(options.split)]
+    takes_over = bool(options.merge or options.results)
+    if not takes_over:
+        require_weights(options, splits)
     folders = []
     for split in splits:
-        folder = out / f"split_{split}" if options.split == "all" else out
-        if options.merge or options.results:
-            outcome = take_over(options, folder)
+        folder = part_of(out, options, split)
+        if takes_over:
+            outcome = take_over(options, split, folder)
         else:
             outcome = run_split(options, split, folder)
         if outcome.scores is None:
             print(f"part {options.shard[0]} of {options.shard[1]} is in {folder}; join the parts with --merge")
             continue
         show(outcome)
-        folders.append(Path(options.results).parent if _is_file(options.results) else Path(options.results or folder))
+        folders.append(results_folder(options, split) if options.results else folder)
     if folders:
         paths = write_report(folders, out)
-        print(f"\nTables, plots and records are in {out}; begin with {paths[0]}")
+        print(f"\nTables and plots are in {out}, records in {', '.join(map(str, folders))}; begin with {paths[0]}")
 
 
 def run_split(options, split, folder):
@@ -118,23 +122,52 @@ def open_searcher(options, split):
     if options.model is None:
         raise ValueError("--model: which weights are to be evaluated?")
     if options.model == "random-boxes":
+        if options.config or options.set or options.min_confidence is not None:
+            raise ValueError("--model random-boxes: has no configuration; leave out --config, --set, --min-confidence")
         return RandomBoxes(), None
-    options = argparse.Namespace(**{**vars(options), "model": options.model.replace("{split}", str(split))})
+    options = argparse.Namespace(**{**vars(options), "model": model_of(options, split)})
     paper = {"MOLD_TARGETS_AT_INFERENCE": False} if options.protocol == "paper" else {}
     config, path = choose_config(options, paper)
     return open_predictor(config, path), path
 
 
-def take_over(options, folder):
+def model_of(options, split):
+    """What --model names for a split."""
+    return options.model.replace("{split}", str(split))
+
+
+def require_weights(options, splits):
+    """Find weights that are missing before the hours that the splits before them take, not after."""
+    from siamese_mrcnn_tf.known_weights import find_weights
+
+    if options.model in (None, "random-boxes", "untrained", "last") or "{split}" not in options.model:
+        return
+    for split in splits:
+        find_weights(model_of(options, split), options.checkpoints)
+
+
+def part_of(folder, options, split):
+    """Where a split is in the folder of an evaluation: with --split all, in one of its own."""
+    return Path(folder) / f"split_{split}" if options.split == "all" else Path(folder)
+
+
+def results_folder(options, split):
+    """The folder of the evaluation that --results names."""
+    named = part_of(options.results, options, split)
+    return named.parent if named.is_file() else named
+
+
+def take_over(options, split, folder):
     """The Evaluation joined from parts, or scored again."""
     from siamese_mrcnn_tf import evaluation
 
     dataset, coco = open_dataset(options, options.subset)
     if options.merge:
-        outcome = evaluation.merge(options.merge, folder, coco, dataset)
+        parts = [part_of(part, options, split) for part in options.merge]
+        outcome = evaluation.merge(parts, folder, coco, dataset)
     else:
-        outcome = evaluation.rescore(options.results, coco, dataset)
-        folder = Path(options.results).parent if _is_file(options.results) else Path(options.results)
+        folder = results_folder(options, split)
+        outcome = evaluation.rescore(folder, coco, dataset)
     analyse(outcome, coco, folder)
     return outcome
 
@@ -166,7 +199,3 @@ def show(outcome):
     if scores.is_empty:
         print("\nnothing was detected: every figure is 0 for want of detections")
     print(f"\n{scores.seconds:.1f} s for the images, {scores.seconds / scores.num_queries:.2f} s a query")
-
-
-def _is_file(name):
-    return name is not None and Path(name).is_file()
