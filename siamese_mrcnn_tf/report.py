@@ -25,8 +25,8 @@ _INTRODUCTION = """\
 Scores are COCO's average precision (AP) and recall (AR) in percent: the mean of {runs} with fresh references and, from
 two runs on, its 95% confidence interval (1.96 * std / sqrt(runs)); for a mean over splits, of the means over the splits
 of each run. *Published*: the paper (arXiv 1811.11507), from the runs in its authors' repository, on COCO 2017's
-validation images; they compare only with an evaluation of these, those of random boxes in kind alone (there a model's detections
-were shifted, not the ground truth). `{nothing}`: the images hold nothing to score.
+validation images; they compare only with an evaluation of these, those of random boxes in kind alone
+(a model's detections were shifted there, not the ground truth). `{nothing}`: the images hold nothing to score.
 """
 
 
