@@ -312,14 +312,16 @@ def test_inputs_in_a_list_and_by_name(step, tiny):
     listed = run(list(inputs.values()))
     assert listed == pytest.approx(by_name, rel=1e-5)
     for weight, other in zip(weights_of(model), after, strict=True):
-        np.testing.assert_allclose(weight, other, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(weight, other, rtol=1e-3, atol=1e-4)  # threads add up in any order
 
 
 def test_steps_on_one_batch_lower_the_loss(step):
     config, model, run = step
     inputs = tiny_batch(config, [1, 1], [1])
-    found = [run(inputs)["loss"] for _ in range(6)]
-    assert np.isfinite(found).all() and found[-1] < 0.95 * found[0]
+    rate, model.optimizer.learning_rate = float(model.optimizer.learning_rate), 2e-4
+    found = [run(inputs)["loss"] for _ in range(12)]
+    model.optimizer.learning_rate = rate
+    assert np.isfinite(found).all() and found[-1] < 0.8 * found[0]
 
 
 @pytest.mark.parametrize("class_ids", [([], []), ([-1, -1], [-1])], ids=["nothing", "crowds"])
