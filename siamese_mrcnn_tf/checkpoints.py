@@ -14,7 +14,6 @@ killed finds a state and its weights.
 import csv
 import dataclasses
 import io
-import logging
 import math
 import shlex
 from pathlib import Path
@@ -22,8 +21,6 @@ from pathlib import Path
 import numpy as np
 
 from . import files, weights
-
-logger = logging.getLogger(__name__)
 
 STATE_FILE, RUN_FILE = "state.json", "run.json"
 _VALIDATED = "val_loss"

@@ -4,9 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from .analysis import INTERVAL
 from .scoring import IOU_TYPES, score, table
-
-_NORMAL_95 = 1.96  # standard deviations around the mean that hold 95% of a normal distribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,5 +98,5 @@ def over_runs(figures):
     """
     values = {name: np.array([one[name] for one in figures]) for name in figures[0]}
     mean = {name: float(value.mean()) for name, value in values.items()}
-    interval = {name: float(_NORMAL_95 * value.std() / np.sqrt(len(value))) for name, value in values.items()}
+    interval = {name: float(INTERVAL * value.std() / np.sqrt(len(value))) for name, value in values.items()}
     return mean, interval

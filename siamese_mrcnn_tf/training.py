@@ -180,7 +180,6 @@ class Trainer:
     def _run_epoch(self, stage, epochs, loader, val_loader, board):
         state, steps = self.state, self.settings.steps_per_epoch
         first_step = state.epoch * steps
-        logs = {}
         if state.step < steps:
             logs = self._fit(loader, first_step, epochs)
         else:  # stopped between the last step and the end of validation
@@ -223,9 +222,9 @@ class Trainer:
 
     def save_now(self):
         """Save within an epoch."""
+        measured = self.model.metrics if self.state.step else ()  # before the first step they are of another epoch
         self.state.metrics = {
-            metric.name: [np.asarray(variable).tolist() for variable in metric.variables]
-            for metric in self.model.metrics
+            metric.name: [np.asarray(variable).tolist() for variable in metric.variables] for metric in measured
         }
         self.folder.save_within_epoch(self.model, self.state)
 

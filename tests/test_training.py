@@ -514,3 +514,10 @@ def test_the_trainer_logs_its_stages(train, caplog):
         train("run", (Stage(1, "heads", 0.5),))
     assert "to epoch 1: heads at learning rate 0.5; 2 layers train: rpn_a, mrcnn_a" in caplog.text
     assert "epoch 1/1: loss" in caplog.text and "(best: 1)" in caplog.text
+
+
+def test_a_run_on_a_trained_model_counts_its_own_losses_alone(train):
+    trainer = train("run", (Stage(1, "heads", 0.5),))
+    assert any(np.asarray(metric.variables[0]) for metric in trainer.model.metrics)  # of the last epoch
+    trainer.save_now()
+    assert trainer.state.metrics == {}
