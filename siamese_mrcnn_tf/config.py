@@ -16,6 +16,7 @@ import types
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
 RESIZE_MODES = ("square", "pad64", "crop", "none")
 PRECISIONS = ("float32", "bfloat16")
+OPTIMIZERS = ("sgd", "adam")
 
 _LENGTHS = {  # of the settings whose number of values is fixed; None is let through
     "BACKBONE_BLOCKS": 4,
@@ -29,7 +30,16 @@ _LENGTHS = {  # of the settings whose number of values is fixed; None is let thr
 
 
 _RANGES = {  # of numbers that the network or its ops cannot do without, or that mean nothing elsewhere
-    **dict.fromkeys(("DETECTION_MIN_CONFIDENCE", "DETECTION_NMS_THRESHOLD", "RPN_NMS_THRESHOLD"), (0, 1)),
+    **dict.fromkeys(
+        (
+            "DETECTION_MIN_CONFIDENCE",
+            "DETECTION_NMS_THRESHOLD",
+            "RPN_NMS_THRESHOLD",
+            "RPN_POSITIVE_IOU",
+            "ADAM_BETA_2",
+        ),
+        (0, 1),
+    ),
     **dict.fromkeys(
         (
             "BACKBONE_STEM_WIDTH",
@@ -48,10 +58,11 @@ _RANGES = {  # of numbers that the network or its ops cannot do without, or that
             "MASK_POOL_SIZE",
             "ROI_CANONICAL_SIZE",
             "DETECTION_MAX_INSTANCES",
+            "QUERIES_PER_IMAGE",
         ),
         (1, math.inf),
     ),
-    "IMAGE_MIN_DIM": (0, math.inf),
+    **dict.fromkeys(("IMAGE_MIN_DIM", "JITTERED_ROIS", "WARM_UP_STEPS"), (0, math.inf)),
     "NUM_CLASSES": (2, 2),
 }
 
@@ -113,6 +124,7 @@ class Config:
     POST_NMS_ROIS_TRAINING = 500
     POST_NMS_ROIS_INFERENCE = 500
     RPN_TRAIN_ANCHORS_PER_IMAGE = 64
+    RPN_POSITIVE_IOU = 0.7  # with a ground truth box, from which an anchor is positive
 
     # ---- heads -------------------------------------------------------------------------------------------------
     POOL_SIZE = 7
@@ -138,8 +150,14 @@ class Config:
     TRAIN_ROIS_PER_IMAGE = 100
     ROI_POSITIVE_RATIO = 0.33
     SHUFFLE_ROIS = True  # False: the first positives and negatives in proposal order, a step free of chance
+    FILL_NEGATIVE_ROIS = False  # True: negatives fill all rows; False: at most 2 for each positive, none without any
+    JITTERED_ROIS = 0  # proposals beside the RPN's: ground truth boxes, moved and stretched at random
+    QUERIES_PER_IMAGE = 1  # samples in a row that search one image, for different classes where it has several
     LEARNING_RATE = 0.02
-    LEARNING_MOMENTUM = 0.9
+    OPTIMIZER = "sgd"  # "sgd", or "adam" with ADAM_BETA_2
+    LEARNING_MOMENTUM = 0.9  # beta 1 of Adam
+    ADAM_BETA_2 = 0.999
+    WARM_UP_STEPS = 0  # over which the learning rate rises at the start of a stage that has a decay
     WEIGHT_DECAY = 0.0001
     GRADIENT_CLIP_NORM = 5.0
     LOSS_WEIGHTS = {
@@ -223,6 +241,8 @@ class Config:
             )
         if self.PRECISION not in PRECISIONS:
             raise ValueError(f"PRECISION = {self.PRECISION!r}: expected one of {', '.join(PRECISIONS)}")
+        if self.OPTIMIZER not in OPTIMIZERS:
+            raise ValueError(f"OPTIMIZER = {self.OPTIMIZER!r}: expected one of {', '.join(OPTIMIZERS)}")
         if self.MODEL not in ("mrcnn", "frcnn"):
             raise ValueError(f"MODEL = {self.MODEL!r}: expected 'mrcnn' or 'frcnn'")
         if self.TRAIN_BN not in (False, None):
@@ -296,10 +316,9 @@ class TinyConfig(Config):
     TARGET_MIN_DIM = 64
     TARGET_MAX_DIM = 64
     BACKBONE_BLOCKS = (1, 1, 1, 1)
-    BACKBONE_STEM_WIDTH = 24
-    BACKBONE_WIDTHS = (24, 48, 96, 128)
+    BACKBONE_STEM_WIDTH = 32
+    BACKBONE_WIDTHS = (48, 64, 96, 128)
     BACKBONE_BOTTLENECK = 1
-    TRAIN_BN = None  # there is no backbone for it that brings statistics
     FPN_FEATUREMAPS = 64
     TOP_DOWN_PYRAMID_SIZE = 64
     RPN_CONV_CHANNELS = 96
@@ -310,8 +329,19 @@ class TinyConfig(Config):
     POST_NMS_ROIS_TRAINING = 160
     POST_NMS_ROIS_INFERENCE = 160
     TRAIN_ROIS_PER_IMAGE = 32
+    RPN_POSITIVE_IOU = 0.6
+    FILL_NEGATIVE_ROIS = True
+    JITTERED_ROIS = 16
     MAX_GT_INSTANCES = 10
     DETECTION_MAX_INSTANCES = 20
+    IMAGES_PER_GPU = 8
+    QUERIES_PER_IMAGE = 2
+    STEPS_PER_EPOCH = 100
+    VALIDATION_STEPS = 10
+    LEARNING_RATE = 0.001
+    OPTIMIZER = "adam"
+    ADAM_BETA_2 = 0.99
+    WARM_UP_STEPS = 100
 
 
 CONFIGS = {"small": SmallConfig, "large": LargeConfig, "tiny": TinyConfig}

@@ -29,7 +29,7 @@ INPUT_NAMES = (  # of a batch, in the order of the training model's inputs
     *("input_gt_class_ids", "input_gt_boxes", "input_gt_masks"),
 )
 
-_POSITIVE_IOU, _NEGATIVE_IOU = 0.7, 0.3  # of an anchor with its best ground truth box
+_NEGATIVE_IOU = 0.3  # of an anchor with its best ground truth box
 _CROWD_IOU = 0.001  # with a crowd, from which an anchor is neutral
 _MATCH = 1  # the class of all ground truth: what looks like the references
 
@@ -79,7 +79,8 @@ class SampleMaker:
     """Makes the numbered samples of a data set.
 
     The images that have an instance of an active class, crowds aside, are gone through in a new random order each pass.
-    Of each a random active class in it is searched for; the instances of other classes are background.
+    Of each a random active class in it is searched for; the instances of other classes are background. With
+    QUERIES_PER_IMAGE = n, the samples n * i to n * i + n - 1 search one image, for classes that differ if it has as many.
 
     Args:
         dataset: IndexedCocoDataset with indices built; its ACTIVE_CLASSES are trained.
@@ -112,7 +113,7 @@ class SampleMaker:
 
     def image_of(self, number):
         """Image id of sample `number`."""
-        run, place = divmod(number, len(self.image_ids))
+        run, place = divmod(number // self.config.QUERIES_PER_IMAGE, len(self.image_ids))
         if not self.shuffle:
             return int(self.image_ids[place])
         last, order = self._order
@@ -128,28 +129,31 @@ class SampleMaker:
             RuntimeError: it could not be made; names the image.
         """
         image_id = self.image_of(number)
+        place, query = divmod(number, self.config.QUERIES_PER_IMAGE)
         try:
-            return self._make(image_id, number // len(self.image_ids))
+            return self._make(image_id, place // len(self.image_ids), query)
         except Exception as error:  # whatever decoders and augmenters raise: without the name it cannot be mended
             reference = self.dataset.image_reference(image_id)
             raise RuntimeError(f"training sample {number}, image {reference}: {error}") from error
 
-    def _make(self, image_id, run):
+    def _make(self, image_id, run, query):
         dataset, config = self.dataset, self.config
         coco_id = dataset.image_info[image_id]["id"]
 
-        def rng(purpose):
-            return np.random.default_rng([self.seed, run, coco_id, purpose])
+        def rng(purpose, *further):
+            return np.random.default_rng([self.seed, run, coco_id, purpose, *further])
 
         original = dataset.load_image(image_id)
         scene, window, scale, *rule = molding.resize_image(original, *molding.query_rule(config), rng=rng(_Draw.CROP))
         meta = compose_image_meta(coco_id, original.shape, scene.shape, window, scale, np.ones(config.NUM_CLASSES))
-        class_id, scene, masks, gt_class_ids = self._choose_class(image_id, scene, (scale, *rule), rng)
+        class_id, scene, masks, gt_class_ids = self._choose_class(image_id, scene, (scale, *rule), rng, query)
         key = {"seed": self.seed, "run": run, "image_id": image_id, "config": config}
-        references = [draw_reference(dataset, class_id, shot=shot, **key) for shot in range(config.NUM_TARGETS)]
-        boxes = extract_bboxes(masks)
-        rpn = build_rpn_targets(scene.shape, self.anchors, gt_class_ids, boxes, config, rng=rng(_Draw.RPN_TARGETS))
-        chosen = _chosen_instances(len(boxes), config.MAX_GT_INSTANCES, rng(_Draw.INSTANCES))
+        shots = range(query * config.NUM_TARGETS, (query + 1) * config.NUM_TARGETS)
+        references = [draw_reference(dataset, class_id, shot=shot, **key) for shot in shots]
+        boxes, own = extract_bboxes(masks), (query,) if query else ()
+        targets_rng = rng(_Draw.RPN_TARGETS, *own)
+        rpn = build_rpn_targets(scene.shape, self.anchors, gt_class_ids, boxes, config, rng=targets_rng)
+        chosen = _chosen_instances(len(boxes), config.MAX_GT_INSTANCES, rng(_Draw.INSTANCES, *own))
         boxes, masks = boxes[chosen], masks[..., chosen]
         return Sample(
             image_id=image_id,
@@ -165,14 +169,14 @@ class SampleMaker:
             gt_masks=molding.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else masks,
         )
 
-    def _choose_class(self, image_id, scene, rule, rng):
+    def _choose_class(self, image_id, scene, rule, rng, query):
         """The class to search for, the scene, its masks [height, width, n] and 1 or -1 (crowds) for each of them.
 
         Another class is tried where nothing is left of the instances of the first at this size.
         """
         wanted = set(self.class_ids)
         present = [int(class_id) for class_id in self.dataset.image_category_index[image_id] if class_id in wanted]
-        for class_id in rng(_Draw.CLASS).permutation(present).tolist():
+        for class_id in np.roll(rng(_Draw.CLASS).permutation(present), -query).tolist():
             masks, matches = _load_instances(self.dataset, image_id, class_id)
             masks, picture = molding.resize_mask(masks, *rule), scene
             if self.augmentation is not None:
@@ -325,8 +329,8 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
 def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
     """What the RPN is to say of each anchor.
 
-    Positive is an anchor with an IoU of 0.7 or more with a ground truth box, and the best anchor of each; negative one
-    below 0.3 with all of them, and below 0.001 with crowds. At most half of RPN_TRAIN_ANCHORS_PER_IMAGE stay positive,
+    Positive is an anchor with an IoU of RPN_POSITIVE_IOU or more with a ground truth box, and the best anchor of each;
+    negative one below 0.3 with all of them, and below 0.001 with crowds. At most half of RPN_TRAIN_ANCHORS_PER_IMAGE stay positive,
     the rest of that number negative.
 
     Args:
@@ -334,7 +338,7 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
         anchors: [anchors, (y1, x1, y2, x2)] in pixels.
         gt_class_ids: int [instances], negative for crowds.
         gt_boxes: [instances, (y1, x1, y2, x2)] in pixels.
-        config: reads RPN_TRAIN_ANCHORS_PER_IMAGE and RPN_BBOX_STD_DEV.
+        config: reads RPN_POSITIVE_IOU, RPN_TRAIN_ANCHORS_PER_IMAGE and RPN_BBOX_STD_DEV.
         rng: numpy.random.Generator that chooses among too many; None starts a fresh one. A RandomState makes the
             choices that the original made with numpy's global one.
 
@@ -351,7 +355,7 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     if len(crowds):
         match[_match_anchors(anchors, crowds)[0] >= _CROWD_IOU] = 0
     match[best_anchors] = 1
-    match[best_iou >= _POSITIVE_IOU] = 1
+    match[best_iou >= config.RPN_POSITIVE_IOU] = 1
     most = config.RPN_TRAIN_ANCHORS_PER_IMAGE
     _thin_out(match, 1, most // 2, rng)
     positive = np.flatnonzero(match == 1)

@@ -13,6 +13,7 @@ from .kernels import crop_and_resize
 
 _POSITIVE_OVERLAP = 0.5  # with a ground truth box, for a roi that is to match
 _CROWD_OVERLAP = 0.001  # with a crowd, up to which a roi may serve as background
+_JITTER = 0.2  # of a side: how far jittered boxes are moved, and stretched; most overlap by half or more
 _VALIDATION_SEED = 0
 _SEED_STATE = "seed_state"
 
@@ -29,10 +30,22 @@ class DetectionTargetLayer(keras.layers.Layer):
         mini_masks: whether masks come cut to their boxes (USE_MINI_MASK).
         shuffle: False takes the first positives and negatives in proposal order, instead of random ones.
         seed: of the random choice.
+        jittered: rows of further proposals, ground truth boxes moved and stretched at random.
+        fill_negatives: whether negatives fill all rows.
     """
 
     def __init__(
-        self, rois_per_image, positive_ratio, bbox_std_dev, mask_shape, mini_masks, shuffle=True, seed=None, **kwargs
+        self,
+        rois_per_image,
+        positive_ratio,
+        bbox_std_dev,
+        mask_shape,
+        mini_masks,
+        shuffle=True,
+        seed=None,
+        jittered=0,
+        fill_negatives=False,
+        **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})  # boxes bear no less
         self.rois_per_image = rois_per_image
@@ -42,6 +55,8 @@ class DetectionTargetLayer(keras.layers.Layer):
         self.mini_masks = mini_masks
         self.shuffle = shuffle
         self.seed = seed
+        self.jittered = jittered
+        self.fill_negatives = fill_negatives
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs, training=None):
@@ -50,16 +65,24 @@ class DetectionTargetLayer(keras.layers.Layer):
 
         With `training` False, in validation, the random choice is the same each time.
         """
-        shape = ops.shape(inputs[0])[:2]
+        proposals, gt_class_ids, gt_boxes, gt_masks = inputs
         seed = _VALIDATION_SEED if training is False else self.seed_generator
+        if self.jittered:
+            noise = keras.random.uniform((ops.shape(gt_boxes)[0], self.jittered, 5), seed=seed)
+            proposals = ops.concatenate([jittered_boxes_graph(gt_boxes, noise), proposals], axis=1)
+        shape = ops.shape(proposals)[:2]
         return detection_targets_graph(
-            *inputs,
+            proposals,
+            gt_class_ids,
+            gt_boxes,
+            gt_masks,
             priority=keras.random.uniform(shape, seed=seed) if self.shuffle else None,
             rois_per_image=self.rois_per_image,
             positive_ratio=self.positive_ratio,
             bbox_std_dev=self.bbox_std_dev,
             mask_shape=self.mask_shape,
             mini_masks=self.mini_masks,
+            fill_negatives=self.fill_negatives,
         )
 
     def save_own_variables(self, store):
@@ -71,7 +94,26 @@ class DetectionTargetLayer(keras.layers.Layer):
 
     def get_config(self):
         names = ("rois_per_image", "positive_ratio", "bbox_std_dev", "mask_shape", "mini_masks", "shuffle", "seed")
+        names += ("jittered", "fill_negatives")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def jittered_boxes_graph(boxes, noise):
+    """Random boxes of those given, moved by up to a fifth of their sides and stretched by up to a fifth.
+
+    Args:
+        boxes: [batch, g, (y1, x1, y2, x2)] normalized, zero-padded.
+        noise: [batch, n, 5] in 0..1: which box, its move (y, x), and the change of its height and width.
+
+    Returns:
+        [batch, n, (y1, x1, y2, x2)] in 0..1; zeros where there is no box.
+    """
+    count = ops.sum(ops.cast(ops.any(boxes != 0, axis=-1), "float32"), axis=-1)[:, None]
+    chosen = gather_rows(boxes, ops.cast(ops.minimum(noise[..., 0] * count, ops.maximum(count - 1, 0)), "int32"))
+    change = _JITTER * (2 * noise[..., 1:] - 1)
+    size = chosen[..., 2:] - chosen[..., :2]
+    centre, half = (chosen[..., :2] + chosen[..., 2:]) / 2 + change[..., :2] * size, size * (1 + change[..., 2:]) / 2
+    return ops.clip(ops.concatenate([centre - half, centre + half], axis=-1), 0.0, 1.0)
 
 
 def detection_targets_graph(
@@ -86,6 +128,7 @@ def detection_targets_graph(
     bbox_std_dev,
     mask_shape,
     mini_masks,
+    fill_negatives=False,
 ):
     """Rois for training: positives first, then int(positives / ratio) - positives negatives, then zeros.
 
@@ -95,7 +138,8 @@ def detection_targets_graph(
         gt_boxes: [batch, g, (y1, x1, y2, x2)] normalized, zero-padded.
         gt_masks: [batch, h, w, g], whole masks or mini masks.
         priority: [batch, n] in [0, 1), the highest are taken; None takes proposals in their order.
-        rois_per_image, positive_ratio, bbox_std_dev, mask_shape, mini_masks: see `DetectionTargetLayer`.
+        rois_per_image, positive_ratio, bbox_std_dev, mask_shape, mini_masks, fill_negatives: see
+            `DetectionTargetLayer`.
 
     Returns:
         dict: rois [batch, rois_per_image, (y1, x1, y2, x2)] normalized, target_class_ids int32 [batch, rois_per_image]
@@ -112,7 +156,9 @@ def detection_targets_graph(
     if priority is None:
         count = proposals.shape[1]
         priority = ops.broadcast_to(1.0 - ops.arange(count, dtype="float32")[None] / count, ops.shape(real))
-    sampled, positive = _sample_rois(is_positive, is_negative, priority, rois_per_image, positive_ratio)
+    sampled, positive = _sample_rois(
+        is_positive, is_negative, priority, rois_per_image, positive_ratio, fill_negatives
+    )
     chosen, positive = ops.maximum(sampled, 0), positive[..., None]
     rois = ops.where((sampled >= 0)[..., None], gather_rows(proposals, chosen), 0.0)
     assigned = gather_rows(ops.argmax(with_object, axis=-1), chosen)
@@ -128,21 +174,23 @@ def detection_targets_graph(
     }
 
 
-def _sample_rois(is_positive, is_negative, priority, rois_per_image, positive_ratio):
+def _sample_rois(is_positive, is_negative, priority, rois_per_image, positive_ratio, fill_negatives):
     """Proposals to train on: (int32 [batch, rois_per_image], -1 where there is none; whether it is positive)."""
     most_positives = int(rois_per_image * positive_ratio)
     per_positive = np.float32(1.0 / positive_ratio)  # the original counts in float32
-    most_negatives = min(int(per_positive * np.float32(most_positives)) - most_positives, is_positive.shape[1])
+    most_negatives = int(per_positive * np.float32(most_positives)) - most_positives
+    most_negatives = min(rois_per_image if fill_negatives else most_negatives, is_positive.shape[1])
     most_positives = min(most_positives, is_positive.shape[1])
     positive_score, positives = ops.top_k(ops.where(is_positive, priority, -1.0), most_positives)
     negative_score, negatives = ops.top_k(ops.where(is_negative, priority, -1.0), most_negatives)
     count = ops.sum(ops.cast(positive_score >= 0, "int32"), axis=-1, keepdims=True)
-    allowed = ops.cast(per_positive * ops.cast(count, "float32"), "int32") - count
+    allowed = rois_per_image if fill_negatives else ops.cast(per_positive * ops.cast(count, "float32"), "int32")
+    allowed = allowed - count
     taken = ops.concatenate(
         [positive_score >= 0, (negative_score >= 0) & (ops.arange(most_negatives)[None] < allowed)], axis=-1
     )
     candidates = ops.where(taken, ops.cast(ops.concatenate([positives, negatives], axis=-1), "int32"), -1)
-    padding = rois_per_image - candidates.shape[1]
+    padding = max(rois_per_image - candidates.shape[1], 0)
     candidates = ops.pad(candidates, ((0, 0), (0, padding)), constant_values=-1)
     # those taken to the front, order kept: top_k prefers the lower index among equals
     _, front = ops.top_k(ops.cast(candidates >= 0, "int32"), rois_per_image)

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import files
-from .evaluation_queries import DrawnReferences, Query, ReferenceSearch, queries_of
+from .evaluation_queries import ControlReferences, DrawnReferences, Query, ReferenceSearch, queries_of
 from .evaluation_records import Records, RecordWriter, complete_settings, merge_records, read_records
 from .evaluation_scores import EvaluationScores, score_records
 from .scoring import AREAS, results_of
@@ -46,6 +46,7 @@ def evaluate(
     limit=None,
     area="mask",
     exclude_query_image=False,
+    control=None,
     sampler=None,
     folder=None,
     resume=False,
@@ -72,6 +73,8 @@ def evaluate(
         limit: evaluate only the first so many images that have one of the classes.
         area: "mask" or "box", what the results give as area (`scoring.results_of`).
         exclude_query_image: draw references from other images than the query's alone.
+        control: "present" or "absent", see `evaluation_queries.ControlReferences`: queries with references of the wrong
+            category. Images that leave no choice are left out.
         sampler: function (image id, class id, run, shots) -> references, each (image id, annotation index) or a crop
             uint8 [h, w, RGB]; takes the place of the random draws (`evaluation_queries.RecordedReferences`).
         folder: where settings, records and scores go; None keeps them in memory.
@@ -92,14 +95,22 @@ def evaluate(
     """
     _check_numbers(shots=shots, runs=runs, limit=limit, batch=batch)
     _check_choices(area, shard, folder)
-    queries = queries_of(dataset, class_ids)[:limit]
+    queries = queries_of(dataset, class_ids)
+    searcher = predictor if hasattr(predictor, "search") else ReferenceSearch(predictor, batch=batch)
+    if control is not None:
+        if sampler is not None or exclude_query_image:
+            raise ValueError(f"control = {control!r}: has draws of its own, expected no sampler, no exclude_query_image")
+        sampler = ControlReferences(dataset, searcher.config, seed=seed, control=control)
+        queries = sampler.possible(queries)
+    queries = queries[:limit]
     if not queries:
         raise ValueError(f"{dataset.set_name}: no image has an instance of the categories to evaluate")
     _check_pictures(dataset, queries)
-    searcher = predictor if hasattr(predictor, "search") else ReferenceSearch(predictor, batch=batch)
     protocol = {"seed": seed, "runs": runs, "shots": shots, "limit": limit, "area": area}
     protocol["exclude_query_image"] = exclude_query_image
     protocol["references"] = "drawn" if sampler is None else "given"
+    if control is not None:
+        protocol |= {"references": "drawn", "control": control}
     if sampler is None:
         sampler = DrawnReferences(dataset, searcher.config, seed=seed, exclude_query_image=exclude_query_image)
         if searcher.needs_references:

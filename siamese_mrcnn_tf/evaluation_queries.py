@@ -11,6 +11,7 @@ import numpy as np
 
 from .dataset import NoReferenceError, cut_reference, draw_reference
 
+CONTROLS = ("present", "absent")
 CACHED_REFERENCES = 50_000  # 5 KB each; COCO's validation images have 36,000 instances
 
 
@@ -96,6 +97,50 @@ class DrawnReferences:
                 f"class {class_id} ({name}) is in image {coco_id} of {self._dataset.set_name} alone: there is no "
                 "reference for it in other images; leave the class out, or take references from the query image too"
             )
+
+
+class ControlReferences:
+    """References of the wrong category: what a model finds with them it does not owe to the reference.
+
+    Each depends on (seed, run, image, class, shot) alone.
+
+    Args:
+        dataset: IndexedCocoDataset with indices built.
+        config: that of the model.
+        seed: of the draws.
+        control: "present", of another category that is in the image; or "absent", of one that is not.
+    """
+
+    def __init__(self, dataset, config, *, seed, control):
+        if control not in CONTROLS:
+            raise ValueError(f"control = {control!r}: expected one of {', '.join(CONTROLS)}")
+        self._dataset, self._config, self._seed, self._control = dataset, config, seed, control
+        self._all = [int(class_id) for class_id in dataset.class_ids[1:] if len(dataset.images_of(class_id))]
+
+    def others(self, image_id, class_id):
+        """Class ids that the reference may be of, ascending."""
+        present = {int(other) for other in self._dataset.image_category_index[image_id]}
+        if self._control == "present":
+            return sorted(present - {class_id})
+        return [other for other in self._all if other not in present]
+
+    def __call__(self, image_id, class_id, run, shots):
+        key = {"seed": self._seed, "run": run, "image_id": image_id, "config": self._config}
+        coco_id = self._dataset.image_info[image_id]["id"]
+        rng = np.random.default_rng([self._seed, run, coco_id, class_id, CONTROLS.index(self._control)])
+        other = int(rng.choice(self.others(image_id, class_id)))
+        return [draw_reference(self._dataset, other, shot=shot, **key) for shot in range(shots)]
+
+    def possible(self, queries):
+        """Those of `queries` (see `queries_of`) whose image leaves a choice.
+
+        Raises:
+            NoReferenceError: none does.
+        """
+        kept = [(image_id, present) for image_id, present in queries if self.others(image_id, present[0])]
+        if queries and not kept:
+            raise NoReferenceError(f"{self._dataset.set_name}: no image has another category that is {self._control}")
+        return kept
 
 
 class RecordedReferences:

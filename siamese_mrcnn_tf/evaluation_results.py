@@ -22,6 +22,7 @@ _CATEGORIES = ("train", "novel", "all")
 _SHARED_SETTINGS = ("protocol", "set", "subset", "year", "runs", "limit", "area", "exclude_query_image")
 _SHARED_CONFIG = ("DETECTION_MIN_CONFIDENCE", "DETECTION_NMS_THRESHOLD", "MOLD_TARGETS_AT_INFERENCE")
 _PERCENT = 100
+_CONTROL = "control-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Evaluated:
     @property
     def experiment(self):
         """(model or None, shots, categories): evaluations with the same of it differ in their split alone."""
-        model = RANDOM_BOXES if self.settings.get("model") == RANDOM_BOXES else None
+        model, control = self.settings.get("model"), self.settings.get("control")
+        model = f"{_CONTROL}{control}" if control else model if model == RANDOM_BOXES else None
         return model, self.settings["shots"], "all" if self.split == 0 else _category_set(self.settings)
 
     def class_name(self, category_id):
@@ -71,7 +73,8 @@ class Experiment:
     """One line of the paper's tables.
 
     Attributes:
-        model: RANDOM_BOXES, or None for a network.
+        model: RANDOM_BOXES, "control-present" or "control-absent" for a network that was given references of the wrong
+            category (`evaluation_queries.ControlReferences`), or None for a network.
         shots: references of a query.
         categories: "train", "novel" or "all".
         evaluations: split -> Evaluated, in order of split.
@@ -85,8 +88,15 @@ class Experiment:
     @property
     def title(self):
         """Such as "1-shot, novel categories"."""
-        what = "random boxes" if self.model else f"{self.shots}-shot"
+        what = f"{self.shots}-shot" if self.model is None else self.model.replace("-", " ")
+        if self.is_control:
+            what = f"{self.shots}-shot, reference of a category that is {self.model.removeprefix(_CONTROL)}"
         return f"{what}, {'all' if self.categories == 'all' else self.categories} categories"
+
+    @property
+    def is_control(self):
+        """Whether the references were of the wrong category."""
+        return self.model is not None and self.model.startswith(_CONTROL)
 
     @property
     def slug(self):
@@ -114,7 +124,7 @@ class Experiment:
 
     def published(self, line, kind):
         """What the authors report: figure -> (mean, interval) in percent; of MEAN only if all splits are here."""
-        if line == MEAN and tuple(self.evaluations) != SPLITS:
+        if self.is_control or (line == MEAN and tuple(self.evaluations) != SPLITS):
             return {}
         return published(self.shots, line, self.categories, kind, model=self.model)
 

@@ -49,13 +49,14 @@ class EvaluationScores:
         return {"runs": runs} | {name: getattr(self, name) for name in names}
 
 
-def score_records(coco, records, *, has_masks=True):
+def score_records(coco, records, *, has_masks=True, image_ids=None, category_ids=None):
     """Score the records of a whole evaluation.
 
     Args:
         coco: `pycocotools.coco.COCO` of the annotation file.
         records: evaluation_records.Records.
         has_masks: score masks too.
+        image_ids, category_ids: COCO ids of those of the images and of the categories to score; None: all.
 
     Returns:
         EvaluationScores.
@@ -64,14 +65,18 @@ def score_records(coco, records, *, has_masks=True):
         ValueError: as `scoring.score`.
     """
     settings = records.settings
+    images = settings["images"] if image_ids is None else list(image_ids)
     chosen = {
-        "image_ids": settings["images"],
-        "category_ids": [category["id"] for category in settings["categories"]],
+        "image_ids": images,
+        "category_ids": [category["id"] for category in settings["categories"]]
+        if category_ids is None
+        else list(category_ids),
     }
     iou_types = IOU_TYPES if has_masks else IOU_TYPES[:1]
-    runs, num_results = [], 0
+    runs, num_results, wanted = [], 0, set(images)
     for run in range(settings["runs"]):
-        results = records.results(run)
+        results = [result for result in records.results(run) if result["image_id"] in wanted]
+        results = [result for result in results if result["category_id"] in chosen["category_ids"]]
         num_results += len(results)
         runs.append({iou_type: score(coco, results, iou_type=iou_type, **chosen) for iou_type in iou_types})
     figures = {iou_type: [scores[iou_type].stats for scores in runs] for iou_type in iou_types}
@@ -80,10 +85,10 @@ def score_records(coco, records, *, has_masks=True):
         runs=runs,
         mean={iou_type: mean for iou_type, (mean, _) in statistics.items()},
         interval={iou_type: interval for iou_type, (_, interval) in statistics.items()},
-        num_images=len(settings["images"]),
-        num_queries=sum(len(record["queries"]) for record in records),
+        num_images=len(images),
+        num_queries=sum(len(record["queries"]) for record in records if record["image_id"] in wanted),
         num_results=num_results,
-        seconds=sum(record["seconds"] for record in records),
+        seconds=sum(record["seconds"] for record in records if record["image_id"] in wanted),
     )
 
 

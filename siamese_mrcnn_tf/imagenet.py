@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from . import molding
-from .imagenet_classes import WNIDS, excluded_classes, trained_classes
+from .imagenet_classes import CLASS_SETS, WNIDS, excluded_classes, trained_classes
 from .images import read_image
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,22 @@ class Pictures:
     def __len__(self):
         return len(self.names)
 
+    @property
+    def name(self):
+        """Of the weight file that is trained on them, without suffix."""
+        return CLASS_SETS[self.num_classes]
+
     def image_reference(self, index):
         """What a picture is called in messages: its path."""
         return str(self.folder / self.names[index])
+
+    def training_samples(self, size, *, seed):
+        """The numbered samples of training: RandomCrops."""
+        return RandomCrops(self, size, seed=seed)
+
+    def validation_samples(self, size):
+        """The numbered samples of validation: CentreCrops."""
+        return CentreCrops(self, size)
 
     def summary(self):
         """What there is, in a line."""

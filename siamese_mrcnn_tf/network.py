@@ -212,6 +212,8 @@ def build_training_network(config, layers, *, seed=None):
         config.USE_MINI_MASK,
         shuffle=config.SHUFFLE_ROIS,
         seed=seed,
+        jittered=config.JITTERED_ROIS,
+        fill_negatives=config.FILL_NEGATIVE_ROIS,
         name="proposal_targets",
     )([tensors["ROI"], inputs["input_gt_class_ids"], gt_boxes_norm, inputs["input_gt_masks"]])
     pooled_maps = matched[: len(_POOLED_LEVELS)]

@@ -22,11 +22,10 @@ from keras import layers as KL
 from keras import ops
 
 from . import imagenet, training
-from .backbone import build_resnet_model
+from .backbone import build_fpn_model, build_resnet_model
 from .checkpoints import RunFolder
 from .devices import replicas_in_sync
 from .files import atomic_path
-from .imagenet_classes import CLASS_SETS
 from .network import dtype_policy
 from .schedules import Stage
 from .training_batches import SampleLoader
@@ -46,9 +45,10 @@ class Recipe:
     Attributes:
         epochs: to the end of training; the learning rate falls to a tenth after 1/3, 2/3 and 8/9 of them.
         steps_per_epoch: None: as many as go through the pictures once.
-        learning_rate: for a batch of 256.
+        learning_rate: for a batch of 256; with `decay` "cosine" for any, and then it is the highest.
         size: side of a crop in pixels.
         seed: of initial weights and samples.
+        decay: "steps" as described, or "cosine" (`schedules.Stage.decay_to`).
     """
 
     epochs: int = 90
@@ -56,6 +56,19 @@ class Recipe:
     learning_rate: float = 0.1
     size: int = 224
     seed: int = 0
+    decay: str = "steps"
+
+
+def recipe_of(config):
+    """The recipe for instances of a data set (module `instance_crops`) that goes with a configuration's optimizer.
+
+    Returns:
+        Recipe: that of ImageNet with the references' size of crop; for Adam 9 epochs of 100 steps.
+    """
+    size = config.TARGET_MAX_DIM
+    if config.OPTIMIZER == "adam":
+        return Recipe(epochs=9, steps_per_epoch=100, learning_rate=config.LEARNING_RATE, size=size, decay="cosine")
+    return Recipe(size=size)
 
 
 def pretraining_config(config, *, batch=REFERENCE_BATCH, devices=1):
@@ -86,6 +99,8 @@ def pretraining_schedule(recipe, batch):
     Returns:
         tuple of schedules.Stage, each with epochs.
     """
+    if recipe.decay == "cosine":
+        return (Stage(recipe.epochs, "all", recipe.learning_rate, decay_to=recipe.epochs),)
     peak = recipe.learning_rate * batch / REFERENCE_BATCH
     ends = [-(-recipe.epochs * part // whole) for part, whole in (*_DECAY_AT, (1, 1))]
     stages = []
@@ -121,9 +136,9 @@ def pretrain(
         classifier: of `build_classifier`.
         config: of `pretraining_config`.
         recipe: a Recipe.
-        train, val: imagenet.Pictures; None for the second leaves validation out.
+        train, val: imagenet.Pictures or instance_crops.Instances; None for the second leaves validation out.
         path: folder of the run. Beside its checkpoints it holds in the end the backbone's weights, imagenet_687.h5 or
-            named after the other class set.
+            what else `train.name` says; with the pyramid's where the classifier has one.
         resume: go on with the run that is there.
         workers, processes: see `training_batches.SampleLoader`.
         keep: epochs whose weights are kept, beside the best by validation loss.
@@ -136,8 +151,8 @@ def pretrain(
     Raises:
         ValueError, RuntimeError, TrainingStopped: as `training.Trainer`.
     """
-    name = CLASS_SETS[train.num_classes]
-    folder = RunFolder(path, classifier.backbone, keep=keep, name=name + "_{epoch:04d}")
+    name = train.name
+    folder = RunFolder(path, classifier.encoder, keep=keep, name=name + "_{epoch:04d}")
     batch = config.BATCH_SIZE
     val_steps, val_batch = _even_batches(0 if val is None else len(val), batch, config.GPU_COUNT)
     settings = training.TrainingSettings(
@@ -153,10 +168,10 @@ def pretrain(
         trainer.resume()
     made_by = {"workers": workers, "processes": processes, "collate": imagenet.make_crop_batch}
     with contextlib.ExitStack() as stack:
-        crops = imagenet.RandomCrops(train, recipe.size, seed=recipe.seed)
+        crops = train.training_samples(recipe.size, seed=recipe.seed)
         loader, val_loader = stack.enter_context(SampleLoader(crops, config, **made_by)), None
         if val_steps:
-            crops = imagenet.CentreCrops(val, recipe.size)
+            crops = val.validation_samples(recipe.size)
             val_loader = stack.enter_context(SampleLoader(crops, config, batch_size=val_batch, **made_by))
         trainer.run(pretraining_schedule(recipe, batch), loader, val_loader)
     trained = folder.path / f"{name}_{trainer.state.epoch:04d}.h5"
@@ -168,12 +183,23 @@ def pretrain(
 # ---- model -------------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What is kept of a classifier.
+
+    Attributes:
+        layers: its nested models, resnet_model and perhaps fpn_model.
+    """
+
+    layers: list
+
+
 class Classifier(keras.Model):
     """A functional Keras model that trains to tell classes apart.
 
     Args:
         inputs: dict of input_image and input_label, as `imagenet.make_crop_batch` gives them.
-        outputs: dict of logits [batch, classes] and input_label [batch].
+        outputs: dict of logits [batch, heads, classes] and input_label [batch].
         weight_decay: of half the sum of squares of all kernels.
     """
 
@@ -183,13 +209,15 @@ class Classifier(keras.Model):
         self.trackers = [keras.metrics.Mean(name="cross_entropy"), keras.metrics.Mean(name="top1")]
 
     @property
-    def backbone(self):
-        """The model whose weights are wanted."""
-        return self.get_layer("resnet_model")
+    def encoder(self):
+        """The models whose weights are wanted, as an object with `layers`."""
+        return Encoder([layer for layer in self.layers if isinstance(layer, keras.Model)])
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Cross-entropy and weight decay of a batch: a scalar, this device's share of it where there are several."""
-        counts, *values = classification_graph(y_pred["input_label"], y_pred["logits"])
+        logits = y_pred["logits"]
+        found = [classification_graph(y_pred["input_label"], logits[:, head]) for head in range(logits.shape[1])]
+        counts, values = found[0][0], [sum(parts) / len(found) for parts in list(zip(*found, strict=True))[1:]]
         for tracker, value in zip(self.trackers, values, strict=True):
             tracker.update_state(value, sample_weight=counts)
         total = ops.sum(values[0] * counts) / ops.maximum(ops.sum(counts), 1.0)
@@ -198,20 +226,28 @@ class Classifier(keras.Model):
         return (total + 0.5 * self.weight_decay * decay) / replicas_in_sync()
 
 
-def build_classifier(config, num_classes, *, weight_decay=WEIGHT_DECAY, seed=0):
-    """The backbone of a configuration with a classifier on top, with initial weights by seed.
+def build_classifier(config, num_classes, *, pyramid=False, weight_decay=WEIGHT_DECAY, seed=0):
+    """The backbone of a configuration with a linear classifier on the average of C5, initial weights by seed.
 
     Args:
         config: of `pretraining_config`.
         num_classes: of the classifier.
+        pyramid: train the feature pyramid too, with a further classifier on the average of each of P2 to P5.
         weight_decay: see `Classifier`.
         seed: of the initial weights.
     """
     with dtype_policy(config.PRECISION):
         image = keras.Input((None, None, 3), name="input_image")
         label = keras.Input((), dtype="int32", name="input_label")
-        pooled = KL.GlobalAveragePooling2D(name="pool5")(build_resnet_model(config)(image)[-1])
-        logits = KL.Dense(num_classes, dtype="float32", name="classifier")(pooled)
+        stages = build_resnet_model(config)(image)
+        maps = {"5": stages[-1]}
+        if pyramid:
+            fpn_model = build_fpn_model([stage.shape[-1] for stage in stages[1:]], config.FPN_FEATUREMAPS)
+            maps |= {f"_p{level}": one for level, one in zip(range(2, 6), fpn_model(stages[1:]), strict=False)}
+        pooled = {name: KL.GlobalAveragePooling2D(name=f"pool{name}")(one) for name, one in maps.items()}
+        names = {name: "classifier" + name.removeprefix("5") for name in pooled}
+        heads = [KL.Dense(num_classes, dtype="float32", name=names[name])(one) for name, one in pooled.items()]
+        logits = ops.stack(heads, axis=1)
     inputs, outputs = {"input_image": image, "input_label": label}, {"logits": logits, "input_label": label}
     model = Classifier(inputs, outputs, weight_decay=weight_decay, name="imagenet")
     _set_initial_weights(model, seed)
@@ -254,7 +290,11 @@ class _ClassifierTrainer(training.Trainer):
     """Trains without clipping."""
 
     def _compile(self, learning_rate):
-        optimizer = keras.optimizers.SGD(learning_rate, self.config.LEARNING_MOMENTUM)
+        config, momentum = self.config, self.config.LEARNING_MOMENTUM
+        if config.OPTIMIZER == "adam":
+            optimizer = keras.optimizers.Adam(learning_rate, momentum, config.ADAM_BETA_2)
+        else:
+            optimizer = keras.optimizers.SGD(learning_rate, momentum)
         self.model.compile(optimizer, jit_compile=False)
         build_optimizer(self.model)  # else Keras would first run a batch, and of several devices' labels the average
 

@@ -32,18 +32,23 @@ class Stage:
     Attributes:
         epochs: the epoch it lasts to, counted from the start of training.
         layers: a key of LAYER_SELECTIONS, or a regular expression for whole layer names.
-        learning_rate: of all of it.
+        learning_rate: of all of it, or the highest.
+        decay_to: the epoch by whose end the learning rate falls to 0, as half a cosine, after a rise over the
+            configuration's WARM_UP_STEPS; None keeps it.
     """
 
     epochs: int
     layers: str
     learning_rate: float
+    decay_to: int | None = None
 
 
 SCHEDULES = {
     "paper": (Stage(1, "heads", 0.02), Stage(120, "all", 0.02), Stage(160, "all", 0.002)),  # the category splits
     "paper-full": (Stage(1, "heads", 0.02), Stage(240, "all", 0.02), Stage(320, "all", 0.002)),  # all 80 classes
     "small": (Stage(1, "heads", 0.02), Stage(10, "all", 0.02), Stage(12, "all", 0.002)),  # to see that it learns
+    "shapes": (Stage(15, "all", 0.001, decay_to=15),),  # of samples/shapes, from a pre-trained backbone and pyramid
+    "shapes-long": (Stage(60, "all", 0.001, decay_to=60),),
     # from random weights: statistics of scenes and references mixed fit neither, until the rest adapts to them
     "tiny": (Stage(6, "all", 0.02), Stage(10, "no-bn", 0.004)),
 }
@@ -64,6 +69,8 @@ def layer_pattern(layers):
 
 def load_schedule(name_or_path):
     """A schedule by name, or from a JSON file: a list of {"epochs": 1, "layers": "heads", "learning_rate": 0.02}.
+
+    An entry may have "decay_to" too (see `Stage`).
 
     Returns:
         tuple of Stage.
@@ -98,13 +105,17 @@ def shortened(stages, epochs):
 
 def _stage(entry, where):
     names = [field.name for field in dataclasses.fields(Stage)]
-    if not isinstance(entry, dict) or set(entry) != set(names):
-        raise ValueError(f"{where}: expected an object with the keys {', '.join(names)}, got {entry!r}")
+    if not isinstance(entry, dict) or set(entry) | {"decay_to"} != set(names):
+        needed = [name for name in names if name != "decay_to"]
+        raise ValueError(f"{where}: expected an object with the keys {', '.join(needed)}, got {entry!r}")
     if not isinstance(entry["epochs"], int) or isinstance(entry["epochs"], bool) or entry["epochs"] < 1:
         raise ValueError(f"{where}: epochs = {entry['epochs']!r}, expected a whole number of 1 or more")
     rate = entry["learning_rate"]
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
         raise ValueError(f"{where}: learning_rate = {rate!r}, expected a number above 0")
+    end = entry.get("decay_to")
+    if end is not None and (not isinstance(end, int) or isinstance(end, bool) or end < entry["epochs"]):
+        raise ValueError(f"{where}: decay_to = {end!r}, expected an epoch from {entry['epochs']} on")
     if not isinstance(entry["layers"], str):
         raise ValueError(f"{where}: layers = {entry['layers']!r}, expected a selection or a regular expression")
     try:

@@ -159,19 +159,37 @@ class Trainer:
         The optimizer's state is taken too, unless the checkpoint is of the stage before: momentum starts anew then.
         """
         begun = {"index": index, "layers": stage.layers, "learning_rate": stage.learning_rate}
-        goes_on = restore and self.state.stage == begun
+        if stage.decay_to is not None:
+            begun["decay_to"] = stage.decay_to
+        first_epoch = self.state.epoch
+        if restore and self.state.stage is not None:
+            first_epoch = self.state.stage.get("first_epoch", first_epoch)
+        goes_on = restore and _without_start(self.state.stage) == begun
         if restore and not goes_on:  # before there is an optimizer: that of another stage does not fit
             self.model.load_weights(self.folder.weights_path(self.state))
+            first_epoch = self.state.epoch
         names = select_layers(self.layers.layers, stage.layers)
         logger.info(
             "to epoch %d: %s at learning rate %g; %d layers train: %s",
             *(stage.epochs, stage.layers, stage.learning_rate, len(names), abridged(names)),
         )
-        self._compile(stage.learning_rate)
+        self._compile(self._learning_rate(stage, first_epoch))
         build_optimizer(self.model)
         if goes_on:
             self.model.load_weights(self.folder.weights_path(self.state))
-        self.state.stage = begun
+        self.state.stage = begun | ({} if stage.decay_to is None else {"first_epoch": first_epoch})
+
+    def _learning_rate(self, stage, first_epoch):
+        """The learning rate of a stage that begins after epoch `first_epoch`: a number, or a schedule of Keras."""
+        if stage.decay_to is None:
+            return stage.learning_rate
+        warm_up = self.config.WARM_UP_STEPS
+        steps = max((stage.decay_to - first_epoch) * self.settings.steps_per_epoch - warm_up, 1)
+        if not warm_up:
+            return keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps)
+        return keras.optimizers.schedules.CosineDecay(
+            0.0, steps, warmup_target=stage.learning_rate, warmup_steps=warm_up
+        )
 
     def _compile(self, learning_rate):
         """Give the model a new optimizer."""
@@ -186,7 +204,8 @@ class Trainer:
             logs = {name: _mean(values) for name, values in state.metrics.items()}
         if val_loader is not None and self.settings.validation_steps:
             logs.update(self._validate(val_loader))
-        row = {"epoch": state.epoch + 1, "learning_rate": stage.learning_rate, **logs}
+        rate = stage.learning_rate if stage.decay_to is None else float(self.model.optimizer.learning_rate)
+        row = {"epoch": state.epoch + 1, "learning_rate": rate, **logs}
         state.history.append(row)
         state.epoch, state.step, state.metrics = state.epoch + 1, 0, {}
         if board is not None:
@@ -423,6 +442,11 @@ def _loader_errors(loader):
         if loader.failure is not None and error is not loader.failure:
             raise loader.failure from error
         raise
+
+
+def _without_start(stage):
+    """What identifies a stage: its dict in a RunState without the epoch it began after."""
+    return stage and {name: value for name, value in stage.items() if name != "first_epoch"}
 
 
 def _mean(values):

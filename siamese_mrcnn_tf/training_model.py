@@ -71,10 +71,10 @@ def build_training_model(config, layers, *, seed=None):
     return TrainingModel(graph.inputs, graph.outputs, **settings, name="mask_rcnn")
 
 
-class ReducedClipSGD(keras.optimizers.SGD):
-    """SGD whose `global_clipnorm` holds for the gradients of all devices together, after their sum.
+class _ReducedClip:
+    """Of an optimizer, whose `global_clipnorm` then holds for the gradients of all devices together, after their sum.
 
-    Keras 3 clips on each device before it sums. On one device this is Keras' SGD.
+    Keras 3 clips on each device before it sums. On one device nothing changes.
     """
 
     def _clip_gradients(self, grads):
@@ -88,18 +88,30 @@ class ReducedClipSGD(keras.optimizers.SGD):
         return [(gradient, variable) for gradient, (_, variable) in zip(clipped, reduced, strict=True)]
 
 
+class ReducedClipSGD(_ReducedClip, keras.optimizers.SGD):
+    """Keras' SGD that clips the gradients of all devices together."""
+
+
+class ReducedClipAdam(_ReducedClip, keras.optimizers.Adam):
+    """Keras' Adam that clips the gradients of all devices together."""
+
+
 def compile_model(model, config, *, learning_rate, momentum=None):
-    """Compile a training model with the paper's optimizer, whose momentum starts anew.
+    """Compile a training model with the optimizer of a configuration, whose momentum starts anew.
 
     Args:
         model: a Keras model whose `compute_loss` knows its loss.
-        config: reads LEARNING_MOMENTUM and GRADIENT_CLIP_NORM.
-        learning_rate: of SGD.
-        momentum: of SGD; LEARNING_MOMENTUM by default.
+        config: reads OPTIMIZER, LEARNING_MOMENTUM, ADAM_BETA_2 and GRADIENT_CLIP_NORM.
+        learning_rate: a number, or a schedule of Keras.
+        momentum: beta 1 of Adam; LEARNING_MOMENTUM by default.
     """
     momentum = config.LEARNING_MOMENTUM if momentum is None else momentum
+    clip = {"global_clipnorm": config.GRADIENT_CLIP_NORM}
     with strategy_scope(model):
-        optimizer = ReducedClipSGD(learning_rate, momentum, global_clipnorm=config.GRADIENT_CLIP_NORM)
+        if config.OPTIMIZER == "adam":
+            optimizer = ReducedClipAdam(learning_rate, momentum, config.ADAM_BETA_2, **clip)
+        else:
+            optimizer = ReducedClipSGD(learning_rate, momentum, **clip)
         # XLA is slower than TensorFlow's own kernels on a CPU, and has none for crop_and_resize
         model.compile(optimizer, jit_compile=False)
 

@@ -32,6 +32,7 @@ class Verdict:
         num_classes: classes of the class head, background included; None without one.
         has_masks: whether there is a mask head.
         has_biases: whether the convolutions of the backbone have biases.
+        has_pyramid: whether there is a feature pyramid.
         fits: {configuration name: {setting: value it needs instead of the configuration's}}.
     """
 
@@ -41,6 +42,7 @@ class Verdict:
     num_classes: int | None
     has_masks: bool
     has_biases: bool
+    has_pyramid: bool
     fits: dict
 
     @property
@@ -60,7 +62,8 @@ class Verdict:
             classes = f", {self.num_classes} classes" if self.num_classes else ""
             return f"Matterport Mask R-CNN weights, {self._backbone_text}{classes} (backbone and FPN can be used)"
         if self.kind == "backbone":
-            return f"backbone weights, {self._backbone_text}, {'with' if self.has_biases else 'without'} conv biases"
+            parts = "backbone and FPN" if self.has_pyramid else "backbone"
+            return f"{parts} weights, {self._backbone_text}, {'with' if self.has_biases else 'without'} conv biases"
         return "weights of an unknown network"
 
     @property
@@ -111,6 +114,7 @@ def judge(shapes):
         num_classes=_axis(shapes, "mrcnn_class_logits/kernel"),
         has_masks="mrcnn_mask/kernel" in shapes,
         has_biases=any(is_backbone_layer(layer_of(key)) and key.endswith("/bias") for key in shapes),
+        has_pyramid="fpn_p2/kernel" in shapes,
         fits={name: needed for name, needed in changes.items() if set(needed) <= _EASY_SETTINGS},
     )
 
@@ -128,7 +132,8 @@ def _kind(shapes):
         # Matterport's RPN reads P2..P6 as they are, the siamese one matched maps of another width.
         pyramid, read = _axis(shapes, "fpn_p2/kernel"), _axis(shapes, "rpn_conv_shared/kernel", -2)
         return "matterport" if pyramid and pyramid == read else "unknown"
-    return "backbone" if "conv1" in layers and residual_blocks(shapes) and "fpn_p2" not in layers else "unknown"
+    has_heads = any(layer.startswith(("rpn_", "mrcnn_")) for layer in layers)
+    return "backbone" if "conv1" in layers and residual_blocks(shapes) and not has_heads else "unknown"
 
 
 def _settings(shapes, kind):

@@ -139,7 +139,7 @@ def describe_weights(path):
     lines = [f"{file.path}: {verdict.text}", origin, "", *_table(file), "", f"fits: {verdict.fits_text}"]
     lines.append(f"left out: {len(left_out)} weights ({_layer_list(left_out)})" if left_out else "left out: nothing")
     if verdict.kind in ("matterport", "backbone"):
-        kept = "FPN, matching layers, RPN and heads" if verdict.kind == "backbone" else "matching layers, RPN and heads"
+        kept = "matching layers, RPN and heads" if verdict.has_pyramid else "FPN, matching layers, RPN and heads"
         lines.append(f"not in the file: {kept} keep their initial values")
     return "\n".join(lines)
 

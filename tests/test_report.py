@@ -1,15 +1,32 @@
 """Reports: tables, CSV, JSON and plots of evaluations, and what cannot be reported."""
 
+import base64
 import csv
+import html
+import io
 import json
 import re
 import warnings
 
+import coco_tree
 import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_mrcnn_tf import evaluation_results, files, plots, published, report, scoring
+from siamese_mrcnn_tf import (
+    IndexedCocoDataset,
+    TinyConfig,
+    evaluation,
+    evaluation_results,
+    files,
+    gallery,
+    plots,
+    published,
+    report,
+    report_contents,
+    scoring,
+)
+from siamese_mrcnn_tf.boxes import extract_bboxes
 
 CATEGORIES = {3: "ellipse", 7: "rectangle", 18: "triangle"}
 BINS = ["1", "2", "11+"]
@@ -142,7 +159,7 @@ def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
         "5-shot, novel categories",
         "random boxes, novel categories",
     ]
-    text = report.markdown(found)
+    text = report_contents.markdown(found)
     assert "|  |  | S1 | all 80 |" in text
     here, there = rows_of(text, "Random boxes, novel categories")[1]
     assert there[2:] == ["*0.8 ± 0.04*", ""]
@@ -151,7 +168,7 @@ def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
 
 def test_full_tables_have_all_figures(tmp_path, four_splits):
     found = evaluation_results.read_experiments(four_splits)
-    text = report.markdown(found)
+    text = report_contents.markdown(found)
     header = "|  | split |  | AP | AP50 | AP75 | APs | APm | APl | AR1 | AR10 | AR100 | ARs | ARm | ARl |"
     assert header in text
     here, there = rows_of(text.partition(header)[2], "detection")[0]
@@ -204,7 +221,7 @@ def test_one_evaluation_without_masks_and_analysis(tmp_path):
     assert "Segmentation" not in text and "Figure 5" not in text and "the mean of 1 run with" in text
     assert rows_of(text, "3-shot, novel categories")[1][0][2:] == ["21.0"]  # a single run has no interval
     assert [path.name for path in paths] == [
-        *("report.md", "figures.csv", "per_class.csv", "report.json", "per_class_3shot_novel.png"),
+        *("report.html", "report.md", "figures.csv", "per_class.csv", "report.json", "per_class_3shot_novel.png"),
     ]
 
 
@@ -228,6 +245,156 @@ def test_the_same_report_every_time(tmp_path, four_splits):
     again = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     texts = [name for name in first if not name.endswith(".png")]
     assert again.keys() == first.keys() and all(again[name] == first[name] for name in texts)
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+class Seeing:
+    """A searcher that finds the first instance of the category, and beside it a box at the upper left."""
+
+    needs_references, name, config = True, "seeing", TinyConfig()
+
+    def search(self, dataset, image_id, queries):
+        found = []
+        for query in queries:
+            first = dataset.instance_mask(image_id, dataset.instances_of(image_id, query.class_id)[0])
+            corner = np.zeros_like(first)
+            corner[:6, :6] = True
+            masks = np.stack([first, corner, corner], axis=-1)
+            scores = np.array([0.9, 0.7, 0.2])
+            found.append({"rois": extract_bboxes(masks), "scores": scores, "masks": masks, "class_ids": [1, 1, 1]})
+        return found
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """A finished evaluation on pictures: (folder, data set); 3 images with 2 of 3 categories each."""
+    coco_tree.write_tree(tmp_path / "tree", subset="val")
+    dataset = IndexedCocoDataset()
+    coco = dataset.load_coco(tmp_path / "tree", "val", return_coco=True)
+    dataset.prepare()
+    dataset.build_indices()
+    about = {"split": 0, "category_set": "all"}
+    evaluation.evaluate(
+        Seeing(), dataset, coco, shots=2, runs=1, folder=tmp_path / "run", about=about, exclude_query_image=True
+    )
+    return tmp_path / "run", dataset
+
+
+def pictures_of(page):
+    uris = re.findall(r'src="data:image/[a-z]+;base64,([^"]+)"', page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB")) for uri in uris]
+
+
+def test_page_has_tables_and_plots(tmp_path, four_splits):
+    paths = report.write_report(four_splits, tmp_path / "out")
+    page = paths[0].read_text()
+    assert paths[0].name == "report.html" and "<h2>Examples</h2>" not in page
+    assert page.count("<h1>") == 1 and "<em>15.3 ± 0.24</em>" in page and "<code>s1</code>" in page
+    assert "<em>Published</em>: the paper" in page and "1.96 * std / sqrt(runs)" in page and "confusion_*.csv" in page
+    headings = re.findall(r"<h[23]>(.*?)</h[23]>", page)
+    in_text = re.findall(r"^##+ (.*)$", (tmp_path / "out" / "report.md").read_text(), re.MULTILINE)
+    assert [html.unescape(heading) for heading in headings] == in_text
+    plotted = [np.asarray(Image.open(path).convert("RGB")) for path in paths if path.suffix == ".png"]
+    shown = pictures_of(page)
+    assert len(shown) == len(plotted) == 1 + 1 + 4 * 2
+    assert sorted(plot.shape for plot in shown) == sorted(plot.shape for plot in plotted)
+
+
+def test_page_escapes_names(tmp_path, monkeypatch):
+    monkeypatch.setitem(CATEGORIES, 3, "<b>evil</b>")
+    paths = report.write_report([write_evaluation(tmp_path / "a<i>")], tmp_path / "out")
+    page = paths[0].read_text()
+    assert "&lt;b&gt;evil&lt;/b&gt;" in page and "<b>" not in page and "<i>" not in page
+
+
+def test_long_tables_are_folded():
+    table = report_contents.Table(["n"], [[str(number)] for number in range(31)])
+    (folded,) = report_contents.as_html([report_contents.Section("t", [table])], None)
+    assert folded.startswith("<details>\n<summary>31 rows</summary>")
+    table = report_contents.Table(["n"], table.rows[:30])
+    assert "<details>" not in report_contents.as_html([report_contents.Section("t", [table])], None)[0]
+
+
+def test_examples_stand_behind_the_main_tables(tmp_path, evaluated):
+    folder, dataset = evaluated
+    report.write_report([folder], tmp_path / "out", dataset, limit=4)
+    page = (tmp_path / "out" / "report.html").read_text()
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert [heading.partition(" ")[0] for heading in headings[:3]] == ["AP50,", "Examples", "All"]
+    titles = re.findall(r"<h4>(.*?)</h4>", page)
+    assert len(titles) == 4 and re.fullmatch(r"ellipse, image \d+: 1 of 1 found, 1 false \(rank 1 of 2\)", titles[0])
+    row = page.partition('<div class="row">')[2].partition("</div>")[0]
+    captions = re.findall("<figcaption>(.*?)</figcaption>", row)
+    assert re.fullmatch(r"reference: ellipse, image \d+", captions[0]) and len(captions) == 4
+    assert captions[2:] == ["detections: 1 right, 1 false (score 0.5 or more)", "ground truth: 1, none missed"]
+    assert [picture.shape[:2] for picture in pictures_of(row)[2:]] == [coco_tree.SIZE] * 2
+
+
+def test_gallery_paints_what_is_right_and_what_is_wrong(evaluated):
+    folder, dataset = evaluated
+    example = gallery.examples(folder, dataset, limit=1)[0]
+    found, truth = (cell.pixels.astype(int) for cell in example.cells[2:])
+    assert found[0, 0].tolist() == [255, 128, 0]  # the frame of the false detection
+    blue = np.all(found == (26, 115, 255), axis=-1)
+    assert blue.any() and np.array_equal(np.all(truth == (26, 115, 255), axis=-1).any(axis=0), blue.any(axis=0))
+    assert not np.any(np.all(truth == (255, 128, 0), axis=-1))
+    everything = gallery.examples(folder, dataset, limit=1, threshold=0.1)[0]
+    assert "1 of 1 found, 2 false" in everything.title
+    nothing = gallery.examples(folder, dataset, limit=1, threshold=0.95)[0]
+    assert "0 of 1 found, 0 false" in nothing.title and nothing.cells[3].caption == "ground truth: 1, 1 missed"
+    assert np.all(nothing.cells[3].pixels == (255, 128, 0), axis=-1).any()
+
+
+def test_references_of_the_gallery_are_the_recorded_instances(evaluated):
+    folder, dataset = evaluated
+    records = [json.loads(line) for line in (folder / "records-0001-of-0001.jsonl").read_text().splitlines()[1:]]
+    (example,) = gallery.examples(folder, dataset, limit=1)
+    image_id = int(re.search(r"image (\d+)", example.title)[1])
+    query = next(r for r in records if r["image_id"] == image_id)["queries"][0]
+    coco_id, annotation_id = query["references"][0]
+    assert example.cells[0].caption.endswith(f"image {coco_id}")
+    info = dataset.image_info[dataset.image_from_source_map[f"coco.{coco_id}"]]
+    place = [entry["id"] for entry in info["annotations"]].index(annotation_id)
+    y1, x1, y2, x2 = extract_bboxes(dataset.instance_mask(info["id"] // 10 - 1, place)[..., None])[0]
+    height, width = example.cells[0].pixels.shape[:2]
+    assert max(height, width) == 160 and height / width == pytest.approx((y2 - y1) / (x2 - x1), abs=0.02)
+
+
+def test_missing_pictures_and_crops_leave_notes(tmp_path, evaluated, caplog):
+    folder, dataset = evaluated
+    for path in (tmp_path / "tree" / "val2017").iterdir():
+        path.unlink()
+    report.write_report([folder], tmp_path / "out", dataset)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('<p class="note">') == 6 * 3 and "no such file" in page and "no such file" in caplog.text
+    assert gallery._reference(dataset, None).startswith("The reference was given as a crop")
+    assert "has no annotation 999 in val2017" in gallery._reference(dataset, [10, 999])
+    assert "image 999 is not in val2017" in gallery._reference(dataset, [999, 1])
+
+
+def test_examples_of_another_data_set_or_without_records(tmp_path, evaluated):
+    folder, dataset = evaluated
+    coco_tree.write_tree(tmp_path / "other", subset="val", first_id=500)
+    other = IndexedCocoDataset()
+    other.load_coco(tmp_path / "other", "val")
+    other.prepare()
+    report.write_report([folder], tmp_path / "out", other)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "No examples: image 10 is not in val2017: the records are of another data set" in page
+    bare = write_evaluation(tmp_path / "bare")
+    report.write_report([bare], tmp_path / "out", dataset)
+    assert "No examples: " in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_examples_are_spread_over_categories_with_best_and_worst():
+    ranked = {category: [f"{category}{place}" for place in "abcd"] for category in range(1, 9)}
+    assert gallery.choose(ranked, 4) == ["1a", "1d", "8a", "8d"]
+    assert gallery.choose(ranked, 6) == ["1a", "1d", "5a", "5d", "8a", "8d"]
+    assert gallery.choose({3: ["a", "b", "c"], 5: ["d"]}, 10) == ["a", "b", "c", "d"]
+    assert gallery.choose({3: list("abcdef")}, 4) == ["a", "b", "e", "f"]
+    assert gallery.choose({}, 4) == []
 
 
 # ---- what cannot be reported -----------------------------------------------------------------------------------------

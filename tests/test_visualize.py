@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
-from siamese_mrcnn_tf import visualize
+from siamese_mrcnn_tf import drawing, visualize
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 
@@ -76,7 +77,7 @@ def test_labels_keep_clear_of_each_other(instances):
     boxes[1] = boxes[0]
     places = []
     for box in boxes:
-        x, y = visualize._label_place(box, (20, 8), (80, 60), [(x, y, x + 20, y + 8) for x, y in places])
+        x, y = drawing._label_place(box, (20, 8), (80, 60), [(x, y, x + 20, y + 8) for x, y in places])
         places.append((x, y))
     assert places == [(10, 12), (10, 20)]  # above the box, then inside it
 
@@ -155,6 +156,68 @@ def test_display_results(instances):
         visualize.display_results(crops, image, boxes, masks, class_ids, ax=one)
     with pytest.raises(ValueError, match="target: .* got none"):
         visualize.display_results([], image, boxes, masks, class_ids)
+
+
+def grid_of(instances, count):
+    image, boxes, masks, class_ids, scores = instances
+    targets = [image[:9, :9], image[:20, :10], image[:5, :30]][:count]
+    return [targets, *([values] * count for values in (image, boxes, masks, class_ids, scores))]
+
+
+def test_display_grid(instances, tmp_path):
+    path = tmp_path / "new" / "grid.png"
+    names = ["square", "bar", "both"]
+    axes = visualize.display_grid(*grid_of(instances, 3), names, "Found", (6, 5), save=path)
+    assert [ax.get_title() for ax in axes] == names and axes[0].figure.get_suptitle() == "Found"
+    assert [(ax.get_subplotspec().rowspan.start, ax.get_subplotspec().colspan.start) for ax in axes] == [
+        *((0, 0), (0, 1), (1, 0)),
+    ]
+    assert [text.get_text() for text in axes[1].texts] == ["0.900", "0.800"]
+    assert axes[0].get_xlim() == (-10.5, 89.5)  # the reference changes no limits
+    with Image.open(path) as image:
+        assert image.size == (600, 500)
+
+
+def test_references_of_a_grid_stand_in_the_corner(instances):
+    (ax, wide, _) = visualize.display_grid(*grid_of(instances, 3), target_shift=4)
+    side = (60 * 80 / 14) ** 0.5  # of a square with a fourteenth of the scene's area
+    assert ax.images[1].get_extent() == pytest.approx([4, 4 + side, 56, 56 - side])
+    frame = ax.patches[-1]
+    assert frame.get_xy() == pytest.approx((4, 56 - side)) and frame.get_height() == pytest.approx(side)
+    left, right, bottom, top = wide.images[1].get_extent()
+    assert (bottom - top) / (right - left) == pytest.approx(2) and bottom - top <= 0.45 * 60
+    several = grid_of(instances, 1)
+    several[0] = [[several[0][0], several[0][0]]]
+    (ax,) = visualize.display_grid(*several)
+    first, second = (image.get_extent() for image in ax.images[1:])
+    assert second[0] == pytest.approx(first[1] + 5) and second[1] - second[0] == pytest.approx(first[1] - first[0])
+
+
+def test_a_grid_shows_what_it_is_told_to(instances):
+    axes = [Figure().add_subplot(), Figure().add_subplot()]
+    hidden = {"show_mask": False, "show_bbox": False, "show_scores": False, "fontsize": 10, "linewidth": 3}
+    assert visualize.display_grid(*grid_of(instances, 2), ax=np.array([axes]), **hidden) == axes
+    assert np.array_equal(axes[0].images[0].get_array(), instances[0]) and len(axes[0].patches) == 1  # the frame
+    assert [text.get_text() for text in axes[0].texts] == ["", ""]
+    (ax,) = visualize.display_grid(*grid_of(instances, 1), captions=[["a", "b"]], colors=[[RED, BLUE]], linewidth=3)
+    assert [text.get_text() for text in ax.texts] == ["a", "b"] and ax.texts[0].get_size() == pytest.approx(11.2)
+    assert ax.patches[0].get_linewidth() == 3 and ax.patches[0].get_edgecolor()[:3] == RED
+
+
+def test_a_grid_refuses_what_does_not_fit(instances):
+    grid = grid_of(instances, 2)
+    with pytest.raises(ValueError, match="masks_list: expected one for each of 2 scenes, got 1"):
+        visualize.display_grid(*grid[:3], grid[3][:1], *grid[4:])
+    with pytest.raises(ValueError, match="category_names_list: expected one for each of 2 scenes, got 1"):
+        visualize.display_grid(*grid, ["a"])
+    with pytest.raises(ValueError, match="ax: expected one for each of 2 scenes, got 1"):
+        visualize.display_grid(*grid, ax=Figure().add_subplot())
+    with pytest.raises(ValueError, match="save: expected a path, or False"):
+        visualize.display_grid(*grid, save=True)
+    with pytest.raises(ValueError, match="image_list: expected a scene or several, got 0"):
+        visualize.display_grid(*grid_of(instances, 0))
+    with pytest.raises(ValueError, match="target_list: expected uint8"):
+        visualize.display_grid([np.zeros((4, 4))], *(values[:1] for values in grid[1:]))
 
 
 def test_neither_pyplot_nor_matplotlib_is_imported_for_overlays():

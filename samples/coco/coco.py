@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
-sys.path[:0] = [str(_FOLDER), str(_FOLDER.parents[1])]  # runs from a checkout that is not installed
+_OTHERS = _FOLDER.parent / "shapes", _FOLDER.parents[1]
+sys.path[:0] = map(str, (_FOLDER, *_OTHERS))  # runs from a checkout that is not installed
 
 from command_options import (  # noqa: E402
     SPLIT_HELP,
@@ -19,6 +20,7 @@ from command_options import (  # noqa: E402
     open_dataset,
     open_predictor,
 )
+from convert_command import add_convert  # noqa: E402
 from evaluate_command import add_evaluate  # noqa: E402
 from train_command import add_train  # noqa: E402
 
@@ -65,6 +67,7 @@ def build_parser():
     add_evaluate(commands)
     add_predict(commands)
     add_weights(commands)
+    add_convert(commands)
     return parser
 
 

@@ -2,10 +2,16 @@
 
 import sys
 
+from standard import find_dataset
+
 from siamese_mrcnn_tf.config import CONFIGS, load_config, parse_settings
 
 SPLIT_HELP = (
     "category split of the paper: 1 to 4 hold a quarter of the classes out, 0 trains on all of them (default 0)"
+)
+_DATASET_HELP = (
+    "folder with annotations/ and the picture folders; or 'shapes', pictures that this repository draws itself "
+    "(datasets/shapes, made where it is missing)"
 )
 _WEIGHTS_HELP = (
     "a legacy .h5 file, a known file by name such as small_siamese_mrcnn_0160, 'last' (the last checkpoint of --config "
@@ -15,7 +21,7 @@ _WEIGHTS_HELP = (
 
 def add_dataset_arguments(parser):
     """Options that choose images."""
-    parser.add_argument("--dataset", metavar="DIR", help="folder with annotations/ and the picture folders")
+    parser.add_argument("--dataset", metavar="DIR", help=_DATASET_HELP)
     parser.add_argument("--year", default="2017", help="of the annotation file (default 2017)")
     parser.add_argument("--images", type=int, nargs="+", metavar="ID", help="only the images with these COCO ids")
 
@@ -66,10 +72,10 @@ def open_dataset(options, subset, *, split=0, **chosen):
     from siamese_mrcnn_tf.dataset import IndexedCocoDataset, split_classes
 
     if options.dataset is None:
-        raise ValueError("--dataset: expected the folder of a COCO-format data set")
+        raise ValueError("--dataset: expected the folder of a COCO-format data set, or 'shapes'")
     dataset = IndexedCocoDataset()
     coco = dataset.load_coco(
-        options.dataset, subset, year=options.year, image_ids=options.images, return_coco=True, **chosen
+        find_dataset(options.dataset), subset, year=options.year, image_ids=options.images, return_coco=True, **chosen
     )
     dataset.prepare()
     dataset.build_indices()

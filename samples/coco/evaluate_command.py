@@ -16,6 +16,10 @@ _CATEGORIES_HELP = "those that the split trains, those that it holds out (novel)
 _PROTOCOL_HELP = (
     "'paper' feeds references without subtracting the mean and sorts masks into sizes by their box, as the original did"
 )
+_CONTROL_HELP = (
+    "search with references of the wrong category, drawn from those that are in the image or from those that are not: a "
+    "model that compares finds little with them"
+)
 _RESUME_HELP = "go on with a stopped evaluation in --out"
 _SHARD_HELP = "evaluate part I of N, to share the images among processes or machines; --merge joins the parts"
 _MERGE_HELP = "join the parts in these folders to one evaluation in --out, instead of evaluating"
@@ -38,6 +42,7 @@ def add_evaluate(commands):
     parser.add_argument(
         "--exclude-query-image", action="store_true", help="draw references from other images than the query's"
     )
+    parser.add_argument("--control", choices=("present", "absent"), help=_CONTROL_HELP)
     parser.add_argument("--out", default="evaluation", metavar="DIR", help="where results go (default evaluation)")
     parser.add_argument("--resume", action="store_true", help=_RESUME_HELP)
     parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help=_SHARD_HELP)
@@ -70,21 +75,21 @@ def evaluate(options):
     for split in splits:
         folder = part_of(out, options, split)
         if takes_over:
-            outcome = take_over(options, split, folder)
+            outcome, dataset = take_over(options, split, folder)
         else:
-            outcome = run_split(options, split, folder)
+            outcome, dataset = run_split(options, split, folder)
         if outcome.scores is None:
             print(f"part {options.shard[0]} of {options.shard[1]} is in {folder}; join the parts with --merge")
             continue
         show(outcome)
         folders.append(results_folder(options, split) if options.results else folder)
     if folders:
-        paths = write_report(folders, out)
+        paths = write_report(folders, out, dataset)
         print(f"\nTables and plots are in {out}, records in {', '.join(map(str, folders))}; begin with {paths[0]}")
 
 
 def run_split(options, split, folder):
-    """The Evaluation of one split."""
+    """(Evaluation of one split, its data set)."""
     from siamese_mrcnn_tf import evaluation
     from siamese_mrcnn_tf.dataset import split_classes
 
@@ -104,6 +109,7 @@ def run_split(options, split, folder):
         limit=options.limit,
         area="box" if options.protocol == "paper" else "mask",
         exclude_query_image=options.exclude_query_image,
+        control=options.control,
         folder=folder,
         resume=options.resume,
         shard=options.shard,
@@ -112,7 +118,7 @@ def run_split(options, split, folder):
     )
     if outcome.scores is not None:
         analyse(outcome, coco, folder)
-    return outcome
+    return outcome, dataset
 
 
 def open_searcher(options, split):
@@ -124,6 +130,8 @@ def open_searcher(options, split):
     if options.model == "random-boxes":
         if options.config or options.set or options.min_confidence is not None:
             raise ValueError("--model random-boxes: has no configuration; leave out --config, --set, --min-confidence")
+        if options.control:
+            raise ValueError(f"--control {options.control}: --model random-boxes takes no references")
         return RandomBoxes(), None
     options = argparse.Namespace(**{**vars(options), "model": model_of(options, split)})
     paper = {"MOLD_TARGETS_AT_INFERENCE": False} if options.protocol == "paper" else {}
@@ -158,7 +166,7 @@ def results_folder(options, split):
 
 
 def take_over(options, split, folder):
-    """The Evaluation joined from parts, or scored again."""
+    """(Evaluation joined from parts, or scored again, its data set)."""
     from siamese_mrcnn_tf import evaluation
 
     dataset, coco = open_dataset(options, options.subset)
@@ -169,7 +177,7 @@ def take_over(options, split, folder):
         folder = results_folder(options, split)
         outcome = evaluation.rescore(folder, coco, dataset)
     analyse(outcome, coco, folder)
-    return outcome
+    return outcome, dataset
 
 
 def analyse(outcome, coco, folder):

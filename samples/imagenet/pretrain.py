@@ -1,29 +1,48 @@
-"""Pre-train the backbone on ImageNet without the classes that COCO has too; writes imagenet_687.h5."""
+"""Pre-train the backbone on ImageNet without the classes that COCO has too; writes imagenet_687.h5. Or, with --dataset,
+backbone and FPN on the instances of a COCO-format data set, those of held-out classes left out."""
 
 import argparse
+import dataclasses
 import logging
 import os
 import shlex
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
+_SAMPLES = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(_SAMPLES / "shapes"), str(_SAMPLES.parent)]  # runs from a checkout that is not installed
+
+from standard import find_dataset  # noqa: E402
 
 from siamese_mrcnn_tf.arguments import above_zero, at_least  # noqa: E402
 from siamese_mrcnn_tf.config import CONFIGS, load_config  # noqa: E402  (light: --help stays fast)
 from siamese_mrcnn_tf.imagenet_classes import CLASS_SETS  # noqa: E402
 
+_ADAM_BATCH = 64
 _DATA_HELP = (
     "folder with train/ and val/, in each a folder of pictures for every class, named by its WordNet id (n01440764); "
     "folders of classes that are not trained may be there too"
 )
+_DATASET_HELP = (
+    "in place of --data: folder of a COCO-format data set, or 'shapes' (datasets/shapes, made where it is missing); its "
+    "instances are the pictures, and the FPN is trained too"
+)
+_SPLIT_HELP = "category split of --dataset: 1 to 4 leave a quarter of the classes out, 0 none (default 0)"
+_VAL_IMAGES_HELP = "of --dataset: training images to set aside for validation, the last by id (default: a tenth, <= 3000)"
 _CLASSES_HELP = (
     "687: those without a correspondence in COCO, as in the paper; 771: a milder cut; 1000: all (default 687)"
 )
 _PARTIAL_HELP = "train although classes are missing (a small tree of your own); labels stay those of the whole set"
 _CONFIG_HELP = f"{', '.join(CONFIGS)} or a JSON file: whose backbone (default small, a ResNet-50)"
-_BATCH_HELP = "pictures of a step, over all devices; the learning rate is scaled in proportion to 256 (default 256)"
-_RATE_HELP = "for a batch of 256; falls to a tenth after 1/3, 2/3 and 8/9 of the epochs (default 0.1)"
+_BATCH_HELP = (
+    "pictures of a step, over all devices (default 256, with Adam 64); the learning rate is scaled in proportion to 256"
+)
+_STEPS_HELP = "of an epoch (default: once through the pictures, with Adam 100)"
+_SIZE_HELP = "side of a crop (default 224, with --dataset that of the references)"
+_RATE_HELP = (
+    "for a batch of 256; falls to a tenth after 1/3, 2/3 and 8/9 of the epochs (default 0.1). With a configuration whose "
+    "OPTIMIZER is Adam: the highest for any batch, falls as half a cosine (default LEARNING_RATE)"
+)
 _RESUME_HELP = (
     "go on with the run in this folder (default: that of --out) from its last checkpoint, with its options; those "
     "given here are added"
@@ -54,20 +73,24 @@ def main(arguments=None):
 def build_parser():
     parser = argparse.ArgumentParser(prog="pretrain.py", description=__doc__)
     parser.add_argument("--data", metavar="DIR", help=_DATA_HELP)
+    parser.add_argument("--dataset", metavar="DIR", help=_DATASET_HELP)
+    parser.add_argument("--year", default="2017", help="of the annotation file of --dataset (default 2017)")
+    parser.add_argument("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
+    parser.add_argument("--val-images", type=at_least(1), metavar="N", help=_VAL_IMAGES_HELP)
     parser.add_argument("--classes", type=int, choices=tuple(CLASS_SETS), default=687, help=_CLASSES_HELP)
     parser.add_argument("--partial", action="store_true", help=_PARTIAL_HELP)
     parser.add_argument("--no-validation", action="store_true", help="do not look for val/, train only")
-    parser.add_argument("--out", metavar="DIR", help="folder of the run (default logs/imagenet_687)")
+    parser.add_argument("--out", metavar="DIR", help="folder of the run (default logs/NAME of what it writes)")
     parser.add_argument("--resume", nargs="?", const="", metavar="DIR", help=_RESUME_HELP)
     parser.add_argument("--config", default="small", metavar="NAME|FILE", help=_CONFIG_HELP)
     parser.add_argument(
         "--mixed-precision", action=argparse.BooleanOptionalAction, help="compute in bfloat16 (PRECISION=bfloat16)"
     )
-    parser.add_argument("--batch", type=at_least(1), default=256, metavar="N", help=_BATCH_HELP)
-    parser.add_argument("--epochs", type=at_least(1), default=90, metavar="N", help="default 90")
-    parser.add_argument("--steps", type=at_least(1), metavar="N", help="of an epoch (default: once through train/)")
-    parser.add_argument("--learning-rate", type=above_zero, default=0.1, metavar="R", help=_RATE_HELP)
-    parser.add_argument("--size", type=at_least(32), default=224, metavar="N", help="side of a crop (default 224)")
+    parser.add_argument("--batch", type=at_least(1), metavar="N", help=_BATCH_HELP)
+    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="default 90, with Adam 9")
+    parser.add_argument("--steps", type=at_least(1), metavar="N", help=_STEPS_HELP)
+    parser.add_argument("--learning-rate", type=above_zero, metavar="R", help=_RATE_HELP)
+    parser.add_argument("--size", type=at_least(32), metavar="N", help=_SIZE_HELP)
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of weights and samples (default 0)")
     parser.add_argument("--save-every", type=at_least(1), default=250, metavar="N", help="steps (default 250)")
     parser.add_argument("--keep", type=at_least(1), default=3, metavar="N", help=_KEEP_HELP)
@@ -90,14 +113,14 @@ def train(options):
         raise ValueError("TF_CONFIG names several machines: pre-training runs on one, with --devices of it")
     options, folder = chosen_run(options)
     pictures = find_pictures(options)
-    config = chosen_config(options)
-    config = pretraining.pretraining_config(config, batch=options.batch, devices=options.devices)
-    settings = {"epochs": options.epochs, "steps_per_epoch": options.steps, "learning_rate": options.learning_rate}
-    recipe = pretraining.Recipe(**settings, size=options.size, seed=options.seed)
+    config, recipe = chosen_recipe(options)
+    config = pretraining.pretraining_config(config, batch=chosen_batch(options, config), devices=options.devices)
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # of days of work, what happens is of interest
     devices.prepare_backend(seed=options.seed, devices=options.devices)
     with devices.device_scope(options.devices), training.stopping_on_signals() as stop:
-        classifier = pretraining.build_classifier(config, options.classes, seed=options.seed)
+        classifier = pretraining.build_classifier(
+            config, pictures[0].num_classes, pyramid=options.dataset is not None, seed=options.seed
+        )
         save_command(folder, "pretrain.py", options.arguments, config)
         try:
             path, history = pretraining.pretrain(
@@ -128,7 +151,7 @@ def chosen_run(options):
     """(the options, with those of the run to resume; the folder of the run)."""
     from siamese_mrcnn_tf.checkpoints import refuse_run, resumed_arguments
 
-    folder = Path(options.resume or options.out or f"logs/{CLASS_SETS[options.classes]}")
+    folder = Path(options.resume or options.out or f"logs/{name_of(options)}")
     if options.resume is None:
         refuse_run(folder)
         return options, folder
@@ -138,23 +161,71 @@ def chosen_run(options):
     return options, folder
 
 
+def name_of(options):
+    """What the weights are called: imagenet_687, or after a data set and its split."""
+    if options.dataset is None:
+        return CLASS_SETS[options.classes]
+    return Path(options.dataset).resolve().name + (f"_s{options.split}" if options.split else "")
+
+
 def find_pictures(options):
     """The pictures of training and of validation, None where there is to be none; says what there is."""
-    from siamese_mrcnn_tf import imagenet
-
-    if options.data is None:
-        raise ValueError("--data: in which folder are the pictures, with train/ and val/?")
+    if (options.data is None) == (options.dataset is None):
+        raise ValueError("expected --data (folder of ImageNet, with train/ and val/) or --dataset (COCO-format)")
+    find = find_imagenet if options.dataset is None else find_instances
     found = []
     for subset in ("train",) if options.no_validation else ("train", "val"):
-        found.append(imagenet.find_pictures(options.data, subset, options.classes, partial=options.partial))
+        found.append(find(options, subset))
         print(found[-1].summary(), file=sys.stderr)
     return found[0], None if options.no_validation else found[1]
 
 
-def chosen_config(options):
-    """The configuration whose backbone is trained."""
+def find_imagenet(options, subset):
+    """The pictures of --data that belong to the classes."""
+    from siamese_mrcnn_tf import imagenet
+
+    return imagenet.find_pictures(options.data, subset, options.classes, partial=options.partial)
+
+
+def find_instances(options, subset):
+    """The instances of --dataset: of its training images, the last of which are for validation."""
+    from siamese_mrcnn_tf.dataset import IndexedCocoDataset, split_classes
+    from siamese_mrcnn_tf.instance_crops import Instances
+
+    dataset = IndexedCocoDataset()
+    part = None if options.no_validation else subset
+    dataset.load_coco(
+        find_dataset(options.dataset), "train", year=options.year, subsubset=part, val_images=options.val_images
+    )
+    dataset.prepare()
+    dataset.build_indices()
+    dataset.ACTIVE_CLASSES, _ = split_classes(dataset.num_classes - 1, options.split)
+    return Instances(dataset, name_of(options))
+
+
+def chosen_recipe(options):
+    """(the configuration whose backbone is trained, the Recipe)."""
+    from siamese_mrcnn_tf import pretraining
+
     config = load_config(options.config)
-    return config.replace(PRECISION="bfloat16") if options.mixed_precision else config
+    if options.mixed_precision:
+        config = config.replace(PRECISION="bfloat16")
+    recipe = pretraining.Recipe() if options.dataset is None else pretraining.recipe_of(config)
+    given = {
+        "epochs": options.epochs,
+        "steps_per_epoch": options.steps,
+        "learning_rate": options.learning_rate,
+        "size": options.size,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    return config, dataclasses.replace(recipe, **given, seed=options.seed)
+
+
+def chosen_batch(options, config):
+    """Pictures of a step."""
+    from siamese_mrcnn_tf.pretraining import REFERENCE_BATCH
+
+    return options.batch or (_ADAM_BATCH if config.OPTIMIZER == "adam" else REFERENCE_BATCH)
 
 
 if __name__ == "__main__":

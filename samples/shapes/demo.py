@@ -1,0 +1,168 @@
+"""The whole of the method within minutes, without COCO: on scenes that this repository draws itself.
+
+    python samples/shapes/demo.py [--out demo] [--seed 0]
+
+Makes the Shapes data set, pre-trains backbone and FPN on crops of three quarters of its categories, trains the tiny
+configuration on these, and searches for all categories, those never trained on too: with one reference and with five,
+and, to see that the reference matters, with references of the wrong category. Writes a page with the figures, the loss
+curves and examples. A run that is stopped goes on when it is started again.
+"""
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+_SAMPLES = Path(__file__).resolve().parents[1]
+_FOLDERS = _SAMPLES / "shapes", _SAMPLES / "coco", _SAMPLES / "imagenet", _SAMPLES.parent
+sys.path[:0] = map(str, _FOLDERS)  # runs from a checkout that is not installed
+
+import coco  # noqa: E402
+import pretrain  # noqa: E402
+from demo_page import write_demo_page  # noqa: E402
+from standard import SHAPES, find_dataset  # noqa: E402
+
+from siamese_mrcnn_tf.arguments import at_least  # noqa: E402
+from siamese_mrcnn_tf.config import TinyConfig  # noqa: E402  (light: --help stays fast)
+
+SEARCHES = {  # name -> how `evaluation.evaluate` searches
+    "random-boxes": {},
+    "1-shot": {},
+    "5-shot": {"shots": 5},
+    "control-present": {"control": "present"},
+    "control-absent": {"control": "absent"},
+}
+MIN_CONFIDENCE = 0.05  # average precision counts all scores; the default cut of 0.7 is for pictures
+
+_RECIPES = {"shapes": [], "shapes-long": ["--epochs", "40"]}  # stages -> further arguments of pretrain.py
+_RUN_NAME = "siamese_mrcnn_tiny_default"
+
+
+class Stopped(Exception):
+    """A step was stopped or failed; it has said why."""
+
+
+def main(arguments=None):
+    """Run the demo; the exit code."""
+    options = build_parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        page = run(options)
+    except Stopped as reason:
+        print(f"demo.py: stopped; the same command goes on ({reason})", file=sys.stderr)
+        return 1
+    except (ImportError, ValueError, RuntimeError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"demo.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("demo.py: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    print(f"\nThe figures, loss curves and examples are in {page}")
+    return 0
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(prog="demo.py", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--out", default="demo", metavar="DIR", help="where all of it goes (default demo)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, samples and draws (default 0)")
+    parser.add_argument("--split", type=int, choices=range(1, 5), default=1, help="category split (default 1)")
+    parser.add_argument("--stages", choices=tuple(_RECIPES), default="shapes", help="recipe (default shapes)")
+    parser.add_argument("--images", type=at_least(1), metavar="N", help="validation scenes to search (default: all)")
+    parser.add_argument("--runs", type=at_least(1), default=3, metavar="N", help="draws of references (default 3)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run(options):
+    """All steps; the path of the page."""
+    out, seconds = Path(options.out), {}
+    dataset = timed(seconds, "data set", lambda: find_dataset(SHAPES))
+    pretrained = out / "pretraining" / f"{SHAPES}_s{options.split}.h5"
+    commands = [pretrain_command(options, pretrained.parent), train_command(options, pretrained, out / "logs")]
+    timed(seconds, "pre-training", lambda: step(pretrain.main, commands[0], pretrained.parent))
+    timed(seconds, "training", lambda: step(coco.main, commands[1], out / "logs" / _RUN_NAME))
+    timed(seconds, "evaluation", lambda: search(options, dataset, out))
+    return write_demo_page(out, dataset, commands=list(map(shown, commands)), seconds=seconds, split=options.split)
+
+
+def pretrain_command(options, folder):
+    """["samples/imagenet/pretrain.py", argument, ...]"""
+    command = ["samples/imagenet/pretrain.py", "--dataset", SHAPES, "--split", str(options.split), "--config", "tiny"]
+    return [*command, "--seed", str(options.seed), *_RECIPES[options.stages], "--out", str(folder)]
+
+
+def train_command(options, pretrained, logs):
+    """["samples/coco/coco.py", "train", argument, ...]"""
+    command = ["samples/coco/coco.py", "train", "--dataset", SHAPES, "--split", str(options.split), "--config", "tiny"]
+    command += ["--stages", options.stages, "--model", str(pretrained)]
+    return [*command, "--seed", str(options.seed), "--logs", str(logs)]
+
+
+def step(program, command, folder):
+    """Run a command in this process, or go on with it where its folder holds a run."""
+    from siamese_mrcnn_tf.checkpoints import STATE_FILE
+
+    if (folder / STATE_FILE).is_file():
+        resume = ["train"] * (command[1] == "train")
+        command = [command[0], *resume, "--resume", str(folder)]
+    print(f"\n$ {shown(command)}", file=sys.stderr)
+    code = program(command[1:])
+    if code:
+        raise Stopped(f"exit code {code}")
+
+
+def search(options, folder, out):
+    """Evaluate all that SEARCHES names, as far as it is not done."""
+    import keras
+
+    from siamese_mrcnn_tf import evaluation
+    from siamese_mrcnn_tf.baselines import RandomBoxes
+    from siamese_mrcnn_tf.dataset import IndexedCocoDataset
+    from siamese_mrcnn_tf.model import find_last_checkpoint
+    from siamese_mrcnn_tf.predictor import SiamesePredictor
+
+    dataset = IndexedCocoDataset()
+    annotations = dataset.load_coco(folder, "val", return_coco=True)
+    dataset.prepare()
+    dataset.build_indices()
+    weights = find_last_checkpoint(out / "logs" / _RUN_NAME)
+    config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=MIN_CONFIDENCE)
+    keras.utils.set_random_seed(options.seed)
+    predictor = SiamesePredictor(config, weights=weights)
+    for name, how in SEARCHES.items():
+        print(f"\n{name}: {out / 'evaluation' / name}", file=sys.stderr)
+        evaluation.evaluate(
+            RandomBoxes() if name == "random-boxes" else predictor,
+            dataset,
+            annotations,
+            runs=options.runs,
+            limit=options.images,
+            folder=out / "evaluation" / name,
+            resume=True,
+            weights=None if name == "random-boxes" else weights,
+            about={"split": options.split, "category_set": "all", "protocol": "default", "subset": "val", "year": "2017"},
+            **how,
+        )
+
+
+def timed(seconds, name, work):
+    """The result of `work`; how long it took goes into the dict `seconds`."""
+    start = time.perf_counter()
+    result = work()
+    seconds[name] = time.perf_counter() - start
+    return result
+
+
+def shown(command):
+    """A command as it is typed."""
+    return shlex.join(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""What a report says: its sections of texts and tables, as Markdown and as parts of an HTML page.
+
+Scores are in percent.
+"""
+
+import dataclasses
+import html
+import re
+
+import numpy as np
+
+from . import html_pages
+from .analysis import IOU_TYPES
+from .evaluation_results import SPLITS
+from .published import FIGURES, MEAN
+
+CLASS_COLUMNS = tuple((kind, name) for kind in IOU_TYPES for name in ("AP50", "AP"))
+
+_KIND_NAMES = {"bbox": "detection", "segm": "segmentation"}
+_SHORT_NAMES = {name: name.replace("_small", "s").replace("_medium", "m").replace("_large", "l") for name in FIGURES}
+_UNKNOWN, _NOTHING = "", "n/a"  # a figure that was not published, and one without ground truth
+_CONFUSIONS = 10  # pairs of categories in the text
+_GROUP_LEVEL = 2  # of headings that begin a group of sections
+_LONG = 30  # rows of a table from which on the page folds it
+_INTRODUCTION = """\
+Scores are COCO's average precision (AP) and recall (AR) in percent: the mean of {runs} with fresh references and, from
+two runs on, its 95% confidence interval (1.96 * std / sqrt(runs)); for a mean over splits, of the means over the splits
+of each run. *Published*: the paper (arXiv 1811.11507), from the runs in its authors' repository, on COCO 2017's
+validation images; they compare only with an evaluation of these, those of random boxes in kind alone
+(a model's detections were shifted there, not the ground truth). `{nothing}`: the images hold nothing to score.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of texts: heads [c] and rows [r][c]; `*text*` is emphasised and `text` between backticks is code."""
+
+    heads: list
+    rows: list
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading of a level, below it texts and Tables, then the plots of these file names."""
+
+    heading: str
+    blocks: list
+    level: int = 2
+    plots: tuple = ()
+
+
+# ---- contents --------------------------------------------------------------------------------------------------------
+
+
+def contents(experiments):
+    """What report.md and report.html say: list of Section."""
+    first = next(iter(experiments[0].evaluations.values()))
+    runs = f"{len(first.runs)} run{'s' if len(first.runs) > 1 else ''}"
+    introduction = _INTRODUCTION.format(runs=runs, nothing=_NOTHING)
+    sections = [Section("Evaluation", [introduction, _sources(experiments)], 1)]
+    sections += [Section("AP50, one-shot and few-shot (the paper's Table 1)", [])]
+    for kind in experiments[0].kinds:
+        sections += [Section(_KIND_NAMES[kind].capitalize(), [_main_table(experiments, kind)], 3)]
+    sections += [Section("All figures (the paper's Tables A2 to A6)", [])]
+    sections += [Section(heading_of(experiment), [_full_table(experiment)], 3) for experiment in experiments]
+    if plotted_together(experiments):
+        heading = "AP50 by number of instances in the image (the paper's Figure 5)"
+        plotted = tuple(f"by_number_{name}.png" for name in plotted_together(experiments))
+        sections += [Section(heading, [_number_table(experiments)], plots=plotted)]
+    sections += _confusion_sections(experiments)
+    sections += [Section("Categories", [])]
+    for experiment in experiments:
+        plotted = (f"per_class_{experiment.slug}.png",)
+        sections += [Section(heading_of(experiment), _class_blocks(experiment), 3, plotted)]
+    return sections
+
+
+def _sources(experiments):
+    rows = []
+    for experiment in experiments:
+        for split, part in experiment.evaluations.items():
+            counts = [_number(part.counts[key]) for key in ("num_images", "num_queries", "num_results")]
+            protocol = part.settings.get("protocol") or _UNKNOWN
+            rows.append([heading_of(experiment), split_name(split), protocol, *counts, f"`{part.folder.name}`"])
+    return Table(["evaluation", "split", "protocol", "images", "queries", "detections", "folder"], rows)
+
+
+def _main_table(experiments, kind):
+    """Rows experiments, columns splits, each row beside the published one."""
+    columns = [*SPLITS, MEAN, 0]
+    columns = [line for line in columns if any(line in experiment.lines for experiment in experiments)]
+    rows = []
+    for experiment in experiments:
+        here, there = [], []
+        for line in columns:
+            is_there = line in experiment.lines
+            here.append(_cell(experiment.figure(line, kind, "AP50")) if is_there else _UNKNOWN)
+            there.append(_published_cell(experiment, line, kind, "AP50") if is_there else _UNKNOWN)
+        rows += [[heading_of(experiment), "here", *here], ["", "*published*", *there]]
+    return Table(["", "", *(split_name(line) for line in columns)], rows)
+
+
+def _full_table(experiment):
+    """Rows splits and kinds, columns all 12 figures."""
+    rows = []
+    for kind in experiment.kinds:
+        for line in experiment.lines:
+            here = [_cell(experiment.figure(line, kind, name)) for name in FIGURES]
+            there = [_published_cell(experiment, line, kind, name) for name in FIGURES]
+            rows.append([_KIND_NAMES[kind], split_name(line), "here", *here])
+            if any(there):
+                rows.append(["", "", "*published*", *there])
+    return Table(["", "split", "", *_SHORT_NAMES.values()], rows)
+
+
+def _number_table(experiments):
+    rows, bins = [], None
+    for experiment in experiments:
+        table = experiment.by_number()
+        if table:
+            bins = table["bins"]
+            rows.append([heading_of(experiment), "queries", *map(_number, table["num_queries"])])
+            rows += [["", _KIND_NAMES[kind], *map(_cell, table[kind]["AP50"])] for kind in experiment.kinds]
+    return Table(["instances of the category", "", *bins], rows)
+
+
+def _confusion_sections(experiments):
+    text = (
+        "The most confused pairs: AP50 of what was found for references of the first category, scored as detections of "
+        "the second in the same images. All pairs are in confusion_*.csv and in the plots."
+    )
+    sections = []
+    for experiment in experiments:
+        for split, part in experiment.evaluations.items():
+            if part.analysis:
+                plotted = tuple(f"confusion_{full_name(experiment, split)}_{kind}.png" for kind in experiment.kinds)
+                heading = f"{heading_of(experiment)}, {split_name(split)}"
+                sections.append(Section(heading, [_confusion_table(part)], 3, plotted))
+    return [Section("Confusion (the paper's Figure A1)", [text]), *sections] if sections else []
+
+
+def _confusion_table(part):
+    kind = part.kinds[0]
+    matrix = confusion_matrix(part, kind)
+    np.fill_diagonal(matrix, np.nan)
+    worst = np.argsort(-np.nan_to_num(matrix, nan=-1), axis=None, kind="stable")[:_CONFUSIONS]
+    names, rows = confusion_names(part), []
+    for row, column in zip(*np.unravel_index(worst, matrix.shape), strict=True):
+        if matrix[row, column] > 0:
+            rows.append([names[row], names[column], f"{matrix[row, column]:.1f}"])
+    heads = ["searched", "found instead", f"AP50 ({_KIND_NAMES[kind]})"]
+    return Table(heads, rows) if rows else "No category was found in place of another."
+
+
+def _class_blocks(experiment):
+    columns = [(kind, name) for kind, name in CLASS_COLUMNS if kind in experiment.kinds]
+    rows, single = [], False
+    for entry in experiment.classes():
+        single |= entry["num_instances"] == 1
+        splits = ", ".join(split_name(split) for split in entry["splits"])
+        cells = [_cell(entry[kind][name]) for kind, name in columns]
+        rows.append([entry["name"], splits, _number(entry["num_instances"]), *cells])
+    heads = [f"{name} {_KIND_NAMES[kind]}" for kind, name in columns]
+    note = ["Of a category with a single instance, the score says little."] if single else []
+    return [Table(["category", "splits", "instances", *heads], rows), *note]
+
+
+def _published_cell(experiment, line, kind, name):
+    known = experiment.published(line, kind)
+    return f"*{_cell(known[name])}*" if name in known else _UNKNOWN
+
+
+def _cell(figure):
+    mean, interval = figure
+    if mean is None:
+        return _NOTHING
+    return f"{mean:.1f}" if interval is None else f"{mean:.1f} ± {interval:.2f}"
+
+
+def _number(value):
+    return _UNKNOWN if value is None else f"{value:,}"
+
+
+def heading_of(experiment):
+    """Its title with a capital letter."""
+    return experiment.title[0].upper() + experiment.title[1:]
+
+
+def split_name(line):
+    """A split, or the mean of several, as tables call it."""
+    return "mean" if line == MEAN else f"S{line}" if line else "all 80" if line == 0 else str(line)
+
+
+# ---- Markdown and HTML -----------------------------------------------------------------------------------------------
+
+
+def markdown(experiments):
+    """The tables as Markdown text."""
+    return as_markdown(contents(experiments))
+
+
+def as_markdown(sections):
+    """Sections as Markdown text."""
+    parts = []
+    for section in sections:
+        parts += [f"{'#' * section.level} {section.heading}", *map(_markdown_block, section.blocks)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _markdown_block(block):
+    """A text as it is; of a table, columns of numbers to the right but for the first."""
+    if not isinstance(block, Table):
+        return block
+    columns = list(zip(*block.rows, strict=True))[1:]
+    rule = ["---:" if any(cell.lstrip("*")[:1].isdigit() for cell in column) else "---" for column in columns]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [block.heads, ["---", *rule], *block.rows])
+
+
+def as_html(sections, folder, examples=()):
+    """The parts of a page.
+
+    Args:
+        sections: of `contents`.
+        folder: where the plots are.
+        examples: Html that comes after the first group of sections, the main tables.
+    """
+    parts, groups = [_html_block(block) for block in sections[0].blocks], 0
+    for section in sections[1:]:
+        groups += section.level == _GROUP_LEVEL
+        if groups == 2 and section.level == _GROUP_LEVEL:
+            parts += examples
+        blocks = [_html_block(block) for block in section.blocks]
+        shown = [html_pages.figure(folder / name, alt=f"plot {name}") for name in section.plots]
+        parts.append(html_pages.section(section.heading, *blocks, *shown, level=section.level))
+    return parts
+
+
+def _html_block(block):
+    if not isinstance(block, Table):
+        return html_pages.paragraph(_inline(" ".join(block.split())))
+    made = html_pages.table(block.heads, [[_inline(cell) for cell in row] for row in block.rows])
+    return html_pages.folded(f"{len(block.rows)} rows", made) if len(block.rows) > _LONG else made
+
+
+def _inline(text):
+    """The marks of Markdown in a text as markup."""
+    marked = re.sub(r"\*(\S(?:[^*]*[^*\s])?)\*", r"<em>\1</em>", html.escape(text))
+    return html_pages.Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", marked))
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def full_name(experiment, split):
+    """Name of an evaluation in file names."""
+    return f"{experiment.slug}_s{split}" if split else experiment.slug
+
+
+def plotted_together(experiments):
+    """Name -> the analysed experiments of one plot: trained and held-out categories with as many shots."""
+    together = {}
+    for experiment in experiments:
+        if experiment.by_number():
+            together.setdefault(experiment.model or f"{experiment.shots}shot", []).append(experiment)
+    return together
+
+
+def confusion_names(part):
+    """Categories in the order of the confusion matrix."""
+    return [part.class_name(str(category)) for category in part.analysis["confusion"]["category_ids"]]
+
+
+def confusion_matrix(part, kind):
+    """[c, c] in percent, NaN where nothing is known."""
+    rows = part.analysis["confusion"][kind]["matrix"]
+    return 100 * np.array([[np.nan if value is None else value for value in row] for row in rows], float)

@@ -1,0 +1,174 @@
+"""HTML pages: what is escaped, which pictures are inside, and what browsers need."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from siamese_mrcnn_tf import html_pages
+from siamese_mrcnn_tf.html_pages import Html, Picture
+
+EVIL = "<script>alert('a & \"b\"')</script>"
+VOID = {"meta", "link", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """Checks that elements are nested properly, and collects (tag, attributes, text)."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements = [], []
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append([tag, dict(attrs), ""])
+        if tag not in VOID:
+            self.open.append(self.elements[-1])
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for element in self.open:
+            element[2] += data
+
+    def all(self, tag):
+        return [(attributes, text) for name, attributes, text in self.elements if name == tag]
+
+
+def decoded(uri):
+    head, _, content = uri.partition(";base64,")
+    image = Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
+    assert head == f"data:image/{image.format.lower()}"
+    return image
+
+
+# ---- pages -----------------------------------------------------------------------------------------------------------
+def test_page_is_whole_and_refers_to_nothing_outside(tmp_path):
+    plot = Figure(figsize=(2, 1))
+    plot.add_subplot().plot([1, 2])
+    parts = [html_pages.figure(plot, caption="c"), html_pages.table(["a"], [[1]]), html_pages.code("make test")]
+    path = tmp_path / "new" / "page.html"
+    html_pages.write_page(path, "Run 7", [html_pages.section("Plots", *parts), "loose text"])
+    text = path.read_text(encoding="utf-8")
+    reader = Reader(text)
+    assert text.startswith("<!DOCTYPE html>") and 'charset="utf-8"' in text
+    assert reader.all("title")[0][1] == reader.all("h1")[0][1] == "Run 7"
+    assert [text for _, text in reader.all("h2")] == ["Plots"]
+    assert ({"class": "text"}, "loose text") in reader.all("p")
+    assert ({"name": "viewport", "content": "width=device-width, initial-scale=1"}, "") in reader.all("meta")
+    assert "prefers-color-scheme: dark" in text and not reader.all("script")
+    assert not re.search(r"https?:|url\(|@import", text)
+    addresses = [value for _, attributes, _ in reader.elements for key, value in attributes.items() if key in ("src",)]
+    assert len(addresses) == 1 and all(value.startswith("data:") for value in addresses)
+    assert [path.name for path in path.parent.iterdir()] == ["page.html"]
+
+
+def test_all_text_is_escaped():
+    grid = html_pages.picture_grid([[Picture(np.zeros((2, 2, 3), np.uint8), EVIL, EVIL), EVIL]])
+    parts = [EVIL, html_pages.paragraph(EVIL), html_pages.note(EVIL), html_pages.code(EVIL), html_pages.emphasis(EVIL)]
+    parts += [html_pages.table([EVIL], [[EVIL]], caption=EVIL), html_pages.folded(EVIL, EVIL), grid]
+    page = html_pages.page(EVIL, [html_pages.section(EVIL, *parts)])
+    reader = Reader(page)
+    assert not reader.all("script") and "<script" not in page
+    for tag in ("title", "h1", "h2", "p", "code", "em", "th", "td", "caption", "summary", "figcaption"):
+        assert reader.all(tag)[-1][1].strip() == EVIL, tag
+    assert reader.all("img")[0][0]["alt"] == EVIL
+
+
+def test_markup_is_kept_as_it_is():
+    cell = html_pages.emphasis("1 < 2")
+    assert cell == "<em>1 &lt; 2</em>" and html_pages.paragraph(cell) == f'<p class="text">{cell}</p>'
+    assert isinstance(html_pages.page("t", []), Html)
+
+
+def test_headings_have_levels():
+    inner = html_pages.section("below", level=3)
+    assert [text for _, text in Reader(html_pages.section("above", inner)).all("h3")] == ["below"]
+    for level in (1, 7, "2"):
+        with pytest.raises(ValueError, match="expected 2 to 6"):
+            html_pages.section("h", level=level)
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+def test_table_has_its_cells():
+    reader = Reader(html_pages.table(["name", "AP"], [["cat", 12.5], [Html("<b>dog</b>"), None]], caption="scores"))
+    assert [text for _, text in reader.all("th")] == ["name", "AP"] and reader.all("caption")[0][1] == "scores"
+    assert [text for _, text in reader.all("td")] == ["cat", "12.5", "dog", ""]
+    assert len(reader.all("tr")) == 3 and len(reader.all("b")) == 1
+    assert [text for _, text in Reader(html_pages.table(["only heads"], [])).all("th")] == ["only heads"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "is_number"),
+    [
+        ([1, 2.5, None], True),
+        (["1,234", "12.5 ± 0.30", "n/a", ""], True),
+        (["1.92 s", "-3e-05", "\N{MINUS SIGN}2", "50%", "94 MB/s"], True),
+        ([np.float32(2), float("nan"), html_pages.emphasis("15.3 ± 0.24")], True),
+        (["1-shot", "5-shot"], False),
+        ([1, "many"], False),
+        (["", None], False),
+        (["S1"], False),
+        (["3 of 4"], False),
+        ([True], False),
+    ],
+)
+def test_columns_of_numbers_stand_to_the_right(cells, is_number):
+    reader = Reader(html_pages.table(["n", "x"], [["a", cell] for cell in cells]))
+    expected = [{}, {"class": "number"}] if is_number else [{}, {}]
+    assert [attributes for attributes, _ in reader.all("td")] == expected * len(cells)
+    assert [attributes for attributes, _ in reader.all("th")] == expected
+
+
+def test_rows_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="row 1 of a table: expected 2 cells like its heads, got 1"):
+        html_pages.table(["a", "b"], [[1, 2], [3]])
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+def test_figures_are_png_of_their_size():
+    plot = Figure(figsize=(3, 2))
+    plot.add_subplot()
+    reader = Reader(html_pages.figure(plot, caption="losses", alt="a plot", dpi=50))
+    image = decoded(reader.all("img")[0][0]["src"])
+    assert image.format == "PNG" and image.size == (150, 100)
+    assert reader.all("img")[0][0]["alt"] == "a plot" and reader.all("figcaption")[0][1] == "losses"
+
+
+def test_pictures_keep_their_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    exact = decoded(html_pages.picture_uri(pixels, lossless=True))
+    assert exact.format == "PNG" and np.array_equal(np.asarray(exact), pixels)
+    flat = np.full((20, 30, 3), (200, 30, 60), np.uint8)
+    near = decoded(html_pages.picture_uri(flat))
+    assert near.format == "JPEG" and np.abs(np.asarray(near).astype(int) - flat).max() < 6
+    assert decoded(html_pages.picture_uri(pixels, max_side=15)).size == (15, 10)
+    assert decoded(html_pages.picture_uri(pixels, max_side=500)).size == (30, 20)
+
+
+def test_grid_has_rows_captions_and_notes():
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    row = [Picture(pixels, "reference"), Picture(pixels, "found", alt="two dogs", lossless=True), "no such file"]
+    reader = Reader(html_pages.picture_grid([row, [Picture(pixels)]], max_side=3))
+    assert [attributes["class"] for attributes, _ in reader.all("div")] == ["row", "row"]
+    assert [attributes["alt"] for attributes, _ in reader.all("img")] == ["reference", "two dogs", ""]
+    images = [decoded(attributes["src"]) for attributes, _ in reader.all("img")]
+    assert [image.format for image in images] == ["JPEG", "PNG", "JPEG"] and {image.size for image in images} == {
+        (3, 2)
+    }
+    assert [text for _, text in reader.all("figcaption")] == ["reference", "found"]
+    assert reader.all("p") == [({"class": "note"}, "no such file")]
+    assert html_pages.picture_grid([]) == ""
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_what_is_no_picture_is_refused(bad):
+    with pytest.raises(ValueError, match=r"picture: expected uint8 \[height, width, 3\], got"):
+        html_pages.picture_grid([[Picture(bad)]])
