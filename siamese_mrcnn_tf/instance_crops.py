@@ -1,8 +1,8 @@
 """Instances of a COCO-format data set as pictures to classify: what a backbone is pre-trained on without ImageNet.
 
-Half of the training samples look like references: an instance's box, enlarged to the reference's square and padded. The
-other half look like parts of scenes: a window around an instance, smaller in it, with what is beside it. Sample n depends
-on the data set, the seed and n alone. Nothing here imports Keras, so that worker processes start fast.
+Samples look like references: the box of an instance, enlarged to the reference's square and padded; in training its
+edges are moved a little, and every other one is mirrored. Sample n depends on the data set, the seed and n alone. Nothing
+here imports Keras, so that worker processes start fast.
 """
 
 import enum
@@ -12,8 +12,7 @@ from PIL import Image
 
 from .imagenet import NO_LABEL, LabelledCrop
 
-_SHIFT = 0.1  # of a side of the box: how far its edges are moved
-_SMALLEST = 0.4  # of the window's side: the long side of an instance in a window of a scene
+_SHIFT = 0.06  # of a side of the box: how far its edges are moved
 _MIRRORED = 0.5  # share of the training samples
 
 
@@ -101,9 +100,7 @@ class RandomInstanceCrops:
         rng = np.random.default_rng([self.seed, _Draw.CROP, number])
 
         def cut(image, box):
-            box = _shifted(box, image.shape, rng)
-            window = padded_box if rng.random() < 0.5 else scene_window
-            crop = window(image, box, self.size, rng=rng)
+            crop = padded_box(image, _shifted(box, image.shape, rng), self.size)
             return np.ascontiguousarray(crop[:, ::-1]) if rng.random() < _MIRRORED else crop
 
         return _made(self.dataset, self.image_of(number), cut)
@@ -135,14 +132,13 @@ class ReferenceCrops:
         return _made(self.dataset, number, lambda image, box: padded_box(image, box, self.size))
 
 
-def padded_box(image, box, size, *, rng=None):
+def padded_box(image, box, size):
     """A box of a picture as references are: resized until its long side is `size`, padded with 0 to a square.
 
     Args:
         image: uint8 [height, width, RGB].
         box: (y1, x1, y2, x2) in pixels, inside the picture; fractions are allowed.
         size: side of the result.
-        rng: unused; so that this and `scene_window` are called alike.
 
     Returns:
         uint8 [size, size, RGB].
@@ -155,27 +151,6 @@ def padded_box(image, box, size, *, rng=None):
     top, left = (size - height) // 2, (size - width) // 2
     canvas[top : top + height, left : left + width] = np.asarray(part)
     return canvas
-
-
-def scene_window(image, box, size, *, rng):
-    """A square window of a picture, with a box somewhere in it at a random scale; 0 beyond the picture.
-
-    Args:
-        image: uint8 [height, width, RGB].
-        box: (y1, x1, y2, x2) in pixels; its long side becomes 0.4 to 1 of the window's.
-        size: side of the result.
-        rng: numpy.random.Generator.
-
-    Returns:
-        uint8 [size, size, RGB].
-    """
-    y1, x1, y2, x2 = box
-    side = max(y2 - y1, x2 - x1) / rng.uniform(_SMALLEST, 1)
-    top = y1 - rng.uniform() * (side - (y2 - y1))
-    left = x1 - rng.uniform() * (side - (x2 - x1))
-    window = tuple(round(edge) for edge in (left, top, left + side, top + side))
-    part = Image.fromarray(image).crop(window)  # which fills with 0 beyond the border
-    return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _places(dataset, class_ids):

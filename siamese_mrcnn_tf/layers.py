@@ -159,17 +159,67 @@ def proposal_graph(rpn_class, rpn_bbox, anchors, *, proposal_count, nms_threshol
     Returns:
         [batch, proposal_count, (y1, x1, y2, x2)] normalized, zero-padded.
     """
+    candidates = refined_anchors_graph(
+        rpn_class, rpn_bbox, anchors, pre_nms_limit=pre_nms_limit, bbox_std_dev=bbox_std_dev
+    )
+    proposals, scores = candidates["refined_anchors_clipped"], candidates["pre_nms_scores"]
+    kept, valid = non_max_suppression(proposals, scores, max_output_size=proposal_count, iou_threshold=nms_threshold)
+    return ops.where(valid[..., None], gather_rows(proposals, kept), 0.0)
+
+
+@_register
+class RefinedAnchorsLayer(keras.layers.Layer):
+    """What enters the non-maximum suppression of `ProposalLayer`, for a look inside.
+
+    Args:
+        pre_nms_limit, bbox_std_dev: see `ProposalLayer`.
+    """
+
+    def __init__(self, pre_nms_limit, bbox_std_dev, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})  # boxes bear no less
+        self.pre_nms_limit = pre_nms_limit
+        self.bbox_std_dev = list(bbox_std_dev)
+
+    def call(self, inputs):
+        """inputs: as in `ProposalLayer.call` -> dict of `refined_anchors_graph`."""
+        return refined_anchors_graph(*inputs, pre_nms_limit=self.pre_nms_limit, bbox_std_dev=self.bbox_std_dev)
+
+    def compute_output_shape(self, input_shape):
+        batch, count = input_shape[0][:2]
+        limit = count and min(count, self.pre_nms_limit)
+        boxes = {name: (batch, limit, 4) for name in ("pre_nms_anchors", "refined_anchors", "refined_anchors_clipped")}
+        return {"pre_nms_scores": (batch, limit), **boxes}
+
+    def get_config(self):
+        return {**super().get_config(), "pre_nms_limit": self.pre_nms_limit, "bbox_std_dev": self.bbox_std_dev}
+
+
+def refined_anchors_graph(rpn_class, rpn_bbox, anchors, *, pre_nms_limit, bbox_std_dev):
+    """Best anchors, and where their deltas move them.
+
+    Args:
+        rpn_class, rpn_bbox, anchors, pre_nms_limit, bbox_std_dev: see `proposal_graph`.
+
+    Returns:
+        dict, rows by falling score: pre_nms_scores [batch, n]; pre_nms_anchors, refined_anchors and
+        refined_anchors_clipped (to the image), each [batch, n, (y1, x1, y2, x2)] normalized; n is pre_nms_limit, or the
+        number of anchors if that is less.
+    """
     # The number of anchors is unknown beforehand in the resize modes whose result depends on the picture.
     anchor_count = rpn_class.shape[1] or ops.shape(rpn_class)[1]
     limit = min(pre_nms_limit, anchor_count) if rpn_class.shape[1] else ops.minimum(pre_nms_limit, anchor_count)
     scores, best = ops.top_k(rpn_class[:, :, 1], limit)
     deltas = gather_rows(rpn_bbox, best) * ops.convert_to_tensor(bbox_std_dev, dtype="float32")
-    proposals = apply_box_deltas_graph(gather_rows(anchors, best), deltas)
-    proposals = clip_boxes_graph(proposals, ops.convert_to_tensor([[0.0, 0.0, 1.0, 1.0]]))
-    # weights that diverged give boxes that are no numbers, which the ops below refuse
-    proposals = ops.where(ops.isfinite(proposals), proposals, 0.0)
-    kept, valid = non_max_suppression(proposals, scores, max_output_size=proposal_count, iou_threshold=nms_threshold)
-    return ops.where(valid[..., None], gather_rows(proposals, kept), 0.0)
+    chosen = gather_rows(anchors, best)
+    refined = apply_box_deltas_graph(chosen, deltas)
+    clipped = clip_boxes_graph(refined, ops.convert_to_tensor([[0.0, 0.0, 1.0, 1.0]]))
+    return {
+        "pre_nms_scores": scores,
+        "pre_nms_anchors": chosen,
+        "refined_anchors": refined,
+        # weights that diverged give boxes that are no numbers, which non-maximum suppression refuses
+        "refined_anchors_clipped": ops.where(ops.isfinite(clipped), clipped, 0.0),
+    }
 
 
 @_register
@@ -262,12 +312,11 @@ class DetectionLayer(keras.layers.Layer):
         """inputs: rois [batch, n, 4], mrcnn_class [batch, n, 2], mrcnn_bbox [batch, n, 4], image_meta [batch, meta]
         -> [batch, max_instances, (y1, x1, y2, x2, class_id, score)] normalized, zero-padded."""
         rois, probabilities, deltas, image_meta = inputs
-        meta = parse_image_meta(image_meta)
         return refine_detections_graph(
             rois,
             probabilities,
             deltas * ops.convert_to_tensor(self.bbox_std_dev, dtype="float32"),
-            norm_boxes_graph(meta["window"], meta["image_shape"][:, :2]),
+            window_norm_graph(image_meta),
             max_instances=self.max_instances,
             min_confidence=self.min_confidence,
             nms_threshold=self.nms_threshold,
@@ -296,7 +345,7 @@ def refine_detections_graph(rois, probabilities, deltas, window, *, max_instance
     """
     class_ids = ops.argmax(probabilities, axis=-1)
     scores = ops.max(probabilities, axis=-1)
-    boxes = clip_boxes_graph(apply_box_deltas_graph(rois, deltas), window)
+    boxes = refined_rois_graph(rois, deltas, window)
     eligible = (class_ids > 0) & (scores >= min_confidence) & ops.all(ops.isfinite(boxes), axis=-1)
     boxes = ops.where(ops.isfinite(boxes), boxes, 0.0)
     kept, valid = non_max_suppression(
@@ -308,3 +357,38 @@ def refine_detections_graph(rois, probabilities, deltas, window, *, max_instance
     )
     rows = ops.concatenate([boxes, ops.cast(class_ids, "float32")[..., None], scores[..., None]], axis=-1)
     return ops.where(valid[..., None], gather_rows(rows, kept), 0.0)
+
+
+def refined_rois_graph(rois, deltas, window):
+    """Rois moved by their deltas and clipped to the picture; arguments as in `refine_detections_graph`."""
+    return clip_boxes_graph(apply_box_deltas_graph(rois, deltas), window)
+
+
+def window_norm_graph(image_meta):
+    """Where the pictures are inside their padding: [batch, (y1, x1, y2, x2)] normalized."""
+    meta = parse_image_meta(image_meta)
+    return norm_boxes_graph(meta["window"], meta["image_shape"][:, :2])
+
+
+def inner_graph(tensors, anchors, image_meta, *, pre_nms_limit, rpn_bbox_std_dev, bbox_std_dev, canonical_size):
+    """What the layers compute on the way to their results, for a look inside.
+
+    Args:
+        tensors: dict with rpn_class and rpn_bbox [batch, anchors, ...], ROI and mrcnn_bbox [batch, n, 4].
+        anchors: [batch, anchors, (y1, x1, y2, x2)] normalized.
+        image_meta: [batch, meta].
+        pre_nms_limit, rpn_bbox_std_dev: of `ProposalLayer`.
+        bbox_std_dev: of `DetectionLayer`.
+        canonical_size: of `PyramidROIAlign`.
+
+    Returns:
+        dict: those of `refined_anchors_graph`; roi_levels int32 [batch, n], the pyramid level that each row of ROI is
+        pooled from; refined_rois [batch, n, (y1, x1, y2, x2)] normalized, moved by mrcnn_bbox and clipped.
+    """
+    candidates = RefinedAnchorsLayer(pre_nms_limit, rpn_bbox_std_dev, name="refined_anchors")
+    deltas = tensors["mrcnn_bbox"] * ops.convert_to_tensor(bbox_std_dev, dtype="float32")
+    return {
+        **candidates([tensors["rpn_class"], tensors["rpn_bbox"], anchors]),
+        "roi_levels": roi_levels_graph(tensors["ROI"], image_meta, canonical_size=canonical_size),
+        "refined_rois": refined_rois_graph(tensors["ROI"], deltas, window_norm_graph(image_meta)),
+    }

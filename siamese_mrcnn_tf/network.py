@@ -23,7 +23,14 @@ from .heads import (
     build_rpn_model,
     fpn_classifier_graph,
 )
-from .layers import AnchorLayer, DetectionLayer, MatchingLayer, MeanOverReferences, ProposalLayer
+from .layers import (
+    AnchorLayer,
+    DetectionLayer,
+    MatchingLayer,
+    MeanOverReferences,
+    ProposalLayer,
+    inner_graph,
+)
 
 LEVELS = ("P2", "P3", "P4", "P5", "P6")
 _POOLED_LEVELS = LEVELS[:4]  # P6 serves the RPN alone
@@ -172,7 +179,16 @@ def build_inference_model(config, layers):
     outputs = _model_outputs(tensors)
     outputs["detections"], outputs["rpn_rois"] = outputs["mrcnn_detection"], outputs["ROI"]
     model = keras.Model([image, image_meta, references, anchors], outputs, name="mask_rcnn")
-    return InferenceNetwork(model, {**tensors, **outputs})
+    inner = inner_graph(
+        tensors,
+        anchors,
+        image_meta,
+        pre_nms_limit=config.PRE_NMS_LIMIT,
+        rpn_bbox_std_dev=config.RPN_BBOX_STD_DEV,
+        bbox_std_dev=config.BBOX_STD_DEV,
+        canonical_size=config.ROI_CANONICAL_SIZE,
+    )
+    return InferenceNetwork(model, {**tensors, **inner, **outputs})
 
 
 def build_training_network(config, layers, *, seed=None):

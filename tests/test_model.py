@@ -82,6 +82,52 @@ def test_run_graph_by_name_and_by_tensor(tiny_model, scene, crop):
         tiny_model.run_graph([[crop]], [scene], ["matched_P7"])
 
 
+def test_run_graph_shows_what_layers_compute_on_the_way(tiny_model, scene, crop):
+    names = ["pre_nms_scores", "pre_nms_anchors", "refined_anchors", "refined_anchors_clipped", "roi_levels"]
+    names += ["refined_rois", "rpn_class", "rpn_bbox", "ROI", "mrcnn_bbox", "mrcnn_class", "mrcnn_detection"]
+    images = [scene, scene[:, ::-1]]  # what is wider than high is padded
+    values = tiny_model.run_graph([[crop], [crop]], images, names)
+    molded, metas, windows = tiny_model.mold_inputs(images)
+    anchors, config = tiny_model.get_anchors(molded.shape[1:]), tiny_model.config
+    for index in range(2):
+        order = np.argsort(-values["rpn_class"][index, :, 1], kind="stable")[: config.PRE_NMS_LIMIT]
+        np.testing.assert_array_equal(values["pre_nms_scores"][index], values["rpn_class"][index, order, 1])
+        np.testing.assert_array_equal(values["pre_nms_anchors"][index], anchors[order])
+        deltas = values["rpn_bbox"][index, order] * config.RPN_BBOX_STD_DEV
+        np.testing.assert_allclose(values["refined_anchors"][index], moved(anchors[order], deltas), atol=1e-5)
+        clipped = np.clip(values["refined_anchors"][index], 0, 1)
+        np.testing.assert_array_equal(values["refined_anchors_clipped"][index], clipped)
+        rois, window = values["ROI"][index], boxes.norm_boxes(windows[index], molded.shape[1:])
+        real = rois.any(axis=1)
+        assert np.isin(rois[real].view("V16"), np.ascontiguousarray(clipped).view("V16")).all()
+        deltas = values["mrcnn_bbox"][index] * config.BBOX_STD_DEV
+        expected = np.clip(moved(rois, deltas), window[[0, 1, 0, 1]], window[[2, 3, 2, 3]])
+        np.testing.assert_allclose(values["refined_rois"][index], expected, atol=1e-5)
+        found = values["mrcnn_detection"][index]
+        distances = np.abs(found[found[:, 4] > 0, None, :4] - values["refined_rois"][index][None]).max(axis=2)
+        assert distances.size and distances.min(axis=1).max() < 1e-6
+        sizes = np.sqrt((rois[:, 2] - rois[:, 0]) * (rois[:, 3] - rois[:, 1]))[real] * molded.shape[1]
+        levels = np.clip(4 + np.round(np.log2(sizes / config.ROI_CANONICAL_SIZE)), 2, 5)
+        np.testing.assert_array_equal(values["roi_levels"][index][real], levels)
+
+
+def moved(boxes_norm, deltas):
+    """`boxes_norm` [n, (y1, x1, y2, x2)] moved by [n, (dy, dx, log(dh), log(dw))]."""
+    sizes = boxes_norm[:, 2:] - boxes_norm[:, :2]
+    centres = boxes_norm[:, :2] + sizes * (0.5 + deltas[:, :2])
+    sizes = sizes * np.exp(deltas[:, 2:])
+    return np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
+
+
+@pytest.mark.parametrize("mode", ["pad64", "none"])
+def test_run_graph_of_pictures_of_any_shape(mode, crop, tiny_weights, tmp_path):
+    model = SiameseMaskRCNN("inference", TinyConfig().replace(IMAGE_RESIZE_MODE=mode), tmp_path)
+    model.load_weights(tiny_weights)
+    picture = np.zeros((128, 192, 3), np.uint8)
+    values = model.run_graph([[crop]], [picture], ["refined_anchors", "rpn_class"])
+    assert values["refined_anchors"].shape[1] == min(values["rpn_class"].shape[1], model.config.PRE_NMS_LIMIT)
+
+
 def test_checkpoints_are_found_and_give_their_epoch(tiny_model, tmp_path):
     model = SiameseMaskRCNN("inference", TinyConfig(), tmp_path)
     with pytest.raises(ValueError, match="no checkpoint siamese_mrcnn_####.h5"):

@@ -1,9 +1,12 @@
 """The Shapes data set: categories differ by outline alone, what scenes promise, files, the standard set, commands."""
 
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -306,6 +309,25 @@ def test_an_interrupted_run_leaves_no_annotation_file(tmp_path, monkeypatch):
     assert not list((tmp_path / "annotations").iterdir())
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal to a group of processes")
+def test_an_interruption_ends_the_workers_too(tmp_path):
+    """Ctrl-C reaches the whole group; the program ends soon, without annotation files."""
+    command = [sys.executable, str(ROOT / "samples" / "shapes" / "shapes.py"), "--out", str(tmp_path)]
+    command += ["--train", "100000", "--size", "48", "--workers", "2"]
+    program = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        while not list(tmp_path.glob("train2017/0*.jpg")):
+            assert program.poll() is None
+            time.sleep(0.05)
+        os.killpg(program.pid, signal.SIGINT)
+        _, message = program.communicate(timeout=30)
+    finally:
+        if program.poll() is None:
+            os.killpg(program.pid, signal.SIGKILL)
+    assert program.returncode != 0 and b"KeyboardInterrupt" in message
+    assert not (tmp_path / "annotations").exists() and not list(tmp_path.glob("train2017/.*"))
+
+
 def test_other_data_sets_are_not_replaced(tmp_path):
     path = tmp_path / "annotations" / "instances_val2017.json"
     path.parent.mkdir()
@@ -373,10 +395,6 @@ def test_standard_refuses_what_was_made_otherwise(small_standard, tmp_path, key,
     with pytest.raises(ValueError) as error:
         shapes.ensure_standard(tmp_path)
     assert str(error.value).startswith(f"{path}: info.{key} = {value!r}, expected {expected!r}")
-
-
-def test_the_standard_set_is_as_documented():
-    assert shapes.STANDARD == {"train": 4000, "val": 500, "size": 128, "seed": 0}
 
 
 # ---- command line ------------------------------------------------------------------------------------------------

@@ -14,19 +14,18 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
 
 from samples.shapes.outlines import CATEGORIES  # noqa: E402
-from samples.shapes.scenes import MIN_SIZE, SceneJob, make_scene, write_picture, write_scene  # noqa: E402
+from samples.shapes.scenes import MIN_SIZE, SceneJob, make_scene, prepare_worker, write_picture, write_scene  # noqa: E402
 from siamese_mrcnn_tf.boxes import extract_bboxes  # noqa: E402
 from siamese_mrcnn_tf.files import read_json, write_json  # noqa: E402
 
 GENERATOR_VERSION = "2"  # another one for every change of what a seed gives
-STANDARD = {"train": 4000, "val": 500, "size": 128, "seed": 0}  # of `ensure_standard`
+STANDARD = {"train": 8000, "val": 500, "size": 128, "seed": 0}  # of `ensure_standard`
 SPLITS = ("train", "val")
 SEGMENTATIONS = ("rle", "polygons")
 YEAR = 2017  # in the names of COCO's files
@@ -155,8 +154,7 @@ def _run(jobs, workers, progress):
         else:
             # fresh processes: those of a program that runs threads (TensorFlow's) cannot be forked safely
             context = multiprocessing.get_context("spawn")
-            options = {"mp_context": context, "initializer": cv2.setNumThreads, "initargs": (1,)}
-            pool = stack.enter_context(ProcessPoolExecutor(min(workers, len(jobs)), **options))
+            pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=prepare_worker)
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             made = pool.map(write_scene, jobs, chunksize=_CHUNK)
         quiet = not progress or len(jobs) < _LONG

@@ -1,0 +1,297 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Evaluation
+#
+# How good is a model, on the categories it was trained on and on those it has never been trained on? And does it
+# really compare with its reference? Single searches are looked at first, then scored in numbers as the paper does it.
+# Weights and scenes come with this repository; on so few scenes the numbers are rough.
+
+# %%
+# %matplotlib inline
+# %config InlineBackend.figure_formats = ["jpeg"]
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from IPython.display import display
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
+sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
+
+from samples.shapes import shapes  # noqa: E402
+from siamese_mrcnn_tf import (  # noqa: E402
+    IndexedCocoDataset,
+    SiameseMaskRCNN,
+    TinyConfig,
+    evaluate_dataset,
+    get_one_target,
+    visualize,
+)
+from siamese_mrcnn_tf.baselines import RandomBoxes  # noqa: E402
+from siamese_mrcnn_tf.boxes import extract_bboxes  # noqa: E402
+from siamese_mrcnn_tf.dataset import split_classes  # noqa: E402
+from siamese_mrcnn_tf.evaluation import evaluate  # noqa: E402
+from siamese_mrcnn_tf.evaluation_scores import score_records  # noqa: E402
+from siamese_mrcnn_tf.figures import mask_overlaps  # noqa: E402
+
+WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
+
+# %% [markdown]
+# ## Data set and categories
+#
+# `return_coco` gives the annotation file as pycocotools has it, which the scores need. The weights are of split 1:
+# the held-out categories were in the training scenes as background only, never searched for and never a reference.
+
+# %%
+folder = tempfile.mkdtemp()
+shapes.write_coco(folder, train=1, val=24, size=128, seed=11)
+dataset = IndexedCocoDataset()
+coco = dataset.load_coco(folder, "val", return_coco=True)
+dataset.prepare()
+dataset.build_indices()
+seen, held_out = split_classes(dataset.num_classes - 1, split=1)
+names = np.array(dataset.class_names)
+print(f"{dataset.num_images} scenes")
+print("seen:    ", ", ".join(names[seen]))
+print("held out:", ", ".join(names[held_out]))
+
+# %% [markdown]
+# ## Model
+#
+# Average precision counts all detections, the less confident ones too, so the model returns everything from a low
+# score on; in pictures those of a score of `SHOWN` or more are drawn.
+
+# %%
+SHOWN = 0.45
+config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.05)
+model = SiameseMaskRCNN("inference", config, model_dir="logs")
+report = model.load_weights(WEIGHTS)
+print(f"{len(report.loaded)} weights loaded, {len(report.missing)} missing")
+
+# %% [markdown]
+# ## Single searches
+#
+# `get_one_target` draws a reference of the category from any scene of the set; `detect` takes references and scenes.
+# `display_results` draws the reference beside what was found. First rows: seen categories; last rows: held-out ones.
+
+# %%
+rng = np.random.default_rng(6)
+
+
+def scene_with(class_id):
+    """A random scene with the class, and a reference from another one."""
+    image_id = rng.choice(dataset.images_of(class_id))
+    return image_id, get_one_target(class_id, dataset, config, rng=rng)
+
+
+def confident(found):
+    """The detections that are drawn."""
+    kept = found["scores"] >= SHOWN
+    return {name: values[..., kept] if name == "masks" else values[kept] for name, values in found.items()}
+
+
+searches = []
+for part in (seen, held_out):
+    for class_id in rng.choice([c for c in part if len(dataset.images_of(c)) > 1], 2, replace=False):
+        image_id, reference = scene_with(class_id)
+        image = dataset.load_image(image_id)
+        found = confident(model.detect([[reference]], [image])[0])
+        searches.append((class_id, image_id, image, found))
+        axes = visualize.display_results(
+            reference,
+            image,
+            found["rois"],
+            found["masks"],
+            found["class_ids"],
+            scores=found["scores"],
+            title=f"{names[class_id]} ({'held out' if class_id in held_out else 'seen'})",
+            figsize=(5, 3.4),
+        )
+        display(axes[0].figure)
+
+# %% [markdown]
+# ## Differences to the ground truth
+#
+# The same searches: ground truth is green, detections are red with their score and their overlap with the best
+# instance of the category, a star for those that count as found. Red without a star is a false detection, green
+# without red a miss.
+
+# %%
+axes = visualize.display_images([image for _, _, image, _ in searches], cols=2)
+for ax, (class_id, image_id, image, found) in zip(axes, searches, strict=True):
+    masks, class_ids = dataset.load_mask(image_id)
+    truth = masks[..., class_ids == class_id]
+    visualize.display_differences(
+        image,
+        extract_bboxes(truth),
+        np.ones(truth.shape[-1], int),
+        truth,
+        found["rois"],
+        found["class_ids"],
+        found["scores"],
+        found["masks"],
+        ax=ax,
+        score_threshold=SHOWN,
+    )
+    ax.set_title(f"{names[class_id]}: {ax.get_title().split(';')[0]}", fontsize=11)
+axes[0].figure.set_size_inches(7.5, 8)
+display(axes[0].figure)
+
+# %% [markdown]
+# ## All categories of a scene
+#
+# Each category of a scene is searched for on its own. The table has a row for each detection, a column for each
+# instance, and in it the overlap of their masks: "match" where the category is right, "wrong" where an instance of
+# another category was taken for it. A column without a match is a miss. An instance may be taken for several
+# categories, because each search knows its own reference only.
+
+# %%
+image_id = next(image_id for image_id in dataset.image_ids if len(dataset.image_category_index[image_id]) == 3)
+image, (masks, class_ids) = dataset.load_image(image_id), dataset.load_mask(image_id)
+wanted = dataset.image_category_index[image_id]
+found = [
+    confident(model.detect([[get_one_target(class_id, dataset, config, rng=rng)]], [image])[0]) for class_id in wanted
+]
+found_ids = np.concatenate([np.full(len(each["scores"]), c) for c, each in zip(wanted, found, strict=True)])
+found_scores = np.concatenate([each["scores"] for each in found])
+found_boxes = np.concatenate([each["rois"] for each in found])
+found_masks = np.concatenate([each["masks"] for each in found], axis=2)
+
+axes = visualize.display_images([image, image], cols=2)
+visualize.display_instances(
+    image, extract_bboxes(masks), masks, class_ids, names, title="ground truth", ax=axes[0], show_mask=False
+)
+visualize.display_instances(
+    image, found_boxes, found_masks, found_ids, names, scores=found_scores, title="detections", ax=axes[1]
+)
+axes[0].figure.set_size_inches(8, 4)
+display(axes[0].figure)
+
+axes = visualize.plot_overlaps(class_ids, found_ids, found_scores, mask_overlaps(found_masks, masks), names)
+display(axes.figure)
+
+# %% [markdown]
+# ## Scores as the original computes them
+#
+# `evaluate_dataset` searches each scene for each active class in it, with references drawn at random, and scores with
+# COCOeval: average precision (AP) and recall (AR) over several overlaps, sizes, and numbers of detections; -1 stands
+# where there is no ground truth. `class_index` (class ids less 1) are the categories that are averaged. AP50, the
+# second line, is the paper's main figure.
+
+# %%
+results = {}
+for part, class_ids in {"seen": seen, "held out": held_out}.items():
+    dataset.ACTIVE_CLASSES = class_ids
+    results[part] = evaluate_dataset(
+        model,
+        dataset,
+        coco,
+        eval_type="segm",
+        class_index=class_ids - 1,
+        verbose=0,
+        return_results=True,
+        rng=np.random.default_rng(0),
+    )
+    print(f"{part}: AP {results[part].stats[0]:.3f}, AP50 {results[part].stats[1]:.3f} (masks)")
+
+# %% [markdown]
+# ## Precision and recall
+#
+# Going down the detections by score, recall grows with every instance that is found, and precision falls with every
+# false detection. The area below the curve is AP50. The curves are the means over the categories; where one ends at a
+# recall below 1, the other instances were not found at any score.
+
+# %%
+for part, class_ids in {"seen": seen, "held out": held_out}.items():
+    precision = results[part].eval["precision"][0, :, class_ids - 1, 0, -1]  # [category, recall] at an overlap of 0.5
+    precision = precision[precision[:, 0] > -1].mean(axis=0)  # without categories that no scene has
+    axes = visualize.plot_precision_recall(results[part].stats[1], precision, results[part].params.recThrs)
+    axes.set_title(f"{part}: {axes.get_title(loc='left')}", loc="left", fontsize=10)
+    axes.figure.set_size_inches(4.4, 3.2)
+    display(axes.figure)
+
+# %% [markdown]
+# ## The paper's protocol, and two controls
+#
+# `evaluation.evaluate` repeats the searches in several runs with fresh references and gives means with 95% intervals.
+# Each scene is encoded once for all its searches. Two controls say what the figures are worth:
+#
+# - `RandomBoxes` knows which categories are in a scene, how many instances, and their outlines, but not their places.
+# - `control="present"` searches with the reference of another category that is in the scene, and scores as if it were
+# the right one. A model that found objects whatever the reference says would score as high as with the right one.
+#
+# The control leaves out scenes with a single category; for comparison the right references are scored in its scenes
+# alone, too.
+
+# %%
+dataset.ACTIVE_CLASSES = dataset.class_ids[1:]
+runs = 2
+right = evaluate(model.predictor, dataset, coco, runs=runs, progress=False)
+wrong = evaluate(model.predictor, dataset, coco, runs=runs, control="present", progress=False)
+chance = evaluate(RandomBoxes(), dataset, coco, runs=runs, progress=False)
+
+several = wrong.records.settings["images"]
+rows = {
+    "random boxes": (chance, None),
+    "right reference": (right, None),
+    "right reference, scenes of the control": (right, several),
+    "wrong reference": (wrong, several),
+}
+print(f"AP50 in percent, {runs} runs{'':24}{'seen':>12}{'held out':>14}")
+for name, (outcome, images) in rows.items():
+    parts = []
+    for class_ids in (seen, held_out):
+        category_ids = [dataset.class_info[class_id]["id"] for class_id in class_ids]
+        parts.append(score_records(coco, outcome.records, image_ids=images, category_ids=category_ids))
+    for kind, what in {"bbox": "boxes", "segm": "masks"}.items():
+        figures = [(100 * one.mean[kind]["AP50"], 100 * one.interval[kind]["AP50"]) for one in parts]
+        cells = [f"{mean:.1f} +- {interval:.1f}" for mean, interval in figures]
+        print(f"{name + ', ' + what:46}{cells[0]:>12}{cells[1]:>14}")
+
+# %% [markdown]
+# What to look for: the right reference far above random boxes says that objects are found at all; above the wrong
+# reference, that the reference decides which. What is left between seen and held-out categories is what generalizes
+# less.
+#
+# ## Reading scores
+#
+# A result has all twelve figures of COCO, means and intervals, as `table` prints them; those of each run and
+# category; and the records: every query with its references and detections.
+
+# %%
+print(right.scores.table("segm"))
+
+# %%
+first = right.scores.runs[0]["segm"].per_class
+best = sorted((category for category in first if first[category]["AP50"] >= 0), key=lambda c: -first[c]["AP50"])
+for title, some in {"highest": best[:3], "lowest": best[-3:]}.items():
+    print(f"{title}:", ", ".join(f"{coco.cats[category]['name']} {first[category]['AP50']:.2f}" for category in some))
+
+record = next(iter(right.records))
+query = record["queries"][0]
+category = coco.cats[query["category_id"]]["name"]
+print(f"image {record['image_id']}, run {query['run']}: {category}, {len(query['detections'])} detections,", end=" ")
+print(f"reference (image, annotation) {query['references'][0]}")
+
+# %% [markdown]
+# ## The same by command line
+#
+#     samples/coco/coco.py evaluate --dataset shapes --split 1 --categories novel --config tiny --model WEIGHTS.h5
+#     samples/coco/coco.py evaluate --dataset shapes --model random-boxes
+#     samples/coco/coco.py evaluate --dataset shapes --control present --config tiny --model WEIGHTS.h5
+#
+# `--min-confidence 0.05` sets the least score; `--out` gets the records, figures by category, plots and a report
+# beside the published figures; `--resume`, `--shard` and `--merge` stop, go on with and share a long evaluation.
