@@ -13,11 +13,8 @@ $(VENV)/.installed: setup.py requirements.txt siamese_mrcnn_tf/__init__.py
 	$(RUN) -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
-demo: $(VENV)/.installed  ## detect in pictures that the repository makes itself
-	$(RUN) samples/shapes/shapes.py --demo --out $(DEMO)/pictures
-	@set --; for crop in $(DEMO)/pictures/reference_*.png; do set -- "$$@" --reference "$$crop"; done; set -x; \
-	$(RUN) samples/coco/coco.py predict --model untrained --config tiny --min-confidence 0 \
-	    --image $(DEMO)/pictures/scene.png "$$@" --out $(DEMO)/found
+demo: $(VENV)/.installed  ## the whole of the method on scenes that the repository draws itself; goes on after a stop
+	$(RUN) samples/shapes/demo.py --out $(DEMO)
 
 test: lint  ## everything that CI runs
 	$(RUN) -m pytest
@@ -32,4 +29,4 @@ benchmark: $(VENV)/.installed  ## seconds of a detection beside the machine's ma
 	$(RUN) benchmarks/train.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) *.egg-info
+	rm -rf $(VENV) $(DEMO) datasets/shapes *.egg-info

@@ -231,7 +231,7 @@ for part, class_ids in {"seen": seen, "held out": held_out}.items():
 #
 # - `RandomBoxes` knows which categories are in a scene, how many instances, and their outlines, but not their places.
 # - `control="present"` searches with the reference of another category that is in the scene, and scores as if it were
-# the right one. A model that found objects whatever the reference says would score as high as with the right one.
+#   the right one. A model that found objects whatever the reference says would score as high as with the right one.
 #
 # The control leaves out scenes with a single category; for comparison the right references are scored in its scenes
 # alone, too.

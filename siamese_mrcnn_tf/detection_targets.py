@@ -156,9 +156,7 @@ def detection_targets_graph(
     if priority is None:
         count = proposals.shape[1]
         priority = ops.broadcast_to(1.0 - ops.arange(count, dtype="float32")[None] / count, ops.shape(real))
-    sampled, positive = _sample_rois(
-        is_positive, is_negative, priority, rois_per_image, positive_ratio, fill_negatives
-    )
+    sampled, positive = _sample_rois(is_positive, is_negative, priority, rois_per_image, positive_ratio, fill_negatives)
     chosen, positive = ops.maximum(sampled, 0), positive[..., None]
     rois = ops.where((sampled >= 0)[..., None], gather_rows(proposals, chosen), 0.0)
     assigned = gather_rows(ops.argmax(with_object, axis=-1), chosen)

@@ -99,7 +99,9 @@ def evaluate(
     searcher = predictor if hasattr(predictor, "search") else ReferenceSearch(predictor, batch=batch)
     if control is not None:
         if sampler is not None or exclude_query_image:
-            raise ValueError(f"control = {control!r}: has draws of its own, expected no sampler, no exclude_query_image")
+            raise ValueError(
+                f"control = {control!r}: has draws of its own, expected no sampler, no exclude_query_image"
+            )
         sampler = ControlReferences(dataset, searcher.config, seed=seed, control=control)
         queries = sampler.possible(queries)
     queries = queries[:limit]

@@ -65,22 +65,21 @@ def test_no_two_categories_look_alike():
     itself = best.diagonal().copy()
     np.fill_diagonal(best, 0)
     best = np.maximum(best, best.T)
-    close = {
-        frozenset((CATEGORIES[i], CATEGORIES[j])): best[i, j] for i, j in zip(*np.nonzero(best > 0.8), strict=True)
-    }
-    assert close.keys() == {frozenset(("disc", "square"))} and max(close.values()) < 0.87  # corners tell them apart
-    assert np.median(best.max(axis=1)) < 0.7
+    close = {frozenset((CATEGORIES[i], CATEGORIES[j])) for i, j in zip(*np.nonzero(best > 0.8), strict=True)}
+    told_apart_by_corners = ("disc", "square"), ("heart", "triangle"), ("star", "flower")
+    assert close <= set(map(frozenset, told_apart_by_corners)) and best.max() < 0.87
+    assert np.median(best.max(axis=1)) < 0.75
     assert itself.min() > 0.7 and np.all(itself > best.max(axis=1))
 
 
 def test_categories_of_a_split_differ_in_structure():
     """Each quarter that is held out has shapes with and without holes, compact ones and thin ones."""
-    assert len(CATEGORIES) == len(set(CATEGORIES)) == 24
+    assert len(CATEGORIES) == len(set(CATEGORIES)) and len(CATEGORIES) % 4 == 0
     for split in range(4):
         stamps = [outlines.draw(name, 40) >= 128 for name in CATEGORIES[split::4]]
         holes = [scenes.mask_polygons(stamp) is None for stamp in stamps]
         filled = [stamp.sum() / (np.pi * 40**2) for stamp in stamps]  # of the circle around
-        assert any(holes) and not all(holes) and min(filled) < 0.35 and max(filled) > 0.35
+        assert any(holes) and not all(holes) and max(filled) - min(filled) > 0.2
 
 
 def test_outlines_fill_the_unit_circle():
@@ -93,9 +92,11 @@ def test_outlines_fill_the_unit_circle():
 @pytest.mark.parametrize("name", CATEGORIES)
 def test_stamps_stay_on_their_canvas_and_are_in_one_piece(name):
     rng = np.random.default_rng(1)
+    least, most = np.array(outlines.RADIUS) * 2 * 128  # a stretch below 1 leaves the canvas as it is
+    most = most * outlines.STRETCH[1] + 2 * (1 + outlines.MARGIN)
     for stamp in (outlines.make_stamp(rng, name, 128) for _ in range(20)):
         border = np.concatenate([stamp[0], stamp[-1], stamp[:, 0], stamp[:, -1]])
-        assert not border.any() and 0.2 * 128 < len(stamp) < 0.7 * 128
+        assert not border.any() and least < len(stamp) < most
         assert cv2.connectedComponents((stamp >= 128).astype(np.uint8))[0] == 2  # the background is one
 
 
@@ -140,7 +141,7 @@ def test_numbers_of_objects_and_categories(many):
 
 
 def test_categories_come_equally_often(many):
-    counts = np.bincount(np.concatenate([class_ids for _, _, class_ids in many]), minlength=25)[1:]
+    counts = np.bincount(np.concatenate([class_ids for _, _, class_ids in many]), minlength=len(CATEGORIES) + 1)[1:]
     assert counts.min() > 0.6 * counts.mean() and counts.max() < 1.5 * counts.mean()
 
 
@@ -170,7 +171,7 @@ def test_objects_stand_out(many):
         for mask in np.moveaxis(masks, -1, 0).astype(np.uint8):
             around = cv2.dilate(mask, np.ones((5, 5), np.uint8)) > mask
             steps.append(np.linalg.norm(image[mask > 0].mean(axis=0) - image[around].mean(axis=0)))
-    assert min(steps) > 40 and np.percentile(steps, 2) > 60 and np.median(steps) > 90
+    assert min(steps) > 30 and np.percentile(steps, 2) > 60 and np.median(steps) > 90
 
 
 def test_scene_of_one_category():

@@ -18,7 +18,7 @@ from siamese_mrcnn_tf.arguments import above_zero, at_least  # noqa: E402
 from siamese_mrcnn_tf.config import CONFIGS, load_config  # noqa: E402  (light: --help stays fast)
 from siamese_mrcnn_tf.imagenet_classes import CLASS_SETS  # noqa: E402
 
-_ADAM_BATCH = 64
+_ADAM_BATCH = 32
 _DATA_HELP = (
     "folder with train/ and val/, in each a folder of pictures for every class, named by its WordNet id (n01440764); "
     "folders of classes that are not trained may be there too"
@@ -35,13 +35,13 @@ _CLASSES_HELP = (
 _PARTIAL_HELP = "train although classes are missing (a small tree of your own); labels stay those of the whole set"
 _CONFIG_HELP = f"{', '.join(CONFIGS)} or a JSON file: whose backbone (default small, a ResNet-50)"
 _BATCH_HELP = (
-    "pictures of a step, over all devices (default 256, with Adam 64); the learning rate is scaled in proportion to 256"
+    "pictures of a step, over all devices (default 256, with Adam 32); the learning rate is scaled in proportion to 256"
 )
 _STEPS_HELP = "of an epoch (default: once through the pictures, with Adam 100)"
 _SIZE_HELP = "side of a crop (default 224, with --dataset that of the references)"
 _RATE_HELP = (
     "for a batch of 256; falls to a tenth after 1/3, 2/3 and 8/9 of the epochs (default 0.1). With a configuration whose "
-    "OPTIMIZER is Adam: the highest for any batch, falls as half a cosine (default LEARNING_RATE)"
+    "OPTIMIZER is Adam: the highest for any batch, falls as half a cosine (default 0.004)"
 )
 _RESUME_HELP = (
     "go on with the run in this folder (default: that of --out) from its last checkpoint, with its options; those "
@@ -87,7 +87,7 @@ def build_parser():
         "--mixed-precision", action=argparse.BooleanOptionalAction, help="compute in bfloat16 (PRECISION=bfloat16)"
     )
     parser.add_argument("--batch", type=at_least(1), metavar="N", help=_BATCH_HELP)
-    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="default 90, with Adam 9")
+    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="default 90, with Adam 14")
     parser.add_argument("--steps", type=at_least(1), metavar="N", help=_STEPS_HELP)
     parser.add_argument("--learning-rate", type=above_zero, metavar="R", help=_RATE_HELP)
     parser.add_argument("--size", type=at_least(32), metavar="N", help=_SIZE_HELP)
@@ -119,7 +119,11 @@ def train(options):
     devices.prepare_backend(seed=options.seed, devices=options.devices)
     with devices.device_scope(options.devices), training.stopping_on_signals() as stop:
         classifier = pretraining.build_classifier(
-            config, pictures[0].num_classes, pyramid=options.dataset is not None, seed=options.seed
+            config,
+            pictures[0].num_classes,
+            pyramid=options.dataset is not None,
+            weight_decay=recipe.weight_decay,
+            seed=options.seed,
         )
         save_command(folder, "pretrain.py", options.arguments, config)
         try:

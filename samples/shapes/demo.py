@@ -38,6 +38,7 @@ SEARCHES = {  # name -> how `evaluation.evaluate` searches
 MIN_CONFIDENCE = 0.05  # average precision counts all scores; the default cut of 0.7 is for pictures
 
 _RECIPES = {"shapes": [], "shapes-long": ["--epochs", "40"]}  # stages -> further arguments of pretrain.py
+_BATCH = 8  # queries matched at once: of so small a network, calls cost more than the arithmetic
 _RUN_NAME = "siamese_mrcnn_tiny_default"
 
 
@@ -124,6 +125,7 @@ def search(options, folder, out):
     from siamese_mrcnn_tf import evaluation
     from siamese_mrcnn_tf.baselines import RandomBoxes
     from siamese_mrcnn_tf.dataset import IndexedCocoDataset
+    from siamese_mrcnn_tf.evaluation_queries import ReferenceSearch
     from siamese_mrcnn_tf.model import find_last_checkpoint
     from siamese_mrcnn_tf.predictor import SiamesePredictor
 
@@ -134,11 +136,11 @@ def search(options, folder, out):
     weights = find_last_checkpoint(out / "logs" / _RUN_NAME)
     config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=MIN_CONFIDENCE)
     keras.utils.set_random_seed(options.seed)
-    predictor = SiamesePredictor(config, weights=weights)
+    searcher = ReferenceSearch(SiamesePredictor(config, weights=weights), batch=_BATCH)
     for name, how in SEARCHES.items():
         print(f"\n{name}: {out / 'evaluation' / name}", file=sys.stderr)
         evaluation.evaluate(
-            RandomBoxes() if name == "random-boxes" else predictor,
+            RandomBoxes() if name == "random-boxes" else searcher,
             dataset,
             annotations,
             runs=options.runs,

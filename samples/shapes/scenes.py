@@ -4,7 +4,6 @@ Colour, texture, size, rotation, stretch and place are drawn at random for every
 """
 
 import math
-import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,12 +119,6 @@ def write_scene(job):
     image, masks, class_ids = make_scene(rng, height, width)
     write_picture(job.path, image, quality=_JPEG_QUALITY)
     return (height, width), annotate(masks, class_ids, polygons=job.polygons)
-
-
-def prepare_worker():
-    """Set up a process that draws: its parent alone answers an interruption, and OpenCV keeps to one core."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
 
 
 def write_picture(path, image, **options):

@@ -1,4 +1,4 @@
-"""The Shapes data set: seeded scenes of 24 categories of objects, on which one-shot learning shows within minutes.
+"""The Shapes data set: seeded scenes of 20 categories of objects, on which one-shot learning shows within minutes.
 
     python samples/shapes/shapes.py --out DIR [--train N --val N --size PIXELS --seed S]   a COCO tree
     python samples/shapes/shapes.py --out DIR --demo [--size PIXELS --seed S]              a scene and its crops
@@ -10,17 +10,19 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
 
 from samples.shapes.outlines import CATEGORIES  # noqa: E402
-from samples.shapes.scenes import MIN_SIZE, SceneJob, make_scene, prepare_worker, write_picture, write_scene  # noqa: E402
+from samples.shapes.scenes import MIN_SIZE, SceneJob, make_scene, write_picture, write_scene  # noqa: E402
 from siamese_mrcnn_tf.boxes import extract_bboxes  # noqa: E402
 from siamese_mrcnn_tf.files import read_json, write_json  # noqa: E402
 
@@ -154,11 +156,25 @@ def _run(jobs, workers, progress):
         else:
             # fresh processes: those of a program that runs threads (TensorFlow's) cannot be forked safely
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=prepare_worker)
+            pool = ProcessPoolExecutor(min(workers, len(jobs)), context, cv2.setNumThreads, (1,))
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-            made = pool.map(write_scene, jobs, chunksize=_CHUNK)
+            with _interruptions_held():
+                made = pool.map(write_scene, jobs, chunksize=_CHUNK)
         quiet = not progress or len(jobs) < _LONG
         return list(tqdm(made, desc="scenes", total=len(jobs), unit="scene", disable=quiet))
+
+
+@contextlib.contextmanager
+def _interruptions_held():
+    """Hold Ctrl-C back for a while. Processes that start meanwhile never get it: their parent alone answers it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _can_spawn():

@@ -1,0 +1,471 @@
+"""README.md and docs/*.md: every snippet runs, every option, make target, path and link that they name exists.
+
+Snippets are found in the files themselves and run from top to bottom, each document in a folder of its own. What a
+reader would have is put there: weights under the names of the released ones, photos, data sets, all small. The
+configurations are made small under their own names, so that commands and code run as they are written, only with
+options appended that make them short (`SHORTER`). A snippet that this test does not know how to run fails.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import re
+import shlex
+import shutil
+import sys
+import textwrap
+
+import imagenet_tree
+import numpy as np
+import pytest
+import via_samples
+from conftest import MICRO
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # samples are not installed
+
+from samples.shapes import shapes  # noqa: E402
+from siamese_mrcnn_tf import config as configs  # noqa: E402
+from siamese_mrcnn_tf.boxes import extract_bboxes  # noqa: E402
+from siamese_mrcnn_tf.known_weights import KNOWN_FILES  # noqa: E402
+from siamese_mrcnn_tf.schedules import load_schedule  # noqa: E402
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = ".venv/bin/python"
+
+NOT_RUN = {  # commands that set up or run everything -> why they are not run here
+    "make demo": "takes minutes and needs nothing but what other tests run",
+    "make test": "runs this test",
+    "make benchmark": "measures for minutes",
+    "make notebooks": "tests/test_notebooks.py executes the notebooks",
+    "pip install .": "changes the environment",
+}
+SCRIPTS = {  # script -> whether it is run; of the others the arguments are parsed
+    "samples/coco/coco.py": True,
+    "samples/imagenet/pretrain.py": True,
+    "samples/shapes/shapes.py": True,
+    "samples/shapes/demo.py": False,
+}
+SHORTER = {  # command -> options appended to it
+    "train": ["--steps", "1", "--val-steps", "0", "--workers", "1"],
+    "evaluate": ["--runs", "1", "--limit", "3"],
+    "check": ["--samples", "1"],
+    "predict": [],
+    "weights": [],
+    "convert": [],
+    "pretrain.py": ["--steps", "1", "--epochs", "1", "--batch", "8", "--size", "32", "--workers", "1"],
+    "shapes.py": ["--train", "4", "--val", "2"],
+}
+CATEGORIES = ("disc", "gear", "star")  # of the photos
+NUM_CLASSES = 80  # of data sets, as in COCO: docs name class ids
+_COMMAND_LINE = re.compile(r"^\s+(\S*python[\d.]*|make|pip) \S", re.MULTILINE)
+
+
+# ---- what the documents hold -------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class Snippet:
+    """A code block, or of a block of commands one command.
+
+    Attributes:
+        where: file and line.
+        kind: "python", "json", "command", "listing" (paths that are there then), or what is not known.
+        text: without indentation; a command in one line.
+        before: the paragraph before it.
+    """
+
+    where: str
+    kind: str
+    text: str
+    before: str
+
+
+def snippets_of(path):
+    """All snippets of a Markdown file, in order."""
+    found, (blocks, _) = [], parse_markdown(path.read_text(encoding="utf-8"))
+    for line, language, text, before in blocks:
+        kind = kind_of(language, text)
+        if kind != "command":
+            found.append(Snippet(f"{path.name}:{line}", kind, text, before))
+            continue
+        for offset, command in commands_of(text):
+            found.append(Snippet(f"{path.name}:{line + offset}", kind, command, before))
+    return found
+
+
+def parse_markdown(text):
+    """Code blocks [(line number, language or None, text, paragraph before)], and the text without them."""
+    blocks, prose, lines, index = [], [], text.splitlines(), 0
+    while index < len(lines):
+        fence = re.match(r"\s*(```+)\s*(\w*)", lines[index])
+        is_indented = lines[index].startswith("    ") and (index == 0 or not lines[index - 1].strip())
+        if not fence and not is_indented:
+            prose.append(lines[index])
+            index += 1
+            continue
+        first = index + bool(fence)
+        stop = first
+        if fence:
+            while stop < len(lines) and lines[stop].strip() != fence[1]:
+                stop += 1
+        else:
+            while stop < len(lines) and (lines[stop].startswith("    ") or not lines[stop].strip()):
+                stop += 1
+        paragraphs = [part.strip() for part in "\n".join(prose).split("\n\n") if part.strip()]
+        content = textwrap.dedent("\n".join(lines[first:stop])).strip("\n")
+        blocks.append((first + 1, fence[2] if fence else None, content, paragraphs[-1] if paragraphs else ""))
+        index = stop + bool(fence)
+        prose.append("")
+    return blocks, "\n".join(prose)
+
+
+def kind_of(language, text):
+    """What a block is."""
+    if language in ("python", "json"):
+        return language
+    if language in ("bash", "sh", "shell", "console") or _COMMAND_LINE.match(" " + text):
+        return "command"
+    if text[0] in "[{":
+        return "json"
+    if all("/" in word or word.endswith((".json", ".h5")) for word in text.split()):
+        return "listing"
+    return f"block of {language or 'unknown kind'}"
+
+
+def commands_of(text):
+    """(line within the block, command in one line without comment) of a block of shell commands."""
+    begun, start = "", 0
+    for number, line in enumerate(text.splitlines()):
+        if not begun:
+            start = number
+        begun += line.removesuffix("\\").strip().removeprefix("$ ") + " "
+        if not line.endswith("\\"):
+            command = re.sub(r"\s+#.*", "", begun).strip()
+            if command:
+                yield start, command
+            begun = ""
+
+
+def code_spans(path):
+    """The inline code of a Markdown file, each in one line."""
+    _, prose = parse_markdown(path.read_text(encoding="utf-8"))
+    return [" ".join(span.replace("\\|", "|").split()) for span in re.findall(r"`([^`]+)`", prose)]
+
+
+# ---- tests -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_no_snippet_is_overlooked(path):
+    commands = [snippet for snippet in snippets_of(path) if snippet.kind == "command"]
+    text = re.sub(r"\\\n", "", path.read_text(encoding="utf-8"))
+    assert len(commands) == len(_COMMAND_LINE.findall(text))
+    assert sum(snippet.kind == "python" for snippet in snippets_of(path)) == text.count("```python")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_all_snippets_run(path, workplace):
+    for snippet in snippets_of(path):
+        try:
+            workplace.run(snippet)
+        except (Exception, SystemExit) as error:
+            pytest.fail(f"{snippet.where}: does not run as written: {error!r}\n{snippet.text}", pytrace=False)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_options_in_the_text_exist(path, options):
+    everything = set().union(*options.values())
+    for span in code_spans(path):
+        words = [word for word in span.split() if word not in ("coco.py", "samples/coco/coco.py")]
+        known = options.get(pathlib.PurePath(words[0]).name, everything) if words else everything
+        named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", span))
+        assert words[:1] == ["pip"] or named <= known, f"{path.name}: `{span}`: no option {', '.join(named - known)}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_make_targets_paths_and_links_exist(path):
+    text = path.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    made = re.findall(r"(?:^    |`)make ([\w-]+)", text, re.MULTILINE)
+    assert set(made) <= targets, f"{path.name}: make {', '.join(set(made) - targets)}"
+    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+        assert (path.parent / link).exists(), f"{path.name}: link to {link}"
+    folders = "siamese_mrcnn_tf|samples|benchmarks|notebooks|docs|tests"
+    for place in re.findall(rf"(?:^|\s|`)((?:{folders})/[\w./-]*[\w/])", text, re.MULTILINE):
+        assert (ROOT / place).exists() or place.endswith(".h5"), f"{path.name}: {place}"
+
+
+def test_an_unknown_snippet_fails(workplace):
+    for kind, text in (
+        ("block of text", "what is this"),
+        ("command", "rm -rf ."),
+        ("command", "make unheard-of"),
+        ("command", f"{PYTHON} samples/other.py"),
+        ("command", f"{PYTHON} samples/coco/coco.py check --dataset set --unknown 3"),
+        ("listing", "not/there.json"),
+    ):
+        with pytest.raises((ValueError, SystemExit)):
+            workplace.run(Snippet("test", kind, text, ""))
+
+
+def test_extraction_by_example(tmp_path):
+    text = """Text with `predict
+--image FILE` in it, and in `other.json`:
+
+    make this  # a comment
+    .venv/bin/python a.py --x 1 \\
+        --y 2
+
+Then `b.json`:
+
+```json
+[1]
+```
+
+    out/annotations/   out/b.json
+
+```bash
+$ python b.py
+```
+"""
+    (tmp_path / "some.md").write_text(text, encoding="utf-8")
+    found = snippets_of(tmp_path / "some.md")
+    assert [(snippet.where, snippet.kind, snippet.text) for snippet in found] == [
+        ("some.md:4", "command", "make this"),
+        ("some.md:5", "command", ".venv/bin/python a.py --x 1 --y 2"),
+        ("some.md:11", "json", "[1]"),
+        ("some.md:14", "listing", "out/annotations/   out/b.json"),
+        ("some.md:17", "command", "python b.py"),
+    ]
+    assert found[2].before == "Then `b.json`:"
+    assert code_spans(tmp_path / "some.md") == ["predict --image FILE", "other.json", "b.json"]
+
+
+# ---- the workplace -----------------------------------------------------------------------------------------------
+class Workplace:
+    """Runs snippets in the current folder, in which it puts what they need and no other snippet makes.
+
+    Args:
+        programs: script -> its module.
+        weights: configuration name -> weight file.
+    """
+
+    def __init__(self, programs, weights):
+        self.programs, self.weights = programs, weights
+        rng = np.random.default_rng(0)
+        self.pictures = [shapes.make_scene(rng, 96, 96, categories=CATEGORIES) for _ in range(10)]
+        self.names = {f"{'another_' * number}crop": self._crop(number) for number in range(2)}
+        self.names["scene"] = self.pictures[0][0]
+        for name in KNOWN_FILES:
+            self.provide_weights(f"checkpoints/{name}")
+
+    def run(self, snippet):
+        """Run a snippet, or raise ValueError, SystemExit or what it raises."""
+        runners = {"python": self._python, "json": self._json, "command": self._command, "listing": self._listing}
+        if snippet.kind not in runners:
+            raise ValueError(f"{snippet.kind}: the test does not know how to run it")
+        runners[snippet.kind](snippet)
+
+    def _python(self, snippet):
+        for text in re.findall(r'"([^"\n]+)"', snippet.text):
+            if text.endswith(".h5") and not text.startswith("logs/"):
+                self.provide_weights(text)
+            elif text.endswith((".jpg", ".png")):
+                self.provide_pictures(text)
+            elif text == "coco":
+                self.provide_dataset(text, ())
+        exec(compile(snippet.text, snippet.where, "exec"), dict(self.names))
+
+    def _json(self, snippet):
+        """Writes the file that the text before names, and reads it as what it is."""
+        named = re.findall(r"`([\w./-]+\.json)`", snippet.before)
+        path = pathlib.Path(named[-1] if named else "unnamed.json")
+        path.write_text(snippet.text, encoding="utf-8")
+        load_schedule(path) if isinstance(json.loads(snippet.text), list) else configs.load_config(path)
+
+    def _listing(self, snippet):
+        missing = [path for path in snippet.text.split() if not pathlib.Path(path).exists()]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: not there after the snippets before")
+
+    def _command(self, snippet):
+        if snippet.text in NOT_RUN:
+            return
+        program, *words = shlex.split(snippet.text)
+        if program not in (PYTHON, "python") or not words or words[0] not in SCRIPTS:
+            raise ValueError("the test does not know how to run this command")
+        script, *arguments = words
+        module = self.programs[script]
+        if not SCRIPTS[script]:
+            module.build_parser().parse_args(arguments)
+            return
+        command = arguments[0] if script == "samples/coco/coco.py" else pathlib.PurePath(script).name
+        parse = module.parse if hasattr(module, "parse") else module.build_parser().parse_args
+        given = parse(arguments)
+        self._provide(command, given)
+        if getattr(given, "resume", None) is None:  # a run that is resumed has its options
+            arguments += SHORTER[command]
+            if command == "train" and not given.stages.endswith(".json"):
+                arguments += ["--epochs", "1"]  # those in files are short, and later snippets look for their last epoch
+            if command == "pretrain.py" and given.data:
+                arguments += ["--partial"]
+        code = module.main(arguments)
+        if code:
+            raise ValueError(f"exit code {code}")
+
+    # ---- what a reader has ---------------------------------------------------------------------------------------
+    def _provide(self, command, given):
+        """Put there what the options of a command name as its input."""
+        if command == "convert":
+            self.provide_photos(given.images, given.files)
+        elif getattr(given, "dataset", None):
+            self.provide_dataset(given.dataset, getattr(given, "images", None) or ())
+        if command == "pretrain.py" and given.data:
+            imagenet_tree.write_tree(given.data, train=4, val=2)
+        if command == "predict":
+            sources = [source.partition(":")[0] for query in given.reference for source in query]
+            for text in (*given.image, *sources):
+                self.provide_pictures(text)
+        model = getattr(given, "model", None)
+        if model and model.endswith(".h5") and not model.startswith("logs/"):
+            self.provide_weights(model, given.config)
+
+    def provide_weights(self, path, name=None):
+        """A weight file, of the configuration `name` or of the one that the file's name names."""
+        size = pathlib.PurePath(path).name.partition("_")[0]
+        name = name or {"large": "large", "small": "small", "imagenet": "small"}.get(size, "tiny")
+        if not pathlib.Path(path).exists():
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.weights[name], path)
+
+    def provide_pictures(self, text):
+        """A picture, a crop where its name is not that of a scene; or a folder with two scenes."""
+        path = pathlib.Path(text)
+        if path.exists() or "*" in text:
+            return
+        if not path.suffix:
+            path.mkdir()
+            for number in range(2):
+                self.provide_pictures(f"{text}/scene_{number}.jpg")
+            return
+        is_scene = path.suffix == ".jpg"
+        Image.fromarray(self.pictures[0][0] if is_scene else self.names["crop"]).save(path)
+
+    def provide_photos(self, folder, files):
+        """Photos, and the regions in them as the VGG Image Annotator writes them."""
+        shutil.rmtree(folder, ignore_errors=True)
+        pathlib.Path(folder).mkdir(parents=True)
+        regions = {}
+        for number, (image, masks, class_ids) in enumerate(self.pictures):
+            name = f"photo_{number}.jpg"
+            Image.fromarray(image).save(pathlib.Path(folder) / name)
+            regions[name] = []
+            for (y1, x1, y2, x2), class_id in zip(extract_bboxes(masks).tolist(), class_ids, strict=True):
+                box = {"name": "rect", "x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
+                regions[name].append(via_samples.region(box, name=shapes.CATEGORIES[class_id - 1]))
+        (path,) = files
+        via_samples.write(pathlib.Path(path), regions)
+
+    def provide_dataset(self, folder, image_ids):
+        """A data set in COCO's layout with these ids among its images, and as many categories as COCO has."""
+        if folder == "shapes" or pathlib.Path(folder).exists():  # the first is made by the command itself
+            return
+        shapes.write_coco(folder, train=12, val=4, size=96, seed=0)
+        for path in pathlib.Path(folder, "annotations").iterdir():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            renamed = dict(zip([image["id"] for image in content["images"]], image_ids, strict=False))
+            for entry, key in [(image, "id") for image in content["images"]] + [
+                (annotation, "image_id") for annotation in content["annotations"]
+            ]:
+                entry[key] = renamed.get(entry[key], entry[key])
+            extra = range(len(content["categories"]) + 1, NUM_CLASSES + 1)
+            content["categories"] += [{"id": number, "name": f"category {number}"} for number in extra]
+            path.write_text(json.dumps(content), encoding="utf-8")
+
+    def _crop(self, number):
+        image, masks, _ = self.pictures[number]
+        y1, x1, y2, x2 = extract_bboxes(masks)[0]
+        return np.ascontiguousarray(image[y1:y2, x1:x2])
+
+
+@pytest.fixture
+def workplace(programs, small_weights, small_settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Workplace(programs, small_weights)
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """Script -> its module."""
+    found = {}
+    for script in SCRIPTS:
+        name = f"{pathlib.PurePath(script).stem}_of_readme"
+        spec = importlib.util.spec_from_file_location(name, ROOT / script)
+        found[script] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(found[script])
+    return found
+
+
+@pytest.fixture(scope="module")
+def options(programs):
+    """Command of coco.py, or name of a script -> its options."""
+    coco = programs["samples/coco/coco.py"].build_parser()
+    (commands,) = [action.choices for action in coco._actions if hasattr(action.choices, "items")]
+    parsers = dict(commands)
+    for script in ("samples/imagenet/pretrain.py", "samples/shapes/demo.py"):
+        parsers[pathlib.PurePath(script).name] = programs[script].build_parser()
+    return {name: set(parser._option_string_actions) for name, parser in parsers.items()}
+
+
+SMALL = {  # name -> a small configuration with the names of the real one; sizes tell their weights apart
+    name: type(
+        kind.__name__,
+        (configs.TinyConfig,),
+        MICRO
+        | {"NAME": kind.NAME, "FPN_CLASSIF_FC_LAYERS_SIZE": 16 * number, "IMAGES_PER_GPU": 1}
+        | {"STEPS_PER_EPOCH": 1, "VALIDATION_STEPS": 1, "DETECTION_MIN_CONFIDENCE": 0.0}
+        | {"DETECTION_MAX_INSTANCES": 3, "POST_NMS_ROIS_INFERENCE": 20}
+        | {"OPTIMIZER": "sgd", "GRADIENT_CLIP_NORM": 0.01},  # from random weights, at any learning rate
+    )
+    for number, (name, kind) in enumerate(configs.CONFIGS.items(), 1)
+}
+
+
+@pytest.fixture(scope="module")
+def small_weights(tmp_path_factory):
+    """Configuration name -> weight file."""
+    from siamese_mrcnn_tf import network, weights
+
+    folder, found = tmp_path_factory.mktemp("weights"), {}
+    for name, kind in SMALL.items():
+        found[name] = folder / f"{name}.h5"
+        weights.save_weights(network.build_layers(kind()), found[name])
+    return found
+
+
+@pytest.fixture
+def small_settings(programs, monkeypatch):
+    """Configurations, data sets and runs made small, under the names of the real ones."""
+    import shapes as shapes_of_commands  # as samples/shapes/standard.py imports it
+    import train_command
+
+    from siamese_mrcnn_tf import devices
+    from siamese_mrcnn_tf.dataset import CocoDataset
+    from siamese_mrcnn_tf.model import SiameseMaskRCNN
+
+    for name, kind in SMALL.items():
+        monkeypatch.setitem(configs.CONFIGS, name, kind)
+        monkeypatch.setattr(configs, kind.__name__, kind)
+    for name, count in {"train": 24, "val": 6}.items():
+        monkeypatch.setitem(shapes_of_commands.STANDARD, name, count)
+    monkeypatch.setattr(train_command, "_BACKBONE_SETTINGS", ())  # these, too, start from a backbone file
+    monkeypatch.setitem(CocoDataset.load_coco.__kwdefaults__, "val_images", 2)
+    monkeypatch.setattr(devices, "device_scope", lambda devices: contextlib.nullcontext())
+    monkeypatch.setattr(devices, "prepare_backend", lambda **settings: None)  # it would hold for all tests after this
+    train = SiameseMaskRCNN.train
+
+    def train_an_epoch(self, *arguments, **named):
+        return train(self, *arguments, **named | {"epochs": self.epoch + 1})
+
+    monkeypatch.setattr(SiameseMaskRCNN, "train", train_an_epoch)
