@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := demo
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo notebooks test lint benchmark clean
 
 $(VENV)/.installed: setup.py requirements.txt siamese_mrcnn_tf/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -15,6 +15,9 @@ $(VENV)/.installed: setup.py requirements.txt siamese_mrcnn_tf/__init__.py
 
 demo: $(VENV)/.installed  ## the whole of the method on scenes that the repository draws itself; goes on after a stop
 	$(RUN) samples/shapes/demo.py --out $(DEMO)
+
+notebooks: $(VENV)/.installed  ## execute notebooks/*.py and store them with their outputs
+	$(RUN) notebooks/build.py
 
 test: lint  ## everything that CI runs
 	$(RUN) -m pytest

@@ -22,7 +22,9 @@ setup(
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require={
-        "dev": ["pytest>=8", "ruff>=0.6", "import-linter>=2.1"],
-        "notebooks": ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6.29"],
+        "dev": [
+            *("pytest>=8", "ruff>=0.6", "import-linter>=2.1"),
+            *("jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6.29"),  # for the notebooks
+        ],
     },
 )

@@ -66,13 +66,13 @@ def print_steps(options):
 
 def measure_steps(name, batch_size, precision, repeats):
     """{"seconds": of each step, "peak": largest resident memory in GB} of training all layers."""
-    from siamese_mrcnn_tf import devices, network, training, training_model
+    from siamese_mrcnn_tf import devices, layer_selection, network, training_model
 
     devices.prepare_backend(seed=0)
     config = CONFIGS[name]().replace(IMAGES_PER_GPU=batch_size, PRECISION=precision)
     layers = network.build_layers(config)
     model = training_model.build_training_model(config, layers)
-    training.select_layers(layers.layers, "all")
+    layer_selection.select_layers(layers.layers, "all")
     training_model.compile_model(model, config, learning_rate=1e-6)
     batch = generated_batch(config)
     model.train_on_batch(batch)

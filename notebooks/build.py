@@ -7,6 +7,7 @@ that was, looked over and then written, whole or not at all. `tests/test_noteboo
 """
 
 import argparse
+import contextlib
 import re
 import subprocess
 import sys
@@ -56,36 +57,30 @@ def convert(path):
     return notebook
 
 
-def kernel_manager():
-    """A manager of one kernel of this interpreter, whatever kernels are installed.
+@contextlib.contextmanager
+def shared_kernel(folder):
+    """Context of one kernel with this interpreter, whatever kernels are installed.
 
     What TensorFlow writes to the process's own error stream at its start stays out of the outputs.
-    """
-    return AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisInterpreter())
-
-
-def execute(notebook, folder, manager=None):
-    """Execute all cells in place.
 
     Args:
-        notebook: nbformat notebook.
-        folder: working directory; counts when the kernel starts.
-        manager: of `kernel_manager`, whose kernel is started if it is not running and left running; None takes a fresh
-            kernel for this notebook alone.
+        folder: working directory.
 
-    Raises:
-        nbclient.exceptions.CellExecutionError: a cell raised.
+    Yields:
+        Function that executes all cells of a notebook in place, without names of those before it. It raises
+        nbclient.exceptions.CellExecutionError where a cell raises.
     """
-    given = kernel_manager() if manager is None else manager
-    client = NotebookClient(
-        notebook,
-        km=given,
-        timeout=_CELL_SECONDS,
-        record_timing=False,
-        coalesce_streams=True,
-        resources={"metadata": {"path": str(folder)}},
-    )
-    client.execute(stderr=subprocess.DEVNULL, cleanup_kc=manager is None)
+    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisInterpreter())
+    options = {"timeout": _CELL_SECONDS, "record_timing": False, "coalesce_streams": True}
+    client = NotebookClient(nbformat.v4.new_notebook(), km=manager, **options)
+
+    def execute(notebook):
+        for part in (nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("%reset -f")]), notebook):
+            client.nb = part
+            client.execute(cleanup_kc=False)
+
+    with client.setup_kernel(cwd=str(folder), stderr=subprocess.DEVNULL, cleanup_kc=True):
+        yield execute
 
 
 def normalise(notebook):
@@ -127,7 +122,8 @@ def build(name):
         ValueError: something is in its outputs that should not be stored.
     """
     notebook = convert(FOLDER / f"{name}.py")
-    execute(notebook, FOLDER)
+    with shared_kernel(FOLDER) as execute:
+        execute(notebook)
     normalise(notebook)
     found = problems(notebook)
     if found:

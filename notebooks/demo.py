@@ -34,6 +34,8 @@ sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
 from samples.shapes import shapes  # noqa: E402
 from siamese_mrcnn_tf import ReferenceEmbedding, SiamesePredictor, TinyConfig, visualize  # noqa: E402
+from siamese_mrcnn_tf.dataset import split_classes  # noqa: E402
+from siamese_mrcnn_tf.drawing import new_figure  # noqa: E402
 
 WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
 
@@ -50,16 +52,20 @@ predictor = SiamesePredictor(config, weights=WEIGHTS)
 # %% [markdown]
 # ## A scene and references
 #
-# These weights were trained on category split 1: of the 24 categories of shapes, the 1st, 5th, 9th, ... were held out.
-# Triangles and keys were trained, hearts were not: wherever hearts were in training scenes, they were background. The
-# references are cut from other scenes than the one that is searched. Colours and textures are drawn at random, so that
-# only the shape tells what belongs together.
+# These weights were trained on category split 1, which holds out the 1st, 5th, 9th, ... category of shapes. Crosses
+# were trained, spirals were not: wherever spirals were in training scenes, they were background. The references are
+# cut from other scenes than the one that is searched. Colours and textures are drawn at random, so that only the shape
+# tells what belongs together.
 
 
 # %%
-def draw_scene(seed, *categories):
-    """A scene of these categories: uint8 [height, width, RGB]."""
-    return shapes.make_scene(np.random.default_rng(seed), 256, 256, categories=categories)[0]
+def draw_scene(*categories, seed=0):
+    """The first scene from a seed on with two instances or more of each category: uint8 [height, width, RGB]."""
+    while True:
+        image, _, class_ids = shapes.make_scene(np.random.default_rng(seed), 256, 256, categories=categories)
+        if all(np.count_nonzero(class_ids == 1 + shapes.CATEGORIES.index(name)) >= 2 for name in categories):
+            return image
+        seed += 1
 
 
 def draw_references(category, count, seed=7):
@@ -69,9 +75,13 @@ def draw_references(category, count, seed=7):
     return [shapes.reference_crops(*scene)[category][0] for scene in scenes]
 
 
-scene = draw_scene(42, "triangle", "heart", "key")
-triangle, heart = draw_references("triangle", 1)[0], draw_references("heart", 1)[0]
-axes = visualize.display_images([scene, triangle, heart], ["scene", "reference: triangle", "reference: heart"], cols=3)
+trained, held_out = split_classes(len(shapes.CATEGORIES), split=1)
+print("trained: ", ", ".join(shapes.CATEGORIES[class_id - 1] for class_id in trained))
+print("held out:", ", ".join(shapes.CATEGORIES[class_id - 1] for class_id in held_out))
+
+scene = draw_scene("cross", "spiral")
+cross, spiral = draw_references("cross", 1)[0], draw_references("spiral", 1)[0]
+axes = visualize.display_images([scene, cross, spiral], ["scene", "reference: cross", "reference: spiral"], cols=3)
 axes[0].figure.set_size_inches(8, 3)
 display(axes[0].figure)
 
@@ -79,7 +89,7 @@ display(axes[0].figure)
 # ## A category that was trained
 #
 # At the left the reference, at the right the scene with what was found: each instance in a colour of its own, with its
-# mask, its box and its score. The triangles of the scene should be among the first, with good outlines. A box around
+# mask, its box and its score. The crosses of the scene should be among the first, with good outlines. A box around
 # something else is a false detection; most of these score less.
 
 
@@ -94,7 +104,7 @@ def find_and_draw(references, title):
 
 
 predictor.set_image(scene)
-found = find_and_draw([triangle], "triangles")
+found = find_and_draw([cross], "crosses")
 
 # %% [markdown]
 # What `detect` returns, in pixels of the scene and best first:
@@ -108,22 +118,23 @@ print("class_ids", found["class_ids"].dtype, found["class_ids"].shape, "all 1: t
 # %% [markdown]
 # ## A category that was never trained
 #
-# The same scene, searched for hearts. The network has learned to compare, not to know categories; so it finds hearts
-# by one crop of one heart. Scores are lower, and false detections more frequent than with trained categories.
+# The same scene, searched for spirals. The network has learned to compare, not to know categories; so it can find
+# spirals by one crop of one spiral. With held-out categories expect more that is missed and more that is wrong than
+# with trained ones.
 
 # %%
-found = find_and_draw([heart], "hearts, never trained")
+found = find_and_draw([spiral], "spirals, never trained")
 
 # %% [markdown]
 # ## Five references
 #
-# Several crops of one category make one query: the network takes the mean of what it keeps of each. That averages
-# out what is special about a single crop, such as its colour or how it is turned. Compare the scores, and what is
-# found, with the picture above; the gain is small where one reference is good already.
+# Several crops of one category make one query: the network takes the mean of what it keeps of each. That averages out
+# what is special about a single crop, such as its colour or how it is turned. Compare the scores, and what is found,
+# with the picture above; the gain is small where one reference is good already.
 
 # %%
-hearts = draw_references("heart", 5)
-found = find_and_draw(hearts, "hearts, by five references")
+spirals = draw_references("spiral", 5)
+found = find_and_draw(spirals, "spirals, by five references")
 
 # %% [markdown]
 # ## One scene, many queries
@@ -133,49 +144,49 @@ found = find_and_draw(hearts, "hearts, by five references")
 # level, which can be saved and used for other scenes on another day. It belongs to the weights that it was made with.
 
 # %%
-query = predictor.encode_references(hearts)
+query = predictor.encode_references(spirals)
 print("embedding:", query.vectors.shape, "(references, levels, channels)")
 
-path = Path(tempfile.mkdtemp()) / "hearts.npz"
+path = Path(tempfile.mkdtemp()) / "spirals.npz"
 query.save(path)
 again = predictor.detect(ReferenceEmbedding.load(path))
 print("the same detections by the saved embedding:", np.array_equal(again["rois"], found["rois"]))
 
 # %% [markdown]
-# One scene, searched for each of its three categories. Each panel has the reference in its lower left corner. The
-# boxes move to other objects when the reference changes.
+# One scene, searched three times; the upper row has the references. The boxes move to other objects when the reference
+# changes. The last one, a gear, is not in the scene: whatever is found with it is wrong, and shows what the network
+# takes for similar. There is always something that is most alike; the score has to tell.
 
 # %%
-categories = ["triangle", "key", "heart"]
+categories = ["cross", "spiral", "gear"]
 references = [draw_references(category, 1) for category in categories]
 results = [predictor.detect(crops) for crops in references]
-
-
-def draw_grid(references, scenes, results, names, figsize):
-    """Scenes with detections in a grid, the references inside."""
-    parts = [[found[key] for found in results] for key in ("rois", "masks", "class_ids", "scores")]
-    layout = {"figsize": figsize, "fontsize": 11}
-    axes = visualize.display_grid(references, scenes, *parts, category_names_list=names, **layout)
-    display(axes[0].figure)
-
-
-draw_grid(references, [scene] * 3, results, ["triangle", "key", "heart (never trained)"], (7, 7))
+titles = ["cross", "spiral (never trained)", "gear (not in the scene)"]
+axes = new_figure((9, 4.2)).subplots(2, 3, height_ratios=(1, 3))
+for column, (crops, found, title) in enumerate(zip(references, results, titles, strict=True)):
+    drawn = found["rois"], found["masks"], found["class_ids"], found["scores"]
+    visualize.display_results(crops, scene, *drawn, title=title, ax=axes[:, column])
+display(axes[0, 0].figure)
 
 # %% [markdown]
 # ## Many scenes
 #
 # `encode_scenes` and `detect_in` do the same for a batch: one query for each scene. Six scenes that were not trained,
-# in the upper row searched for trained categories, in the lower row for held-out ones. Look for what is missed and
-# for what is wrongly found, too: this is what the small network does on scenes that nobody chose.
+# in the upper row searched for trained categories, in the lower row for held-out ones; the references are in the
+# corners. Look for what is missed and for what is wrongly found, too: this is what the small network does on scenes
+# that nobody chose.
 
 # %%
-categories = ["triangle", "cross", "flower", "star", "heart", "hourglass"]
-others = ["disc", "key", "gear", "tee", "comb", "square"]
-scenes = [draw_scene(100 + i, *pair) for i, pair in enumerate(zip(categories, others, strict=True))]
+categories = ["disc", "cross", "flower", "star", "heart", "ladder"]
+others = ["key", "gear", "triangle", "eight", "arrow", "tee"]
+scenes = [draw_scene(*pair, seed=100 * i) for i, pair in enumerate(zip(categories, others, strict=True))]
 references = [draw_references(category, 1) for category in categories]
 results = predictor.detect_in(predictor.encode_scenes(scenes), references)
 names = [f"{name}{' (never trained)' * (i > 2)}" for i, name in enumerate(categories)]
-draw_grid(references, scenes, results, names, (9, 6.4))
+parts = [[found[key] for found in results] for key in ("rois", "masks", "class_ids", "scores")]
+axes = new_figure((9, 6.4)).subplots(2, 3)
+visualize.display_grid(references, scenes, *parts, category_names_list=names, fontsize=11, ax=axes)
+display(axes[0, 0].figure)
 
 # %% [markdown]
 # ## The released weights

@@ -265,7 +265,8 @@ for name, (outcome, images) in rows.items():
 # What to look for: the right reference far above random boxes says that objects are found at all; above the wrong
 # reference, that the reference decides which. What is left between seen and held-out categories is what generalizes
 # less.
-#
+
+# %% [markdown]
 # ## Reading scores
 #
 # A result has all twelve figures of COCO, means and intervals, as `table` prints them; those of each run and

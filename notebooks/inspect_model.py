@@ -20,6 +20,7 @@
 # %%
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -56,16 +57,29 @@ for start in range(0, len(names), 6):
 # %% [markdown]
 # ## Scene and references
 #
-# The scene has triangles, hearts and keys. The search is for triangles; the key serves for comparison, and later the
-# heart, a category that these weights were never trained on. The pictures are shown as the network takes them:
-# resized, and padded to a square where they are none. From the pixels a mean is then subtracted.
+# The scene has crosses and spirals. The search is for crosses. Two more references serve for comparison: a spiral,
+# which is in the scene too, of a category that these weights were never trained on; and a gear, which is not in the
+# scene. The three crops have the same colours, so that only their shapes differ. The pictures are shown as the network
+# takes them: resized, and padded to a square where they are none. From the pixels a mean is then subtracted.
+
 
 # %%
-rng = np.random.default_rng(42)
-scene, masks, class_ids = shapes.make_scene(rng, 256, 256, categories=["triangle", "heart", "key"])
-others = [shapes.make_scene(np.random.default_rng(7), 256, 256, categories=[c]) for c in ("triangle", "key", "heart")]
-crops = {name: crop for other in others for name, (crop, box) in shapes.reference_crops(*other).items()}
+def draw_scene(*categories):
+    """The first seeded scene with two instances or more of each category: uint8 [height, width, RGB]."""
+    for seed in itertools.count():
+        image, _, class_ids = shapes.make_scene(np.random.default_rng(seed), 256, 256, categories=categories)
+        if all(np.count_nonzero(class_ids == 1 + shapes.CATEGORIES.index(name)) >= 2 for name in categories):
+            return image
 
+
+def draw_reference(category):
+    """The crop of an instance in another scene."""
+    other = shapes.make_scene(np.random.default_rng(7), 256, 256, categories=[category])
+    return shapes.reference_crops(*other)[category][0]
+
+
+scene = draw_scene("cross", "spiral")
+crops = {name: draw_reference(name) for name in ("cross", "spiral", "gear")}
 molded, image_metas, windows = model.mold_inputs([scene])
 picture = molding.unmold_image(molded[0], config)  # all boxes below are in pixels of this
 shown = [picture, *(molding.resize_reference(crop, config)[0] for crop in crops.values())]
@@ -75,29 +89,43 @@ display(axes[0].figure)
 
 
 # %% [markdown]
+# ## One call for all of them
+#
+# `run_graph` takes a query for each scene, as `detect` does, and gives the named tensors of all of them: here the same
+# scene with each of the three references. A line for each tensor says its shape; the first axis is that of the
+# queries.
+
+# %%
+OUTPUTS = [
+    *("tgt_P2", "tgt_P3", "tgt_P4", "target_embedding", *(f"matched_{level}" for level in LEVELS)),
+    *("rpn_class", "pre_nms_scores", "pre_nms_anchors", "refined_anchors", "refined_anchors_clipped", "ROI"),
+    *("roi_levels", "roi_align_classifier", "mrcnn_class", "mrcnn_bbox", "refined_rois", "mrcnn_detection"),
+    *("roi_align_mask", "mrcnn_mask"),
+]
+values = model.run_graph([[crop] for crop in crops.values()], [scene] * len(crops), OUTPUTS)
+inner = {name: {key: array[i] for key, array in values.items()} for i, name in enumerate(crops)}
+for key, array in values.items():
+    print(f"{key:24} {array.shape}")
+
+# %% [markdown]
 # ## Embedding of a reference
 #
 # The reference goes through the same backbone and pyramid as the scene. Of each pyramid level only the average over
-# all places is kept: a vector of as many numbers as the level has channels. Above, the maps of P2 to P4 of the
-# triangle (mean over channels), where its outline is still to be seen; below, the vectors of the three references,
-# a row for each level. They are alike in much, as all three are pictures of one thing; the network tells them apart
-# by the channels in which they differ.
+# all places is kept: a vector of as many numbers as the level has channels. Above, the maps of P2 to P4 of the cross
+# (mean over channels), which still know places; the average does not. Below, the vectors of the three references, a
+# row for each level. They are alike in much, having colour and texture in common; the channels in which they differ
+# tell the shapes apart.
 
 
 # %%
-def look(name, *outputs):
-    """Inner tensors of the search for one reference."""
-    return model.run_graph([[crops[name]]], [scene], list(outputs))
-
-
-maps = look("triangle", "tgt_P2", "tgt_P3", "tgt_P4")
-strengths = [values[0].mean(axis=-1) for values in maps.values()]
-titles = [f"{name}, {values.shape[1]} x {values.shape[2]}" for name, values in maps.items()]
+maps = {key: inner["cross"][key] for key in ("tgt_P2", "tgt_P3", "tgt_P4")}
+strengths = [array.mean(axis=-1) for array in maps.values()]
+titles = [f"{key}, {array.shape[0]} x {array.shape[1]}" for key, array in maps.items()]
 axes = visualize.display_images([shown[1], *strengths], ["reference", *titles], cmap="inferno", interpolation="nearest")
 axes[0].figure.set_size_inches(9, 2.6)
 display(axes[0].figure)
 
-embeddings = {name: look(name, "target_embedding")["target_embedding"][0] for name in crops}
+embeddings = {name: tensors["target_embedding"] for name, tensors in inner.items()}
 figure = new_figure((9, 3.2))
 for place, (name, vectors) in enumerate(embeddings.items(), 1):
     ax = figure.add_subplot(3, 1, place)
@@ -113,11 +141,10 @@ display(figure)
 #
 # At each level the scene's map is compared with the reference's vector: a 1x1 convolution of the map beside its
 # absolute difference from the vector. The heat is the mean of the absolute values over all channels, drawn over the
-# scene. P2 sees edges, P5 and P6 whole objects.
+# scene. P2 is the finest map; P6 has four places.
 
 # %%
-matched = {name: look(name, *(f"matched_{level}" for level in LEVELS)) for name in crops}
-axes = visualize.display_matching(scene, list(matched["triangle"].values()), cols=5)
+axes = visualize.display_matching(scene, [inner["cross"][f"matched_{level}"] for level in LEVELS], cols=5)
 axes[0].figure.set_size_inches(11, 2.6)
 display(axes[0].figure)
 
@@ -125,59 +152,55 @@ display(axes[0].figure)
 # ## Another reference, other maps
 #
 # What the reference changes is small beside what the scene itself gives, so the maps for two references look alike.
-# Here their difference is drawn: where the matched map for the triangle differs from that for the key, and for the
-# heart. Heat shows where the reference matters most to the network at that level; dark places are treated alike
+# Here their difference is drawn: where the matched map for the cross differs from that for the spiral, and for the
+# gear. Heat shows where the reference matters most to the network at that level; dark places are treated alike
 # whatever is searched for.
 
 # %%
 differences, names = [], []
-for other in ("key", "heart"):
+for other in ("spiral", "gear"):
     for level in LEVELS[1:4]:
-        differences.append(matched["triangle"][f"matched_{level}"] - matched[other][f"matched_{level}"])
-        names.append(f"triangle or {other}: {level}")
+        differences.append(inner["cross"][f"matched_{level}"] - inner[other][f"matched_{level}"])
+        names.append(f"cross or {other}: {level}")
 axes = visualize.display_matching(scene, differences, names, cols=3)
-axes[0].figure.set_size_inches(9, 6)
+axes[0].figure.set_size_inches(8, 5)
 display(axes[0].figure)
 
 # %% [markdown]
 # ## Scores of the RPN
 #
-# For each anchor, a box of fixed size at a fixed place, the RPN says how likely it holds what is searched for. The
-# first picture of a row shows the highest score at each place of P3 to P5, for one reference. This is where the
-# search becomes visible: places of the wanted category are bright, the others darker. Compare the rows.
+# For each anchor, a box of fixed size at a fixed place, the RPN says how likely it holds what is searched for. A row
+# for each reference shows the highest score at each place of P3 to P5; each picture has a scale of its own. Objects
+# are brighter than the background, and those of the wanted category should be brighter than the others. Compare the
+# rows: the RPN is to miss nothing, so it is generous, and the heads decide.
 
 
 # %%
 def score_maps(rpn_class):
     """Highest score of a place, a map [h, w] for each level."""
     shapes_of_levels = compute_backbone_shapes(config, config.IMAGE_SHAPE)
-    per_place = rpn_class[0, :, 1].reshape(-1, len(config.RPN_ANCHOR_RATIOS)).max(axis=1)
+    per_place = rpn_class[:, 1].reshape(-1, len(config.RPN_ANCHOR_RATIOS)).max(axis=1)
     ends = np.cumsum([height * width for height, width in shapes_of_levels])[:-1]
     return [part.reshape(shape) for part, shape in zip(np.split(per_place, ends), shapes_of_levels, strict=True)]
 
 
 scores, names = [], []
 for name in crops:
-    scores += score_maps(look(name, "rpn_class")["rpn_class"])[1:4]
+    scores += score_maps(inner[name]["rpn_class"])[1:4]
     names += [f"{name}: {level}" for level in LEVELS[1:4]]
 axes = visualize.display_matching(scene, scores, names, cols=3)
-axes[0].figure.set_size_inches(9, 9)
+axes[0].figure.set_size_inches(8, 7.4)
 display(axes[0].figure)
 
 # %% [markdown]
 # ## Anchors before refinement
 #
-# From here on, the search is for triangles. The anchors with the highest scores, as they are: boxes on a grid, of
-# five sizes and three shapes. They should crowd around the triangles. In the histogram the scores of all anchors, on
-# a logarithmic axis: almost all are near 0.
+# From here on, the search is for crosses alone. The anchors with the highest scores, as they are: boxes on a grid, of
+# five sizes and three shapes. They crowd around objects: those of the wanted category, and others that the RPN leaves
+# to the heads. In the histogram the scores of all anchors, on a logarithmic axis: almost all are near 0.
 
 # %%
-values = look(
-    *("triangle", "rpn_class", "pre_nms_scores", "pre_nms_anchors", "refined_anchors", "refined_anchors_clipped"),
-    *("ROI", "roi_levels", "roi_align_classifier", "mrcnn_class", "mrcnn_bbox", "refined_rois"),
-    *("mrcnn_detection", "roi_align_mask", "mrcnn_mask"),
-)
-values = {name: array[0] for name, array in values.items()}  # of the one scene
+values = inner["cross"]
 
 
 def pixels(boxes_norm):
@@ -199,8 +222,8 @@ display(figure)
 # ## Refined anchors
 #
 # The RPN also says how each anchor is to be moved and stretched. Left, the best anchors (dashed) and what they become
-# (solid): they close around objects. Right, the same boxes clipped to the picture, which are the proposals
-# before non-maximum suppression, the first of very many.
+# (solid): they close around objects, or parts of them. Right, the same boxes clipped to the picture, which are the
+# proposals before non-maximum suppression, the first of very many.
 
 # %%
 figure = new_figure((9, 4.3))
@@ -216,8 +239,8 @@ display(figure)
 # ## Proposals after non-maximum suppression
 #
 # Of boxes that overlap much, only the one that scores best is kept. The best ones (left) now spread over more objects,
-# because the doubles are gone. The number that is kept is fixed; at its end (right, all of them) are boxes
-# that hold nothing. The heads have to sort them out.
+# because the doubles are gone. The number that is kept is fixed; at its end (right, all of them) are boxes that hold
+# nothing. The heads have to sort them out.
 
 # %%
 rois = values["ROI"][values["ROI"].any(axis=1)]  # without zero padding
@@ -232,8 +255,8 @@ display(figure)
 # ## Rois by pyramid level
 #
 # A proposal is pooled from the pyramid level that fits its size: small ones from P2, large ones from P5. One panel a
-# level. The last picture shows what pooling gives for the best proposals: maps of 7 x 7, here the mean of the absolute
-# values over all channels. The heads see nothing else.
+# level, which may be empty. The last picture shows what pooling gives for the best proposals: maps of 7 x 7, here the
+# mean of the absolute values over all channels. The heads see nothing else.
 
 # %%
 levels = values["roi_levels"][: len(rois)]
@@ -273,17 +296,17 @@ display(figure)
 # %% [markdown]
 # ## Refined boxes
 #
-# The box head moves each proposal once more. Dashed the proposals above the line, solid what becomes of them, with
-# a line between their corners. Several proposals of one object end in nearly the same box. `draw_rois` shows
-# proposals of all kinds: those of background are gray.
+# The box head moves each proposal once more. Left, the proposals that score best (dashed) and what becomes of them
+# (solid), with a line between their corners: several proposals of one object end in nearly the same box. Right,
+# `draw_rois` with proposals of all kinds: those of background are gray.
 
 # %%
 refined_rois = values["refined_rois"][: len(rois)]
 figure = new_figure((9, 4.5))
 ax = figure.add_subplot(1, 2, 1)
-visualize.draw_boxes(
-    picture, pixels(rois[kept]), pixels(refined_rois[kept]), title="proposals and refined boxes", ax=ax
-)
+best = np.argsort(-match_scores)[:8]
+title = "the 8 best proposals and their refined boxes"
+visualize.draw_boxes(picture, pixels(rois[best]), pixels(refined_rois[best]), title=title, ax=ax)
 ax = figure.add_subplot(1, 2, 2)
 visualize.draw_rois(picture, pixels(rois), pixels(refined_rois), None, kept.astype(int), None, limit=30, ax=ax)
 ax.title.set_fontsize(9)
@@ -292,8 +315,8 @@ display(figure)
 # %% [markdown]
 # ## Detections
 #
-# The refined boxes that score enough, without near duplicates, best first: one box an object, with its score. The
-# dotted boxes are those that non-maximum suppression dropped.
+# The refined boxes that score enough, without near duplicates, best first. The dotted boxes are those that non-maximum
+# suppression dropped; an object may keep a second box where the two overlap less than `DETECTION_NMS_THRESHOLD`.
 
 # %%
 detections = values["mrcnn_detection"]
@@ -315,14 +338,15 @@ display(figure)
 # ## Masks
 #
 # The mask head pools each detected box once more and gives a map of 28 x 28 probabilities of the object inside its
-# box. Upper row, these maps for the best detections; below, the same resized to their boxes and cut at 0.5, in the
-# picture. Corners and holes that 28 x 28 cells cannot show are lost here.
+# box. Upper row, these maps for the best detections; below, the same resized to their boxes, cut at 0.5, and painted
+# into the picture. Corners and holes that 28 x 28 cells cannot show are lost here.
 
 # %%
 count = min(len(detections), 5)
 mini_masks = values["mrcnn_mask"][:count]
 integers = denorm_boxes(detections[:count, :4], config.IMAGE_SHAPE[:2])
 full = [molding.unmold_mask(mask, box, config.IMAGE_SHAPE) for mask, box in zip(mini_masks, integers, strict=True)]
+full = [visualize.apply_mask(picture.copy(), mask, (1.0, 1.0, 0.0), alpha=0.6) for mask in full]
 titles = [f"score {score:.2f}" for score in detections[:count, 5]] + [""] * count
 axes = visualize.display_images([*mini_masks, *full], titles, cols=count, cmap="Blues_r", interpolation="nearest")
 axes[0].figure.set_size_inches(2 * count, 4.4)
@@ -331,16 +355,15 @@ display(axes[0].figure)
 # %% [markdown]
 # ## The result
 #
-# `detect` does all of this, and gives boxes and masks in pixels of the original picture. Beside the triangle the same
-# search with the key and with the heart: the scene was the same, and so was every weight; only the reference was
-# another one.
+# `detect` does all of this, and gives boxes and masks in pixels of the original picture. Beside the cross the same
+# search with the spiral and with the gear: the scene was the same, and so was every weight; only the reference was
+# another one. Nothing is right for the gear, which is not there.
 
 # %%
 results = [model.detect([[crop]], [scene])[0] for crop in crops.values()]
-parts = [[found[key] for found in results] for key in ("rois", "masks", "class_ids", "scores")]
-references = [[crop] for crop in crops.values()]
-titles = ["triangle", "key", "heart (never trained)"]
-axes = visualize.display_grid(
-    references, [scene] * 3, *parts, category_names_list=titles, fontsize=11, ax=new_figure((11, 4)).subplots(1, 3)
-)
-display(axes[0].figure)
+titles = ["cross", "spiral (never trained)", "gear (not in the scene)"]
+axes = new_figure((9, 4.2)).subplots(2, 3, height_ratios=(1, 3))
+for column, (crop, found, title) in enumerate(zip(crops.values(), results, titles, strict=True)):
+    drawn = found["rois"], found["masks"], found["class_ids"], found["scores"]
+    visualize.display_results([crop], scene, *drawn, title=title, ax=axes[:, column])
+display(axes[0, 0].figure)

@@ -25,6 +25,7 @@ import os
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 from IPython.display import display
 
@@ -43,9 +44,9 @@ WEIGHTS = os.path.relpath(Path(shapes.__file__).with_name("siamese_mrcnn_shapes_
 # %% [markdown]
 # ## What is in the file
 #
-# `describe_weights` needs no model. It says what the file is, by names and shapes; how many weights and parameters each
-# part has; which configurations it fits, and what would be left out. `samples/coco/coco.py weights FILE` prints the
-# same. People most often mix up the small and the large files of the releases: this tells them apart.
+# `describe_weights` needs no model. It says what the file is, by names and shapes; how many weights and parameters
+# each part has; which configurations it fits, and what would be left out. `samples/coco/coco.py weights FILE` prints
+# the same. People most often mix up the small and the large files of the releases: this tells them apart.
 
 # %%
 print(describe_weights(WEIGHTS))
@@ -59,6 +60,7 @@ print("\nconfiguration that fits:", fitting_config(WEIGHTS))
 # loaded and both lists are empty.
 
 # %%
+keras.utils.set_random_seed(0)  # the same initial values every time
 model = SiameseMaskRCNN("inference", TinyConfig(), model_dir="logs")
 initial = {weight.path: weight.numpy() for weight in model.keras_model.weights}
 report = model.load_weights(WEIGHTS)
@@ -81,7 +83,7 @@ print(report.summary())
 # ## A file that does not fit
 #
 # A shape that differs is an error that names the weight and both shapes; nothing is loaded then, not even what would
-# fit. To load the rest, exclude what differs by name. Here the file of the tiny network meets a pyramid of another
+# fit. To load the rest, exclude what differs by name. Here the file of the tiny network meets a class head of another
 # width; the same happens with a small file and the large configuration.
 
 # %%
@@ -99,7 +101,10 @@ for name, in_file, in_model in report.mismatched[:3]:
 # %% [markdown]
 # ## Histograms of the layers
 #
-# A panel for each layer: the values of its kernel after training (filled), and before (line).
+# A panel for each layer: the values of its kernel after training (filled), and before (line). Initial values come
+# evenly from a range that depends on the size of the layer, which makes the outline a box. Layers that training moved
+# much have lost that shape, and have tails; those that it moved little still show it. A spike, or values far from all
+# others, would be a reason to look closer.
 
 # %%
 KERNELS = [
@@ -161,9 +166,11 @@ display(figure)
 # %% [markdown]
 # ## Dead units and overflow
 #
-# `display_weight_stats` gives a row for each weight. Its remark says "dead?" where all values are the same, "overflow?"
-# where one is beyond 1000, and "not finite" for NaN and infinity. Biases and the shifts of batch normalisation are
-# often all the same and are not marked. Here the rows of the heads, then all that are marked.
+# `display_weight_stats` gives a row for each weight. Its remark says "dead?" where all values are the same,
+# "overflow?" where one is beyond 1000, and "not finite" for NaN and infinity. Here the rows of the class and box head,
+# then all that are marked. A mark is a question, not a verdict. `TRAIN_BN = False` never updates moving statistics, so
+# those of layers that began at random stay at 0 and 1; and the moving variance of the first layer may be large,
+# because pixels go from 0 to 255. A kernel among the marked would be bad news.
 
 # %%
 stats = display_weight_stats(model)
@@ -189,6 +196,6 @@ print(f"{np.count_nonzero(np.abs(gammas) < 0.01)} of {len(gammas)} channels have
 # %% [markdown]
 # ## Saving
 #
-# `model.save_weights("mine.h5")` writes the layout of the original, which reads it too. Files of other kinds
-# load by the same call: backbones (`imagenet_687.h5`, ResNet-50 of keras-applications), and Matterport's
-# `mask_rcnn_coco.h5`, of which backbone and pyramid are used.
+# `model.save_weights("mine.h5")` writes the layout of the original, which reads it too. Files of other kinds load by
+# the same call: backbones (`imagenet_687.h5`, ResNet-50 of keras-applications), and Matterport's `mask_rcnn_coco.h5`,
+# of which backbone and pyramid are used.

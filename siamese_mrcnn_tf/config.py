@@ -136,6 +136,7 @@ class Config:
     # ---- detection ---------------------------------------------------------------------------------------------
     DETECTION_MAX_INSTANCES = 30
     DETECTION_MIN_CONFIDENCE = 0.7
+    DETECTION_ARGMAX = True  # a match must be likelier than background; False: DETECTION_MIN_CONFIDENCE alone decides
     DETECTION_NMS_THRESHOLD = 0.5
 
     # ---- training ----------------------------------------------------------------------------------------------
@@ -334,6 +335,8 @@ class TinyConfig(Config):
     JITTERED_ROIS = 16
     MAX_GT_INSTANCES = 10
     DETECTION_MAX_INSTANCES = 20
+    DETECTION_MIN_CONFIDENCE = 0.5
+    DETECTION_ARGMAX = False
     IMAGES_PER_GPU = 8
     QUERIES_PER_IMAGE = 2
     STEPS_PER_EPOCH = 100

@@ -80,7 +80,8 @@ class SampleMaker:
 
     The images that have an instance of an active class, crowds aside, are gone through in a new random order each pass.
     Of each a random active class in it is searched for; the instances of other classes are background. With
-    QUERIES_PER_IMAGE = n, the samples n * i to n * i + n - 1 search one image, for classes that differ if it has as many.
+    QUERIES_PER_IMAGE = n, the samples n * i to n * i + n - 1 search one image, for classes that differ if it has as
+    many.
 
     Args:
         dataset: IndexedCocoDataset with indices built; its ACTIVE_CLASSES are trained.
@@ -330,8 +331,8 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     """What the RPN is to say of each anchor.
 
     Positive is an anchor with an IoU of RPN_POSITIVE_IOU or more with a ground truth box, and the best anchor of each;
-    negative one below 0.3 with all of them, and below 0.001 with crowds. At most half of RPN_TRAIN_ANCHORS_PER_IMAGE stay positive,
-    the rest of that number negative.
+    negative one below 0.3 with all of them, and below 0.001 with crowds. At most half of RPN_TRAIN_ANCHORS_PER_IMAGE
+    stay positive, the rest of that number negative.
 
     Args:
         image_shape: of the molded scene; unused, kept for callers of the original.

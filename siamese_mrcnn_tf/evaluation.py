@@ -102,6 +102,8 @@ def evaluate(
             raise ValueError(
                 f"control = {control!r}: has draws of its own, expected no sampler, no exclude_query_image"
             )
+        if not searcher.needs_references:
+            raise ValueError(f"control = {control!r}: {searcher.name} takes no references")
         sampler = ControlReferences(dataset, searcher.config, seed=seed, control=control)
         queries = sampler.possible(queries)
     queries = queries[:limit]

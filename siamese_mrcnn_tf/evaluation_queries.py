@@ -108,7 +108,8 @@ class ControlReferences:
         dataset: IndexedCocoDataset with indices built.
         config: that of the model.
         seed: of the draws.
-        control: "present", of another category that is in the image; or "absent", of one that is not.
+        control: "present", of another category that is in the image; or "absent", of one that is not, not even as a
+            crowd.
     """
 
     def __init__(self, dataset, config, *, seed, control):
@@ -119,10 +120,11 @@ class ControlReferences:
 
     def others(self, image_id, class_id):
         """Class ids that the reference may be of, ascending."""
-        present = {int(other) for other in self._dataset.image_category_index[image_id]}
         if self._control == "present":
+            present = {int(other) for other in self._dataset.image_category_index[image_id]}
             return sorted(present - {class_id})
-        return [other for other in self._all if other not in present]
+        categories = {annotation["category_id"] for annotation in self._dataset.image_info[image_id]["annotations"]}
+        return [other for other in self._all if self._dataset.class_info[other]["id"] not in categories]
 
     def __call__(self, image_id, class_id, run, shots):
         key = {"seed": self._seed, "run": run, "image_id": image_id, "config": self._config}

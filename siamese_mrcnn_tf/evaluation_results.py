@@ -101,7 +101,10 @@ class Experiment:
     @property
     def slug(self):
         """The same for file names."""
-        return f"{self.model or f'{self.shots}shot'}_{self.categories}"
+        what = f"{self.shots}shot" if self.model is None else self.model
+        if self.is_control:
+            what = f"{self.shots}shot-{self.model}"
+        return f"{what}_{self.categories}"
 
     @property
     def kinds(self):
@@ -200,7 +203,7 @@ def read_experiments(folders):
             model, shots, categories = evaluation.experiment
             what = f"{model or f'{shots}-shot'}, {categories} categories, split {evaluation.split}"
             raise ValueError(f"{evaluation.folder}: is of {what}, and so is {there.folder}; a report takes one of each")
-    order = sorted(groups, key=lambda key: (key[0] is not None, key[1], ("all", "train", "novel").index(key[2])))
+    order = sorted(groups, key=lambda key: (key[0] or "", key[1], ("all", "train", "novel").index(key[2])))
     return [Experiment(*key, dict(sorted(groups[key].items()))) for key in order]
 
 

@@ -65,18 +65,17 @@ def score_records(coco, records, *, has_masks=True, image_ids=None, category_ids
         ValueError: as `scoring.score`.
     """
     settings = records.settings
-    images = settings["images"] if image_ids is None else list(image_ids)
     chosen = {
-        "image_ids": images,
-        "category_ids": [category["id"] for category in settings["categories"]]
-        if category_ids is None
-        else list(category_ids),
+        "image_ids": settings["images"] if image_ids is None else list(image_ids),
+        "category_ids": [category["id"] for category in settings["categories"]],
     }
+    if category_ids is not None:
+        chosen["category_ids"] = list(category_ids)
+    of_image, of_category = _picker("image_id", image_ids), _picker("category_id", category_ids)
     iou_types = IOU_TYPES if has_masks else IOU_TYPES[:1]
-    runs, num_results, wanted = [], 0, set(images)
+    runs, num_results = [], 0
     for run in range(settings["runs"]):
-        results = [result for result in records.results(run) if result["image_id"] in wanted]
-        results = [result for result in results if result["category_id"] in chosen["category_ids"]]
+        results = [result for result in records.results(run) if of_image(result) and of_category(result)]
         num_results += len(results)
         runs.append({iou_type: score(coco, results, iou_type=iou_type, **chosen) for iou_type in iou_types})
     figures = {iou_type: [scores[iou_type].stats for scores in runs] for iou_type in iou_types}
@@ -85,10 +84,10 @@ def score_records(coco, records, *, has_masks=True, image_ids=None, category_ids
         runs=runs,
         mean={iou_type: mean for iou_type, (mean, _) in statistics.items()},
         interval={iou_type: interval for iou_type, (_, interval) in statistics.items()},
-        num_images=len(images),
-        num_queries=sum(len(record["queries"]) for record in records if record["image_id"] in wanted),
+        num_images=len(chosen["image_ids"]),
+        num_queries=sum(sum(map(of_category, record["queries"])) for record in records if of_image(record)),
         num_results=num_results,
-        seconds=sum(record["seconds"] for record in records if record["image_id"] in wanted),
+        seconds=sum(record["seconds"] for record in records if of_image(record)),
     )
 
 
@@ -105,3 +104,9 @@ def over_runs(figures):
     mean = {name: float(value.mean()) for name, value in values.items()}
     interval = {name: float(INTERVAL * value.std() / np.sqrt(len(value))) for name, value in values.items()}
     return mean, interval
+
+
+def _picker(name, chosen):
+    """Function dict -> whether its `name` is among the chosen ids; without any choice it is."""
+    ids = None if chosen is None else set(chosen)
+    return lambda entry: ids is None or entry[name] in ids

@@ -1,8 +1,8 @@
 """Instances of a COCO-format data set as pictures to classify: what a backbone is pre-trained on without ImageNet.
 
 Samples look like references: the box of an instance, enlarged to the reference's square and padded; in training its
-edges are moved a little, and every other one is mirrored. Sample n depends on the data set, the seed and n alone. Nothing
-here imports Keras, so that worker processes start fast.
+edges are moved a little, and every other one is mirrored. Sample n depends on the data set, the seed and n alone.
+Nothing here imports Keras, so that worker processes start fast.
 """
 
 import enum
@@ -44,9 +44,10 @@ class Instances:
         self.class_ids = [int(class_id) for class_id in dataset.ACTIVE_CLASSES]
         self.num_classes = len(self.class_ids)
         self.places = list(_places(dataset, self.class_ids))
-        if len({label for *_, label in self.places}) < 2:
+        found = len({label for *_, label in self.places})
+        if found < 2:
             raise ValueError(
-                f"{dataset.set_name}: expected instances of two classes or more among the {self.num_classes} active ones"
+                f"{dataset.set_name}: instances of {found} of {self.num_classes} active classes, expected two or more"
             )
 
     def __len__(self):

@@ -299,14 +299,16 @@ class DetectionLayer(keras.layers.Layer):
         min_confidence: least score of a detection.
         nms_threshold: overlap above which the lesser of two detections is dropped.
         bbox_std_dev: 4 numbers that the deltas were divided by in training.
+        argmax: whether a match must be likelier than background; False leaves that to min_confidence.
     """
 
-    def __init__(self, max_instances, min_confidence, nms_threshold, bbox_std_dev, **kwargs):
+    def __init__(self, max_instances, min_confidence, nms_threshold, bbox_std_dev, argmax=True, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})  # boxes bear no less
         self.max_instances = max_instances
         self.min_confidence = min_confidence
         self.nms_threshold = nms_threshold
         self.bbox_std_dev = list(bbox_std_dev)
+        self.argmax = argmax
 
     def call(self, inputs):
         """inputs: rois [batch, n, 4], mrcnn_class [batch, n, 2], mrcnn_bbox [batch, n, 4], image_meta [batch, meta]
@@ -320,17 +322,20 @@ class DetectionLayer(keras.layers.Layer):
             max_instances=self.max_instances,
             min_confidence=self.min_confidence,
             nms_threshold=self.nms_threshold,
+            argmax=self.argmax,
         )
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0][0], self.max_instances, 6)
 
     def get_config(self):
-        names = ("max_instances", "min_confidence", "nms_threshold", "bbox_std_dev")
+        names = ("max_instances", "min_confidence", "nms_threshold", "bbox_std_dev", "argmax")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def refine_detections_graph(rois, probabilities, deltas, window, *, max_instances, min_confidence, nms_threshold):
+def refine_detections_graph(
+    rois, probabilities, deltas, window, *, max_instances, min_confidence, nms_threshold, argmax=True
+):
     """Matches with a sufficient score, moved by their deltas, clipped, without near duplicates, best first.
 
     Args:
@@ -338,13 +343,14 @@ def refine_detections_graph(rois, probabilities, deltas, window, *, max_instance
         probabilities: [batch, n, (background, match)].
         deltas: [batch, n, (dy, dx, log(dh), log(dw))].
         window: [batch, (y1, x1, y2, x2)] normalized, the image without its padding.
-        max_instances, min_confidence, nms_threshold: see `DetectionLayer`.
+        max_instances, min_confidence, nms_threshold, argmax: see `DetectionLayer`.
 
     Returns:
         [batch, max_instances, (y1, x1, y2, x2, class_id, score)] normalized, zero-padded.
     """
-    class_ids = ops.argmax(probabilities, axis=-1)
-    scores = ops.max(probabilities, axis=-1)
+    candidates = probabilities if argmax else probabilities * ops.convert_to_tensor([0.0, 1.0])
+    class_ids = ops.argmax(candidates, axis=-1)
+    scores = ops.max(candidates, axis=-1)
     boxes = refined_rois_graph(rois, deltas, window)
     eligible = (class_ids > 0) & (scores >= min_confidence) & ops.all(ops.isfinite(boxes), axis=-1)
     boxes = ops.where(ops.isfinite(boxes), boxes, 0.0)

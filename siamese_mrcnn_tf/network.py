@@ -343,6 +343,7 @@ def detector_graph(scene, embedding, image_meta, anchors, config, layers):
         config.DETECTION_MIN_CONFIDENCE,
         config.DETECTION_NMS_THRESHOLD,
         config.BBOX_STD_DEV,
+        argmax=config.DETECTION_ARGMAX,
         name="mrcnn_detection",
     )([tensors["ROI"], tensors["mrcnn_class"], tensors["mrcnn_bbox"], image_meta])
     if layers.mask:

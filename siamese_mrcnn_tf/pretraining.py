@@ -63,10 +63,10 @@ class Recipe:
 
 
 def recipe_of(config):
-    """The recipe for instances of a data set (module `instance_crops`) that goes with a configuration's optimizer.
+    """The recipe that goes with a configuration's optimizer, for crops of the size of its references.
 
     Returns:
-        Recipe: that of ImageNet with the references' size of crop; for Adam 14 epochs of 100 steps without weight decay.
+        Recipe: that of ImageNet; for Adam 14 epochs of 100 steps without weight decay.
     """
     size = config.TARGET_MAX_DIM
     if config.OPTIMIZER == "adam":

@@ -23,7 +23,7 @@ from .augmentation import as_augmentation
 from .checkpoints import RunState, best_epoch
 from .data_generator import SampleMaker
 from .devices import replicas_of
-from .schedules import LAYER_SELECTIONS, layer_pattern
+from .layer_selection import abridged, matching_layers, select_layers
 from .training_batches import SampleLoader, TrainingBatches
 from .training_model import build_optimizer, compile_model
 
@@ -62,7 +62,7 @@ class Trainer:
     Args:
         model: a Keras model whose `compute_loss` knows its loss, such as `training_model.build_training_model`.
         layers: object with the `layers` to choose from, such as `network.build_layers`.
-        config: reads LEARNING_MOMENTUM and GRADIENT_CLIP_NORM.
+        config: reads BATCH_SIZE, WARM_UP_STEPS and what `training_model.compile_model` does.
         folder: checkpoints.RunFolder.
         settings: TrainingSettings.
         stop: threading.Event; once it is set, the run saves and stops after the step in hand.
@@ -328,60 +328,6 @@ def train_on_dataset(
                 SampleLoader(SampleMaker(val_dataset, config, seed=seed, purpose="validation"), config, **made_by)
             )
         trainer.run(stages, loader, val_loader)
-
-
-# ---- layers --------------------------------------------------------------------------------------------------------
-
-
-def select_layers(layers, selection):
-    """Make the layers trainable that a selection names, inside nested models too, and freeze the others.
-
-    Args:
-        layers: Keras layers and models.
-        selection: a key of LAYER_SELECTIONS, or a regular expression for whole layer names.
-
-    Returns:
-        Names of the layers with weights that train.
-
-    Raises:
-        ValueError: no layer matches, or the selection is no regular expression.
-    """
-    names = matching_layers(layers, selection)
-    for layer in _leaves(layers):
-        if isinstance(layer, keras.Model):
-            layer.trainable = True  # a frozen model would freeze what is inside
-        elif layer.weights:
-            layer.trainable = layer.name in names
-    return names
-
-
-def matching_layers(layers, selection):
-    """Names of the layers with weights that a selection names; arguments and errors as `select_layers`."""
-    pattern = layer_pattern(selection)
-    leaves = [layer for layer in _leaves(layers) if layer.weights and not isinstance(layer, keras.Model)]
-    names = [layer.name for layer in leaves if pattern.fullmatch(layer.name)]
-    if not names:
-        known = ", ".join(LAYER_SELECTIONS)
-        raise ValueError(f"layers {selection!r}: no layer of that name; expected one of {known}, or an expression")
-    return names
-
-
-def abridged(names):
-    """Layer names for people: those with one beginning together."""
-    groups = {}
-    for name in names:
-        groups.setdefault(name[:4], []).append(name)
-    return ", ".join(
-        group[0] if len(group) == 1 else f"{group[0]} .. {group[-1]} ({len(group)})" for group in groups.values()
-    )
-
-
-def _leaves(layers):
-    """Layers, and what is inside those that are models after each of them."""
-    for layer in layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _leaves(layer.layers)
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------------

@@ -94,6 +94,23 @@ def test_evaluation_in_parts_is_joined(run, tree, tiny_weights, tmp_path):
     assert joined["mean"] == whole["mean"] and joined["runs"] == whole["runs"]
 
 
+def test_evaluate_with_references_of_the_wrong_category(run, tree, tiny_weights, tmp_path):
+    common = ("evaluate", "--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--runs", 1)
+    images = {"present": [10, 20], "absent": [20]}  # image 10 has all three categories, one as a crowd
+    for control, chosen in images.items():
+        out = tmp_path / control
+        assert run(*common, "--control", control, "--out", out)[0] == 0
+        settings = json.loads((out / "settings.json").read_text())
+        assert settings["control"] == control and settings["images"] == chosen
+        assert f"reference of a category that is {control}" in (out / "report.md").read_text()
+
+
+def test_controls_are_two(coco, capsys):
+    with pytest.raises(SystemExit):
+        coco.main(["evaluate", "--dataset", "d", "--model", "m", "--control", "other"])
+    assert "'present', 'absent'" in capsys.readouterr().err
+
+
 def test_random_boxes_over_all_splits(run, tree, tmp_path):
     common = ("evaluate", "--dataset", tree, "--model", "random-boxes", "--runs", 2)
     assert run(*common, "--out", tmp_path / "all")[0] == 0
@@ -246,6 +263,10 @@ def bad_inputs(pictures, tree, weights):
             ],
             "random-boxes: has no configuration",
         ),
+        "control of random boxes": (
+            [*evaluate, tree, "--model", "random-boxes", "--control", "absent"],
+            "--control absent: --model random-boxes takes no references",
+        ),
         "no set to check": (["check", "--dataset", pictures / "nowhere", "--out", pictures / "out"], "nowhere"),
         "last without a run": (
             ["predict", "--model", "last", "--logs", pictures, "--image", scene, "--reference", crop],
@@ -282,6 +303,7 @@ MISTAKES = (
     "no weights to evaluate",
     "nothing held out",
     "settings of random boxes",
+    "control of random boxes",
     "no set to check",
     "last without a run",
 )

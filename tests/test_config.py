@@ -96,6 +96,13 @@ OWN = {  # what this package adds, with the value at which it behaves as the ori
     "PRECISION": "float32",
     "RPN_CONV_CHANNELS": 512,
     "MASK_HEAD_CHANNELS": 256,
+    "RPN_POSITIVE_IOU": 0.7,
+    "FILL_NEGATIVE_ROIS": False,
+    "JITTERED_ROIS": 0,
+    "QUERIES_PER_IMAGE": 1,
+    "OPTIMIZER": "sgd",
+    "ADAM_BETA_2": 0.999,
+    "WARM_UP_STEPS": 0,
 }
 
 
@@ -188,6 +195,9 @@ def test_replace_refuses_unknown_names(name, message):
         ("LOSS_WEIGHTS", [1, 2, 3]),
         ("BACKBONE", 50),
         ("NAME", 3),
+        ("FILL_NEGATIVE_ROIS", 1),
+        ("QUERIES_PER_IMAGE", 1.5),
+        ("OPTIMIZER", None),
     ],
 )
 def test_replace_refuses_another_kind_of_value(name, value):
@@ -256,6 +266,12 @@ def test_to_dict_is_plain():
         ({"TARGET_MAX_DIM": 75}, "TARGET_MAX_DIM = 75 is not a multiple of 32: use 64 or 96"),
         ({"IMAGE_RESIZE_MODE": "stretch"}, "IMAGE_RESIZE_MODE = 'stretch': expected one of square, pad64, crop, none"),
         ({"MODEL": "yolo"}, "MODEL = 'yolo': expected 'mrcnn' or 'frcnn'"),
+        ({"OPTIMIZER": "adamw"}, "OPTIMIZER = 'adamw': expected one of sgd, adam"),
+        ({"ADAM_BETA_2": 1.5}, "ADAM_BETA_2 = 1.5: expected 0 to 1"),
+        ({"RPN_POSITIVE_IOU": -0.1}, "RPN_POSITIVE_IOU = -0.1: expected 0 to 1"),
+        ({"QUERIES_PER_IMAGE": 0}, "QUERIES_PER_IMAGE = 0: expected 1 or more"),
+        ({"JITTERED_ROIS": -1}, "JITTERED_ROIS = -1: expected 0 or more"),
+        ({"WARM_UP_STEPS": -1}, "WARM_UP_STEPS = -1: expected 0 or more"),
         ({"TRAIN_BN": True}, "TRAIN_BN = True: expected False"),
         ({"RPN_ANCHOR_SCALES": (32, 64)}, r"RPN_ANCHOR_SCALES = \(32, 64\): expected 5 scales"),
         ({"MEAN_PIXEL": (1.0, 2.0)}, r"MEAN_PIXEL = \(1.0, 2.0\): expected 3 numbers"),

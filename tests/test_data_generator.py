@@ -25,6 +25,8 @@ EVERY_ANCHOR = 100_000  # RPN_TRAIN_ANCHORS_PER_IMAGE with which nothing is thin
 RECORDED_SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # seed, height, width
 TOP = 16  # rows of padding above coco_tree's pictures of 96 x 128 in a scene of TinyConfig
 
+TINY = TinyConfig().replace(QUERIES_PER_IMAGE=1, RPN_POSITIVE_IOU=0.7)  # as the original's samples are
+
 needs_shared = pytest.mark.skipif(
     not (conftest.SHARED / "parity" / "data_pipeline.npz").exists(), reason="the full records are not here"
 )
@@ -101,7 +103,7 @@ def small_scene(*rectangles, class_ids=None):
 
 def test_scene_by_hand():
     data = small_scene((0, 0, 5, 7), (10, 20, 60, 128), class_ids=[ELLIPSE, -TRIANGLE])
-    image, meta, class_ids, boxes, masks = load_image_gt(data, TinyConfig(), 0)
+    image, meta, class_ids, boxes, masks = load_image_gt(data, TINY, 0)
     np.testing.assert_array_equal(image[32:96], data.load_image(0))
     assert not image[:32].any() and not image[96:].any()
     assert class_ids.tolist() == [ELLIPSE, -TRIANGLE]  # a crowd
@@ -111,14 +113,14 @@ def test_scene_by_hand():
 
 
 def test_scene_without_instances():
-    image, _, class_ids, boxes, masks = load_image_gt(small_scene(), TinyConfig(), 0)
+    image, _, class_ids, boxes, masks = load_image_gt(small_scene(), TINY, 0)
     assert image.any() and class_ids.shape == (0,) and boxes.shape == (0, 4) and masks.shape == (128, 128, 0)
-    assert load_image_gt(small_scene(), TinyConfig(), 0, use_mini_mask=True)[4].shape == (56, 56, 0)
+    assert load_image_gt(small_scene(), TINY, 0, use_mini_mask=True)[4].shape == (56, 56, 0)
 
 
 def test_instances_that_vanish_are_left_out():
     data = small_scene((1, 1, 2, 2), (0, 0, 30, 30), class_ids=[ELLIPSE, TRIANGLE])
-    half = TinyConfig().replace(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)
+    half = TINY.replace(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)
     _, _, class_ids, boxes, masks = load_image_gt(data, half, 0, use_mini_mask=True)
     assert class_ids.tolist() == [TRIANGLE] and boxes.shape == (1, 4) and masks.shape == (56, 56, 1)
 
@@ -127,15 +129,15 @@ def test_active_classes_are_those_of_the_image_s_source():
     data = small_scene()
     data.add_class("other", 1, "cube")
     data.prepare()
-    assert load_image_gt(data, TinyConfig(), 0)[1][12:].tolist() == [1, 1, 1, 1, 0]
+    assert load_image_gt(data, TINY, 0)[1][12:].tolist() == [1, 1, 1, 1, 0]
 
 
 def test_augment_mirrors_half_of_the_images():
     data = small_scene((0, 0, 5, 7))
-    plain = load_image_gt(data, TinyConfig(), 0)
+    plain = load_image_gt(data, TINY, 0)
     mirrored = 0
     for seed in range(20):
-        image, _, _, boxes, masks = load_image_gt(data, TinyConfig(), 0, augment=True, rng=np.random.default_rng(seed))
+        image, _, _, boxes, masks = load_image_gt(data, TINY, 0, augment=True, rng=np.random.default_rng(seed))
         side = -1 if boxes[0].tolist() == [32, 121, 37, 128] else 1
         mirrored += side == -1
         np.testing.assert_array_equal(image, plain[0][:, ::side])
@@ -146,7 +148,7 @@ def test_augment_mirrors_half_of_the_images():
 def test_augmentation_of_a_scene():
     always = augmentation.fliplr(1.0)
     data = small_scene((0, 0, 5, 7))
-    image, _, _, boxes, _ = load_image_gt(data, TinyConfig(), 0, augmentation=always)
+    image, _, _, boxes, _ = load_image_gt(data, TINY, 0, augmentation=always)
     np.testing.assert_array_equal(image[32:96], data.load_image(0)[:, ::-1])
     assert boxes.tolist() == [[32, 121, 37, 128]]
 
@@ -214,7 +216,7 @@ def test_choice_of_anchors_depends_on_the_generator_alone(record, small_anchors)
 # ---- build_rpn_targets: by hand ----------------------------------------------------------------------------------
 def targets_of(anchors, gt_boxes, class_ids=None, *, most=8):
     """rpn_match as a list, and the rows of rpn_bbox, times their RPN_BBOX_STD_DEV, up to the last one in use."""
-    config = TinyConfig().replace(RPN_TRAIN_ANCHORS_PER_IMAGE=most)
+    config = TINY.replace(RPN_TRAIN_ANCHORS_PER_IMAGE=most)
     class_ids = np.ones(len(gt_boxes), np.int32) if class_ids is None else class_ids
     anchors, gt_boxes = np.array(anchors, float), np.array(gt_boxes, np.int32).reshape(-1, 4)
     rng = np.random.default_rng(0)
@@ -245,7 +247,7 @@ def test_rows_are_in_the_order_of_the_anchors():
 
 
 def test_deltas_are_divided_by_their_deviation():
-    config = TinyConfig().replace(RPN_BBOX_STD_DEV=(0.1, 0.2, 0.5, 0.25), RPN_TRAIN_ANCHORS_PER_IMAGE=2)
+    config = TINY.replace(RPN_BBOX_STD_DEV=(0.1, 0.2, 0.5, 0.25), RPN_TRAIN_ANCHORS_PER_IMAGE=2)
     _, bbox = build_rpn_targets(None, np.array([[0.0, 0, 10, 10]]), [1], [[1, 1, 21, 11]], config)
     np.testing.assert_allclose(bbox, [[6, 0.5, 2 * np.log(2), 0], [0, 0, 0, 0]], atol=1e-12)
 
@@ -255,6 +257,16 @@ def test_borders_of_positive_and_negative():
     match, deltas = targets_of(anchors, [[0, 0, 10, 7], [40, 40, 50, 43]])  # the last two anchors are the best ones
     assert match == [1, 0, 0, -1, 1, 1]  # 0.7 is positive, 0.3 is neutral
     np.testing.assert_allclose(np.exp(deltas[:, 3]), [0.7, 1, 1])
+
+
+def test_the_border_of_positive_is_a_setting():
+    anchors, boxes = np.array(ANCHORS, float), np.array([[0, 0, 10, 10], [20, 20, 30, 32]])
+    # overlaps: 1 and 1 / 3 (of anchors 0, 1), 10 / 12 and 12 / 14 (of 2, 3); the best ones are positive at any border
+    for least, positive in ((0.9, [0, 3]), (0.83, [0, 2, 3]), (0.3, [0, 1, 2, 3])):
+        config = TINY.replace(RPN_POSITIVE_IOU=least, RPN_TRAIN_ANCHORS_PER_IMAGE=8)
+        match, bbox = build_rpn_targets(None, anchors, [1, 1], boxes, config)
+        assert np.flatnonzero(match == 1).tolist() == positive
+        assert bbox.any(axis=-1).sum() == len(positive) - 1  # anchor 0 is the object itself
 
 
 def test_an_anchor_goes_to_its_own_best_object():
@@ -356,13 +368,13 @@ def padded(image):
 
 def test_a_sample_by_hand(tmp_path, content):
     data = load(tmp_path, [RECTANGLE])
-    maker = SampleMaker(data, TinyConfig())
+    maker = SampleMaker(data, TINY)
     sample = sample_of(maker, 0)
     assert (sample.image_id, sample.class_id) == (0, RECTANGLE)
     assert sample.references in ([(0, 1)], [(1, 0)])
     np.testing.assert_array_equal(sample.image, padded(data.load_image(0)))
     assert sample.image_meta.tolist() == [10, 96, 128, 3, 128, 128, 3, 16, 0, 112, 128, 1, 1, 1]
-    np.testing.assert_array_equal(sample.targets, [ds.cut_reference(data, TinyConfig(), *sample.references[0])])
+    np.testing.assert_array_equal(sample.targets, [ds.cut_reference(data, TINY, *sample.references[0])])
     assert sample.gt_class_ids.tolist() == [1] and sample.gt_boxes.tolist() == [[20 + TOP, 72, 60 + TOP, 120]]
     assert sample.gt_masks.shape == (56, 56, 1) and sample.gt_masks.all()
     assert (sample.image.dtype, sample.targets.dtype, sample.gt_masks.dtype) == (np.uint8, np.uint8, bool)
@@ -370,7 +382,7 @@ def test_a_sample_by_hand(tmp_path, content):
 
 
 def test_rpn_targets_of_a_sample(tmp_path, content):
-    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TinyConfig())
+    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TINY)
     sample = sample_of(maker, 0)
     assert sample.rpn_match.shape == (len(maker.anchors),) and sample.rpn_bbox.shape == (64, 4)
     overlaps = compute_overlaps(maker.anchors, sample.gt_boxes)[:, 0]
@@ -382,9 +394,9 @@ def test_rpn_targets_of_a_sample(tmp_path, content):
 
 
 def test_a_sample_is_the_same_whatever_was_asked_before(tmp_path, data):
-    maker = SampleMaker(data, TinyConfig(), seed=3)
+    maker = SampleMaker(data, TINY, seed=3)
     samples = [maker(number) for number in range(9)]
-    other = SampleMaker(load(tmp_path), TinyConfig(), seed=3)
+    other = SampleMaker(load(tmp_path), TINY, seed=3)
     for number in (7, 0, 4, 8, 1, 7):
         assert_same(other(number), samples[number])
     assert_same(maker(2), samples[2])
@@ -392,17 +404,17 @@ def test_a_sample_is_the_same_whatever_was_asked_before(tmp_path, data):
 
 def test_draws_do_not_depend_on_the_other_images_of_the_set(tmp_path, content):
     """Image ids are places in the set, and shift; COCO ids do not."""
-    whole = sample_of(SampleMaker(load(tmp_path, [TRIANGLE]), TinyConfig()), 1)
+    whole = sample_of(SampleMaker(load(tmp_path, [TRIANGLE]), TINY), 1)
     content["images"] = content["images"][1:]
     content["annotations"] = content["annotations"][3:]
-    shifted = sample_of(SampleMaker(reload(tmp_path, content, [TRIANGLE]), TinyConfig()), 0)
+    shifted = sample_of(SampleMaker(reload(tmp_path, content, [TRIANGLE]), TINY), 0)
     assert (whole.image_id, shifted.image_id) == (1, 0)
     for name in ("image", "image_meta", "targets", "rpn_match", "rpn_bbox", "gt_boxes"):
         np.testing.assert_array_equal(getattr(shifted, name), getattr(whole, name), err_msg=name)
 
 
 def test_samples_differ_with_seed_and_pass(data):
-    makers = [SampleMaker(data, TinyConfig(), seed=seed) for seed in (0, 1)]
+    makers = [SampleMaker(data, TINY, seed=seed) for seed in (0, 1)]
     first, other = (choices(maker, 12) for maker in makers)
     assert first != other
     assert [image for image, _, _ in first] != [image for image, _, _ in other]
@@ -414,7 +426,7 @@ def test_samples_differ_with_seed_and_pass(data):
 
 def test_a_pass_visits_each_image_once(tmp_path):
     coco_tree.write_tree(tmp_path, num_images=8)  # the last one has no annotations
-    maker = SampleMaker(load(tmp_path), TinyConfig())
+    maker = SampleMaker(load(tmp_path), TINY)
     assert maker.image_ids.tolist() == list(range(7))
     orders = [[maker.image_of(number) for number in range(7 * run, 7 * run + 7)] for run in range(5)]
     assert all(sorted(order) == list(range(7)) for order in orders)
@@ -424,20 +436,20 @@ def test_a_pass_visits_each_image_once(tmp_path):
 
 
 def test_without_shuffling_images_come_in_their_order(data):
-    maker = SampleMaker(data, TinyConfig(), shuffle=False)
+    maker = SampleMaker(data, TINY, shuffle=False)
     assert [maker.image_of(number) for number in range(7)] == [0, 1, 2, 0, 1, 2, 0]
     assert maker(4).image_id == 1
 
 
 def test_every_class_of_an_image_is_searched_for(data):
-    maker = SampleMaker(data, TinyConfig())
+    maker = SampleMaker(data, TINY)
     assert maker.class_ids == [ELLIPSE, RECTANGLE, TRIANGLE]
     found = {image: {sample_of(maker, image, run).class_id for run in range(12)} for image in range(3)}
     assert found == {0: {ELLIPSE, RECTANGLE}, 1: {RECTANGLE, TRIANGLE}, 2: {ELLIPSE, TRIANGLE}}
 
 
 def test_only_the_instances_of_the_class_are_ground_truth(data):
-    maker = SampleMaker(data, TinyConfig())
+    maker = SampleMaker(data, TINY)
     for number in range(12):
         sample = maker(number)
         (index,) = data.instances_of(sample.image_id, sample.class_id)
@@ -451,11 +463,11 @@ def test_only_the_instances_of_the_class_are_ground_truth(data):
 
 def test_crowds_of_the_class_are_neutral(tmp_path, content):
     content["annotations"][1]["category_id"] = CATEGORY[TRIANGLE]  # in image 0, with the crowd
-    maker = SampleMaker(reload(tmp_path, content, [TRIANGLE]), TinyConfig())
+    maker = SampleMaker(reload(tmp_path, content, [TRIANGLE]), TINY)
     sample = sample_of(maker, 0)
     assert sample.gt_class_ids.tolist() == [1, -1]
     assert sample.gt_boxes.tolist() == [[20 + TOP, 72, 60 + TOP, 120], [88 + TOP, 0, 96 + TOP, 128]]
-    config = TinyConfig().replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
+    config = TINY.replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
     match = sample_of(SampleMaker(maker.dataset, config), 0).rpn_match
     near_crowd = compute_overlaps(maker.anchors, sample.gt_boxes[1:])[:, 0] >= 0.001
     best = compute_overlaps(maker.anchors, sample.gt_boxes[:1])[:, 0]
@@ -465,7 +477,7 @@ def test_crowds_of_the_class_are_neutral(tmp_path, content):
 
 
 def test_crowds_of_other_classes_are_background(tmp_path, content):
-    config = TinyConfig().replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
+    config = TINY.replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
     maker = SampleMaker(load(tmp_path, [RECTANGLE]), config)
     crowd = padded(maker.dataset.instance_mask(0, 2)[..., None])
     sample = sample_of(maker, 0)
@@ -475,13 +487,13 @@ def test_crowds_of_other_classes_are_background(tmp_path, content):
 
 
 def test_held_out_classes_do_not_exist(tmp_path, content):
-    maker = SampleMaker(load(tmp_path, [ELLIPSE]), TinyConfig())
+    maker = SampleMaker(load(tmp_path, [ELLIPSE]), TINY)
     assert maker.image_ids.tolist() == [0, 2] and maker.class_ids == [ELLIPSE]
     for number in range(8):
         sample = maker(number)
         assert sample.class_id == ELLIPSE and sample.references in ([(0, 0)], [(2, 1)])
         assert len(sample.gt_boxes) == 1
-    maker = SampleMaker(load(tmp_path, [TRIANGLE, ELLIPSE]), TinyConfig())
+    maker = SampleMaker(load(tmp_path, [TRIANGLE, ELLIPSE]), TINY)
     assert maker.image_ids.tolist() == [0, 1, 2]
     found = choices(maker, 24)
     assert {(image, class_id) for image, class_id, _ in found} == {(0, 1), (1, 3), (2, 1), (2, 3)}
@@ -490,22 +502,22 @@ def test_held_out_classes_do_not_exist(tmp_path, content):
 
 
 def test_several_references(data):
-    maker = SampleMaker(data, TinyConfig().replace(NUM_TARGETS=3))
+    maker = SampleMaker(data, TINY.replace(NUM_TARGETS=3))
     several = 0
     for number in range(6):
         sample = maker(number)
         assert sample.targets.shape == (3, 64, 64, 3) and len(sample.references) == 3
-        cut = [ds.cut_reference(data, TinyConfig(), *reference) for reference in sample.references]
+        cut = [ds.cut_reference(data, TINY, *reference) for reference in sample.references]
         np.testing.assert_array_equal(sample.targets, cut)
         several += len(set(sample.references)) > 1
     assert several
-    one_shot = SampleMaker(data, TinyConfig())
+    one_shot = SampleMaker(data, TINY)
     assert one_shot(4).references == maker(4).references[:1]  # shots do not depend on each other
 
 
 def test_whole_masks(data):
-    maker = SampleMaker(data, TinyConfig().replace(USE_MINI_MASK=False))
-    sample, mini = maker(0), SampleMaker(data, TinyConfig())(0)
+    maker = SampleMaker(data, TINY.replace(USE_MINI_MASK=False))
+    sample, mini = maker(0), SampleMaker(data, TINY)(0)
     (index,) = data.instances_of(sample.image_id, sample.class_id)
     assert sample.gt_masks.dtype == bool
     np.testing.assert_array_equal(sample.gt_masks, padded(data.instance_mask(sample.image_id, index)[..., None]))
@@ -515,7 +527,7 @@ def test_whole_masks(data):
 
 
 def test_scenes_are_resized_as_the_configuration_says(data):
-    config = TinyConfig().replace(IMAGE_MIN_DIM=192, IMAGE_MAX_DIM=256, USE_MINI_MASK=False)
+    config = TINY.replace(IMAGE_MIN_DIM=192, IMAGE_MAX_DIM=256, USE_MINI_MASK=False)
     sample = SampleMaker(data, config)(0)
     assert sample.image.shape == (256, 256, 3) and sample.gt_masks.shape == (256, 256, 1)
     assert sample.image_meta[7:12].tolist() == [32, 0, 224, 256, 2]
@@ -524,11 +536,62 @@ def test_scenes_are_resized_as_the_configuration_says(data):
     assert colour.max() > 180 and colour.min() < 60  # pure, as coco_tree paints objects
 
 
+# ---- SampleMaker: several queries of an image --------------------------------------------------------------------
+PAIRS = TINY.replace(QUERIES_PER_IMAGE=2)
+
+
+def test_queries_of_an_image_are_for_different_classes(data):
+    """Of the same scene, the first of them what a sample would be that has the image to itself."""
+    maker = SampleMaker(data, PAIRS.replace(USE_MINI_MASK=False), augmentation=augmentation.fliplr(0.5))
+    single = SampleMaker(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
+    for place in range(9):
+        first, second = maker(2 * place), maker(2 * place + 1)
+        assert_same(first, single(place))
+        assert first.image_id == second.image_id == maker.image_of(2 * place + 1)
+        np.testing.assert_array_equal(second.image, first.image)
+        np.testing.assert_array_equal(second.image_meta, first.image_meta)
+        present = {int(class_id) for class_id in data.image_category_index[first.image_id]}
+        assert {first.class_id, second.class_id} == present
+        assert not (first.gt_masks & second.gt_masks).any() and first.gt_masks.any() and second.gt_masks.any()
+        for image_id, annotation in second.references:
+            category = data.image_info[image_id]["annotations"][annotation]["category_id"]
+            assert category == CATEGORY[second.class_id]
+
+
+def test_queries_of_an_image_with_one_class_differ_in_their_references(tmp_path):
+    content = coco_tree.write_tree(tmp_path, num_images=8)
+    maker = SampleMaker(load(tmp_path, [RECTANGLE]), PAIRS.replace(NUM_TARGETS=2))
+    assert len(content["annotations"]) > 8  # rectangles to choose from
+    single = SampleMaker(maker.dataset, TINY.replace(NUM_TARGETS=4))
+    pairs = [(maker(2 * place), maker(2 * place + 1)) for place in range(len(maker.image_ids))]
+    for place, (first, second) in enumerate(pairs):
+        assert first.class_id == second.class_id == RECTANGLE
+        assert first.references + second.references == single(place).references  # shots 0, 1 and 2, 3
+        np.testing.assert_array_equal(second.gt_boxes, first.gt_boxes)
+        assert not np.array_equal(second.rpn_match == -1, first.rpn_match == -1)
+    assert sum(first.references != second.references for first, second in pairs) > len(pairs) / 2
+
+
+def test_a_pass_with_several_queries_visits_each_image_once(data):
+    maker = SampleMaker(data, TINY.replace(QUERIES_PER_IMAGE=3))
+    for run in range(2):
+        order = [maker.image_of(number) for number in range(9 * run, 9 * run + 9)]
+        assert sorted(order[::3]) == [0, 1, 2] and order == np.repeat(order[::3], 3).tolist()
+    first, _, third = (maker(number) for number in range(3))
+    assert first.class_id == third.class_id  # of two classes the first comes again
+    with pytest.raises(RuntimeError, match="training sample 5, image .*: of the augmenter"):
+
+        def failing(image, masks, rng):
+            raise ZeroDivisionError("of the augmenter")
+
+        SampleMaker(data, TINY.replace(QUERIES_PER_IMAGE=3), augmentation=failing)(5)
+
+
 # ---- SampleMaker: crops ------------------------------------------------------------------------------------------
 @pytest.fixture
 def crops(tmp_path, content):
     """Rectangles in random parts of 128 x 128 pixels of pictures scaled to 128 x 171."""
-    config = TinyConfig().replace(IMAGE_RESIZE_MODE="crop", IMAGE_MIN_DIM=128, USE_MINI_MASK=False)
+    config = TINY.replace(IMAGE_RESIZE_MODE="crop", IMAGE_MIN_DIM=128, USE_MINI_MASK=False)
     return SampleMaker(load(tmp_path, [RECTANGLE]), config)
 
 
@@ -546,7 +609,7 @@ def test_cropped_scenes(crops):
 
 
 # ---- SampleMaker: augmentation -----------------------------------------------------------------------------------
-WHOLE_MASKS = TinyConfig().replace(USE_MINI_MASK=False)
+WHOLE_MASKS = TINY.replace(USE_MINI_MASK=False)
 
 
 def test_flips_move_image_masks_and_boxes_together(data):
@@ -586,20 +649,20 @@ def test_instances_that_an_augmentation_moves_out(data, caplog):
     def emptied(image, masks, rng):
         return image // 2, np.zeros_like(masks)
 
-    maker = SampleMaker(data, TinyConfig(), augmentation=emptied)
+    maker = SampleMaker(data, TINY, augmentation=emptied)
     sample = sample_of(maker, 1)
     np.testing.assert_array_equal(sample.image, padded(data.load_image(1)) // 2)
     assert len(sample.gt_boxes) == 0 and "000000000020.png: none of its instances has a pixel left" in caplog.text
 
 
 # ---- SampleMaker: what is hardly there ---------------------------------------------------------------------------
-HALF = TinyConfig().replace(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)  # in which a single pixel may vanish
+HALF = TINY.replace(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)  # in which a single pixel may vanish
 PIXEL = square(40, 64, 41, 65)  # vanishes in HALF
 
 
 def test_a_class_with_one_instance_is_its_own_reference(tmp_path, content):
     content["annotations"] = [a for a in content["annotations"] if a["id"] not in (103, 104)]
-    maker = SampleMaker(reload(tmp_path, content, [RECTANGLE]), TinyConfig())
+    maker = SampleMaker(reload(tmp_path, content, [RECTANGLE]), TINY)
     assert maker.image_ids.tolist() == [0]
     for number in range(3):
         assert maker(number).references == [(0, 1)] and len(maker(number).gt_boxes) == 1
@@ -643,7 +706,7 @@ def test_instances_that_vanish_are_not_ground_truth(tmp_path, content):
 
 def test_an_image_of_crowds_is_left_out(tmp_path, content):
     content["annotations"] = content["annotations"][2:]
-    maker = SampleMaker(reload(tmp_path, content), TinyConfig())
+    maker = SampleMaker(reload(tmp_path, content), TINY)
     assert maker.image_ids.tolist() == [1, 2]
 
 
@@ -654,7 +717,7 @@ def test_classes_without_a_reference_are_dropped(tmp_path, content, caplog):
             annotation["segmentation"] = []
     data = reload(tmp_path, content)
     caplog.clear()
-    maker = SampleMaker(data, TinyConfig())
+    maker = SampleMaker(data, TINY)
     assert maker.class_ids == [RECTANGLE, TRIANGLE]
     (message,) = [record.getMessage() for record in caplog.records]
     assert "2 of 4 classes have no instance" in message and message.endswith(": ellipse, absent")
@@ -666,7 +729,7 @@ def test_images_of_dropped_classes_are_left_out(tmp_path, content):
     for annotation in content["annotations"]:
         if annotation["category_id"] == CATEGORY[RECTANGLE]:
             annotation["segmentation"] = []
-    maker = SampleMaker(reload(tmp_path, content), TinyConfig())
+    maker = SampleMaker(reload(tmp_path, content), TINY)
     assert maker.image_ids.tolist() == [0, 2]  # image 1 has a rectangle alone
 
 
@@ -683,12 +746,12 @@ def test_nothing_to_train_on(tmp_path, content, kind):
         content["images"] = [] if kind == "images" else content["images"]
     data = reload(tmp_path, content, [] if kind == "active" else None)
     with pytest.raises(ValueError, match=rf"val2017: none of its {classes} active classes has an instance"):
-        SampleMaker(data, TinyConfig())
+        SampleMaker(data, TINY)
 
 
 def test_seeds_are_not_negative(data):
     with pytest.raises(ValueError, match="seed = -1"):
-        SampleMaker(data, TinyConfig(), seed=-1)
+        SampleMaker(data, TINY, seed=-1)
 
 
 def test_more_instances_than_there_is_room_for(tmp_path, content):
@@ -700,9 +763,9 @@ def test_more_instances_than_there_is_room_for(tmp_path, content):
         rectangle | {"id": 202, "segmentation": [[44, 80, 60, 64, 60, 80]]},
     ]
     data = reload(tmp_path, content, [RECTANGLE])
-    every = sample_of(SampleMaker(data, TinyConfig()), 0)
+    every = sample_of(SampleMaker(data, TINY), 0)
     assert every.gt_class_ids.tolist() == [1, -1, 1, 1]
-    config = TinyConfig().replace(MAX_GT_INSTANCES=2)
+    config = TINY.replace(MAX_GT_INSTANCES=2)
     maker = SampleMaker(data, config)
     chosen = set()
     for run in range(8):
@@ -721,7 +784,7 @@ def test_more_instances_than_there_is_room_for(tmp_path, content):
 
 # ---- SampleMaker: errors -----------------------------------------------------------------------------------------
 def test_a_missing_picture(tmp_path, content):
-    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TinyConfig())
+    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TINY)
     (tmp_path / "val2017" / "000000000010.png").unlink()
     number = next(number for number in range(2) if maker.image_of(number) == 0)
     with pytest.raises(RuntimeError, match=rf"training sample {number}, image .*000000000010\.png: .*no such file"):
@@ -729,7 +792,7 @@ def test_a_missing_picture(tmp_path, content):
 
 
 def test_a_truncated_picture(tmp_path, content):
-    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TinyConfig())
+    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TINY)
     path = tmp_path / "val2017" / "000000000020.png"
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(RuntimeError, match=r"training sample \d, image .*000000000020\.png: .*truncated") as caught:
@@ -738,7 +801,7 @@ def test_a_truncated_picture(tmp_path, content):
 
 
 def test_a_broken_reference_is_named_too(tmp_path, content):
-    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TinyConfig())
+    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TINY)
     run = next(run for run in range(20) if sample_of(maker, 0, run).references == [(1, 0)])
     (tmp_path / "val2017" / "000000000020.png").unlink()
     with pytest.raises(RuntimeError, match=r"image .*000000000010\.png: .*000000000020\.png: no such file"):
@@ -749,7 +812,7 @@ def test_an_augmentation_that_fails(data):
     def failing(image, masks, rng):
         raise ZeroDivisionError("of the augmenter")
 
-    maker = SampleMaker(data, TinyConfig(), augmentation=failing)
+    maker = SampleMaker(data, TINY, augmentation=failing)
     with pytest.raises(RuntimeError, match=r"training sample 0, image .*\.png: of the augmenter"):
         maker(0)
 
@@ -769,7 +832,7 @@ INPUTS = {  # in the order of the original's inputs, for two samples of TinyConf
 
 def test_batch_of_two(tmp_path, content):
     content["annotations"][1]["category_id"] = CATEGORY[TRIANGLE]  # image 0: with a crowd, image 1: one instance
-    config = TinyConfig().replace(NUM_TARGETS=3, MEAN_PIXEL=(100.0, 50.5, 1.25))
+    config = TINY.replace(NUM_TARGETS=3, MEAN_PIXEL=(100.0, 50.5, 1.25))
     maker = SampleMaker(reload(tmp_path, content, [TRIANGLE]), config)
     samples = [sample_of(maker, 0), sample_of(maker, 1)]
     batch = make_batch(samples, config)
@@ -799,7 +862,7 @@ def test_batch_of_whole_masks(data):
 
 
 def test_generator_of_batches(data):
-    config = TinyConfig()
+    config = TINY
     maker = SampleMaker(data, config, seed=5)
     generator = data_generator.siamese_data_generator(data, config, batch_size=2, seed=5)
     for step, (inputs, targets) in enumerate(itertools.islice(generator, 3)):

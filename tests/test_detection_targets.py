@@ -5,8 +5,8 @@ import keras
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import SmallConfig, boxes
-from siamese_mrcnn_tf.detection_targets import DetectionTargetLayer
+from siamese_mrcnn_tf import SmallConfig, TinyConfig, boxes, network
+from siamese_mrcnn_tf.detection_targets import DetectionTargetLayer, jittered_boxes_graph
 
 STD_DEV = (0.1, 0.1, 0.2, 0.2)
 OBJECT = (0.2, 0.2, 0.6, 0.6)
@@ -110,8 +110,142 @@ def test_shuffling_depends_on_the_seed():
     assert not np.array_equal(first, other)
 
 
+# ---- negatives in all rows ---------------------------------------------------------------------------------------
+
+
+def test_negatives_fill_all_rows():
+    negatives = [(0.7, 0.7, 0.8 + 0.01 * index, 0.9) for index in range(12)]
+    targets = sample([*negatives, OBJECT], [1], OBJECT, fill_negatives=True)
+    assert targets["target_class_ids"][0].tolist() == [1] + [0] * 9
+    np.testing.assert_allclose(targets["rois"][0], np.array([OBJECT, *negatives[:9]], np.float32))
+    few = sample([*negatives[:4], OBJECT], [1], OBJECT, fill_negatives=True)
+    np.testing.assert_allclose(few["rois"][0, :5], np.array([OBJECT, *negatives[:4]], np.float32))
+    assert not few["rois"][0, 5:].any()
+    by_ratio = sample([*negatives, OBJECT], [1], OBJECT)
+    assert by_ratio["rois"][0].any(axis=-1).sum() == 2  # int(1 / 0.34) - 1 = 1 negative
+
+
+@pytest.mark.parametrize("class_ids", [[0], [-1]])
+def test_negatives_fill_all_rows_without_objects(class_ids):
+    negatives = [(0.7, 0.7, 0.8 + 0.01 * index, 0.9) for index in range(12)]
+    gt_boxes = (0, 0, 0, 0) if class_ids == [0] else OBJECT  # padding; a crowd
+    targets = sample([OBJECT, *negatives], class_ids, gt_boxes, fill_negatives=True)
+    first = [OBJECT] if class_ids == [0] else []  # within a crowd nothing is background
+    np.testing.assert_allclose(targets["rois"][0], np.array([*first, *negatives][:10], np.float32))
+    assert all(not targets[name].any() for name in ("target_class_ids", "target_deltas", "target_masks"))
+
+
+def test_positives_are_no_more_than_their_share_where_negatives_fill():
+    positives = [OBJECT] * 9
+    negatives = [(0.7, 0.7, 0.8 + 0.01 * index, 0.9) for index in range(9)]
+    targets = sample(negatives + positives, [1], OBJECT, fill_negatives=True)
+    assert targets["target_class_ids"][0].tolist() == [1] * 3 + [0] * 7
+    np.testing.assert_allclose(targets["rois"][0, 3:], np.array(negatives[:7], np.float32))
+
+
+# ---- jittered boxes ----------------------------------------------------------------------------------------------
+
+
+def test_jittered_boxes_by_hand():
+    boxes = np.array([[OBJECT, (0.0, 0.5, 0.1, 1.0), (0, 0, 0, 0)]], np.float32)
+    noise = np.array(
+        [
+            [0.0, 0.5, 0.5, 0.5, 0.5],  # the first box as it is
+            [0.49, 1.0, 0.0, 0.5, 0.5],  # moved by a fifth of its sides, down and to the left
+            [0.49, 0.5, 0.5, 1.0, 0.0],  # stretched and shrunk by a fifth, about its centre
+            [0.5, 0.0, 1.0, 0.5, 0.5],  # the second, moved up and to the right: cut at the borders
+            [1.0, 0.5, 0.5, 0.5, 0.5],  # never the padding
+        ],
+        np.float32,
+    )
+    expected = [
+        OBJECT,
+        (0.28, 0.12, 0.68, 0.52),
+        (0.16, 0.24, 0.64, 0.56),
+        (0.0, 0.6, 0.08, 1.0),
+        (0.0, 0.5, 0.1, 1.0),
+    ]
+    found = np.asarray(jittered_boxes_graph(boxes, noise[None]))
+    assert found.shape == (1, 5, 4)
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+
+
+def test_images_without_boxes_have_no_jittered_ones():
+    boxes = np.zeros((2, 3, 4), np.float32)
+    boxes[1, 0] = OBJECT
+    found = np.asarray(jittered_boxes_graph(boxes, np.random.default_rng(0).random((2, 6, 5), np.float32)))
+    assert not found[0].any() and found[1].any(axis=-1).all()
+
+
+def test_jittered_boxes_stay_in_the_picture_and_near_their_box():
+    rng = np.random.default_rng(1)
+    corners = np.sort(rng.random((1, 20, 2, 2), np.float32), axis=2)  # the lower coordinates first
+    noise = rng.random((1, 4000, 5), np.float32)
+    sources = corners.reshape(1, 20, 4)
+    found = np.asarray(jittered_boxes_graph(sources, noise))[0]
+    assert found.min() >= 0 and found.max() <= 1
+    chosen = (noise[0, :, 0] * 20).astype(int)
+    assert set(chosen) == set(range(20))
+    overlaps = np.diagonal(boxes.compute_overlaps(found[:1000], sources[0, chosen[:1000]]))
+    assert overlaps.min() > 0.3 and (overlaps >= 0.5).mean() > 0.8
+    assert 0.4 < (overlaps < 0.75).mean() < 0.9  # and yet they are not all alike
+
+
+def test_jittered_boxes_are_proposals_too():
+    negatives = [(0.7, 0.7, 0.8 + 0.01 * index, 0.9) for index in range(12)]
+    options = {"rows": 30, "ratio": 0.5, "shuffle": True}
+    plain = sample(negatives, [1], OBJECT, seed=1, **options)
+    assert not plain["target_class_ids"].any()
+    first, again, other = (sample(negatives, [1], OBJECT, seed=seed, jittered=20, **options) for seed in (1, 1, 2))
+    count = first["target_class_ids"].sum()
+    assert 8 <= count <= 15
+    overlaps = boxes.compute_overlaps(first["rois"][0, :count], np.array([OBJECT]))
+    assert overlaps.min() >= 0.5 and np.abs(first["target_deltas"][0, :count]).max(axis=-1).all()
+    np.testing.assert_array_equal(first["rois"], again["rois"])
+    assert not np.array_equal(first["rois"], other["rois"])
+
+
+def test_jittered_boxes_are_the_same_in_each_validation():
+    layer = DetectionTargetLayer(10, 0.34, STD_DEV, (4, 4), True, jittered=6)
+    inputs = [np.zeros((1, 3, 4), np.float32), np.array([[1]]), np.array([[OBJECT]], np.float32)]
+    inputs.append(np.ones((1, 8, 8, 1), np.float32))
+    found = [np.asarray(layer(inputs, training=training)["rois"]) for training in (False, False, True, True)]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert found[0].any() and not np.array_equal(found[2], found[3])
+
+
+def test_shapes_stay_static_in_a_graph():
+    inputs = [keras.Input((7, 4)), keras.Input((3,), dtype="int32"), keras.Input((3, 4)), keras.Input((8, 8, 3))]
+    targets = DetectionTargetLayer(10, 0.34, STD_DEV, (4, 4), True, jittered=5, fill_negatives=True)(inputs)
+    assert {name: value.shape for name, value in targets.items()} == {
+        "rois": (None, 10, 4),
+        "target_class_ids": (None, 10),
+        "target_deltas": (None, 10, 4),
+        "target_masks": (None, 10, 4, 4),
+    }
+    values = [np.zeros((2, *each.shape[1:]), each.dtype) for each in inputs]
+    values[2][1, 0], values[1][1, 0] = OBJECT, 1
+    found = keras.Model(inputs, targets)(values)
+    assert [int(count) for count in np.asarray(found["target_class_ids"]).sum(axis=-1)] == [0, 3]
+
+
+def test_the_training_network_reads_both_settings():
+    config = TinyConfig().replace(**conftest.MICRO)
+    graph = network.build_training_network(config, network.build_layers(config))
+    layer = keras.Model(graph.inputs, graph.outputs).get_layer("proposal_targets")
+    assert (layer.jittered, layer.fill_negatives) == (config.JITTERED_ROIS, True) and layer.jittered > 0
+    assert graph.outputs["target_class_ids"].shape == (None, config.TRAIN_ROIS_PER_IMAGE)
+    assert graph.outputs["target_bbox"].shape == (None, config.TRAIN_ROIS_PER_IMAGE, 4)
+
+
+# ---- configuration -----------------------------------------------------------------------------------------------
+
+
 def test_round_trip_through_its_configuration():
     layer = DetectionTargetLayer(10, 0.33, STD_DEV, (28, 28), False, shuffle=False, seed=3, name="proposal_targets")
+    assert (layer.get_config()["jittered"], layer.get_config()["fill_negatives"]) == (0, False)
+    layer = DetectionTargetLayer(10, 0.33, STD_DEV, (28, 28), False, jittered=7, fill_negatives=True)
     copy = DetectionTargetLayer.from_config(layer.get_config())
     assert copy.get_config() == layer.get_config()
+    assert (copy.jittered, copy.fill_negatives) == (7, True)
     assert keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer)).mask_shape == (28, 28)

@@ -6,7 +6,8 @@ import coco_tree
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig
+from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig, evaluation_results
+from siamese_mrcnn_tf.baselines import RandomBoxes
 from siamese_mrcnn_tf.evaluation import evaluate, merge, rescore
 from siamese_mrcnn_tf.evaluation_queries import RecordedReferences
 from siamese_mrcnn_tf.evaluation_records import read_records
@@ -199,6 +200,60 @@ def test_a_sampler_may_give_crops(loaded):
     assert pairs.references(0)[0]["references"] == [[10, 100]]
     with pytest.raises(ValueError, match="expected 1 references for image 10, class 1, run 0, got 2"):
         run(Oracle(), loaded, sampler=lambda *key: [crop, crop])
+
+
+# ---- controls --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("control", ["present", "absent"])
+def test_controls_ask_for_each_category_with_references_of_another(loaded, tmp_path, control):
+    about = {"split": 1, "subset": "val", "year": "2017", "protocol": "default", "category_set": "train"}
+    searcher = Noise()
+    outcome = run(searcher, loaded, control=control, folder=tmp_path / "out", shots=2, about=about)
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert (settings["control"], settings["references"]) == (control, "drawn")
+    images = [20, 30, 40, 50] if control == "absent" else [10, 20, 30, 40, 50]  # image 10 has a crowd of the third
+    assert settings["images"] == images
+    of_annotation = {entry["id"]: entry for entry in loaded[1].dataset["annotations"]}
+    for record in outcome.records.references(0):
+        wrong = {of_annotation[annotation_id]["category_id"] for _, annotation_id in record["references"]}
+        there = {entry["category_id"] for entry in loaded[1].imgToAnns[record["image_id"]] if not entry["iscrowd"]}
+        assert len(wrong) == 1 and record["category_id"] not in wrong
+        assert (wrong <= there) == (control == "present")
+    again = run(Noise(), loaded, control=control, shots=2)
+    assert again.records.references(1) == outcome.records.references(1) != outcome.records.references(0)
+    [experiment] = evaluation_results.read_experiments([tmp_path / "out"])
+    assert experiment.model == f"control-{control}" and experiment.published(1, "bbox") == {}
+    assert experiment.title == f"2-shot, reference of a category that is {control}, train categories"
+
+
+def test_controls_are_resumed_and_limited_as_others_are(loaded, tmp_path):
+    limited = run(Noise(), loaded, control="absent", limit=2, folder=tmp_path)
+    assert limited.records.settings["images"] == [20, 30]
+    idle = Noise()
+    run(idle, loaded, control="absent", limit=2, folder=tmp_path, resume=True)
+    assert not idle.searched
+    with pytest.raises(ValueError, match="other settings"):
+        run(Noise(), loaded, control="present", limit=2, folder=tmp_path, resume=True)
+
+
+def test_no_control_leaves_no_trace_in_the_settings(loaded):
+    assert "control" not in run(Oracle(), loaded).records.settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"control": "other"}, "control = 'other': expected one of present, absent"),
+        ({"sampler": lambda *key: []}, "control = 'absent': has draws of its own, expected no sampler"),
+        ({"exclude_query_image": True}, "control = 'absent': has draws of its own, expected no sampler"),
+    ],
+)
+def test_what_does_not_go_with_a_control(loaded, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run(Oracle(), loaded, **{"control": "absent"} | arguments)
+    with pytest.raises(ValueError, match="control = 'absent': random-boxes takes no references"):
+        run(RandomBoxes(), loaded, control="absent")
 
 
 # ---- records, stops, shards ------------------------------------------------------------------------------------------

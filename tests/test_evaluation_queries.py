@@ -6,7 +6,14 @@ import pytest
 
 from siamese_mrcnn_tf import ReferenceEmbedding, TinyConfig
 from siamese_mrcnn_tf.dataset import NoReferenceError
-from siamese_mrcnn_tf.evaluation_queries import DrawnReferences, Query, RecordedReferences, ReferenceSearch, queries_of
+from siamese_mrcnn_tf.evaluation_queries import (
+    ControlReferences,
+    DrawnReferences,
+    Query,
+    RecordedReferences,
+    ReferenceSearch,
+    queries_of,
+)
 
 
 @pytest.fixture
@@ -71,6 +78,81 @@ def test_recorded_references(dataset):
         record["queries"][0]["references"][0] = reference
         with pytest.raises(NoReferenceError, match="is not in val2017"):
             RecordedReferences(dataset, [record])(0, 1, 0, 2)
+
+
+# ---- references of the wrong category ----------------------------------------------------------------------------
+
+
+def control(dataset, kind, *, seed=1):
+    return ControlReferences(dataset, TinyConfig(), seed=seed, control=kind)
+
+
+def class_of(dataset, reference):
+    image_id, index = reference
+    category = dataset.image_info[image_id]["annotations"][index]["category_id"]
+    return next(class_id for class_id in dataset.class_ids[1:] if dataset.class_info[class_id]["id"] == category)
+
+
+def test_controls_are_of_another_category(dataset):
+    """Image 0: classes 1, 2 and a crowd of 3; image 1: 2, 3; image 2: 1, 3."""
+    present, absent = control(dataset, "present"), control(dataset, "absent")
+    for image_id, classes in queries_of(dataset):
+        for class_id in classes:
+            [other] = set(classes) - {class_id}
+            for run in range(3):
+                references = present(image_id, class_id, run, 2)
+                assert [class_of(dataset, reference) for reference in references] == [other] * 2
+                if image_id:
+                    [missing] = {1, 2, 3} - set(classes)
+                    assert class_of(dataset, absent(image_id, class_id, run, 1)[0]) == missing
+
+
+def test_what_is_there_as_a_crowd_is_not_absent(dataset):
+    absent = control(dataset, "absent")
+    assert [absent.others(image_id, 1) for image_id in range(4)] == [[], [1], [2], [1, 2, 3]]
+    assert absent.possible(queries_of(dataset)) == [(1, [2, 3]), (2, [1, 3])]
+    present = control(dataset, "present")
+    assert [present.others(0, 1), present.others(0, 2), present.others(0, 3)] == [[2], [1], [1, 2]]
+
+
+def test_controls_depend_on_seed_run_image_and_class_alone(tmp_path):
+    content = coco_tree.write_tree(tmp_path, num_images=8)
+    content["categories"] += [{"id": 50 + index, "name": f"more {index}"} for index in range(4)]
+    for index, annotation in enumerate(content["annotations"][-4:]):
+        annotation["category_id"] = 50 + index
+    coco_tree.write_annotations(tmp_path, content)
+    dataset = coco_tree.load(tmp_path, subset="val")
+    keys = [(image_id, class_id, run) for image_id in (1, 2) for class_id in (1, 2) for run in range(8)]
+    first, again = control(dataset, "absent"), control(dataset, "absent")
+    drawn = {key: first(*key, 3) for key in keys}
+    assert all(again(*key, 3) == drawn[key] for key in reversed(keys))
+    assert all(again(*key, 1) == drawn[key][:1] for key in keys)
+    assert {len({class_of(dataset, reference) for reference in references}) for references in drawn.values()} == {1}
+    chosen = [class_of(dataset, references[0]) for references in drawn.values()]
+    assert len(set(chosen)) > 3 and not set(chosen[:16]) & {2, 3}  # image 1 has them
+    other = control(dataset, "absent", seed=2)
+    assert [class_of(dataset, other(*key, 1)[0]) for key in keys] != chosen
+
+
+def test_images_without_a_choice_are_left_out(tmp_path):
+    content = coco_tree.write_tree(tmp_path)
+    content["annotations"] = [entry for entry in content["annotations"] if entry["id"] not in (101, 102)]
+    coco_tree.write_annotations(tmp_path, content)
+    dataset = coco_tree.load(tmp_path, subset="val")  # in image 0 an ellipse alone
+    queries = queries_of(dataset)
+    assert control(dataset, "present").possible(queries) == queries[1:]
+    assert control(dataset, "absent").possible(queries) == queries
+    with pytest.raises(NoReferenceError, match="val2017: no image has another category that is present"):
+        control(dataset, "present").possible(queries[:1])
+    assert control(dataset, "present").possible([]) == []
+
+
+def test_unknown_controls(dataset):
+    with pytest.raises(ValueError, match="control = 'wrong': expected one of present, absent"):
+        control(dataset, "wrong")
+
+
+# ---- search ------------------------------------------------------------------------------------------------------
 
 
 class Predictor:

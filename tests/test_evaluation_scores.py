@@ -43,7 +43,8 @@ class Recorded:
         return self.runs[run]
 
     def __iter__(self):
-        yield from ({"seconds": 1.5, "queries": [0] * 4} for _ in range(2))
+        queries = [{"category_id": category_id} for category_id in (3, 7)] * 2
+        yield from ({"image_id": image_id, "seconds": 1.5, "queries": queries} for image_id in (10, 20))
 
 
 def test_boxes_of_two_runs(coco):
@@ -53,6 +54,30 @@ def test_boxes_of_two_runs(coco):
     assert (scores.num_images, scores.num_queries, scores.seconds, scores.is_empty) == (2, 8, 3.0, False)
     plain = scores.to_dict()
     assert set(plain["runs"][0]) == {"bbox", "per_class"} and plain["runs"][1]["per_class"]["bbox"][7]["AP50"] == 0
+
+
+def test_some_of_the_images_and_categories(coco):
+    """Image 10 has an ellipse (3) and a rectangle (7), image 20 a rectangle and a triangle (18)."""
+    records = Recorded(coco)
+    found = score_records(coco, records, has_masks=False, category_ids=[7])
+    assert [run["bbox"].stats["AP"] for run in found.runs] == [pytest.approx(1), 0]
+    assert set(found.runs[0]["bbox"].per_class) == {7}
+    assert (found.num_images, found.num_queries, found.num_results, found.seconds) == (2, 4, 2, 3.0)
+    found = score_records(coco, records, has_masks=False, image_ids=[10])
+    assert [run["bbox"].stats["AP"] for run in found.runs] == [pytest.approx(1), pytest.approx(0.5)]
+    assert (found.num_images, found.num_queries, found.num_results, found.seconds) == (1, 4, 3, 1.5)
+    found = score_records(coco, records, has_masks=False, image_ids=(20,), category_ids=(7, 18))
+    assert found.mean["bbox"]["AP"] == pytest.approx((1 + 0.5) / 2) and found.num_results == 3
+    with pytest.raises(ValueError, match="9"):
+        score_records(coco, records, has_masks=False, category_ids=[9])
+
+
+def test_results_of_other_images_are_no_matter_of_choice(coco):
+    """Without a choice of images, all results go to the scores, which say what does not belong there."""
+    records = Recorded(coco)
+    records.runs[0][0]["image_id"] = 5
+    with pytest.raises(ValueError, match="image_id = 5"):
+        score_records(coco, records, has_masks=False)
 
 
 def test_figures_of_some_categories(coco):

@@ -5,10 +5,20 @@ import csv
 import pathlib
 
 import conftest
+import keras
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import IndexedCocoDataset, SiameseMaskRCNN, TinyConfig, augmentation, boxes, training, weights
+from siamese_mrcnn_tf import (
+    IndexedCocoDataset,
+    SiameseMaskRCNN,
+    TinyConfig,
+    augmentation,
+    boxes,
+    layers,
+    training,
+    weights,
+)
 from siamese_mrcnn_tf.data_generator import SampleMaker, make_batch
 from siamese_mrcnn_tf.model import shift_detections
 
@@ -126,6 +136,18 @@ def test_run_graph_of_pictures_of_any_shape(mode, crop, tiny_weights, tmp_path):
     picture = np.zeros((128, 192, 3), np.uint8)
     values = model.run_graph([[crop]], [picture], ["refined_anchors", "rpn_class"])
     assert values["refined_anchors"].shape[1] == min(values["rpn_class"].shape[1], model.config.PRE_NMS_LIMIT)
+
+
+@pytest.mark.parametrize(("anchors", "rows"), [(9, 5), (3, 3)])
+def test_layer_of_refined_anchors_survives_its_configuration(anchors, rows):
+    layer = layers.RefinedAnchorsLayer(5, (0.1, 0.1, 0.2, 0.2), name="refined_anchors")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert again.get_config() == layer.get_config() and again.pre_nms_limit == 5
+    shapes = [(None, anchors, 2), (None, anchors, 4), (None, anchors, 4)]
+    outputs = again([np.zeros((2, *shape[1:]), np.float32) for shape in shapes])
+    expected = {name: tuple(values.shape[1:]) for name, values in outputs.items()}
+    assert {name: shape[1:] for name, shape in layer.compute_output_shape(shapes).items()} == expected
+    assert expected["refined_anchors"] == (rows, 4)
 
 
 def test_checkpoints_are_found_and_give_their_epoch(tiny_model, tmp_path):

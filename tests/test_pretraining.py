@@ -1,5 +1,6 @@
 """Pre-training of the backbone, and its command line."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import coco_tree
 import h5py
 import imagenet_tree
 import keras
@@ -16,13 +18,14 @@ import pytest
 
 from siamese_mrcnn_tf import imagenet, network, pretraining, weights
 from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
+from siamese_mrcnn_tf.instance_crops import Instances
 from siamese_mrcnn_tf.pretraining import Recipe, pretraining_config, pretraining_schedule
 from siamese_mrcnn_tf.schedules import Stage
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "imagenet" / "pretrain.py"
-CONFIG = pretraining_config(
-    TinyConfig().replace(BACKBONE_STEM_WIDTH=16, BACKBONE_WIDTHS=(16, 16, 32, 32), FPN_FEATUREMAPS=8), batch=6
-)
+SMALL = {"BACKBONE_STEM_WIDTH": 16, "BACKBONE_WIDTHS": (16, 16, 32, 32), "FPN_FEATUREMAPS": 16}
+CONFIG = pretraining_config(TinyConfig().replace(**SMALL, OPTIMIZER="sgd"), batch=6)
+ADAM = CONFIG.replace(OPTIMIZER="adam", WARM_UP_STEPS=2)
 RECIPE = Recipe(epochs=2, steps_per_epoch=3, learning_rate=1.0, size=32)
 
 
@@ -61,6 +64,20 @@ def test_short_schedules_have_no_empty_stages():
     assert [stage.epochs for stage in pretraining_schedule(Recipe(epochs=4), 64)] == [2, 3, 4]
 
 
+@pytest.mark.parametrize("batch", [8, 1024])
+def test_a_recipe_that_decays_as_a_cosine_is_one_stage_at_its_rate(batch):
+    recipe = Recipe(epochs=5, learning_rate=0.003, decay="cosine")
+    assert pretraining_schedule(recipe, batch) == (Stage(5, "all", 0.003, decay_to=5),)
+
+
+def test_recipes_go_with_the_optimizer():
+    recipe = pretraining.recipe_of(TinyConfig())
+    assert (recipe.epochs, recipe.steps_per_epoch, recipe.learning_rate) == (14, 100, 0.004)
+    assert (recipe.decay, recipe.weight_decay, recipe.size) == ("cosine", 0, TinyConfig.TARGET_MAX_DIM)
+    assert pretraining.recipe_of(SmallConfig()) == Recipe(size=SmallConfig.TARGET_MAX_DIM)
+    assert (Recipe().decay, Recipe().weight_decay) == ("steps", pretraining.WEIGHT_DECAY)
+
+
 def test_the_configuration_trains_statistics_and_shares_the_batch():
     config = pretraining_config(SmallConfig(), batch=256, devices=8)
     assert config.TRAIN_BN is None and config.BATCH_SIZE == 256 and config.IMAGES_PER_GPU == 32
@@ -80,7 +97,7 @@ def test_classification_by_hand():
 
 def test_the_loss_is_cross_entropy_over_labels_and_half_the_squares_of_kernels():
     model = pretraining.build_classifier(CONFIG, 5, weight_decay=0.01)
-    outputs = {"logits": np.zeros((3, 5), np.float32), "input_label": np.array([0, 4, -1], np.int32)}
+    outputs = {"logits": np.zeros((3, 1, 5), np.float32), "input_label": np.array([0, 4, -1], np.int32)}
     kernels = [variable for variable in model.trainable_variables if variable.path.endswith("kernel")]
     decay = 0.005 * sum(np.square(kernel.numpy()).sum() for kernel in kernels)
     assert len(kernels) == 18 and float(model.compute_loss(y_pred=outputs)) == pytest.approx(
@@ -95,7 +112,7 @@ def test_the_loss_is_cross_entropy_over_labels_and_half_the_squares_of_kernels()
 def test_initial_weights_depend_on_the_seed_alone():
     first, again, other = (pretraining.build_classifier(CONFIG, 5, seed=seed).get_weights() for seed in (1, 1, 2))
     assert all(map(np.array_equal, first, again)) and not all(map(np.array_equal, first, other))
-    kernel = pretraining.build_classifier(CONFIG, 5).backbone.get_layer("res5a_branch2b").kernel.numpy()
+    kernel = _backbone(pretraining.build_classifier(CONFIG, 5)).get_layer("res5a_branch2b").kernel.numpy()
     assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * kernel.shape[-1])), rel=0.05)
 
 
@@ -103,14 +120,46 @@ def test_statistics_are_trained_and_logits_stay_float32_in_mixed_precision():
     config = CONFIG.replace(PRECISION="bfloat16")
     model = pretraining.build_classifier(config, 5)
     model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
-    statistics = model.backbone.get_layer("bn_conv1").moving_mean
+    statistics = _backbone(model).get_layer("bn_conv1").moving_mean
     batch = {"input_image": np.full((6, 32, 32, 3), 50, np.float32), "input_label": np.zeros(6, np.int32)}
     first = float(model.train_on_batch(batch, return_dict=True)["cross_entropy"])
     model.reset_metrics()
     assert float(model.train_on_batch(batch, return_dict=True)["cross_entropy"]) < first
     assert np.abs(statistics.numpy()).max() > 0
-    assert model.output["logits"].dtype == "float32" and model.backbone.outputs[-1].dtype == "bfloat16"
+    assert model.output["logits"].dtype == "float32" and _backbone(model).outputs[-1].dtype == "bfloat16"
     assert keras.config.dtype_policy().name == "float32"
+
+
+def _backbone(classifier):
+    return classifier.get_layer("resnet_model")
+
+
+def test_a_pyramid_has_a_classifier_on_each_level_too():
+    model = pretraining.build_classifier(CONFIG, 5, pyramid=True)
+    heads = [layer.name for layer in model.layers if layer.name.startswith("classifier")]
+    assert heads == ["classifier", "classifier_p2", "classifier_p3", "classifier_p4", "classifier_p5"]
+    assert [layer.name for layer in model.encoder.layers] == ["resnet_model", "fpn_model"]
+    image = np.random.default_rng(0).integers(0, 200, (2, 64, 64, 3)).astype(np.float32)
+    outputs = model({"input_image": image, "input_label": np.zeros(2, np.int32)})
+    assert outputs["logits"].shape == (2, 5, 5)
+    maps = [_backbone(model)(image)[-1], *model.get_layer("fpn_model")(_backbone(model)(image)[1:])[:4]]
+    for index, name in enumerate(heads):
+        expected = model.get_layer(name)(keras.ops.mean(maps[index], axis=(1, 2)))
+        np.testing.assert_allclose(outputs["logits"][:, index], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+    alone = pretraining.build_classifier(CONFIG, 5)
+    assert [layer.name for layer in alone.encoder.layers] == ["resnet_model"]
+    assert alone({"input_image": image, "input_label": np.zeros(2, np.int32)})["logits"].shape == (2, 1, 5)
+
+
+def test_the_loss_is_the_mean_over_the_heads():
+    model = pretraining.build_classifier(CONFIG, 3, pyramid=True, weight_decay=0.0)
+    probabilities = [[0.5, 0.25, 0.25], [0.2, 0.4, 0.4], [0.8, 0.1, 0.1], [0.25, 0.5, 0.25], [0.6, 0.2, 0.2]]
+    logits = np.log(np.array([probabilities, probabilities], np.float32))
+    outputs = {"logits": logits, "input_label": np.array([0, imagenet.NO_LABEL], np.int32)}
+    expected = -np.mean(np.log([0.5, 0.2, 0.8, 0.25, 0.6]))
+    assert float(model.compute_loss(y_pred=outputs)) == pytest.approx(expected, rel=1e-5)
+    metrics = {metric.name: float(metric.result()) for metric in model.trackers}
+    assert metrics == pytest.approx({"cross_entropy": expected, "top1": 3 / 5})
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------
@@ -144,7 +193,7 @@ def test_the_written_backbone_loads_into_the_detector(finished):
     folder, _, classifier = finished
     layers = network.build_layers(CONFIG.replace(TRAIN_BN=False))
     report = weights.load_weights(layers, folder / "imagenet_687.h5")
-    expected, _ = weights._model_weights(classifier.backbone)
+    expected, _ = weights._model_weights(classifier.encoder)
     assert sorted(report.loaded) == sorted(expected) and not report.unused and not report.zeroed
     found, _ = weights._model_weights(layers.resnet_model)
     for key, variable in expected.items():
@@ -164,7 +213,7 @@ def test_the_written_backbone_has_the_layout_of_the_original(finished):
 
 def test_the_real_backbone_is_that_of_the_detector(tmp_path):
     classifier = pretraining.build_classifier(pretraining_config(SmallConfig()), 3)
-    weights.save_weights(classifier.backbone, tmp_path / "imagenet_687.h5")
+    weights.save_weights(classifier.encoder, tmp_path / "imagenet_687.h5")
     text = weights.describe_weights(tmp_path / "imagenet_687.h5")
     assert "backbone weights, ResNet-50, with conv biases" in text and "fits: config small or config large" in text
     assert "318" in text  # weights of the backbone in the published files
@@ -186,6 +235,71 @@ def test_a_broken_picture_stops_the_run_and_is_named(tree, tmp_path):
         pretraining.pretrain(classifier, CONFIG, RECIPE, train, None, tmp_path / "run", progress=False)
 
 
+@pytest.fixture(scope="module")
+def instances(tmp_path_factory):
+    """(instances of training, instances of validation) of generated pictures."""
+    root = tmp_path_factory.mktemp("instances")
+    coco_tree.write_tree(root, subset="train", num_images=8)
+    return [Instances(coco_tree.load(root, subsubset=part, val_images=3), "drawn_s1") for part in ("train", "val")]
+
+
+@pytest.fixture(scope="module")
+def with_pyramid(instances, tmp_path_factory):
+    """(folder of a run of Adam on instances, history, classifier, its optimizer's learning rates by step)."""
+    path, rates = tmp_path_factory.mktemp("pyramid") / "run", []
+    classifier = pretraining.build_classifier(ADAM, 3, pyramid=True, weight_decay=0.0)
+
+    class Note(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    fit = classifier.fit
+    classifier.fit = lambda *arguments, callbacks, **named: fit(*arguments, callbacks=[*callbacks, Note()], **named)
+    recipe = dataclasses.replace(pretraining.recipe_of(ADAM), epochs=2, steps_per_epoch=4, learning_rate=0.01, size=32)
+    written, history = pretraining.pretrain(classifier, ADAM, recipe, *instances, path, progress=False)
+    assert written == path / "drawn_s1.h5"
+    return path, history, classifier, rates
+
+
+def test_instances_are_learned_with_adam_and_a_falling_rate(with_pyramid):
+    path, history, classifier, rates = with_pyramid
+    assert type(classifier.optimizer) is keras.optimizers.Adam
+    assert (classifier.optimizer.beta_1, classifier.optimizer.beta_2) == (0.9, TinyConfig.ADAM_BETA_2)
+    falls = [0.005 * (1 + np.cos(np.pi * step / 6)) for step in range(6)]
+    assert rates == pytest.approx([0, 0.005, *falls], abs=1e-7)
+    assert [row["learning_rate"] for row in history] == pytest.approx([falls[2], 0], abs=1e-7)
+    assert history[1]["cross_entropy"] < history[0]["cross_entropy"]
+    assert history[1]["loss"] == pytest.approx(history[1]["cross_entropy"])  # no weight decay
+    names = {file.name for file in path.iterdir()}
+    assert {"drawn_s1.h5", "drawn_s1_0001.h5", "drawn_s1_0002.h5", "state.json"} <= names
+
+
+def test_the_written_pyramid_loads_into_the_detector(with_pyramid):
+    path, _, classifier, _ = with_pyramid
+    layers = network.build_layers(ADAM.replace(TRAIN_BN=False))
+    report = weights.load_weights(layers, path / "drawn_s1.h5")
+    expected, _ = weights._model_weights(classifier.encoder)
+    assert sorted(report.loaded) == sorted(expected) and not report.unused and not report.zeroed
+    assert {"conv1/kernel", "bn_conv1/moving_mean", "fpn_c5p5/kernel", "fpn_p2/kernel", "fpn_p5/bias"} <= set(expected)
+    found, _ = weights._model_weights(layers)
+    for key, variable in expected.items():
+        np.testing.assert_array_equal(found[key].numpy(), variable.numpy(), err_msg=key)
+    missing = {key.split("/")[0] for key in report.missing}
+    assert {name.split("_")[0] for name in missing} == {"fpn", "rpn", "mrcnn"}
+    assert {name for name in missing if name.startswith("fpn")} == {f"fpn_distance_P{level}" for level in range(2, 7)}
+    assert len(report.missing) == len(found) - len(expected)
+
+
+def test_a_written_pyramid_is_described(with_pyramid, finished):
+    text = weights.describe_weights(with_pyramid[0] / "drawn_s1.h5")
+    assert ": backbone and FPN weights, ResNet with 1+1+1+1 blocks, with conv biases" in text
+    assert "not in the file: matching layers, RPN and heads keep their initial values" in text
+    assert "left out: nothing" in text
+    text = weights.describe_weights(finished[0] / "imagenet_687.h5")
+    assert ": backbone weights, ResNet" in text
+    assert "not in the file: FPN, matching layers, RPN and heads keep their initial values" in text
+
+
 _RESUME = """
 import json, sys, threading
 import keras
@@ -200,7 +314,7 @@ class StopAfter(threading.Event):
 
 devices.prepare_backend(seed=0)
 tree, out = sys.argv[1:]
-small = {"BACKBONE_STEM_WIDTH": 16, "BACKBONE_WIDTHS": (16, 16, 32, 32)}
+small = {"BACKBONE_STEM_WIDTH": 16, "BACKBONE_WIDTHS": (16, 16, 32, 32), "OPTIMIZER": "sgd"}
 config = pretraining.pretraining_config(TinyConfig().replace(**small), batch=6)
 recipe = pretraining.Recipe(epochs=2, steps_per_epoch=3, learning_rate=1.0, size=32)
 pictures = [imagenet.find_pictures(tree, subset, 687, partial=True) for subset in ("train", "val")]
@@ -253,7 +367,9 @@ def test_help_does_not_start_tensorflow():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((), "--data: in which folder"),
+        ((), "expected --data (folder of ImageNet, with train/ and val/) or --dataset (COCO-format)"),
+        (("--data", "{tree}", "--dataset", "{tree}"), "expected --data (folder of ImageNet, with train/ and val/) or"),
+        (("--dataset", "nowhere"), "nowhere/annotations: no such folder"),
         (("--data", "nowhere"), "nowhere/train: no such folder"),
         (("--data", "{tree}"), "684 of the 687 classes have no picture"),
         (("--data", "{tree}", "--partial", "--batch", 10, "--devices", 4), "cannot be shared evenly by 4 devices"),
@@ -281,7 +397,9 @@ def test_a_folder_with_a_run_is_not_begun_again(command, capsys, tree, finished)
 @pytest.mark.slow
 def test_the_command_stops_on_two_devices_and_goes_on(tree, tmp_path):
     out = tmp_path / "out"
-    begin = ["--data", tree, "--out", out, "--partial", "--config", "tiny", "--size", 32, "--batch", 4, "--epochs", 1]
+    (tmp_path / "config.json").write_text('{"BASE": "tiny", "OPTIMIZER": "sgd"}')
+    begin = ["--data", tree, "--out", out, "--partial", "--config", tmp_path / "config.json", "--size", 32]
+    begin += ["--batch", 4, "--epochs", 1]
     process = _start(*begin, "--steps", 12, "--save-every", 1, "--devices", 2, "--learning-rate", 0.5)
     deadline = time.monotonic() + 60
     while not (out / "state.json").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -297,6 +415,59 @@ def test_the_command_stops_on_two_devices_and_goes_on(tree, tmp_path):
     assert "trained to epoch 1" in said and str(out / "imagenet_687.h5") in said
     assert json.loads((out / "config.json").read_text())["GPU_COUNT"] == 1
     assert weights.load_weights(network.build_layers(TinyConfig()), out / "imagenet_687.h5").loaded
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_the_instances_of_a_data_set(command, capsys, tmp_path):
+    coco_tree.write_tree(tmp_path / "drawn", subset="train", num_images=8)
+    settings = {"BASE": "tiny", "TARGET_MIN_DIM": 32, "TARGET_MAX_DIM": 32, **SMALL}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    arguments = ["--dataset", tmp_path / "drawn", "--split", 1, "--config", tmp_path / "config.json", "--batch", 4]
+    arguments += ["--steps", 1, "--epochs", 1, "--val-images", 3, "--out", tmp_path / "run"]
+    assert command.main([str(argument) for argument in arguments]) == 0
+    said, text = capsys.readouterr()
+    # of the 8 and 6 instances in 4 and 3 annotated images, 3 and 2 are of the class that split 1 holds out
+    assert "train2017: 5 instances of 2 classes" in text and "train2017: 4 instances of 2 classes" in text
+    written = tmp_path / "run" / "drawn_s1.h5"
+    assert f"The backbone is in {written}" in said and "of the validation pictures right" in said
+    report = weights.load_weights(network.build_layers(TinyConfig().replace(**SMALL)), written)
+    assert "fpn_p2/kernel" in report.loaded and not report.unused
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["OPTIMIZER"], config["TRAIN_BN"], config["IMAGES_PER_GPU"]) == ("adam", None, 4)
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert state["settings"]["size"] == 32 and state["settings"]["classes"] == 2
+    assert state["stage"]["learning_rate"] == 0.004 and state["stage"]["decay_to"] == 1
+
+
+def test_what_the_command_trains_by_default(command):
+    """The recipe goes with the optimizer, the size of a crop with the pictures."""
+
+    def chosen(*arguments):
+        options = command.build_parser().parse_args(arguments)
+        config, recipe = command.chosen_recipe(options)
+        return recipe, command.chosen_batch(options, config)
+
+    adam = Recipe(14, 100, 0.004, 64, decay="cosine", weight_decay=0.0)
+    assert chosen("--data", "d") == (Recipe(), 256)
+    assert chosen("--dataset", "d") == (Recipe(size=96), 256)
+    assert chosen("--dataset", "d", "--config", "tiny") == (adam, 32)
+    assert chosen("--data", "d", "--config", "tiny") == (dataclasses.replace(adam, size=224), 32)
+    given = ("--epochs", "3", "--steps", "5", "--learning-rate", "0.5", "--size", "40", "--batch", "7", "--seed", "2")
+    expected = dataclasses.replace(adam, epochs=3, steps_per_epoch=5, learning_rate=0.5, size=40, seed=2)
+    assert chosen("--dataset", "d", "--config", "tiny", *given) == (expected, 7)
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ((), "imagenet_687"),
+        (("--classes", "771"), "imagenet_771"),
+        (("--dataset", "some/where/drawn/"), "drawn"),
+        (("--dataset", "drawn", "--split", "3"), "drawn_s3"),
+    ],
+)
+def test_weights_are_named_after_what_they_are_of(command, arguments, name):
+    assert command.name_of(command.build_parser().parse_args(arguments)) == name
 
 
 def _start(*arguments):

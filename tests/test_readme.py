@@ -16,6 +16,7 @@ import shlex
 import shutil
 import sys
 import textwrap
+import types
 
 import imagenet_tree
 import numpy as np
@@ -164,6 +165,7 @@ def test_no_snippet_is_overlooked(path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly` option is set")
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_all_snippets_run(path, workplace):
     for snippet in snippets_of(path):
@@ -248,7 +250,7 @@ class Workplace:
 
     Args:
         programs: script -> its module.
-        weights: configuration name -> weight file.
+        weights: configuration name, or "imagenet" for a backbone -> weight file.
     """
 
     def __init__(self, programs, weights):
@@ -275,6 +277,8 @@ class Workplace:
                 self.provide_pictures(text)
             elif text == "coco":
                 self.provide_dataset(text, ())
+        if ".train(" in snippet.text and "load_latest_checkpoint" not in snippet.text:
+            shutil.rmtree("logs", ignore_errors=True)  # it is another way to do what a command before has done
         exec(compile(snippet.text, snippet.where, "exec"), dict(self.names))
 
     def _json(self, snippet):
@@ -334,7 +338,7 @@ class Workplace:
     def provide_weights(self, path, name=None):
         """A weight file, of the configuration `name` or of the one that the file's name names."""
         size = pathlib.PurePath(path).name.partition("_")[0]
-        name = name or {"large": "large", "small": "small", "imagenet": "small"}.get(size, "tiny")
+        name = name or (size if size in self.weights else "tiny")
         if not pathlib.Path(path).exists():
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.weights[name], path)
@@ -426,6 +430,7 @@ SMALL = {  # name -> a small configuration with the names of the real one; sizes
         | {"NAME": kind.NAME, "FPN_CLASSIF_FC_LAYERS_SIZE": 16 * number, "IMAGES_PER_GPU": 1}
         | {"STEPS_PER_EPOCH": 1, "VALIDATION_STEPS": 1, "DETECTION_MIN_CONFIDENCE": 0.0}
         | {"DETECTION_MAX_INSTANCES": 3, "POST_NMS_ROIS_INFERENCE": 20}
+        | ({"BACKBONE_STEM_WIDTH": 32} if name == "tiny" else {})  # which no ImageNet backbone fits
         | {"OPTIMIZER": "sgd", "GRADIENT_CLIP_NORM": 0.01},  # from random weights, at any learning rate
     )
     for number, (name, kind) in enumerate(configs.CONFIGS.items(), 1)
@@ -434,13 +439,18 @@ SMALL = {  # name -> a small configuration with the names of the real one; sizes
 
 @pytest.fixture(scope="module")
 def small_weights(tmp_path_factory):
-    """Configuration name -> weight file."""
+    """Configuration name -> weight file; "imagenet" -> that of a backbone."""
     from siamese_mrcnn_tf import network, weights
 
     folder, found = tmp_path_factory.mktemp("weights"), {}
     for name, kind in SMALL.items():
         found[name] = folder / f"{name}.h5"
-        weights.save_weights(network.build_layers(kind()), found[name])
+        layers = network.build_layers(kind())
+        weights.save_weights(layers, found[name])
+        if name == "small":
+            found["imagenet"] = folder / "imagenet.h5"
+            backbone = [layer for layer in layers.layers if layer.name == "resnet_model"]
+            weights.save_weights(types.SimpleNamespace(layers=backbone), found["imagenet"])
     return found
 
 
@@ -448,18 +458,20 @@ def small_weights(tmp_path_factory):
 def small_settings(programs, monkeypatch):
     """Configurations, data sets and runs made small, under the names of the real ones."""
     import shapes as shapes_of_commands  # as samples/shapes/standard.py imports it
+    import tensorflow as tf
     import train_command
 
     from siamese_mrcnn_tf import devices
     from siamese_mrcnn_tf.dataset import CocoDataset
     from siamese_mrcnn_tf.model import SiameseMaskRCNN
+    from siamese_mrcnn_tf.training import Trainer
 
     for name, kind in SMALL.items():
         monkeypatch.setitem(configs.CONFIGS, name, kind)
         monkeypatch.setattr(configs, kind.__name__, kind)
     for name, count in {"train": 24, "val": 6}.items():
         monkeypatch.setitem(shapes_of_commands.STANDARD, name, count)
-    monkeypatch.setattr(train_command, "_BACKBONE_SETTINGS", ())  # these, too, start from a backbone file
+    monkeypatch.setattr(train_command, "Config", SMALL["small"])  # whose backbone there are ImageNet weights for
     monkeypatch.setitem(CocoDataset.load_coco.__kwdefaults__, "val_images", 2)
     monkeypatch.setattr(devices, "device_scope", lambda devices: contextlib.nullcontext())
     monkeypatch.setattr(devices, "prepare_backend", lambda **settings: None)  # it would hold for all tests after this
@@ -469,3 +481,13 @@ def small_settings(programs, monkeypatch):
         return train(self, *arguments, **named | {"epochs": self.epoch + 1})
 
     monkeypatch.setattr(SiameseMaskRCNN, "train", train_an_epoch)
+    run = Trainer.run
+
+    def run_eagerly(self, *arguments):
+        tf.config.run_functions_eagerly(True)  # to trace a graph takes far longer than these few steps
+        try:
+            run(self, *arguments)
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+    monkeypatch.setattr(Trainer, "run", run_eagerly)

@@ -166,6 +166,24 @@ def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
     assert rows_of(text, "2-shot, train categories")[1][1][2:] == ["", ""]
 
 
+def test_controls_are_experiments_of_their_own_without_published_figures(tmp_path):
+    kinds = [(1, "present"), (5, "absent"), (1, None), (5, "present"), (1, "absent")]
+    folders = [
+        write_evaluation(tmp_path / f"{shots}{control}", shots=shots, **{"control": control} if control else {})
+        for shots, control in kinds
+    ]
+    found = evaluation_results.read_experiments(folders)
+    assert [(experiment.model, experiment.shots) for experiment in found] == [
+        *((None, 1), ("control-absent", 1), ("control-absent", 5), ("control-present", 1), ("control-present", 5))
+    ]
+    assert found[1].title == "1-shot, reference of a category that is absent, novel categories"
+    assert [experiment.is_control for experiment in found] == [False, True, True, True, True]
+    assert len({experiment.slug for experiment in found}) == 5
+    assert found[0].published(1, "bbox") and not any(control.published(1, "bbox") for control in found[1:])
+    here, there = rows_of(report_contents.markdown(found), found[1].title)[1]
+    assert here[-1].startswith("21.1") and there[1:] == ["*published*", ""]
+
+
 def test_full_tables_have_all_figures(tmp_path, four_splits):
     found = evaluation_results.read_experiments(four_splits)
     text = report_contents.markdown(found)

@@ -12,10 +12,10 @@ from siamese_mrcnn_tf.schedules import SCHEDULES, Stage, layer_pattern, load_sch
 @pytest.fixture(scope="module")
 def names():
     """Names of all layers with weights, of a model with masks."""
-    from siamese_mrcnn_tf import TinyConfig, network, training
+    from siamese_mrcnn_tf import TinyConfig, layer_selection, network
 
     layers = network.build_layers(TinyConfig()).layers
-    return [layer.name for layer in training._leaves(layers) if layer.weights]
+    return [layer.name for layer in layer_selection.leaves(layers) if layer.weights]
 
 
 def chosen(names, selection):
@@ -102,6 +102,13 @@ def test_a_schedule_from_a_file(tmp_path):
     assert load_schedule(str(tmp_path / "mine.json")) == expected
 
 
+def test_a_decay_from_a_file(tmp_path):
+    content = [stage(), stage(epochs=4, decay_to=9), stage(epochs=5, decay_to=5), stage(epochs=6, decay_to=None)]
+    stages = load_schedule(write(tmp_path / "mine.json", content))
+    assert [stage.decay_to for stage in stages] == [None, 9, 5, None]
+    assert stages[1] == Stage(4, "heads", 0.02, decay_to=9)
+
+
 BROKEN = {
     "no list": ({"epochs": 1}, "expected a list of stages that is not empty"),
     "empty": ([], "expected a list of stages that is not empty"),
@@ -118,6 +125,13 @@ BROKEN = {
     "learning rate true": ([stage(learning_rate=True)], r"\[0\]: learning_rate = True"),
     "learning rate infinite": ([stage(learning_rate=math.inf)], r"\[0\]: learning_rate = inf"),
     "learning rate nan": ([stage(learning_rate=math.nan)], r"\[0\]: learning_rate = nan"),
+    "decay before the end": (
+        [stage(), stage(epochs=4, decay_to=3)],
+        r"\[1\]: decay_to = 3, expected an epoch from 4 on",
+    ),
+    "half a decay": ([stage(decay_to=1.5)], r"\[0\]: decay_to = 1.5, expected an epoch from 1 on"),
+    "decay true": ([stage(decay_to=True)], r"\[0\]: decay_to = True, expected an epoch from 1 on"),
+    "decay alone": ([{"epochs": 1, "decay_to": 1}], r"\[0\]: expected an object with the keys epochs, layers, learn"),
     "layers number": ([stage(layers=5)], r"\[0\]: layers = 5, expected a selection or a regular expression"),
     "layers no expression": (
         [stage(), stage(epochs=2, layers="res(")],
@@ -150,3 +164,10 @@ def test_shortened(epochs, ends):
     assert [stage.epochs for stage in stages] == ends
     for short, whole in zip(stages, SCHEDULES["paper"], strict=False):
         assert (short.layers, short.learning_rate) == (whole.layers, whole.learning_rate)
+
+
+def test_shortened_stages_decay_as_the_whole_ones_do():
+    stages = (Stage(2, "heads", 0.02), Stage(15, "all", 0.001, decay_to=15))
+    assert shortened(stages, 6) == (stages[0], Stage(6, "all", 0.001, decay_to=15))
+    assert shortened(SCHEDULES["shapes"], 3) == (Stage(3, "all", 0.001, decay_to=15),)
+    assert [stage.decay_to for stage in SCHEDULES["paper"]] == [None] * 3

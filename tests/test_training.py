@@ -4,6 +4,7 @@ import collections
 import csv
 import json
 import logging
+import math
 import os
 import pathlib
 import signal
@@ -23,7 +24,13 @@ from siamese_mrcnn_tf.data_generator import SampleMaker
 from siamese_mrcnn_tf.schedules import Stage, layer_pattern, shortened
 from siamese_mrcnn_tf.training import Trainer, TrainingSettings, TrainingStopped
 from siamese_mrcnn_tf.training_batches import SampleLoader, TrainingBatches
-from siamese_mrcnn_tf.training_model import LOSS_NAMES, ReducedClipSGD, TrainingModel
+from siamese_mrcnn_tf.training_model import (
+    LOSS_NAMES,
+    ReducedClipAdam,
+    ReducedClipSGD,
+    TrainingModel,
+    compile_model,
+)
 
 STAGES = (Stage(1, "heads", 0.02), Stage(3, "all", 0.05))
 STEPS, VAL_STEPS = 4, 2
@@ -319,42 +326,102 @@ def test_a_machine_that_does_not_write_trains_all_the_same(train, tmp_path):
     assert len(trainer.state.history) == 3 and not (tmp_path / "run").exists()
 
 
-# ---- layers ------------------------------------------------------------------------------------------------------
+# ---- learning rates that fall ------------------------------------------------------------------------------------
+
+DECAY = (Stage(1, "heads", 0.02), Stage(3, "all", 0.1, decay_to=4))  # falls over 12 steps, stops after 8 of them
 
 
-def test_select_layers_reaches_into_nested_models():
-    model, layers = toy.build_model()
-    assert training.select_layers(layers.layers, "heads") == ["rpn_a", "mrcnn_a"]
-    assert {path.split("/")[0] for path in trainable(model)} == {"rpn_a", "mrcnn_a"}
-    layers.layers[0].trainable = False  # the nested model as a whole
-    assert training.select_layers(layers.layers, "4+") == ["res4a", "rpn_a", "mrcnn_a"]
-    assert len(layers.layers[0].trainable_weights) == 2
-    assert {path.split("/")[-2] for path in trainable(model)} == {"res4a", "rpn_a", "mrcnn_a"}
-    assert training.select_layers(layers.layers, "conv.|res4") == ["conv1"]
-    assert {path.split("/")[-2] for path in trainable(model)} == {"conv1"}
+@pytest.fixture
+def rates():
+    """(list, function for `begin`): the function makes a Trainer note the learning rate of each step in the list."""
+    noted = []
+
+    class Note(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            noted.append(float(self.model.optimizer.learning_rate))
+
+    def begin(trainer):
+        fit = trainer.model.fit
+        trainer.model.fit = lambda *arguments, callbacks, **named: fit(
+            *arguments, callbacks=[*callbacks, Note()], **named
+        )
+
+    return noted, begin
 
 
-def trainable(model):
-    return [variable.path for variable in model.trainable_variables]
+def falling(highest, steps, *, warm_up=0):
+    """Learning rates of `steps` steps and after the last of them: a rise along a line, half a cosine."""
+    rise = [highest * step / warm_up for step in range(warm_up)]
+    fall = [highest * (1 + math.cos(math.pi * step / (steps - warm_up))) / 2 for step in range(steps - warm_up + 1)]
+    return rise + fall
 
 
-@pytest.mark.parametrize(
-    ("selection", "message"),
-    [
-        ("head", r"layers 'head': no layer of that name; expected one of heads, rpn, 2\+, 3\+, 4\+, 5\+, all, .*or an"),
-        ("conv", "layers 'conv': no layer of that name"),  # a part of a name
-        ("resnet_model", "layers 'resnet_model': no layer of that name"),
-        ("conv(", r"layers 'conv\(': expected one of heads, .* or a regular expression"),
-    ],
-)
-def test_selections_that_select_nothing(selection, message):
-    with pytest.raises(ValueError, match=message):
-        training.select_layers(toy.build_model()[1].layers, selection)
+@pytest.mark.parametrize("warm_up", [0, 3])
+def test_a_learning_rate_rises_and_falls(train, rates, monkeypatch, warm_up):
+    monkeypatch.setattr(toy.CONFIG, "WARM_UP_STEPS", warm_up)
+    noted, begin = rates
+    trainer = train("run", (Stage(3, "all", 0.1, decay_to=3),), begin=begin)
+    expected = falling(0.1, 3 * STEPS, warm_up=warm_up)
+    assert expected[warm_up] == 0.1 and expected[-1] == 0 and len(expected) == 3 * STEPS + 1
+    assert noted == pytest.approx(expected[:-1], abs=1e-7)
+    history = [row["learning_rate"] for row in trainer.state.history]
+    assert history == pytest.approx(expected[STEPS::STEPS], abs=1e-7)  # what each epoch ends with
+    assert trainer.state.stage == {"index": 0, "layers": "all", "learning_rate": 0.1, "decay_to": 3, "first_epoch": 0}
 
 
-def test_abridged_names():
-    names = ["conv1", "res4a_branch1", "res4b_branch2a", "res4c_branch2c", "rpn_a"]
-    assert training.abridged(names) == "conv1, res4a_branch1 .. res4c_branch2c (3), rpn_a"
+def test_a_rise_that_is_longer_than_the_stage_stays_a_rise(train, rates, monkeypatch):
+    monkeypatch.setattr(toy.CONFIG, "WARM_UP_STEPS", 100)
+    noted, begin = rates
+    train("run", (Stage(1, "all", 0.1, decay_to=1),), begin=begin)
+    assert noted == pytest.approx([0.001 * step for step in range(STEPS)], abs=1e-7)
+
+
+def test_each_stage_has_its_own_learning_rate(train, rates, monkeypatch):
+    monkeypatch.setattr(toy.CONFIG, "WARM_UP_STEPS", 2)
+    noted, begin = rates
+    trainer = train("run", DECAY, begin=begin)
+    assert noted[:STEPS] == pytest.approx([0.02] * STEPS)  # without a decay there is no rise
+    assert noted[STEPS:] == pytest.approx(falling(0.1, 3 * STEPS, warm_up=2)[: 2 * STEPS], abs=1e-7)
+    assert trainer.state.history[-1]["learning_rate"] > 0.02
+    assert trainer.state.stage["first_epoch"] == 1
+
+
+def test_a_decay_begins_where_the_run_does(train, rates):
+    noted, begin = rates
+
+    def begin_late(trainer):
+        trainer.begin_at(1)
+        begin(trainer)
+
+    train("run", (Stage(3, "all", 0.1, decay_to=3),), begin=begin_late)
+    assert noted == pytest.approx(falling(0.1, 2 * STEPS)[:-1], abs=1e-7)
+
+
+@pytest.mark.parametrize(("optimizer", "places"), [("sgd", (5, 10)), ("adam", (8, 11))])
+def test_a_stop_while_the_learning_rate_falls_changes_nothing(train, rates, monkeypatch, optimizer, places):
+    """In the validation before the stage, within an epoch of it, after the last step of one and in its validation."""
+    monkeypatch.setattr(toy.CONFIG, "WARM_UP_STEPS", 3)
+    monkeypatch.setattr(toy.CONFIG, "OPTIMIZER", optimizer)
+    noted, begin = rates
+    whole = train("whole", DECAY, begin=begin)
+    at_once = noted.copy()
+    for stops in places:
+        noted.clear()
+        with pytest.raises(TrainingStopped):
+            train(f"parts{stops}", DECAY, begin=begin, stop=toy.StopAfter(stops - 1))
+        assert len(noted) < len(at_once)
+        parts = train(f"parts{stops}", DECAY, begin=begin, resume=True)
+        assert noted == at_once
+        assert parts.state.history == whole.state.history and parts.state.stage == whole.state.stage
+        assert_same_weights(parts.model, whole.model)
+
+
+def test_a_shortened_decay_can_be_prolonged(train, rates):
+    noted, begin = rates
+    train("parts", shortened(DECAY, 2), begin=begin)
+    parts = train("parts", DECAY, begin=begin, resume=True)
+    assert noted == pytest.approx([0.02] * STEPS + falling(0.1, 3 * STEPS)[: 2 * STEPS], abs=1e-7)
+    assert_same_weights(parts.model, train("whole", DECAY).model)
 
 
 # ---- signals -----------------------------------------------------------------------------------------------------
@@ -395,6 +462,45 @@ def test_on_one_device_the_optimizer_is_that_of_keras():
         momentum = 0.9 * momentum - 0.1 * step
         total += momentum
     np.testing.assert_allclose(updates[1][0], 1 + total * gradients[0], rtol=1e-5)
+
+
+def test_adam_by_hand_with_clipping_over_all_variables():
+    """Two steps: the first gradient has the norm 10 and is cut to 5, the second has the norm 1."""
+    config = types.SimpleNamespace(
+        OPTIMIZER="adam", LEARNING_MOMENTUM=0.8, ADAM_BETA_2=0.95, GRADIENT_CLIP_NORM=5.0, WARM_UP_STEPS=0
+    )
+    model, _ = toy.build_model()
+    compile_model(model, config, learning_rate=0.1)
+    optimizer = model.optimizer
+    assert isinstance(optimizer, ReducedClipAdam)
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.global_clipnorm) == (0.8, 0.95, 5.0)
+    variables = [keras.Variable(np.zeros(1), dtype="float32") for _ in range(2)]
+    for gradients in ((6, 8), (0.6, -0.8)):
+        optimizer.apply([keras.ops.convert_to_tensor([float(gradient)]) for gradient in gradients], variables)
+    for variable, (first, second) in zip(variables, ((3, 0.6), (4, -0.8)), strict=True):
+        mean = (0.8 * 0.2 * first + 0.2 * second) / (1 - 0.8**2)
+        square = (0.95 * 0.05 * first**2 + 0.05 * second**2) / (1 - 0.95**2)
+        expected = -0.1 * (1 + mean / math.sqrt(square))  # a first step is as long as the learning rate
+        assert float(variable.value[0]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_on_one_device_adam_is_that_of_keras():
+    updates = []
+    for kind in (keras.optimizers.Adam, ReducedClipAdam):
+        variables = [keras.Variable(np.ones(3), dtype="float32") for _ in range(2)]
+        optimizer = kind(0.1, 0.9, 0.99, global_clipnorm=2.0)
+        for share in (5.0, -0.5, 0.01):
+            optimizer.apply([keras.ops.convert_to_tensor(np.float32([3, -4, 0]) * share)] * 2, variables)
+        updates.append([variable.numpy() for variable in variables])
+    np.testing.assert_array_equal(*updates)
+
+
+def test_the_momentum_of_a_configuration_can_be_overruled():
+    model, _ = toy.build_model()
+    for optimizer, kind, name in (("adam", ReducedClipAdam, "beta_1"), ("sgd", ReducedClipSGD, "momentum")):
+        config = types.SimpleNamespace(**vars(toy.CONFIG) | {"OPTIMIZER": optimizer})
+        compile_model(model, config, learning_rate=0.1, momentum=0.5)
+        assert type(model.optimizer) is kind and getattr(model.optimizer, name) == 0.5
 
 
 # ---- the real model ----------------------------------------------------------------------------------------------

@@ -542,7 +542,7 @@ def test_frcnn_and_mask_files_load_into_each_other(tmp_path, tiny_arrays, tiny_f
 
 
 def test_missing_unused_and_nan_are_reported(tmp_path, tiny_arrays, tiny_model):
-    arrays = {**tiny_arrays, "conv1/bias": np.full(24, np.nan, np.float32)}
+    arrays = {**tiny_arrays, "conv1/bias": np.full(32, np.nan, np.float32)}
     stored = [item for item in nested(arrays) if "rpn_class_raw" not in item[1]]
     path = write_h5(tmp_path / "w.h5", [*stored, ("extra", "extra/kernel:0", np.ones(3))])
     report = weights.load_weights(tiny_model, path)
@@ -574,7 +574,7 @@ def test_description_has_a_table(tiny_file):
     assert lines[0] == f"{tiny_file}: siamese weights, tiny configuration, ResNet with 1+1+1+1 blocks, with mask head"
     assert "Keras 2.1.6" in lines[1]
     assert any(line.split() == ["mrcnn_bbox_fc", "2", "516", "[128,", "4]"] for line in lines)
-    assert any(line.split() == ["fpn_model", "16", "166,912", "8", "layers"] for line in lines)
+    assert any(line.split() == ["fpn_model", "16", "169,472", "8", "layers"] for line in lines)
     assert lines[-2:] == ["fits: config tiny", "left out: nothing"]
 
 

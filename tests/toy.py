@@ -9,7 +9,14 @@ import types
 
 import numpy as np
 
-CONFIG = types.SimpleNamespace(BATCH_SIZE=2, LEARNING_MOMENTUM=0.9, GRADIENT_CLIP_NORM=5.0)
+CONFIG = types.SimpleNamespace(
+    BATCH_SIZE=2,
+    OPTIMIZER="sgd",
+    LEARNING_MOMENTUM=0.9,
+    ADAM_BETA_2=0.99,
+    GRADIENT_CLIP_NORM=5.0,
+    WARM_UP_STEPS=0,
+)
 
 
 class Numbers:

@@ -17,8 +17,8 @@ _PROTOCOL_HELP = (
     "'paper' feeds references without subtracting the mean and sorts masks into sizes by their box, as the original did"
 )
 _CONTROL_HELP = (
-    "search with references of the wrong category, drawn from those that are in the image or from those that are not: a "
-    "model that compares finds little with them"
+    "search with references of the wrong category, drawn from those that are in the image or from those that are not: "
+    "a model that compares finds little with them"
 )
 _RESUME_HELP = "go on with a stopped evaluation in --out"
 _SHARD_HELP = "evaluate part I of N, to share the images among processes or machines; --merge joins the parts"

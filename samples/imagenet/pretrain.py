@@ -24,11 +24,13 @@ _DATA_HELP = (
     "folders of classes that are not trained may be there too"
 )
 _DATASET_HELP = (
-    "in place of --data: folder of a COCO-format data set, or 'shapes' (datasets/shapes, made where it is missing); its "
-    "instances are the pictures, and the FPN is trained too"
+    "in place of --data: folder of a COCO-format data set, or 'shapes' (datasets/shapes, made where it is missing); "
+    "its instances are the pictures, and the FPN is trained too"
 )
 _SPLIT_HELP = "category split of --dataset: 1 to 4 leave a quarter of the classes out, 0 none (default 0)"
-_VAL_IMAGES_HELP = "of --dataset: training images to set aside for validation, the last by id (default: a tenth, <= 3000)"
+_VAL_IMAGES_HELP = (
+    "of --dataset: training images to set aside for validation, the last by id (default: a tenth, at most 3000)"
+)
 _CLASSES_HELP = (
     "687: those without a correspondence in COCO, as in the paper; 771: a milder cut; 1000: all (default 687)"
 )
@@ -40,8 +42,8 @@ _BATCH_HELP = (
 _STEPS_HELP = "of an epoch (default: once through the pictures, with Adam 100)"
 _SIZE_HELP = "side of a crop (default 224, with --dataset that of the references)"
 _RATE_HELP = (
-    "for a batch of 256; falls to a tenth after 1/3, 2/3 and 8/9 of the epochs (default 0.1). With a configuration whose "
-    "OPTIMIZER is Adam: the highest for any batch, falls as half a cosine (default 0.004)"
+    "for a batch of 256; falls to a tenth after 1/3, 2/3 and 8/9 of the epochs (default 0.1). With a configuration "
+    "whose OPTIMIZER is Adam: the highest for any batch, falls as half a cosine (default 0.004)"
 )
 _RESUME_HELP = (
     "go on with the run in this folder (default: that of --out) from its last checkpoint, with its options; those "
@@ -214,7 +216,9 @@ def chosen_recipe(options):
     config = load_config(options.config)
     if options.mixed_precision:
         config = config.replace(PRECISION="bfloat16")
-    recipe = pretraining.Recipe() if options.dataset is None else pretraining.recipe_of(config)
+    recipe = pretraining.recipe_of(config)
+    if options.dataset is None:
+        recipe = dataclasses.replace(recipe, size=pretraining.Recipe.size)
     given = {
         "epochs": options.epochs,
         "steps_per_epoch": options.steps,

@@ -20,8 +20,8 @@ CATEGORIES = (
     "spiral", "hourglass", "flower", "tee",
 )  # fmt: skip
 
-RADIUS = (0.15, 0.3)  # of the circle around a shape before it is stretched, in short sides of the scene
-STRETCH = (0.8, 1.25)  # of a shape along one axis before it is turned
+RADIUS = (0.14, 0.28)  # of the circle around a shape before it is stretched, in short sides of the scene
+STRETCH = (0.85, 1.2)  # of a shape along one axis before it is turned
 MARGIN = 3  # pixels around a shape on its stamp, to see what it borders on
 
 _SUPERSAMPLING = 4  # per axis, for smooth edges

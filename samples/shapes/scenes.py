@@ -18,7 +18,7 @@ from siamese_mrcnn_tf.files import atomic_path
 MIN_SIZE = 48  # pixels a side; smaller scenes leave no room for outlines
 OBJECTS_PER_SCENE = (1, 6)
 CATEGORIES_PER_SCENE = (2, 4)  # few, so that a reference has several matches; a single object has one
-MIN_VISIBLE = 0.5  # of every object, whatever lies in front of it or beyond the border
+MIN_VISIBLE = 0.7  # of every object, whatever lies in front of it or beyond the border
 
 _SOLID = 128  # coverage, of 255, from which on a pixel belongs to an object
 _STAMP_TRIES = 10  # objects drawn until one finds a place; practically the first does
@@ -26,24 +26,24 @@ _PLACE_TRIES = 20
 _CENTRES = (0.05, 0.95)  # of the side, where middles of objects may lie
 
 _COLOUR_TRIES = 16
-_MIN_CONTRAST = 90  # distance in RGB, 0..255 a channel, between an object and what is around it
+_MIN_CONTRAST = 100  # distance in RGB, 0..255 a channel, between an object and what is around it
 _NEAREST_PART = 0.15  # of the pixels around may be closer to the object's colour than that
 _AROUND = 400  # pixels around an object that are looked at, at most
-_OBJECT_TEXTURE = (0, 20)  # amplitudes, in grey levels
+_OBJECT_TEXTURE = (0, 14)  # amplitudes, in grey levels
 _OBJECT_SHADE = 25  # largest change of an object's colour from one end to the other, in grey levels
 
 _BACKGROUND_COLOURS = (30, 225)
-_BACKGROUND_TEXTURE = (2, 16)
+_BACKGROUND_TEXTURE = (1, 10)
 _PERIOD = (0.04, 0.15)  # of textures, in short sides of the scene
 _CLUTTER = {"curves": (2, 6), "segments": (2, 7), "blobs": (2, 6)}  # number of each, both ends included
-_CLUTTER_CONTRAST = (10, 45)  # distance in RGB from what is behind: faint beside an object
+_CLUTTER_CONTRAST = (10, 35)  # distance in RGB from what is behind: faint beside an object
 _CLUTTER_WIDTH = (0.008, 0.03)  # of strokes, in short sides
 _BLOB_RADIUS = (0.04, 0.17)  # in short sides
 _STROKE_CORNERS = 24  # of a curve
 _BLOB_CORNERS = 32
 
 _GAIN = (0.7, 1.15)  # brightness of a scene
-_NOISE = (2, 8)  # standard deviation of a sensor's noise, in grey levels
+_NOISE = (1, 5)  # standard deviation of a sensor's noise, in grey levels
 _JPEG_QUALITY = 95
 
 
@@ -60,7 +60,7 @@ def make_scene(rng, height, width, *, categories=CATEGORIES):
 
     Returns:
         image: uint8 [height, width, RGB].
-        masks: bool [height, width, n], what is visible of each object, at least half of it; n is 1 to 6.
+        masks: bool [height, width, n], what is visible of each object, at least 70 % of it; n is 1 to 6.
         class_ids: int32 [n], 1 + index in CATEGORIES.
     """
     _check_scene(height, width, categories)
