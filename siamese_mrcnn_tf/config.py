@@ -91,9 +91,7 @@ class Config:
     BACKBONE_STEM_WIDTH = 64  # channels of C1
     BACKBONE_WIDTHS = (256, 512, 1024, 2048)  # channels of C2..C5
     BACKBONE_BOTTLENECK = 4  # C2..C5 channels over those inside a residual block
-    TRAIN_BN = (
-        False  # False: moving statistics; None: train them. True (statistics of the batch at inference) is refused
-    )
+    TRAIN_BN = False  # moving statistics; None: train them. True (statistics of the batch at inference) is refused
     FPN_FEATUREMAPS = 256  # channels of P2..P6; the matched maps have 3/2 of it
     TOP_DOWN_PYRAMID_SIZE = 256  # Matterport's name of the same; the original carries both and reads FPN_FEATUREMAPS
     RPN_CONV_CHANNELS = 512
@@ -153,6 +151,7 @@ class Config:
     SHUFFLE_ROIS = True  # False: the first positives and negatives in proposal order, a step free of chance
     FILL_NEGATIVE_ROIS = False  # True: negatives fill all rows; False: at most 2 for each positive, none without any
     JITTERED_ROIS = 0  # proposals beside the RPN's: ground truth boxes, moved and stretched at random
+    WITH_OTHER_CLASSES = False  # of JITTERED_ROIS, some are made of objects of the image's other trained classes: background
     QUERIES_PER_IMAGE = 1  # samples in a row that search one image, for different classes where it has several
     LEARNING_RATE = 0.02
     OPTIMIZER = "sgd"  # "sgd", or "adam" with ADAM_BETA_2
@@ -327,14 +326,15 @@ class TinyConfig(Config):
     MASK_HEAD_CHANNELS = 48
     RPN_ANCHOR_SCALES = (12, 24, 40, 60, 90)
     ROI_CANONICAL_SIZE = 112
-    POST_NMS_ROIS_TRAINING = 160
-    POST_NMS_ROIS_INFERENCE = 160
+    POST_NMS_ROIS_TRAINING = 100
+    POST_NMS_ROIS_INFERENCE = 100
     TRAIN_ROIS_PER_IMAGE = 32
     RPN_POSITIVE_IOU = 0.6
     FILL_NEGATIVE_ROIS = True
-    JITTERED_ROIS = 16
+    JITTERED_ROIS = 96
+    WITH_OTHER_CLASSES = True
     MAX_GT_INSTANCES = 10
-    DETECTION_MAX_INSTANCES = 20
+    DETECTION_MAX_INSTANCES = 12
     DETECTION_MIN_CONFIDENCE = 0.5
     DETECTION_ARGMAX = False
     IMAGES_PER_GPU = 8

@@ -32,6 +32,7 @@ INPUT_NAMES = (  # of a batch, in the order of the training model's inputs
 _NEGATIVE_IOU = 0.3  # of an anchor with its best ground truth box
 _CROWD_IOU = 0.001  # with a crowd, from which an anchor is neutral
 _MATCH = 1  # the class of all ground truth: what looks like the references
+_OTHER = 0  # of an object of another class: background, like the padding
 
 
 class _Draw(enum.IntEnum):
@@ -57,7 +58,7 @@ class Sample:
         targets: uint8 [K, TARGET_MAX_DIM, TARGET_MAX_DIM, 3], the mean not subtracted.
         rpn_match: int32 [anchors], 1 positive, -1 negative, 0 neutral.
         rpn_bbox: float64 [RPN_TRAIN_ANCHORS_PER_IMAGE, (dy, dx, log(dh), log(dw))].
-        gt_class_ids: int32 [instances], 1, or -1 for crowds.
+        gt_class_ids: int32 [instances], 1, or -1 for crowds; with WITH_OTHER_CLASSES 0 for objects of other classes.
         gt_boxes: int32 [instances, (y1, x1, y2, x2)].
         gt_masks: bool [h, w, instances], mini masks or whole ones as the configuration says.
     """
@@ -178,7 +179,8 @@ class SampleMaker:
         wanted = set(self.class_ids)
         present = [int(class_id) for class_id in self.dataset.image_category_index[image_id] if class_id in wanted]
         for class_id in np.roll(rng(_Draw.CLASS).permutation(present), -query).tolist():
-            masks, matches = _load_instances(self.dataset, image_id, class_id)
+            others = wanted - {class_id} if self.config.WITH_OTHER_CLASSES else set()
+            masks, matches = _load_instances(self.dataset, image_id, class_id, others)
             masks, picture = molding.resize_mask(masks, *rule), scene
             if self.augmentation is not None:
                 picture, masks = self.augmentation(scene, masks, rng(_Draw.AUGMENTATION))
@@ -431,15 +433,21 @@ def _cut(dataset, config, reference):
         raise ValueError(f"reference from {dataset.image_reference(reference[0])}: {error}") from error
 
 
-def _load_instances(dataset, image_id, class_id):
-    """Masks bool [height, width, n] of a class, and 1 or -1 (crowds) for each: int32 [n]."""
-    info, masks, matches = dataset.image_info[image_id], [], []
-    category = dataset.class_info[class_id]["id"]
+def _load_instances(dataset, image_id, class_id, others):
+    """Masks bool [height, width, n] of a class, and 1 or -1 (crowds) for each: int32 [n].
+
+    Those of the classes `others` come after them, crowds left out, with 0.
+    """
+    info, found = dataset.image_info[image_id], []
+    category, others = dataset.class_info[class_id]["id"], {dataset.class_info[other]["id"] for other in others}
     for index, annotation in enumerate(info["annotations"]):
         if annotation["category_id"] == category:
-            masks.append(dataset.instance_mask(image_id, index))
-            matches.append(-_MATCH if annotation["iscrowd"] else _MATCH)
-    return np.stack(masks, axis=-1), np.array(matches, np.int32)
+            found.append((-_MATCH if annotation["iscrowd"] else _MATCH, index))
+        elif annotation["category_id"] in others and not annotation["iscrowd"]:
+            found.append((_OTHER, index))
+    found.sort(key=lambda one: one[0] == _OTHER)
+    masks = [dataset.instance_mask(image_id, index) for _, index in found]
+    return np.stack(masks, axis=-1), np.array([match for match, _ in found], np.int32)
 
 
 def _chosen_instances(count, most, rng):

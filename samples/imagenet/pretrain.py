@@ -89,7 +89,7 @@ def build_parser():
         "--mixed-precision", action=argparse.BooleanOptionalAction, help="compute in bfloat16 (PRECISION=bfloat16)"
     )
     parser.add_argument("--batch", type=at_least(1), metavar="N", help=_BATCH_HELP)
-    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="default 90, with Adam 14")
+    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="default 90, with Adam 20")
     parser.add_argument("--steps", type=at_least(1), metavar="N", help=_STEPS_HELP)
     parser.add_argument("--learning-rate", type=above_zero, metavar="R", help=_RATE_HELP)
     parser.add_argument("--size", type=at_least(32), metavar="N", help=_SIZE_HELP)

@@ -38,6 +38,7 @@ SEARCHES = {  # name -> how `evaluation.evaluate` searches
 MIN_CONFIDENCE = 0.05  # average precision counts all scores; the default cut of 0.7 is for pictures
 
 _RECIPES = {"shapes": [], "shapes-long": ["--epochs", "40"]}  # stages -> further arguments of pretrain.py
+_VAL_IMAGES = "300"  # of the training scenes, to follow the losses on
 _BATCH = 8  # queries matched at once: of so small a network, calls cost more than the arithmetic
 _RUN_NAME = "siamese_mrcnn_tiny_default"
 
@@ -95,14 +96,16 @@ def run(options):
 def pretrain_command(options, folder):
     """["samples/imagenet/pretrain.py", argument, ...]"""
     command = ["samples/imagenet/pretrain.py", "--dataset", SHAPES, "--split", str(options.split), "--config", "tiny"]
-    return [*command, "--seed", str(options.seed), *_RECIPES[options.stages], "--out", str(folder)]
+    command += ["--val-images", _VAL_IMAGES, "--seed", str(options.seed)]
+    return [*command, *_RECIPES[options.stages], "--out", str(folder)]
 
 
 def train_command(options, pretrained, logs):
     """["samples/coco/coco.py", "train", argument, ...]"""
     command = ["samples/coco/coco.py", "train", "--dataset", SHAPES, "--split", str(options.split), "--config", "tiny"]
     command += ["--stages", options.stages, "--model", str(pretrained)]
-    return [*command, "--seed", str(options.seed), "--logs", str(logs)]
+    command += ["--val-images", _VAL_IMAGES, "--seed", str(options.seed)]
+    return [*command, "--logs", str(logs)]
 
 
 def step(program, command, folder):
