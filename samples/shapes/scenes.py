@@ -17,7 +17,7 @@ from siamese_mrcnn_tf.files import atomic_path
 
 MIN_SIZE = 48  # pixels a side; smaller scenes leave no room for outlines
 OBJECTS_PER_SCENE = (1, 6)
-CATEGORIES_PER_SCENE = (2, 4)  # few, so that a reference has several matches; a single object has one
+CATEGORIES_PER_SCENE = (2, 3)  # few, so that a reference has several matches; a single object has one
 MIN_VISIBLE = 0.7  # of every object, whatever lies in front of it or beyond the border
 
 _SOLID = 128  # coverage, of 255, from which on a pixel belongs to an object
@@ -51,7 +51,7 @@ _JPEG_QUALITY = 95
 def make_scene(rng, height, width, *, categories=CATEGORIES):
     """A textured picture with objects, later ones in front of earlier ones.
 
-    Two objects or more are of 2 to 4 categories, as far as there are as many to choose from.
+    Two objects or more are of 2 or 3 categories, as far as there are as many to choose from.
 
     Args:
         rng: numpy.random.Generator.
