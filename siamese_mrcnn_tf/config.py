@@ -29,39 +29,15 @@ _LENGTHS = {  # of the settings whose number of values is fixed; None is let thr
 }
 
 
+_FROM_1 = (1, math.inf)
 _RANGES = {  # of numbers that the network or its ops cannot do without, or that mean nothing elsewhere
-    **dict.fromkeys(
-        (
-            "DETECTION_MIN_CONFIDENCE",
-            "DETECTION_NMS_THRESHOLD",
-            "RPN_NMS_THRESHOLD",
-            "RPN_POSITIVE_IOU",
-            "ADAM_BETA_2",
-        ),
-        (0, 1),
-    ),
-    **dict.fromkeys(
-        (
-            "BACKBONE_STEM_WIDTH",
-            "BACKBONE_BOTTLENECK",
-            "FPN_FEATUREMAPS",
-            "RPN_CONV_CHANNELS",
-            "FPN_CLASSIF_FC_LAYERS_SIZE",
-            "MASK_HEAD_CHANNELS",
-            "NUM_TARGETS",
-            "TARGET_MIN_DIM",
-            "RPN_ANCHOR_STRIDE",
-            "PRE_NMS_LIMIT",
-            "POST_NMS_ROIS_TRAINING",
-            "POST_NMS_ROIS_INFERENCE",
-            "POOL_SIZE",
-            "MASK_POOL_SIZE",
-            "ROI_CANONICAL_SIZE",
-            "DETECTION_MAX_INSTANCES",
-            "QUERIES_PER_IMAGE",
-        ),
-        (1, math.inf),
-    ),
+    **dict.fromkeys(("DETECTION_MIN_CONFIDENCE", "DETECTION_NMS_THRESHOLD", "RPN_NMS_THRESHOLD"), (0, 1)),
+    **dict.fromkeys(("RPN_POSITIVE_IOU", "ADAM_BETA_2"), (0, 1)),
+    **dict.fromkeys(("BACKBONE_STEM_WIDTH", "BACKBONE_BOTTLENECK", "FPN_FEATUREMAPS", "RPN_CONV_CHANNELS"), _FROM_1),
+    **dict.fromkeys(("FPN_CLASSIF_FC_LAYERS_SIZE", "MASK_HEAD_CHANNELS", "NUM_TARGETS", "TARGET_MIN_DIM"), _FROM_1),
+    **dict.fromkeys(("RPN_ANCHOR_STRIDE", "PRE_NMS_LIMIT", "POST_NMS_ROIS_TRAINING", "QUERIES_PER_IMAGE"), _FROM_1),
+    **dict.fromkeys(("POST_NMS_ROIS_INFERENCE", "POOL_SIZE", "MASK_POOL_SIZE", "ROI_CANONICAL_SIZE"), _FROM_1),
+    "DETECTION_MAX_INSTANCES": _FROM_1,
     **dict.fromkeys(("IMAGE_MIN_DIM", "JITTERED_ROIS", "WARM_UP_STEPS"), (0, math.inf)),
     "NUM_CLASSES": (2, 2),
 }
@@ -151,7 +127,9 @@ class Config:
     SHUFFLE_ROIS = True  # False: the first positives and negatives in proposal order, a step free of chance
     FILL_NEGATIVE_ROIS = False  # True: negatives fill all rows; False: at most 2 for each positive, none without any
     JITTERED_ROIS = 0  # proposals beside the RPN's: ground truth boxes, moved and stretched at random
-    WITH_OTHER_CLASSES = False  # of JITTERED_ROIS, some are made of objects of the image's other trained classes: background
+    WITH_OTHER_CLASSES = (
+        False  # of JITTERED_ROIS, some are made of objects of the image's other trained classes: background
+    )
     QUERIES_PER_IMAGE = 1  # samples in a row that search one image, for different classes where it has several
     LEARNING_RATE = 0.02
     OPTIMIZER = "sgd"  # "sgd", or "adam" with ADAM_BETA_2

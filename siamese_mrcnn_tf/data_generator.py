@@ -35,15 +35,8 @@ _MATCH = 1  # the class of all ground truth: what looks like the references
 _OTHER = 0  # of an object of another class: background, like the padding
 
 
-class _Draw(enum.IntEnum):
-    """What a random number is for; a part of its key."""
-
-    ORDER = 1
-    CLASS = 2
-    AUGMENTATION = 3
-    RPN_TARGETS = 4
-    INSTANCES = 5
-    CROP = 6
+# what a random number is for: a part of its key
+_Draw = enum.IntEnum("_Draw", ["ORDER", "CLASS", "AUGMENTATION", "RPN_TARGETS", "INSTANCES", "CROP"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -438,9 +431,9 @@ def _load_instances(dataset, image_id, class_id, others):
 
     Those of the classes `others` come after them, crowds left out, with 0.
     """
-    info, found = dataset.image_info[image_id], []
     category, others = dataset.class_info[class_id]["id"], {dataset.class_info[other]["id"] for other in others}
-    for index, annotation in enumerate(info["annotations"]):
+    found = []
+    for index, annotation in enumerate(dataset.image_info[image_id]["annotations"]):
         if annotation["category_id"] == category:
             found.append((-_MATCH if annotation["iscrowd"] else _MATCH, index))
         elif annotation["category_id"] in others and not annotation["iscrowd"]:

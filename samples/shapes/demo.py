@@ -151,7 +151,13 @@ def search(options, folder, out):
             folder=out / "evaluation" / name,
             resume=True,
             weights=None if name == "random-boxes" else weights,
-            about={"split": options.split, "category_set": "all", "protocol": "default", "subset": "val", "year": "2017"},
+            about={
+                "split": options.split,
+                "category_set": "all",
+                "protocol": "default",
+                "subset": "val",
+                "year": "2017",
+            },
             **how,
         )
 
