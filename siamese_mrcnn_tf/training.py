@@ -227,6 +227,7 @@ class Trainer:
                     self.model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
             except RuntimeError as error:
                 if error is loader.failure and self.stop.is_set() and callback.logs:
+                    callback.undo_failed_step()
                     self.stop_now()  # the signal has ended the processes that make samples, too
                 raise
         return callback.logs
@@ -260,6 +261,7 @@ class _StepCallback(keras.callbacks.Callback):
         super().__init__()
         self._trainer, self._loader, self._bar = trainer, loader, bar
         self.logs = {}
+        self._counts = []  # [(variable, value)] after the last step
 
     def on_epoch_begin(self, epoch, logs=None):
         """Keras has reset the metrics; in a resumed epoch they go on."""
@@ -272,6 +274,7 @@ class _StepCallback(keras.callbacks.Callback):
         trainer, state = self._trainer, self._trainer.state
         state.step += 1
         self.logs = {name: float(value) for name, value in logs.items()}
+        self._counts = [(variable, np.array(variable)) for variable in _counters(self.model)]
         _check_finite(
             self.logs,
             f"epoch {state.epoch + 1}, step {state.step}",
@@ -284,6 +287,11 @@ class _StepCallback(keras.callbacks.Callback):
             trainer.stop_now()
         if state.step % trainer.settings.save_every == 0 or state.step == trainer.settings.steps_per_epoch:
             trainer.save_now()
+
+    def undo_failed_step(self):
+        """Take back what a step has counted that got no samples: TensorFlow does not wait for them with that."""
+        for variable, value in self._counts:
+            variable.assign(value)
 
 
 class _ValidationCallback(keras.callbacks.Callback):
@@ -388,6 +396,12 @@ def _loader_errors(loader):
         if loader.failure is not None and error is not loader.failure:
             raise loader.failure from error
         raise
+
+
+def _counters(model):
+    """Variables that no sample has a part in: steps of the optimizer, states of random generators."""
+    variables = [*model.variables, *model.optimizer.variables]
+    return [variable for variable in variables if "int" in str(variable.dtype)]
 
 
 def _without_start(stage):

@@ -97,6 +97,7 @@ OWN = {  # what this package adds, with the value at which it behaves as the ori
     "RPN_CONV_CHANNELS": 512,
     "MASK_HEAD_CHANNELS": 256,
     "DETECTION_ARGMAX": True,
+    "WITH_OTHER_CLASSES": False,
     "RPN_POSITIVE_IOU": 0.7,
     "FILL_NEGATIVE_ROIS": False,
     "JITTERED_ROIS": 0,

@@ -25,7 +25,9 @@ EVERY_ANCHOR = 100_000  # RPN_TRAIN_ANCHORS_PER_IMAGE with which nothing is thin
 RECORDED_SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # seed, height, width
 TOP = 16  # rows of padding above coco_tree's pictures of 96 x 128 in a scene of TinyConfig
 
-TINY = TinyConfig().replace(QUERIES_PER_IMAGE=1, RPN_POSITIVE_IOU=0.7)  # as the original's samples are
+TINY = TinyConfig().replace(  # its samples as the original's are
+    QUERIES_PER_IMAGE=1, RPN_POSITIVE_IOU=0.7, WITH_OTHER_CLASSES=False
+)
 
 needs_shared = pytest.mark.skipif(
     not (conftest.SHARED / "parity" / "data_pipeline.npz").exists(), reason="the full records are not here"
@@ -459,6 +461,25 @@ def test_only_the_instances_of_the_class_are_ground_truth(data):
         for image_id, annotation in sample.references:
             category = data.image_info[image_id]["annotations"][annotation]["category_id"]
             assert category == CATEGORY[sample.class_id]
+
+
+def test_objects_of_other_trained_classes_can_come_too(data):
+    """After those of the class, as background: crowds and classes that are held out do not."""
+    config = TINY.replace(WITH_OTHER_CLASSES=True)
+    maker, alone = SampleMaker(data, config), SampleMaker(data, TINY)
+    for number in range(9):
+        sample, plain = maker(number), alone(number)
+        [other] = set(data.image_category_index[sample.image_id]) - {sample.class_id}
+        (index,) = data.instances_of(sample.image_id, other)
+        expected = extract_bboxes(padded(data.instance_mask(sample.image_id, index)[..., None]))
+        assert sample.gt_class_ids.tolist() == [1, 0]
+        np.testing.assert_array_equal(sample.gt_boxes, [*plain.gt_boxes, *expected])
+        np.testing.assert_array_equal(sample.gt_masks[..., :1], plain.gt_masks)
+        np.testing.assert_array_equal(sample.rpn_match, plain.rpn_match)
+        np.testing.assert_array_equal(sample.rpn_bbox, plain.rpn_bbox)
+    data.ACTIVE_CLASSES = np.array([RECTANGLE])
+    held_out = SampleMaker(data, config)
+    assert all(held_out(number).gt_class_ids.tolist() == [1] for number in range(4))
 
 
 def test_crowds_of_the_class_are_neutral(tmp_path, content):

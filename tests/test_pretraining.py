@@ -72,7 +72,7 @@ def test_a_recipe_that_decays_as_a_cosine_is_one_stage_at_its_rate(batch):
 
 def test_recipes_go_with_the_optimizer():
     recipe = pretraining.recipe_of(TinyConfig())
-    assert (recipe.epochs, recipe.steps_per_epoch, recipe.learning_rate) == (14, 100, 0.004)
+    assert (recipe.steps_per_epoch, recipe.learning_rate) == (100, 0.004)
     assert (recipe.decay, recipe.weight_decay, recipe.size) == ("cosine", 0, TinyConfig.TARGET_MAX_DIM)
     assert pretraining.recipe_of(SmallConfig()) == Recipe(size=SmallConfig.TARGET_MAX_DIM)
     assert (Recipe().decay, Recipe().weight_decay) == ("steps", pretraining.WEIGHT_DECAY)
@@ -447,7 +447,8 @@ def test_what_the_command_trains_by_default(command):
         config, recipe = command.chosen_recipe(options)
         return recipe, command.chosen_batch(options, config)
 
-    adam = Recipe(14, 100, 0.004, 64, decay="cosine", weight_decay=0.0)
+    adam = pretraining.recipe_of(TinyConfig())
+    assert adam.decay == "cosine" and adam.size == TinyConfig.TARGET_MAX_DIM
     assert chosen("--data", "d") == (Recipe(), 256)
     assert chosen("--dataset", "d") == (Recipe(size=96), 256)
     assert chosen("--dataset", "d", "--config", "tiny") == (adam, 32)

@@ -255,9 +255,12 @@ def test_workers_that_a_signal_ends_do_not_lose_the_steps_done(train, whole):
         trainer.model.fit = lambda *arguments, callbacks, **named: fit(
             *arguments, callbacks=[*callbacks, Late()], **named
         )
+        stopped.append(trainer.model)
 
+    stopped = []
     with pytest.raises(TrainingStopped, match="stopped in epoch 1 after step 3"):
         train(maker=Ended(), stop=stop, begin=ask_late, save_every=100)
+    assert int(stopped[0].optimizer.iterations) == 3  # the step that failed has counted for nothing
     assert train(resume=True).state.history == whole.state.history
 
 
