@@ -148,7 +148,7 @@ class SampleMaker:
         boxes, own = extract_bboxes(masks), (query,) if query else ()
         targets_rng = rng(_Draw.RPN_TARGETS, *own)
         rpn = build_rpn_targets(scene.shape, self.anchors, gt_class_ids, boxes, config, rng=targets_rng)
-        chosen = _chosen_instances(len(boxes), config.MAX_GT_INSTANCES, rng(_Draw.INSTANCES, *own))
+        chosen = _chosen_instances(gt_class_ids, config.MAX_GT_INSTANCES, rng(_Draw.INSTANCES, *own))
         boxes, masks = boxes[chosen], masks[..., chosen]
         return Sample(
             image_id=image_id,
@@ -443,6 +443,11 @@ def _load_instances(dataset, image_id, class_id, others):
     return np.stack(masks, axis=-1), np.array([match for match, _ in found], np.int32)
 
 
-def _chosen_instances(count, most, rng):
-    """Indices of `most` of `count` instances, or of all."""
-    return np.arange(count) if count <= most else rng.choice(count, most, replace=False)
+def _chosen_instances(gt_class_ids, most, rng):
+    """Indices of `most` of the instances, or of all; objects of other classes leave first."""
+    if len(gt_class_ids) <= most:
+        return np.arange(len(gt_class_ids))
+    wanted, others = np.flatnonzero(gt_class_ids != _OTHER), np.flatnonzero(gt_class_ids == _OTHER)
+    if len(wanted) >= most:
+        return rng.choice(wanted, most, replace=False)
+    return np.concatenate([wanted, rng.choice(others, most - len(wanted), replace=False)])

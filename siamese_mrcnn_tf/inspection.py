@@ -397,13 +397,14 @@ def draw_sample(sample, dataset, config, anchors, *, number=0):
 
 
 def _draw_ground_truth(axes, sample, config, colors):
-    boxes, masks, is_crowd = sample.gt_boxes, sample.gt_masks, sample.gt_class_ids < 0
+    shown = sample.gt_class_ids != 0  # others are objects of other classes
+    boxes, masks, class_ids = sample.gt_boxes[shown], sample.gt_masks[..., shown], sample.gt_class_ids[shown]
     if config.USE_MINI_MASK:
         masks = molding.expand_mask(boxes, masks, sample.image.shape)
-    shown = {"colors": colors, "captions": ["crowd" if crowd else "" for crowd in is_crowd], "ax": axes}
-    title = f"ground truth: {_counted((~is_crowd).sum(), 'instance')}"
-    title += f", {_counted(is_crowd.sum(), 'crowd')}" if is_crowd.any() else ""
-    visualize.display_instances(sample.image, boxes, masks, sample.gt_class_ids, title=title, **shown)
+    settings = {"colors": colors[shown], "captions": ["crowd" if crowd else "" for crowd in class_ids < 0], "ax": axes}
+    title = f"ground truth: {_counted((class_ids > 0).sum(), 'instance')}"
+    title += f", {_counted((class_ids < 0).sum(), 'crowd')}" if (class_ids < 0).any() else ""
+    visualize.display_instances(sample.image, boxes, masks, class_ids, title=title, **settings)
 
 
 def _draw_references(figure, cell, sample, dataset):

@@ -47,10 +47,8 @@ SCHEDULES = {
     "paper": (Stage(1, "heads", 0.02), Stage(120, "all", 0.02), Stage(160, "all", 0.002)),  # the category splits
     "paper-full": (Stage(1, "heads", 0.02), Stage(240, "all", 0.02), Stage(320, "all", 0.002)),  # all 80 classes
     "small": (Stage(1, "heads", 0.02), Stage(10, "all", 0.02), Stage(12, "all", 0.002)),  # to see that it learns
-    "shapes": (Stage(20, "all", 0.001, decay_to=20),),  # of samples/shapes, from a pre-trained backbone and pyramid
-    "shapes-long": (Stage(45, "all", 0.001, decay_to=45),),
-    # from random weights: statistics of scenes and references mixed fit neither, until the rest adapts to them
-    "tiny": (Stage(6, "all", 0.02), Stage(10, "no-bn", 0.004)),
+    "shapes": (Stage(24, "all", 0.001, decay_to=24),),  # of samples/shapes, from a pre-trained backbone and pyramid
+    "shapes-long": (Stage(60, "all", 0.001, decay_to=60),),
 }
 
 

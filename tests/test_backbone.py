@@ -85,7 +85,7 @@ def test_blocks_replace_those_of_the_architecture():
     names = {layer.name for layer in narrow_model(BACKBONE_BLOCKS=(1, 2, 1, 1)).layers}
     assert "res3b_branch2a" in names and not names & {"res2b_branch2a", "res3c_branch2a"}
     tiny = backbone.build_resnet_model(TinyConfig())
-    assert [stage.shape[-1] for stage in tiny.outputs] == [24, 24, 48, 96, 128]
+    assert [stage.shape[-1] for stage in tiny.outputs] == [32, 48, 64, 96, 128]
 
 
 def test_stem_by_hand():

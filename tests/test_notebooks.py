@@ -89,7 +89,9 @@ def test_problems_of_outputs_are_found():
     for text, problem in ((f"{ROOT}/x", "names the checkout"), ("at 0x7f00deadbeef", "shows a memory address")):
         stream.text = text
         data.data = {"text/plain": text, "image/jpeg": "0x7f00deadbeef"}
-        assert build.problems(notebook) == [f"cell-1: {problem}"] * 2
+        assert (
+            build.problems(notebook).count(f"cell-1: {problem}") == 2
+        )  # a checkout may lie in a folder for temporary files
     cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="careful")]
     assert build.problems(notebook) == ["cell-1: wrote to the error stream: careful"]
     cell.outputs = [nbformat.v4.new_output("error", ename="KeyError", evalue="1")]

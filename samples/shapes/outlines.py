@@ -10,14 +10,14 @@ import math
 import cv2
 import numpy as np
 
-# Class ids 1, 2, ... A split of the experiments holds out every fourth one, which is a column here. Each column has
-# compact, hollow, branching and elongated shapes, and shapes that resemble each other most are in different columns.
+# Class ids 1, 2, ... A category split holds out every fourth one, which is a column here: compact shapes
+# in each, and shapes of thin parts.
 CATEGORIES = (
     "star", "disc", "square", "triangle",
     "heart", "arrow", "cross", "ring",
-    "comb", "key", "eight", "gear",
+    "gear", "key", "eight", "comb",
     "ladder", "horseshoe", "pacman", "asterisk",
-    "spiral", "hourglass", "flower", "tee",
+    "flower", "hourglass", "spiral", "tee",
 )  # fmt: skip
 
 RADIUS = (0.14, 0.28)  # of the circle around a shape before it is stretched, in short sides of the scene
