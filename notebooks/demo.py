@@ -43,17 +43,17 @@ WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes
 # ## The network
 #
 # A configuration and a weight file make a predictor. Detections that score less than `DETECTION_MIN_CONFIDENCE` are
-# left out. Its default, 0.7, fits the released weights; those of this small network give lower scores.
+# left out; 0.7 is the default.
 
 # %%
-config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.5)
+config = TinyConfig()
 predictor = SiamesePredictor(config, weights=WEIGHTS)
 
 # %% [markdown]
 # ## A scene and references
 #
 # These weights were trained on category split 1, which holds out the 1st, 5th, 9th, ... category of shapes. Crosses
-# were trained, spirals were not: wherever spirals were in training scenes, they were background. The references are
+# were trained, hearts were not: wherever hearts were in training scenes, they were background. The references are
 # cut from other scenes than the one that is searched. Colours and textures are drawn at random, so that only the shape
 # tells what belongs together.
 
@@ -79,9 +79,9 @@ trained, held_out = split_classes(len(shapes.CATEGORIES), split=1)
 print("trained: ", ", ".join(shapes.CATEGORIES[class_id - 1] for class_id in trained))
 print("held out:", ", ".join(shapes.CATEGORIES[class_id - 1] for class_id in held_out))
 
-scene = draw_scene("cross", "spiral")
-cross, spiral = draw_references("cross", 1)[0], draw_references("spiral", 1)[0]
-axes = visualize.display_images([scene, cross, spiral], ["scene", "reference: cross", "reference: spiral"], cols=3)
+scene = draw_scene("cross", "heart")
+cross, heart = draw_references("cross", 1)[0], draw_references("heart", 1)[0]
+axes = visualize.display_images([scene, cross, heart], ["scene", "reference: cross", "reference: heart"], cols=3)
 axes[0].figure.set_size_inches(8, 3)
 display(axes[0].figure)
 
@@ -118,12 +118,12 @@ print("class_ids", found["class_ids"].dtype, found["class_ids"].shape, "all 1: t
 # %% [markdown]
 # ## A category that was never trained
 #
-# The same scene, searched for spirals. The network has learned to compare, not to know categories; so it can find
-# spirals by one crop of one spiral. With held-out categories expect more that is missed and more that is wrong than
+# The same scene, searched for hearts. The network has learned to compare, not to know categories; so it can find
+# hearts by one crop of one heart. With held-out categories expect more that is missed and more that is wrong than
 # with trained ones.
 
 # %%
-found = find_and_draw([spiral], "spirals, never trained")
+found = find_and_draw([heart], "hearts, never trained")
 
 # %% [markdown]
 # ## Five references
@@ -133,8 +133,8 @@ found = find_and_draw([spiral], "spirals, never trained")
 # with the picture above; the gain is small where one reference is good already.
 
 # %%
-spirals = draw_references("spiral", 5)
-found = find_and_draw(spirals, "spirals, by five references")
+hearts = draw_references("heart", 5)
+found = find_and_draw(hearts, "hearts, by five references")
 
 # %% [markdown]
 # ## One scene, many queries
@@ -144,24 +144,24 @@ found = find_and_draw(spirals, "spirals, by five references")
 # level, which can be saved and used for other scenes on another day. It belongs to the weights that it was made with.
 
 # %%
-query = predictor.encode_references(spirals)
+query = predictor.encode_references(hearts)
 print("embedding:", query.vectors.shape, "(references, levels, channels)")
 
-path = Path(tempfile.mkdtemp()) / "spirals.npz"
+path = Path(tempfile.mkdtemp()) / "hearts.npz"
 query.save(path)
 again = predictor.detect(ReferenceEmbedding.load(path))
 print("the same detections by the saved embedding:", np.array_equal(again["rois"], found["rois"]))
 
 # %% [markdown]
 # One scene, searched three times; the upper row has the references. The boxes move to other objects when the reference
-# changes. The last one, a gear, is not in the scene: whatever is found with it is wrong, and shows what the network
+# changes. The last one, a spiral, is not in the scene: whatever is found with it is wrong, and shows what the network
 # takes for similar. There is always something that is most alike; the score has to tell.
 
 # %%
-categories = ["cross", "spiral", "gear"]
+categories = ["cross", "heart", "spiral"]
 references = [draw_references(category, 1) for category in categories]
 results = [predictor.detect(crops) for crops in references]
-titles = ["cross", "spiral (never trained)", "gear (not in the scene)"]
+titles = ["cross", "heart (never trained)", "spiral (not in the scene)"]
 axes = new_figure((9, 4.2)).subplots(2, 3, height_ratios=(1, 3))
 for column, (crops, found, title) in enumerate(zip(references, results, titles, strict=True)):
     drawn = found["rois"], found["masks"], found["class_ids"], found["scores"]
@@ -178,7 +178,7 @@ display(axes[0, 0].figure)
 
 # %%
 categories = ["disc", "cross", "flower", "star", "heart", "ladder"]
-others = ["key", "gear", "triangle", "eight", "arrow", "tee"]
+others = ["key", "spiral", "triangle", "eight", "arrow", "tee"]
 scenes = [draw_scene(*pair, seed=100 * i) for i, pair in enumerate(zip(categories, others, strict=True))]
 references = [draw_references(category, 1) for category in categories]
 results = predictor.detect_in(predictor.encode_scenes(scenes), references)

@@ -47,7 +47,7 @@ LEVELS = ("P2", "P3", "P4", "P5", "P6")
 # `model.keras_model.get_layer("ROI").output`.
 
 # %%
-config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.5)
+config = TinyConfig()
 model = SiameseMaskRCNN("inference", config, model_dir="logs")
 model.load_weights(WEIGHTS)
 names = model.tensor_names
@@ -57,8 +57,8 @@ for start in range(0, len(names), 6):
 # %% [markdown]
 # ## Scene and references
 #
-# The scene has crosses and spirals. The search is for crosses. Two more references serve for comparison: a spiral,
-# which is in the scene too, of a category that these weights were never trained on; and a gear, which is not in the
+# The scene has crosses and hearts. The search is for crosses. Two more references serve for comparison: a heart,
+# which is in the scene too, of a category that these weights were never trained on; and a spiral, which is not in the
 # scene. The three crops have the same colours, so that only their shapes differ. The pictures are shown as the network
 # takes them: resized, and padded to a square where they are none. From the pixels a mean is then subtracted.
 
@@ -78,8 +78,8 @@ def draw_reference(category):
     return shapes.reference_crops(*other)[category][0]
 
 
-scene = draw_scene("cross", "spiral")
-crops = {name: draw_reference(name) for name in ("cross", "spiral", "gear")}
+scene = draw_scene("cross", "heart")
+crops = {name: draw_reference(name) for name in ("cross", "heart", "spiral")}
 molded, image_metas, windows = model.mold_inputs([scene])
 picture = molding.unmold_image(molded[0], config)  # all boxes below are in pixels of this
 shown = [picture, *(molding.resize_reference(crop, config)[0] for crop in crops.values())]
@@ -152,13 +152,13 @@ display(axes[0].figure)
 # ## Another reference, other maps
 #
 # What the reference changes is small beside what the scene itself gives, so the maps for two references look alike.
-# Here their difference is drawn: where the matched map for the cross differs from that for the spiral, and for the
-# gear. Heat shows where the reference matters most to the network at that level; dark places are treated alike
+# Here their difference is drawn: where the matched map for the cross differs from that for the heart, and for the
+# spiral. Heat shows where the reference matters most to the network at that level; dark places are treated alike
 # whatever is searched for.
 
 # %%
 differences, names = [], []
-for other in ("spiral", "gear"):
+for other in ("heart", "spiral"):
     for level in LEVELS[1:4]:
         differences.append(inner["cross"][f"matched_{level}"] - inner[other][f"matched_{level}"])
         names.append(f"cross or {other}: {level}")
@@ -356,12 +356,12 @@ display(axes[0].figure)
 # ## The result
 #
 # `detect` does all of this, and gives boxes and masks in pixels of the original picture. Beside the cross the same
-# search with the spiral and with the gear: the scene was the same, and so was every weight; only the reference was
-# another one. Nothing is right for the gear, which is not there.
+# search with the heart and with the spiral: the scene was the same, and so was every weight; only the reference was
+# another one. Nothing is right for the spiral, which is not there.
 
 # %%
 results = [model.detect([[crop]], [scene])[0] for crop in crops.values()]
-titles = ["cross", "spiral (never trained)", "gear (not in the scene)"]
+titles = ["cross", "heart (never trained)", "spiral (not in the scene)"]
 axes = new_figure((9, 4.2)).subplots(2, 3, height_ratios=(1, 3))
 for column, (crop, found, title) in enumerate(zip(crops.values(), results, titles, strict=True)):
     drawn = found["rois"], found["masks"], found["class_ids"], found["scores"]
