@@ -75,7 +75,7 @@ print("held out:", ", ".join(names[held_out]))
 # score on; in pictures those of a score of `SHOWN` or more are drawn.
 
 # %%
-SHOWN = 0.7
+SHOWN = 0.85
 config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.05)
 model = SiameseMaskRCNN("inference", config, model_dir="logs")
 report = model.load_weights(WEIGHTS)

@@ -427,10 +427,7 @@ def _cut(dataset, config, reference):
 
 
 def _load_instances(dataset, image_id, class_id, others):
-    """Masks bool [height, width, n] of a class, and 1 or -1 (crowds) for each: int32 [n].
-
-    Those of the classes `others` come after them, crowds left out, with 0.
-    """
+    """Masks bool [height, width, n] of a class, 1 or -1 (crowds) for each int32 [n]; then those of `others`, with 0."""
     category, others = dataset.class_info[class_id]["id"], {dataset.class_info[other]["id"] for other in others}
     found = []
     for index, annotation in enumerate(dataset.image_info[image_id]["annotations"]):

@@ -23,7 +23,7 @@ _ROWS = {  # evaluation -> what stands in the table
     "control-absent": "control: one reference, of a category that is not in the scene",
 }
 _SAME_SCENES = "1-shot, two categories"  # the right reference where control-present has a wrong one
-_THRESHOLD = 0.7  # score from which on detections are drawn
+_THRESHOLD = 0.85  # score from which on detections are drawn
 _EXAMPLES = 12  # of the seen categories, and of the held-out ones
 
 _INTRODUCTION = """\
