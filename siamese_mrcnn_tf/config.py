@@ -127,9 +127,7 @@ class Config:
     SHUFFLE_ROIS = True  # False: the first positives and negatives in proposal order, a step free of chance
     FILL_NEGATIVE_ROIS = False  # True: negatives fill all rows; False: at most 2 for each positive, none without any
     JITTERED_ROIS = 0  # proposals beside the RPN's: ground truth boxes, moved and stretched at random
-    WITH_OTHER_CLASSES = (
-        False  # of JITTERED_ROIS, some are made of objects of the image's other trained classes: background
-    )
+    WITH_OTHER_CLASSES = False  # True: JITTERED_ROIS are made of the image's other trained objects too, as background
     QUERIES_PER_IMAGE = 1  # samples in a row that search one image, for different classes where it has several
     LEARNING_RATE = 0.02
     OPTIMIZER = "sgd"  # "sgd", or "adam" with ADAM_BETA_2
@@ -286,7 +284,10 @@ class LargeConfig(Config):
 
 
 class TinyConfig(Config):
-    """The same network with one narrow block a stage, for 128-pixel scenes: runs and trains on a CPU."""
+    """The same network with one narrow block a stage, for 128-pixel scenes: runs and trains on a CPU.
+
+    `make demo` (seed 0): AP50 72.7 for boxes of trained categories, 67.1 for those of held-out ones (docs/shapes.md).
+    """
 
     NAME = "tiny"
     IMAGE_MIN_DIM = 128

@@ -19,7 +19,7 @@ import numpy as np
 from . import molding
 from .augmentation import as_augmentation, fliplr
 from .boxes import box_refinement, compute_overlaps, extract_bboxes, pyramid_anchors
-from .dataset import NoReferenceError, cut_reference, draw_reference
+from .dataset import cut_reference, draw_reference, has_reference
 from .image_meta import compose_image_meta
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class SampleMaker:
             raise ValueError(f"seed = {seed}: expected 0 or more")
         self.dataset, self.config, self.seed, self.augmentation = dataset, config, seed, augmentation
         self.shuffle = shuffle
-        self.class_ids = _usable_classes(dataset, config, seed, purpose)
+        self.class_ids = _usable_classes(dataset, config, purpose)
         wanted = set(self.class_ids)
         present = [wanted.intersection(map(int, classes)) for classes in dataset.image_category_index]
         self.image_ids = np.flatnonzero([bool(classes) for classes in present])
@@ -393,19 +393,10 @@ def _thin_out(match, value, most, rng):
         match[rng.choice(found, most, replace=False)] = value
 
 
-def _usable_classes(dataset, config, seed, purpose):
+def _usable_classes(dataset, config, purpose):
     """Active classes with an instance that can be a reference; tells of the others."""
-    usable, unusable = [], []
-    for class_id in map(int, dataset.ACTIVE_CLASSES):
-        images = dataset.images_of(class_id)
-        if not len(images):
-            unusable.append(dataset.class_names[class_id])
-            continue
-        try:
-            draw_reference(dataset, class_id, seed=seed, run=0, image_id=int(images[0]), shot=0, config=config)
-            usable.append(class_id)
-        except NoReferenceError:
-            unusable.append(dataset.class_names[class_id])
+    usable = [class_id for class_id in map(int, dataset.ACTIVE_CLASSES) if has_reference(dataset, class_id, config)]
+    unusable = [dataset.class_names[class_id] for class_id in dataset.ACTIVE_CLASSES if class_id not in usable]
     if not usable:
         raise ValueError(
             f"{dataset.set_name}: none of its {len(unusable)} active classes has an instance that could be a reference"

@@ -291,6 +291,18 @@ def draw_reference(dataset, class_id, *, seed, run, image_id, shot, config=None,
     return _draw_instance(dataset, class_id, rng, config, exclude=image_id if exclude_query_image else None)
 
 
+def has_reference(dataset, class_id, config):
+    """Whether a class has an instance that `draw_reference` can choose at the size of the configuration's scenes."""
+    images = dataset.images_of(class_id)
+    try:
+        return bool(
+            len(images)
+            and draw_reference(dataset, class_id, seed=0, run=0, image_id=int(images[0]), shot=0, config=config)
+        )
+    except NoReferenceError:
+        return False
+
+
 def cut_reference(dataset, config, image_id, annotation_index):
     """An instance as reference: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, 3], RGB, the mean not subtracted.
 

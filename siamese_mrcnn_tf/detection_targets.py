@@ -93,8 +93,8 @@ class DetectionTargetLayer(keras.layers.Layer):
         self.seed_generator.state.assign(store[_SEED_STATE])
 
     def get_config(self):
-        names = ("rois_per_image", "positive_ratio", "bbox_std_dev", "mask_shape", "mini_masks", "shuffle", "seed")
-        names += ("jittered", "fill_negatives")
+        names = ("rois_per_image", "positive_ratio", "bbox_std_dev", "mask_shape", "mini_masks")
+        names += ("shuffle", "seed", "jittered", "fill_negatives")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

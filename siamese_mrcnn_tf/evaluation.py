@@ -95,7 +95,7 @@ def evaluate(
     """
     _check_numbers(shots=shots, runs=runs, limit=limit, batch=batch)
     _check_choices(area, shard, folder)
-    queries = queries_of(dataset, class_ids)
+    queries, references = queries_of(dataset, class_ids), "drawn" if sampler is None else "given"
     searcher = predictor if hasattr(predictor, "search") else ReferenceSearch(predictor, batch=batch)
     if control is not None:
         if sampler is not None or exclude_query_image:
@@ -112,9 +112,9 @@ def evaluate(
     _check_pictures(dataset, queries)
     protocol = {"seed": seed, "runs": runs, "shots": shots, "limit": limit, "area": area}
     protocol["exclude_query_image"] = exclude_query_image
-    protocol["references"] = "drawn" if sampler is None else "given"
+    protocol["references"] = references
     if control is not None:
-        protocol |= {"references": "drawn", "control": control}
+        protocol["control"] = control
     if sampler is None:
         sampler = DrawnReferences(dataset, searcher.config, seed=seed, exclude_query_image=exclude_query_image)
         if searcher.needs_references:

@@ -9,7 +9,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from .dataset import NoReferenceError, cut_reference, draw_reference
+from .dataset import NoReferenceError, cut_reference, draw_reference, has_reference
 
 CONTROLS = ("present", "absent")
 CACHED_REFERENCES = 50_000  # 5 KB each; COCO's validation images have 36,000 instances
@@ -116,15 +116,15 @@ class ControlReferences:
         if control not in CONTROLS:
             raise ValueError(f"control = {control!r}: expected one of {', '.join(CONTROLS)}")
         self._dataset, self._config, self._seed, self._control = dataset, config, seed, control
-        self._all = [int(class_id) for class_id in dataset.class_ids[1:] if len(dataset.images_of(class_id))]
+        self._usable = [one for one in map(int, dataset.class_ids[1:]) if has_reference(dataset, one, config)]
 
     def others(self, image_id, class_id):
         """Class ids that the reference may be of, ascending."""
         if self._control == "present":
             present = {int(other) for other in self._dataset.image_category_index[image_id]}
-            return sorted(present - {class_id})
+            return [other for other in self._usable if other in present - {class_id}]
         categories = {annotation["category_id"] for annotation in self._dataset.image_info[image_id]["annotations"]}
-        return [other for other in self._all if self._dataset.class_info[other]["id"] not in categories]
+        return [other for other in self._usable if self._dataset.class_info[other]["id"] not in categories]
 
     def __call__(self, image_id, class_id, run, shots):
         key = {"seed": self._seed, "run": run, "image_id": image_id, "config": self._config}
@@ -139,7 +139,7 @@ class ControlReferences:
         Raises:
             NoReferenceError: none does.
         """
-        kept = [(image_id, present) for image_id, present in queries if self.others(image_id, present[0])]
+        kept = [(image_id, classes) for image_id, classes in queries if all(self.others(image_id, c) for c in classes)]
         if queries and not kept:
             raise NoReferenceError(f"{self._dataset.set_name}: no image has another category that is {self._control}")
         return kept

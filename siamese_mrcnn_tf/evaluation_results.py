@@ -20,7 +20,12 @@ SPLITS = (1, 2, 3, 4)
 _CATEGORIES = ("train", "novel", "all")
 # what evaluations must agree in to stand in one table, and those of networks in their configuration too
 _SHARED_SETTINGS = ("protocol", "set", "subset", "year", "runs", "limit", "area", "exclude_query_image")
-_SHARED_CONFIG = ("DETECTION_MIN_CONFIDENCE", "DETECTION_NMS_THRESHOLD", "MOLD_TARGETS_AT_INFERENCE")
+_SHARED_CONFIG = (
+    "DETECTION_MIN_CONFIDENCE",
+    "DETECTION_ARGMAX",
+    "DETECTION_NMS_THRESHOLD",
+    "MOLD_TARGETS_AT_INFERENCE",
+)
 _PERCENT = 100
 _CONTROL = "control-"
 

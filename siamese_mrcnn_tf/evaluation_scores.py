@@ -49,14 +49,14 @@ class EvaluationScores:
         return {"runs": runs} | {name: getattr(self, name) for name in names}
 
 
-def score_records(coco, records, *, has_masks=True, image_ids=None, category_ids=None):
+def score_records(coco, records, *, has_masks=True, image_ids=None):
     """Score the records of a whole evaluation.
 
     Args:
         coco: `pycocotools.coco.COCO` of the annotation file.
         records: evaluation_records.Records.
         has_masks: score masks too.
-        image_ids, category_ids: COCO ids of those of the images and of the categories to score; None: all.
+        image_ids: COCO ids of those of the images to score; None: all.
 
     Returns:
         EvaluationScores.
@@ -69,25 +69,24 @@ def score_records(coco, records, *, has_masks=True, image_ids=None, category_ids
         "image_ids": settings["images"] if image_ids is None else list(image_ids),
         "category_ids": [category["id"] for category in settings["categories"]],
     }
-    if category_ids is not None:
-        chosen["category_ids"] = list(category_ids)
-    of_image, of_category = _picker("image_id", image_ids), _picker("category_id", category_ids)
+    wanted = None if image_ids is None else set(image_ids)  # None: of foreign images too, which `score` refuses
     iou_types = IOU_TYPES if has_masks else IOU_TYPES[:1]
     runs, num_results = [], 0
     for run in range(settings["runs"]):
-        results = [result for result in records.results(run) if of_image(result) and of_category(result)]
+        results = [one for one in records.results(run) if wanted is None or one["image_id"] in wanted]
         num_results += len(results)
         runs.append({iou_type: score(coco, results, iou_type=iou_type, **chosen) for iou_type in iou_types})
     figures = {iou_type: [scores[iou_type].stats for scores in runs] for iou_type in iou_types}
+    scored = [record for record in records if wanted is None or record["image_id"] in wanted]
     statistics = {iou_type: over_runs(stats) for iou_type, stats in figures.items()}
     return EvaluationScores(
         runs=runs,
         mean={iou_type: mean for iou_type, (mean, _) in statistics.items()},
         interval={iou_type: interval for iou_type, (_, interval) in statistics.items()},
         num_images=len(chosen["image_ids"]),
-        num_queries=sum(sum(map(of_category, record["queries"])) for record in records if of_image(record)),
+        num_queries=sum(len(record["queries"]) for record in scored),
         num_results=num_results,
-        seconds=sum(record["seconds"] for record in records if of_image(record)),
+        seconds=sum(record["seconds"] for record in scored),
     )
 
 
@@ -104,9 +103,3 @@ def over_runs(figures):
     mean = {name: float(value.mean()) for name, value in values.items()}
     interval = {name: float(INTERVAL * value.std() / np.sqrt(len(value))) for name, value in values.items()}
     return mean, interval
-
-
-def _picker(name, chosen):
-    """Function dict -> whether its `name` is among the chosen ids; without any choice it is."""
-    ids = None if chosen is None else set(chosen)
-    return lambda entry: ids is None or entry[name] in ids

@@ -73,13 +73,22 @@ class Pictures:
         """What a picture is called in messages: its path."""
         return str(self.folder / self.names[index])
 
-    def training_samples(self, size, *, seed):
-        """The numbered samples of training: RandomCrops."""
-        return RandomCrops(self, size, seed=seed)
+    def label_of(self, index):
+        """The label of a picture."""
+        return int(self.labels[index])
 
-    def validation_samples(self, size):
-        """The numbered samples of validation: CentreCrops."""
-        return CentreCrops(self, size)
+    def random_crop(self, index, size, rng):
+        """A random part of a picture: uint8 [size, size, RGB]."""
+        image = self._read(index)
+        return resized_crop(image, random_box(image.shape, rng), size)
+
+    def centre_crop(self, index, size):
+        """The middle of a picture: uint8 [size, size, RGB]."""
+        image = self._read(index)
+        return resized_crop(image, centre_box(image.shape, _CENTRE), size)
+
+    def _read(self, index):
+        return read_image(self.folder / self.names[index])
 
     def summary(self):
         """What there is, in a line."""
@@ -173,7 +182,7 @@ class RandomCrops:
     All pictures are gone through in a new random order each pass.
 
     Args:
-        dataset: Pictures.
+        dataset: Pictures, or another sequence of pictures with label_of, random_crop, centre_crop and image_reference.
         size: side of a crop in pixels.
         seed: a number from 0 on.
     """
@@ -199,8 +208,8 @@ class RandomCrops:
         """
         rng = np.random.default_rng([self.seed, _Draw.CROP, number])
 
-        def cut(image):
-            crop = resized_crop(image, random_box(image.shape, rng), self.size)
+        def cut(index):
+            crop = self.dataset.random_crop(index, self.size, rng)
             return np.ascontiguousarray(crop[:, ::-1]) if rng.random() < 0.5 else crop
 
         return _made(self.dataset, self.image_of(number), cut)
@@ -210,7 +219,7 @@ class CentreCrops:
     """Makes the numbered samples of validation: the middle of each picture in turn, then samples without a label.
 
     Args:
-        dataset: Pictures.
+        dataset: see `RandomCrops`.
         size: side of a crop in pixels.
     """
 
@@ -229,9 +238,7 @@ class CentreCrops:
         """
         if number >= len(self.dataset):
             return LabelledCrop(np.zeros((self.size, self.size, 3), np.uint8), NO_LABEL)
-        return _made(
-            self.dataset, number, lambda image: resized_crop(image, centre_box(image.shape, _CENTRE), self.size)
-        )
+        return _made(self.dataset, number, lambda index: self.dataset.centre_crop(index, self.size))
 
 
 def make_crop_batch(samples, config):
@@ -298,9 +305,9 @@ def resized_crop(image, box, size):
 
 
 def _made(dataset, index, cut):
-    """The LabelledCrop that `cut` makes of a picture."""
+    """The LabelledCrop that `cut` makes of the picture `index`."""
     try:
-        return LabelledCrop(cut(read_image(dataset.folder / dataset.names[index])), int(dataset.labels[index]))
+        return LabelledCrop(cut(index), dataset.label_of(index))
     except Exception as error:  # whatever decoders raise: without the name it cannot be mended
         name = dataset.image_reference(index)
         text = str(error)

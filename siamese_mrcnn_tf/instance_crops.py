@@ -5,22 +5,10 @@ edges are moved a little, and every other one is mirrored. Sample n depends on t
 Nothing here imports Keras, so that worker processes start fast.
 """
 
-import enum
-
 import numpy as np
 from PIL import Image
 
-from .imagenet import NO_LABEL, LabelledCrop
-
 _SHIFT = 0.06  # of a side of the box: how far its edges are moved
-_MIRRORED = 0.5  # share of the training samples
-
-
-class _Draw(enum.IntEnum):
-    """What a random number is for; a part of its key."""
-
-    ORDER = 1
-    CROP = 2
 
 
 class Instances:
@@ -61,76 +49,20 @@ class Instances:
         """What there is, in a line."""
         return f"{self.dataset.set_name}: {len(self)} instances of {self.num_classes} classes"
 
-    def training_samples(self, size, *, seed):
-        """The numbered samples of training: RandomInstanceCrops."""
-        return RandomInstanceCrops(self, size, seed=seed)
+    def label_of(self, index):
+        """The label of an instance."""
+        return self.places[index][2]
 
-    def validation_samples(self, size):
-        """The numbered samples of validation: ReferenceCrops."""
-        return ReferenceCrops(self, size)
+    def random_crop(self, index, size, rng):
+        """An instance with the edges of its box moved a little: uint8 [size, size, RGB]."""
+        image_id, box, _ = self.places[index]
+        image = self.dataset.load_image(image_id)
+        return padded_box(image, _shifted(box, image.shape, rng), size)
 
-
-class RandomInstanceCrops:
-    """Makes the numbered samples of training. All instances are gone through in a new random order each pass.
-
-    Args:
-        dataset: Instances.
-        size: side of a crop in pixels.
-        seed: a number from 0 on.
-    """
-
-    def __init__(self, dataset, size, *, seed):
-        self.dataset, self.size, self.seed = dataset, size, seed
-        self._order = None, None  # pass, its permutation of the instances
-
-    def image_of(self, number):
-        """Index of the instance of sample `number`."""
-        run, place = divmod(number, len(self.dataset))
-        last, order = self._order
-        if run != last:
-            order = np.random.default_rng([self.seed, _Draw.ORDER, run]).permutation(len(self.dataset))
-            self._order = run, order
-        return int(order[place])
-
-    def __call__(self, number):
-        """LabelledCrop `number`, from 0 on.
-
-        Raises:
-            RuntimeError: it could not be made; names the picture.
-        """
-        rng = np.random.default_rng([self.seed, _Draw.CROP, number])
-
-        def cut(image, box):
-            crop = padded_box(image, _shifted(box, image.shape, rng), self.size)
-            return np.ascontiguousarray(crop[:, ::-1]) if rng.random() < _MIRRORED else crop
-
-        return _made(self.dataset, self.image_of(number), cut)
-
-
-class ReferenceCrops:
-    """Makes the numbered samples of validation: the box of each instance in turn, then samples without a label.
-
-    Args:
-        dataset: Instances.
-        size: side of a crop in pixels.
-    """
-
-    def __init__(self, dataset, size):
-        self.dataset, self.size = dataset, size
-
-    def image_of(self, number):
-        """Index of the instance of sample `number`; of one that only fills up, the last."""
-        return min(number, len(self.dataset) - 1)
-
-    def __call__(self, number):
-        """LabelledCrop `number`, from 0 on.
-
-        Raises:
-            RuntimeError: it could not be made; names the picture.
-        """
-        if number >= len(self.dataset):
-            return LabelledCrop(np.zeros((self.size, self.size, 3), np.uint8), NO_LABEL)
-        return _made(self.dataset, number, lambda image, box: padded_box(image, box, self.size))
+    def centre_crop(self, index, size):
+        """An instance: uint8 [size, size, RGB]."""
+        image_id, box, _ = self.places[index]
+        return padded_box(self.dataset.load_image(image_id), box, size)
 
 
 def padded_box(image, box, size):
@@ -172,12 +104,3 @@ def _shifted(box, shape, rng):
     moved = np.array(box) + rng.uniform(-_SHIFT, _SHIFT, 4) * sides
     moved = np.clip(moved, 0, [*shape[:2], *shape[:2]])
     return tuple(moved) if min(moved[2:] - moved[:2]) >= 1 else box
-
-
-def _made(dataset, index, cut):
-    """The LabelledCrop that `cut` makes of an instance."""
-    image_id, box, label = dataset.places[index]
-    try:
-        return LabelledCrop(cut(dataset.dataset.load_image(image_id), box), label)
-    except Exception as error:  # whatever decoders raise: without the name it cannot be mended
-        raise RuntimeError(f"{dataset.image_reference(index)}: {error}") from error

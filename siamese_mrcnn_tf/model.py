@@ -13,6 +13,7 @@ import numpy as np
 from . import devices, known_weights, molding, network, training, weights
 from .boxes import norm_boxes
 from .checkpoints import RunFolder
+from .layer_selection import select_layers
 from .predictor import SiamesePredictor, compiled, crops_of
 from .schedules import Stage
 from .training_model import build_training_model, compile_model
@@ -327,7 +328,7 @@ class SiameseMaskRCNN:
         Raises:
             ValueError: no layer matches.
         """
-        names = training.select_layers((keras_model or self._layers).layers, layer_regex)
+        names = select_layers((keras_model or self._layers).layers, layer_regex)
         if verbose:
             _log.info("%slayers that train: %s", " " * indent, ", ".join(names))
 

@@ -29,7 +29,7 @@ from .files import atomic_path
 from .network import dtype_policy
 from .schedules import Stage
 from .training_batches import SampleLoader
-from .training_model import build_optimizer
+from .training_model import build_optimizer, make_optimizer
 
 WEIGHT_DECAY = 1e-4
 REFERENCE_BATCH = 256  # to which the learning rate belongs; in proportion for others
@@ -63,15 +63,14 @@ class Recipe:
 
 
 def recipe_of(config):
-    """The recipe that goes with a configuration's optimizer, for crops of the size of its references.
+    """The recipe that goes with a configuration's optimizer.
 
     Returns:
         Recipe: that of ImageNet; for Adam 20 epochs of 100 steps without weight decay.
     """
-    size = config.TARGET_MAX_DIM
     if config.OPTIMIZER == "adam":
-        return Recipe(20, 100, _ADAM_RATE, size, decay="cosine", weight_decay=0.0)
-    return Recipe(size=size)
+        return Recipe(20, 100, _ADAM_RATE, decay="cosine", weight_decay=0.0)
+    return Recipe()
 
 
 def pretraining_config(config, *, batch=REFERENCE_BATCH, devices=1):
@@ -171,10 +170,10 @@ def pretrain(
         trainer.resume()
     made_by = {"workers": workers, "processes": processes, "collate": imagenet.make_crop_batch}
     with contextlib.ExitStack() as stack:
-        crops = train.training_samples(recipe.size, seed=recipe.seed)
+        crops = imagenet.RandomCrops(train, recipe.size, seed=recipe.seed)
         loader, val_loader = stack.enter_context(SampleLoader(crops, config, **made_by)), None
         if val_steps:
-            crops = val.validation_samples(recipe.size)
+            crops = imagenet.CentreCrops(val, recipe.size)
             val_loader = stack.enter_context(SampleLoader(crops, config, batch_size=val_batch, **made_by))
         trainer.run(pretraining_schedule(recipe, batch), loader, val_loader)
     trained = folder.path / f"{name}_{trainer.state.epoch:04d}.h5"
@@ -293,12 +292,7 @@ class _ClassifierTrainer(training.Trainer):
     """Trains without clipping."""
 
     def _compile(self, learning_rate):
-        config, momentum = self.config, self.config.LEARNING_MOMENTUM
-        if config.OPTIMIZER == "adam":
-            optimizer = keras.optimizers.Adam(learning_rate, momentum, config.ADAM_BETA_2)
-        else:
-            optimizer = keras.optimizers.SGD(learning_rate, momentum)
-        self.model.compile(optimizer, jit_compile=False)
+        self.model.compile(make_optimizer(self.config, learning_rate), jit_compile=False)
         build_optimizer(self.model)  # else Keras would first run a batch, and of several devices' labels the average
 
 

@@ -161,13 +161,10 @@ class Trainer:
         begun = {"index": index, "layers": stage.layers, "learning_rate": stage.learning_rate}
         if stage.decay_to is not None:
             begun["decay_to"] = stage.decay_to
-        first_epoch = self.state.epoch
-        if restore and self.state.stage is not None:
-            first_epoch = self.state.stage.get("first_epoch", first_epoch)
         goes_on = restore and _without_start(self.state.stage) == begun
+        first_epoch = self.state.stage.get("first_epoch", self.state.epoch) if goes_on else self.state.epoch
         if restore and not goes_on:  # before there is an optimizer: that of another stage does not fit
             self.model.load_weights(self.folder.weights_path(self.state))
-            first_epoch = self.state.epoch
         names = select_layers(self.layers.layers, stage.layers)
         logger.info(
             "to epoch %d: %s at learning rate %g; %d layers train: %s",
@@ -185,11 +182,8 @@ class Trainer:
             return stage.learning_rate
         warm_up = self.config.WARM_UP_STEPS
         steps = max((stage.decay_to - first_epoch) * self.settings.steps_per_epoch - warm_up, 1)
-        if not warm_up:
-            return keras.optimizers.schedules.CosineDecay(stage.learning_rate, steps)
-        return keras.optimizers.schedules.CosineDecay(
-            0.0, steps, warmup_target=stage.learning_rate, warmup_steps=warm_up
-        )
+        start, peak = (0.0, stage.learning_rate) if warm_up else (stage.learning_rate, None)
+        return keras.optimizers.schedules.CosineDecay(start, steps, warmup_target=peak, warmup_steps=warm_up)
 
     def _compile(self, learning_rate):
         """Give the model a new optimizer."""

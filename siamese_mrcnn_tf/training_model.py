@@ -105,15 +105,18 @@ def compile_model(model, config, *, learning_rate, momentum=None):
         learning_rate: a number, or a schedule of Keras.
         momentum: beta 1 of Adam; LEARNING_MOMENTUM by default.
     """
-    momentum = config.LEARNING_MOMENTUM if momentum is None else momentum
-    clip = {"global_clipnorm": config.GRADIENT_CLIP_NORM}
     with strategy_scope(model):
-        if config.OPTIMIZER == "adam":
-            optimizer = ReducedClipAdam(learning_rate, momentum, config.ADAM_BETA_2, **clip)
-        else:
-            optimizer = ReducedClipSGD(learning_rate, momentum, **clip)
+        optimizer = make_optimizer(config, learning_rate, momentum, global_clipnorm=config.GRADIENT_CLIP_NORM)
         # XLA is slower than TensorFlow's own kernels on a CPU, and has none for crop_and_resize
         model.compile(optimizer, jit_compile=False)
+
+
+def make_optimizer(config, learning_rate, momentum=None, **settings):
+    """The optimizer of a configuration; arguments as in `compile_model`, and further ones of Keras' optimizers."""
+    momentum = config.LEARNING_MOMENTUM if momentum is None else momentum
+    if config.OPTIMIZER == "adam":
+        return ReducedClipAdam(learning_rate, momentum, config.ADAM_BETA_2, **settings)
+    return ReducedClipSGD(learning_rate, momentum, **settings)
 
 
 def build_optimizer(model):

@@ -8,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import coco_tree
 import numpy as np
 import pytest
+import scripts
 import seeded
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -119,3 +120,21 @@ def empty_convolutions():
     found = tf.nn.conv2d(tf.zeros((0, 1, 1, 1)), tf.zeros((1, 1, 1, 2)), 1, "VALID")
     if found.shape != (0, 1, 1, 2):
         pytest.skip("TensorFlow's oneDNN convolutions do not know empty batches")
+
+
+@pytest.fixture(scope="module")
+def coco():
+    """`samples/coco/coco.py`."""
+    return scripts.load_script("samples/coco/coco.py")
+
+
+@pytest.fixture
+def run(coco, capsys):
+    """Run a command of coco.py in this process: (exit code, standard output, standard error)."""
+
+    def run_command(*arguments):
+        code = coco.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_command

@@ -1,6 +1,5 @@
 """The command line, as a user types it."""
 
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -11,26 +10,6 @@ import pytest
 from PIL import Image
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "coco" / "coco.py"
-
-
-@pytest.fixture(scope="module")
-def coco():
-    spec = importlib.util.spec_from_file_location("coco_command", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def run(coco, capsys):
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def run_command(*arguments):
-        code = coco.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run_command
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
 """The demo on Shapes: its steps end to end on a small set, its page, going on after a stop, and the bundled weights."""
 
-import importlib.util
 import json
 import pathlib
 import sys
 
 import numpy as np
 import pytest
+from scripts import load_script
 
 from siamese_mrcnn_tf import weights
+from siamese_mrcnn_tf.checkpoints import save_command
 from siamese_mrcnn_tf.config import TinyConfig
 from siamese_mrcnn_tf.dataset import IndexedCocoDataset, split_classes
 from siamese_mrcnn_tf.evaluation import evaluate
@@ -22,11 +23,8 @@ WEIGHTS = FOLDER / "siamese_mrcnn_shapes_s1.h5"
 
 @pytest.fixture(scope="module")
 def demo():
-    spec = importlib.util.spec_from_file_location("shapes_demo", FOLDER / "demo.py")
-    module = importlib.util.module_from_spec(spec)
     before = list(sys.path)
-    spec.loader.exec_module(module)
-    yield module
+    yield load_script("samples/shapes/demo.py")
     sys.path[:] = before
 
 
@@ -77,11 +75,23 @@ def test_the_demo_runs_goes_on_and_repeats(short_demo, tmp_path, capsys):
         assert {**found, "seconds": None} == {**figures, "seconds": None}
 
 
-def test_a_step_that_fails_is_named(demo, tmp_path, capsys, monkeypatch):
+def test_a_step_that_fails_ends_the_demo_with_its_code(demo, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "find_dataset", lambda name: tmp_path / "none")
-    monkeypatch.setattr(demo.pretrain, "main", lambda arguments: 2)
-    assert demo.main(["--out", str(tmp_path / "out")]) == 1
-    assert "stopped; the same command goes on (exit code 2)" in capsys.readouterr().err
+    monkeypatch.setattr(demo.pretrain, "main", lambda arguments: 130)
+    assert demo.main(["--out", str(tmp_path / "out")]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", [("--seed", "1"), ("--stages", "shapes-long"), ("--split", "2")])
+def test_a_folder_with_another_run_is_refused(demo, tmp_path, capsys, monkeypatch, other):
+    monkeypatch.setattr(demo, "find_dataset", lambda name: tmp_path / "none")
+    monkeypatch.setattr(demo.pretrain, "main", lambda arguments: 130)
+    options = demo.build_parser().parse_args(["--out", str(tmp_path)])
+    command = demo.pretrain_command(options, tmp_path / "pretraining")
+    save_command(tmp_path / "pretraining", "pretrain.py", command[1:], TinyConfig())
+    assert demo.main(["--out", str(tmp_path)]) == 130  # that of the folder
+    assert demo.main(["--out", str(tmp_path), *other]) == 2
+    assert "pretraining: holds a run of --dataset shapes" in capsys.readouterr().err
 
 
 # ---- the bundled weights ---------------------------------------------------------------------------------------------
@@ -109,8 +119,10 @@ def test_bundled_weights_find_categories_they_were_not_trained_on_and_heed_the_r
     parts = dict(zip(("seen", "held-out"), split_classes(dataset.num_classes - 1, 1), strict=True))
     right, wrong = search(WEIGHTS), search(WEIGHTS, control="present")
     for class_ids in parts.values():
-        ids = [dataset.class_info[class_id]["id"] for class_id in class_ids]
-        found, misled = (score_records(coco, one, category_ids=ids).mean["bbox"]["AP50"] for one in (right, wrong))
+        found, misled = (
+            np.mean([one[dataset.class_info[class_id]["id"]]["AP50"] for class_id in class_ids])
+            for one in (score_records(coco, records).runs[0]["bbox"].per_class for records in (right, wrong))
+        )
         assert found > 0.35 and misled < 0.7 * found  # 24 scenes: far from the figures of docs/shapes.md, and sure
 
     predictor = SiamesePredictor(TinyConfig(), weights=WEIGHTS)

@@ -1,13 +1,13 @@
 """The experiments of the paper: each says what it takes and what is published, and its arguments parse."""
 
 import argparse
-import importlib.util
 import pathlib
 import shlex
 import subprocess
 import sys
 
 import pytest
+from scripts import load_script
 
 from siamese_mrcnn_tf.known_weights import KNOWN_FILES
 from siamese_mrcnn_tf.published import MEAN, RANDOM_BOXES, published
@@ -23,10 +23,7 @@ def load(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
 
     def load_experiment(name):
-        spec = importlib.util.spec_from_file_location(f"paper_{name}", FOLDER / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        return load_script(FOLDER / f"{name}.py")
 
     yield load_experiment
     sys.modules.pop("experiment", None)
@@ -79,10 +76,7 @@ def test_names_say_what_is_evaluated(load, name):
         assert name == f"full_{options.shots}shot" and (options.split, options.categories) == ("0", "all")
 
 
-def test_the_command_line_knows_the_options(load):
-    spec = importlib.util.spec_from_file_location("coco_command", ROOT / "samples" / "coco" / "coco.py")
-    coco = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(coco)
+def test_the_command_line_knows_the_options(load, coco):
     parser = coco.build_parser()
     for name in NAMES:
         options = parser.parse_args(load(name).ARGUMENTS)

@@ -7,7 +7,7 @@ import coco_tree
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf.imagenet import NO_LABEL
+from siamese_mrcnn_tf.imagenet import NO_LABEL, CentreCrops, RandomCrops
 from siamese_mrcnn_tf.instance_crops import Instances, padded_box
 
 ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of coco_tree's categories 3, 7, 18
@@ -51,7 +51,7 @@ def test_held_out_classes_are_left_out(data):
     assert instances.num_classes == 2 and instances.class_ids == [TRIANGLE, ELLIPSE]
     found = [(image_id, box[0], label) for image_id, box, label in instances.places]
     assert found == [(0, 16, 1), (1, 32, 0), (2, 36, 0), (2, 40, 1)]
-    for samples in (instances.training_samples(32, seed=0), instances.validation_samples(32)):
+    for samples in (RandomCrops(instances, 32, seed=0), CentreCrops(instances, 32)):
         for number in range(8):
             sample = samples(number)
             if sample.label != NO_LABEL:
@@ -136,7 +136,7 @@ def test_fractions_of_pixels():
 
 def test_validation_goes_through_all_instances_then_fills_up(data):
     instances = Instances(data, "some")
-    samples = instances.validation_samples(48)
+    samples = CentreCrops(instances, 48)
     for number, (image_id, box, label) in enumerate(instances.places):
         assert samples.image_of(number) == number
         sample = samples(number)
@@ -151,7 +151,7 @@ def test_validation_goes_through_all_instances_then_fills_up(data):
 
 
 def test_training_goes_through_all_instances_in_a_new_order_each_pass(data):
-    samples = Instances(data, "some").training_samples(32, seed=4)
+    samples = RandomCrops(Instances(data, "some"), 32, seed=4)
     orders = [[samples.image_of(6 * run + place) for place in range(6)] for run in range(6)]
     assert all(sorted(order) == list(range(6)) for order in orders)
     assert len(set(map(tuple, orders))) > 3
@@ -162,7 +162,7 @@ def test_training_goes_through_all_instances_in_a_new_order_each_pass(data):
 
 def test_a_training_sample_depends_on_seed_and_number_alone(data):
     instances = Instances(data, "some")
-    samples, again, other = (instances.training_samples(32, seed=seed) for seed in (1, 1, 2))
+    samples, again, other = (RandomCrops(instances, 32, seed=seed) for seed in (1, 1, 2))
     made = [samples(number) for number in range(12)]
     for number in (11, 3, 7, 0):
         sample = again(number)
@@ -182,7 +182,7 @@ def test_training_samples_are_moved_a_little_and_every_other_one_mirrored(tmp_pa
     data.load_image = lambda image_id: image
     instances = Instances(data, "some")
     assert content["annotations"]
-    samples, mirrored, tops, lefts = instances.training_samples(64, seed=0), 0, set(), set()
+    samples, mirrored, tops, lefts = RandomCrops(instances, 64, seed=0), 0, set(), set()
     for number in range(60):
         y1, x1, y2, x2 = instances.places[samples.image_of(number)][1]
         crop = samples(number).image.astype(int)
@@ -201,7 +201,7 @@ def test_training_samples_are_moved_a_little_and_every_other_one_mirrored(tmp_pa
 def test_a_tiny_box_is_not_moved_below_a_pixel(tmp_path, content):
     for annotation in content["annotations"]:
         annotation["bbox"] = [127, 95, 1, 1]
-    samples = Instances(reload(tmp_path, content), "some").training_samples(16, seed=0)
+    samples = RandomCrops(Instances(reload(tmp_path, content), "some"), 16, seed=0)
     assert all(samples(number).image.any() for number in range(20))
 
 
@@ -210,7 +210,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, data, kind):
     instances = Instances(data, "some")
     path = tmp_path / "val2017" / "000000000020.png"
     path.write_bytes(path.read_bytes()[:2000])
-    samples = instances.training_samples(32, seed=0) if kind == "training" else instances.validation_samples(32)
+    samples = RandomCrops(instances, 32, seed=0) if kind == "training" else CentreCrops(instances, 32)
     number = next(number for number in range(6) if samples.image_of(number) == 2)
     with pytest.raises(RuntimeError, match=r"000000000020\.png: .*truncated") as caught:
         samples(number)

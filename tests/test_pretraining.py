@@ -1,7 +1,6 @@
 """Pre-training of the backbone, and its command line."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import signal
@@ -15,6 +14,7 @@ import imagenet_tree
 import keras
 import numpy as np
 import pytest
+from scripts import load_script
 
 from siamese_mrcnn_tf import imagenet, network, pretraining, weights
 from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
@@ -36,10 +36,7 @@ def tree(tmp_path):
 
 @pytest.fixture(scope="module")
 def command():
-    spec = importlib.util.spec_from_file_location("pretrain_command", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("samples/imagenet/pretrain.py")
 
 
 # ---- recipe ------------------------------------------------------------------------------------------------------
@@ -73,8 +70,8 @@ def test_a_recipe_that_decays_as_a_cosine_is_one_stage_at_its_rate(batch):
 def test_recipes_go_with_the_optimizer():
     recipe = pretraining.recipe_of(TinyConfig())
     assert (recipe.steps_per_epoch, recipe.learning_rate) == (100, 0.004)
-    assert (recipe.decay, recipe.weight_decay, recipe.size) == ("cosine", 0, TinyConfig.TARGET_MAX_DIM)
-    assert pretraining.recipe_of(SmallConfig()) == Recipe(size=SmallConfig.TARGET_MAX_DIM)
+    assert (recipe.decay, recipe.weight_decay) == ("cosine", 0)
+    assert pretraining.recipe_of(SmallConfig()) == Recipe()
     assert (Recipe().decay, Recipe().weight_decay) == ("steps", pretraining.WEIGHT_DECAY)
 
 
@@ -255,7 +252,9 @@ def with_pyramid(instances, tmp_path_factory):
 
     fit = classifier.fit
     classifier.fit = lambda *arguments, callbacks, **named: fit(*arguments, callbacks=[*callbacks, Note()], **named)
-    recipe = dataclasses.replace(pretraining.recipe_of(ADAM), epochs=2, steps_per_epoch=4, learning_rate=0.01, size=32)
+    recipe = dataclasses.replace(
+        pretraining.recipe_of(ADAM), size=ADAM.TARGET_MAX_DIM, epochs=2, steps_per_epoch=4, learning_rate=0.01, size=32
+    )
     written, history = pretraining.pretrain(classifier, ADAM, recipe, *instances, path, progress=False)
     assert written == path / "drawn_s1.h5"
     return path, history, classifier, rates
@@ -439,6 +438,20 @@ def test_the_command_trains_on_the_instances_of_a_data_set(command, capsys, tmp_
     assert state["stage"]["learning_rate"] == 0.004 and state["stage"]["decay_to"] == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "d", "--split", "1"), "--split: does not go with --data"),
+        (("--data", "d", "--val-images", "3"), "--val-images: does not go with --data"),
+        (("--dataset", "d", "--classes", "771"), "--classes: does not go with --dataset"),
+        (("--dataset", "d", "--partial"), "--partial: does not go with --dataset"),
+    ],
+)
+def test_options_of_the_other_kind_of_pictures_are_refused(command, capsys, tmp_path, arguments, message):
+    assert command.main([*arguments, "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_what_the_command_trains_by_default(command):
     """The recipe goes with the optimizer, the size of a crop with the pictures."""
 
@@ -447,8 +460,8 @@ def test_what_the_command_trains_by_default(command):
         config, recipe = command.chosen_recipe(options)
         return recipe, command.chosen_batch(options, config)
 
-    adam = pretraining.recipe_of(TinyConfig())
-    assert adam.decay == "cosine" and adam.size == TinyConfig.TARGET_MAX_DIM
+    adam = dataclasses.replace(pretraining.recipe_of(TinyConfig()), size=TinyConfig.TARGET_MAX_DIM)
+    assert adam.decay == "cosine"
     assert chosen("--data", "d") == (Recipe(), 256)
     assert chosen("--dataset", "d") == (Recipe(size=96), 256)
     assert chosen("--dataset", "d", "--config", "tiny") == (adam, 32)

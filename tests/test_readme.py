@@ -8,7 +8,6 @@ options appended that make them short (`SHORTER`). A snippet that this test does
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import re
@@ -24,6 +23,7 @@ import pytest
 import via_samples
 from conftest import MICRO
 from PIL import Image
+from scripts import load_script
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # samples are not installed
@@ -402,13 +402,7 @@ def workplace(programs, small_weights, small_settings, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def programs():
     """Script -> its module."""
-    found = {}
-    for script in SCRIPTS:
-        name = f"{pathlib.PurePath(script).stem}_of_readme"
-        spec = importlib.util.spec_from_file_location(name, ROOT / script)
-        found[script] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found[script])
-    return found
+    return {script: load_script(script) for script in SCRIPTS}
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import importlib.util
 import json
 import os
 import pathlib
@@ -15,6 +14,7 @@ import time
 import conftest
 import keras
 import pytest
+from scripts import load_script
 
 from siamese_mrcnn_tf import devices
 
@@ -296,9 +296,7 @@ def command(monkeypatch, capsys):
     """Run `coco.py train` in this process, which is left as it is: (exit code, standard error)."""
     import tensorflow as tf
 
-    spec = importlib.util.spec_from_file_location("coco_command_of_runs", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("samples/coco/coco.py")
     monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
     monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", lambda count: None)
 

@@ -1,8 +1,6 @@
 """Annotations of the VGG Image Annotator: every shape and version, what is refused, and training on what comes out."""
 
-import importlib.util
 import json
-import pathlib
 
 import coco_tree
 import matplotlib.path
@@ -19,7 +17,6 @@ from siamese_mrcnn_tf.images import read_image
 from siamese_mrcnn_tf.via_tree import convert_via
 
 HEIGHT, WIDTH = 120, 160
-SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "coco" / "coco.py"
 
 
 def save_picture(path, height=HEIGHT, width=WIDTH, seed=0, **options):
@@ -470,26 +467,6 @@ def test_a_converted_set_trains(via_of_training_tree, training_tree, micro_confi
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def coco():
-    spec = importlib.util.spec_from_file_location("coco_command_via", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def run(coco, capsys):
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def run_command(*arguments):
-        code = coco.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run_command
 
 
 def test_from_photos_to_a_checked_set(run, via_of_training_tree, training_tree, tmp_path):

@@ -24,7 +24,7 @@ from convert_command import add_convert  # noqa: E402
 from evaluate_command import add_evaluate  # noqa: E402
 from train_command import add_train  # noqa: E402
 
-from siamese_mrcnn_tf.arguments import at_least  # noqa: E402
+from siamese_mrcnn_tf.arguments import at_least, exit_code  # noqa: E402
 from siamese_mrcnn_tf.config import load_config, parse_settings  # noqa: E402  (light: --help stays fast)
 
 _REFERENCE_HELP = (
@@ -39,16 +39,7 @@ def main(arguments=None):
     options = parse(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
-    try:
-        return options.command(options) or 0
-    except (ImportError, ValueError, RuntimeError, OSError) as error:
-        if options.debug:
-            raise
-        print(f"coco.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("coco.py: stopped", file=sys.stderr)
-        return 130
+    return exit_code("coco.py", lambda: options.command(options), debug=options.debug)
 
 
 def parse(arguments):

@@ -11,7 +11,7 @@ SPLIT_HELP = (
 )
 _DATASET_HELP = (
     "folder with annotations/ and the picture folders; or 'shapes', pictures that this repository draws itself "
-    "(datasets/shapes, made where it is missing)"
+    "(datasets/shapes, made where it is missing; a folder of that name is ./shapes)"
 )
 _WEIGHTS_HELP = (
     "a legacy .h5 file, a known file by name such as small_siamese_mrcnn_0160, 'last' (the last checkpoint of --config "

@@ -14,11 +14,12 @@ sys.path[:0] = [str(_SAMPLES / "shapes"), str(_SAMPLES.parent)]  # runs from a c
 
 from standard import find_dataset  # noqa: E402
 
-from siamese_mrcnn_tf.arguments import above_zero, at_least  # noqa: E402
+from siamese_mrcnn_tf.arguments import above_zero, at_least, exit_code  # noqa: E402
 from siamese_mrcnn_tf.config import CONFIGS, load_config  # noqa: E402  (light: --help stays fast)
 from siamese_mrcnn_tf.imagenet_classes import CLASS_SETS  # noqa: E402
 
 _ADAM_BATCH = 32
+_OF_DATA, _OF_DATASET = ("classes", "partial"), ("split", "val_images", "year")  # options of one kind of pictures alone
 _DATA_HELP = (
     "folder with train/ and val/, in each a folder of pictures for every class, named by its WordNet id (n01440764); "
     "folders of classes that are not trained may be there too"
@@ -60,16 +61,7 @@ def main(arguments=None):
     options.arguments = arguments
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
-    try:
-        return train(options)
-    except (ImportError, ValueError, RuntimeError, OSError) as error:
-        if options.debug:
-            raise
-        print(f"pretrain.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("pretrain.py: stopped", file=sys.stderr)
-        return 130
+    return exit_code("pretrain.py", lambda: train(options), debug=options.debug)
 
 
 def build_parser():
@@ -178,12 +170,21 @@ def find_pictures(options):
     """The pictures of training and of validation, None where there is to be none; says what there is."""
     if (options.data is None) == (options.dataset is None):
         raise ValueError("expected --data (folder of ImageNet, with train/ and val/) or --dataset (COCO-format)")
+    refuse_options(options)
     find = find_imagenet if options.dataset is None else find_instances
     found = []
     for subset in ("train",) if options.no_validation else ("train", "val"):
         found.append(find(options, subset))
         print(found[-1].summary(), file=sys.stderr)
     return found[0], None if options.no_validation else found[1]
+
+
+def refuse_options(options):
+    """Refuse options that belong to the other kind of pictures: they would do nothing."""
+    kind, foreign = ("--data", _OF_DATASET) if options.dataset is None else ("--dataset", _OF_DATA)
+    for name in foreign:
+        if getattr(options, name) != build_parser().get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')}: does not go with {kind}")
 
 
 def find_imagenet(options, subset):
@@ -216,17 +217,14 @@ def chosen_recipe(options):
     config = load_config(options.config)
     if options.mixed_precision:
         config = config.replace(PRECISION="bfloat16")
-    recipe = pretraining.recipe_of(config)
-    if options.dataset is None:
-        recipe = dataclasses.replace(recipe, size=pretraining.Recipe.size)
     given = {
         "epochs": options.epochs,
         "steps_per_epoch": options.steps,
         "learning_rate": options.learning_rate,
-        "size": options.size,
+        "size": options.size or (config.TARGET_MAX_DIM if options.dataset is not None else None),
     }
     given = {name: value for name, value in given.items() if value is not None}
-    return config, dataclasses.replace(recipe, **given, seed=options.seed)
+    return config, dataclasses.replace(pretraining.recipe_of(config), **given, seed=options.seed)
 
 
 def chosen_batch(options, config):

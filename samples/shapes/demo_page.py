@@ -2,11 +2,14 @@
 
 import csv
 
+import numpy as np
+
 from siamese_mrcnn_tf import files
-from siamese_mrcnn_tf.dataset import IndexedCocoDataset, split_classes
+from siamese_mrcnn_tf.dataset import split_classes
 from siamese_mrcnn_tf.diagnostics import plot_losses
+from siamese_mrcnn_tf.evaluation import SCORES_FILE
 from siamese_mrcnn_tf.evaluation_records import read_records
-from siamese_mrcnn_tf.evaluation_scores import score_records
+from siamese_mrcnn_tf.evaluation_scores import over_runs, score_records
 from siamese_mrcnn_tf.gallery import examples
 from siamese_mrcnn_tf.html_pages import code, figure, picture_grid, section, table, write_page
 
@@ -42,31 +45,32 @@ Orange: a false detection, or an instance that was missed. Of each category the 
 """
 
 
-def write_demo_page(out, data_folder, *, commands, seconds, split):
+def write_demo_page(out, dataset, annotations, *, commands, histories, seconds, split):
     """Write the page and its figures as JSON.
 
     Args:
-        out: folder of the demo, with pretraining/, logs/ and evaluation/.
-        data_folder: of the data set.
+        out: folder of the demo, with evaluation/.
+        dataset: IndexedCocoDataset that was searched.
+        annotations: its `pycocotools.coco.COCO`.
         commands: list of str, what was run.
+        histories: name of a run -> Path of its history.csv.
         seconds: name of a step -> how long it took now.
         split: category split.
 
     Returns:
         Path of the page.
     """
-    dataset = IndexedCocoDataset()
-    annotations = dataset.load_coco(data_folder, "val", return_coco=True)
-    dataset.prepare()
-    dataset.build_indices()
     classes = dict(zip(PARTS, split_classes(dataset.num_classes - 1, split), strict=True))
     categories = {part: [dataset.class_info[class_id]["id"] for class_id in ids] for part, ids in classes.items()}
-    scores = score_all(out, annotations, categories)
-    files.write_json(out / FIGURES_FILE, figures_of(scores) | {"seconds": seconds}, indent=1)
+    scores = class_scores(out, annotations)
+    figures = figures_of(scores, categories)
+    files.write_json(out / FIGURES_FILE, figures | {"seconds": seconds}, indent=1)
+    images = files.read_json(out / "evaluation" / "1-shot" / SCORES_FILE)["num_images"]
+    about = _FIGURES_TEXT.format(images=images, runs=len(scores["1-shot"]))
     sections = [
         _INTRODUCTION.format(seen=len(classes["seen"]), held_out=len(classes["held-out"])),
-        section("Figures", _figures_text(scores), figures_table(scores), *category_tables(scores, dataset, categories)),
-        section("Losses", *loss_curves(out)),
+        section("Figures", about, figures_table(figures), *category_tables(scores["1-shot"], dataset, categories)),
+        section("Losses", *loss_curves(histories)),
         *(section(f"Examples: {part} categories", *gallery(out, dataset, ids)) for part, ids in categories.items()),
         section("How this was made", code("\n".join(commands)), table(["step", "seconds"], seconds_rows(seconds))),
     ]
@@ -77,79 +81,69 @@ def write_demo_page(out, data_folder, *, commands, seconds, split):
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
-def score_all(out, annotations, categories):
-    """{evaluation: {"seen" or "held-out": EvaluationScores}} of the evaluations in `out`."""
-    records = {folder.name: read_records(folder) for folder in sorted((out / "evaluation").iterdir())}
-    images = dict.fromkeys(records)
-    records[_SAME_SCENES] = records["1-shot"]
-    images[_SAME_SCENES] = records["control-present"].settings["images"]
+def class_scores(out, annotations):
+    """{evaluation: for each run {iou type: {category id as text: {"AP50": ...}}}} of the evaluations in `out`."""
+    folders = {name: out / "evaluation" / name for name in _ROWS if name != _SAME_SCENES}
+    runs = {name: files.read_json(folder / SCORES_FILE)["runs"] for name, folder in folders.items()}
+    records = read_records(folders["1-shot"])
+    images = read_records(folders["control-present"]).settings["images"]
+    runs[_SAME_SCENES] = score_records(annotations, records, image_ids=images).to_dict()["runs"]
+    return {name: [{kind: _by_text(run["per_class"][kind]) for kind in KINDS} for run in runs[name]] for name in _ROWS}
+
+
+def figures_of(scores, categories):
+    """AP50 in percent: {evaluation: {part: {"boxes": [mean, interval], "masks": [...]}}}; of a part, the mean of it."""
     return {
-        name: {
-            part: score_records(annotations, records[name], image_ids=images[name], category_ids=ids)
-            for part, ids in categories.items()
-        }
-        for name in _ROWS
-        if name in records
+        name: {part: {what: _ap50(runs, kind, ids) for kind, what in KINDS.items()} for part, ids in categories.items()}
+        for name, runs in scores.items()
     }
 
 
-def figures_of(scores):
-    """AP50 in percent as plain values: {evaluation: {part: {"boxes": [mean, interval], "masks": [...]}}}."""
-    return {
-        name: {part: {KINDS[kind]: _ap50(one, kind) for kind in one.mean} for part, one in parts.items()}
-        for name, parts in scores.items()
-    }
-
-
-def figures_table(scores):
+def figures_table(figures):
     """The table of all evaluations."""
     heads = ["searched with", *(f"{part}, {kind}" for part in PARTS for kind in KINDS.values())]
-    rows = []
-    for name, parts in scores.items():
-        cells = [_cell(_ap50(parts[part], kind)) for part in PARTS for kind in KINDS]
-        rows.append([_ROWS[name], *cells])
-    return table(heads, rows)
+    cells = {
+        name: [f"{mean:.1f} ± {interval:.1f}" for part in PARTS for mean, interval in parts[part].values()]
+        for name, parts in figures.items()
+    }
+    return table(heads, [[_ROWS[name], *row] for name, row in cells.items()])
 
 
-def category_tables(scores, dataset, categories):
+def category_tables(runs, dataset, categories):
     """Of each part the AP50 of every category with one reference, the mean of all draws."""
     names = {info["id"]: info["name"] for info in dataset.class_info}
     tables = []
     for part, ids in categories.items():
-        runs, rows = scores["1-shot"][part].runs, []
-        for category in ids:
-            values = [[run[kind].per_class[category]["AP50"] for run in runs] for kind in KINDS]
-            rows.append([names[category], *(f"{100 * sum(one) / len(one):.1f}" for one in values)])
+        rows = [[names[one], *(f"{_ap50(runs, kind, [one])[0]:.1f}" for kind in KINDS)] for one in ids]
         rows.sort(key=lambda row: float(row[1]), reverse=True)
-        heads = ["category", *KINDS.values()]
-        tables.append(table(heads, rows, caption=f"AP50 of the {part} categories, one reference"))
+        tables.append(
+            table(["category", *KINDS.values()], rows, caption=f"AP50 of the {part} categories, one reference")
+        )
     return tables
 
 
-def _figures_text(scores):
-    one = scores["1-shot"]["seen"]
-    return _FIGURES_TEXT.format(images=one.num_images, runs=len(one.runs))
+def _ap50(runs, kind, category_ids):
+    """[mean, 95% interval] over runs of the mean over categories that there are instances of, in percent."""
+    values = [[run[kind][str(one)]["AP50"] for one in category_ids] for run in runs]
+    means = [np.mean([value for value in row if value >= 0] or [0]) for row in values]
+    mean, interval = over_runs([{"AP50": 100 * value} for value in means])
+    return [mean["AP50"], interval["AP50"]]
 
 
-def _ap50(one, kind):
-    return [100 * one.mean[kind]["AP50"], 100 * one.interval[kind]["AP50"]]
-
-
-def _cell(figures):
-    mean, interval = figures
-    return f"{mean:.1f} ± {interval:.1f}"
+def _by_text(per_class):
+    return {str(category_id): scores for category_id, scores in per_class.items()}
 
 
 # ---- the rest --------------------------------------------------------------------------------------------------------
 
 
-def loss_curves(out):
-    """The curves of both runs, as far as they are there."""
+def loss_curves(histories):
+    """The curves of each run."""
     found = []
-    for title, pattern in (("Pre-training", "pretraining/history.csv"), ("Training", "logs/*/history.csv")):
-        for path in sorted(out.glob(pattern)):
-            with open(path, encoding="utf-8", newline="") as file:
-                found.append(figure(plot_losses(list(csv.DictReader(file)), title=title), caption=title))
+    for name, path in histories.items():
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        found.append(figure(plot_losses(rows, title=name.capitalize()), caption=name.capitalize()))
     return found
 
 
