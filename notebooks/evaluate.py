@@ -44,7 +44,7 @@ from siamese_mrcnn_tf.baselines import RandomBoxes  # noqa: E402
 from siamese_mrcnn_tf.boxes import extract_bboxes  # noqa: E402
 from siamese_mrcnn_tf.dataset import split_classes  # noqa: E402
 from siamese_mrcnn_tf.evaluation import evaluate  # noqa: E402
-from siamese_mrcnn_tf.evaluation_scores import score_records  # noqa: E402
+from siamese_mrcnn_tf.evaluation_scores import over_categories, score_records  # noqa: E402
 from siamese_mrcnn_tf.figures import mask_overlaps  # noqa: E402
 
 WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
@@ -243,22 +243,21 @@ right = evaluate(model.predictor, dataset, coco, runs=runs, progress=False)
 wrong = evaluate(model.predictor, dataset, coco, runs=runs, control="present", progress=False)
 chance = evaluate(RandomBoxes(), dataset, coco, runs=runs, progress=False)
 
-several = wrong.records.settings["images"]
+several = score_records(coco, right.records, image_ids=wrong.records.settings["images"])
 rows = {
-    "random boxes": (chance, None),
-    "right reference": (right, None),
-    "right reference, scenes of the control": (right, several),
-    "wrong reference": (wrong, several),
+    "random boxes": chance.scores,
+    "right reference": right.scores,
+    "right reference, scenes of the control": several,
+    "wrong reference": wrong.scores,
 }
 print(f"AP50 in percent, {runs} runs{'':24}{'seen':>12}{'held out':>14}")
-for name, (outcome, images) in rows.items():
-    parts = []
-    for class_ids in (seen, held_out):
-        category_ids = [dataset.class_info[class_id]["id"] for class_id in class_ids]
-        parts.append(score_records(coco, outcome.records, image_ids=images, category_ids=category_ids))
+for name, scores in rows.items():
     for kind, what in {"bbox": "boxes", "segm": "masks"}.items():
-        figures = [(100 * one.mean[kind]["AP50"], 100 * one.interval[kind]["AP50"]) for one in parts]
-        cells = [f"{mean:.1f} +- {interval:.1f}" for mean, interval in figures]
+        per_class, cells = [run[kind].per_class for run in scores.runs], []
+        for class_ids in (seen, held_out):
+            category_ids = [dataset.class_info[class_id]["id"] for class_id in class_ids]
+            mean, interval = over_categories(per_class, category_ids)
+            cells.append(f"{100 * mean:.1f} +- {100 * interval:.1f}")
         print(f"{name + ', ' + what:46}{cells[0]:>12}{cells[1]:>14}")
 
 # %% [markdown]

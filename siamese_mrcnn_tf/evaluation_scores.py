@@ -90,6 +90,23 @@ def score_records(coco, records, *, has_masks=True, image_ids=None):
     )
 
 
+def over_categories(per_class, category_ids, figure="AP50"):
+    """The mean of some categories over runs.
+
+    Args:
+        per_class: list with the `per_class` of each run's scores: {category id: {"AP", "AP50"}}.
+        category_ids: those to take; of them, such without ground truth do not count.
+        figure: "AP" or "AP50".
+
+    Returns:
+        mean, interval: floats as of `over_runs`; 0 where no category has ground truth.
+    """
+    values = [[run[category_id][figure] for category_id in category_ids] for run in per_class]
+    means = [np.mean([value for value in row if value >= 0] or [0.0]) for row in values]
+    mean, interval = over_runs([{figure: value} for value in means])
+    return mean[figure], interval[figure]
+
+
 def over_runs(figures):
     """Mean and half the 95% confidence interval of figures over runs: 1.96 * std (ddof 0) / sqrt(runs).
 

@@ -393,9 +393,10 @@ def _loader_errors(loader):
 
 
 def _counters(model):
-    """Variables that no sample has a part in: steps of the optimizer, states of random generators."""
-    variables = [*model.variables, *model.optimizer.variables]
-    return [variable for variable in variables if "int" in str(variable.dtype)]
+    """Variables that no sample need have a part in: metrics (their counts), the optimizer's steps, random states."""
+    of_metrics = [variable for metric in model.metrics for variable in metric.variables]
+    others = [variable for variable in [*model.variables, *model.optimizer.variables] if "int" in str(variable.dtype)]
+    return of_metrics + others
 
 
 def _without_start(stage):

@@ -6,7 +6,7 @@ import coco_tree
 import pytest
 
 from siamese_mrcnn_tf.dataset import CocoDataset
-from siamese_mrcnn_tf.evaluation_scores import over_runs, score_records
+from siamese_mrcnn_tf.evaluation_scores import over_categories, over_runs, score_records
 from siamese_mrcnn_tf.scoring import coco_evaluation, coco_stats, score
 
 
@@ -20,6 +20,16 @@ def test_over_runs():
 
 def test_one_run_has_no_interval():
     assert over_runs([{"AP": 0.25}]) == ({"AP": 0.25}, {"AP": 0})
+
+
+def test_over_categories():
+    """The mean of each run over the categories that have ground truth, then over the runs."""
+    runs = [{1: 0.2, 2: 0.4, 3: -1.0, 4: 1.0}, {1: 0.6, 2: 0.8, 3: -1.0, 4: 1.0}]
+    runs = [{key: {"AP": 0.0, "AP50": value} for key, value in run.items()} for run in runs]
+    mean, interval = over_categories(runs, [1, 2, 3])
+    assert (mean, interval) == (pytest.approx(0.5), pytest.approx(1.96 * 0.2 / math.sqrt(2)))
+    assert over_categories(runs, [1, 2], "AP") == (0, 0)
+    assert over_categories(runs, [3]) == (0, 0)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from siamese_mrcnn_tf.dataset import split_classes
 from siamese_mrcnn_tf.diagnostics import plot_losses
 from siamese_mrcnn_tf.evaluation import SCORES_FILE
 from siamese_mrcnn_tf.evaluation_records import read_records
-from siamese_mrcnn_tf.evaluation_scores import over_runs, score_records
+from siamese_mrcnn_tf.evaluation_scores import over_categories, score_records
 from siamese_mrcnn_tf.gallery import examples
 from siamese_mrcnn_tf.html_pages import code, figure, picture_grid, section, table, write_page
 
@@ -124,10 +124,8 @@ def category_tables(runs, dataset, categories):
 
 def _ap50(runs, kind, category_ids):
     """[mean, 95% interval] over runs of the mean over categories that there are instances of, in percent."""
-    values = [[run[kind][str(one)]["AP50"] for one in category_ids] for run in runs]
-    means = [np.mean([value for value in row if value >= 0] or [0]) for row in values]
-    mean, interval = over_runs([{"AP50": 100 * value} for value in means])
-    return [mean["AP50"], interval["AP50"]]
+    ids = [str(category_id) for category_id in category_ids]
+    return [100 * value for value in over_categories([run[kind] for run in runs], ids)]
 
 
 def _by_text(per_class):
