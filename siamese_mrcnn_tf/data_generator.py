@@ -9,10 +9,6 @@ import dataclasses
 import enum
 import itertools
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 
 import numpy as np
 
@@ -206,7 +202,11 @@ def make_batch(samples, config):
         subtracted from both; input_image_meta float32 [batch, meta]; input_rpn_match int32 [batch, anchors, 1];
         input_rpn_bbox float32 [batch, rows, 4]; zero-padded to MAX_GT_INSTANCES: input_gt_class_ids int32 [batch, g],
         input_gt_boxes float32 [batch, g, (y1, x1, y2, x2)] in pixels, input_gt_masks bool [batch, h, w, g].
+
+    Raises:
+        ValueError: QUERIES_PER_IMAGE samples in a row, of which the first one's scene is encoded, show several.
     """
+    _check_groups(samples, config.QUERIES_PER_IMAGE)
     count, rows = len(samples), config.MAX_GT_INSTANCES
     class_ids, boxes = np.zeros((count, rows), np.int32), np.zeros((count, rows, 4), np.float32)
     masks = np.zeros((count, *samples[0].gt_masks.shape[:2], rows), bool)
@@ -227,25 +227,14 @@ def make_batch(samples, config):
     return dict(zip(INPUT_NAMES, values, strict=True))
 
 
-_process_maker = None  # of a worker process
-
-
-def start_process(maker):
-    """Give a worker process its maker of samples. The process leaves Ctrl-C to its parent, and ends when that does."""
-    global _process_maker
-    _process_maker = maker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run itself decides when to stop
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def make_in_process(number):
-    """Sample `number` of the maker of this worker process."""
-    return _process_maker(number)
+def _check_groups(samples, queries):
+    for index, sample in enumerate(samples):
+        first = index - index % queries
+        if first < index and not np.array_equal(sample.image, samples[first].image):
+            raise ValueError(
+                f"samples {first} and {index} of a batch differ in their scene, but QUERIES_PER_IMAGE = {queries} in a "
+                "row share one: does an augmentation draw random numbers of its own?"
+            )
 
 
 def siamese_data_generator(

@@ -118,7 +118,7 @@ def inside(folder, name):
     folder, path = Path(folder), Path(folder) / name
     if not name or "\0" in str(name) or path.name in ("", "..") or path == folder:
         raise ValueError(f"{str(name)!r} is not the name of a file in the folder {folder}")
-    if not path.parent.resolve().is_relative_to(folder.resolve()):
+    if path.parent != folder and not path.parent.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{str(name)!r} leads out of the folder {folder}")
     return path
 

@@ -194,8 +194,9 @@ def build_inference_model(config, layers):
 def build_training_network(config, layers, *, seed=None):
     """The graph from a batch of samples to what the losses compare.
 
-    Anchors are those of the configuration. The mask head runs on the rows that can be positive alone, which come first;
-    with TRAIN_BN = None on all, as its statistics are then those of all rows.
+    Anchors are those of the configuration. Of QUERIES_PER_IMAGE samples in a row, which search one image, the first
+    one's scene is encoded for all. The mask head runs on the rows that can be positive alone, which come first; with
+    TRAIN_BN = None on all, as its statistics are then those of all rows.
 
     Args:
         config: the configuration that `layers` was built for.
@@ -214,8 +215,13 @@ def build_training_network(config, layers, *, seed=None):
     _check_trainable(config)
     inputs = _training_inputs(config)
     image, image_meta = inputs["input_image"], inputs["input_image_meta"]
-    tensors = encoders_graph(image, inputs["input_target"], layers)
-    tensors.update(match_graph([tensors[f"img_{level}"] for level in LEVELS], tensors["target_embedding"], layers))
+    queries = config.QUERIES_PER_IMAGE
+    scenes = image if queries == 1 else ops.reshape(image, (-1, queries, *image.shape[1:]))[:, 0]
+    tensors = encoders_graph(scenes, inputs["input_target"], layers)
+    maps = [tensors[f"img_{level}"] for level in LEVELS]
+    if queries > 1:
+        maps = [ops.repeat(level, queries, axis=0) for level in maps]
+    tensors.update(match_graph(maps, tensors["target_embedding"], layers))
     matched = [tensors[f"matched_{level}"] for level in LEVELS]
     anchors = AnchorLayer(norm_boxes(pyramid_anchors(config, config.IMAGE_SHAPE), config.IMAGE_SHAPE), name="anchors")
     tensors.update(proposals_graph(matched, anchors(image), config.POST_NMS_ROIS_TRAINING, config, layers))
@@ -424,6 +430,11 @@ def _check_trainable(config):
         )
     if not config.USE_RPN_ROIS:
         raise ValueError("USE_RPN_ROIS = False: training on given rois is not supported, expected True")
+    if config.IMAGES_PER_GPU % config.QUERIES_PER_IMAGE:
+        raise ValueError(
+            f"IMAGES_PER_GPU = {config.IMAGES_PER_GPU}: expected a multiple of QUERIES_PER_IMAGE = "
+            f"{config.QUERIES_PER_IMAGE}, as each scene is encoded once for its samples"
+        )
 
 
 def _scene_inputs(config):

@@ -13,7 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 import keras
 
-from .data_generator import make_batch, make_in_process, start_process
+from .data_generator import make_batch
+from .sample_processes import make_in_process, start_process
 
 _AHEAD = 2  # batches begun before they are asked for
 _BEHIND = 2  # batches kept: Keras reads the first two of an epoch twice

@@ -608,6 +608,15 @@ def test_a_pass_with_several_queries_visits_each_image_once(data):
         SampleMaker(data, TINY.replace(QUERIES_PER_IMAGE=3), augmentation=failing)(5)
 
 
+def test_queries_in_a_row_that_show_several_scenes_are_refused(data):
+    maker = SampleMaker(data, PAIRS)
+    samples = [maker(number) for number in range(4)]
+    assert len(make_batch(samples, PAIRS)["input_image"]) == 4
+    message = "samples 2 and 3 of a batch differ in their scene, but QUERIES_PER_IMAGE = 2"
+    with pytest.raises(ValueError, match=message):
+        make_batch([*samples[:3], samples[0]], PAIRS)
+
+
 # ---- SampleMaker: crops ------------------------------------------------------------------------------------------
 @pytest.fixture
 def crops(tmp_path, content):

@@ -421,7 +421,8 @@ SMALL = {  # name -> a small configuration with the names of the real one; sizes
         kind.__name__,
         (configs.TinyConfig,),
         MICRO
-        | {"NAME": kind.NAME, "FPN_CLASSIF_FC_LAYERS_SIZE": 16 * number, "IMAGES_PER_GPU": 1}
+        | {"NAME": kind.NAME, "FPN_CLASSIF_FC_LAYERS_SIZE": 16 * number}
+        | {"IMAGES_PER_GPU": 1, "QUERIES_PER_IMAGE": 1}
         | {"STEPS_PER_EPOCH": 1, "VALIDATION_STEPS": 1, "DETECTION_MIN_CONFIDENCE": 0.0}
         | {"DETECTION_MAX_INSTANCES": 3, "POST_NMS_ROIS_INFERENCE": 20}
         | ({"BACKBONE_STEM_WIDTH": 32} if name == "tiny" else {})  # which no ImageNet backbone fits

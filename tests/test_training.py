@@ -611,8 +611,7 @@ class MemoryLog(threading.Event):
 def test_memory_does_not_grow(finished, micro_config, tmp_path):
     log, folder = MemoryLog(), RunFolder(tmp_path, finished.trainer.layers, keep=1)
     settings = TrainingSettings(300, 0, save_every=100, progress=False)
-    config = micro_config.replace(IMAGES_PER_GPU=1)
-    trainer = Trainer(finished.model.keras_model, finished.trainer.layers, config, folder, settings, stop=log)
+    trainer = Trainer(finished.model.keras_model, finished.trainer.layers, micro_config, folder, settings, stop=log)
     training.train_on_dataset(trainer, (Stage(2, "rpn", 1e-4),), finished.dataset[0])
     assert len(log.seen) == 600
     assert max(log.seen[500:]) - max(log.seen[:100]) < 40

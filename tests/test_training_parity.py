@@ -258,7 +258,7 @@ def tiny_batch(config, *class_ids, boxes_of_all=((30, 40, 70, 90), (80, 10, 120,
 @pytest.fixture(scope="module")
 def tiny():
     """Configuration, layers and compiled training model."""
-    config = TinyConfig().replace(SHUFFLE_ROIS=False, JITTERED_ROIS=0)  # free of chance
+    config = TinyConfig().replace(SHUFFLE_ROIS=False, JITTERED_ROIS=0, QUERIES_PER_IMAGE=1)  # free of chance
     layers = network.build_layers(config)
     model = tm.build_training_model(config, layers)
     model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=5.0), jit_compile=False)
@@ -369,13 +369,32 @@ def test_images_without_positives_leave_the_others_alone(step):
 
 
 def test_a_model_without_masks():
-    config = TinyConfig().replace(MODEL="frcnn", SHUFFLE_ROIS=False)
+    config = TinyConfig().replace(MODEL="frcnn", SHUFFLE_ROIS=False, QUERIES_PER_IMAGE=1)
     model = tm.build_training_model(config, network.build_layers(config))
     model.compile(optimizer=keras.optimizers.SGD(0.001), jit_compile=False)
     found = model.train_on_batch(tiny_batch(config, [1]), return_dict=True)
     assert set(found) == {"loss", *tm.LOSS_NAMES[:-1]}
     assert np.isfinite([float(value) for value in found.values()]).all()
     assert "mrcnn_mask" not in model.output
+
+
+def test_a_scene_is_encoded_once_for_its_queries(tiny):
+    """Losses and gradients are those of encoding it again for each."""
+    config, layers, _ = tiny
+    conftest.set_seeded_weights(layers.layers)
+    inputs = tiny_batch(config, [1], [1, 1], [1], [1])
+    for index in (1, 3):
+        inputs["input_image"][index] = inputs["input_image"][index - 1]
+    found = []
+    for queries in (1, 2):
+        model = tm.build_training_model(config.replace(QUERIES_PER_IMAGE=queries), layers)
+        with tf.GradientTape() as tape:
+            outputs = model(inputs, training=True)
+            loss = model.compute_loss(inputs, y_pred=outputs)
+        gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+        found.append([float(loss), *(float(tf.norm(gradient)) for gradient in gradients)])
+    assert found[0][0] > 0
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-3)
 
 
 def test_replicas_share_the_loss(step, monkeypatch):
@@ -389,7 +408,11 @@ def test_replicas_share_the_loss(step, monkeypatch):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"IMAGE_RESIZE_MODE": "pad64"}, "IMAGE_RESIZE_MODE = 'pad64'"), ({"USE_RPN_ROIS": False}, "USE_RPN_ROIS")],
+    [
+        ({"IMAGE_RESIZE_MODE": "pad64"}, "IMAGE_RESIZE_MODE = 'pad64'"),
+        ({"USE_RPN_ROIS": False}, "USE_RPN_ROIS"),
+        ({"QUERIES_PER_IMAGE": 3}, "IMAGES_PER_GPU = 8: expected a multiple of QUERIES_PER_IMAGE = 3"),
+    ],
 )
 def test_configurations_that_cannot_be_trained(tiny, settings, message):
     config, layers, _ = tiny

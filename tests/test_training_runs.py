@@ -144,7 +144,7 @@ CLIP, STEP = 0.5, 0.01
 devices.prepare_backend(seed=0, devices=2)
 toy.CONFIG.GRADIENT_CLIP_NORM = CLIP
 free_of_chance = {"SHUFFLE_ROIS": False, "JITTERED_ROIS": 0}
-settings = {"TRAIN_BN": False, "IMAGES_PER_GPU": 1, "GPU_COUNT": 2, "GRADIENT_CLIP_NORM": CLIP}
+settings = {"TRAIN_BN": False, "IMAGES_PER_GPU": 1, "QUERIES_PER_IMAGE": 1, "GPU_COUNT": 2, "GRADIENT_CLIP_NORM": CLIP}
 config = TinyConfig().replace(**conftest.MICRO | free_of_chance | settings)
 sample = SampleMaker(coco_tree.load(sys.argv[1], subset="train"), config)(2)  # some of its rois are positive
 

@@ -2,8 +2,6 @@
 
 import csv
 
-import numpy as np
-
 from siamese_mrcnn_tf import files
 from siamese_mrcnn_tf.dataset import split_classes
 from siamese_mrcnn_tf.diagnostics import plot_losses
