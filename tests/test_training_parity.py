@@ -411,7 +411,7 @@ def test_replicas_share_the_loss(step, monkeypatch):
     [
         ({"IMAGE_RESIZE_MODE": "pad64"}, "IMAGE_RESIZE_MODE = 'pad64'"),
         ({"USE_RPN_ROIS": False}, "USE_RPN_ROIS"),
-        ({"QUERIES_PER_IMAGE": 3}, "IMAGES_PER_GPU = 8: expected a multiple of QUERIES_PER_IMAGE = 3"),
+        ({"QUERIES_PER_IMAGE": 3}, "IMAGES_PER_GPU = 16: expected a multiple of QUERIES_PER_IMAGE = 3"),
     ],
 )
 def test_configurations_that_cannot_be_trained(tiny, settings, message):
