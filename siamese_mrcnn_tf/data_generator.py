@@ -233,7 +233,7 @@ def _check_groups(samples, queries):
         if first < index and not np.array_equal(sample.image, samples[first].image):
             raise ValueError(
                 f"samples {first} and {index} of a batch differ in their scene, but QUERIES_PER_IMAGE = {queries} in a "
-                "row share one: does an augmentation draw random numbers of its own?"
+                "row share one: the batch begins between them, or an augmentation draws random numbers of its own"
             )
 
 
