@@ -33,15 +33,17 @@ INSTANCES = 3  # of a generated training sample
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=sorted(CONFIGS), default="small")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 2], help="images of a step (default 1 2)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 2], help="samples of a step (default 1 2)")
     parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+    parser.add_argument("--queries", type=int, nargs="+", default=[1], help="samples a scene in a batch (default 1)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of all kinds of step (default 3)")
     parser.add_argument("--repeats", type=int, default=5, help="steps measured in each turn (default 5)")
     parser.add_argument("--samples", metavar="DIR", help="measure samples of this folder instead")
-    parser.add_argument("--child", nargs=2, metavar=("BATCH", "PRECISION"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, metavar=("BATCH", "QUERIES", "PRECISION"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure_steps(options.config, int(options.child[0]), options.child[1], options.repeats)))
+        batch, queries, precision = options.child
+        print(json.dumps(measure_steps(options.config, int(batch), int(queries), precision, options.repeats)))
     elif options.samples:
         for name in ("small", "large"):
             print(f"{name}: {measure_samples(name, options.samples):.1f} samples a second", flush=True)
@@ -51,25 +53,27 @@ def main():
 
 def print_steps(options):
     """Print the table of steps."""
-    kinds = list(itertools.product(options.batch, options.precision))
+    kinds = list(itertools.product(options.batch, options.queries, options.precision))
+    kinds = [kind for kind in kinds if kind[0] % kind[1] == 0]  # a batch holds all samples of a scene
     found = {kind: [] for kind in kinds}
     for _, kind in itertools.product(range(options.rounds), kinds):
         command = [sys.executable, __file__, "--config", options.config, "--repeats", str(options.repeats)]
         finished = subprocess.run([*command, "--child", *map(str, kind)], stdout=subprocess.PIPE, check=True, text=True)
         found[kind].append(json.loads(finished.stdout.splitlines()[-1]))
-    print("| configuration | batch | precision | s a step | peak GB |\n|---|---|---|---|---|")
-    for (batch, precision), turns in found.items():
+    print("| configuration | batch | samples a scene | precision | s a step | peak GB |\n|---|---|---|---|---|---|")
+    for (batch, queries, precision), turns in found.items():
         seconds = statistics.median(itertools.chain.from_iterable(turn["seconds"] for turn in turns))
         memory = statistics.median(turn["peak"] for turn in turns)
-        print(f"| {options.config} | {batch} | {precision} | {seconds:.2f} | {memory:.2f} |", flush=True)
+        print(f"| {options.config} | {batch} | {queries} | {precision} | {seconds:.2f} | {memory:.2f} |", flush=True)
 
 
-def measure_steps(name, batch_size, precision, repeats):
+def measure_steps(name, batch_size, queries, precision, repeats):
     """{"seconds": of each step, "peak": largest resident memory in GB} of training all layers."""
     from siamese_mrcnn_tf import devices, layer_selection, network, training_model
 
     devices.prepare_backend(seed=0)
-    config = CONFIGS[name]().replace(IMAGES_PER_GPU=batch_size, PRECISION=precision)
+    settings = {"IMAGES_PER_GPU": batch_size, "QUERIES_PER_IMAGE": queries, "PRECISION": precision}
+    config = CONFIGS[name]().replace(**settings)
     layers = network.build_layers(config)
     model = training_model.build_training_model(config, layers)
     layer_selection.select_layers(layers.layers, "all")
@@ -99,12 +103,14 @@ def generated_batch(config):
         classes = np.ones(INSTANCES, np.int32)
         match, deltas = build_rpn_targets(config.IMAGE_SHAPE, anchors, classes, boxes, config, rng=rng)
         whole = (0, 0, side, side)
+        if number % config.QUERIES_PER_IMAGE == 0:
+            image = rng.integers(0, 256, config.IMAGE_SHAPE, np.uint8)
         samples.append(
             Sample(
                 image_id=number,
                 class_id=1,
                 references=[],
-                image=rng.integers(0, 256, config.IMAGE_SHAPE, np.uint8),
+                image=image,
                 image_meta=compose_image_meta(number, config.IMAGE_SHAPE, config.IMAGE_SHAPE, whole, 1, [1, 1]),
                 targets=rng.integers(0, 256, (config.NUM_TARGETS, target, target, 3), np.uint8),
                 rpn_match=match,

@@ -4,9 +4,11 @@ Paper, Algorithm 1; design section 7. `evaluate` makes its runs, or goes on with
 what it left in a folder, without the model; `merge` joins the parts that several processes or machines made.
 """
 
+import collections
 import dataclasses
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,7 @@ def evaluate(
     about=None,
     weights=None,
     batch=1,
+    workers=1,
     progress=True,
 ):
     """Search each image for each category in it, in several runs with references of their own, and score.
@@ -83,6 +86,8 @@ def evaluate(
         about: dict of what else is to stand in the settings, in plain values: protocol, split, subset, year, ...
         weights: path of the weight file, for its checksum in the settings.
         batch: queries matched at once; on a CPU 1 is as fast as more.
+        workers: images searched at once, by threads: one reads pictures and encodes masks while the network runs for
+            another. Records do not depend on it.
         progress: show a progress bar with the time left.
 
     Returns:
@@ -93,7 +98,7 @@ def evaluate(
             that holds something else.
         RuntimeError: a query failed; names image and category.
     """
-    _check_numbers(shots=shots, runs=runs, limit=limit, batch=batch)
+    _check_numbers(shots=shots, runs=runs, limit=limit, batch=batch, workers=workers)
     _check_choices(area, shard, folder)
     queries, references = queries_of(dataset, class_ids), "drawn" if sampler is None else "given"
     searcher = predictor if hasattr(predictor, "search") else ReferenceSearch(predictor, batch=batch)
@@ -122,7 +127,7 @@ def evaluate(
     described = {"model": searcher.name, **(about or {}), **protocol} | _described(dataset, queries, class_ids)
     settings = complete_settings(described | {"config": searcher.config.to_dict()}, weights=weights)
     engine = _Engine(searcher, dataset, sampler, settings)
-    records = _recorded(engine, queries, settings, folder, resume, shard, progress)
+    records = _recorded(engine, queries, settings, folder, resume, shard, workers, progress)
     return Evaluation(records, _scored(records, coco, folder) if shard[1] == 1 else None)
 
 
@@ -171,7 +176,6 @@ class _Engine:
 
     def record(self, image_id, present):
         """The record of one image (see `evaluation_records`), searched for the classes `present` in all runs."""
-        start = time.perf_counter()
         queries = [
             Query(self._settings["seed"], run, class_id, self._references(image_id, class_id, run))
             for run in range(self._settings["runs"])
@@ -179,8 +183,7 @@ class _Engine:
         ]
         found = self._searcher.search(self._dataset, image_id, queries)
         entries = [self._entry(image_id, query, one) for query, one in zip(queries, found, strict=True)]
-        seconds = round(time.perf_counter() - start, 4)
-        return {"image_id": self._coco_id(image_id), "seconds": seconds, "queries": entries}
+        return {"image_id": self._coco_id(image_id), "queries": entries}
 
     def _references(self, image_id, class_id, run):
         if not self._searcher.needs_references:
@@ -215,24 +218,35 @@ class _Engine:
         return self._dataset.image_info[image_id]["id"]
 
 
-def _recorded(engine, queries, settings, folder, resume, shard, progress):
+def _recorded(engine, queries, settings, folder, resume, shard, workers, progress):
     """The Records of a shard, made now as far as `folder` does not have them."""
     index, count = shard
     mine = list(zip(settings["images"], queries, strict=True))[index - 1 :: count]
     if folder is None:
-        return Records(settings, dict(_made(engine, mine, {}, progress)))
+        return Records(settings, dict(_made(engine, mine, {}, workers, progress)))
     with RecordWriter(folder, settings, shard, resume=resume) as writer:
-        for _, record in _made(engine, mine, writer.done, progress):
+        for _, record in _made(engine, mine, writer.done, workers, progress):
             writer.append(record)
     return read_records(folder)
 
 
-def _made(engine, queries, done, progress):
-    """Yield (COCO image id, record) of the images that are not done."""
+def _made(engine, queries, done, workers, progress):
+    """Yield (COCO image id, record) of the images that are not done, in their order."""
     todo = [(coco_id, query) for coco_id, query in queries if coco_id not in done]
     bar = {"desc": "evaluate", "unit": "image", "initial": len(queries) - len(todo), "total": len(queries)}
-    for coco_id, query in tqdm(todo, disable=not progress, **bar):
-        yield coco_id, engine.record(*query)
+    start = time.perf_counter()
+    with ThreadPoolExecutor(workers, "evaluation") as pool:
+        ahead = collections.deque()
+        try:
+            for place, (coco_id, _) in enumerate(tqdm(todo, disable=not progress, **bar)):
+                while len(ahead) < 2 * workers and place + len(ahead) < len(todo):
+                    ahead.append(pool.submit(engine.record, *todo[place + len(ahead)][1]))
+                record = ahead.popleft().result()
+                end = time.perf_counter()
+                yield coco_id, {"image_id": record["image_id"], "seconds": round(end - start, 4)} | record
+                start = end
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _scored(records, coco, folder):

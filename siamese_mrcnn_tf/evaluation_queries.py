@@ -5,6 +5,7 @@ A reference is an instance, (image id, annotation index), or a crop uint8 [h, w,
 
 import collections
 import dataclasses
+import threading
 
 import keras
 import numpy as np
@@ -199,7 +200,7 @@ class ReferenceSearch:
 
     def __init__(self, predictor, *, batch=1, cached=CACHED_REFERENCES):
         self.predictor, self.config, self._batch, self._cached = predictor, predictor.config, batch, cached
-        self._embeddings = collections.OrderedDict()
+        self._embeddings, self._lock = collections.OrderedDict(), threading.Lock()
 
     def search(self, dataset, image_id, queries):
         """Detections of all queries of one image.
@@ -237,13 +238,16 @@ class ReferenceSearch:
     def _embedding(self, dataset, reference):
         if not isinstance(reference, tuple):
             return self.predictor.encode_references([reference])
-        if reference in self._embeddings:
-            self._embeddings.move_to_end(reference)
-            return self._embeddings[reference]
+        with self._lock:
+            if reference in self._embeddings:
+                self._embeddings.move_to_end(reference)
+                return self._embeddings[reference]
         crop = cut_reference(dataset, self.config, *reference)
-        embedding = self._embeddings[reference] = self.predictor.encode_references([crop])
-        if len(self._embeddings) > self._cached:
-            self._embeddings.popitem(last=False)
+        embedding = self.predictor.encode_references([crop])
+        with self._lock:
+            self._embeddings[reference] = embedding
+            if len(self._embeddings) > self._cached:
+                self._embeddings.popitem(last=False)
         return embedding
 
 

@@ -144,6 +144,7 @@ def test_a_missing_picture_is_found_before_the_work(loaded, tree):
         ({"runs": 0}, "runs = 0"),
         ({"limit": -1}, "limit = -1"),
         ({"batch": 1.5}, "batch = 1.5"),
+        ({"workers": 0}, "workers = 0"),
         ({"area": "bbox"}, "area = 'bbox': expected one of mask, box"),
         ({"shard": (3, 2)}, "shard = 3/2: expected i/n with i in 1..n"),
         ({"shard": (1, 2)}, "shard = 1/2: a part needs a folder"),
@@ -306,6 +307,17 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(loaded, tmp_path, cut):
     assert not idle.searched
 
 
+def test_images_searched_at_once(loaded, tmp_path):
+    """Records come in the images' order; what fails in one of the threads is raised, after the records before it."""
+    for workers in (1, 3):
+        run(Noise(), loaded, folder=tmp_path / f"{workers}", workers=workers)
+    assert lines_of(tmp_path / "3") == lines_of(tmp_path / "1")
+    with pytest.raises(KeyboardInterrupt):
+        run(Noise(stop_at=3), loaded, folder=tmp_path / "stopped", workers=2)
+    stopped = lines_of(tmp_path / "stopped")
+    assert stopped == lines_of(tmp_path / "1")[: len(stopped)]
+
+
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_shards_join_to_the_same_result(loaded, tmp_path, count):
     whole = run(Noise(), loaded, folder=tmp_path / "whole")
@@ -458,8 +470,8 @@ def test_the_network_gives_what_single_queries_give(loaded, tiny_model):
     np.testing.assert_allclose(*scores, atol=1e-6)
 
 
-def test_digits_do_not_depend_on_stops_and_other_images(loaded, tiny_model, tmp_path):
-    whole = run(tiny_model.predictor, loaded, limit=3, folder=tmp_path / "whole")
+def test_digits_do_not_depend_on_stops_other_images_and_threads(loaded, tiny_model, tmp_path):
+    whole = run(tiny_model.predictor, loaded, limit=3, folder=tmp_path / "whole", workers=2)
     for index in (1, 2):
         run(tiny_model.predictor, loaded, limit=3, folder=tmp_path / f"part{index}", shard=(index, 2))
     merged = merge([tmp_path / "part2", tmp_path / "part1"], tmp_path / "merged", loaded[1])

@@ -22,6 +22,7 @@ _CONTROL_HELP = (
 )
 _RESUME_HELP = "go on with a stopped evaluation in --out"
 _SHARD_HELP = "evaluate part I of N, to share the images among processes or machines; --merge joins the parts"
+_WORKERS_HELP = "images searched at once, by threads; results do not depend on it (default 1)"
 _MERGE_HELP = "join the parts in these folders to one evaluation in --out, instead of evaluating"
 _RESULTS_HELP = "score the evaluation in this folder (or this file of it) again, instead of evaluating"
 
@@ -45,6 +46,7 @@ def add_evaluate(commands):
     parser.add_argument("--control", choices=("present", "absent"), help=_CONTROL_HELP)
     parser.add_argument("--out", default="evaluation", metavar="DIR", help="where results go (default evaluation)")
     parser.add_argument("--resume", action="store_true", help=_RESUME_HELP)
+    parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help=_WORKERS_HELP)
     parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help=_SHARD_HELP)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--merge", nargs="+", metavar="DIR", help=_MERGE_HELP)
@@ -113,6 +115,7 @@ def run_split(options, split, folder):
         folder=folder,
         resume=options.resume,
         shard=options.shard,
+        workers=options.workers,
         about=about,
         weights=path,
     )
