@@ -1,4 +1,4 @@
-"""Worker processes that make samples: what runs in them. Imports nothing, so that they start fast."""
+"""Worker processes that make samples: what runs in them. Imports no Keras, so that they start fast."""
 
 import multiprocessing
 import os
