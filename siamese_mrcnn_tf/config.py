@@ -286,7 +286,7 @@ class LargeConfig(Config):
 class TinyConfig(Config):
     """The same network with one narrow block a stage, for 128-pixel scenes: runs and trains on a CPU.
 
-    `make demo` (seed 0): AP50 72.7 for boxes of trained categories, 67.1 for those of held-out ones (docs/shapes.md).
+    `make demo` (seed 0): AP50 72.0 for boxes of trained categories, 68.2 for those of held-out ones (docs/shapes.md).
     """
 
     NAME = "tiny"
