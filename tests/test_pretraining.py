@@ -402,12 +402,12 @@ def test_the_command_stops_on_two_devices_and_goes_on(tree, tmp_path):
     while not (out / "state.json").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, text = process.communicate(timeout=60)
+    _, text = process.communicate(timeout=600)
     assert process.returncode == 130, text
     assert "stopped in epoch 1 after step" in text and f"--resume {out}" in text
     assert "left out, because COCO has them too: 2 classes" in text
     process = _start("--resume", out, "--devices", 1)
-    said, text = process.communicate(timeout=120)
+    said, text = process.communicate(timeout=600)
     assert process.returncode == 0, text
     assert "trained to epoch 1" in said and str(out / "imagenet_687.h5") in said
     assert json.loads((out / "config.json").read_text())["GPU_COUNT"] == 1

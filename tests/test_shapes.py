@@ -321,7 +321,7 @@ def test_an_interruption_ends_the_workers_too(tmp_path):
             assert program.poll() is None
             time.sleep(0.05)
         os.killpg(program.pid, signal.SIGINT)
-        _, message = program.communicate(timeout=30)
+        _, message = program.communicate(timeout=300)
     finally:
         if program.poll() is None:
             os.killpg(program.pid, signal.SIGKILL)
