@@ -146,7 +146,7 @@ toy.CONFIG.GRADIENT_CLIP_NORM = CLIP
 free_of_chance = {"SHUFFLE_ROIS": False, "JITTERED_ROIS": 0}
 settings = {"TRAIN_BN": False, "IMAGES_PER_GPU": 1, "QUERIES_PER_IMAGE": 1, "GPU_COUNT": 2, "GRADIENT_CLIP_NORM": CLIP}
 config = TinyConfig().replace(**conftest.MICRO | free_of_chance | settings)
-sample = SampleMaker(coco_tree.load(sys.argv[1], subset="train"), config)(2)  # some of its rois are positive
+sample = SampleMaker(coco_tree.load(sys.argv[1], subset="train"), config)(1)  # some of its rois are positive
 
 def real():
     layers = network.build_layers(config)
@@ -211,7 +211,7 @@ def test_two_devices_do_what_one_does(training_tree):
 
 @pytest.mark.slow
 def test_two_machines_do_what_two_devices_do(begin, start, tmp_path):
-    shorter = [*begin, "--epochs", 1, "--steps", 2, "--workers", 1]
+    shorter = [*begin, "--batch", 4, "--epochs", 1, "--steps", 2, "--workers", 1]
     finish(start(*shorter, "--logs", tmp_path / "devices", "--devices", 2))
     addresses = [f"localhost:{port}" for port in free_ports(2)]
     machines = [
