@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 
 import keras
 import numpy as np
@@ -152,6 +153,21 @@ def test_processes_that_die_are_told_as_such():
             for step in range(1, 20):
                 loader.batch(step)
     assert loader.failure is not None
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.03, 0.1])
+def test_processes_that_are_ended_hand_their_samples_over(seconds):
+    """Cut off in the middle of one, they would leave the loader waiting for the rest of it."""
+    loader = toy_loader(toy.Large(), workers=2, processes=True)
+    loader.batch(0)  # the next are begun
+    processes = multiprocessing.active_children()
+    time.sleep(seconds)
+    for process in processes:
+        process.terminate()
+    closing = threading.Thread(target=loader.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive() and not any(process.is_alive() for process in processes)
 
 
 class Recorder(keras.callbacks.Callback):

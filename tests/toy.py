@@ -54,6 +54,13 @@ class Modules(Numbers):
         return np.array([number, "keras" in sys.modules], np.float32)
 
 
+class Large(Numbers):
+    """Makes samples that take a while to be handed over by a process: 32 MB of the number."""
+
+    def __call__(self, number):
+        return np.full(2**23, number, np.float32)
+
+
 class Same(Numbers):
     """The same sample for each number."""
 
