@@ -55,6 +55,8 @@ def print_steps(options):
     """Print the table of steps."""
     kinds = list(itertools.product(options.batch, options.queries, options.precision))
     kinds = [kind for kind in kinds if kind[0] % kind[1] == 0]  # a batch holds all samples of a scene
+    if not kinds:
+        sys.exit("benchmarks/train.py: error: none of --batch is a multiple of one of --queries")
     found = {kind: [] for kind in kinds}
     for _, kind in itertools.product(range(options.rounds), kinds):
         command = [sys.executable, __file__, "--config", options.config, "--repeats", str(options.repeats)]

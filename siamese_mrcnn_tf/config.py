@@ -128,7 +128,7 @@ class Config:
     FILL_NEGATIVE_ROIS = False  # True: negatives fill all rows; False: at most 2 for each positive, none without any
     JITTERED_ROIS = 0  # proposals beside the RPN's: ground truth boxes, moved and stretched at random
     WITH_OTHER_CLASSES = False  # True: JITTERED_ROIS are made of the image's other trained objects too, as background
-    QUERIES_PER_IMAGE = 1  # samples in a row that search one image, for different classes where it has several
+    QUERIES_PER_IMAGE = 1  # samples in a row that search one image, encoded once for them; divides IMAGES_PER_GPU
     LEARNING_RATE = 0.02
     OPTIMIZER = "sgd"  # "sgd", or "adam" with ADAM_BETA_2
     LEARNING_MOMENTUM = 0.9  # beta 1 of Adam

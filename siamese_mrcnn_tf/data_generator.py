@@ -258,7 +258,7 @@ def siamese_data_generator(
         random_rois, detection_targets, diverse: refused unless they are 0, what training always used.
 
     Raises:
-        ValueError: one of these, or as `SampleMaker`.
+        ValueError: one of these; batches that part the QUERIES_PER_IMAGE samples of a scene; or as `SampleMaker`.
     """
     for name, value in {"random_rois": random_rois, "detection_targets": detection_targets, "diverse": diverse}.items():
         if value:

@@ -6,6 +6,7 @@ what it left in a folder, without the model; `merge` joins the parts that severa
 
 import collections
 import dataclasses
+import itertools
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +86,7 @@ def evaluate(
         shard: (i, n), evaluate the part i of n, from 1; `merge` joins the parts.
         about: dict of what else is to stand in the settings, in plain values: protocol, split, subset, year, ...
         weights: path of the weight file, for its checksum in the settings.
-        batch: queries matched at once; on a CPU 1 is as fast as more.
+        batch: queries matched at once, see `ReferenceSearch`.
         workers: images searched at once, by threads: one reads pictures and encodes masks while the network runs for
             another. Records do not depend on it.
         progress: show a progress bar with the time left.
@@ -169,21 +170,20 @@ def merge(folders, folder, coco, dataset=None):
 
 
 class _Engine:
-    """Makes the record of an image."""
+    """Makes what the record of an image holds."""
 
     def __init__(self, searcher, dataset, sampler, settings):
         self._searcher, self._dataset, self._sampler, self._settings = searcher, dataset, sampler, settings
 
-    def record(self, image_id, present):
-        """The record of one image (see `evaluation_records`), searched for the classes `present` in all runs."""
+    def entries(self, image_id, present):
+        """The queries of an image's record (see `evaluation_records`): the classes `present`, in all runs."""
         queries = [
             Query(self._settings["seed"], run, class_id, self._references(image_id, class_id, run))
             for run in range(self._settings["runs"])
             for class_id in present
         ]
         found = self._searcher.search(self._dataset, image_id, queries)
-        entries = [self._entry(image_id, query, one) for query, one in zip(queries, found, strict=True)]
-        return {"image_id": self._coco_id(image_id), "queries": entries}
+        return [self._entry(image_id, query, one) for query, one in zip(queries, found, strict=True)]
 
     def _references(self, image_id, class_id, run):
         if not self._searcher.needs_references:
@@ -234,19 +234,19 @@ def _made(engine, queries, done, workers, progress):
     """Yield (COCO image id, record) of the images that are not done, in their order."""
     todo = [(coco_id, query) for coco_id, query in queries if coco_id not in done]
     bar = {"desc": "evaluate", "unit": "image", "initial": len(queries) - len(todo), "total": len(queries)}
+    pool, waiting = ThreadPoolExecutor(workers, "evaluation"), iter(todo)
     start = time.perf_counter()
-    with ThreadPoolExecutor(workers, "evaluation") as pool:
+    try:
         ahead = collections.deque()
-        try:
-            for place, (coco_id, _) in enumerate(tqdm(todo, disable=not progress, **bar)):
-                while len(ahead) < 2 * workers and place + len(ahead) < len(todo):
-                    ahead.append(pool.submit(engine.record, *todo[place + len(ahead)][1]))
-                record = ahead.popleft().result()
-                end = time.perf_counter()
-                yield coco_id, {"image_id": record["image_id"], "seconds": round(end - start, 4)} | record
-                start = end
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for coco_id, _ in tqdm(todo, disable=not progress, **bar):
+            for _, query in itertools.islice(waiting, 2 * workers - len(ahead)):
+                ahead.append(pool.submit(engine.entries, *query))
+            entries = ahead.popleft().result()
+            end = time.perf_counter()
+            yield coco_id, {"image_id": coco_id, "seconds": round(end - start, 4), "queries": entries}
+            start = end
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _scored(records, coco, folder):

@@ -191,7 +191,7 @@ class ReferenceSearch:
 
     Args:
         predictor: SiamesePredictor.
-        batch: queries that are matched at once; on a CPU 1 is as fast as more, and takes the least memory.
+        batch: queries that are matched at once. 1 takes the least memory; more pay for narrow networks (the demo's).
         cached: embeddings that are kept, those used longest ago leave first.
     """
 

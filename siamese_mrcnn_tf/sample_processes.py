@@ -14,8 +14,8 @@ _ends = threading.Event()  # whether it has been asked to
 def start_process(maker):
     """Give a worker process its maker of samples. It leaves Ctrl-C to its parent, and ends when that does.
 
-    SIGTERM, which may go to all processes of a run, ends it between two samples: one that is cut off while it is handed
-    over would leave the parent waiting for the rest of it for ever.
+    SIGTERM, which may go to all processes of a run, ends it before its next sample, or after _GRACE seconds where none
+    is asked for: cut off while it hands one over, it would leave the parent waiting for the rest of it for ever.
     """
     global _process_maker
     _process_maker = maker

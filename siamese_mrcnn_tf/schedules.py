@@ -6,6 +6,7 @@ The table of layer selections is the original's, and "no-bn"; all of them hold f
 import dataclasses
 import re
 
+from .config import TinyConfig
 from .files import read_json
 
 _HEADS = r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)"
@@ -47,8 +48,8 @@ SCHEDULES = {
     "paper": (Stage(1, "heads", 0.02), Stage(120, "all", 0.02), Stage(160, "all", 0.002)),  # the category splits
     "paper-full": (Stage(1, "heads", 0.02), Stage(240, "all", 0.02), Stage(320, "all", 0.002)),  # all 80 classes
     "small": (Stage(1, "heads", 0.02), Stage(10, "all", 0.02), Stage(12, "all", 0.002)),  # to see that it learns
-    "shapes": (Stage(24, "all", 0.0014, decay_to=24),),  # of samples/shapes, from a pre-trained backbone and pyramid
-    "shapes-long": (Stage(60, "all", 0.0014, decay_to=60),),
+    "shapes": (Stage(24, "all", TinyConfig.LEARNING_RATE, decay_to=24),),  # of samples/shapes, after pre-training
+    "shapes-long": (Stage(60, "all", TinyConfig.LEARNING_RATE, decay_to=60),),
 }
 
 

@@ -255,7 +255,7 @@ class _StepCallback(keras.callbacks.Callback):
         super().__init__()
         self._trainer, self._loader, self._bar = trainer, loader, bar
         self.logs = {}
-        self._counts = []  # [(variable, value)] after the last step
+        self._counters, self._counts = [], []  # variables; [(variable, value)] after the last step
 
     def on_epoch_begin(self, epoch, logs=None):
         """Keras has reset the metrics; in a resumed epoch they go on."""
@@ -268,7 +268,8 @@ class _StepCallback(keras.callbacks.Callback):
         trainer, state = self._trainer, self._trainer.state
         state.step += 1
         self.logs = {name: float(value) for name, value in logs.items()}
-        self._counts = [(variable, np.array(variable)) for variable in _counters(self.model)]
+        self._counters = self._counters or _counters(self.model)
+        self._counts = [(variable, np.array(variable)) for variable in self._counters]
         _check_finite(
             self.logs,
             f"epoch {state.epoch + 1}, step {state.step}",

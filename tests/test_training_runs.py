@@ -316,7 +316,7 @@ def test_a_tf_config_that_cannot_be_read(command, begin, monkeypatch, tmp_path, 
 
 def test_machines_use_all_their_devices(command, begin, machine, tmp_path):
     machine("worker", 0, worker=2)
-    code, errors = command(*begin, "--logs", tmp_path / "logs", "--devices", 2)
+    code, errors = command(*begin, "--logs", tmp_path / "logs", "--batch", 4, "--devices", 2)
     assert code == 2 and "devices = 2: where TF_CONFIG names several machines, each uses all of its GPUs" in errors
 
 
@@ -328,6 +328,13 @@ def test_a_folder_without_a_run_is_not_resumed(command, tmp_path):
 def test_a_batch_that_devices_cannot_share(command, begin, tmp_path):
     code, errors = command(*begin, "--logs", tmp_path / "logs", "--devices", 3)
     assert code == 2 and "--batch 2: cannot be shared evenly by 3 devices" in errors
+
+
+def test_a_batch_that_parts_the_samples_of_a_scene(command, begin, tmp_path):
+    code, errors = command(*begin, "--logs", tmp_path / "logs", "--batch", 3)
+    assert (
+        code == 2 and "--batch 3: expected a multiple of QUERIES_PER_IMAGE = 2 for each of 1 devices, got 3" in errors
+    )
 
 
 @pytest.mark.parametrize(

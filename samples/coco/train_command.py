@@ -128,6 +128,11 @@ def training_config(options):
     if batch % config.GPU_COUNT:
         raise ValueError(f"--batch {batch}: cannot be shared evenly by {config.GPU_COUNT} devices")
     config = config.replace(IMAGES_PER_GPU=batch // config.GPU_COUNT)
+    if config.IMAGES_PER_GPU % config.QUERIES_PER_IMAGE:
+        raise ValueError(
+            f"--batch {batch}: expected a multiple of QUERIES_PER_IMAGE = {config.QUERIES_PER_IMAGE} for each of "
+            f"{config.GPU_COUNT} devices, got {config.IMAGES_PER_GPU}"
+        )
     if options.mixed_precision is not None:
         config = config.replace(PRECISION="bfloat16" if options.mixed_precision else "float32")
     config.validate()
