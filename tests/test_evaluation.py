@@ -312,8 +312,15 @@ def test_images_searched_at_once(loaded, tmp_path):
     for workers in (1, 3):
         run(Noise(), loaded, folder=tmp_path / f"{workers}", workers=workers)
     assert lines_of(tmp_path / "3") == lines_of(tmp_path / "1")
+
+    class StopsAtTheThird(Noise):
+        def search(self, dataset, image_id, queries):
+            if image_id == 2:
+                raise KeyboardInterrupt
+            return super().search(dataset, image_id, queries)
+
     with pytest.raises(KeyboardInterrupt):
-        run(Noise(stop_at=3), loaded, folder=tmp_path / "stopped", workers=2)
+        run(StopsAtTheThird(), loaded, folder=tmp_path / "stopped", workers=2)
     assert lines_of(tmp_path / "stopped") == lines_of(tmp_path / "1")[:2]
 
 
