@@ -49,7 +49,7 @@ SCHEDULES = {
     "paper-full": (Stage(1, "heads", 0.02), Stage(240, "all", 0.02), Stage(320, "all", 0.002)),  # all 80 classes
     "small": (Stage(1, "heads", 0.02), Stage(10, "all", 0.02), Stage(12, "all", 0.002)),  # to see that it learns
     "shapes": (Stage(24, "all", TinyConfig.LEARNING_RATE, decay_to=24),),  # of samples/shapes, after pre-training
-    "shapes-long": (Stage(60, "all", TinyConfig.LEARNING_RATE, decay_to=60),),
+    "shapes-long": (Stage(200, "all", TinyConfig.LEARNING_RATE, decay_to=200),),
 }
 
 

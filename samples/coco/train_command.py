@@ -13,7 +13,7 @@ from siamese_mrcnn_tf.config import Config, load_config, parse_settings
 
 _STAGES_HELP = (
     "schedule: paper (160 epochs), paper-full (320, for all 80 classes), small (12), "
-    "shapes (24) and shapes-long (60; of samples/shapes, from a pre-trained backbone and pyramid), "
+    "shapes (24) and shapes-long (200; of samples/shapes, from a pre-trained backbone and pyramid), "
     'or a JSON file, a list of {"epochs": LAST, "layers": "heads", "learning_rate": 0.02}, perhaps with "decay_to" '
     "(default paper)"
 )
