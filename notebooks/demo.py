@@ -178,7 +178,7 @@ display(axes[0, 0].figure)
 # that nobody chose.
 
 # %%
-categories = ["disc", "cross", "flower", "star", "heart", "ladder"]
+categories = ["disc", "cross", "hourglass", "star", "heart", "ladder"]
 others = ["key", "spiral", "triangle", "eight", "arrow", "tee"]
 scenes = [draw_scene(*pair, seed=100 * i) for i, pair in enumerate(zip(categories, others, strict=True))]
 references = [draw_references(category, 1) for category in categories]
