@@ -43,8 +43,7 @@ WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes
 # ## The network
 #
 # A configuration and a weight file make a predictor. Detections that score less than `DETECTION_MIN_CONFIDENCE` are
-# left out. The default is 0.7; this small network was trained on many close calls and gives high scores, so that
-# here 0.85 tells right from wrong better.
+# left out. The default is 0.7; 0.85 shows less that is wrong, and misses more.
 
 # %%
 config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.85)
@@ -76,9 +75,15 @@ def draw_references(category, count, seed=7):
     return [shapes.reference_crops(*scene)[category][0] for scene in scenes]
 
 
-trained, held_out = split_classes(len(shapes.CATEGORIES), split=1)
-print("trained: ", ", ".join(shapes.CATEGORIES[class_id - 1] for class_id in trained))
-print("held out:", ", ".join(shapes.CATEGORIES[class_id - 1] for class_id in held_out))
+trained, held_out = ([shapes.CATEGORIES[i - 1] for i in ids] for ids in split_classes(len(shapes.CATEGORIES), split=1))
+print("trained: ", ", ".join(trained))
+print("held out:", ", ".join(held_out))
+
+
+def title_of(category):
+    """The category, and whether it was never trained."""
+    return f"{category} (never trained)" if category in held_out else category
+
 
 scene = draw_scene("cross", "heart")
 cross, heart = draw_references("cross", 1)[0], draw_references("heart", 1)[0]
@@ -162,7 +167,7 @@ print("the same detections by the saved embedding:", np.array_equal(again["rois"
 categories = ["cross", "heart", "spiral"]
 references = [draw_references(category, 1) for category in categories]
 results = [predictor.detect(crops) for crops in references]
-titles = ["cross", "heart (never trained)", "spiral (not in the scene)"]
+titles = [title_of("cross"), title_of("heart"), "spiral (not in the scene)"]
 axes = new_figure((9, 4.2)).subplots(2, 3, height_ratios=(1, 3))
 for column, (crops, found, title) in enumerate(zip(references, results, titles, strict=True)):
     drawn = found["rois"], found["masks"], found["class_ids"], found["scores"]
@@ -183,10 +188,16 @@ others = ["key", "spiral", "triangle", "eight", "arrow", "tee"]
 scenes = [draw_scene(*pair, seed=100 * i) for i, pair in enumerate(zip(categories, others, strict=True))]
 references = [draw_references(category, 1) for category in categories]
 results = predictor.detect_in(predictor.encode_scenes(scenes), references)
-names = [f"{name}{' (never trained)' * (i > 2)}" for i, name in enumerate(categories)]
 parts = [[found[key] for found in results] for key in ("rois", "masks", "class_ids", "scores")]
 axes = new_figure((9, 6.4)).subplots(2, 3)
-visualize.display_grid(references, scenes, *parts, category_names_list=names, fontsize=11, ax=axes)
+visualize.display_grid(
+    references,
+    scenes,
+    *parts,
+    category_names_list=[title_of(category) for category in categories],
+    fontsize=11,
+    ax=axes,
+)
 display(axes[0, 0].figure)
 
 # %% [markdown]

@@ -170,6 +170,6 @@ def test_shortened(epochs, ends):
 def test_shortened_stages_decay_as_the_whole_ones_do():
     stages = (Stage(2, "heads", 0.02), Stage(15, "all", 0.001, decay_to=15))
     assert shortened(stages, 6) == (stages[0], Stage(6, "all", 0.001, decay_to=15))
-    [whole] = SCHEDULES["shapes"]
-    assert shortened([whole], 3) == (dataclasses.replace(whole, epochs=3),) and whole.decay_to == whole.epochs > 3
+    for [whole] in (SCHEDULES["shapes"], SCHEDULES["shapes-long"]):
+        assert shortened([whole], 3) == (dataclasses.replace(whole, epochs=3),) and whole.decay_to == whole.epochs > 3
     assert [stage.decay_to for stage in SCHEDULES["paper"]] == [None] * 3

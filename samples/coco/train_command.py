@@ -10,11 +10,13 @@ from command_options import SPLIT_HELP, add_dataset_arguments, add_model_argumen
 
 from siamese_mrcnn_tf.arguments import at_least
 from siamese_mrcnn_tf.config import Config, load_config, parse_settings
+from siamese_mrcnn_tf.schedules import SCHEDULES
 
+_EPOCHS = {name: stages[-1].epochs for name, stages in SCHEDULES.items()}
 _STAGES_HELP = (
-    "schedule: paper (160 epochs), paper-full (320, for all 80 classes), small (12), "
-    "shapes (24) and shapes-long (200; of samples/shapes, from a pre-trained backbone and pyramid), "
-    'or a JSON file, a list of {"epochs": LAST, "layers": "heads", "learning_rate": 0.02}, perhaps with "decay_to" '
+    "schedule: {paper} epochs (paper), {paper-full} (paper-full, for all 80 classes), {small} (small), "
+    "{shapes} (shapes) or {shapes-long} (shapes-long; both of samples/shapes, after pre-training)".format(**_EPOCHS)
+    + '; or a JSON file, a list of {"epochs": LAST, "layers": "heads", "learning_rate": 0.02}, perhaps with "decay_to" '
     "(default paper)"
 )
 _VAL_IMAGES_HELP = (

@@ -38,6 +38,7 @@ SEARCHES = {  # name -> how `evaluation.evaluate` searches
 MIN_CONFIDENCE = 0.05  # average precision counts all scores; the default cut of 0.7 is for pictures
 
 _RECIPES = {"shapes": [], "shapes-long": ["--epochs", "40"]}  # stages -> further arguments of pretrain.py
+_STAGES_HELP = "recipe (default shapes); shapes-long takes six to seven times as long: docs/shapes.md"
 _VAL_IMAGES = "300"  # of the training scenes, to follow the losses on
 # Queries matched and scenes searched at once. In turns, medians of 3: batches of 8 took 0.65 of the time of one by one
 # (60 scenes), 12 with two workers 0.83 of that of 8 with one (150 scenes).
@@ -57,7 +58,7 @@ def build_parser():
     parser.add_argument("--out", default="demo", metavar="DIR", help="where all of it goes (default demo)")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of weights and samples (default 0)")
     parser.add_argument("--split", type=int, choices=range(1, 5), default=1, help="category split (default 1)")
-    parser.add_argument("--stages", choices=tuple(_RECIPES), default="shapes", help="recipe (default shapes)")
+    parser.add_argument("--stages", choices=tuple(_RECIPES), default="shapes", help=_STAGES_HELP)
     parser.add_argument("--images", type=at_least(1), metavar="N", help="validation scenes to search (default: all)")
     parser.add_argument("--runs", type=at_least(1), default=3, metavar="N", help="draws of references (default 3)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
