@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 REQUIREMENTS = [
@@ -18,7 +18,9 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=["siamese_mrcnn_tf"],
+    packages=find_packages(include=["siamese_mrcnn_tf", "siamese_mrcnn_tf.*"]),
+    package_data={"siamese_mrcnn_tf": ["py.typed", "shapes/*.h5", "report/*.csv", "pretraining/*.txt"]},
+    entry_points={"console_scripts": ["siamese-mrcnn = siamese_mrcnn_tf.cli.main:main"]},
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require={

@@ -21,8 +21,9 @@ import numpy as np
 
 from siamese_mrcnn_tf import IndexedCocoDataset, SiameseMaskRCNN
 from siamese_mrcnn_tf.config import CONFIGS
-from siamese_mrcnn_tf.dataset import cut_reference
-from siamese_mrcnn_tf.evaluation_queries import DrawnReferences, Query, ReferenceSearch, queries_of
+from siamese_mrcnn_tf.data.references import cut_reference
+from siamese_mrcnn_tf.evaluation.queries import OneShotDetector, Query, queries_of
+from siamese_mrcnn_tf.evaluation.references import RandomReferenceSampler
 
 CATEGORIES, RUNS = 3, 5
 
@@ -50,18 +51,18 @@ def measure(config, folder, repeats):
     dataset.build_indices()
     model = SiameseMaskRCNN("inference", config.replace(DETECTION_MIN_CONFIDENCE=0.0), "logs")
     image_id, present = next(query for query in queries_of(dataset) if len(query[1]) == CATEGORIES)
-    draw = DrawnReferences(dataset, config, seed=0)
+    draw = RandomReferenceSampler(dataset, config, seed=0)
     queries = [
         Query(0, run, class_id, tuple(draw(image_id, class_id, run, 1))) for run in range(RUNS) for class_id in present
     ]
     image = dataset.load_image(image_id)
     crops = [cut_reference(dataset, config, *query.references[0]) for query in queries]
     model.detect([[crops[0]]], [image])  # both sides are compiled before anything is measured
-    ReferenceSearch(model.predictor).search(dataset, image_id, queries[:1])
+    OneShotDetector(model.predictor).search(dataset, image_id, queries[:1])
     rows = []
     for _ in range(repeats):
         start = time.perf_counter()
-        ReferenceSearch(model.predictor).search(dataset, image_id, queries)
+        OneShotDetector(model.predictor).search(dataset, image_id, queries)
         middle = time.perf_counter()
         for crop in crops:
             model.detect([[crop]], [image])

@@ -71,14 +71,15 @@ def print_steps(options):
 
 def measure_steps(name, batch_size, queries, precision, repeats):
     """{"seconds": of each step, "peak": largest resident memory in GB} of training all layers."""
-    from siamese_mrcnn_tf import devices, layer_selection, network, training_model
+    from siamese_mrcnn_tf.modeling import network
+    from siamese_mrcnn_tf.training import distribution, trainable_layers, training_model
 
-    devices.prepare_backend(seed=0)
+    distribution.prepare_backend(seed=0)
     settings = {"IMAGES_PER_GPU": batch_size, "QUERIES_PER_IMAGE": queries, "PRECISION": precision}
     config = CONFIGS[name]().replace(**settings)
     layers = network.build_layers(config)
     model = training_model.build_training_model(config, layers)
-    layer_selection.select_layers(layers.layers, "all")
+    trainable_layers.select_layers(layers.layers, "all")
     training_model.compile_model(model, config, learning_rate=1e-6)
     batch = generated_batch(config)
     model.train_on_batch(batch)
@@ -93,9 +94,10 @@ def measure_steps(name, batch_size, queries, precision, repeats):
 
 def generated_batch(config):
     """A batch of random pictures with a few boxes in each."""
-    from siamese_mrcnn_tf.boxes import pyramid_anchors
-    from siamese_mrcnn_tf.data_generator import Sample, build_rpn_targets, make_batch
-    from siamese_mrcnn_tf.image_meta import compose_image_meta
+    from siamese_mrcnn_tf.data.data_generator import Sample, collate
+    from siamese_mrcnn_tf.data.rpn_targets import build_rpn_targets
+    from siamese_mrcnn_tf.ops.anchors import pyramid_anchors
+    from siamese_mrcnn_tf.ops.image_meta import compose_image_meta
 
     rng, side, target = np.random.default_rng(0), config.IMAGE_MAX_DIM, config.TARGET_MAX_DIM
     anchors, samples = pyramid_anchors(config, config.IMAGE_SHAPE), []
@@ -122,23 +124,23 @@ def generated_batch(config):
                 gt_masks=np.ones((*config.MINI_MASK_SHAPE, INSTANCES), bool),
             )
         )
-    return make_batch(samples, config)
+    return collate(samples, config)
 
 
 def measure_samples(name, folder):
     """Samples of the folder's training images a second of processor time."""
-    from siamese_mrcnn_tf.data_generator import SampleMaker, make_batch
-    from siamese_mrcnn_tf.dataset import IndexedCocoDataset
+    from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate
+    from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset
 
     dataset, config = IndexedCocoDataset(), CONFIGS[name]()
     dataset.load_coco(folder, "train")
     dataset.prepare()
     dataset.build_indices()
-    maker = SampleMaker(dataset, config)
-    make_batch([maker(0)], config)
+    maker = TrainingSamples(dataset, config)
+    collate([maker(0)], config)
     start = time.process_time()
     for number in range(SAMPLES_COUNTED):
-        make_batch([maker(number)], config)
+        collate([maker(number)], config)
     return SAMPLES_COUNTED / (time.process_time() - start)
 
 

@@ -24,7 +24,7 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))  # runs from a checkout that is not installed
 
-from siamese_mrcnn_tf.files import atomic_path  # noqa: E402
+from siamese_mrcnn_tf.io.files import atomic_path  # noqa: E402
 
 MOST_BYTES = 1_500_000  # of a notebook with its pictures
 _CELL_SECONDS = 300

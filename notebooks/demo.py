@@ -32,10 +32,15 @@ from IPython.display import display
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from samples.shapes import shapes  # noqa: E402
-from siamese_mrcnn_tf import ReferenceEmbedding, SiamesePredictor, TinyConfig, visualize  # noqa: E402
-from siamese_mrcnn_tf.dataset import split_classes  # noqa: E402
-from siamese_mrcnn_tf.drawing import new_figure  # noqa: E402
+from siamese_mrcnn_tf import (  # noqa: E402
+    ReferenceEmbedding,
+    SiamesePredictor,
+    TinyConfig,
+    visualize,  # noqa: E402
+)
+from siamese_mrcnn_tf.data.dataset import split_classes  # noqa: E402
+from siamese_mrcnn_tf.shapes import dataset as shapes
+from siamese_mrcnn_tf.visualize.style import new_figure  # noqa: E402
 
 WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
 

@@ -31,21 +31,21 @@ from IPython.display import display
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from samples.shapes import shapes  # noqa: E402
 from siamese_mrcnn_tf import (  # noqa: E402
     IndexedCocoDataset,
     SiameseMaskRCNN,
     TinyConfig,
     evaluate_dataset,
     get_one_target,
-    visualize,
+    visualize,  # noqa: E402
 )
-from siamese_mrcnn_tf.baselines import RandomBoxes  # noqa: E402
-from siamese_mrcnn_tf.boxes import extract_bboxes  # noqa: E402
-from siamese_mrcnn_tf.dataset import split_classes  # noqa: E402
-from siamese_mrcnn_tf.evaluation import evaluate  # noqa: E402
-from siamese_mrcnn_tf.evaluation_scores import over_categories, score_records  # noqa: E402
-from siamese_mrcnn_tf.figures import mask_overlaps  # noqa: E402
+from siamese_mrcnn_tf.data.dataset import split_classes  # noqa: E402
+from siamese_mrcnn_tf.evaluation.coco_scores import over_categories, score_records  # noqa: E402
+from siamese_mrcnn_tf.evaluation.protocol import evaluate  # noqa: E402
+from siamese_mrcnn_tf.evaluation.queries import RandomBoxes  # noqa: E402
+from siamese_mrcnn_tf.ops.boxes import extract_bboxes  # noqa: E402
+from siamese_mrcnn_tf.shapes import dataset as shapes
+from siamese_mrcnn_tf.visualize.stages import mask_overlaps  # noqa: E402
 
 WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
 
@@ -226,7 +226,7 @@ for part, class_ids in {"seen": seen, "held out": held_out}.items():
 # %% [markdown]
 # ## The paper's protocol, and two controls
 #
-# `evaluation.evaluate` repeats the searches in several runs with fresh references and gives means with 95% intervals.
+# `protocol.evaluate` repeats the searches in several runs with fresh references and gives means with 95% intervals.
 # Each scene is encoded once for all its searches. Two controls say what the figures are worth:
 #
 # - `RandomBoxes` knows which categories are in a scene, how many instances, and their outlines, but not their places.

@@ -28,19 +28,25 @@ from IPython.display import display
 
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from samples.shapes import shapes  # noqa: E402
-from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig, get_one_target, molding, visualize  # noqa: E402
-from siamese_mrcnn_tf.augmentation import fliplr, imgaug_augmentation, import_imgaug  # noqa: E402
-from siamese_mrcnn_tf.boxes import compute_backbone_shapes, compute_overlaps, pyramid_anchors  # noqa: E402
-from siamese_mrcnn_tf.data_generator import (  # noqa: E402
-    INPUT_NAMES,
-    SampleMaker,
-    build_rpn_targets,
-    load_image_gt,
-    siamese_data_generator,
+from siamese_mrcnn_tf import (  # noqa: E402
+    IndexedCocoDataset,
+    TinyConfig,
+    get_one_target,
+    visualize,  # noqa: E402
 )
-from siamese_mrcnn_tf.dataset import split_classes  # noqa: E402
-from siamese_mrcnn_tf.inspection import check_dataset, draw_sample  # noqa: E402
+from siamese_mrcnn_tf.data import (
+    molding,  # noqa: E402
+    resize,  # noqa: E402
+)
+from siamese_mrcnn_tf.data.augmentation import fliplr, imgaug_augmentation, import_imgaug  # noqa: E402
+from siamese_mrcnn_tf.data.checks import check_dataset  # noqa: E402
+from siamese_mrcnn_tf.data.data_generator import INPUT_NAMES, TrainingSamples, load_image_gt, siamese_data_generator  # noqa: E402
+from siamese_mrcnn_tf.data.dataset import split_classes  # noqa: E402
+from siamese_mrcnn_tf.data.rpn_targets import build_rpn_targets  # noqa: E402
+from siamese_mrcnn_tf.ops.anchors import compute_backbone_shapes, pyramid_anchors  # noqa: E402
+from siamese_mrcnn_tf.ops.boxes import compute_overlaps  # noqa: E402
+from siamese_mrcnn_tf.shapes import dataset as shapes
+from siamese_mrcnn_tf.visualize.samples import draw_sample  # noqa: E402
 
 # %% [markdown]
 # ## A data set
@@ -127,8 +133,8 @@ for class_id in rng.choice(dataset.ACTIVE_CLASSES, 3, replace=False):
 image_id = min(dataset.image_ids, key=lambda image_id: dataset.image_info[image_id]["height"])  # the widest
 image = dataset.load_image(image_id)
 masks, class_ids = dataset.load_mask(image_id)
-molded, window, scale, padding, crop = molding.resize_image(image, *molding.query_rule(config))
-molded_masks = molding.resize_mask(masks, scale, padding, crop)
+molded, window, scale, padding, crop = resize.resize_image(image, *molding.scene_resize_args(config))
+molded_masks = resize.resize_mask(masks, scale, padding, crop)
 print(f"picture {image.shape}, scaled by {scale:.2f} and padded: {molded.shape}, window {tuple(map(int, window))}")
 
 axes = visualize.display_images([image, molded, molded_masks.any(axis=2)], ["picture", "resized", "its masks"], cols=3)
@@ -150,7 +156,7 @@ image_id = 3
 scene, meta, class_ids, boxes, masks = load_image_gt(dataset, config, image_id)
 half = config.replace(MINI_MASK_SHAPE=(28, 28))
 minis = load_image_gt(dataset, half, image_id, use_mini_mask=True)[-1]
-expanded = molding.expand_mask(boxes, minis, scene.shape)
+expanded = resize.expand_mask(boxes, minis, scene.shape)
 print(f"whole masks {masks.shape}: {masks.nbytes} bytes; mini masks {minis.shape}: {minis.nbytes} bytes")
 
 count = min(masks.shape[-1], 4)
@@ -234,12 +240,12 @@ display(axes[0].figure)
 # ## A training sample
 #
 # In training one class of the image is searched for. Its instances are the ground truth, all of class 1 ("looks like
-# the reference"), everything else is background, and references are drawn from the whole set. `SampleMaker` makes
+# the reference"), everything else is background, and references are drawn from the whole set. `TrainingSamples` makes
 # numbered samples: sample n depends on data set, configuration, seed and n alone. `draw_sample` shows one as `coco.py
 # check` does: ground truth, reference, positive anchors, and where their targets move them.
 
 # %%
-maker = SampleMaker(dataset, config, seed=0)
+maker = TrainingSamples(dataset, config, seed=0)
 most = max(range(40), key=lambda number: len(maker(number).gt_boxes))  # the sample with the most instances
 for number in (0, most):
     figure = draw_sample(maker(number), dataset, config, maker.anchors, number=number)
@@ -264,7 +270,7 @@ scenes = molding.unmold_image(batch["input_image"], config)
 references = molding.unmold_image(batch["input_target"][:, 0], config)
 found = [batch["input_gt_boxes"][index].astype(int) for index in range(len(scenes))]
 masks = [
-    molding.expand_mask(boxes[ids > 0], minis[..., ids > 0], scene.shape)
+    resize.expand_mask(boxes[ids > 0], minis[..., ids > 0], scene.shape)
     for boxes, minis, ids, scene in zip(
         found, batch["input_gt_masks"], batch["input_gt_class_ids"], scenes, strict=True
     )

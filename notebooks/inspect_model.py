@@ -31,10 +31,16 @@ from IPython.display import display
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from samples.shapes import shapes  # noqa: E402
-from siamese_mrcnn_tf import SiameseMaskRCNN, TinyConfig, molding, visualize  # noqa: E402
-from siamese_mrcnn_tf.boxes import compute_backbone_shapes, denorm_boxes  # noqa: E402
-from siamese_mrcnn_tf.drawing import new_figure  # noqa: E402
+from siamese_mrcnn_tf import (  # noqa: E402
+    SiameseMaskRCNN,
+    TinyConfig,
+    visualize,  # noqa: E402
+)
+from siamese_mrcnn_tf.data import molding  # noqa: E402
+from siamese_mrcnn_tf.ops.anchors import compute_backbone_shapes  # noqa: E402
+from siamese_mrcnn_tf.ops.boxes import denorm_boxes  # noqa: E402
+from siamese_mrcnn_tf.shapes import dataset as shapes
+from siamese_mrcnn_tf.visualize.style import new_figure  # noqa: E402
 
 WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
 LEVELS = ("P2", "P3", "P4", "P5", "P6")

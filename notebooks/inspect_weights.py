@@ -33,11 +33,11 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 logging.getLogger("siamese_mrcnn_tf").setLevel(logging.ERROR)  # reports are printed below, not logged too
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from samples.shapes import shapes  # noqa: E402
 from siamese_mrcnn_tf import SiameseMaskRCNN, TinyConfig, display_weight_stats  # noqa: E402
-from siamese_mrcnn_tf.diagnostics import WeightStats  # noqa: E402
-from siamese_mrcnn_tf.drawing import new_figure  # noqa: E402
-from siamese_mrcnn_tf.weights import describe_weights, fitting_config  # noqa: E402
+from siamese_mrcnn_tf.shapes import dataset as shapes
+from siamese_mrcnn_tf.visualize.diagnostics import WeightStats  # noqa: E402
+from siamese_mrcnn_tf.visualize.style import new_figure  # noqa: E402
+from siamese_mrcnn_tf.weights.loading import describe_weights, fitting_config  # noqa: E402
 
 WEIGHTS = os.path.relpath(Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5"))
 

@@ -34,18 +34,18 @@ from IPython.display import display
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from samples.shapes import shapes  # noqa: E402
 from siamese_mrcnn_tf import (  # noqa: E402
     IndexedCocoDataset,
     SiameseMaskRCNN,
     TinyConfig,
     get_one_target,
     plot_losses,
-    visualize,
+    visualize,  # noqa: E402
 )
-from siamese_mrcnn_tf.data_generator import SampleMaker  # noqa: E402
-from siamese_mrcnn_tf.dataset import split_classes  # noqa: E402
-from siamese_mrcnn_tf.molding import expand_mask  # noqa: E402
+from siamese_mrcnn_tf.data.data_generator import TrainingSamples  # noqa: E402
+from siamese_mrcnn_tf.data.dataset import split_classes  # noqa: E402
+from siamese_mrcnn_tf.data.resize import expand_mask  # noqa: E402
+from siamese_mrcnn_tf.shapes import dataset as shapes
 
 WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
 
@@ -102,7 +102,7 @@ print(f"{len(train_set.ACTIVE_CLASSES)} of {train_set.num_classes - 1} classes a
 # with it. Objects of other classes are to be left alone.
 
 # %%
-maker = SampleMaker(train_set, config, seed=0)
+maker = TrainingSamples(train_set, config, seed=0)
 samples = [maker(number) for number in range(0, 8, 2)]
 axes = visualize.display_grid(
     [sample.targets for sample in samples],

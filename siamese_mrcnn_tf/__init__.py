@@ -1,9 +1,35 @@
 """Siamese Mask R-CNN (arXiv 1811.11507): find and segment every object that looks like one example.
 
-Names are looked up on first use, so that importing the package imports neither TensorFlow nor Keras.
+Importing the package imports neither TensorFlow nor Keras: names are looked up on first use.
 """
 
 import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import Config, LargeConfig, SmallConfig, TinyConfig
+    from .data.data_generator import siamese_data_generator
+    from .data.dataset import CocoDataset, Dataset, IndexedCocoDataset
+    from .data.references import get_one_target
+    from .evaluation.original import evaluate_dataset
+    from .model import SiameseMaskRCNN
+    from .predictor import ReferenceEmbedding, SiamesePredictor
+    from .visualize.diagnostics import display_weight_stats, plot_losses, plot_overlaps, plot_precision_recall
+    from .visualize.instances import display_boxes, display_grid, display_instances, display_results, draw_overlay
+    from .visualize.stages import (
+        display_differences,
+        display_images,
+        display_matching,
+        display_top_masks,
+        draw_boxes,
+        draw_rois,
+        results_to_detections,
+    )
 
 __version__ = "0.1.0"
 
@@ -15,38 +41,147 @@ _HOMES = {
     "SiameseMaskRCNN": "model",
     "SiamesePredictor": "predictor",
     "ReferenceEmbedding": "predictor",
-    "CocoDataset": "dataset",
-    "Dataset": "dataset",
-    "IndexedCocoDataset": "dataset",
-    "get_one_target": "dataset",
-    "siamese_data_generator": "data_generator",
-    "evaluate_dataset": "evaluation_original",
-    "display_instances": "drawing",
-    "display_results": "drawing",
-    "display_grid": "drawing",
-    "draw_overlay": "drawing",
-    "display_boxes": "drawing",
-    "draw_boxes": "figures",
-    "draw_rois": "figures",
-    "display_images": "figures",
-    "display_top_masks": "figures",
-    "display_differences": "figures",
-    "display_matching": "figures",
-    "results_to_detections": "figures",
-    "plot_losses": "diagnostics",
-    "plot_precision_recall": "diagnostics",
-    "plot_overlaps": "diagnostics",
-    "display_weight_stats": "diagnostics",
+    "CocoDataset": "data.dataset",
+    "Dataset": "data.dataset",
+    "IndexedCocoDataset": "data.dataset",
+    "get_one_target": "data.references",
+    "siamese_data_generator": "data.data_generator",
+    "evaluate_dataset": "evaluation.original",
+    "display_instances": "visualize.instances",
+    "display_results": "visualize.instances",
+    "display_grid": "visualize.instances",
+    "draw_overlay": "visualize.instances",
+    "display_boxes": "visualize.instances",
+    "draw_boxes": "visualize.stages",
+    "draw_rois": "visualize.stages",
+    "display_images": "visualize.stages",
+    "display_top_masks": "visualize.stages",
+    "display_differences": "visualize.stages",
+    "display_matching": "visualize.stages",
+    "results_to_detections": "visualize.stages",
+    "plot_losses": "visualize.diagnostics",
+    "plot_precision_recall": "visualize.diagnostics",
+    "plot_overlaps": "visualize.diagnostics",
+    "display_weight_stats": "visualize.diagnostics",
+}
+
+# Modules of version 0.1 and where their names are now; code that imports them keeps working.
+_FORMER_MODULES = {
+    "analysis": ("evaluation.analysis",),
+    "annotations": ("data.annotations",),
+    "augmentation": ("data.augmentation",),
+    "backbone": ("modeling.backbone",),
+    "baselines": ("evaluation.queries",),
+    "box_ops": ("ops.box_ops",),
+    "boxes": ("ops.boxes", "ops.anchors"),
+    "checkpoints": ("training.checkpoints",),
+    "data_generator": ("data.data_generator", "data.rpn_targets"),
+    "dataset": ("data.dataset", "data.references"),
+    "detection_targets": ("modeling.detection_targets",),
+    "devices": ("training.distribution",),
+    "diagnostics": ("visualize.diagnostics",),
+    "drawing": ("visualize.instances", "visualize.style"),
+    "evaluation_original": ("evaluation.original",),
+    "evaluation_queries": ("evaluation.queries", "evaluation.references"),
+    "evaluation_records": ("evaluation.records",),
+    "evaluation_results": ("report.experiments",),
+    "evaluation_scores": ("evaluation.coco_scores",),
+    "figures": ("visualize.stages",),
+    "files": ("io.files", "io.download"),
+    "gallery": ("report.gallery",),
+    "heads": ("modeling.roi_heads", "modeling.rpn"),
+    "html_pages": ("visualize.pages",),
+    "image_meta": ("ops.image_meta",),
+    "imagenet": ("pretraining.imagenet",),
+    "images": ("io.images",),
+    "inspection": ("data.checks", "visualize.samples"),
+    "instance_crops": ("pretraining.instance_crops",),
+    "kernels": ("ops.kernels",),
+    "known_weights": ("weights.pretrained",),
+    "layer_selection": ("training.trainable_layers",),
+    "layers": ("modeling.matching", "modeling.rpn", "modeling.roi_align", "modeling.detection"),
+    "losses": ("modeling.losses",),
+    "molding": ("data.molding", "data.resize"),
+    "network": ("modeling.network", "modeling.training_network"),
+    "plots": ("report.plots",),
+    "published": ("report.published",),
+    "report_contents": ("report.tables",),
+    "schedules": ("training.schedules",),
+    "scoring": ("evaluation.coco_scores",),
+    "training_batches": ("data.loader", "training.batches"),
+    "training_model": ("training.training_model",),
+    "via": ("data.formats.via",),
+    "via_tree": ("data.formats.via_tree",),
+    "weight_files": ("weights.legacy_h5",),
+    "weight_kinds": ("weights.identify",),
+}
+_FORMER_NAMES = {
+    "SampleMaker": "TrainingSamples",
+    "make_batch": "collate",
+    "DrawnReferences": "RandomReferenceSampler",
+    "ControlReferences": "MismatchedReferenceSampler",
+    "RecordedReferences": "ReplayReferenceSampler",
+    "ReferenceSearch": "OneShotDetector",
+    "query_rule": "scene_resize_args",
+    "query_shape": "resized_scene_shape",
+    "judge": "identify_weights",
+    "over_runs": "mean_and_ci",
+    "figure_rows": "metric_rows",
+    "RunFolder": "CheckpointManager",
+    "RunState": "TrainerState",
+    "Pictures": "ImageFolder",
+    "Instances": "InstanceCrops",
+    "LabelledCrop": "LabeledImage",
+    "gather_rows": "gather_batched",
 }
 
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name):
+def lazy_names(package: str, *modules: str) -> Callable[[str], Any]:
+    """A `__getattr__` for `package` that looks names up in its `modules` and imports these on first use.
+
+    Args:
+        package: absolute name, such as `siamese_mrcnn_tf.weights`.
+        modules: absolute names or names in the package, searched in their order.
+    """
+
+    def look_up(name: str) -> Any:
+        if not name.startswith("__"):
+            for module in modules:
+                found = importlib.import_module(module, package)
+                for known in (name, _FORMER_NAMES.get(name, name)):
+                    if hasattr(found, known):
+                        return getattr(found, known)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return look_up
+
+
+class _FormerModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports a module of `_FORMER_MODULES`: an empty one that looks its names up where they are now."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        if package == __name__ and name in _FORMER_MODULES:
+            return importlib.machinery.ModuleSpec(fullname, self)
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        homes = (f"{__name__}.{home}" for home in _FORMER_MODULES[module.__name__.rpartition(".")[2]])
+        module.__getattr__ = lazy_names(module.__name__, *homes)  # type: ignore[method-assign]
+
+
+sys.meta_path.append(_FormerModules())
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FORMER_MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

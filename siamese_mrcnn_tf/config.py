@@ -11,7 +11,10 @@ import difflib
 import json
 import math
 import numbers
+import os
 import types
+
+from .io.files import read_json
 
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
 RESIZE_MODES = ("square", "pad64", "crop", "none")
@@ -38,7 +41,7 @@ _RANGES = {  # of numbers that the network or its ops cannot do without, or that
     **dict.fromkeys(("RPN_ANCHOR_STRIDE", "PRE_NMS_LIMIT", "POST_NMS_ROIS_TRAINING", "QUERIES_PER_IMAGE"), _FROM_1),
     **dict.fromkeys(("POST_NMS_ROIS_INFERENCE", "POOL_SIZE", "MASK_POOL_SIZE", "ROI_CANONICAL_SIZE"), _FROM_1),
     "DETECTION_MAX_INSTANCES": _FROM_1,
-    **dict.fromkeys(("IMAGE_MIN_DIM", "JITTERED_ROIS", "WARM_UP_STEPS"), (0, math.inf)),
+    **dict.fromkeys(("IMAGE_MIN_DIM", "NUM_JITTERED_GT_ROIS", "WARM_UP_STEPS"), (0, math.inf)),
     "NUM_CLASSES": (2, 2),
 }
 
@@ -126,8 +129,10 @@ class Config:
     ROI_POSITIVE_RATIO = 0.33
     SHUFFLE_ROIS = True  # False: the first positives and negatives in proposal order, a step free of chance
     FILL_NEGATIVE_ROIS = False  # True: negatives fill all rows; False: at most 2 for each positive, none without any
-    JITTERED_ROIS = 0  # proposals beside the RPN's: ground truth boxes, moved and stretched at random
-    WITH_OTHER_CLASSES = False  # True: JITTERED_ROIS are made of the image's other trained objects too, as background
+    NUM_JITTERED_GT_ROIS = 0  # proposals beside the RPN's: ground truth boxes, moved and stretched at random
+    USE_HARD_NEGATIVES = (
+        False  # True: NUM_JITTERED_GT_ROIS are made of the image's other trained objects too, as background
+    )
     QUERIES_PER_IMAGE = 1  # samples in a row that search one image, encoded once for them; divides IMAGES_PER_GPU
     LEARNING_RATE = 0.02
     OPTIMIZER = "sgd"  # "sgd", or "adam" with ADAM_BETA_2
@@ -309,8 +314,8 @@ class TinyConfig(Config):
     TRAIN_ROIS_PER_IMAGE = 32
     RPN_POSITIVE_IOU = 0.6
     FILL_NEGATIVE_ROIS = True
-    JITTERED_ROIS = 96
-    WITH_OTHER_CLASSES = True
+    NUM_JITTERED_GT_ROIS = 96
+    USE_HARD_NEGATIVES = True
     MAX_GT_INSTANCES = 10
     DETECTION_MAX_INSTANCES = 12
     DETECTION_ARGMAX = False
@@ -338,16 +343,9 @@ def load_config(name_or_path):
     """
     if str(name_or_path) in CONFIGS:
         return CONFIGS[str(name_or_path)]()
-    try:
-        with open(name_or_path, encoding="utf-8") as file:
-            settings = json.load(file)
-    except OSError as error:
-        known = ", ".join(CONFIGS)
-        raise ValueError(
-            f"configuration {name_or_path!r}: neither one of {known} nor a readable file ({error.strerror})"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"configuration {name_or_path}: not JSON ({error})") from error
+    if not os.path.exists(name_or_path):
+        raise ValueError(f"configuration {name_or_path!r}: neither one of {', '.join(CONFIGS)} nor a file")
+    settings = read_json(name_or_path)
     if not isinstance(settings, dict):
         raise ValueError(f"configuration {name_or_path}: expected an object of settings, got {type(settings).__name__}")
     base = settings.pop("BASE", "small")

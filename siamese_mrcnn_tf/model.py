@@ -10,13 +10,17 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from . import devices, known_weights, molding, network, training, weights
-from .boxes import norm_boxes
-from .checkpoints import RunFolder
-from .layer_selection import select_layers
+from .data import molding
+from .modeling import network
+from .ops.boxes import norm_boxes
 from .predictor import SiamesePredictor, compiled, crops_of
-from .schedules import Stage
-from .training_model import build_training_model, compile_model
+from .training import distribution
+from .training.checkpoints import CheckpointManager, find_last_checkpoint, log_dir_of
+from .training.schedules import Stage
+from .training.trainable_layers import select_layers
+from .training.trainer import Trainer, TrainingSettings, train_on_dataset
+from .training.training_model import build_training_model, compile_model
+from .weights import loading, pretrained
 
 _log = logging.getLogger(__name__)
 _FREE_SETTINGS = (  # of a Config, those that a run may be resumed with another value of
@@ -24,7 +28,6 @@ _FREE_SETTINGS = (  # of a Config, those that a run may be resumed with another 
     *("LEARNING_RATE", "MOLD_TARGETS_AT_INFERENCE", "POST_NMS_ROIS_INFERENCE"),
     *("DETECTION_MAX_INSTANCES", "DETECTION_MIN_CONFIDENCE", "DETECTION_NMS_THRESHOLD"),
 )
-_CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
 
 
 class SiameseMaskRCNN:
@@ -56,7 +59,7 @@ class SiameseMaskRCNN:
         self.model_dir = str(model_dir)
         self._tensors, self._graphs, self.predictor = {}, {}, None
         if mode == "training":
-            with devices.device_scope(config.GPU_COUNT):
+            with distribution.device_scope(config.GPU_COUNT):
                 self._layers = network.build_layers(config)
                 self.keras_model = build_training_model(config, self._layers, seed=seed)
         else:
@@ -106,13 +109,11 @@ class SiameseMaskRCNN:
         """
         trainer = self.trainer(seed=seed, keep=keep)
         stage = Stage(epochs, layers, learning_rate)
-        training.train_on_dataset(
-            trainer, [stage], train_dataset, val_dataset, augmentation=augmentation, workers=workers
-        )
+        train_on_dataset(trainer, [stage], train_dataset, val_dataset, augmentation=augmentation, workers=workers)
         self.epoch = max(self.epoch, epochs)
 
     def trainer(self, *, seed=0, keep=3, save_every=250, stop=None, resume=False, fixed=None):
-        """A training.Trainer of this model, which writes to `log_dir` and begins at `epoch`.
+        """A trainer.Trainer of this model, which writes to `log_dir` and begins at `epoch`.
 
         Args:
             seed: of samples and rois.
@@ -120,23 +121,26 @@ class SiameseMaskRCNN:
             save_every: steps between checkpoints within an epoch.
             stop: threading.Event; once it is set, the run saves and stops.
             resume: go on where the run in `log_dir` stopped, with its weights.
-            fixed: see `training.TrainingSettings`.
+            fixed: see `trainer.TrainingSettings`.
 
         Raises:
             RuntimeError: not in training mode.
             ValueError: `log_dir` holds a run of more epochs, or with `resume` none.
         """
         self._require("training")
-        config, folder = self.config, RunFolder(self.log_dir, self._layers, keep=keep, writes=devices.is_chief())
+        config, folder = (
+            self.config,
+            CheckpointManager(self.log_dir, self._layers, keep=keep, writes=distribution.is_chief()),
+        )
         settled = {name: value for name, value in config.to_dict().items() if name not in _FREE_SETTINGS}
-        settings = training.TrainingSettings(
+        settings = TrainingSettings(
             config.STEPS_PER_EPOCH,
             config.VALIDATION_STEPS,
             save_every=save_every,
             seed=seed,
             fixed=settled | (fixed or {}),
         )
-        trainer = training.Trainer(self.keras_model, self._layers, config, folder, settings, stop=stop)
+        trainer = Trainer(self.keras_model, self._layers, config, folder, settings, stop=stop)
         if resume:
             trainer.resume()
         else:
@@ -260,18 +264,18 @@ class SiameseMaskRCNN:
             exclude: layer names, or regular expressions for them, that keep the values they have.
 
         Returns:
-            weights.LoadReport: what was loaded, missing, unused.
+            loading.LoadReport: what was loaded, missing, unused.
 
         Raises:
             ValueError: the file cannot be read or does not fit; the model is left as it was.
         """
-        report = weights.load_weights(self._layers, filepath, exclude=exclude or ())
+        report = loading.load_weights(self._layers, filepath, exclude=exclude or ())
         self.epoch = 0
         return report
 
     def load_imagenet_weights(self, pretraining="imagenet-1k", weights_path=None):
         """Load a backbone: `weights_path`, or imagenet-1k, imagenet-771 or imagenet-687 from CHECKPOINT_DIR."""
-        path = weights_path or known_weights.find_weights(pretraining, self.config.CHECKPOINT_DIR)
+        path = weights_path or pretrained.find_weights(pretraining, self.config.CHECKPOINT_DIR)
         return self.load_weights(path)
 
     def load_checkpoint(self, weights_path, training_schedule=None, verbose=1):
@@ -297,7 +301,7 @@ class SiameseMaskRCNN:
 
     def save_weights(self, filepath):
         """Write all weights to a legacy .h5 file that the original reads too."""
-        weights.save_weights(self._layers, filepath)
+        loading.save_weights(self._layers, filepath)
 
     def find_last(self):
         """Path of the checkpoint of the last epoch in log_dir.
@@ -331,24 +335,6 @@ class SiameseMaskRCNN:
         names = select_layers((keras_model or self._layers).layers, layer_regex)
         if verbose:
             _log.info("%slayers that train: %s", " " * indent, ", ".join(names))
-
-
-def log_dir_of(config, model_dir):
-    """The log directory of a configuration: model_dir / siamese_{MODEL}_{NAME}_{EXPERIMENT}, in lower case."""
-    return Path(model_dir) / f"siamese_{config.MODEL}_{config.NAME}_{config.EXPERIMENT}".lower()
-
-
-def find_last_checkpoint(log_dir):
-    """Path of the `siamese_mrcnn_{epoch:04d}.h5` of the last epoch in `log_dir`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    folder = Path(log_dir)
-    found = sorted(path for path in folder.glob("*.h5") if _CHECKPOINT.fullmatch(path.name))
-    if not found:
-        raise ValueError(f"{folder}: no checkpoint siamese_mrcnn_####.h5 in it")
-    return str(found[-1])
 
 
 def shift_detections(outputs, windows_norm, rng):

@@ -14,9 +14,12 @@ import zipfile
 import keras
 import numpy as np
 
-from . import molding, network, weights
-from .boxes import norm_boxes, pyramid_anchors
-from .files import atomic_path
+from .data import molding
+from .io.files import atomic_path
+from .modeling import network
+from .ops.anchors import pyramid_anchors
+from .ops.boxes import norm_boxes
+from .weights import loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +114,9 @@ class SiamesePredictor:
                 )
 
     def load_weights(self, path, *, exclude=()):
-        """Load a weight file; returns the `weights.LoadReport`. A scene that was set is forgotten."""
+        """Load a weight file; returns the `loading.LoadReport`. A scene that was set is forgotten."""
         self._scene = None
-        return weights.load_weights(self.layers, path, exclude=exclude)
+        return loading.load_weights(self.layers, path, exclude=exclude)
 
     def set_image(self, image):
         """Encode the scene that `detect` is to search: uint8 [height, width, RGB]."""

@@ -36,7 +36,7 @@ def write_tree(root, *, subset="val", year="2017", num_images=4, first_id=10, se
 
 def load(root, *, subset="train", subsubset=None, val_images=2):
     """A subset of a tree as an IndexedCocoDataset, ready for use."""
-    from siamese_mrcnn_tf.dataset import IndexedCocoDataset
+    from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset
 
     dataset = IndexedCocoDataset()
     dataset.load_coco(root, subset, subsubset=subsubset, val_images=val_images)

@@ -29,7 +29,7 @@ MICRO = {
     "MASK_HEAD_CHANNELS": 16,
     "RPN_ANCHOR_SCALES": (8, 16, 24, 32, 48),
     "TRAIN_ROIS_PER_IMAGE": 12,
-    "JITTERED_ROIS": 4,
+    "NUM_JITTERED_GT_ROIS": 4,
     "TRAIN_BN": None,  # random weights bring no statistics
     "OPTIMIZER": "sgd",
 }

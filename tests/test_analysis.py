@@ -12,8 +12,8 @@ import pycocotools.mask as coco_mask
 import pytest
 from pycocotools.cocoeval import COCOeval
 
-from siamese_mrcnn_tf import analysis
-from siamese_mrcnn_tf.annotations import annotation_rle, coco_object
+from siamese_mrcnn_tf.data.annotations import annotation_rle, coco_object
+from siamese_mrcnn_tf.evaluation import analysis
 
 SIZE = (96, 128)
 IMAGES, CATEGORIES = range(1, 13), [3, 7, 18]

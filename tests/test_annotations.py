@@ -8,7 +8,8 @@ import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
 
-from siamese_mrcnn_tf import annotations, files
+from siamese_mrcnn_tf.data import annotations
+from siamese_mrcnn_tf.io import files
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import augmentation, boxes
+from siamese_mrcnn_tf.data import augmentation
+from siamese_mrcnn_tf.ops import boxes
 
 SHAPE = (160, 240)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from siamese_mrcnn_tf import backbone
-from siamese_mrcnn_tf.backbone import BatchNorm
 from siamese_mrcnn_tf.config import Config, TinyConfig
+from siamese_mrcnn_tf.modeling import backbone
+from siamese_mrcnn_tf.modeling.backbone import BatchNorm
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 NARROW = {"BACKBONE_STEM_WIDTH": 4, "BACKBONE_WIDTHS": (4, 6, 8, 10), "BACKBONE_BOTTLENECK": 2}

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf import IndexedCocoDataset
-from siamese_mrcnn_tf.baselines import RandomBoxes, shifted_mask
-from siamese_mrcnn_tf.boxes import extract_bboxes
-from siamese_mrcnn_tf.evaluation import evaluate
-from siamese_mrcnn_tf.evaluation_queries import Query
+from siamese_mrcnn_tf.evaluation.protocol import evaluate
+from siamese_mrcnn_tf.evaluation.queries import Query, RandomBoxes, shifted_mask
+from siamese_mrcnn_tf.ops.boxes import extract_bboxes
 
 
 @pytest.fixture

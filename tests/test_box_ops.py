@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from siamese_mrcnn_tf import box_ops, boxes
+from siamese_mrcnn_tf.ops import box_ops, boxes
 
 
 def tensor(values):
@@ -104,14 +104,14 @@ def test_overlaps_of_no_boxes():
     assert box_ops.overlaps_graph(ops.zeros((2, 0, 4)), ops.zeros((2, 3, 4))).shape == (2, 0, 3)
 
 
-# ---- gather_rows -------------------------------------------------------------------------------------------------
+# ---- gather_batched -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("tail", [(), (4,), (2, 3)])
 def test_gather_rows(tail):
     values = np.arange(3 * 5 * math.prod(tail), dtype=np.float32).reshape(3, 5, *tail)
     indices = np.array([[4, 0], [1, 1], [2, 3]])
-    found = array(box_ops.gather_rows(tensor(values), ops.convert_to_tensor(indices)))
+    found = array(box_ops.gather_batched(tensor(values), ops.convert_to_tensor(indices)))
     np.testing.assert_array_equal(found, np.stack([values[image, indices[image]] for image in range(3)]))
 
 
 def test_gather_no_rows():
-    assert box_ops.gather_rows(ops.zeros((2, 5, 4)), ops.zeros((2, 0), "int32")).shape == (2, 0, 4)
+    assert box_ops.gather_batched(ops.zeros((2, 5, 4)), ops.zeros((2, 0), "int32")).shape == (2, 0, 4)

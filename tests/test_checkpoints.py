@@ -8,8 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import TinyConfig, checkpoints, files
-from siamese_mrcnn_tf.checkpoints import RunFolder, RunState, best_epoch, resolve_run
+from siamese_mrcnn_tf import TinyConfig
+from siamese_mrcnn_tf.io import files
+from siamese_mrcnn_tf.training import checkpoints
+from siamese_mrcnn_tf.training.checkpoints import CheckpointManager, TrainerState, best_epoch, resolve_run
 
 
 @pytest.fixture
@@ -33,14 +35,14 @@ def open_folder(tmp_path):
 
     def open_it(keep=2, **options):
         layers = types.SimpleNamespace(name="layers")
-        return RunFolder(tmp_path / "run", layers, keep=keep, **{"save_legacy": save_legacy, **options})
+        return CheckpointManager(tmp_path / "run", layers, keep=keep, **{"save_legacy": save_legacy, **options})
 
     return open_it
 
 
 def finish_epochs(folder, model, val_losses, state=None):
     """Save an epoch for each validation loss; None: not validated."""
-    state = state or RunState()
+    state = state or TrainerState()
     for loss in val_losses:
         row = {"epoch": state.epoch + 1, "learning_rate": 0.1, "loss": 1.5}
         state.history.append(row if loss is None else row | {"val_loss": loss})
@@ -91,7 +93,7 @@ def test_keep_is_checked(open_folder):
 
 
 def test_checkpoints_within_an_epoch_replace_each_other(open_folder, model):
-    folder, state = open_folder(), RunState(settings={"seed": 3})
+    folder, state = open_folder(), TrainerState(settings={"seed": 3})
     for step in (2, 4):
         state.step = step
         folder.save_within_epoch(model, state)
@@ -134,14 +136,14 @@ def test_only_what_the_run_wrote_is_removed(open_folder, model):
     foreign = {"siamese_mrcnn_0001.h5", "siamese_mrcnn_0160.h5", "best.h5", "notes.txt", "siamese_mrcnn_0002.h5.bak"}
     for name in foreign:
         (folder.path / name).write_text("mine")
-    state = RunState(epoch=1)  # begun from the first epoch of another run: it is not in the history
+    state = TrainerState(epoch=1)  # begun from the first epoch of another run: it is not in the history
     finish_epochs(folder, model, [3.0, 2.0, 1.0], state)
     assert names_in(folder) == names_of(4) | foreign
     assert all((folder.path / name).read_text() == "mine" for name in foreign)
 
 
 def test_the_weights_come_back_with_the_optimizer(open_folder, model):
-    folder, state = open_folder(), RunState()
+    folder, state = open_folder(), TrainerState()
     weight, momentum = model.trainable_variables[0], model.optimizer.momentums[0]
     weight.assign([[2.5]])
     momentum.assign([[-0.5]])
@@ -197,7 +199,7 @@ def test_a_state_finds_its_weights_after_a_stop_at_any_moment(
         elif stopped_in == "save_weights":
             patch.setattr(model, "save_weights", stop)
         elif stopped_in == "clean_up":
-            patch.setattr(RunFolder, "_clean_up", stop)
+            patch.setattr(CheckpointManager, "_clean_up", stop)
         else:
             patch.setattr(files, stopped_in, stop)
         state = folder.load_state()
@@ -244,7 +246,7 @@ def test_weights_that_are_not_finite_are_refused(open_folder, model, value, fini
 def test_refused_before_anything_was_saved(open_folder, model):
     model.trainable_variables[0].assign([[np.nan]])
     with pytest.raises(RuntimeError, match="the last good checkpoint: none yet"):
-        open_folder().save_within_epoch(model, RunState())
+        open_folder().save_within_epoch(model, TrainerState())
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -312,4 +314,4 @@ def test_folders_without_and_with_a_run(open_folder, model, tmp_path):
         checkpoints.refuse_run(folder.path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file is a file"):
-        RunFolder(tmp_path / "file" / "run", None, keep=1)
+        CheckpointManager(tmp_path / "file" / "run", None, keep=1)

@@ -332,12 +332,12 @@ def test_debug_shows_the_traceback(coco, pictures):
 
 
 def test_backbone_weights_cannot_detect(run, pictures, tiny_model, tmp_path):
-    from siamese_mrcnn_tf import weights
+    from siamese_mrcnn_tf.weights import loading
 
     class Backbone:
         layers = [tiny_model.predictor.layers.resnet_model]
 
-    weights.save_weights(Backbone, tmp_path / "imagenet.h5")
+    loading.save_weights(Backbone, tmp_path / "imagenet.h5")
     arguments = ("--image", pictures / "scene.png", "--reference", pictures / "crop.png", "--out", pictures / "out")
     code, _, errors = run("predict", "--model", tmp_path / "imagenet.h5", "--config", "tiny", *arguments)
     assert code == 2 and "cannot detect" in errors and "fpn_c5p5" in errors

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import seeded
 
-from siamese_mrcnn_tf import augmentation, data_generator, molding
-from siamese_mrcnn_tf import dataset as ds
-from siamese_mrcnn_tf.boxes import compute_overlaps, extract_bboxes, pyramid_anchors
 from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
-from siamese_mrcnn_tf.data_generator import SampleMaker, build_rpn_targets, load_image_gt, make_batch
+from siamese_mrcnn_tf.data import augmentation, data_generator, dataset, resize
+from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate, load_image_gt
+from siamese_mrcnn_tf.data.references import cut_reference
+from siamese_mrcnn_tf.data.rpn_targets import build_rpn_targets
+from siamese_mrcnn_tf.ops.anchors import pyramid_anchors
+from siamese_mrcnn_tf.ops.boxes import compute_overlaps, extract_bboxes
 
 ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of scenes, and of coco_tree's categories 3, 7, 18
 CATEGORY = {ELLIPSE: 3, RECTANGLE: 7, TRIANGLE: 18}
@@ -26,7 +28,7 @@ RECORDED_SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # seed, heig
 TOP = 16  # rows of padding above coco_tree's pictures of 96 x 128 in a scene of TinyConfig
 
 TINY = TinyConfig().replace(  # its samples as the original's are
-    QUERIES_PER_IMAGE=1, RPN_POSITIVE_IOU=0.7, WITH_OTHER_CLASSES=False
+    QUERIES_PER_IMAGE=1, RPN_POSITIVE_IOU=0.7, USE_HARD_NEGATIVES=False
 )
 
 needs_shared = pytest.mark.skipif(
@@ -34,7 +36,7 @@ needs_shared = pytest.mark.skipif(
 )
 
 
-class Scenes(ds.Dataset):
+class Scenes(dataset.Dataset):
     """Pictures and masks given as arrays: a list of (image, masks, class_ids)."""
 
     def __init__(self, scenes):
@@ -315,9 +317,9 @@ def test_no_anchors():
     assert targets_of(np.zeros((0, 4)), [[0, 0, 10, 10]])[0] == []
 
 
-# ---- SampleMaker -------------------------------------------------------------------------------------------------
+# ---- TrainingSamples -------------------------------------------------------------------------------------------------
 def load(root, active=None):
-    data = ds.IndexedCocoDataset()
+    data = dataset.IndexedCocoDataset()
     data.load_coco(root, "val")
     data.prepare()
     data.build_indices()
@@ -370,13 +372,13 @@ def padded(image):
 
 def test_a_sample_by_hand(tmp_path, content):
     data = load(tmp_path, [RECTANGLE])
-    maker = SampleMaker(data, TINY)
+    maker = TrainingSamples(data, TINY)
     sample = sample_of(maker, 0)
     assert (sample.image_id, sample.class_id) == (0, RECTANGLE)
     assert sample.references in ([(0, 1)], [(1, 0)])
     np.testing.assert_array_equal(sample.image, padded(data.load_image(0)))
     assert sample.image_meta.tolist() == [10, 96, 128, 3, 128, 128, 3, 16, 0, 112, 128, 1, 1, 1]
-    np.testing.assert_array_equal(sample.targets, [ds.cut_reference(data, TINY, *sample.references[0])])
+    np.testing.assert_array_equal(sample.targets, [cut_reference(data, TINY, *sample.references[0])])
     assert sample.gt_class_ids.tolist() == [1] and sample.gt_boxes.tolist() == [[20 + TOP, 72, 60 + TOP, 120]]
     assert sample.gt_masks.shape == (56, 56, 1) and sample.gt_masks.all()
     assert (sample.image.dtype, sample.targets.dtype, sample.gt_masks.dtype) == (np.uint8, np.uint8, bool)
@@ -384,7 +386,7 @@ def test_a_sample_by_hand(tmp_path, content):
 
 
 def test_rpn_targets_of_a_sample(tmp_path, content):
-    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TINY)
+    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
     sample = sample_of(maker, 0)
     assert sample.rpn_match.shape == (len(maker.anchors),) and sample.rpn_bbox.shape == (64, 4)
     overlaps = compute_overlaps(maker.anchors, sample.gt_boxes)[:, 0]
@@ -396,9 +398,9 @@ def test_rpn_targets_of_a_sample(tmp_path, content):
 
 
 def test_a_sample_is_the_same_whatever_was_asked_before(tmp_path, data):
-    maker = SampleMaker(data, TINY, seed=3)
+    maker = TrainingSamples(data, TINY, seed=3)
     samples = [maker(number) for number in range(9)]
-    other = SampleMaker(load(tmp_path), TINY, seed=3)
+    other = TrainingSamples(load(tmp_path), TINY, seed=3)
     for number in (7, 0, 4, 8, 1, 7):
         assert_same(other(number), samples[number])
     assert_same(maker(2), samples[2])
@@ -406,17 +408,17 @@ def test_a_sample_is_the_same_whatever_was_asked_before(tmp_path, data):
 
 def test_draws_do_not_depend_on_the_other_images_of_the_set(tmp_path, content):
     """Image ids are places in the set, and shift; COCO ids do not."""
-    whole = sample_of(SampleMaker(load(tmp_path, [TRIANGLE]), TINY), 1)
+    whole = sample_of(TrainingSamples(load(tmp_path, [TRIANGLE]), TINY), 1)
     content["images"] = content["images"][1:]
     content["annotations"] = content["annotations"][3:]
-    shifted = sample_of(SampleMaker(reload(tmp_path, content, [TRIANGLE]), TINY), 0)
+    shifted = sample_of(TrainingSamples(reload(tmp_path, content, [TRIANGLE]), TINY), 0)
     assert (whole.image_id, shifted.image_id) == (1, 0)
     for name in ("image", "image_meta", "targets", "rpn_match", "rpn_bbox", "gt_boxes"):
         np.testing.assert_array_equal(getattr(shifted, name), getattr(whole, name), err_msg=name)
 
 
 def test_samples_differ_with_seed_and_pass(data):
-    makers = [SampleMaker(data, TINY, seed=seed) for seed in (0, 1)]
+    makers = [TrainingSamples(data, TINY, seed=seed) for seed in (0, 1)]
     first, other = (choices(maker, 12) for maker in makers)
     assert first != other
     assert [image for image, _, _ in first] != [image for image, _, _ in other]
@@ -428,7 +430,7 @@ def test_samples_differ_with_seed_and_pass(data):
 
 def test_a_pass_visits_each_image_once(tmp_path):
     coco_tree.write_tree(tmp_path, num_images=8)  # the last one has no annotations
-    maker = SampleMaker(load(tmp_path), TINY)
+    maker = TrainingSamples(load(tmp_path), TINY)
     assert maker.image_ids.tolist() == list(range(7))
     orders = [[maker.image_of(number) for number in range(7 * run, 7 * run + 7)] for run in range(5)]
     assert all(sorted(order) == list(range(7)) for order in orders)
@@ -438,20 +440,20 @@ def test_a_pass_visits_each_image_once(tmp_path):
 
 
 def test_without_shuffling_images_come_in_their_order(data):
-    maker = SampleMaker(data, TINY, shuffle=False)
+    maker = TrainingSamples(data, TINY, shuffle=False)
     assert [maker.image_of(number) for number in range(7)] == [0, 1, 2, 0, 1, 2, 0]
     assert maker(4).image_id == 1
 
 
 def test_every_class_of_an_image_is_searched_for(data):
-    maker = SampleMaker(data, TINY)
+    maker = TrainingSamples(data, TINY)
     assert maker.class_ids == [ELLIPSE, RECTANGLE, TRIANGLE]
     found = {image: {sample_of(maker, image, run).class_id for run in range(12)} for image in range(3)}
     assert found == {0: {ELLIPSE, RECTANGLE}, 1: {RECTANGLE, TRIANGLE}, 2: {ELLIPSE, TRIANGLE}}
 
 
 def test_only_the_instances_of_the_class_are_ground_truth(data):
-    maker = SampleMaker(data, TINY)
+    maker = TrainingSamples(data, TINY)
     for number in range(12):
         sample = maker(number)
         (index,) = data.instances_of(sample.image_id, sample.class_id)
@@ -465,8 +467,8 @@ def test_only_the_instances_of_the_class_are_ground_truth(data):
 
 def test_objects_of_other_trained_classes_can_come_too(data):
     """After those of the class, as background: crowds and classes that are held out do not."""
-    config = TINY.replace(WITH_OTHER_CLASSES=True)
-    maker, alone = SampleMaker(data, config), SampleMaker(data, TINY)
+    config = TINY.replace(USE_HARD_NEGATIVES=True)
+    maker, alone = TrainingSamples(data, config), TrainingSamples(data, TINY)
     for number in range(9):
         sample, plain = maker(number), alone(number)
         [other] = set(data.image_category_index[sample.image_id]) - {sample.class_id}
@@ -478,18 +480,18 @@ def test_objects_of_other_trained_classes_can_come_too(data):
         np.testing.assert_array_equal(sample.rpn_match, plain.rpn_match)
         np.testing.assert_array_equal(sample.rpn_bbox, plain.rpn_bbox)
     data.ACTIVE_CLASSES = np.array([RECTANGLE])
-    held_out = SampleMaker(data, config)
+    held_out = TrainingSamples(data, config)
     assert all(held_out(number).gt_class_ids.tolist() == [1] for number in range(4))
 
 
 def test_crowds_of_the_class_are_neutral(tmp_path, content):
     content["annotations"][1]["category_id"] = CATEGORY[TRIANGLE]  # in image 0, with the crowd
-    maker = SampleMaker(reload(tmp_path, content, [TRIANGLE]), TINY)
+    maker = TrainingSamples(reload(tmp_path, content, [TRIANGLE]), TINY)
     sample = sample_of(maker, 0)
     assert sample.gt_class_ids.tolist() == [1, -1]
     assert sample.gt_boxes.tolist() == [[20 + TOP, 72, 60 + TOP, 120], [88 + TOP, 0, 96 + TOP, 128]]
     config = TINY.replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
-    match = sample_of(SampleMaker(maker.dataset, config), 0).rpn_match
+    match = sample_of(TrainingSamples(maker.dataset, config), 0).rpn_match
     near_crowd = compute_overlaps(maker.anchors, sample.gt_boxes[1:])[:, 0] >= 0.001
     best = compute_overlaps(maker.anchors, sample.gt_boxes[:1])[:, 0]
     assert not (match[near_crowd] == -1).any()
@@ -499,7 +501,7 @@ def test_crowds_of_the_class_are_neutral(tmp_path, content):
 
 def test_crowds_of_other_classes_are_background(tmp_path, content):
     config = TINY.replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
-    maker = SampleMaker(load(tmp_path, [RECTANGLE]), config)
+    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), config)
     crowd = padded(maker.dataset.instance_mask(0, 2)[..., None])
     sample = sample_of(maker, 0)
     near_crowd = compute_overlaps(maker.anchors, extract_bboxes(crowd))[:, 0] > 0.1
@@ -508,13 +510,13 @@ def test_crowds_of_other_classes_are_background(tmp_path, content):
 
 
 def test_held_out_classes_do_not_exist(tmp_path, content):
-    maker = SampleMaker(load(tmp_path, [ELLIPSE]), TINY)
+    maker = TrainingSamples(load(tmp_path, [ELLIPSE]), TINY)
     assert maker.image_ids.tolist() == [0, 2] and maker.class_ids == [ELLIPSE]
     for number in range(8):
         sample = maker(number)
         assert sample.class_id == ELLIPSE and sample.references in ([(0, 0)], [(2, 1)])
         assert len(sample.gt_boxes) == 1
-    maker = SampleMaker(load(tmp_path, [TRIANGLE, ELLIPSE]), TINY)
+    maker = TrainingSamples(load(tmp_path, [TRIANGLE, ELLIPSE]), TINY)
     assert maker.image_ids.tolist() == [0, 1, 2]
     found = choices(maker, 24)
     assert {(image, class_id) for image, class_id, _ in found} == {(0, 1), (1, 3), (2, 1), (2, 3)}
@@ -523,33 +525,33 @@ def test_held_out_classes_do_not_exist(tmp_path, content):
 
 
 def test_several_references(data):
-    maker = SampleMaker(data, TINY.replace(NUM_TARGETS=3))
+    maker = TrainingSamples(data, TINY.replace(NUM_TARGETS=3))
     several = 0
     for number in range(6):
         sample = maker(number)
         assert sample.targets.shape == (3, 64, 64, 3) and len(sample.references) == 3
-        cut = [ds.cut_reference(data, TINY, *reference) for reference in sample.references]
+        cut = [cut_reference(data, TINY, *reference) for reference in sample.references]
         np.testing.assert_array_equal(sample.targets, cut)
         several += len(set(sample.references)) > 1
     assert several
-    one_shot = SampleMaker(data, TINY)
+    one_shot = TrainingSamples(data, TINY)
     assert one_shot(4).references == maker(4).references[:1]  # shots do not depend on each other
 
 
 def test_whole_masks(data):
-    maker = SampleMaker(data, TINY.replace(USE_MINI_MASK=False))
-    sample, mini = maker(0), SampleMaker(data, TINY)(0)
+    maker = TrainingSamples(data, TINY.replace(USE_MINI_MASK=False))
+    sample, mini = maker(0), TrainingSamples(data, TINY)(0)
     (index,) = data.instances_of(sample.image_id, sample.class_id)
     assert sample.gt_masks.dtype == bool
     np.testing.assert_array_equal(sample.gt_masks, padded(data.instance_mask(sample.image_id, index)[..., None]))
-    expected = molding.minimize_mask(sample.gt_boxes, sample.gt_masks, (56, 56))
+    expected = resize.minimize_mask(sample.gt_boxes, sample.gt_masks, (56, 56))
     np.testing.assert_array_equal(mini.gt_masks, expected)
     assert 0 < expected.mean() <= 1
 
 
 def test_scenes_are_resized_as_the_configuration_says(data):
     config = TINY.replace(IMAGE_MIN_DIM=192, IMAGE_MAX_DIM=256, USE_MINI_MASK=False)
-    sample = SampleMaker(data, config)(0)
+    sample = TrainingSamples(data, config)(0)
     assert sample.image.shape == (256, 256, 3) and sample.gt_masks.shape == (256, 256, 1)
     assert sample.image_meta[7:12].tolist() == [32, 0, 224, 256, 2]
     np.testing.assert_array_equal(sample.gt_boxes, extract_bboxes(sample.gt_masks))
@@ -557,14 +559,14 @@ def test_scenes_are_resized_as_the_configuration_says(data):
     assert colour.max() > 180 and colour.min() < 60  # pure, as coco_tree paints objects
 
 
-# ---- SampleMaker: several queries of an image --------------------------------------------------------------------
+# ---- TrainingSamples: several queries of an image --------------------------------------------------------------------
 PAIRS = TINY.replace(QUERIES_PER_IMAGE=2)
 
 
 def test_queries_of_an_image_are_for_different_classes(data):
     """Of the same scene, the first of them what a sample would be that has the image to itself."""
-    maker = SampleMaker(data, PAIRS.replace(USE_MINI_MASK=False), augmentation=augmentation.fliplr(0.5))
-    single = SampleMaker(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
+    maker = TrainingSamples(data, PAIRS.replace(USE_MINI_MASK=False), augmentation=augmentation.fliplr(0.5))
+    single = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
     for place in range(9):
         first, second = maker(2 * place), maker(2 * place + 1)
         assert_same(first, single(place))
@@ -581,9 +583,9 @@ def test_queries_of_an_image_are_for_different_classes(data):
 
 def test_queries_of_an_image_with_one_class_differ_in_their_references(tmp_path):
     content = coco_tree.write_tree(tmp_path, num_images=8)
-    maker = SampleMaker(load(tmp_path, [RECTANGLE]), PAIRS.replace(NUM_TARGETS=2))
+    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), PAIRS.replace(NUM_TARGETS=2))
     assert len(content["annotations"]) > 8  # rectangles to choose from
-    single = SampleMaker(maker.dataset, TINY.replace(NUM_TARGETS=4))
+    single = TrainingSamples(maker.dataset, TINY.replace(NUM_TARGETS=4))
     pairs = [(maker(2 * place), maker(2 * place + 1)) for place in range(len(maker.image_ids))]
     for place, (first, second) in enumerate(pairs):
         assert first.class_id == second.class_id == RECTANGLE
@@ -594,7 +596,7 @@ def test_queries_of_an_image_with_one_class_differ_in_their_references(tmp_path)
 
 
 def test_a_pass_with_several_queries_visits_each_image_once(data):
-    maker = SampleMaker(data, TINY.replace(QUERIES_PER_IMAGE=3))
+    maker = TrainingSamples(data, TINY.replace(QUERIES_PER_IMAGE=3))
     for run in range(2):
         order = [maker.image_of(number) for number in range(9 * run, 9 * run + 9)]
         assert sorted(order[::3]) == [0, 1, 2] and order == np.repeat(order[::3], 3).tolist()
@@ -605,24 +607,24 @@ def test_a_pass_with_several_queries_visits_each_image_once(data):
         def failing(image, masks, rng):
             raise ZeroDivisionError("of the augmenter")
 
-        SampleMaker(data, TINY.replace(QUERIES_PER_IMAGE=3), augmentation=failing)(5)
+        TrainingSamples(data, TINY.replace(QUERIES_PER_IMAGE=3), augmentation=failing)(5)
 
 
 def test_queries_in_a_row_that_show_several_scenes_are_refused(data):
-    maker = SampleMaker(data, PAIRS)
+    maker = TrainingSamples(data, PAIRS)
     samples = [maker(number) for number in range(4)]
-    assert len(make_batch(samples, PAIRS)["input_image"]) == 4
+    assert len(collate(samples, PAIRS)["input_image"]) == 4
     message = "samples 2 and 3 of a batch differ in their scene, but QUERIES_PER_IMAGE = 2"
     with pytest.raises(ValueError, match=message):
-        make_batch([*samples[:3], samples[0]], PAIRS)
+        collate([*samples[:3], samples[0]], PAIRS)
 
 
-# ---- SampleMaker: crops ------------------------------------------------------------------------------------------
+# ---- TrainingSamples: crops ------------------------------------------------------------------------------------------
 @pytest.fixture
 def crops(tmp_path, content):
     """Rectangles in random parts of 128 x 128 pixels of pictures scaled to 128 x 171."""
     config = TINY.replace(IMAGE_RESIZE_MODE="crop", IMAGE_MIN_DIM=128, USE_MINI_MASK=False)
-    return SampleMaker(load(tmp_path, [RECTANGLE]), config)
+    return TrainingSamples(load(tmp_path, [RECTANGLE]), config)
 
 
 def test_cropped_scenes(crops):
@@ -638,13 +640,13 @@ def test_cropped_scenes(crops):
     assert_same(sample_of(crops, 0, 5), samples[5])
 
 
-# ---- SampleMaker: augmentation -----------------------------------------------------------------------------------
+# ---- TrainingSamples: augmentation -----------------------------------------------------------------------------------
 WHOLE_MASKS = TINY.replace(USE_MINI_MASK=False)
 
 
 def test_flips_move_image_masks_and_boxes_together(data):
-    plain = SampleMaker(data, WHOLE_MASKS)
-    flipped = SampleMaker(data, WHOLE_MASKS, augmentation=augmentation.fliplr(1.0))
+    plain = TrainingSamples(data, WHOLE_MASKS)
+    flipped = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(1.0))
     for number in range(3):
         sample, mirrored = plain(number), flipped(number)
         np.testing.assert_array_equal(mirrored.image, sample.image[:, ::-1])
@@ -659,15 +661,15 @@ def test_flips_move_image_masks_and_boxes_together(data):
 
 
 def test_augmentation_depends_on_the_sample_alone(data):
-    maker = SampleMaker(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
+    maker = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
     samples = [maker(number) for number in range(18)]
-    again = SampleMaker(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
+    again = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
     for number in (11, 3):
         assert_same(again(number), samples[number])
     plain = {sample.image_id: padded(data.load_image(sample.image_id)) for sample in samples}
     flipped = [not np.array_equal(sample.image, plain[sample.image_id]) for sample in samples]
     assert 3 <= sum(flipped) <= 15
-    other = SampleMaker(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5), seed=1)
+    other = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5), seed=1)
     others = [not np.array_equal(sample.image, plain[sample.image_id]) for sample in map(other, range(18))]
     by_image = [sorted(zip([s.image_id for s in samples], flags, strict=True)) for flags in (flipped, others)]
     assert by_image[0] != by_image[1]
@@ -679,20 +681,20 @@ def test_instances_that_an_augmentation_moves_out(data, caplog):
     def emptied(image, masks, rng):
         return image // 2, np.zeros_like(masks)
 
-    maker = SampleMaker(data, TINY, augmentation=emptied)
+    maker = TrainingSamples(data, TINY, augmentation=emptied)
     sample = sample_of(maker, 1)
     np.testing.assert_array_equal(sample.image, padded(data.load_image(1)) // 2)
     assert len(sample.gt_boxes) == 0 and "000000000020.png: none of its instances has a pixel left" in caplog.text
 
 
-# ---- SampleMaker: what is hardly there ---------------------------------------------------------------------------
+# ---- TrainingSamples: what is hardly there ---------------------------------------------------------------------------
 HALF = TINY.replace(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)  # in which a single pixel may vanish
 PIXEL = square(40, 64, 41, 65)  # vanishes in HALF
 
 
 def test_a_class_with_one_instance_is_its_own_reference(tmp_path, content):
     content["annotations"] = [a for a in content["annotations"] if a["id"] not in (103, 104)]
-    maker = SampleMaker(reload(tmp_path, content, [RECTANGLE]), TINY)
+    maker = TrainingSamples(reload(tmp_path, content, [RECTANGLE]), TINY)
     assert maker.image_ids.tolist() == [0]
     for number in range(3):
         assert maker(number).references == [(0, 1)] and len(maker(number).gt_boxes) == 1
@@ -702,7 +704,7 @@ def test_an_image_whose_instance_vanishes_is_background(tmp_path, content, caplo
     content["annotations"] = content["annotations"][1:2] + content["annotations"][3:]
     content["annotations"][0]["segmentation"] = PIXEL
     data = reload(tmp_path, content)
-    maker = SampleMaker(data, HALF)
+    maker = TrainingSamples(data, HALF)
     assert maker.image_ids.tolist() == [0, 1, 2]
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
@@ -715,13 +717,13 @@ def test_an_image_whose_instance_vanishes_is_background(tmp_path, content, caplo
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 1  # once an image
     assert "000000000010.png: none of its instances has a pixel left" in messages[0]
-    batch = make_batch(samples, HALF)
+    batch = collate(samples, HALF)
     assert not batch["input_gt_class_ids"].any() and not batch["input_gt_masks"].any()
 
 
 def test_another_class_is_tried_where_one_vanishes(tmp_path, content, caplog):
     content["annotations"][1]["segmentation"] = PIXEL
-    maker = SampleMaker(reload(tmp_path, content), HALF)
+    maker = TrainingSamples(reload(tmp_path, content), HALF)
     samples = [sample_of(maker, 0, run) for run in range(8)]
     assert {sample.class_id for sample in samples} == {ELLIPSE}
     assert all(len(sample.gt_boxes) == 1 for sample in samples) and not caplog.records
@@ -729,14 +731,14 @@ def test_another_class_is_tried_where_one_vanishes(tmp_path, content, caplog):
 
 def test_instances_that_vanish_are_not_ground_truth(tmp_path, content):
     content["annotations"].append(content["annotations"][1] | {"id": 200, "segmentation": PIXEL})
-    maker = SampleMaker(reload(tmp_path, content, [RECTANGLE]), HALF)
+    maker = TrainingSamples(reload(tmp_path, content, [RECTANGLE]), HALF)
     sample = sample_of(maker, 0)
     assert sample.gt_class_ids.tolist() == [1] and sample.gt_boxes[0].tolist() != [0, 0, 0, 0]
 
 
 def test_an_image_of_crowds_is_left_out(tmp_path, content):
     content["annotations"] = content["annotations"][2:]
-    maker = SampleMaker(reload(tmp_path, content), TINY)
+    maker = TrainingSamples(reload(tmp_path, content), TINY)
     assert maker.image_ids.tolist() == [1, 2]
 
 
@@ -747,7 +749,7 @@ def test_classes_without_a_reference_are_dropped(tmp_path, content, caplog):
             annotation["segmentation"] = []
     data = reload(tmp_path, content)
     caplog.clear()
-    maker = SampleMaker(data, TINY)
+    maker = TrainingSamples(data, TINY)
     assert maker.class_ids == [RECTANGLE, TRIANGLE]
     (message,) = [record.getMessage() for record in caplog.records]
     assert "2 of 4 classes have no instance" in message and message.endswith(": ellipse, absent")
@@ -759,7 +761,7 @@ def test_images_of_dropped_classes_are_left_out(tmp_path, content):
     for annotation in content["annotations"]:
         if annotation["category_id"] == CATEGORY[RECTANGLE]:
             annotation["segmentation"] = []
-    maker = SampleMaker(reload(tmp_path, content), TINY)
+    maker = TrainingSamples(reload(tmp_path, content), TINY)
     assert maker.image_ids.tolist() == [0, 2]  # image 1 has a rectangle alone
 
 
@@ -776,12 +778,12 @@ def test_nothing_to_train_on(tmp_path, content, kind):
         content["images"] = [] if kind == "images" else content["images"]
     data = reload(tmp_path, content, [] if kind == "active" else None)
     with pytest.raises(ValueError, match=rf"val2017: none of its {classes} active classes has an instance"):
-        SampleMaker(data, TINY)
+        TrainingSamples(data, TINY)
 
 
 def test_seeds_are_not_negative(data):
     with pytest.raises(ValueError, match="seed = -1"):
-        SampleMaker(data, TINY, seed=-1)
+        TrainingSamples(data, TINY, seed=-1)
 
 
 def test_more_instances_than_there_is_room_for(tmp_path, content):
@@ -793,10 +795,10 @@ def test_more_instances_than_there_is_room_for(tmp_path, content):
         rectangle | {"id": 202, "segmentation": [[44, 80, 60, 64, 60, 80]]},
     ]
     data = reload(tmp_path, content, [RECTANGLE])
-    every = sample_of(SampleMaker(data, TINY), 0)
+    every = sample_of(TrainingSamples(data, TINY), 0)
     assert every.gt_class_ids.tolist() == [1, -1, 1, 1]
     config = TINY.replace(MAX_GT_INSTANCES=2)
-    maker = SampleMaker(data, config)
+    maker = TrainingSamples(data, config)
     chosen = set()
     for run in range(8):
         sample = sample_of(maker, 0, run)
@@ -809,12 +811,12 @@ def test_more_instances_than_there_is_room_for(tmp_path, content):
     limited = sample_of(maker, 0)
     np.testing.assert_array_equal(limited.rpn_match, every.rpn_match)
     np.testing.assert_array_equal(limited.rpn_bbox, every.rpn_bbox)
-    assert make_batch([limited], config)["input_gt_boxes"].shape == (1, 2, 4)
+    assert collate([limited], config)["input_gt_boxes"].shape == (1, 2, 4)
 
 
-# ---- SampleMaker: errors -----------------------------------------------------------------------------------------
+# ---- TrainingSamples: errors -----------------------------------------------------------------------------------------
 def test_a_missing_picture(tmp_path, content):
-    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TINY)
+    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
     (tmp_path / "val2017" / "000000000010.png").unlink()
     number = next(number for number in range(2) if maker.image_of(number) == 0)
     with pytest.raises(RuntimeError, match=rf"training sample {number}, image .*000000000010\.png: .*no such file"):
@@ -822,7 +824,7 @@ def test_a_missing_picture(tmp_path, content):
 
 
 def test_a_truncated_picture(tmp_path, content):
-    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TINY)
+    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
     path = tmp_path / "val2017" / "000000000020.png"
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(RuntimeError, match=r"training sample \d, image .*000000000020\.png: .*truncated") as caught:
@@ -831,7 +833,7 @@ def test_a_truncated_picture(tmp_path, content):
 
 
 def test_a_broken_reference_is_named_too(tmp_path, content):
-    maker = SampleMaker(load(tmp_path, [RECTANGLE]), TINY)
+    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
     run = next(run for run in range(20) if sample_of(maker, 0, run).references == [(1, 0)])
     (tmp_path / "val2017" / "000000000020.png").unlink()
     with pytest.raises(RuntimeError, match=r"image .*000000000010\.png: .*000000000020\.png: no such file"):
@@ -842,7 +844,7 @@ def test_an_augmentation_that_fails(data):
     def failing(image, masks, rng):
         raise ZeroDivisionError("of the augmenter")
 
-    maker = SampleMaker(data, TINY, augmentation=failing)
+    maker = TrainingSamples(data, TINY, augmentation=failing)
     with pytest.raises(RuntimeError, match=r"training sample 0, image .*\.png: of the augmenter"):
         maker(0)
 
@@ -863,9 +865,9 @@ INPUTS = {  # in the order of the original's inputs, for two samples of TinyConf
 def test_batch_of_two(tmp_path, content):
     content["annotations"][1]["category_id"] = CATEGORY[TRIANGLE]  # image 0: with a crowd, image 1: one instance
     config = TINY.replace(NUM_TARGETS=3, MEAN_PIXEL=(100.0, 50.5, 1.25))
-    maker = SampleMaker(reload(tmp_path, content, [TRIANGLE]), config)
+    maker = TrainingSamples(reload(tmp_path, content, [TRIANGLE]), config)
     samples = [sample_of(maker, 0), sample_of(maker, 1)]
-    batch = make_batch(samples, config)
+    batch = collate(samples, config)
     assert tuple(batch) == data_generator.INPUT_NAMES == tuple(INPUTS)
     assert {name: (values.shape, values.dtype.type) for name, values in batch.items()} == {
         name: (shape, np.dtype(dtype).type) for name, (shape, dtype) in INPUTS.items()
@@ -885,18 +887,18 @@ def test_batch_of_two(tmp_path, content):
 
 
 def test_batch_of_whole_masks(data):
-    samples = [SampleMaker(data, WHOLE_MASKS)(0)]
-    batch = make_batch(samples, WHOLE_MASKS)
+    samples = [TrainingSamples(data, WHOLE_MASKS)(0)]
+    batch = collate(samples, WHOLE_MASKS)
     assert batch["input_gt_masks"].shape == (1, 128, 128, 10)
     np.testing.assert_array_equal(batch["input_gt_masks"][0, ..., 0], samples[0].gt_masks[..., 0])
 
 
 def test_generator_of_batches(data):
     config = TINY
-    maker = SampleMaker(data, config, seed=5)
+    maker = TrainingSamples(data, config, seed=5)
     generator = data_generator.siamese_data_generator(data, config, batch_size=2, seed=5)
     for step, (inputs, targets) in enumerate(itertools.islice(generator, 3)):
-        expected = make_batch([maker(2 * step), maker(2 * step + 1)], config)
+        expected = collate([maker(2 * step), maker(2 * step + 1)], config)
         assert targets == [] and len(inputs) == len(expected)
         for found, values in zip(inputs, expected.values(), strict=True):
             np.testing.assert_array_equal(found, values)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scripts import load_script
 
-from siamese_mrcnn_tf import weights
-from siamese_mrcnn_tf.checkpoints import save_command
 from siamese_mrcnn_tf.config import TinyConfig
-from siamese_mrcnn_tf.dataset import IndexedCocoDataset, split_classes
-from siamese_mrcnn_tf.evaluation import evaluate
-from siamese_mrcnn_tf.evaluation_queries import ReferenceSearch
-from siamese_mrcnn_tf.evaluation_scores import score_records
+from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset, split_classes
+from siamese_mrcnn_tf.evaluation.coco_scores import score_records
+from siamese_mrcnn_tf.evaluation.protocol import evaluate
+from siamese_mrcnn_tf.evaluation.queries import OneShotDetector
 from siamese_mrcnn_tf.predictor import SiamesePredictor
+from siamese_mrcnn_tf.training.checkpoints import save_command
+from siamese_mrcnn_tf.weights import loading
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "samples" / "shapes"
 WEIGHTS = FOLDER / "siamese_mrcnn_shapes_s1.h5"
@@ -31,7 +31,7 @@ def demo():
 @pytest.fixture(scope="module")
 def scenes(demo, tmp_path_factory):
     """A small Shapes tree."""
-    from shapes import write_coco  # demo.py has put its folder on the path
+    from siamese_mrcnn_tf.shapes.dataset import write_coco  # demo.py has put its folder on the path
 
     folder = tmp_path_factory.mktemp("shapes") / "tree"
     write_coco(folder, train=40, val=24, size=128, seed=3, progress=False)
@@ -41,8 +41,7 @@ def scenes(demo, tmp_path_factory):
 @pytest.fixture
 def short_demo(demo, scenes, monkeypatch):
     """The demo with two steps of each training on the small tree; call it with the output folder."""
-    import command_options
-    import pretrain
+    from siamese_mrcnn_tf.cli import pretrain
 
     for module in (demo, command_options, pretrain):
         monkeypatch.setattr(module, "find_dataset", lambda name: scenes)
@@ -107,7 +106,7 @@ def searched(scenes):
     config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.05)
 
     def search(path, **how):
-        searcher = ReferenceSearch(SiamesePredictor(config, weights=path), batch=4)
+        searcher = OneShotDetector(SiamesePredictor(config, weights=path), batch=4)
         return evaluate(searcher, dataset, coco, runs=1, progress=False, **how).records
 
     return dataset, coco, search
@@ -126,7 +125,7 @@ def test_bundled_weights_find_categories_they_were_not_trained_on_and_heed_the_r
         assert found > 0.35 and misled < 0.7 * found  # 24 scenes: far from the figures of docs/shapes.md, and sure
 
     predictor = SiamesePredictor(TinyConfig(), weights=WEIGHTS)
-    weights.save_weights(predictor.layers, tmp_path / "again.h5")
+    loading.save_weights(predictor.layers, tmp_path / "again.h5")
     assert all(
         np.array_equal([hit["score"] for hit in search(path).results(0)], [hit["score"] for hit in right.results(0)])
         for path in [tmp_path / "again.h5"]

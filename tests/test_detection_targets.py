@@ -5,8 +5,10 @@ import keras
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import SmallConfig, TinyConfig, boxes, network
-from siamese_mrcnn_tf.detection_targets import DetectionTargetLayer, jittered_boxes_graph
+from siamese_mrcnn_tf import SmallConfig, TinyConfig
+from siamese_mrcnn_tf.modeling import network, training_network
+from siamese_mrcnn_tf.modeling.detection_targets import DetectionTargetLayer, jittered_boxes_graph
+from siamese_mrcnn_tf.ops import boxes
 
 STD_DEV = (0.1, 0.1, 0.2, 0.2)
 OBJECT = (0.2, 0.2, 0.6, 0.6)
@@ -231,9 +233,9 @@ def test_shapes_stay_static_in_a_graph():
 
 def test_the_training_network_reads_both_settings():
     config = TinyConfig().replace(**conftest.MICRO)
-    graph = network.build_training_network(config, network.build_layers(config))
+    graph = training_network.build_training_network(config, network.build_layers(config))
     layer = keras.Model(graph.inputs, graph.outputs).get_layer("proposal_targets")
-    assert (layer.jittered, layer.fill_negatives) == (config.JITTERED_ROIS, True) and layer.jittered > 0
+    assert (layer.jittered, layer.fill_negatives) == (config.NUM_JITTERED_GT_ROIS, True) and layer.jittered > 0
     assert graph.outputs["target_class_ids"].shape == (None, config.TRAIN_ROIS_PER_IMAGE)
     assert graph.outputs["target_bbox"].shape == (None, config.TRAIN_ROIS_PER_IMAGE, 4)
 

@@ -6,11 +6,12 @@ import coco_tree
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig, evaluation_results
-from siamese_mrcnn_tf.baselines import RandomBoxes
-from siamese_mrcnn_tf.evaluation import evaluate, merge, rescore
-from siamese_mrcnn_tf.evaluation_queries import RecordedReferences
-from siamese_mrcnn_tf.evaluation_records import read_records
+from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig
+from siamese_mrcnn_tf.evaluation.protocol import evaluate, merge, rescore
+from siamese_mrcnn_tf.evaluation.queries import RandomBoxes
+from siamese_mrcnn_tf.evaluation.records import read_records
+from siamese_mrcnn_tf.evaluation.references import ReplayReferenceSampler
+from siamese_mrcnn_tf.report import experiments
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_no_references_from_the_query_image(loaded):
 
 def test_recorded_references_are_replayed(loaded):
     recorded = run(Noise(), loaded, seed=3, shots=2).records
-    replayed = run(Noise(), loaded, seed=4, shots=2, sampler=RecordedReferences(loaded[0], recorded)).records
+    replayed = run(Noise(), loaded, seed=4, shots=2, sampler=ReplayReferenceSampler(loaded[0], recorded)).records
     assert replayed.references(1) == recorded.references(1)
     assert replayed.settings["references"] == "given"
 
@@ -223,7 +224,7 @@ def test_controls_ask_for_each_category_with_references_of_another(loaded, tmp_p
         assert (wrong <= there) == (control == "present")
     again = run(Noise(), loaded, control=control, shots=2)
     assert again.records.references(1) == outcome.records.references(1) != outcome.records.references(0)
-    [experiment] = evaluation_results.read_experiments([tmp_path / "out"])
+    [experiment] = experiments.read_experiments([tmp_path / "out"])
     assert experiment.model == f"control-{control}" and experiment.published(1, "bbox") == {}
     assert experiment.title == f"2-shot, reference of a category that is {control}, train categories"
 
@@ -461,8 +462,8 @@ def test_the_network_encodes_each_scene_and_reference_once(loaded, tiny_model):
 
 
 def test_the_network_gives_what_single_queries_give(loaded, tiny_model):
-    from siamese_mrcnn_tf.dataset import cut_reference, draw_reference
-    from siamese_mrcnn_tf.scoring import results_of
+    from siamese_mrcnn_tf.data.references import cut_reference, draw_reference
+    from siamese_mrcnn_tf.evaluation.coco_scores import results_of
 
     dataset, _ = loaded
     outcome = run(tiny_model.predictor, loaded, limit=1, class_ids=[2], shots=2, seed=1)

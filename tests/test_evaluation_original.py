@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig
-from siamese_mrcnn_tf.evaluation_original import evaluate_dataset
+from siamese_mrcnn_tf.evaluation.original import evaluate_dataset
 
 
 @pytest.fixture

@@ -5,14 +5,12 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf import ReferenceEmbedding, TinyConfig
-from siamese_mrcnn_tf.dataset import NoReferenceError
-from siamese_mrcnn_tf.evaluation_queries import (
-    ControlReferences,
-    DrawnReferences,
-    Query,
-    RecordedReferences,
-    ReferenceSearch,
-    queries_of,
+from siamese_mrcnn_tf.data.references import NoReferenceError
+from siamese_mrcnn_tf.evaluation.queries import OneShotDetector, Query, queries_of
+from siamese_mrcnn_tf.evaluation.references import (
+    MismatchedReferenceSampler,
+    RandomReferenceSampler,
+    ReplayReferenceSampler,
 )
 
 
@@ -32,11 +30,11 @@ def test_queries_are_the_classes_present_without_crowds(dataset):
 
 
 def test_drawn_references(dataset):
-    drawn = DrawnReferences(dataset, TinyConfig(), seed=1)
+    drawn = RandomReferenceSampler(dataset, TinyConfig(), seed=1)
     assert drawn(0, 1, 0, 3) == drawn(0, 1, 0, 5)[:3]
     many = {reference for run in range(20) for reference in drawn(0, 1, run, 1)}
     assert many == {(0, 0), (2, 1)}
-    others = DrawnReferences(dataset, TinyConfig(), seed=1, exclude_query_image=True)
+    others = RandomReferenceSampler(dataset, TinyConfig(), seed=1, exclude_query_image=True)
     assert {reference for run in range(20) for reference in others(0, 1, run, 1)} == {(2, 1)}
 
 
@@ -46,8 +44,8 @@ def test_a_class_of_one_image_has_no_other_references(tmp_path):
     coco_tree.write_annotations(tmp_path, content)
     dataset = coco_tree.load(tmp_path, subset="val")
     queries = queries_of(dataset)
-    DrawnReferences(dataset, TinyConfig(), seed=0).check(queries)
-    drawn = DrawnReferences(dataset, TinyConfig(), seed=0, exclude_query_image=True)
+    RandomReferenceSampler(dataset, TinyConfig(), seed=0).check(queries)
+    drawn = RandomReferenceSampler(dataset, TinyConfig(), seed=0, exclude_query_image=True)
     with pytest.raises(NoReferenceError, match=r"class 1 \(ellipse\) is in image 30 of val2017 alone"):
         drawn.check(queries)
     with pytest.raises(NoReferenceError, match=r"class 1 \(ellipse\) has no instance in val2017 beside image 30"):
@@ -62,12 +60,12 @@ def test_a_class_without_a_usable_reference(tmp_path):
     coco_tree.write_annotations(tmp_path, content)
     dataset = coco_tree.load(tmp_path, subset="val")
     with pytest.raises(NoReferenceError, match=r"class 3 \(triangle\) has no instance in val2017 that could be"):
-        DrawnReferences(dataset, TinyConfig(), seed=0).check(queries_of(dataset))
+        RandomReferenceSampler(dataset, TinyConfig(), seed=0).check(queries_of(dataset))
 
 
 def test_recorded_references(dataset):
     record = {"image_id": 10, "queries": [{"run": 0, "category_id": 3, "references": [[30, 105], [10, 100]]}]}
-    recorded = RecordedReferences(dataset, [record])
+    recorded = ReplayReferenceSampler(dataset, [record])
     annotations = dataset.image_info[2]["annotations"]
     assert recorded(0, 1, 0, 2) == [(2, [entry["id"] for entry in annotations].index(105)), (0, 0)]
     with pytest.raises(NoReferenceError, match="image 10, category 3, run 0: expected 1 recorded references, got 2"):
@@ -77,14 +75,14 @@ def test_recorded_references(dataset):
     for reference in ([30, 999], None):
         record["queries"][0]["references"][0] = reference
         with pytest.raises(NoReferenceError, match="is not in val2017"):
-            RecordedReferences(dataset, [record])(0, 1, 0, 2)
+            ReplayReferenceSampler(dataset, [record])(0, 1, 0, 2)
 
 
 # ---- references of the wrong category ----------------------------------------------------------------------------
 
 
 def control(dataset, kind, *, seed=1):
-    return ControlReferences(dataset, TinyConfig(), seed=seed, control=kind)
+    return MismatchedReferenceSampler(dataset, TinyConfig(), seed=seed, control=kind)
 
 
 def class_of(dataset, reference):
@@ -177,7 +175,7 @@ class Predictor:
 
 
 def search(dataset, predictor, *references, **kwargs):
-    searcher = ReferenceSearch(predictor, **kwargs)
+    searcher = OneShotDetector(predictor, **kwargs)
     searcher.search(dataset, 0, [Query(0, 0, 1, tuple(each)) for each in references])
     return predictor.asked
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from siamese_mrcnn_tf import evaluation_records
-from siamese_mrcnn_tf.evaluation_records import RecordWriter, complete_settings, read_records
+from siamese_mrcnn_tf.evaluation import records as records_module
+from siamese_mrcnn_tf.evaluation.records import RecordWriter, complete_settings, read_records, records_name
 
 SETTINGS = {"images": [5, 7, 9], "runs": 1, "seed": 0, "config": {"A": 1, "B": (2, 3)}}
 
@@ -23,7 +23,7 @@ def write(folder, *image_ids, shard=(1, 1), resume=False, **changes):
     with RecordWriter(folder, settings, shard, resume=resume) as writer:
         for image_id in image_ids:
             writer.append(record(image_id))
-    return folder / evaluation_records.records_name(shard)
+    return folder / records_name(shard)
 
 
 def test_records_are_read_in_the_order_of_the_images(tmp_path):
@@ -77,7 +77,7 @@ def test_records_of_another_evaluation(tmp_path):
 
 def test_other_versions_are_said(tmp_path, caplog, monkeypatch):
     write(tmp_path, 5)
-    monkeypatch.setattr(evaluation_records, "versions", lambda: {"numpy": "0.1"})
+    monkeypatch.setattr(records_module, "versions", lambda: {"numpy": "0.1"})
     write(tmp_path, 7, resume=True)
     assert "was made with other versions, digits may differ" in caplog.text
     assert len(read_records(tmp_path)) == 2

@@ -5,21 +5,27 @@ import math
 import coco_tree
 import pytest
 
-from siamese_mrcnn_tf.dataset import CocoDataset
-from siamese_mrcnn_tf.evaluation_scores import over_categories, over_runs, score_records
-from siamese_mrcnn_tf.scoring import coco_evaluation, coco_stats, score
+from siamese_mrcnn_tf.data.dataset import CocoDataset
+from siamese_mrcnn_tf.evaluation.coco_scores import (
+    coco_evaluation,
+    coco_stats,
+    mean_and_ci,
+    over_categories,
+    score,
+    score_records,
+)
 
 
 def test_over_runs():
     figures = [{"AP": 0.1, "AP_small": -1.0}, {"AP": 0.2, "AP_small": -1.0}, {"AP": 0.6, "AP_small": -1.0}]
-    mean, interval = over_runs(figures)
+    mean, interval = mean_and_ci(figures)
     assert mean == {"AP": pytest.approx(0.3), "AP_small": -1}
     deviation = math.sqrt((0.2**2 + 0.1**2 + 0.3**2) / 3)
     assert interval == {"AP": pytest.approx(1.96 * deviation / math.sqrt(3)), "AP_small": 0}
 
 
 def test_one_run_has_no_interval():
-    assert over_runs([{"AP": 0.25}]) == ({"AP": 0.25}, {"AP": 0})
+    assert mean_and_ci([{"AP": 0.25}]) == ({"AP": 0.25}, {"AP": 0})
 
 
 def test_over_categories():

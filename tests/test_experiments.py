@@ -9,8 +9,8 @@ import sys
 import pytest
 from scripts import load_script
 
-from siamese_mrcnn_tf.known_weights import KNOWN_FILES
-from siamese_mrcnn_tf.published import MEAN, RANDOM_BOXES, published
+from siamese_mrcnn_tf.report.published import MEAN, RANDOM_BOXES, published
+from siamese_mrcnn_tf.weights.pretrained import KNOWN_FILES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "samples" / "coco" / "experiments"

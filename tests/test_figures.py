@@ -10,10 +10,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from siamese_mrcnn_tf import diagnostics, figures, visualize
+from siamese_mrcnn_tf import visualize
+from siamese_mrcnn_tf.visualize import diagnostics, stages
 
 NAMES = ["BG", "square", "bar"]
-GRAY = figures._GRAY
+GRAY = stages._GRAY
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_display_differences_pairs_detections_with_the_truth(image, boxes, masks
     assert texts(ax) == ["0.90 / 0.00", "0.60 / 0.67*"]  # best first; the bar is of another class
     assert ax.get_title().startswith("1 of 2 found")
     colors = [to_rgb(patch.get_edgecolor()) for patch in ax.patches]
-    assert colors == [figures._TRUE_COLOR] * 2 + [figures._FOUND_COLOR] * 2
+    assert colors == [stages._TRUE_COLOR] * 2 + [stages._FOUND_COLOR] * 2
     assert corners(ax.patches[2]) == [50, 44, 60, 84]
 
 
@@ -176,15 +177,15 @@ def test_display_differences_by_boxes_and_thresholds(image, boxes):
 def test_mask_overlaps_by_hand(masks):
     half = masks.copy()
     half[30:40, :, 0] = False
-    assert figures.mask_overlaps(half, masks).tolist() == [[0.5, 0], [0, 1]]
-    assert figures.mask_overlaps(np.zeros((60, 80, 1)), masks).tolist() == [[0, 0]]
-    assert figures.mask_overlaps(np.zeros((60, 80, 0)), masks).shape == (0, 2)
+    assert stages.mask_overlaps(half, masks).tolist() == [[0.5, 0], [0, 1]]
+    assert stages.mask_overlaps(np.zeros((60, 80, 1)), masks).tolist() == [[0, 0]]
+    assert stages.mask_overlaps(np.zeros((60, 80, 0)), masks).shape == (0, 2)
 
 
 def test_an_instance_is_found_once():
     overlaps = [[0.9, 0.6], [0.8, 0.55], [0.7, 0.2]]
-    assert figures.match_greedily(overlaps, 0.5).tolist() == [0, 1, -1]
-    assert figures.match_greedily(np.zeros((2, 0)), 0.5).tolist() == [-1, -1]
+    assert stages.match_greedily(overlaps, 0.5).tolist() == [0, 1, -1]
+    assert stages.match_greedily(np.zeros((2, 0)), 0.5).tolist() == [-1, -1]
 
 
 # ---- maps ------------------------------------------------------------------------------------------------------------

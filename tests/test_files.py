@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import files
+from siamese_mrcnn_tf.io import download, files
 
 
 def test_atomic_path_renames_on_success(tmp_path):
@@ -153,7 +153,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     """A server on the loopback address; no waiting between tries."""
-    monkeypatch.setattr(files, "_WAITS", (0, 0))
+    monkeypatch.setattr(download, "_WAITS", (0, 0))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.ranges, server.statuses, server.cuts = [], [], []
         server.knows_ranges, server.tells_length, server.range_error = True, True, 0
@@ -164,12 +164,12 @@ def server(monkeypatch):
 
 
 def _download(server, path, **options):
-    return files.download(server.url, path, progress=False, **options)
+    return download.download(server.url, path, progress=False, **options)
 
 
 def test_download_writes_the_whole_file(tmp_path, server, capsys):
     path = tmp_path / "new" / "model.h5"
-    files.download(server.url, path, md5=MD5.upper())
+    download.download(server.url, path, md5=MD5.upper())
     assert path.read_bytes() == CONTENT and os.listdir(path.parent) == ["model.h5"]
     assert server.ranges == [None]
     output = capsys.readouterr()
@@ -259,7 +259,7 @@ def test_download_removes_what_has_another_checksum(tmp_path, server):
 
 def test_download_names_what_the_server_answered(tmp_path, server):
     with pytest.raises(ConnectionError, match=r"b\.h5: cannot .* from http://.*/none \(HTTP status 404 Not Found\)$"):
-        files.download(server.url.replace("model.h5", "none"), tmp_path / "b.h5", progress=False)
+        download.download(server.url.replace("model.h5", "none"), tmp_path / "b.h5", progress=False)
     assert len(server.ranges) == 1 and not os.listdir(tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_download_says_that_nobody_answers(tmp_path, server):
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/a", "model.h5", "http://", "http://a b/", ""])
 def test_download_refuses_other_addresses(tmp_path, url):
     with pytest.raises(ValueError, match=f"a.h5: cannot be downloaded from {re.escape(repr(url))}, expected an http"):
-        files.download(url, tmp_path / "a.h5")
+        download.download(url, tmp_path / "a.h5")
 
 
 def test_download_names_the_file_that_cannot_be_written(tmp_path, server):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from siamese_mrcnn_tf import heads
-from siamese_mrcnn_tf.boxes import generate_anchors
-from siamese_mrcnn_tf.image_meta import compose_image_meta
-from siamese_mrcnn_tf.layers import PyramidROIAlign
+from siamese_mrcnn_tf.modeling import roi_heads, rpn
+from siamese_mrcnn_tf.modeling.roi_align import PyramidROIAlign
+from siamese_mrcnn_tf.ops.anchors import generate_anchors
+from siamese_mrcnn_tf.ops.image_meta import compose_image_meta
 
 CHANNELS, COUNT, FC, MASK_CHANNELS, CLASSES = 3, 5, 4, 6, 2
 SIDES = (16, 8, 4, 2)
@@ -40,7 +40,7 @@ def softmax(x):
 # ---- RPN ---------------------------------------------------------------------------------------------------------
 def counting_rpn(ratios, stride):
     """An RPN whose outputs tell where they come from: the cell's value plus 1000 times the filter's index."""
-    model = heads.build_rpn_model(stride, ratios, 1, 2)
+    model = rpn.build_rpn_model(stride, ratios, 1, 2)
     shared = np.zeros((3, 3, 1, 2))
     at = 1 if stride == 1 else 0  # the cell itself; "same" padding of even sizes at stride 2 begins at it
     shared[at, at, 0, 0] = 1
@@ -68,7 +68,7 @@ def test_rpn_rows_are_ordered_by_y_x_ratio(ratios, stride):
 
 
 def test_rpn_equals_plain_operations():
-    model = heads.build_rpn_model(1, 3, CHANNELS, 7)
+    model = rpn.build_rpn_model(1, 3, CHANNELS, 7)
     fill(model.layers)
     assert {layer.name for layer in model.layers if layer.weights} == {
         "rpn_conv_shared",
@@ -87,7 +87,7 @@ def test_rpn_equals_plain_operations():
 
 
 def test_rpn_takes_maps_of_any_size():
-    model = heads.build_rpn_model(1, 3, CHANNELS, 4)
+    model = rpn.build_rpn_model(1, 3, CHANNELS, 4)
     for height, width in ((1, 1), (4, 7)):
         outputs = model(np.zeros((2, height, width, CHANNELS)))
         assert outputs["rpn_class"].shape == (2, height * width * 3, 2)
@@ -95,19 +95,19 @@ def test_rpn_takes_maps_of_any_size():
 
 
 def test_rpn_of_an_empty_batch(empty_convolutions):
-    model = heads.build_rpn_model(1, 3, CHANNELS, 4)
+    model = rpn.build_rpn_model(1, 3, CHANNELS, 4)
     assert model(np.zeros((0, 4, 4, CHANNELS)))["rpn_bbox"].shape == (0, 48, 4)
 
 
 # ---- class, box and mask heads -----------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def classifier():
-    return heads.build_classifier_layers(2, CLASSES, fc_layers_size=FC)
+    return roi_heads.build_classifier_layers(2, CLASSES, fc_layers_size=FC)
 
 
 @pytest.fixture(scope="module")
 def mask():
-    return heads.build_mask_layers(channels=MASK_CHANNELS)
+    return roi_heads.build_mask_layers(channels=MASK_CHANNELS)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def model(classifier, mask):
     """Both heads over the same rois, with random weights."""
     rois, meta = keras.Input((COUNT, 4)), keras.Input((14,))
     maps = [keras.Input((side, side, CHANNELS)) for side in SIDES]
-    outputs = heads.fpn_classifier_graph(rois, maps, meta, classifier, pool_size=2, canonical_size=32)
-    masks = heads.build_fpn_mask_graph(rois, maps, meta, mask, pool_size=3, canonical_size=32)
+    outputs = roi_heads.fpn_classifier_graph(rois, maps, meta, classifier, pool_size=2, canonical_size=32)
+    masks = roi_heads.build_fpn_mask_graph(rois, maps, meta, mask, pool_size=3, canonical_size=32)
     built = keras.Model([rois, meta, *maps], {**outputs, **masks})
     fill([*classifier.values(), *mask.values()])
     return built
@@ -241,12 +241,12 @@ def test_batch_normalization_of_the_heads_stays_frozen(model, inputs, outputs):
 
 
 def test_train_bn_reaches_the_heads():
-    layers = {**heads.build_classifier_layers(2, 2, train_bn=None), **heads.build_mask_layers(train_bn=None)}
+    layers = {**roi_heads.build_classifier_layers(2, 2, train_bn=None), **roi_heads.build_mask_layers(train_bn=None)}
     assert [layer.train_bn for name, layer in layers.items() if "_bn" in name] == [None] * 6
 
 
 def test_released_widths():
-    classifier, mask = heads.build_classifier_layers(7, 2), heads.build_mask_layers()
+    classifier, mask = roi_heads.build_classifier_layers(7, 2), roi_heads.build_mask_layers()
     assert classifier["mrcnn_class_conv1"].filters == 1024 and classifier["mrcnn_class_conv1"].kernel_size == (7, 7)
     assert classifier["mrcnn_class_logits"].units == 2 and classifier["mrcnn_bbox_fc"].units == 4
     assert mask["mrcnn_mask_conv4"].filters == mask["mrcnn_mask_deconv"].filters == 256
@@ -256,9 +256,9 @@ def test_released_widths():
 # ---- folding -----------------------------------------------------------------------------------------------------
 def test_fold_and_unfold_rois():
     x = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
-    folded = heads.fold_rois(ops.convert_to_tensor(x))
+    folded = roi_heads.fold_rois(ops.convert_to_tensor(x))
     np.testing.assert_array_equal(folded, x.reshape(6, 4, 5))
-    np.testing.assert_array_equal(heads.unfold_rois(folded, 3), x)
-    np.testing.assert_array_equal(heads.UnfoldRois(3)(folded), x)
-    assert heads.fold_rois(ops.zeros((0, 3, 4))).shape == (0, 4)
-    assert heads.unfold_rois(ops.zeros((0, 4)), 3).shape == (0, 3, 4)
+    np.testing.assert_array_equal(roi_heads.unfold_rois(folded, 3), x)
+    np.testing.assert_array_equal(roi_heads.UnfoldRois(3)(folded), x)
+    assert roi_heads.fold_rois(ops.zeros((0, 3, 4))).shape == (0, 4)
+    assert roi_heads.unfold_rois(ops.zeros((0, 4)), 3).shape == (0, 3, 4)

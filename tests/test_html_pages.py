@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from siamese_mrcnn_tf import html_pages
-from siamese_mrcnn_tf.html_pages import Html, Picture
+from siamese_mrcnn_tf.visualize import pages
+from siamese_mrcnn_tf.visualize.pages import Html, Picture
 
 EVIL = "<script>alert('a & \"b\"')</script>"
 VOID = {"meta", "link", "img", "br"}
@@ -53,9 +53,9 @@ def decoded(uri):
 def test_page_is_whole_and_refers_to_nothing_outside(tmp_path):
     plot = Figure(figsize=(2, 1))
     plot.add_subplot().plot([1, 2])
-    parts = [html_pages.figure(plot, caption="c"), html_pages.table(["a"], [[1]]), html_pages.code("make test")]
+    parts = [pages.figure(plot, caption="c"), pages.table(["a"], [[1]]), pages.code("make test")]
     path = tmp_path / "new" / "page.html"
-    html_pages.write_page(path, "Run 7", [html_pages.section("Plots", *parts), "loose text"])
+    pages.write_page(path, "Run 7", [pages.section("Plots", *parts), "loose text"])
     text = path.read_text(encoding="utf-8")
     reader = Reader(text)
     assert text.startswith("<!DOCTYPE html>") and 'charset="utf-8"' in text
@@ -71,10 +71,10 @@ def test_page_is_whole_and_refers_to_nothing_outside(tmp_path):
 
 
 def test_all_text_is_escaped():
-    grid = html_pages.picture_grid([[Picture(np.zeros((2, 2, 3), np.uint8), EVIL, EVIL), EVIL]])
-    parts = [EVIL, html_pages.paragraph(EVIL), html_pages.note(EVIL), html_pages.code(EVIL), html_pages.emphasis(EVIL)]
-    parts += [html_pages.table([EVIL], [[EVIL]], caption=EVIL), html_pages.folded(EVIL, EVIL), grid]
-    page = html_pages.page(EVIL, [html_pages.section(EVIL, *parts)])
+    grid = pages.picture_grid([[Picture(np.zeros((2, 2, 3), np.uint8), EVIL, EVIL), EVIL]])
+    parts = [EVIL, pages.paragraph(EVIL), pages.note(EVIL), pages.code(EVIL), pages.emphasis(EVIL)]
+    parts += [pages.table([EVIL], [[EVIL]], caption=EVIL), pages.folded(EVIL, EVIL), grid]
+    page = pages.page(EVIL, [pages.section(EVIL, *parts)])
     reader = Reader(page)
     assert not reader.all("script") and "<script" not in page
     for tag in ("title", "h1", "h2", "p", "code", "em", "th", "td", "caption", "summary", "figcaption"):
@@ -83,26 +83,26 @@ def test_all_text_is_escaped():
 
 
 def test_markup_is_kept_as_it_is():
-    cell = html_pages.emphasis("1 < 2")
-    assert cell == "<em>1 &lt; 2</em>" and html_pages.paragraph(cell) == f'<p class="text">{cell}</p>'
-    assert isinstance(html_pages.page("t", []), Html)
+    cell = pages.emphasis("1 < 2")
+    assert cell == "<em>1 &lt; 2</em>" and pages.paragraph(cell) == f'<p class="text">{cell}</p>'
+    assert isinstance(pages.page("t", []), Html)
 
 
 def test_headings_have_levels():
-    inner = html_pages.section("below", level=3)
-    assert [text for _, text in Reader(html_pages.section("above", inner)).all("h3")] == ["below"]
+    inner = pages.section("below", level=3)
+    assert [text for _, text in Reader(pages.section("above", inner)).all("h3")] == ["below"]
     for level in (1, 7, "2"):
         with pytest.raises(ValueError, match="expected 2 to 6"):
-            html_pages.section("h", level=level)
+            pages.section("h", level=level)
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 def test_table_has_its_cells():
-    reader = Reader(html_pages.table(["name", "AP"], [["cat", 12.5], [Html("<b>dog</b>"), None]], caption="scores"))
+    reader = Reader(pages.table(["name", "AP"], [["cat", 12.5], [Html("<b>dog</b>"), None]], caption="scores"))
     assert [text for _, text in reader.all("th")] == ["name", "AP"] and reader.all("caption")[0][1] == "scores"
     assert [text for _, text in reader.all("td")] == ["cat", "12.5", "dog", ""]
     assert len(reader.all("tr")) == 3 and len(reader.all("b")) == 1
-    assert [text for _, text in Reader(html_pages.table(["only heads"], [])).all("th")] == ["only heads"]
+    assert [text for _, text in Reader(pages.table(["only heads"], [])).all("th")] == ["only heads"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_table_has_its_cells():
         ([1, 2.5, None], True),
         (["1,234", "12.5 ± 0.30", "n/a", ""], True),
         (["1.92 s", "-3e-05", "\N{MINUS SIGN}2", "50%", "94 MB/s"], True),
-        ([np.float32(2), float("nan"), html_pages.emphasis("15.3 ± 0.24")], True),
+        ([np.float32(2), float("nan"), pages.emphasis("15.3 ± 0.24")], True),
         (["1-shot", "5-shot"], False),
         ([1, "many"], False),
         (["", None], False),
@@ -121,7 +121,7 @@ def test_table_has_its_cells():
     ],
 )
 def test_columns_of_numbers_stand_to_the_right(cells, is_number):
-    reader = Reader(html_pages.table(["n", "x"], [["a", cell] for cell in cells]))
+    reader = Reader(pages.table(["n", "x"], [["a", cell] for cell in cells]))
     expected = [{}, {"class": "number"}] if is_number else [{}, {}]
     assert [attributes for attributes, _ in reader.all("td")] == expected * len(cells)
     assert [attributes for attributes, _ in reader.all("th")] == expected
@@ -129,14 +129,14 @@ def test_columns_of_numbers_stand_to_the_right(cells, is_number):
 
 def test_rows_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="row 1 of a table: expected 2 cells like its heads, got 1"):
-        html_pages.table(["a", "b"], [[1, 2], [3]])
+        pages.table(["a", "b"], [[1, 2], [3]])
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
 def test_figures_are_png_of_their_size():
     plot = Figure(figsize=(3, 2))
     plot.add_subplot()
-    reader = Reader(html_pages.figure(plot, caption="losses", alt="a plot", dpi=50))
+    reader = Reader(pages.figure(plot, caption="losses", alt="a plot", dpi=50))
     image = decoded(reader.all("img")[0][0]["src"])
     assert image.format == "PNG" and image.size == (150, 100)
     assert reader.all("img")[0][0]["alt"] == "a plot" and reader.all("figcaption")[0][1] == "losses"
@@ -144,19 +144,19 @@ def test_figures_are_png_of_their_size():
 
 def test_pictures_keep_their_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    exact = decoded(html_pages.picture_uri(pixels, lossless=True))
+    exact = decoded(pages.picture_uri(pixels, lossless=True))
     assert exact.format == "PNG" and np.array_equal(np.asarray(exact), pixels)
     flat = np.full((20, 30, 3), (200, 30, 60), np.uint8)
-    near = decoded(html_pages.picture_uri(flat))
+    near = decoded(pages.picture_uri(flat))
     assert near.format == "JPEG" and np.abs(np.asarray(near).astype(int) - flat).max() < 6
-    assert decoded(html_pages.picture_uri(pixels, max_side=15)).size == (15, 10)
-    assert decoded(html_pages.picture_uri(pixels, max_side=500)).size == (30, 20)
+    assert decoded(pages.picture_uri(pixels, max_side=15)).size == (15, 10)
+    assert decoded(pages.picture_uri(pixels, max_side=500)).size == (30, 20)
 
 
 def test_grid_has_rows_captions_and_notes():
     pixels = np.zeros((4, 6, 3), np.uint8)
     row = [Picture(pixels, "reference"), Picture(pixels, "found", alt="two dogs", lossless=True), "no such file"]
-    reader = Reader(html_pages.picture_grid([row, [Picture(pixels)]], max_side=3))
+    reader = Reader(pages.picture_grid([row, [Picture(pixels)]], max_side=3))
     assert [attributes["class"] for attributes, _ in reader.all("div")] == ["row", "row"]
     assert [attributes["alt"] for attributes, _ in reader.all("img")] == ["reference", "two dogs", ""]
     images = [decoded(attributes["src"]) for attributes, _ in reader.all("img")]
@@ -165,10 +165,10 @@ def test_grid_has_rows_captions_and_notes():
     }
     assert [text for _, text in reader.all("figcaption")] == ["reference", "found"]
     assert reader.all("p") == [({"class": "note"}, "no such file")]
-    assert html_pages.picture_grid([]) == ""
+    assert pages.picture_grid([]) == ""
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_what_is_no_picture_is_refused(bad):
     with pytest.raises(ValueError, match=r"picture: expected uint8 \[height, width, 3\], got"):
-        html_pages.picture_grid([[Picture(bad)]])
+        pages.picture_grid([[Picture(bad)]])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from siamese_mrcnn_tf.image_meta import compose_image_meta, parse_image_meta
+from siamese_mrcnn_tf.ops.image_meta import compose_image_meta, parse_image_meta
 
 VECTOR = [7, 375, 500, 3, 512, 512, 3, 64, 6, 448, 506, 1.25, 0, 1]
 

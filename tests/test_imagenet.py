@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_mrcnn_tf import imagenet
 from siamese_mrcnn_tf.config import TinyConfig
-from siamese_mrcnn_tf.imagenet_classes import CLASS_SETS, WNIDS, excluded_classes, trained_classes
+from siamese_mrcnn_tf.pretraining import imagenet
+from siamese_mrcnn_tf.pretraining.imagenet import CLASS_SETS, WNIDS, excluded_classes, trained_classes
 
 SIZE = 16
 
@@ -183,7 +183,7 @@ def test_validation_goes_through_the_pictures_and_fills_up(pictures):
 
 def test_a_batch_is_molded_like_the_detector_s():
     config = TinyConfig()
-    samples = [imagenet.LabelledCrop(np.full((4, 4, 3), value, np.uint8), value) for value in (0, 200)]
+    samples = [imagenet.LabeledImage(np.full((4, 4, 3), value, np.uint8), value) for value in (0, 200)]
     batch = imagenet.make_crop_batch(samples, config)
     assert batch["input_image"].dtype == np.float32 and batch["input_label"].dtype == np.int32
     np.testing.assert_allclose(batch["input_image"][1, 0, 0], 200 - np.array(config.MEAN_PIXEL), rtol=1e-6)

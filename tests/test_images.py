@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_mrcnn_tf import images
+from siamese_mrcnn_tf.io import images
 
 RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10  # [2, 3, RGB]
 

@@ -8,11 +8,13 @@ import pytest
 from matplotlib.image import imread
 from PIL import Image
 
-from siamese_mrcnn_tf import inspection, visualize
-from siamese_mrcnn_tf.boxes import box_refinement
+from siamese_mrcnn_tf import visualize
 from siamese_mrcnn_tf.config import TinyConfig
-from siamese_mrcnn_tf.data_generator import SampleMaker
-from siamese_mrcnn_tf.dataset import IndexedCocoDataset
+from siamese_mrcnn_tf.data import checks
+from siamese_mrcnn_tf.data.data_generator import TrainingSamples
+from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset
+from siamese_mrcnn_tf.ops.boxes import box_refinement
+from siamese_mrcnn_tf.visualize import samples
 
 CONFIG = TinyConfig()
 LARGE = (960, 1280)  # height, width of a picture that TinyConfig shrinks to a tenth
@@ -27,7 +29,7 @@ def load(root, subset="val"):
 
 
 def check(root, **options):
-    return inspection.check_dataset(load(root), **{"config": CONFIG, "split": 0, "progress": False} | options)
+    return checks.check_dataset(load(root), **{"config": CONFIG, "split": 0, "progress": False} | options)
 
 
 def change(root, content, index, **keys):
@@ -58,9 +60,9 @@ def test_counts_by_hand(tree):
     assert (report.num_images, report.num_bare_images, report.num_annotations, report.num_crowds) == (4, 1, 7, 1)
     assert (report.num_trained_images, report.num_held_out_images) == (3, 2)
     assert report.classes == [
-        inspection.ClassCount("ellipse", 1, 3, False, images=2, instances=2, crowds=0, references=2),
-        inspection.ClassCount("rectangle", 2, 7, True, images=2, instances=2, crowds=0, references=2),
-        inspection.ClassCount("triangle", 3, 18, False, images=2, instances=2, crowds=1, references=2),
+        checks.ClassCount("ellipse", 1, 3, False, images=2, instances=2, crowds=0, references=2),
+        checks.ClassCount("rectangle", 2, 7, True, images=2, instances=2, crowds=0, references=2),
+        checks.ClassCount("triangle", 3, 18, False, images=2, instances=2, crowds=1, references=2),
     ]
 
 
@@ -123,7 +125,7 @@ def test_pictures_may_be_skipped(tree):
 
 
 def test_more_pictures_than_a_block(tree, monkeypatch):
-    monkeypatch.setattr(inspection, "_BLOCK", 3)
+    monkeypatch.setattr(checks, "_BLOCK", 3)
     for image in tree[1]["images"]:
         (tree[0] / "val2017" / image["file_name"]).unlink()
     found = check(tree[0]).findings["broken_images"]
@@ -194,10 +196,10 @@ def test_survival_agrees_with_the_references(tree, corner):
         ]
         shrink(root, coco_tree.write_tree(root), [square], [x + offset, y + offset, 2, 2])
         dataset = load(root)
-        report = inspection.check_dataset(dataset, config=CONFIG, split=0, read_images=False, progress=False)
+        report = checks.check_dataset(dataset, config=CONFIG, split=0, read_images=False, progress=False)
         vanishes = False
         try:
-            inspection.molding.reference_from_mask(dataset.load_image(0), dataset.instance_mask(0, 0), CONFIG)
+            checks.molding.reference_from_mask(dataset.load_image(0), dataset.instance_mask(0, 0), CONFIG)
         except ValueError:
             vanishes = True
         assert bool(report.findings["vanishing_masks"]) == vanishes
@@ -234,7 +236,7 @@ def test_the_text_shows_some_findings_and_the_number_of_all(tree):
 # ---- pictures of samples -------------------------------------------------------------------------------------------
 def test_pictures_of_samples(tree, tmp_path):
     config = CONFIG.replace(NUM_TARGETS=3)
-    paths = inspection.draw_samples(SampleMaker(load(tree[0]), config), config, tmp_path / "out", 2, progress=False)
+    paths = samples.draw_samples(TrainingSamples(load(tree[0]), config), config, tmp_path / "out", 2, progress=False)
     assert [path.name for path in paths] == ["sample_00.png", "sample_01.png"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sample_00.png", "sample_01.png"]
     for path in paths:
@@ -246,9 +248,9 @@ def test_pictures_of_samples(tree, tmp_path):
 
 def test_a_sample_in_four_panels(tree):
     change(*tree, 0, category_id=18)  # the kind of the crowd in that picture
-    maker = SampleMaker(load(tree[0]), CONFIG.replace(NUM_TARGETS=7))
+    maker = TrainingSamples(load(tree[0]), CONFIG.replace(NUM_TARGETS=7))
     sample = next(sample for sample in map(maker, range(9)) if (sample.gt_class_ids < 0).any())
-    figure = inspection.draw_sample(sample, maker.dataset, maker.config, maker.anchors, number=4)
+    figure = samples.draw_sample(sample, maker.dataset, maker.config, maker.anchors, number=4)
     titles = [axes.get_title() for axes in figure.axes]
     assert figure.get_suptitle() == "sample 4: triangle (class 3) in image 10"
     assert titles[0] == "ground truth: 1 instance, 1 crowd" and len(titles) == 1 + 7 + 2
@@ -260,20 +262,20 @@ def test_a_sample_in_four_panels(tree):
 
 def test_whole_masks_and_samples_without_instances(tree):
     config = CONFIG.replace(USE_MINI_MASK=False)
-    maker = SampleMaker(load(tree[0]), config, augmentation=lambda image, masks, rng: (image, masks & False))
-    figure = inspection.draw_sample(maker(0), maker.dataset, config, maker.anchors)
+    maker = TrainingSamples(load(tree[0]), config, augmentation=lambda image, masks, rng: (image, masks & False))
+    figure = samples.draw_sample(maker(0), maker.dataset, config, maker.anchors)
     assert figure.axes[0].get_title() == "ground truth: 0 instances"
-    maker = SampleMaker(load(tree[0]), config)
-    assert inspection.draw_sample(maker(0), maker.dataset, config, maker.anchors).axes[0].get_title()
+    maker = TrainingSamples(load(tree[0]), config)
+    assert samples.draw_sample(maker(0), maker.dataset, config, maker.anchors).axes[0].get_title()
 
 
 def test_samples_that_cannot_be_made_are_told_of(tree, tmp_path, caplog):
     dataset = load(tree[0])
-    maker = SampleMaker(dataset, CONFIG)
+    maker = TrainingSamples(dataset, CONFIG)
     for image in tree[1]["images"]:
         (tree[0] / "val2017" / image["file_name"]).unlink()
     with caplog.at_level(logging.WARNING):
-        assert inspection.draw_samples(maker, CONFIG, tmp_path / "out", 2, progress=False) == []
+        assert samples.draw_samples(maker, CONFIG, tmp_path / "out", 2, progress=False) == []
     assert len(caplog.records) == 2 and "training sample 0" in caplog.text
 
 
@@ -290,4 +292,4 @@ def test_groups_of_boxes_on_axes():
 def test_moved_undoes_box_refinement():
     boxes = np.array([[0.0, 0, 10, 20], [5, 5, 8, 30]])
     truth = np.array([[2.0, 3, 30, 9], [0, 0, 1, 1]])
-    np.testing.assert_allclose(inspection._moved(boxes, box_refinement(boxes, truth)), truth, atol=1e-12)
+    np.testing.assert_allclose(samples._moved(boxes, box_refinement(boxes, truth)), truth, atol=1e-12)

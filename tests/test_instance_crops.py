@@ -7,8 +7,8 @@ import coco_tree
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf.imagenet import NO_LABEL, CentreCrops, RandomCrops
-from siamese_mrcnn_tf.instance_crops import Instances, padded_box
+from siamese_mrcnn_tf.pretraining.imagenet import NO_LABEL, CentreCrops, RandomCrops
+from siamese_mrcnn_tf.pretraining.instance_crops import InstanceCrops, padded_box
 
 ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of coco_tree's categories 3, 7, 18
 COLOURS = {ELLIPSE: (220, 30, 30), RECTANGLE: (30, 200, 40), TRIANGLE: (40, 60, 230)}
@@ -34,7 +34,7 @@ def reload(root, content):
 
 
 def test_places_and_labels(data):
-    instances = Instances(data, "some")
+    instances = InstanceCrops(data, "some")
     boxes = [(16, 8), (20, 72), (28, 8), (32, 72), (36, 8), (40, 72)]  # tops and lefts of the six, the crowd aside
     expected = [(top, left, top + 40, left + 48) for top, left in boxes]
     assert [box for _, box, _ in instances.places] == expected
@@ -47,7 +47,7 @@ def test_places_and_labels(data):
 
 def test_held_out_classes_are_left_out(data):
     data.ACTIVE_CLASSES = np.array([TRIANGLE, ELLIPSE])
-    instances = Instances(data, "some")
+    instances = InstanceCrops(data, "some")
     assert instances.num_classes == 2 and instances.class_ids == [TRIANGLE, ELLIPSE]
     found = [(image_id, box[0], label) for image_id, box, label in instances.places]
     assert found == [(0, 16, 1), (1, 32, 0), (2, 36, 0), (2, 40, 1)]
@@ -63,22 +63,22 @@ def test_boxes_are_cut_at_the_borders_and_those_below_a_pixel_left_out(tmp_path,
     boxes = [[-8, -4, 20, 10], [100, 90, 50, 50], [5, 5, 0.9, 30], [5, 5, 30, 0.9], [200, 5, 10, 10], [5, 5, 1, 1]]
     for annotation, box in zip([a for a in content["annotations"] if not a["iscrowd"]], boxes, strict=True):
         annotation["bbox"] = box
-    instances = Instances(reload(tmp_path, content), "some")
+    instances = InstanceCrops(reload(tmp_path, content), "some")
     assert [box for _, box, _ in instances.places] == [(0, 0, 6, 12), (90, 100, 96, 128), (5, 5, 6, 6)]
 
 
 def test_fewer_than_two_classes(tmp_path, content, data):
     data.ACTIVE_CLASSES = np.array([RECTANGLE])
     with pytest.raises(ValueError, match="val2017: instances of 1 of 1 active classes, expected two or more"):
-        Instances(data, "some")
+        InstanceCrops(data, "some")
     for annotation in content["annotations"]:
         annotation["iscrowd"] = int(annotation["category_id"] != 7)
         annotation["segmentation"] = content["annotations"][2]["segmentation"] if annotation["iscrowd"] else []
     with pytest.raises(ValueError, match="val2017: instances of 1 of 3 active classes"):
-        Instances(reload(tmp_path, content), "some")
+        InstanceCrops(reload(tmp_path, content), "some")
     content["annotations"] = []
     with pytest.raises(ValueError, match="val2017: instances of 0 of 3 active classes"):
-        Instances(reload(tmp_path, content), "some")
+        InstanceCrops(reload(tmp_path, content), "some")
 
 
 # ---- crops by hand -----------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_fractions_of_pixels():
 
 
 def test_validation_goes_through_all_instances_then_fills_up(data):
-    instances = Instances(data, "some")
+    instances = InstanceCrops(data, "some")
     samples = CentreCrops(instances, 48)
     for number, (image_id, box, label) in enumerate(instances.places):
         assert samples.image_of(number) == number
@@ -151,7 +151,7 @@ def test_validation_goes_through_all_instances_then_fills_up(data):
 
 
 def test_training_goes_through_all_instances_in_a_new_order_each_pass(data):
-    samples = RandomCrops(Instances(data, "some"), 32, seed=4)
+    samples = RandomCrops(InstanceCrops(data, "some"), 32, seed=4)
     orders = [[samples.image_of(6 * run + place) for place in range(6)] for run in range(6)]
     assert all(sorted(order) == list(range(6)) for order in orders)
     assert len(set(map(tuple, orders))) > 3
@@ -161,7 +161,7 @@ def test_training_goes_through_all_instances_in_a_new_order_each_pass(data):
 
 
 def test_a_training_sample_depends_on_seed_and_number_alone(data):
-    instances = Instances(data, "some")
+    instances = InstanceCrops(data, "some")
     samples, again, other = (RandomCrops(instances, 32, seed=seed) for seed in (1, 1, 2))
     made = [samples(number) for number in range(12)]
     for number in (11, 3, 7, 0):
@@ -180,7 +180,7 @@ def test_training_samples_are_moved_a_little_and_every_other_one_mirrored(tmp_pa
     image = np.stack([columns, rows, np.full_like(rows, 255)], axis=-1).astype(np.uint8)
     data = coco_tree.load(tmp_path, subset="val")
     data.load_image = lambda image_id: image
-    instances = Instances(data, "some")
+    instances = InstanceCrops(data, "some")
     assert content["annotations"]
     samples, mirrored, tops, lefts = RandomCrops(instances, 64, seed=0), 0, set(), set()
     for number in range(60):
@@ -201,13 +201,13 @@ def test_training_samples_are_moved_a_little_and_every_other_one_mirrored(tmp_pa
 def test_a_tiny_box_is_not_moved_below_a_pixel(tmp_path, content):
     for annotation in content["annotations"]:
         annotation["bbox"] = [127, 95, 1, 1]
-    samples = RandomCrops(Instances(reload(tmp_path, content), "some"), 16, seed=0)
+    samples = RandomCrops(InstanceCrops(reload(tmp_path, content), "some"), 16, seed=0)
     assert all(samples(number).image.any() for number in range(20))
 
 
 @pytest.mark.parametrize("kind", ["training", "validation"])
 def test_a_picture_that_cannot_be_read_is_named(tmp_path, data, kind):
-    instances = Instances(data, "some")
+    instances = InstanceCrops(data, "some")
     path = tmp_path / "val2017" / "000000000020.png"
     path.write_bytes(path.read_bytes()[:2000])
     samples = RandomCrops(instances, 32, seed=0) if kind == "training" else CentreCrops(instances, 32)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from siamese_mrcnn_tf import kernels
+from siamese_mrcnn_tf.ops import kernels
 
 DATA = pathlib.Path(__file__).parent / "data"
 NO_LIMIT = float("-inf")

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import files
-from siamese_mrcnn_tf.known_weights import KNOWN_FILES, find_weights
+from siamese_mrcnn_tf.io import download
+from siamese_mrcnn_tf.weights.pretrained import KNOWN_FILES, find_weights
 
 COCO = "mask_rcnn_coco.h5"
 RESNET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -65,7 +65,7 @@ def place_at(monkeypatch):
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, place_at):
     """No test reaches the real addresses: nobody listens on port 1; no waiting between tries."""
-    monkeypatch.setattr(files, "_WAITS", (0, 0))
+    monkeypatch.setattr(download, "_WAITS", (0, 0))
     for name in ADDRESSES:
         place_at(name, f"http://127.0.0.1:1/files/{name}")
 

@@ -3,7 +3,7 @@
 import pytest
 import toy
 
-from siamese_mrcnn_tf.layer_selection import abridged, select_layers
+from siamese_mrcnn_tf.training.trainable_layers import select_layers, summarize_names
 
 
 def test_select_layers_reaches_into_nested_models():
@@ -38,4 +38,4 @@ def test_selections_that_select_nothing(selection, message):
 
 def test_abridged_names():
     names = ["conv1", "res4a_branch1", "res4b_branch2a", "res4c_branch2c", "rpn_a"]
-    assert abridged(names) == "conv1, res4a_branch1 .. res4c_branch2c (3), rpn_a"
+    assert summarize_names(names) == "conv1, res4a_branch1 .. res4c_branch2c (3), rpn_a"

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from siamese_mrcnn_tf import heads, layers
-from siamese_mrcnn_tf.backbone import BatchNorm
-from siamese_mrcnn_tf.image_meta import compose_image_meta
+from siamese_mrcnn_tf.modeling import detection, matching, roi_align, roi_heads, rpn
+from siamese_mrcnn_tf.modeling.backbone import BatchNorm
+from siamese_mrcnn_tf.ops.image_meta import compose_image_meta
 
 NO_DELTAS = (1.0, 1.0, 1.0, 1.0)  # bbox_std_dev that leaves deltas alone
 
@@ -38,7 +38,7 @@ def foreground(scores):
 
 # ---- matching ----------------------------------------------------------------------------------------------------
 def test_matching_by_hand():
-    layer = layers.MatchingLayer(2)
+    layer = matching.MatchingLayer(2)
     layer.build([(None, None, None, 1), (None, 1)])
     layer.set_weights([np.array([[1, 10], [100, 1000]]).reshape(1, 1, 2, 2), np.array([0.5, -0.5])])
     # scene 3 against 5: difference 2; negative results stay, there is no activation
@@ -52,22 +52,22 @@ def test_matching_of_a_batch_equals_numpy():
     reference[2] = 0
     kernel, bias = rng.normal(size=(1, 1, 12, 9)), rng.normal(size=9)
     joined = np.concatenate([scene, np.abs(scene - reference[:, None, None])], axis=-1)
-    found = array(layers.matching_graph(*map(tensor, (scene, reference, kernel, bias))))
+    found = array(matching.matching_graph(*map(tensor, (scene, reference, kernel, bias))))
     np.testing.assert_allclose(found, joined @ kernel[0, 0] + bias, atol=1e-5)
     assert found.min() < 0
 
 
 def test_matching_of_an_empty_batch(empty_convolutions):
-    layer = layers.MatchingLayer(4)
+    layer = matching.MatchingLayer(4)
     assert layer([ops.zeros((0, 3, 3, 2)), ops.zeros((0, 2))]).shape == (0, 3, 3, 4)
     assert layer.kernel.shape == (1, 1, 4, 4) and layer.bias.shape == (4,)
 
 
 def test_mean_over_references():
     embeddings = np.arange(2 * 3 * 2 * 2, dtype=np.float32).reshape(6, 2, 2)
-    found = array(layers.MeanOverReferences()([tensor(embeddings), ops.zeros((2, 3, 4, 4, 3))]))
+    found = array(matching.MeanOverReferences()([tensor(embeddings), ops.zeros((2, 3, 4, 4, 3))]))
     np.testing.assert_allclose(found, embeddings.reshape(2, 3, 2, 2).mean(axis=1))
-    one_shot = array(layers.MeanOverReferences()([tensor(embeddings), ops.zeros((6, 1, 4, 4, 3))]))
+    one_shot = array(matching.MeanOverReferences()([tensor(embeddings), ops.zeros((6, 1, 4, 4, 3))]))
     np.testing.assert_array_equal(one_shot, embeddings)
 
 
@@ -94,7 +94,7 @@ def propose(scores, anchors=None, deltas=None, **settings):
         "bbox_std_dev": NO_DELTAS,
         **settings,
     }
-    return array(layers.proposal_graph(*map(tensor, (foreground(scores), deltas, anchors)), **settings))
+    return array(rpn.proposal_graph(*map(tensor, (foreground(scores), deltas, anchors)), **settings))
 
 
 def anchor_rows(*rows):
@@ -152,7 +152,7 @@ def test_proposals_of_a_batch_are_those_of_its_images():
 
 def test_number_of_anchors_may_be_unknown():
     inputs = [keras.Input((None, width)) for width in (2, 4, 4)]
-    model = keras.Model(inputs, layers.ProposalLayer(4, 0.7, 4, NO_DELTAS)(inputs))
+    model = keras.Model(inputs, rpn.ProposalLayer(4, 0.7, 4, NO_DELTAS)(inputs))
     assert model.output_shape == (None, 4, 4)
     scores = np.array([[0.2, 0.6, 0.9, 0.4, 0.1]], np.float32)
     for count in (5, 3):  # above and below pre_nms_limit
@@ -164,7 +164,7 @@ def test_number_of_anchors_may_be_unknown():
 def test_proposal_layer_equals_its_graph():
     rng = np.random.default_rng(2)
     scores, deltas = rng.random((2, 5)), rng.normal(size=(2, 5, 4))
-    layer = layers.ProposalLayer(3, 0.6, 4, np.array([0.1, 0.1, 0.2, 0.2]))
+    layer = rpn.ProposalLayer(3, 0.6, 4, np.array([0.1, 0.1, 0.2, 0.2]))
     anchors = np.broadcast_to(np.array(ANCHORS), (2, 5, 4))
     found = array(layer([tensor(foreground(scores)), tensor(deltas), tensor(anchors)]))
     settings = {"proposal_count": 3, "nms_threshold": 0.6, "pre_nms_limit": 4, "bbox_std_dev": (0.1, 0.1, 0.2, 0.2)}
@@ -173,7 +173,7 @@ def test_proposal_layer_equals_its_graph():
 
 # ---- anchors -----------------------------------------------------------------------------------------------------
 def test_anchors_for_each_image_of_a_batch():
-    layer = layers.AnchorLayer(np.array(ANCHORS))  # float64
+    layer = rpn.AnchorLayer(np.array(ANCHORS))  # float64
     for shape in ((3, 8, 8, 3), (1, 4, 4, 3), (2, 5)):  # of the input only the batch counts
         found = layer(ops.zeros(shape))
         assert keras.backend.standardize_dtype(found.dtype) == "float32"
@@ -182,7 +182,7 @@ def test_anchors_for_each_image_of_a_batch():
 
 
 def test_anchors_of_an_empty_batch():
-    assert layers.AnchorLayer(ANCHORS)(ops.zeros((0, 8, 8, 3))).shape == (0, 5, 4)
+    assert rpn.AnchorLayer(ANCHORS)(ops.zeros((0, 8, 8, 3))).shape == (0, 5, 4)
 
 
 def test_anchors_stay_float32_whatever_layers_compute_in():
@@ -190,7 +190,7 @@ def test_anchors_stay_float32_whatever_layers_compute_in():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        layer = layers.AnchorLayer(ANCHORS)
+        layer = rpn.AnchorLayer(ANCHORS)
         model = keras.Sequential([keras.Input((8, 8, 3), dtype="bfloat16"), layer])
     finally:
         keras.config.set_dtype_policy(before)
@@ -203,7 +203,7 @@ def levels_of(sides, *, shape=(512, 512), canonical_size=224):
     """Levels of rois with these (height, width) in units of the molded image."""
     rois = np.array([[[0.0, 0.0, height, width] for height, width in sides]])
     meta = metas((0, 0, *shape), shape=shape)
-    return array(layers.roi_levels_graph(tensor(rois), tensor(meta), canonical_size=canonical_size))[0].tolist()
+    return array(roi_align.roi_levels_graph(tensor(rois), tensor(meta), canonical_size=canonical_size))[0].tolist()
 
 
 def test_roi_levels_by_hand():
@@ -239,7 +239,7 @@ def test_zero_padded_rois_go_to_the_finest_level():
 
 def test_roi_levels_round_half_to_even(monkeypatch):
     # With the logarithm replaced, a roi of side s on a canonical image has the offset s itself.
-    monkeypatch.setattr(layers.ops, "log", lambda x: x * math.log(2.0))
+    monkeypatch.setattr(matching.ops, "log", lambda x: x * math.log(2.0))
     sides = [(side, side) for side in (0.25, 0.5, 0.75, 1.0)]
     assert levels_of(sides, shape=(128, 128), canonical_size=128) == [4, 4, 5, 5]
 
@@ -248,7 +248,7 @@ def test_roi_levels_of_a_batch():
     rois = np.zeros((2, 3, 4))
     rois[0, :, 2:] = [[0.1], [0.5], [1]]
     rois[1, :, 2:] = [[1], [0.1], [0.5]]
-    found = layers.roi_levels_graph(tensor(rois), tensor(metas((0, 0, 9, 9), (1, 1, 8, 8))), canonical_size=56)
+    found = roi_align.roi_levels_graph(tensor(rois), tensor(metas((0, 0, 9, 9), (1, 1, 8, 8))), canonical_size=56)
     assert array(found).tolist() == [[2, 4, 5], [5, 2, 4]]
 
 
@@ -279,7 +279,9 @@ def rois():
 
 def test_pooling_equals_a_crop_from_the_roi_s_level(maps, rois):
     meta = metas((0, 0, 128, 128), (10, 0, 90, 128))
-    found = array(layers.PyramidROIAlign((3, 5), canonical_size=56)([tensor(rois), tensor(meta), *map(tensor, maps)]))
+    found = array(
+        roi_align.PyramidROIAlign((3, 5), canonical_size=56)([tensor(rois), tensor(meta), *map(tensor, maps)])
+    )
     assert found.shape == (2, 12, 3, 5, 3)
     seen = set()
     for image, row in np.ndindex(2, 12):
@@ -293,7 +295,7 @@ def test_pooling_equals_a_crop_from_the_roi_s_level(maps, rois):
 
 
 def test_zero_padded_rois_repeat_the_first_cell_of_p2(maps):
-    found = layers.PyramidROIAlign((2, 2))([ops.zeros((2, 3, 4)), tensor(metas((0, 0, 9, 9))), *map(tensor, maps)])
+    found = roi_align.PyramidROIAlign((2, 2))([ops.zeros((2, 3, 4)), tensor(metas((0, 0, 9, 9))), *map(tensor, maps)])
     expected = np.broadcast_to(maps[0][:, None, :1, :1], (2, 3, 2, 2, 3))
     np.testing.assert_allclose(array(found), expected, rtol=1e-6)
 
@@ -301,7 +303,7 @@ def test_zero_padded_rois_repeat_the_first_cell_of_p2(maps):
 def test_pooling_takes_the_level_it_is_told(maps):
     boxes = tensor([[[0, 0, 1, 1]] * 4, [[0, 0, 1, 1]] * 4])
     levels = ops.convert_to_tensor([[2, 3, 4, 5], [5, 5, 3, 2]])
-    found = array(layers.pyramid_roi_align_graph(boxes, levels, list(map(tensor, maps)), pool_shape=(4, 4)))
+    found = array(roi_align.pyramid_roi_align_graph(boxes, levels, list(map(tensor, maps)), pool_shape=(4, 4)))
     decades = np.floor(found / 10)
     assert (decades == array(levels)[:, :, None, None, None]).all()
     np.testing.assert_allclose(found[0, 3], maps[3][0], rtol=1e-6)
@@ -310,7 +312,7 @@ def test_pooling_takes_the_level_it_is_told(maps):
 def test_pooling_of_an_empty_batch(maps):
     none = [ops.zeros((0, side, side, 3)) for side in MAP_SIDES]
     levels = ops.zeros((0, 6), "int32")
-    assert layers.pyramid_roi_align_graph(ops.zeros((0, 6, 4)), levels, none, pool_shape=(2, 2)).shape == (
+    assert roi_align.pyramid_roi_align_graph(ops.zeros((0, 6, 4)), levels, none, pool_shape=(2, 2)).shape == (
         0,
         6,
         2,
@@ -324,7 +326,7 @@ def test_gradients_reach_the_maps_but_not_the_rois(maps, rois):
     meta = tf.constant(metas((0, 0, 128, 128), (0, 0, 128, 128)))
     with tf.GradientTape() as tape:
         tape.watch([boxes, *tensors])
-        total = tf.reduce_sum(layers.PyramidROIAlign((2, 2), 56)([boxes, meta, *tensors]))
+        total = tf.reduce_sum(roi_align.PyramidROIAlign((2, 2), 56)([boxes, meta, *tensors]))
     of_boxes, *of_maps = tape.gradient(total, [boxes, *tensors])
     assert of_boxes is None
     sums = [float(tf.reduce_sum(gradient)) for gradient in of_maps]
@@ -343,7 +345,9 @@ def refine(scores, rois=None, deltas=None, window=WHOLE, **settings):
     rois = np.broadcast_to(np.asarray(ROIS if rois is None else rois, np.float32), (*scores.shape, 4))
     deltas = np.zeros_like(rois) if deltas is None else deltas
     settings = {"max_instances": 4, "min_confidence": 0.7, "nms_threshold": 0.5, **settings}
-    return array(layers.refine_detections_graph(*map(tensor, (rois, foreground(scores), deltas, window)), **settings))
+    return array(
+        detection.refine_detections_graph(*map(tensor, (rois, foreground(scores), deltas, window)), **settings)
+    )
 
 
 def detection_rows(*rows):
@@ -413,7 +417,7 @@ def test_detection_layer_scales_deltas_and_norms_the_window():
     meta = metas((0, 0, 128, 128), (32, 0, 96, 128))
     rois = np.array([[[0.1, 0.1, 0.5, 0.5], [0, 0, 1, 1]]] * 2)
     deltas = np.array([[[5.0, 0, 0, 0], [0, 0, 0, 0]]] * 2)
-    layer = layers.DetectionLayer(2, 0.7, 0.5, np.array([0.1, 0.1, 0.2, 0.2]))
+    layer = detection.DetectionLayer(2, 0.7, 0.5, np.array([0.1, 0.1, 0.2, 0.2]))
     found = array(layer([tensor(rois), tensor(foreground([[0.9, 0.8]] * 2)), tensor(deltas), tensor(meta)]))
     expected = [[0.3, 0.1, 0.7, 0.5, 1, 0.9], [0, 0, 1, 1, 1, 0.8]]
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
@@ -424,31 +428,31 @@ def test_detection_layer_scales_deltas_and_norms_the_window():
 
 def test_proposals_of_an_empty_batch():
     inputs = [ops.zeros((0, 5, width)) for width in (2, 4, 4)]
-    assert layers.ProposalLayer(3, 0.7, 100, NO_DELTAS)(inputs).shape == (0, 3, 4)
+    assert rpn.ProposalLayer(3, 0.7, 100, NO_DELTAS)(inputs).shape == (0, 3, 4)
 
 
 # ---- configurations ----------------------------------------------------------------------------------------------
 BINARY_ANCHORS = [[-0.25, 0.0, 0.5, 1.5], [0.125, 0.25, 0.75, 1.0]]  # that float32 has exactly
 LAYERS = [
-    (layers.MatchingLayer(9, name="fpn_distance_P2"), [(None, 8, 8, 6), (None, 6)], {"filters": 9}),
-    (layers.MeanOverReferences(name="target_embedding"), [(None, 5, 6), (None, 3, 64, 64, 3)], {}),
-    (layers.AnchorLayer(np.array(BINARY_ANCHORS), name="anchors"), (None, 8, 8, 3), {"anchors": BINARY_ANCHORS}),
+    (matching.MatchingLayer(9, name="fpn_distance_P2"), [(None, 8, 8, 6), (None, 6)], {"filters": 9}),
+    (matching.MeanOverReferences(name="target_embedding"), [(None, 5, 6), (None, 3, 64, 64, 3)], {}),
+    (rpn.AnchorLayer(np.array(BINARY_ANCHORS), name="anchors"), (None, 8, 8, 3), {"anchors": BINARY_ANCHORS}),
     (
-        layers.ProposalLayer(7, 0.6, 50, np.array([0.1, 0.1, 0.2, 0.2]), name="ROI"),
+        rpn.ProposalLayer(7, 0.6, 50, np.array([0.1, 0.1, 0.2, 0.2]), name="ROI"),
         [(None, 99, 2), (None, 99, 4), (None, 99, 4)],
         {"proposal_count": 7, "nms_threshold": 0.6, "pre_nms_limit": 50, "bbox_std_dev": [0.1, 0.1, 0.2, 0.2]},
     ),
     (
-        layers.PyramidROIAlign([7, 5], 112, name="roi_align"),
+        roi_align.PyramidROIAlign([7, 5], 112, name="roi_align"),
         [(None, 11, 4), (None, 14), *((None, side, side, 3) for side in MAP_SIDES)],
         {"pool_shape": (7, 5), "canonical_size": 112},
     ),
     (
-        layers.DetectionLayer(8, 0.4, 0.3, (0.1, 0.1, 0.2, 0.2), name="mrcnn_detection"),
+        detection.DetectionLayer(8, 0.4, 0.3, (0.1, 0.1, 0.2, 0.2), name="mrcnn_detection"),
         [(None, 11, 4), (None, 11, 2), (None, 11, 4), (None, 14)],
         {"max_instances": 8, "min_confidence": 0.4, "nms_threshold": 0.3, "bbox_std_dev": [0.1, 0.1, 0.2, 0.2]},
     ),
-    (heads.UnfoldRois(5, name="mrcnn_bbox"), (None, 4), {"count": 5}),
+    (roi_heads.UnfoldRois(5, name="mrcnn_bbox"), (None, 4), {"count": 5}),
     (BatchNorm(None, name="bn_conv1"), (None, 3, 3, 4), {"train_bn": None}),
     (BatchNorm(name="bn_conv1"), (None, 3, 3, 4), {"train_bn": False}),
 ]
@@ -491,14 +495,14 @@ def test_a_model_of_these_layers_survives_a_file(tmp_path):
     maps = [keras.Input((side, side, channels)) for side in sides]
     embeddings, references = keras.Input((4, channels)), keras.Input((3, 8, 8, 3))
     scored, deltas, boxes, meta = (keras.Input(shape) for shape in ((anchors, 2), (anchors, 4), (anchors, 4), (14,)))
-    mean = layers.MeanOverReferences()([embeddings, references])
+    mean = matching.MeanOverReferences()([embeddings, references])
     matched = [
-        layers.MatchingLayer(3, name=f"fpn_distance_P{index + 2}")([level, mean[:, index]])
+        matching.MatchingLayer(3, name=f"fpn_distance_P{index + 2}")([level, mean[:, index]])
         for index, level in enumerate(maps)
     ]
-    rois = layers.ProposalLayer(6, 0.7, 20, (0.1, 0.1, 0.2, 0.2), name="ROI")([scored, deltas, boxes])
-    pooled = layers.PyramidROIAlign((2, 2), 64)([rois, meta, *matched])
-    detections = layers.DetectionLayer(4, 0.0, 0.5, NO_DELTAS)([rois, scored[:, :6], deltas[:, :6], meta])
+    rois = rpn.ProposalLayer(6, 0.7, 20, (0.1, 0.1, 0.2, 0.2), name="ROI")([scored, deltas, boxes])
+    pooled = roi_align.PyramidROIAlign((2, 2), 64)([rois, meta, *matched])
+    detections = detection.DetectionLayer(4, 0.0, 0.5, NO_DELTAS)([rois, scored[:, :6], deltas[:, :6], meta])
     model = keras.Model([*maps, embeddings, references, scored, deltas, boxes, meta], [pooled, detections])
     model.save(tmp_path / "model.keras")
     rng = np.random.default_rng(5)

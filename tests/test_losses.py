@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from siamese_mrcnn_tf import losses
+from siamese_mrcnn_tf.modeling import losses
 
 LOG2, LOG4 = math.log(2), math.log(4)
 THREE_TO_ONE = math.log(3)  # logit of probability 3/4 beside a 0

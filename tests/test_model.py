@@ -9,18 +9,14 @@ import keras
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import (
-    IndexedCocoDataset,
-    SiameseMaskRCNN,
-    TinyConfig,
-    augmentation,
-    boxes,
-    layers,
-    training,
-    weights,
-)
-from siamese_mrcnn_tf.data_generator import SampleMaker, make_batch
+from siamese_mrcnn_tf import IndexedCocoDataset, SiameseMaskRCNN, TinyConfig
+from siamese_mrcnn_tf.data import augmentation
+from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate
 from siamese_mrcnn_tf.model import shift_detections
+from siamese_mrcnn_tf.modeling import rpn
+from siamese_mrcnn_tf.ops import boxes
+from siamese_mrcnn_tf.training.trainer import Trainer
+from siamese_mrcnn_tf.weights import loading
 
 
 def test_arguments_by_position_and_name(tmp_path):
@@ -140,7 +136,7 @@ def test_run_graph_of_pictures_of_any_shape(mode, crop, tiny_weights, tmp_path):
 
 @pytest.mark.parametrize(("anchors", "rows"), [(9, 5), (3, 3)])
 def test_layer_of_refined_anchors_survives_its_configuration(anchors, rows):
-    layer = layers.RefinedAnchorsLayer(5, (0.1, 0.1, 0.2, 0.2), name="refined_anchors")
+    layer = rpn.RefinedAnchorsLayer(5, (0.1, 0.1, 0.2, 0.2), name="refined_anchors")
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert again.get_config() == layer.get_config() and again.pre_nms_limit == 5
     shapes = [(None, anchors, 2), (None, anchors, 4), (None, anchors, 4)]
@@ -246,7 +242,7 @@ def loaders(monkeypatch):
     def record(trainer, stages, loader, val_loader=None):
         seen.append((trainer, stages, loader, val_loader, loader.batch(0)))
 
-    monkeypatch.setattr(training.Trainer, "run", record)
+    monkeypatch.setattr(Trainer, "run", record)
     return seen
 
 
@@ -304,7 +300,7 @@ def test_imagenet_weights_fill_the_backbone_of_a_training_model(training_model, 
     class Backbone:
         layers = [training_model._layers.resnet_model]
 
-    weights.save_weights(Backbone, tmp_path / "backbone.h5")
+    loading.save_weights(Backbone, tmp_path / "backbone.h5")
     before = {variable.path: variable.numpy() for variable in training_model.keras_model.variables}
     for variable in Backbone.layers[0].variables:
         variable.assign(np.full(variable.shape, 0.5))
@@ -319,8 +315,8 @@ def test_imagenet_weights_fill_the_backbone_of_a_training_model(training_model, 
 
 @pytest.mark.slow
 def test_compile_and_steps_by_hand(training_model, training_parts, micro_config):
-    maker = SampleMaker(training_parts[0], micro_config)
-    inputs = make_batch([maker(0), maker(1)], micro_config)
+    maker = TrainingSamples(training_parts[0], micro_config)
+    inputs = collate([maker(0), maker(1)], micro_config)
     training_model.set_trainable("mrcnn_class_logits|rpn_class_raw")
     training_model.compile(learning_rate=0.01, momentum=0.5)
     optimizer = training_model.keras_model.optimizer

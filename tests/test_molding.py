@@ -9,9 +9,9 @@ import scipy.ndimage
 import seeded
 import skimage.transform
 
-from siamese_mrcnn_tf import molding
-from siamese_mrcnn_tf.boxes import extract_bboxes
 from siamese_mrcnn_tf.config import Config, LargeConfig, TinyConfig
+from siamese_mrcnn_tf.data import molding, resize
+from siamese_mrcnn_tf.ops.boxes import extract_bboxes
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "parity"
 SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # (seed, height, width) of the recorded data pipeline
@@ -47,12 +47,12 @@ def by_skimage(array, shape):
 def test_resize_by_hand():
     # doubling places samples at -0.25, 0.25, 0.75, 1.25; the missing neighbours count as 0
     expected = [[0.0, 0.0, 0.0, 0.0], [0.75 * 4, 4, 4, 0.75 * 4]]
-    assert np.allclose(molding.resize([[0, 0], [4, 4]], (2, 4)), expected)
+    assert np.allclose(resize.resize([[0, 0], [4, 4]], (2, 4)), expected)
 
 
 def test_resize_stays_in_the_range_of_its_input():
-    assert np.all(molding.resize(np.full((3, 3), 7), (5, 8)) == 7)
-    assert molding.resize(np.array([[-3.0, -1.0]]), (1, 5)).max() == -1
+    assert np.all(resize.resize(np.full((3, 3), 7), (5, 8)) == 7)
+    assert resize.resize(np.array([[-3.0, -1.0]]), (1, 5)).max() == -1
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -61,7 +61,7 @@ def test_resize_equals_skimage(seed):
     shape, new_shape = rng.integers(1, 90, 2), rng.integers(1, 90, 2)
     channels = () if seed % 3 == 0 else (int(rng.integers(1, 5)),)
     array = rng.normal(50, 40, (*shape, *channels))
-    resized = molding.resize(array, new_shape)
+    resized = resize.resize(array, new_shape)
     assert resized.shape == (*new_shape, *channels) and resized.dtype == np.float64
     np.testing.assert_allclose(resized, by_skimage(array, tuple(new_shape)), atol=1e-9)
 
@@ -71,14 +71,14 @@ def test_resize_equals_skimage(seed):
 )
 def test_truncated_pictures_equal_skimage(shape, new_shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    resized = molding.resize(image, new_shape).astype(np.uint8).astype(int)
+    resized = resize.resize(image, new_shape).astype(np.uint8).astype(int)
     difference = np.abs(resized - by_skimage(image, new_shape).astype(np.uint8))
     assert difference.max() <= 1 and np.count_nonzero(difference) <= 1e-3 * difference.size
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
 def test_resize_takes_any_dtype(dtype):
-    assert np.array_equal(molding.resize(np.eye(4).astype(dtype), (4, 4)), np.eye(4))
+    assert np.array_equal(resize.resize(np.eye(4).astype(dtype), (4, 4)), np.eye(4))
 
 
 @pytest.mark.parametrize(
@@ -86,52 +86,52 @@ def test_resize_takes_any_dtype(dtype):
 )
 def test_resize_refuses_missing_axes(shape, new_shape):
     with pytest.raises(ValueError, match="cannot resize shape"):
-        molding.resize(np.zeros(shape), new_shape)
+        resize.resize(np.zeros(shape), new_shape)
 
 
 # ---- resize_image ------------------------------------------------------------------------------------------------
 def test_square_scales_up_to_min_dim_and_pads_the_smaller_half_first():
-    image, window, scale, padding, crop = molding.resize_image(np.ones((10, 15, 3), np.uint8), min_dim=30, max_dim=33)
+    image, window, scale, padding, crop = resize.resize_image(np.ones((10, 15, 3), np.uint8), min_dim=30, max_dim=33)
     assert image.shape == (33, 33, 3) and image.dtype == np.uint8 and crop is None
     assert scale == 33 / 15 and padding == [(5, 6), (0, 0), (0, 0)] and window == (5, 0, 27, 33)
-    _, window, scale, padding, _ = molding.resize_image(np.ones((10, 15, 3), np.uint8), min_dim=20, max_dim=33)
+    _, window, scale, padding, _ = resize.resize_image(np.ones((10, 15, 3), np.uint8), min_dim=20, max_dim=33)
     assert scale == 2 and padding == [(6, 7), (1, 2), (0, 0)] and window == (6, 1, 26, 31)
 
 
 def test_square_leaves_the_size_of_a_picture_that_fits():
-    image, window, scale, _, _ = molding.resize_image(np.ones((30, 40, 3)), min_dim=20, max_dim=64)
+    image, window, scale, _, _ = resize.resize_image(np.ones((30, 40, 3)), min_dim=20, max_dim=64)
     assert scale == 1 and window == (17, 12, 47, 52) and image.sum() == 30 * 40 * 3
 
 
 def test_square_keeps_at_least_one_pixel_of_a_thin_picture():
-    image, window, *_ = molding.resize_image(np.full((1, 500, 3), 9, np.uint8), min_dim=40, max_dim=64)
+    image, window, *_ = resize.resize_image(np.full((1, 500, 3), 9, np.uint8), min_dim=40, max_dim=64)
     assert image.shape == (64, 64, 3) and window == (31, 0, 32, 64)
 
 
 def test_min_scale():
-    _, _, scale, _, _ = molding.resize_image(np.ones((10, 10, 3)), min_dim=10, max_dim=64, min_scale=3)
+    _, _, scale, _, _ = resize.resize_image(np.ones((10, 10, 3)), min_dim=10, max_dim=64, min_scale=3)
     assert scale == 3
 
 
 def test_pad64():
-    image, window, scale, padding, _ = molding.resize_image(np.ones((64, 100, 3)), min_dim=64, mode="pad64")
+    image, window, scale, padding, _ = resize.resize_image(np.ones((64, 100, 3)), min_dim=64, mode="pad64")
     assert image.shape == (64, 128, 3) and scale == 1 and window == (0, 14, 64, 114)
     assert padding == [(0, 0), (14, 14), (0, 0)]
 
 
 def test_none_leaves_the_picture_alone():
     source = np.ones((5, 7, 3))
-    image, window, scale, padding, crop = molding.resize_image(source, min_dim=64, max_dim=64, mode="none")
+    image, window, scale, padding, crop = resize.resize_image(source, min_dim=64, max_dim=64, mode="none")
     assert image is source and window == (0, 0, 5, 7) and scale == 1 and padding == [(0, 0)] * 3 and crop is None
 
 
 def test_crop_is_placed_by_its_generator():
     source = np.arange(40 * 60 * 3).reshape(40, 60, 3)
-    image, window, scale, padding, crop = molding.resize_image(source, 32, mode="crop", rng=np.random.default_rng(5))
+    image, window, scale, padding, crop = resize.resize_image(source, 32, mode="crop", rng=np.random.default_rng(5))
     y, x, height, width = crop
     assert (height, width) == (32, 32) and window == (0, 0, 32, 32) and scale == 1 and padding == [(0, 0)] * 3
     assert np.array_equal(image, source[y : y + 32, x : x + 32])
-    again = molding.resize_image(source, 32, mode="crop", rng=np.random.default_rng(5))
+    again = resize.resize_image(source, 32, mode="crop", rng=np.random.default_rng(5))
     assert again[4] == crop
 
 
@@ -148,13 +148,13 @@ def test_crop_is_placed_by_its_generator():
 )
 def test_resize_image_refuses_an_incomplete_rule(arguments, message):
     with pytest.raises(ValueError, match=message):
-        molding.resize_image(np.ones((8, 8, 3)), **arguments)
+        resize.resize_image(np.ones((8, 8, 3)), **arguments)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 5), (5, 5, 0)])
 def test_resize_image_refuses_an_empty_picture(shape):
     with pytest.raises(ValueError, match="not empty"):
-        molding.resize_image(np.ones(shape), max_dim=8)
+        resize.resize_image(np.ones(shape), max_dim=8)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -165,16 +165,16 @@ def test_resize_mask_equals_scipy():
     for height, scale in sizes:
         mask = rng.random((height, 17, 3)) > 0.3
         expected = scipy.ndimage.zoom(mask, (scale, scale, 1), order=0)
-        resized = molding.resize_mask(mask, scale, [(0, 0)] * 3)
+        resized = resize.resize_mask(mask, scale, [(0, 0)] * 3)
         assert resized.dtype == bool and np.array_equal(resized, expected), (height, scale)
 
 
 def test_resize_mask_pads_and_crops():
     mask = np.ones((4, 4, 2), np.uint8)
-    padded = molding.resize_mask(mask, 1, [(1, 2), (0, 3), (0, 0)])
+    padded = resize.resize_mask(mask, 1, [(1, 2), (0, 3), (0, 0)])
     assert padded.shape == (7, 7, 2) and padded.sum() == mask.sum() and padded[0].sum() == 0
-    assert molding.resize_mask(mask, 2, [(0, 0)] * 3, crop=(1, 2, 5, 4)).shape == (5, 4, 2)
-    assert molding.resize_mask(np.zeros((4, 4, 0), bool), 2, [(0, 0)] * 3).shape == (8, 8, 0)
+    assert resize.resize_mask(mask, 2, [(0, 0)] * 3, crop=(1, 2, 5, 4)).shape == (5, 4, 2)
+    assert resize.resize_mask(np.zeros((4, 4, 0), bool), 2, [(0, 0)] * 3).shape == (8, 8, 0)
 
 
 def test_mini_masks_there_and_back():
@@ -182,32 +182,32 @@ def test_mini_masks_there_and_back():
     mask[4:12, 5:25, 0] = True
     mask[0:20, 0:30, 1] = np.arange(30) < 15
     boxes = extract_bboxes(mask)
-    mini = molding.minimize_mask(boxes, mask, (10, 10))
+    mini = resize.minimize_mask(boxes, mask, (10, 10))
     assert mini.shape == (10, 10, 2) and mini.dtype == bool and mini[:, :, 0].all()
-    assert np.array_equal(molding.expand_mask(boxes, mini, (20, 30, 3)), mask)
-    assert molding.minimize_mask(np.zeros((0, 4)), mask[:, :, :0], (10, 10)).shape == (10, 10, 0)
+    assert np.array_equal(resize.expand_mask(boxes, mini, (20, 30, 3)), mask)
+    assert resize.minimize_mask(np.zeros((0, 4)), mask[:, :, :0], (10, 10)).shape == (10, 10, 0)
 
 
 def test_mini_masks_refuse_bad_boxes():
     mask = np.ones((20, 30, 1), bool)
     with pytest.raises(ValueError, match=r"bbox\[0\] = \(5, 5, 5, 9\): no box inside 20 x 30"):
-        molding.minimize_mask([[5, 5, 5, 9]], mask, (10, 10))
+        resize.minimize_mask([[5, 5, 5, 9]], mask, (10, 10))
     with pytest.raises(ValueError, match=r"bbox\[0\] = \(0, 0, 21, 9\): no box inside"):
-        molding.expand_mask([[0, 0, 21, 9]], mask, (20, 30))
+        resize.expand_mask([[0, 0, 21, 9]], mask, (20, 30))
     with pytest.raises(ValueError, match="one .* for each of 1 masks"):
-        molding.minimize_mask(np.zeros((2, 4)), mask, (10, 10))
+        resize.minimize_mask(np.zeros((2, 4)), mask, (10, 10))
 
 
 @pytest.mark.parametrize("index", range(3))
 def test_ground_truth_equals_the_records(recorded, index):
     image, masks, _ = scene(*SCENES[index])
-    molded, _, scale, padding, _ = molding.resize_image(image, 400, 512, 0, "square")
+    molded, _, scale, padding, _ = resize.resize_image(image, 400, 512, 0, "square")
     difference = np.abs(molded[::5, ::5].astype(int) - recorded[f"gt{index}_image_u8_sub"])
     assert difference.max() <= 1 and np.count_nonzero(difference) <= 0.008 * difference.size
-    masks = molding.resize_mask(masks, scale, padding)
+    masks = resize.resize_mask(masks, scale, padding)
     boxes = extract_bboxes(masks)
     assert np.array_equal(boxes, recorded[f"gt{index}_boxes"])
-    assert np.array_equal(molding.minimize_mask(boxes, masks, (56, 56)), unpack(recorded, f"gt{index}_minimask"))
+    assert np.array_equal(resize.minimize_mask(boxes, masks, (56, 56)), unpack(recorded, f"gt{index}_minimask"))
     if index == 1:
         assert np.array_equal(masks, unpack(recorded, "gt1_fullmask"))
 
@@ -275,9 +275,9 @@ def test_mold_inputs_takes_float_pictures_and_black_ones():
 def test_query_shape_is_the_size_before_padding(mode):
     config = CONFIG.replace(IMAGE_RESIZE_MODE=mode, IMAGE_MIN_DIM=448)
     rule = (config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE, mode)
-    _, window, scale, _, crop = molding.resize_image(np.zeros((200, 300, 3)), *rule, rng=np.random.default_rng(0))
+    _, window, scale, _, crop = resize.resize_image(np.zeros((200, 300, 3)), *rule, rng=np.random.default_rng(0))
     expected = (window[2] - window[0], window[3] - window[1]) if crop is None else (448, 672)
-    assert molding.query_shape((200, 300), config) == (scale, expected)
+    assert molding.resized_scene_shape((200, 300), config) == (scale, expected)
 
 
 @pytest.mark.parametrize(
@@ -331,8 +331,8 @@ def test_mold_references_refuses_bad_crops():
 def test_reference_from_mask_equals_cropping_the_resized_scene(mode):
     image, masks, _ = scene(*SCENES[1])
     config = CONFIG.replace(IMAGE_RESIZE_MODE=mode, IMAGE_MIN_DIM=448)
-    resized, _, scale, padding, _ = molding.resize_image(image, 448, 512, 0, mode)
-    boxes = extract_bboxes(molding.resize_mask(masks, scale, padding))
+    resized, _, scale, padding, _ = resize.resize_image(image, 448, 512, 0, mode)
+    boxes = extract_bboxes(resize.resize_mask(masks, scale, padding))
     for index, (y1, x1, y2, x2) in enumerate(boxes):
         expected = molding.mold_reference(resized[y1:y2, x1:x2], config)
         assert np.array_equal(molding.reference_from_mask(image, masks[:, :, index], config), expected)
@@ -340,7 +340,7 @@ def test_reference_from_mask_equals_cropping_the_resized_scene(mode):
 
 def test_reference_from_box_equals_cropping_the_resized_scene():
     image = scene(*SCENES[0])[0]
-    resized, _, scale, _, _ = molding.resize_image(image, 400, 512, 0, "square")
+    resized, _, scale, _, _ = resize.resize_image(image, 400, 512, 0, "square")
     assert scale == 1.024
     # 100, 250.5, 200, 300 times 1.024 is 102.4, 256.512, 204.8, 307.2; the padding adds 64 rows
     expected = molding.mold_reference(resized[64 + 102 : 64 + 205, 257:307], CONFIG)
@@ -454,10 +454,10 @@ def test_every_pixel_of_the_recorded_scenes():
     records = np.load(SHARED / "data_pipeline.npz")
     for index, (rule, unequal) in enumerate(zip(SCENES, (26, 120, 4148), strict=True)):
         image, masks, _ = scene(*rule)
-        molded, _, scale, padding, _ = molding.resize_image(image, 400, 512, 0, "square")
+        molded, _, scale, padding, _ = resize.resize_image(image, 400, 512, 0, "square")
         difference = np.abs(molded.astype(int) - records[f"gt{index}_image_u8"])
         assert difference.max() <= 1 and np.count_nonzero(difference) <= unequal
-        assert np.array_equal(molding.resize_mask(masks, scale, padding), unpack(records, f"gt{index}_fullmask"))
+        assert np.array_equal(resize.resize_mask(masks, scale, padding), unpack(records, f"gt{index}_fullmask"))
 
 
 @with_shared

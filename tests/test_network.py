@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import LargeConfig, TinyConfig, network
+from siamese_mrcnn_tf import LargeConfig, TinyConfig
 from siamese_mrcnn_tf.model import SiameseMaskRCNN
+from siamese_mrcnn_tf.modeling import network
 
 OUTPUTS = {"mrcnn_detection", "mrcnn_class", "mrcnn_bbox", "mrcnn_mask", "ROI", "rpn_class", "rpn_bbox"}
 ALIASES = {"detections", "rpn_rois"}

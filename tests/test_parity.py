@@ -102,13 +102,13 @@ def test_proposals_as_a_set(tensors, record):
 @pytest.fixture(scope="module")
 def head_outputs(small_model, tensors, record):
     """The heads on the recorded rois and detections."""
-    from siamese_mrcnn_tf import heads
+    from siamese_mrcnn_tf.modeling import roi_heads
 
     layers, config = small_model.predictor.layers, small_model.config
     maps = [keras.Input(tensors[f"matched_{level}"].shape[1:]) for level in LEVELS[:4]]
     rois, boxes, meta = keras.Input((500, 4)), keras.Input((30, 4)), keras.Input((14,))
-    classified = heads.fpn_classifier_graph(rois, maps, meta, layers.classifier, pool_size=config.POOL_SIZE)
-    masked = heads.build_fpn_mask_graph(boxes, maps, meta, layers.mask, pool_size=config.MASK_POOL_SIZE)
+    classified = roi_heads.fpn_classifier_graph(rois, maps, meta, layers.classifier, pool_size=config.POOL_SIZE)
+    masked = roi_heads.build_fpn_mask_graph(boxes, maps, meta, layers.mask, pool_size=config.MASK_POOL_SIZE)
     model = keras.Model([rois, boxes, meta, *maps], {**classified, **masked})
     inputs = [
         record["rpn_rois"][None],
@@ -227,7 +227,8 @@ def test_five_references_are_their_mean(small_model, query):
 
 def test_exact_inputs_give_exact_outputs(small_model):
     """Two recorded molded images and references, mean subtracted: what flows from them agrees to float32 rounding."""
-    from siamese_mrcnn_tf import heads, molding
+    from siamese_mrcnn_tf.data import molding
+    from siamese_mrcnn_tf.modeling import roi_heads
 
     if not (conftest.SHARED / "parity" / "train_batch.npz").exists():
         pytest.skip("the full records are not here")
@@ -244,8 +245,8 @@ def test_exact_inputs_give_exact_outputs(small_model):
         assert max(distances.min(axis=0).max(), distances.min(axis=1).max()) < 0.05  # pixels
     maps = [keras.Input(values[name].shape[1:]) for name in names[:4]]
     rois, meta_input = keras.Input((100, 4)), keras.Input((14,))
-    classified = heads.fpn_classifier_graph(rois, maps, meta_input, layers.classifier, pool_size=config.POOL_SIZE)
-    masked = heads.build_fpn_mask_graph(rois, maps, meta_input, layers.mask, pool_size=config.MASK_POOL_SIZE)
+    classified = roi_heads.fpn_classifier_graph(rois, maps, meta_input, layers.classifier, pool_size=config.POOL_SIZE)
+    masked = roi_heads.build_fpn_mask_graph(rois, maps, meta_input, layers.mask, pool_size=config.MASK_POOL_SIZE)
     head = keras.Model([rois, meta_input, *maps], {**classified, **masked})
     of_rois = head.predict_on_batch([outputs["b2_identity_output_rois"], meta, *(values[name] for name in names[:4])])
     for name in ("mrcnn_class_logits", "mrcnn_bbox"):

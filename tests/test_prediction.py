@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from siamese_mrcnn_tf import SiamesePredictor, prediction
+from siamese_mrcnn_tf import SiamesePredictor
+from siamese_mrcnn_tf.cli import predict
 
 
 @pytest.fixture
@@ -24,26 +25,26 @@ def pictures(tmp_path, scene, crop):
 
 def test_pictures_by_file_folder_and_pattern(pictures):
     a, b = pictures / "a.png", pictures / "b.jpg"
-    assert prediction.find_pictures([a]) == [a]
-    assert prediction.find_pictures([pictures]) == [a, b]
-    assert prediction.find_pictures([str(pictures / "*.png"), pictures]) == [a, b]
+    assert predict.find_pictures([a]) == [a]
+    assert predict.find_pictures([pictures]) == [a, b]
+    assert predict.find_pictures([str(pictures / "*.png"), pictures]) == [a, b]
     for source, message in (
         (pictures / "c.png", "no such file"),
         (pictures / "*.tif", "no such file, folder or match"),
     ):
         with pytest.raises(ValueError, match=message):
-            prediction.find_pictures([a, source])
+            predict.find_pictures([a, source])
     (pictures / "empty").mkdir()
     with pytest.raises(ValueError, match="no picture .* in this folder"):
-        prediction.find_pictures([pictures / "empty"])
+        predict.find_pictures([pictures / "empty"])
 
 
 def test_query_from_crops_and_boxes(pictures, tiny_model, scene, crop, tmp_path):
     config = tiny_model.config
-    query = prediction.read_query([str(tmp_path / "thing.png"), f"{pictures / 'a.png'}:10,20,60,90"], config)
+    query = predict.read_query([str(tmp_path / "thing.png"), f"{pictures / 'a.png'}:10,20,60,90"], config)
     assert query.name == "thing"
     assert [one.shape for one in query.crops] == [(64, 64, 3)] * 2
-    assert prediction.read_query([f"{pictures / 'a.png'}:10,20,60,90"], config).name == "a"
+    assert predict.read_query([f"{pictures / 'a.png'}:10,20,60,90"], config).name == "a"
 
 
 @pytest.mark.parametrize(
@@ -59,25 +60,25 @@ def test_query_from_crops_and_boxes(pictures, tiny_model, scene, crop, tmp_path)
 )
 def test_bad_boxes_are_named(pictures, tiny_model, box, message):
     with pytest.raises(ValueError, match=message):
-        prediction.read_query([f"{pictures / 'a.png'}:{box}"], tiny_model.config)
+        predict.read_query([f"{pictures / 'a.png'}:{box}"], tiny_model.config)
 
 
 def test_bad_references_are_named(pictures, tiny_model):
     with pytest.raises(ValueError, match="notes.txt"):
-        prediction.read_query([str(pictures / "notes.txt")], tiny_model.config)
+        predict.read_query([str(pictures / "notes.txt")], tiny_model.config)
     with pytest.raises(ValueError, match="gone.png"):
-        prediction.read_query([str(pictures / "gone.png")], tiny_model.config)
+        predict.read_query([str(pictures / "gone.png")], tiny_model.config)
     with pytest.raises(ValueError, match="at least one"):
-        prediction.read_query([], tiny_model.config)
+        predict.read_query([], tiny_model.config)
 
 
 def test_what_is_written(pictures, tiny_model, tmp_path, scene):
     out = tmp_path / "out"
     config = tiny_model.config
-    queries = [prediction.read_query([str(tmp_path / "thing.png")], config)]
-    queries.append(prediction.read_query([f"{pictures / 'a.png'}:10,20,60,90", str(tmp_path / "thing.png")], config))
-    paths = prediction.find_pictures([pictures])
-    results = prediction.predict_files(tiny_model.predictor, paths, queries, out, progress=False)
+    queries = [predict.read_query([str(tmp_path / "thing.png")], config)]
+    queries.append(predict.read_query([f"{pictures / 'a.png'}:10,20,60,90", str(tmp_path / "thing.png")], config))
+    paths = predict.find_pictures([pictures])
+    results = predict.predict_files(tiny_model.predictor, paths, queries, out, progress=False)
     assert sorted(path.name for path in out.iterdir()) == ["images.json", "masks", "overlays", "results.json"]
     names = {f"{picture}.{query}.png" for picture in ("a", "b") for query in ("thing", "a")}
     assert {path.name for path in (out / "overlays").iterdir()} == names
@@ -94,47 +95,47 @@ def test_what_is_written(pictures, tiny_model, tmp_path, scene):
 
 
 def test_masks_of_an_earlier_run_do_not_stay(pictures, tiny_model, tmp_path):
-    query = prediction.read_query([str(tmp_path / "thing.png")], tiny_model.config)
+    query = predict.read_query([str(tmp_path / "thing.png")], tiny_model.config)
     stale = tmp_path / "out" / "masks" / "a.thing.999.png"
     other = tmp_path / "out" / "masks" / "b.thing.999.png"
     stale.parent.mkdir(parents=True)
     stale.touch()
     other.touch()
-    prediction.predict_files(tiny_model.predictor, [pictures / "a.png"], [query], tmp_path / "out", progress=False)
+    predict.predict_files(tiny_model.predictor, [pictures / "a.png"], [query], tmp_path / "out", progress=False)
     assert not stale.exists() and other.exists()
 
 
 def test_a_model_without_masks(pictures, tiny_model, tmp_path, scene):
     config = tiny_model.config.replace(MODEL="frcnn")
-    query = prediction.read_query([str(tmp_path / "thing.png")], config)
+    query = predict.read_query([str(tmp_path / "thing.png")], config)
     predictor = SiamesePredictor(config, layers=dataclasses.replace(tiny_model.predictor.layers, mask={}))
-    results = prediction.predict_files(predictor, [pictures / "a.png"], [query], tmp_path / "out", progress=False)
+    results = predict.predict_files(predictor, [pictures / "a.png"], [query], tmp_path / "out", progress=False)
     assert results and not any("segmentation" in result for result in results)
     assert (tmp_path / "out" / "overlays" / "a.thing.png").exists() and not (tmp_path / "out" / "masks").exists()
 
 
 def test_out_that_is_a_file_is_found_first(pictures, tiny_model, tmp_path):
-    query = prediction.read_query([str(tmp_path / "thing.png")], tiny_model.config)
+    query = predict.read_query([str(tmp_path / "thing.png")], tiny_model.config)
     for out in (tmp_path / "thing.png", tmp_path / "thing.png" / "below"):
         with pytest.raises(ValueError, match="thing.png is a file"):
-            prediction.predict_files(tiny_model.predictor, [pictures / "a.png"], [query], out, progress=False)
+            predict.predict_files(tiny_model.predictor, [pictures / "a.png"], [query], out, progress=False)
 
 
 def test_a_broken_picture_stops_before_anything_is_written(pictures, tiny_model, tmp_path):
     (pictures / "c.png").write_bytes((pictures / "a.png").read_bytes()[:500])
-    query = prediction.read_query([str(tmp_path / "thing.png")], tiny_model.config)
+    query = predict.read_query([str(tmp_path / "thing.png")], tiny_model.config)
     with pytest.raises(ValueError, match="c.png"):
-        prediction.predict_files(tiny_model.predictor, prediction.find_pictures([pictures]), [query], tmp_path / "out")
+        predict.predict_files(tiny_model.predictor, predict.find_pictures([pictures]), [query], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_names_that_repeat_get_their_place(pictures, tiny_model, tmp_path):
-    query = prediction.read_query([str(tmp_path / "thing.png")], tiny_model.config)
+    query = predict.read_query([str(tmp_path / "thing.png")], tiny_model.config)
     Image.open(pictures / "a.png").save(pictures / "a.jpg")
     paths = [pictures / "a.png", pictures / "a.jpg"]
-    prediction.predict_files(tiny_model.predictor, paths, [query], tmp_path / "out", progress=False)
+    predict.predict_files(tiny_model.predictor, paths, [query], tmp_path / "out", progress=False)
     assert sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir()) == ["a-2.thing.png", "a.thing.png"]
 
 
 def test_output_names_never_collide():
-    assert prediction._unique(["a", "a", "a-2", "a.b", "a_b"]) == ["a", "a-2", "a-2-2", "a_b", "a_b-2"]
+    assert predict._unique(["a", "a", "a-2", "a.b", "a_b"]) == ["a", "a-2", "a-2-2", "a_b", "a_b-2"]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import ReferenceEmbedding, SiamesePredictor, weights
+from siamese_mrcnn_tf import ReferenceEmbedding, SiamesePredictor
+from siamese_mrcnn_tf.weights import loading
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_backbone_weights_are_not_enough(tiny_model, tmp_path):
     class Backbone:
         layers = [tiny_model.predictor.layers.resnet_model]
 
-    weights.save_weights(Backbone, tmp_path / "backbone.h5")
+    loading.save_weights(Backbone, tmp_path / "backbone.h5")
     with pytest.raises(ValueError, match="backbone.h5: cannot detect, 76 weights are not in it"):
         SiamesePredictor(tiny_model.config, weights=tmp_path / "backbone.h5")
 

@@ -16,11 +16,22 @@ import numpy as np
 import pytest
 from scripts import load_script
 
-from siamese_mrcnn_tf import imagenet, network, pretraining, weights
 from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
-from siamese_mrcnn_tf.instance_crops import Instances
-from siamese_mrcnn_tf.pretraining import Recipe, pretraining_config, pretraining_schedule
-from siamese_mrcnn_tf.schedules import Stage
+from siamese_mrcnn_tf.modeling import network
+from siamese_mrcnn_tf.pretraining import imagenet
+from siamese_mrcnn_tf.pretraining.classifier import (
+    WEIGHT_DECAY,
+    Recipe,
+    build_classifier,
+    classification_graph,
+    pretrain,
+    pretraining_config,
+    pretraining_schedule,
+    recipe_of,
+)
+from siamese_mrcnn_tf.pretraining.instance_crops import InstanceCrops
+from siamese_mrcnn_tf.training.schedules import Stage
+from siamese_mrcnn_tf.weights import loading
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "imagenet" / "pretrain.py"
 SMALL = {"BACKBONE_STEM_WIDTH": 16, "BACKBONE_WIDTHS": (16, 16, 32, 32), "FPN_FEATUREMAPS": 16}
@@ -68,11 +79,11 @@ def test_a_recipe_that_decays_as_a_cosine_is_one_stage_at_its_rate(batch):
 
 
 def test_recipes_go_with_the_optimizer():
-    recipe = pretraining.recipe_of(TinyConfig())
+    recipe = recipe_of(TinyConfig())
     assert (recipe.steps_per_epoch, recipe.learning_rate) == (100, 0.004)
     assert (recipe.decay, recipe.weight_decay) == ("cosine", 0)
-    assert pretraining.recipe_of(SmallConfig()) == Recipe()
-    assert (Recipe().decay, Recipe().weight_decay) == ("steps", pretraining.WEIGHT_DECAY)
+    assert recipe_of(SmallConfig()) == Recipe()
+    assert (Recipe().decay, Recipe().weight_decay) == ("steps", WEIGHT_DECAY)
 
 
 def test_the_configuration_trains_statistics_and_shares_the_batch():
@@ -87,13 +98,13 @@ def test_the_configuration_trains_statistics_and_shares_the_batch():
 
 def test_classification_by_hand():
     logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [1 / 3, 1 / 3, 1 / 3]], np.float32))
-    counts, cross_entropy, is_right = pretraining.classification_graph(np.array([1, 2, -1]), logits)
+    counts, cross_entropy, is_right = classification_graph(np.array([1, 2, -1]), logits)
     assert counts.numpy().tolist() == [1, 1, 0] and is_right.numpy().tolist() == [0, 1, 0]
     np.testing.assert_allclose(cross_entropy, [np.log(4), np.log(1.25), 0], rtol=1e-5)
 
 
 def test_the_loss_is_cross_entropy_over_labels_and_half_the_squares_of_kernels():
-    model = pretraining.build_classifier(CONFIG, 5, weight_decay=0.01)
+    model = build_classifier(CONFIG, 5, weight_decay=0.01)
     outputs = {"logits": np.zeros((3, 1, 5), np.float32), "input_label": np.array([0, 4, -1], np.int32)}
     kernels = [variable for variable in model.trainable_variables if variable.path.endswith("kernel")]
     decay = 0.005 * sum(np.square(kernel.numpy()).sum() for kernel in kernels)
@@ -107,15 +118,15 @@ def test_the_loss_is_cross_entropy_over_labels_and_half_the_squares_of_kernels()
 
 
 def test_initial_weights_depend_on_the_seed_alone():
-    first, again, other = (pretraining.build_classifier(CONFIG, 5, seed=seed).get_weights() for seed in (1, 1, 2))
+    first, again, other = (build_classifier(CONFIG, 5, seed=seed).get_weights() for seed in (1, 1, 2))
     assert all(map(np.array_equal, first, again)) and not all(map(np.array_equal, first, other))
-    kernel = _backbone(pretraining.build_classifier(CONFIG, 5)).get_layer("res5a_branch2b").kernel.numpy()
+    kernel = _backbone(build_classifier(CONFIG, 5)).get_layer("res5a_branch2b").kernel.numpy()
     assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * kernel.shape[-1])), rel=0.05)
 
 
 def test_statistics_are_trained_and_logits_stay_float32_in_mixed_precision():
     config = CONFIG.replace(PRECISION="bfloat16")
-    model = pretraining.build_classifier(config, 5)
+    model = build_classifier(config, 5)
     model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
     statistics = _backbone(model).get_layer("bn_conv1").moving_mean
     batch = {"input_image": np.full((6, 32, 32, 3), 50, np.float32), "input_label": np.zeros(6, np.int32)}
@@ -132,7 +143,7 @@ def _backbone(classifier):
 
 
 def test_a_pyramid_has_a_classifier_on_each_level_too():
-    model = pretraining.build_classifier(CONFIG, 5, pyramid=True)
+    model = build_classifier(CONFIG, 5, pyramid=True)
     heads = [layer.name for layer in model.layers if layer.name.startswith("classifier")]
     assert heads == ["classifier", "classifier_p2", "classifier_p3", "classifier_p4", "classifier_p5"]
     assert [layer.name for layer in model.encoder.layers] == ["resnet_model", "fpn_model"]
@@ -143,13 +154,13 @@ def test_a_pyramid_has_a_classifier_on_each_level_too():
     for index, name in enumerate(heads):
         expected = model.get_layer(name)(keras.ops.mean(maps[index], axis=(1, 2)))
         np.testing.assert_allclose(outputs["logits"][:, index], expected, rtol=1e-4, atol=1e-5, err_msg=name)
-    alone = pretraining.build_classifier(CONFIG, 5)
+    alone = build_classifier(CONFIG, 5)
     assert [layer.name for layer in alone.encoder.layers] == ["resnet_model"]
     assert alone({"input_image": image, "input_label": np.zeros(2, np.int32)})["logits"].shape == (2, 1, 5)
 
 
 def test_the_loss_is_the_mean_over_the_heads():
-    model = pretraining.build_classifier(CONFIG, 3, pyramid=True, weight_decay=0.0)
+    model = build_classifier(CONFIG, 3, pyramid=True, weight_decay=0.0)
     probabilities = [[0.5, 0.25, 0.25], [0.2, 0.4, 0.4], [0.8, 0.1, 0.1], [0.25, 0.5, 0.25], [0.6, 0.2, 0.2]]
     logits = np.log(np.array([probabilities, probabilities], np.float32))
     outputs = {"logits": logits, "input_label": np.array([0, imagenet.NO_LABEL], np.int32)}
@@ -168,8 +179,8 @@ def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("pretraining")
     tree = imagenet_tree.write_tree(path / "set")
     train, val = (imagenet.find_pictures(tree, subset, 687, partial=True) for subset in ("train", "val"))
-    classifier = pretraining.build_classifier(CONFIG, 687)
-    _, history = pretraining.pretrain(classifier, CONFIG, RECIPE, train, val, path / "run", progress=False, workers=2)
+    classifier = build_classifier(CONFIG, 687)
+    _, history = pretrain(classifier, CONFIG, RECIPE, train, val, path / "run", progress=False, workers=2)
     return path / "run", history, classifier
 
 
@@ -189,10 +200,10 @@ def test_a_run_writes_the_backbone_and_its_history(finished):
 def test_the_written_backbone_loads_into_the_detector(finished):
     folder, _, classifier = finished
     layers = network.build_layers(CONFIG.replace(TRAIN_BN=False))
-    report = weights.load_weights(layers, folder / "imagenet_687.h5")
-    expected, _ = weights._model_weights(classifier.encoder)
+    report = loading.load_weights(layers, folder / "imagenet_687.h5")
+    expected, _ = loading._model_weights(classifier.encoder)
     assert sorted(report.loaded) == sorted(expected) and not report.unused and not report.zeroed
-    found, _ = weights._model_weights(layers.resnet_model)
+    found, _ = loading._model_weights(layers.resnet_model)
     for key, variable in expected.items():
         np.testing.assert_array_equal(found[key].numpy(), variable.numpy(), err_msg=key)
 
@@ -204,14 +215,14 @@ def test_the_written_backbone_has_the_layout_of_the_original(finished):
     assert names[:4] == [b"conv1/kernel:0", b"conv1/bias:0", b"bn_conv1/gamma:0", b"bn_conv1/beta:0"]
     first = names.index(b"bn_conv1/moving_mean:0")  # the original loads by position, what trains first
     assert all(b"moving" in name for name in names[first:]) and not any(b"moving" in name for name in names[:first])
-    text = weights.describe_weights(finished[0] / "imagenet_687.h5")
+    text = loading.describe_weights(finished[0] / "imagenet_687.h5")
     assert "backbone weights, ResNet with 1+1+1+1 blocks, with conv biases" in text and "left out: nothing" in text
 
 
 def test_the_real_backbone_is_that_of_the_detector(tmp_path):
-    classifier = pretraining.build_classifier(pretraining_config(SmallConfig()), 3)
-    weights.save_weights(classifier.encoder, tmp_path / "imagenet_687.h5")
-    text = weights.describe_weights(tmp_path / "imagenet_687.h5")
+    classifier = build_classifier(pretraining_config(SmallConfig()), 3)
+    loading.save_weights(classifier.encoder, tmp_path / "imagenet_687.h5")
+    text = loading.describe_weights(tmp_path / "imagenet_687.h5")
     assert "backbone weights, ResNet-50, with conv biases" in text and "fits: config small or config large" in text
     assert "318" in text  # weights of the backbone in the published files
 
@@ -221,15 +232,15 @@ def test_a_run_is_not_resumed_with_other_samples(finished, tmp_path):
     tree = imagenet_tree.write_tree(tmp_path / "more", train=7)
     train = imagenet.find_pictures(tree, "train", 687, partial=True)
     with pytest.raises(ValueError, match="pictures = 21, but the run was begun with 18"):
-        pretraining.pretrain(classifier, CONFIG, RECIPE, train, None, folder, resume=True, progress=False)
+        pretrain(classifier, CONFIG, RECIPE, train, None, folder, resume=True, progress=False)
 
 
 def test_a_broken_picture_stops_the_run_and_is_named(tree, tmp_path):
     (tree / "train" / "n01440764" / "n01440764_3.JPEG").write_bytes(b"\xff\xd8\xff nothing")
     train = imagenet.find_pictures(tree, "train", 687, partial=True)
-    classifier = pretraining.build_classifier(CONFIG, 687)
+    classifier = build_classifier(CONFIG, 687)
     with pytest.raises(RuntimeError, match="n01440764_3.JPEG: not a picture that can be read"):
-        pretraining.pretrain(classifier, CONFIG, RECIPE, train, None, tmp_path / "run", progress=False)
+        pretrain(classifier, CONFIG, RECIPE, train, None, tmp_path / "run", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -237,14 +248,14 @@ def instances(tmp_path_factory):
     """(instances of training, instances of validation) of generated pictures."""
     root = tmp_path_factory.mktemp("instances")
     coco_tree.write_tree(root, subset="train", num_images=8)
-    return [Instances(coco_tree.load(root, subsubset=part, val_images=3), "drawn_s1") for part in ("train", "val")]
+    return [InstanceCrops(coco_tree.load(root, subsubset=part, val_images=3), "drawn_s1") for part in ("train", "val")]
 
 
 @pytest.fixture(scope="module")
 def with_pyramid(instances, tmp_path_factory):
     """(folder of a run of Adam on instances, history, classifier, its optimizer's learning rates by step)."""
     path, rates = tmp_path_factory.mktemp("pyramid") / "run", []
-    classifier = pretraining.build_classifier(ADAM, 3, pyramid=True, weight_decay=0.0)
+    classifier = build_classifier(ADAM, 3, pyramid=True, weight_decay=0.0)
 
     class Note(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -252,8 +263,8 @@ def with_pyramid(instances, tmp_path_factory):
 
     fit = classifier.fit
     classifier.fit = lambda *arguments, callbacks, **named: fit(*arguments, callbacks=[*callbacks, Note()], **named)
-    recipe = dataclasses.replace(pretraining.recipe_of(ADAM), epochs=2, steps_per_epoch=4, learning_rate=0.01, size=32)
-    written, history = pretraining.pretrain(classifier, ADAM, recipe, *instances, path, progress=False)
+    recipe = dataclasses.replace(recipe_of(ADAM), epochs=2, steps_per_epoch=4, learning_rate=0.01, size=32)
+    written, history = pretrain(classifier, ADAM, recipe, *instances, path, progress=False)
     assert written == path / "drawn_s1.h5"
     return path, history, classifier, rates
 
@@ -274,11 +285,11 @@ def test_instances_are_learned_with_adam_and_a_falling_rate(with_pyramid):
 def test_the_written_pyramid_loads_into_the_detector(with_pyramid):
     path, _, classifier, _ = with_pyramid
     layers = network.build_layers(ADAM.replace(TRAIN_BN=False))
-    report = weights.load_weights(layers, path / "drawn_s1.h5")
-    expected, _ = weights._model_weights(classifier.encoder)
+    report = loading.load_weights(layers, path / "drawn_s1.h5")
+    expected, _ = loading._model_weights(classifier.encoder)
     assert sorted(report.loaded) == sorted(expected) and not report.unused and not report.zeroed
     assert {"conv1/kernel", "bn_conv1/moving_mean", "fpn_c5p5/kernel", "fpn_p2/kernel", "fpn_p5/bias"} <= set(expected)
-    found, _ = weights._model_weights(layers)
+    found, _ = loading._model_weights(layers)
     for key, variable in expected.items():
         np.testing.assert_array_equal(found[key].numpy(), variable.numpy(), err_msg=key)
     missing = {key.split("/")[0] for key in report.missing}
@@ -288,11 +299,11 @@ def test_the_written_pyramid_loads_into_the_detector(with_pyramid):
 
 
 def test_a_written_pyramid_is_described(with_pyramid, finished):
-    text = weights.describe_weights(with_pyramid[0] / "drawn_s1.h5")
+    text = loading.describe_weights(with_pyramid[0] / "drawn_s1.h5")
     assert ": backbone and FPN weights, ResNet with 1+1+1+1 blocks, with conv biases" in text
     assert "not in the file: matching layers, RPN and heads keep their initial values" in text
     assert "left out: nothing" in text
-    text = weights.describe_weights(finished[0] / "imagenet_687.h5")
+    text = loading.describe_weights(finished[0] / "imagenet_687.h5")
     assert ": backbone weights, ResNet" in text
     assert "not in the file: FPN, matching layers, RPN and heads keep their initial values" in text
 
@@ -309,24 +320,24 @@ class StopAfter(threading.Event):
         self.left -= 1
         return self.left < 0
 
-devices.prepare_backend(seed=0)
+distribution.prepare_backend(seed=0)
 tree, out = sys.argv[1:]
 small = {"BACKBONE_STEM_WIDTH": 16, "BACKBONE_WIDTHS": (16, 16, 32, 32), "OPTIMIZER": "sgd"}
-config = pretraining.pretraining_config(TinyConfig().replace(**small), batch=6)
-recipe = pretraining.Recipe(epochs=2, steps_per_epoch=3, learning_rate=1.0, size=32)
+config = classifier.pretraining_config(TinyConfig().replace(**small), batch=6)
+recipe = classifier.Recipe(epochs=2, steps_per_epoch=3, learning_rate=1.0, size=32)
 pictures = [imagenet.find_pictures(tree, subset, 687, partial=True) for subset in ("train", "val")]
 
 def run(name, **options):
-    classifier = pretraining.build_classifier(config, 687)
+    classifier = classifier.build_classifier(config, 687)
     options["progress"] = False
-    return pretraining.pretrain(classifier, config, recipe, *pictures, f"{out}/{name}", **options)[1]
+    return classifier.pretrain(classifier, config, recipe, *pictures, f"{out}/{name}", **options)[1]
 
 whole = run("whole")
 for step in range(9):
     try:
         parts = run("parts", resume=step > 0, workers=1 + step % 2, stop=StopAfter())
         break
-    except training.TrainingStopped as reason:
+    except callbacks.TrainingStopped as reason:
         print(reason, file=sys.stderr)
 json.dump([whole, parts, step], sys.stdout)
 """
@@ -411,7 +422,7 @@ def test_the_command_stops_on_two_devices_and_goes_on(tree, tmp_path):
     assert process.returncode == 0, text
     assert "trained to epoch 1" in said and str(out / "imagenet_687.h5") in said
     assert json.loads((out / "config.json").read_text())["GPU_COUNT"] == 1
-    assert weights.load_weights(network.build_layers(TinyConfig()), out / "imagenet_687.h5").loaded
+    assert loading.load_weights(network.build_layers(TinyConfig()), out / "imagenet_687.h5").loaded
 
 
 @pytest.mark.slow
@@ -427,7 +438,7 @@ def test_the_command_trains_on_the_instances_of_a_data_set(command, capsys, tmp_
     assert "train2017: 5 instances of 2 classes" in text and "train2017: 4 instances of 2 classes" in text
     written = tmp_path / "run" / "drawn_s1.h5"
     assert f"The backbone is in {written}" in said and "of the validation pictures right" in said
-    report = weights.load_weights(network.build_layers(TinyConfig().replace(**SMALL)), written)
+    report = loading.load_weights(network.build_layers(TinyConfig().replace(**SMALL)), written)
     assert "fpn_p2/kernel" in report.loaded and not report.unused
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["OPTIMIZER"], config["TRAIN_BN"], config["IMAGES_PER_GPU"]) == ("adam", None, 4)
@@ -458,7 +469,7 @@ def test_what_the_command_trains_by_default(command):
         config, recipe = command.chosen_recipe(options)
         return recipe, command.chosen_batch(options, config)
 
-    adam = dataclasses.replace(pretraining.recipe_of(TinyConfig()), size=TinyConfig.TARGET_MAX_DIM)
+    adam = dataclasses.replace(recipe_of(TinyConfig()), size=TinyConfig.TARGET_MAX_DIM)
     assert adam.decay == "cosine"
     assert chosen("--data", "d") == (Recipe(), 256)
     assert chosen("--dataset", "d") == (Recipe(size=96), 256)

@@ -28,11 +28,11 @@ from scripts import load_script
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # samples are not installed
 
-from samples.shapes import shapes  # noqa: E402
-from siamese_mrcnn_tf import config as configs  # noqa: E402
-from siamese_mrcnn_tf.boxes import extract_bboxes  # noqa: E402
-from siamese_mrcnn_tf.known_weights import KNOWN_FILES  # noqa: E402
-from siamese_mrcnn_tf.schedules import load_schedule  # noqa: E402
+from siamese_mrcnn_tf import config  # noqa: E402
+from siamese_mrcnn_tf.ops.boxes import extract_bboxes  # noqa: E402
+from siamese_mrcnn_tf.shapes import dataset as shapes
+from siamese_mrcnn_tf.training.schedules import load_schedule  # noqa: E402
+from siamese_mrcnn_tf.weights.pretrained import KNOWN_FILES  # noqa: E402
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = ".venv/bin/python"
@@ -286,7 +286,7 @@ class Workplace:
         named = re.findall(r"`([\w./-]+\.json)`", snippet.before)
         path = pathlib.Path(named[-1] if named else "unnamed.json")
         path.write_text(snippet.text, encoding="utf-8")
-        load_schedule(path) if isinstance(json.loads(snippet.text), list) else configs.load_config(path)
+        load_schedule(path) if isinstance(json.loads(snippet.text), list) else config.load_config(path)
 
     def _listing(self, snippet):
         missing = [path for path in snippet.text.split() if not pathlib.Path(path).exists()]
@@ -419,7 +419,7 @@ def options(programs):
 SMALL = {  # name -> a small configuration with the names of the real one; sizes tell their weights apart
     name: type(
         kind.__name__,
-        (configs.TinyConfig,),
+        (config.TinyConfig,),
         MICRO
         | {"NAME": kind.NAME, "FPN_CLASSIF_FC_LAYERS_SIZE": 16 * number}
         | {"IMAGES_PER_GPU": 1, "QUERIES_PER_IMAGE": 1}
@@ -428,48 +428,51 @@ SMALL = {  # name -> a small configuration with the names of the real one; sizes
         | ({"BACKBONE_STEM_WIDTH": 32} if name == "tiny" else {})  # which no ImageNet backbone fits
         | {"OPTIMIZER": "sgd", "GRADIENT_CLIP_NORM": 0.01},  # from random weights, at any learning rate
     )
-    for number, (name, kind) in enumerate(configs.CONFIGS.items(), 1)
+    for number, (name, kind) in enumerate(config.CONFIGS.items(), 1)
 }
 
 
 @pytest.fixture(scope="module")
 def small_weights(tmp_path_factory):
     """Configuration name -> weight file; "imagenet" -> that of a backbone."""
-    from siamese_mrcnn_tf import network, weights
+    from siamese_mrcnn_tf.modeling import network
+    from siamese_mrcnn_tf.weights import loading
 
     folder, found = tmp_path_factory.mktemp("weights"), {}
     for name, kind in SMALL.items():
         found[name] = folder / f"{name}.h5"
         layers = network.build_layers(kind())
-        weights.save_weights(layers, found[name])
+        loading.save_weights(layers, found[name])
         if name == "small":
             found["imagenet"] = folder / "imagenet.h5"
             backbone = [layer for layer in layers.layers if layer.name == "resnet_model"]
-            weights.save_weights(types.SimpleNamespace(layers=backbone), found["imagenet"])
+            loading.save_weights(types.SimpleNamespace(layers=backbone), found["imagenet"])
     return found
 
 
 @pytest.fixture
 def small_settings(programs, monkeypatch):
     """Configurations, data sets and runs made small, under the names of the real ones."""
-    import shapes as shapes_of_commands  # as samples/shapes/standard.py imports it
     import tensorflow as tf
-    import train_command
 
-    from siamese_mrcnn_tf import devices
-    from siamese_mrcnn_tf.dataset import CocoDataset
+    from siamese_mrcnn_tf.cli import train as train_module
+    from siamese_mrcnn_tf.data.dataset import CocoDataset
     from siamese_mrcnn_tf.model import SiameseMaskRCNN
-    from siamese_mrcnn_tf.training import Trainer
+    from siamese_mrcnn_tf.shapes import dataset  # as samples/shapes/standard.py imports it
+    from siamese_mrcnn_tf.training import distribution
+    from siamese_mrcnn_tf.training.trainer import Trainer
 
     for name, kind in SMALL.items():
-        monkeypatch.setitem(configs.CONFIGS, name, kind)
+        monkeypatch.setitem(config.CONFIGS, name, kind)
         monkeypatch.setattr(configs, kind.__name__, kind)
     for name, count in {"train": 24, "val": 6}.items():
-        monkeypatch.setitem(shapes_of_commands.STANDARD, name, count)
-    monkeypatch.setattr(train_command, "Config", SMALL["small"])  # whose backbone there are ImageNet weights for
+        monkeypatch.setitem(dataset.STANDARD, name, count)
+    monkeypatch.setattr(train_module, "Config", SMALL["small"])  # whose backbone there are ImageNet weights for
     monkeypatch.setitem(CocoDataset.load_coco.__kwdefaults__, "val_images", 2)
-    monkeypatch.setattr(devices, "device_scope", lambda devices: contextlib.nullcontext())
-    monkeypatch.setattr(devices, "prepare_backend", lambda **settings: None)  # it would hold for all tests after this
+    monkeypatch.setattr(distribution, "device_scope", lambda devices: contextlib.nullcontext())
+    monkeypatch.setattr(
+        distribution, "prepare_backend", lambda **settings: None
+    )  # it would hold for all tests after this
     train = SiameseMaskRCNN.train
 
     def train_an_epoch(self, *arguments, **named):

@@ -13,20 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_mrcnn_tf import (
-    IndexedCocoDataset,
-    TinyConfig,
-    evaluation,
-    evaluation_results,
-    files,
-    gallery,
-    plots,
-    published,
-    report,
-    report_contents,
-    scoring,
-)
-from siamese_mrcnn_tf.boxes import extract_bboxes
+from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig
+from siamese_mrcnn_tf.evaluation import coco_scores, protocol
+from siamese_mrcnn_tf.io import files
+from siamese_mrcnn_tf.ops.boxes import extract_bboxes
+from siamese_mrcnn_tf.report import experiments, gallery, plots, published, tables, writer
 
 CATEGORIES = {3: "ellipse", 7: "rectangle", 18: "triangle"}
 BINS = ["1", "2", "11+"]
@@ -112,7 +103,7 @@ def test_published_tables_are_whole_and_consistent():
 
 
 def test_figures_are_those_of_scoring():
-    assert published.FIGURES == tuple(figure[0] for figure in scoring._FIGURES)
+    assert published.FIGURES == tuple(figure[0] for figure in coco_scores._FIGURES)
 
 
 def test_what_was_not_published_is_empty():
@@ -125,7 +116,7 @@ def test_what_was_not_published_is_empty():
 
 
 def test_main_table_of_four_splits(tmp_path, four_splits):
-    report.write_report(four_splits, tmp_path / "out")
+    writer.write_report(four_splits, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert "|  |  | S1 | S2 | S3 | S4 | mean |" in text
     (here, there), (masks, _) = rows_of(text, "1-shot, novel categories")[4:6]  # after the four sources
@@ -136,7 +127,7 @@ def test_main_table_of_four_splits(tmp_path, four_splits):
 
 
 def test_the_published_mean_stands_only_beside_all_splits(tmp_path, four_splits):
-    report.write_report(four_splits[:2], tmp_path / "out")
+    writer.write_report(four_splits[:2], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     here, there = rows_of(text, "1-shot, novel categories")[2]
     assert "|  |  | S1 | S3 | mean |" in text
@@ -150,7 +141,7 @@ def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
         write_evaluation(tmp_path / str(n), shots=shots, category_set=part, split=split, model=model)
         for n, (shots, part, split, model) in enumerate(kinds)
     ]
-    found = evaluation_results.read_experiments(folders)
+    found = experiments.read_experiments(folders)
     assert [experiment.title for experiment in found] == [
         "1-shot, all categories",
         "1-shot, train categories",
@@ -159,7 +150,7 @@ def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
         "5-shot, novel categories",
         "random boxes, novel categories",
     ]
-    text = report_contents.markdown(found)
+    text = tables.markdown(found)
     assert "|  |  | S1 | all 80 |" in text
     here, there = rows_of(text, "Random boxes, novel categories")[1]
     assert there[2:] == ["*0.8 ± 0.04*", ""]
@@ -172,7 +163,7 @@ def test_controls_are_experiments_of_their_own_without_published_figures(tmp_pat
         write_evaluation(tmp_path / f"{shots}{control}", shots=shots, **{"control": control} if control else {})
         for shots, control in kinds
     ]
-    found = evaluation_results.read_experiments(folders)
+    found = experiments.read_experiments(folders)
     assert [(experiment.model, experiment.shots) for experiment in found] == [
         *((None, 1), ("control-absent", 1), ("control-absent", 5), ("control-present", 1), ("control-present", 5))
     ]
@@ -180,13 +171,13 @@ def test_controls_are_experiments_of_their_own_without_published_figures(tmp_pat
     assert [experiment.is_control for experiment in found] == [False, True, True, True, True]
     assert len({experiment.slug for experiment in found}) == 5
     assert found[0].published(1, "bbox") and not any(control.published(1, "bbox") for control in found[1:])
-    here, there = rows_of(report_contents.markdown(found), found[1].title)[1]
+    here, there = rows_of(tables.markdown(found), found[1].title)[1]
     assert here[-1].startswith("21.1") and there[1:] == ["*published*", ""]
 
 
 def test_full_tables_have_all_figures(tmp_path, four_splits):
-    found = evaluation_results.read_experiments(four_splits)
-    text = report_contents.markdown(found)
+    found = experiments.read_experiments(four_splits)
+    text = tables.markdown(found)
     header = "|  | split |  | AP | AP50 | AP75 | APs | APm | APl | AR1 | AR10 | AR100 | ARs | ARm | ARl |"
     assert header in text
     here, there = rows_of(text.partition(header)[2], "detection")[0]
@@ -195,7 +186,7 @@ def test_full_tables_have_all_figures(tmp_path, four_splits):
 
 
 def test_csv_and_json_hold_every_figure(tmp_path, four_splits):
-    report.write_report(four_splits, tmp_path / "out")
+    writer.write_report(four_splits, tmp_path / "out")
     with open(tmp_path / "out" / "figures.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5 * 2 * 12
@@ -209,7 +200,7 @@ def test_csv_and_json_hold_every_figure(tmp_path, four_splits):
 
 
 def test_categories_by_number_and_confusion(tmp_path, four_splits):
-    paths = report.write_report(four_splits, tmp_path / "out")
+    paths = writer.write_report(four_splits, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     ((line, _),) = rows_of(text, "rectangle")[-1:]
     assert line[1:3] == ["S1, S2, S3, S4", "1"] and "Of a category with a single instance" in text
@@ -227,14 +218,14 @@ def test_categories_by_number_and_confusion(tmp_path, four_splits):
 
 def test_categories_of_different_splits_are_put_together(tmp_path):
     folders = [write_evaluation(tmp_path / "a", ids=(3,)), write_evaluation(tmp_path / "b", ids=(7, 18), split=2)]
-    (experiment,) = evaluation_results.read_experiments(folders)
+    (experiment,) = experiments.read_experiments(folders)
     found = experiment.classes()
     assert [(row["name"], row["splits"]) for row in found] == [("ellipse", [1]), ("rectangle", [2]), ("triangle", [2])]
 
 
 def test_one_evaluation_without_masks_and_analysis(tmp_path):
     folder = write_evaluation(tmp_path / "a", masks=False, analysis=False, runs=1, shots=3)
-    paths = report.write_report([folder], tmp_path / "out")
+    paths = writer.write_report([folder], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Segmentation" not in text and "Figure 5" not in text and "the mean of 1 run with" in text
     assert rows_of(text, "3-shot, novel categories")[1][0][2:] == ["21.0"]  # a single run has no interval
@@ -249,7 +240,7 @@ def test_figures_without_ground_truth(tmp_path):
     for run in scores["runs"]:
         run["bbox"]["AP_large"] = run["per_class"]["bbox"]["18"]["AP50"] = -1
     files.write_json(folder / "scores.json", scores)
-    report.write_report([folder], tmp_path / "out")
+    writer.write_report([folder], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert rows_of(text, "detection")[0][0][8] == "n/a"
     assert rows_of(text, "triangle")[-1][0][3] == "n/a"
@@ -257,9 +248,9 @@ def test_figures_without_ground_truth(tmp_path):
 
 
 def test_the_same_report_every_time(tmp_path, four_splits):
-    report.write_report(four_splits, tmp_path / "out")
+    writer.write_report(four_splits, tmp_path / "out")
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    report.write_report(four_splits[::-1], tmp_path / "out")
+    writer.write_report(four_splits[::-1], tmp_path / "out")
     again = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     texts = [name for name in first if not name.endswith(".png")]
     assert again.keys() == first.keys() and all(again[name] == first[name] for name in texts)
@@ -294,7 +285,7 @@ def evaluated(tmp_path):
     dataset.prepare()
     dataset.build_indices()
     about = {"split": 0, "category_set": "all"}
-    evaluation.evaluate(
+    protocol.evaluate(
         Seeing(), dataset, coco, shots=2, runs=1, folder=tmp_path / "run", about=about, exclude_query_image=True
     )
     return tmp_path / "run", dataset
@@ -306,7 +297,7 @@ def pictures_of(page):
 
 
 def test_page_has_tables_and_plots(tmp_path, four_splits):
-    paths = report.write_report(four_splits, tmp_path / "out")
+    paths = writer.write_report(four_splits, tmp_path / "out")
     page = paths[0].read_text()
     assert paths[0].name == "report.html" and "<h2>Examples</h2>" not in page
     assert page.count("<h1>") == 1 and "<em>15.3 ± 0.24</em>" in page and "<code>s1</code>" in page
@@ -322,22 +313,22 @@ def test_page_has_tables_and_plots(tmp_path, four_splits):
 
 def test_page_escapes_names(tmp_path, monkeypatch):
     monkeypatch.setitem(CATEGORIES, 3, "<b>evil</b>")
-    paths = report.write_report([write_evaluation(tmp_path / "a<i>")], tmp_path / "out")
+    paths = writer.write_report([write_evaluation(tmp_path / "a<i>")], tmp_path / "out")
     page = paths[0].read_text()
     assert "&lt;b&gt;evil&lt;/b&gt;" in page and "<b>" not in page and "<i>" not in page
 
 
 def test_long_tables_are_folded():
-    table = report_contents.Table(["n"], [[str(number)] for number in range(31)])
-    (folded,) = report_contents.as_html([report_contents.Section("t", [table])], None)
+    table = tables.Table(["n"], [[str(number)] for number in range(31)])
+    (folded,) = tables.as_html([tables.Section("t", [table])], None)
     assert folded.startswith("<details>\n<summary>31 rows</summary>")
-    table = report_contents.Table(["n"], table.rows[:30])
-    assert "<details>" not in report_contents.as_html([report_contents.Section("t", [table])], None)[0]
+    table = tables.Table(["n"], table.rows[:30])
+    assert "<details>" not in tables.as_html([tables.Section("t", [table])], None)[0]
 
 
 def test_examples_stand_behind_the_main_tables(tmp_path, evaluated):
     folder, dataset = evaluated
-    report.write_report([folder], tmp_path / "out", dataset, limit=4)
+    writer.write_report([folder], tmp_path / "out", dataset, limit=4)
     page = (tmp_path / "out" / "report.html").read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", page)
     assert [heading.partition(" ")[0] for heading in headings[:3]] == ["AP50,", "Examples", "All"]
@@ -384,7 +375,7 @@ def test_missing_pictures_and_crops_leave_notes(tmp_path, evaluated, caplog):
     folder, dataset = evaluated
     for path in (tmp_path / "tree" / "val2017").iterdir():
         path.unlink()
-    report.write_report([folder], tmp_path / "out", dataset)
+    writer.write_report([folder], tmp_path / "out", dataset)
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count('<p class="note">') == 6 * 3 and "no such file" in page and "no such file" in caplog.text
     assert gallery._reference(dataset, None).startswith("The reference was given as a crop")
@@ -398,11 +389,11 @@ def test_examples_of_another_data_set_or_without_records(tmp_path, evaluated):
     other = IndexedCocoDataset()
     other.load_coco(tmp_path / "other", "val")
     other.prepare()
-    report.write_report([folder], tmp_path / "out", other)
+    writer.write_report([folder], tmp_path / "out", other)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "No examples: image 10 is not in val2017: the records are of another data set" in page
     bare = write_evaluation(tmp_path / "bare")
-    report.write_report([bare], tmp_path / "out", dataset)
+    writer.write_report([bare], tmp_path / "out", dataset)
     assert "No examples: " in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -420,13 +411,13 @@ def test_examples_are_spread_over_categories_with_best_and_worst():
 
 def test_folders_without_an_evaluation(tmp_path):
     with pytest.raises(ValueError, match="expected the folder of an evaluation or several, got none"):
-        report.write_report([], tmp_path / "out")
+        writer.write_report([], tmp_path / "out")
     with pytest.raises(ValueError, match="nowhere: no finished evaluation there, settings.json is missing"):
-        report.write_report([tmp_path / "nowhere"], tmp_path / "out")
+        writer.write_report([tmp_path / "nowhere"], tmp_path / "out")
     folder = write_evaluation(tmp_path / "a")
     (folder / "scores.json").unlink()
     with pytest.raises(ValueError, match="a: no finished evaluation there, scores.json is missing"):
-        report.write_report([folder], tmp_path / "out")
+        writer.write_report([folder], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -441,7 +432,7 @@ def test_folders_without_an_evaluation(tmp_path):
 def test_bad_settings(tmp_path, change, message):
     folder = write_evaluation(tmp_path / "a", **change)
     with pytest.raises(ValueError, match=re.escape(message)):
-        evaluation_results.read_evaluation(folder)
+        experiments.read_evaluation(folder)
 
 
 def test_the_kind_of_categories_may_stand_under_categories(tmp_path):
@@ -449,7 +440,7 @@ def test_the_kind_of_categories_may_stand_under_categories(tmp_path):
     settings = json.loads((folder / "settings.json").read_text())
     del settings["category_set"]
     files.write_json(folder / "settings.json", settings | {"categories": "train"})
-    assert evaluation_results.read_evaluation(folder).experiment == (None, 1, "train")
+    assert experiments.read_evaluation(folder).experiment == (None, 1, "train")
 
 
 def change_scores(folder, change):
@@ -473,7 +464,7 @@ def test_scores_of_another_layout(tmp_path, change, message):
     folder = write_evaluation(tmp_path / "a")
     change_scores(folder, change)
     with pytest.raises(ValueError, match=message):
-        evaluation_results.read_evaluation(folder)
+        experiments.read_evaluation(folder)
 
 
 def test_a_scores_file_cut_short(tmp_path):
@@ -481,17 +472,17 @@ def test_a_scores_file_cut_short(tmp_path):
     path = folder / "scores.json"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match="scores.json: not JSON at line 1"):
-        report.write_report([folder], tmp_path / "out")
+        writer.write_report([folder], tmp_path / "out")
 
 
 def test_an_analysis_of_something_else(tmp_path):
     folder = write_evaluation(tmp_path / "a", runs=2)
     files.write_json(folder / "analysis.json", make_analysis({"bbox": 0.1, "segm": 0.1}, 3, (3, 7)))
     with pytest.raises(ValueError, match="analysis.json: does not belong to the scores.json beside it"):
-        evaluation_results.read_evaluation(folder)
+        experiments.read_evaluation(folder)
     files.write_json(folder / "analysis.json", {"by_number": {}})
     with pytest.raises(ValueError, match="analysis.json: has not the layout of analyses"):
-        evaluation_results.read_evaluation(folder)
+        experiments.read_evaluation(folder)
 
 
 @pytest.mark.parametrize(
@@ -507,7 +498,7 @@ def test_an_analysis_of_something_else(tmp_path):
 def test_evaluations_that_do_not_belong_together(tmp_path, settings, message):
     folders = [write_evaluation(tmp_path / "a"), write_evaluation(tmp_path / "b", **{"split": 2} | settings)]
     with pytest.raises(ValueError, match=message):
-        report.write_report(folders, tmp_path / "out")
+        writer.write_report(folders, tmp_path / "out")
 
 
 def test_the_same_evaluation_twice(tmp_path):
@@ -515,7 +506,7 @@ def test_the_same_evaluation_twice(tmp_path):
     with pytest.raises(
         ValueError, match="b: is of 1-shot, novel categories, split 1, and so is .*a; a report takes one"
     ):
-        report.write_report(folders, tmp_path / "out")
+        writer.write_report(folders, tmp_path / "out")
 
 
 # ---- plots -----------------------------------------------------------------------------------------------------------
@@ -571,7 +562,7 @@ def test_pyplot_is_left_alone(tmp_path):
     from matplotlib import pyplot
 
     before = pyplot.get_fignums()
-    report.write_report([write_evaluation(tmp_path / "a")], tmp_path / "out")
+    writer.write_report([write_evaluation(tmp_path / "a")], tmp_path / "out")
     assert pyplot.get_fignums() == before
 
 

@@ -6,17 +6,19 @@ import math
 
 import pytest
 
-from siamese_mrcnn_tf import schedules
-from siamese_mrcnn_tf.schedules import SCHEDULES, Stage, layer_pattern, load_schedule, shortened
+from siamese_mrcnn_tf.training import schedules
+from siamese_mrcnn_tf.training.schedules import SCHEDULES, Stage, layer_pattern, load_schedule, shortened
 
 
 @pytest.fixture(scope="module")
 def names():
     """Names of all layers with weights, of a model with masks."""
-    from siamese_mrcnn_tf import TinyConfig, layer_selection, network
+    from siamese_mrcnn_tf import TinyConfig
+    from siamese_mrcnn_tf.modeling import network
+    from siamese_mrcnn_tf.training import trainable_layers
 
     layers = network.build_layers(TinyConfig()).layers
-    return [layer.name for layer in layer_selection.leaves(layers) if layer.weights]
+    return [layer.name for layer in trainable_layers.leaves(layers) if layer.weights]
 
 
 def chosen(names, selection):

@@ -13,9 +13,9 @@ import pycocotools.mask as coco_mask
 import pytest
 from pycocotools.cocoeval import COCOeval
 
-from siamese_mrcnn_tf import scoring
-from siamese_mrcnn_tf.annotations import annotation_rle
-from siamese_mrcnn_tf.dataset import CocoDataset
+from siamese_mrcnn_tf.data.annotations import annotation_rle
+from siamese_mrcnn_tf.data.dataset import CocoDataset
+from siamese_mrcnn_tf.evaluation import coco_scores
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 IMAGES, CATEGORIES = [10, 20, 30, 40], [3, 7, 18]
@@ -40,7 +40,7 @@ def detections_of(coco, *, seed=0, area="mask"):
             rows, columns = np.flatnonzero(moved.any(axis=1)), np.flatnonzero(moved.any(axis=0))
             box = [[rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]]
             keys = (annotation["image_id"], annotation["category_id"])
-            results += scoring.results_of(*keys, box, [rng.random()], moved[..., None], area=area)
+            results += coco_scores.results_of(*keys, box, [rng.random()], moved[..., None], area=area)
     return results
 
 
@@ -66,7 +66,7 @@ def test_results_of():
     masks[1:3, 2:6, 0] = True
     masks[0:5, 0, 1] = True
     rois, scores = np.array([[1, 2, 3, 6], [0, 0, 5, 1.5]]), np.array([0.5, 0.25], np.float32)
-    results = scoring.results_of(np.int64(10), 7, rois, scores, masks)
+    results = coco_scores.results_of(np.int64(10), 7, rois, scores, masks)
     assert [result["bbox"] for result in results] == [[2.0, 1.0, 4.0, 2.0], [0.0, 0.0, 1.5, 5.0]]
     assert [result["area"] for result in results] == [8.0, 5.0]
     assert [result["score"] for result in results] == [0.5, 0.25]
@@ -75,19 +75,19 @@ def test_results_of():
     assert again == results
     for index, result in enumerate(again):
         assert np.array_equal(coco_mask.decode(result["segmentation"]), masks[..., index])
-    boxes = scoring.results_of(10, 7, rois, scores, masks, area="box")
+    boxes = coco_scores.results_of(10, 7, rois, scores, masks, area="box")
     assert [result["area"] for result in boxes] == [8.0, 7.5]
-    without = scoring.results_of(10, 7, rois, scores, None)
+    without = coco_scores.results_of(10, 7, rois, scores, None)
     assert "segmentation" not in without[0] and without[1]["area"] == 7.5
 
 
 def test_results_of_nothing_and_of_what_does_not_fit():
-    assert scoring.results_of(1, 1, np.zeros((0, 4)), np.zeros(0), np.zeros((5, 5, 0), bool)) == []
-    assert scoring.results_of(1, 1, [], [], None) == []
+    assert coco_scores.results_of(1, 1, np.zeros((0, 4)), np.zeros(0), np.zeros((5, 5, 0), bool)) == []
+    assert coco_scores.results_of(1, 1, [], [], None) == []
     with pytest.raises(ValueError, match=r"image 1: rois, scores and masks differ in number: \[1, 1, 2\]"):
-        scoring.results_of(1, 1, [[0, 0, 1, 1]], [0.5], np.zeros((5, 5, 2), bool))
+        coco_scores.results_of(1, 1, [[0, 0, 1, 1]], [0.5], np.zeros((5, 5, 2), bool))
     with pytest.raises(ValueError, match="area = 'bbox': expected one of mask, box"):
-        scoring.results_of(1, 1, [], [], None, area="bbox")
+        coco_scores.results_of(1, 1, [], [], None, area="bbox")
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_perfect_detections(coco):
         for a in coco.dataset["annotations"]
         if not a["iscrowd"]
     ]
-    scores = scoring.score(coco, results, iou_type="bbox", image_ids=IMAGES, category_ids=CATEGORIES)
+    scores = coco_scores.score(coco, results, iou_type="bbox", image_ids=IMAGES, category_ids=CATEGORIES)
     assert scores.stats["AP"] == pytest.approx(1) and scores.stats["AR100"] == 1
     assert scores.stats["AP_small"] == scores.stats["AP_medium"] == pytest.approx(1)  # triangles are small: 960
     assert scores.stats["AP_large"] == -1
@@ -111,7 +111,7 @@ def test_hand_computed_precision(coco):
     """Two triangles; the more confident of two detections misses, the other hits with an IoU of 36 / 48."""
     hit = {"image_id": 20, "category_id": 18, "bbox": [84.0, 32.0, 36.0, 40.0], "score": 0.6}
     miss = hit | {"bbox": [0.0, 0.0, 5.0, 5.0], "score": 0.8}
-    scores = scoring.score(coco, [hit, miss], iou_type="bbox", image_ids=IMAGES, category_ids=[18])
+    scores = coco_scores.score(coco, [hit, miss], iou_type="bbox", image_ids=IMAGES, category_ids=[18])
     assert coco.anns[104]["bbox"] == [72, 32, 48, 40]
     assert scores.stats["AP50"] == pytest.approx(0.5 * 51 / 101)  # precision 1/2 up to recall 1/2: 51 of 101 points
     assert scores.stats["AP"] == pytest.approx(0.5 * 51 / 101 * 6 / 10)  # thresholds 0.5 to 0.75
@@ -128,7 +128,7 @@ def test_equals_cocoeval(coco, iou_type, image_ids, category_ids):
     else:
         reference = results
     stats, text, precision = by_hand(coco, reference, iou_type, image_ids, category_ids)
-    scores = scoring.score(coco, results, iou_type=iou_type, image_ids=image_ids, category_ids=category_ids)
+    scores = coco_scores.score(coco, results, iou_type=iou_type, image_ids=image_ids, category_ids=category_ids)
     assert list(scores.stats.values()) == stats.tolist() and 0 < scores.stats["AP"] < 1
     assert scores.table() + "\n" == text
     for index, category_id in enumerate(sorted(category_ids)):
@@ -145,11 +145,11 @@ def test_area_of_segm_results(coco):
     mask = mask & (np.arange(96)[:, None] >= np.arange(128)[None])
     wide = [[0, 0, 40, 40]]
     settings = {"iou_type": "segm", "image_ids": IMAGES, "category_ids": [18]}
-    right = scoring.results_of(20, 18, [[32, 72, 72, 120]], [0.5], coco.annToMask(coco.anns[104])[..., None])
+    right = coco_scores.results_of(20, 18, [[32, 72, 72, 120]], [0.5], coco.annToMask(coco.anns[104])[..., None])
     by_area = {}
     for area in ("mask", "box"):
-        wrong = scoring.results_of(20, 18, wide, [0.9], mask[..., None], area=area)
-        by_area[area] = scoring.score(coco, wrong + right, **settings).stats["AP_small"]
+        wrong = coco_scores.results_of(20, 18, wide, [0.9], mask[..., None], area=area)
+        by_area[area] = coco_scores.score(coco, wrong + right, **settings).stats["AP_small"]
         stats = by_hand(coco, wrong + right, "segm", IMAGES, [18])[0]  # with boxes loadRes takes their area
     assert by_area["mask"] == pytest.approx(0.5 * 51 / 101)
     assert by_area["box"] == pytest.approx(51 / 101) == pytest.approx(stats[3])
@@ -159,7 +159,7 @@ def test_box_figures_do_not_depend_on_masks(coco):
     results = detections_of(coco)
     settings = {"iou_type": "bbox", "image_ids": IMAGES, "category_ids": CATEGORIES}
     bare = [{key: result[key] for key in ("image_id", "category_id", "bbox", "score")} for result in results]
-    assert scoring.score(coco, results, **settings) == scoring.score(coco, bare, **settings)
+    assert coco_scores.score(coco, results, **settings) == coco_scores.score(coco, bare, **settings)
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
@@ -167,16 +167,16 @@ def test_nothing_is_changed_or_printed(coco, iou_type, capsys):
     results = detections_of(coco)
     before = copy.deepcopy((coco.dataset, results))
     settings = {"iou_type": iou_type, "image_ids": IMAGES, "category_ids": CATEGORIES}
-    first = scoring.score(coco, results, **settings)
+    first = coco_scores.score(coco, results, **settings)
     assert (coco.dataset, results) == before
-    assert scoring.score(coco, results, **settings) == first
+    assert coco_scores.score(coco, results, **settings) == first
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_no_detections(coco, iou_type, caplog):
     with caplog.at_level(logging.WARNING):
-        scores = scoring.score(coco, [], iou_type=iou_type, image_ids=IMAGES, category_ids=CATEGORIES)
+        scores = coco_scores.score(coco, [], iou_type=iou_type, image_ids=IMAGES, category_ids=CATEGORIES)
     assert scores.is_empty and "no detections" in caplog.text
     assert scores.stats["AP"] == scores.stats["AP50"] == scores.stats["AR100"] == 0
     assert scores.stats["AP_large"] == -1
@@ -187,17 +187,17 @@ def test_no_detections(coco, iou_type, caplog):
 def test_no_ground_truth(coco):
     settings = {"iou_type": "bbox", "category_ids": CATEGORIES}
     with pytest.raises(ValueError, match=r"no ground truth: none of 1 images .* categories \[3, 7, 18\]"):
-        scoring.score(coco, detections_of(coco), image_ids=[40], **settings)
+        coco_scores.score(coco, detections_of(coco), image_ids=[40], **settings)
     with pytest.raises(ValueError, match="no ground truth"):
-        scoring.score(coco, [], iou_type="bbox", image_ids=[10], category_ids=[18])  # a crowd alone
+        coco_scores.score(coco, [], iou_type="bbox", image_ids=[10], category_ids=[18])  # a crowd alone
 
 
 def test_detections_in_crowds_do_not_count(coco):
-    crowd = scoring.results_of(10, 18, [[88, 0, 96, 128]], [0.9], coco.annToMask(coco.anns[102])[..., None])
-    right = scoring.results_of(20, 18, [[32, 72, 72, 120]], [0.5], coco.annToMask(coco.anns[104])[..., None])
+    crowd = coco_scores.results_of(10, 18, [[88, 0, 96, 128]], [0.9], coco.annToMask(coco.anns[102])[..., None])
+    right = coco_scores.results_of(20, 18, [[32, 72, 72, 120]], [0.5], coco.annToMask(coco.anns[104])[..., None])
     for iou_type in ("bbox", "segm"):
         settings = {"iou_type": iou_type, "image_ids": IMAGES, "category_ids": [18]}
-        assert scoring.score(coco, crowd + right, **settings).stats["AP"] == pytest.approx(51 / 101)
+        assert coco_scores.score(coco, crowd + right, **settings).stats["AP"] == pytest.approx(51 / 101)
 
 
 def test_an_annotation_numbered_zero_can_be_found(tmp_path):
@@ -207,7 +207,7 @@ def test_an_annotation_numbered_zero_can_be_found(tmp_path):
     coco_tree.write_annotations(tmp_path, content)
     coco = CocoDataset().load_coco(tmp_path, "val", return_coco=True)
     found = {"image_id": 10, "category_id": 3, "bbox": coco.anns[0]["bbox"], "score": 0.5}
-    scores = scoring.score(coco, [found], iou_type="bbox", image_ids=[10], category_ids=[3])
+    scores = coco_scores.score(coco, [found], iou_type="bbox", image_ids=[10], category_ids=[3])
     assert scores.stats["AP"] == pytest.approx(1)
 
 
@@ -216,7 +216,7 @@ def test_ground_truth_without_outlines(tmp_path):
     content["annotations"][0]["segmentation"] = []
     coco_tree.write_annotations(tmp_path, content)
     coco = CocoDataset().load_coco(tmp_path, "val", return_coco=True)
-    scores = scoring.score(coco, detections_of(coco), iou_type="segm", image_ids=IMAGES, category_ids=[3])
+    scores = coco_scores.score(coco, detections_of(coco), iou_type="segm", image_ids=IMAGES, category_ids=[3])
     assert 0 < scores.stats["AP50"] < 1
 
 
@@ -236,32 +236,32 @@ def test_bad_results(coco, change, message):
     results[1] |= change
     iou_type = "segm" if "segmentation" in change else "bbox"
     with pytest.raises(ValueError, match=message):
-        scoring.score(coco, results, iou_type=iou_type, image_ids=IMAGES, category_ids=CATEGORIES)
+        coco_scores.score(coco, results, iou_type=iou_type, image_ids=IMAGES, category_ids=CATEGORIES)
 
 
 def test_bad_arguments(coco):
     results = detections_of(coco)
     settings = {"iou_type": "segm", "image_ids": IMAGES, "category_ids": CATEGORIES}
     with pytest.raises(ValueError, match="iou_type = 'mask': expected one of bbox, segm"):
-        scoring.score(coco, results, **settings | {"iou_type": "mask"})
+        coco_scores.score(coco, results, **settings | {"iou_type": "mask"})
     with pytest.raises(ValueError, match=r"image ids \[99\] are not in the annotation file"):
-        scoring.score(coco, results, **settings | {"image_ids": [10, 99]})
+        coco_scores.score(coco, results, **settings | {"image_ids": [10, 99]})
     with pytest.raises(ValueError, match=r"category ids \[4\] are not"):
-        scoring.score(coco, results, **settings | {"category_ids": [4]})
+        coco_scores.score(coco, results, **settings | {"category_ids": [4]})
     del results[2]["segmentation"]
     with pytest.raises(ValueError, match="result 2: the key 'segmentation' is missing"):
-        scoring.score(coco, results, **settings)
+        coco_scores.score(coco, results, **settings)
 
 
 def test_uncompressed_rles_in_results(coco):
     results = detections_of(coco)
     settings = {"iou_type": "segm", "image_ids": IMAGES, "category_ids": CATEGORIES}
-    expected = scoring.score(coco, results, **settings)
+    expected = coco_scores.score(coco, results, **settings)
     for result in results:
         flat = coco_mask.decode(result["segmentation"]).ravel(order="F")
         borders = np.flatnonzero(np.diff(flat, prepend=0, append=2))
         result["segmentation"]["counts"] = np.diff([0, *borders]).tolist()
-    assert scoring.score(coco, results, **settings) == expected
+    assert coco_scores.score(coco, results, **settings) == expected
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
@@ -273,11 +273,11 @@ def test_real_trees(tree):
     bare = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
     for iou_type, reference in (("bbox", results), ("segm", bare)):
         stats, text, _ = by_hand(coco, reference, iou_type, image_ids, category_ids)
-        scores = scoring.score(coco, results, iou_type=iou_type, image_ids=image_ids, category_ids=category_ids)
+        scores = coco_scores.score(coco, results, iou_type=iou_type, image_ids=image_ids, category_ids=category_ids)
         assert list(scores.stats.values()) == stats.tolist() and 0.3 < scores.stats["AP50"] < 1
         assert scores.table() + "\n" == text
         assert scores.per_class[2].keys() == {"AP", "AP50"}
     boxes = [result | {"area": result["bbox"][2] * result["bbox"][3]} for result in results]
     stats = by_hand(coco, boxes, "segm", image_ids, category_ids)[0]
-    scores = scoring.score(coco, boxes, iou_type="segm", image_ids=image_ids, category_ids=category_ids)
+    scores = coco_scores.score(coco, boxes, iou_type="segm", image_ids=image_ids, category_ids=category_ids)
     assert list(scores.stats.values()) == stats.tolist()  # the original's areas

@@ -18,8 +18,9 @@ from pycocotools.coco import COCO
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # samples are not installed
 
-from samples.shapes import outlines, scenes, shapes  # noqa: E402
-from siamese_mrcnn_tf.boxes import extract_bboxes  # noqa: E402
+from siamese_mrcnn_tf.ops.boxes import extract_bboxes  # noqa: E402
+from siamese_mrcnn_tf.shapes import dataset as shapes
+from siamese_mrcnn_tf.shapes import outlines, scenes
 
 CATEGORIES = shapes.CATEGORIES
 

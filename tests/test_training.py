@@ -18,13 +18,15 @@ import numpy as np
 import pytest
 import toy
 
-from siamese_mrcnn_tf import SiameseMaskRCNN, training
-from siamese_mrcnn_tf.checkpoints import RunFolder
-from siamese_mrcnn_tf.data_generator import SampleMaker
-from siamese_mrcnn_tf.schedules import Stage, layer_pattern, shortened
-from siamese_mrcnn_tf.training import Trainer, TrainingSettings, TrainingStopped
-from siamese_mrcnn_tf.training_batches import SampleLoader, TrainingBatches
-from siamese_mrcnn_tf.training_model import (
+from siamese_mrcnn_tf import SiameseMaskRCNN
+from siamese_mrcnn_tf.data.data_generator import TrainingSamples
+from siamese_mrcnn_tf.data.loader import SampleLoader
+from siamese_mrcnn_tf.training.batches import TrainingBatches
+from siamese_mrcnn_tf.training.callbacks import TrainingStopped, stopping_on_signals
+from siamese_mrcnn_tf.training.checkpoints import CheckpointManager
+from siamese_mrcnn_tf.training.schedules import Stage, layer_pattern, shortened
+from siamese_mrcnn_tf.training.trainer import Trainer, TrainingSettings, _loader_errors, train_on_dataset
+from siamese_mrcnn_tf.training.training_model import (
     LOSS_NAMES,
     ReducedClipAdam,
     ReducedClipSGD,
@@ -57,7 +59,7 @@ def train_in():
     ):
         model, layers = model or toy.build_model()
         settings = {"steps_per_epoch": STEPS, "validation_steps": VAL_STEPS, "save_every": 3, "progress": False}
-        folder = RunFolder(path, layers, keep=3, save_legacy=toy.save_legacy)
+        folder = CheckpointManager(path, layers, keep=3, save_legacy=toy.save_legacy)
         trainer = Trainer(model, layers, toy.CONFIG, folder, TrainingSettings(**(settings | changes)), stop=stop)
         if resume:
             trainer.resume()
@@ -196,7 +198,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, whole, save_every):
     path = pathlib.Path(message.partition("The last good checkpoint: ")[2])
     assert path.name == name
     good, layers = toy.build_model(seed=50)
-    folder = RunFolder(path.parent, layers, keep=1)
+    folder = CheckpointManager(path.parent, layers, keep=1)
     assert folder.weights_path(folder.load_state()) == path
     good.load_weights(path)
     assert all(np.isfinite(values).all() for values in weights_of(good).values())
@@ -229,9 +231,9 @@ def test_a_sample_that_cannot_be_made_stops_the_run(train, part):
 def test_a_stop_is_told_though_the_next_sample_is_broken():
     """Which was asked for ahead of time."""
     loader = types.SimpleNamespace(failure=RuntimeError("training sample 8: cut off"))
-    with pytest.raises(TrainingStopped, match="after step 3"), training._loader_errors(loader):
+    with pytest.raises(TrainingStopped, match="after step 3"), _loader_errors(loader):
         raise TrainingStopped("after step 3")
-    with pytest.raises(RuntimeError, match="sample 8"), training._loader_errors(loader):
+    with pytest.raises(RuntimeError, match="sample 8"), _loader_errors(loader):
         raise ValueError("from the data pipeline")
 
 
@@ -433,7 +435,7 @@ def test_a_shortened_decay_can_be_prolonged(train, rates):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_ask_to_stop_and_the_second_interrupt_does(number, caplog):
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    with training.stopping_on_signals() as stop:
+    with stopping_on_signals() as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), number)
         assert stop.wait(60)
@@ -536,7 +538,7 @@ def finished(training_parts, micro_config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingModel, "compute_loss", counted)
         trainer = model.trainer(keep=9, seed=1)
-        training.train_on_dataset(trainer, REAL_STAGES, *training_parts, augmentation="fliplr", workers=2)
+        train_on_dataset(trainer, REAL_STAGES, *training_parts, augmentation="fliplr", workers=2)
     return Run(model, trainer, initial, traces, training_parts)
 
 
@@ -582,7 +584,7 @@ def test_the_run_records_every_loss(finished):
 def test_validation_is_the_same_each_time_and_leaves_no_trace(finished, micro_config):
     model, before = finished.model.keras_model, [variable.numpy() for variable in finished.model.keras_model.variables]
     losses = []
-    with SampleLoader(SampleMaker(finished.dataset[1], micro_config, seed=1), micro_config) as loader:
+    with SampleLoader(TrainingSamples(finished.dataset[1], micro_config, seed=1), micro_config) as loader:
         for _ in range(2):
             losses.append(model.evaluate(TrainingBatches(loader, num_batches=1), verbose=0, return_dict=True))
     assert losses[0] == losses[1]
@@ -609,10 +611,10 @@ class MemoryLog(threading.Event):
 @pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="reads Linux' /proc")
 def test_memory_does_not_grow(finished, micro_config, tmp_path):
-    log, folder = MemoryLog(), RunFolder(tmp_path, finished.trainer.layers, keep=1)
+    log, folder = MemoryLog(), CheckpointManager(tmp_path, finished.trainer.layers, keep=1)
     settings = TrainingSettings(300, 0, save_every=100, progress=False)
     trainer = Trainer(finished.model.keras_model, finished.trainer.layers, micro_config, folder, settings, stop=log)
-    training.train_on_dataset(trainer, (Stage(2, "rpn", 1e-4),), finished.dataset[0])
+    train_on_dataset(trainer, (Stage(2, "rpn", 1e-4),), finished.dataset[0])
     assert len(log.seen) == 600
     assert max(log.seen[500:]) - max(log.seen[:100]) < 40
 

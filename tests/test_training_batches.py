@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import toy
 
-from siamese_mrcnn_tf import augmentation
-from siamese_mrcnn_tf.data_generator import INPUT_NAMES, SampleMaker, make_batch
-from siamese_mrcnn_tf.training_batches import SampleLoader, TrainingBatches
+from siamese_mrcnn_tf.data import augmentation
+from siamese_mrcnn_tf.data.data_generator import INPUT_NAMES, TrainingSamples, collate
+from siamese_mrcnn_tf.data.loader import SampleLoader
+from siamese_mrcnn_tf.training.batches import TrainingBatches
 
 
 def toy_loader(maker=None, **options):
@@ -26,7 +27,7 @@ def numbers_of(batch):
 
 @pytest.fixture(scope="module")
 def maker(training_parts, micro_config):
-    return SampleMaker(training_parts[0], micro_config, seed=3, augmentation=augmentation.fliplr())
+    return TrainingSamples(training_parts[0], micro_config, seed=3, augmentation=augmentation.fliplr())
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(1, False), (3, False), (2, True)])
@@ -34,7 +35,7 @@ def test_batches_are_those_of_the_maker(maker, micro_config, workers, processes)
     with SampleLoader(maker, micro_config, workers=workers, processes=processes) as loader:
         for step in (0, 1, 4, 5):
             found = loader.batch(step)
-            expected = make_batch([maker(number) for number in (2 * step, 2 * step + 1)], micro_config)
+            expected = collate([maker(number) for number in (2 * step, 2 * step + 1)], micro_config)
             assert list(found) == list(expected) == list(INPUT_NAMES)
             for name, values in expected.items():
                 np.testing.assert_array_equal(found[name], values, err_msg=f"batch {step}, {name}")
@@ -98,7 +99,7 @@ def test_the_error_of_a_broken_picture_names_it(training_tree, tmp_path, micro_c
 
     shutil.copytree(training_tree, tmp_path / "set")
     dataset = coco_tree.load(tmp_path / "set", subset="train")
-    maker = SampleMaker(dataset, micro_config)
+    maker = TrainingSamples(dataset, micro_config)
     path = dataset.image_info[maker.image_of(3)]["path"]
     with open(path, "r+b") as file:
         file.truncate(400)

@@ -7,19 +7,12 @@ import pytest
 import seeded
 import tensorflow as tf
 
-from siamese_mrcnn_tf import (
-    SmallConfig,
-    TinyConfig,
-    boxes,
-    data_generator,
-    heads,
-    layer_selection,
-    losses,
-    molding,
-    network,
-)
-from siamese_mrcnn_tf import training_model as tm
-from siamese_mrcnn_tf.image_meta import compose_image_meta
+from siamese_mrcnn_tf import SmallConfig, TinyConfig
+from siamese_mrcnn_tf.data import data_generator, molding, rpn_targets
+from siamese_mrcnn_tf.modeling import losses, network, roi_heads
+from siamese_mrcnn_tf.ops.anchors import pyramid_anchors
+from siamese_mrcnn_tf.ops.image_meta import compose_image_meta
+from siamese_mrcnn_tf.training import trainable_layers, training_model
 
 EXACT = 1e-4  # relative
 # The class loss of the whole forward pass alone is further off, by 3.4e-4: one roi, row 3 of the first image, ends at
@@ -79,11 +72,11 @@ def records(layers):
 @pytest.fixture(scope="module")
 def forward(layers, batch):
     """count -> outputs and losses of the training model on that many images of the batch, and its matched maps."""
-    model = tm.build_training_model(SmallConfig().replace(SHUFFLE_ROIS=False), layers)
+    model = training_model.build_training_model(SmallConfig().replace(SHUFFLE_ROIS=False), layers)
     found = {}
     for count in (1, 2):
         outputs = model([values[:count] for values in batch.values()], training=True)
-        found[count] = outputs, {name: float(loss) for name, loss in tm.losses_graph(outputs).items()}
+        found[count] = outputs, {name: float(loss) for name, loss in training_model.losses_graph(outputs).items()}
     return found
 
 
@@ -101,7 +94,7 @@ def relative_error(values, recorded):
 @each_batch
 def test_losses_of_the_recorded_batch(forward, records, name, count):
     found, recorded = forward[count][1], records[name]["losses"]
-    assert list(found) == list(recorded) == list(tm.LOSS_NAMES)
+    assert list(found) == list(recorded) == list(training_model.LOSS_NAMES)
     tolerances = dict.fromkeys(found, EXACT) | {"mrcnn_class_loss": CLASS_LOSS_OF_OWN_ROIS}
     errors = {loss: abs(found[loss] / recorded[loss] - 1) for loss in found}
     assert all(errors[loss] < tolerances[loss] for loss in found), errors
@@ -135,8 +128,8 @@ def on_recorded_rois(layers, batch, records):
     )
     rois, meta = keras.Input((100, 4)), keras.Input((14,))
     maps = [maps[level] for level in MAPS]
-    classified = heads.fpn_classifier_graph(rois, maps, meta, layers.classifier, pool_size=config.POOL_SIZE)
-    masked = heads.build_fpn_mask_graph(rois, maps, meta, layers.mask, pool_size=config.MASK_POOL_SIZE)
+    classified = roi_heads.fpn_classifier_graph(rois, maps, meta, layers.classifier, pool_size=config.POOL_SIZE)
+    masked = roi_heads.build_fpn_mask_graph(rois, maps, meta, layers.mask, pool_size=config.MASK_POOL_SIZE)
     model = keras.Model([image, references, rois, meta], {**classified, **masked})
     inputs = [batch[f"input_{name}"] for name in ("image", "target", "image_meta")]
     return {
@@ -167,7 +160,7 @@ def test_heads_on_recorded_rois(on_recorded_rois, records, name, count):
 def test_loss_of_the_recorded_batch(forward, layers, records):
     """What is minimized: the weighted losses and the decay of what trains, on one device."""
     config = SmallConfig().replace(SHUFFLE_ROIS=False)
-    model = tm.build_training_model(config, layers)
+    model = training_model.build_training_model(config, layers)
     outputs, found = forward[2]
     decay = decay_of(config, model)
     assert decay > 1e-6
@@ -203,8 +196,8 @@ def test_steps_of_the_original(layers, batch, selection):
     count, decay, norm, learning_rate, totals = ORIGINAL_STEPS[selection]
     config = SmallConfig().replace(SHUFFLE_ROIS=False)
     conftest.set_seeded_weights(layers.layers)
-    layer_selection.select_layers(layers.layers, selection)
-    model = tm.build_training_model(config, layers)
+    trainable_layers.select_layers(layers.layers, selection)
+    model = training_model.build_training_model(config, layers)
     assert len(model.trainable_variables) == count
     found = losses.weight_decay_graph(model.trainable_variables, config.WEIGHT_DECAY)
     np.testing.assert_allclose(found, decay, rtol=1e-5)
@@ -219,7 +212,7 @@ def test_steps_of_the_original(layers, batch, selection):
         by_name = dict(zip(names, norms, strict=True))
         for name, recorded in ORIGINAL_NORMS.items():
             np.testing.assert_allclose(by_name[name], recorded, rtol=2e-2, err_msg=name)
-    tm.compile_model(model, config, learning_rate=learning_rate)
+    training_model.compile_model(model, config, learning_rate=learning_rate)
     steps = [float(model.train_on_batch(first, return_dict=True)["loss"]) for _ in totals]
     tolerance = 1e-2 if selection != "all" else 1e-1
     np.testing.assert_allclose(steps[0], totals[0], rtol=CLASS_LOSS_OF_OWN_ROIS)
@@ -231,12 +224,12 @@ def test_steps_of_the_original(layers, batch, selection):
 def tiny_batch(config, *class_ids, boxes_of_all=((30, 40, 70, 90), (80, 10, 120, 60))):
     """A batch: one image for each list of class ids (1, or -1 for crowds), at the same places."""
     rng = np.random.default_rng(0)
-    anchors = boxes.pyramid_anchors(config, config.IMAGE_SHAPE)
+    anchors = pyramid_anchors(config, config.IMAGE_SHAPE)
     scene = seeded.make_scene(128, 128, seed=5)[0]
     samples = []
     for ids in class_ids:
         gt_boxes = np.array(boxes_of_all[: len(ids)], np.int32).reshape(-1, 4)
-        match, bbox = data_generator.build_rpn_targets(None, anchors, ids, gt_boxes, config, rng=rng)
+        match, bbox = rpn_targets.build_rpn_targets(None, anchors, ids, gt_boxes, config, rng=rng)
         samples.append(
             data_generator.Sample(
                 image_id=0,
@@ -252,15 +245,15 @@ def tiny_batch(config, *class_ids, boxes_of_all=((30, 40, 70, 90), (80, 10, 120,
                 gt_masks=rng.random((*config.MINI_MASK_SHAPE, len(ids))) < 0.7,
             )
         )
-    return data_generator.make_batch(samples, config)
+    return data_generator.collate(samples, config)
 
 
 @pytest.fixture(scope="module")
 def tiny():
     """Configuration, layers and compiled training model."""
-    config = TinyConfig().replace(SHUFFLE_ROIS=False, JITTERED_ROIS=0, QUERIES_PER_IMAGE=1)  # free of chance
+    config = TinyConfig().replace(SHUFFLE_ROIS=False, NUM_JITTERED_GT_ROIS=0, QUERIES_PER_IMAGE=1)  # free of chance
     layers = network.build_layers(config)
-    model = tm.build_training_model(config, layers)
+    model = training_model.build_training_model(config, layers)
     model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm=5.0), jit_compile=False)
     return config, layers, model
 
@@ -300,15 +293,15 @@ def test_a_step_gives_the_loss_and_its_parts(step):
     config, model, run = step
     inputs, decay = tiny_batch(config, [1, 1], [1]), decay_of(config, model)
     outputs = model(inputs, training=True)
-    unweighted = {name: float(loss) for name, loss in tm.losses_graph(outputs).items()}
+    unweighted = {name: float(loss) for name, loss in training_model.losses_graph(outputs).items()}
     before = weights_of(model)
     found = run(inputs)
-    assert set(found) == {"loss", *tm.LOSS_NAMES}
+    assert set(found) == {"loss", *training_model.LOSS_NAMES}
     for name, loss in unweighted.items():
         assert loss > 0
         assert found[name] == pytest.approx(config.LOSS_WEIGHTS[name] * loss, rel=1e-4)
     assert decay > 1e-5 * found["loss"]
-    assert found["loss"] == pytest.approx(decay + sum(found[name] for name in tm.LOSS_NAMES), rel=1e-6)
+    assert found["loss"] == pytest.approx(decay + sum(found[name] for name in training_model.LOSS_NAMES), rel=1e-6)
     changed = [not np.array_equal(weight, other) for weight, other in zip(before, weights_of(model), strict=True)]
     assert np.mean(changed) > 0.9
 
@@ -360,7 +353,7 @@ def test_images_without_positives_leave_the_others_alone(step):
     inputs = tiny_batch(config, [1, 1], [-1])
     alone = {name: values[:1] for name, values in inputs.items()}
     together, single = (
-        {name: float(loss) for name, loss in tm.losses_graph(model(values, training=True)).items()}
+        {name: float(loss) for name, loss in training_model.losses_graph(model(values, training=True)).items()}
         for values in (inputs, alone)
     )
     for name in ("rpn_bbox_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss"):
@@ -370,10 +363,10 @@ def test_images_without_positives_leave_the_others_alone(step):
 
 def test_a_model_without_masks():
     config = TinyConfig().replace(MODEL="frcnn", SHUFFLE_ROIS=False, QUERIES_PER_IMAGE=1)
-    model = tm.build_training_model(config, network.build_layers(config))
+    model = training_model.build_training_model(config, network.build_layers(config))
     model.compile(optimizer=keras.optimizers.SGD(0.001), jit_compile=False)
     found = model.train_on_batch(tiny_batch(config, [1]), return_dict=True)
-    assert set(found) == {"loss", *tm.LOSS_NAMES[:-1]}
+    assert set(found) == {"loss", *training_model.LOSS_NAMES[:-1]}
     assert np.isfinite([float(value) for value in found.values()]).all()
     assert "mrcnn_mask" not in model.output
 
@@ -387,7 +380,7 @@ def test_a_scene_is_encoded_once_for_its_queries(tiny):
         inputs["input_image"][index] = inputs["input_image"][index - 1]
     found = []
     for queries in (1, 2):
-        model = tm.build_training_model(config.replace(QUERIES_PER_IMAGE=queries), layers)
+        model = training_model.build_training_model(config.replace(QUERIES_PER_IMAGE=queries), layers)
         if queries == 2:
             inputs["input_image"][1::2] = 0
         with tf.GradientTape() as tape:
@@ -403,7 +396,7 @@ def test_replicas_share_the_loss(step, monkeypatch):
     config, model, _ = step
     outputs = model(tiny_batch(config, [1]), training=True)
     whole = float(model.compute_loss(y_pred=outputs))
-    monkeypatch.setattr(tm, "replicas_in_sync", lambda: 4)
+    monkeypatch.setattr(training_model, "replicas_in_sync", lambda: 4)
     assert float(model.compute_loss(y_pred=outputs)) == pytest.approx(whole / 4)
     assert whole > 0
 
@@ -419,4 +412,4 @@ def test_replicas_share_the_loss(step, monkeypatch):
 def test_configurations_that_cannot_be_trained(tiny, settings, message):
     config, layers, _ = tiny
     with pytest.raises(ValueError, match=message):
-        tm.build_training_model(config.replace(**settings), layers)
+        training_model.build_training_model(config.replace(**settings), layers)

@@ -16,7 +16,7 @@ import keras
 import pytest
 from scripts import load_script
 
-from siamese_mrcnn_tf import devices
+from siamese_mrcnn_tf.training import distribution
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "coco" / "coco.py"
 TESTS = pathlib.Path(__file__).parent
@@ -137,16 +137,16 @@ import json, sys
 import coco_tree, conftest, numpy as np, toy
 from siamese_mrcnn_tf import TinyConfig, devices, network
 from siamese_mrcnn_tf import training_model as tm
-from siamese_mrcnn_tf.data_generator import SampleMaker, make_batch
+from siamese_mrcnn_tf.data_generator import TrainingSamples, collate
 from siamese_mrcnn_tf.training_batches import SampleLoader, TrainingBatches
 
 CLIP, STEP = 0.5, 0.01
-devices.prepare_backend(seed=0, devices=2)
+distribution.prepare_backend(seed=0, devices=2)
 toy.CONFIG.GRADIENT_CLIP_NORM = CLIP
-free_of_chance = {"SHUFFLE_ROIS": False, "JITTERED_ROIS": 0}
+free_of_chance = {"SHUFFLE_ROIS": False, "NUM_JITTERED_GT_ROIS": 0}
 settings = {"TRAIN_BN": False, "IMAGES_PER_GPU": 1, "QUERIES_PER_IMAGE": 1, "GPU_COUNT": 2, "GRADIENT_CLIP_NORM": CLIP}
 config = TinyConfig().replace(**conftest.MICRO | free_of_chance | settings)
-sample = SampleMaker(coco_tree.load(sys.argv[1], subset="train"), config)(1)  # some of its rois are positive
+sample = TrainingSamples(coco_tree.load(sys.argv[1], subset="train"), config)(1)  # some of its rois are positive
 
 def real():
     layers = network.build_layers(config)
@@ -168,11 +168,11 @@ def three_steps(model, maker, collate):
     return losses, weights[-1], float(moved) / STEP
 
 found = {"replicas": [], "real": [], "toy": []}
-for scope in (devices.device_scope(2), devices.device_scope(1)):
+for scope in (distribution.device_scope(2), distribution.device_scope(1)):
     with scope:
         models = real(), toy.build_model()[0]
-        found["replicas"].append(devices.replicas_in_sync())
-    found["real"].append(three_steps(models[0], toy.Same(sample), make_batch))
+        found["replicas"].append(distribution.replicas_in_sync())
+    found["real"].append(three_steps(models[0], toy.Same(sample), collate))
     found["toy"].append(three_steps(models[1], toy.Numbers(), toy.collate))
 result = {"replicas": found["replicas"], "clip": CLIP}
 for name in ("real", "toy"):
@@ -251,41 +251,41 @@ def machine(monkeypatch):
 
 
 def test_one_machine_writes(machine):
-    assert devices.is_chief() and not devices.several_machines()
+    assert distribution.is_chief() and not distribution.several_machines()
     machine("worker", 0, worker=1)  # alone
-    assert devices.is_chief() and not devices.several_machines()
+    assert distribution.is_chief() and not distribution.several_machines()
     for counts, writer in (({"worker": 2}, ("worker", 0)), ({"chief": 1, "worker": 2}, ("chief", 0))):
         for kind, count in counts.items():
             for index in range(count):
                 machine(kind, index, **counts)
-                assert devices.is_chief() is ((kind, index) == writer) and devices.several_machines()
+                assert distribution.is_chief() is ((kind, index) == writer) and distribution.several_machines()
 
 
 @pytest.mark.parametrize("counts", [{"worker": 2}, {"worker": 1, "ps": 1}])
 def test_other_clusters_are_refused(machine, counts):
     machine("ps", 0, **counts)
     with pytest.raises(ValueError, match="expected a chief and workers, and this machine among them"):
-        devices.is_chief()
+        distribution.is_chief()
 
 
 def test_one_device_needs_no_strategy(machine):
     for _ in range(2):
-        with devices.device_scope(1):
-            assert devices.replicas_in_sync() == 1
+        with distribution.device_scope(1):
+            assert distribution.replicas_in_sync() == 1
         machine("worker", 0, worker=1)
 
 
 def test_a_cpu_in_use_is_not_split(machine):
     keras.ops.ones(1)
     with pytest.raises(ValueError, match="devices = 2: this machine has"):
-        devices.device_scope(2)
+        distribution.device_scope(2)
 
 
 def test_other_backends_train_on_one_device(machine, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    assert devices.replicas_in_sync() == 1
+    assert distribution.replicas_in_sync() == 1
     with pytest.raises(ValueError, match="need the TensorFlow backend, KERAS_BACKEND is jax"):
-        devices.device_scope(2)
+        distribution.device_scope(2)
 
 
 # ---- mistakes ----------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from via_samples import SHAPES, region
 
-from siamese_mrcnn_tf import via
-from siamese_mrcnn_tf.images import read_image
-from siamese_mrcnn_tf.via_tree import convert_via
+from siamese_mrcnn_tf.data.formats import via
+from siamese_mrcnn_tf.data.formats.via_tree import convert_via
+from siamese_mrcnn_tf.io.images import read_image
 
 HEIGHT, WIDTH = 120, 160
 
@@ -454,14 +454,14 @@ def test_masks_are_those_that_were_drawn(via_of_training_tree, training_tree, tm
 @pytest.mark.slow
 def test_a_converted_set_trains(via_of_training_tree, training_tree, micro_config, tmp_path):
     from siamese_mrcnn_tf import SiameseMaskRCNN
-    from siamese_mrcnn_tf.data_generator import SampleMaker, make_batch
+    from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate
 
     convert_via([via_of_training_tree], training_tree / "train2017", tmp_path, progress=False)
-    maker = SampleMaker(coco_tree.load(tmp_path), micro_config)
+    maker = TrainingSamples(coco_tree.load(tmp_path), micro_config)
     model = SiameseMaskRCNN("training", micro_config, tmp_path / "logs", seed=0)
     model.set_trainable("mrcnn_class_logits|rpn_class_raw")
     model.compile(learning_rate=0.01, momentum=0.9)
-    batch = make_batch([maker(0), maker(1)], micro_config)
+    batch = collate([maker(0), maker(1)], micro_config)
     losses = model.keras_model.train_on_batch(list(batch.values()), return_dict=True)
     assert np.isfinite(list(map(float, losses.values()))).all() and float(losses["loss"]) > 0
 

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from siamese_mrcnn_tf import drawing, visualize
+from siamese_mrcnn_tf import visualize
+from siamese_mrcnn_tf.visualize.instances import _label_place
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 
@@ -77,7 +78,7 @@ def test_labels_keep_clear_of_each_other(instances):
     boxes[1] = boxes[0]
     places = []
     for box in boxes:
-        x, y = drawing._label_place(box, (20, 8), (80, 60), [(x, y, x + 20, y + 8) for x, y in places])
+        x, y = _label_place(box, (20, 8), (80, 60), [(x, y, x + 20, y + 8) for x, y in places])
         places.append((x, y))
     assert places == [(10, 12), (10, 20)]  # above the box, then inside it
 

@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf import weights
 from siamese_mrcnn_tf.config import Config, LargeConfig, SmallConfig, TinyConfig
-from siamese_mrcnn_tf.weight_files import _set_strings, file_layout, group_of, read_weights
-from siamese_mrcnn_tf.weight_kinds import judge
+from siamese_mrcnn_tf.weights import loading
+from siamese_mrcnn_tf.weights.identify import judge
+from siamese_mrcnn_tf.weights.legacy_h5 import _set_strings, file_layout, group_of, read_weights
 
 HERE = pathlib.Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
@@ -232,9 +232,9 @@ def inventory(path):
 def test_written_file_equals_the_original_inventory(tmp_path, name, config):
     recorded = json.loads(gzip.decompress((HERE / "data" / "weight_inventory.json.gz").read_bytes()))[name]
     path = tmp_path / "written.h5"
-    weights.save_weights(fake_model(zeros(network_shapes(config()))), path)
+    loading.save_weights(fake_model(zeros(network_shapes(config()))), path)
     written = inventory(path)
-    assert weights.fitting_config(path) == name
+    assert loading.fitting_config(path) == name
     path.unlink()  # 200 MB
     assert written["file_attrs"] == {key: recorded["file_attrs"][key] for key in written["file_attrs"]}
     assert len(written["file_attrs"]["layer_names"]) == 77
@@ -254,12 +254,12 @@ def test_recorded_inventory_is_the_shared_one(name):
 
 
 def test_frcnn_file_lacks_the_mask_head(tmp_path):
-    weights.save_weights(fake_model(zeros(network_shapes(TinyConfig().replace(MODEL="frcnn")))), tmp_path / "f.h5")
+    loading.save_weights(fake_model(zeros(network_shapes(TinyConfig().replace(MODEL="frcnn")))), tmp_path / "f.h5")
     written = inventory(tmp_path / "f.h5")
     assert written["file_attrs"]["layer_names"][-2:] == ["concatenate_6", "mrcnn_detection"]
     assert not any("mask" in group for group, *_ in written["weights"])
-    assert weights.fitting_config(tmp_path / "f.h5") == "tiny"
-    assert 'MODEL = "frcnn"' in weights.describe_weights(tmp_path / "f.h5")
+    assert loading.fitting_config(tmp_path / "f.h5") == "tiny"
+    assert 'MODEL = "frcnn"' in loading.describe_weights(tmp_path / "f.h5")
 
 
 def test_resnet101_order_goes_by_block():
@@ -275,18 +275,18 @@ def test_resnet101_order_goes_by_block():
 def test_backbone_alone_and_unknown_layers(tmp_path):
     model = Model("resnet_model", [Layer("conv1", [Variable("kernel", np.ones((1, 1, 3, 2), np.float32))])])
     odd = Layer("my_layer", [Variable("kernel", np.ones((2,), np.float32))])
-    weights.save_weights(Model("whole", [odd, model]), tmp_path / "w.h5")
+    loading.save_weights(Model("whole", [odd, model]), tmp_path / "w.h5")
     assert inventory(tmp_path / "w.h5")["weights"] == [
         ["resnet_model", "conv1/kernel:0", [1, 1, 3, 2]],
         ["my_layer", "my_layer/kernel:0", [2]],
     ]
     other = Model("whole", [Layer("my_layer", [Variable("kernel", np.zeros((2,), np.float32))])])
-    assert weights.load_weights(other, tmp_path / "w.h5").loaded == ["my_layer/kernel"]
+    assert loading.load_weights(other, tmp_path / "w.h5").loaded == ["my_layer/kernel"]
 
 
 def test_same_weights_give_the_same_bytes(tmp_path, tiny_arrays):
     for name in ("a.h5", "b.h5"):
-        weights.save_weights(fake_model(tiny_arrays), tmp_path / name)
+        loading.save_weights(fake_model(tiny_arrays), tmp_path / name)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
@@ -296,16 +296,16 @@ def test_failed_save_leaves_the_old_file(tmp_path, tiny_arrays):
     model = fake_model(tiny_arrays)
     list(values(model).values())[-1].array = np.array("no number")
     with pytest.raises(ValueError, match="could not convert"):
-        weights.save_weights(model, path)
+        loading.save_weights(model, path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_models_that_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match="has no weights"):
-        weights.save_weights(Model("m", []), tmp_path / "w.h5")
+        loading.save_weights(Model("m", []), tmp_path / "w.h5")
     twins = [Layer("conv1", [Variable("kernel", np.zeros(1))]), Layer("conv1", [Variable("kernel", np.zeros(1))])]
     with pytest.raises(ValueError, match="two weights named conv1/kernel"):
-        weights.save_weights(Model("m", twins), tmp_path / "w.h5")
+        loading.save_weights(Model("m", twins), tmp_path / "w.h5")
 
 
 # ---- reading: every layout gives the same network ----------------------------------------------------------------
@@ -354,7 +354,7 @@ def training_order(arrays):
 )
 def test_every_layout_loads_the_same(tmp_path, tiny_arrays, tiny_model, layout, options):
     path = write_h5(tmp_path / "w.h5", layout(tiny_arrays), **options)
-    report = weights.load_weights(tiny_model, path)
+    report = loading.load_weights(tiny_model, path)
     assert_loaded(tiny_model, tiny_arrays)
     assert set(report.loaded) == set(tiny_arrays)
     assert report.missing == report.excluded == report.mismatched == report.zeroed == report.notes == []
@@ -362,8 +362,8 @@ def test_every_layout_loads_the_same(tmp_path, tiny_arrays, tiny_model, layout, 
 
 
 def test_round_trip(tmp_path, tiny_arrays, tiny_model):
-    weights.save_weights(fake_model(tiny_arrays), tmp_path / "deep" / "w.h5")
-    weights.load_weights(tiny_model, tmp_path / "deep" / "w.h5")
+    loading.save_weights(fake_model(tiny_arrays), tmp_path / "deep" / "w.h5")
+    loading.load_weights(tiny_model, tmp_path / "deep" / "w.h5")
     assert_loaded(tiny_model, tiny_arrays)
 
 
@@ -440,7 +440,7 @@ def test_backbone_files(tmp_path, tiny_model, layout, style, bias):
     path = write_h5(tmp_path / "w.h5", layout(arrays), attributes={"backend": "tensorflow"})
     for variable in values(tiny_model).values():
         variable.array = np.ones(variable.shape, np.float32)
-    report = weights.load_weights(tiny_model, path)
+    report = loading.load_weights(tiny_model, path)
     assert_loaded(tiny_model, arrays)
     assert set(report.loaded) == set(arrays)
     assert read_weights(path).style == style
@@ -450,10 +450,10 @@ def test_backbone_files(tmp_path, tiny_model, layout, style, bias):
     assert ("no biases for 17 convolutions" in report.summary()) is not bias
     assert "fpn_p2/kernel" in report.missing and "conv1/bias" not in report.missing
     assert report.unused == {"keras 2": [], "keras 1": ["fc1000/kernel"]}.get(style, ["predictions/kernel"])
-    text = weights.describe_weights(path)
+    text = loading.describe_weights(path)
     assert ("without conv biases" in text) is not bias
     assert "fits: config tiny" in text and "heads keep their initial values" in text
-    assert weights.fitting_config(path) is None
+    assert loading.fitting_config(path) is None
 
 
 def test_applications_blocks_get_their_letters(tmp_path):
@@ -510,34 +510,34 @@ def test_verdict_of_unknown_weights(shapes):
 def test_matterport_gives_backbone_and_pyramid(tmp_path, tiny_model):
     arrays = random_arrays(matterport_shapes(TinyConfig()))
     path = write_h5(tmp_path / "mask_rcnn_coco.h5", flat(arrays))
-    report = weights.load_weights(tiny_model, path)
+    report = loading.load_weights(tiny_model, path)
     used = {key: array for key, array in arrays.items() if not key.startswith(("rpn_", "mrcnn_"))}
     assert_loaded(tiny_model, used)
     assert set(report.loaded) == set(used) and set(report.unused) == set(arrays) - set(used)
     assert "81 classes" in report.verdict and "backbone and FPN are used" in report.summary()
     assert not values(tiny_model)["mrcnn_mask_conv2/kernel"].assigned
-    assert "left out: 50 weights (rpn_bbox_pred," in weights.describe_weights(path)
+    assert "left out: 50 weights (rpn_bbox_pred," in loading.describe_weights(path)
 
 
 def test_matterport_needs_resnet101(tmp_path):
     stored = flat(matterport_shapes(LargeConfig().replace(BACKBONE="resnet101")))
     path = write_h5(tmp_path / "mask_rcnn_coco.h5", stored)
-    assert 'fits: config small with BACKBONE = "resnet101" or config large' in weights.describe_weights(path)
+    assert 'fits: config small with BACKBONE = "resnet101" or config large' in loading.describe_weights(path)
     model = fake_model(zeros(network_shapes(SmallConfig())))
     with pytest.raises(
         ValueError, match=r'ResNet-101.*17 of its residual blocks.*res4g .. res4w.*BACKBONE = "resnet101"'
     ):
-        weights.load_weights(model, path)
+        loading.load_weights(model, path)
     assert_untouched(model)
-    assert "fpn_p2/kernel" in weights.load_weights(model, path, exclude=["resnet_model"]).loaded
+    assert "fpn_p2/kernel" in loading.load_weights(model, path, exclude=["resnet_model"]).loaded
 
 
 def test_frcnn_and_mask_files_load_into_each_other(tmp_path, tiny_arrays, tiny_file, tiny_model):
     frcnn = fake_model(zeros(network_shapes(TinyConfig().replace(MODEL="frcnn"))))
-    report = weights.load_weights(frcnn, tiny_file)
+    report = loading.load_weights(frcnn, tiny_file)
     assert report.missing == [] and all("mrcnn_mask" in key for key in report.unused)
-    weights.save_weights(frcnn, tmp_path / "frcnn.h5")
-    report = weights.load_weights(tiny_model, tmp_path / "frcnn.h5")
+    loading.save_weights(frcnn, tmp_path / "frcnn.h5")
+    report = loading.load_weights(tiny_model, tmp_path / "frcnn.h5")
     assert len(report.missing) == 28 and report.unused == [] and "no mask head" in report.summary()
 
 
@@ -545,21 +545,21 @@ def test_missing_unused_and_nan_are_reported(tmp_path, tiny_arrays, tiny_model):
     arrays = {**tiny_arrays, "conv1/bias": np.full(32, np.nan, np.float32)}
     stored = [item for item in nested(arrays) if "rpn_class_raw" not in item[1]]
     path = write_h5(tmp_path / "w.h5", [*stored, ("extra", "extra/kernel:0", np.ones(3))])
-    report = weights.load_weights(tiny_model, path)
+    report = loading.load_weights(tiny_model, path)
     assert report.missing == ["rpn_class_raw/kernel", "rpn_class_raw/bias"] and report.unused == ["extra/kernel"]
     text = report.summary()
     assert "not in the file, values kept: 2 weights (rpn_class_raw)" in text
     assert "in the file, not used: 1 weights (extra)" in text and "1 weights hold NaN or infinity (conv1)" in text
-    assert "left out: 1 weights (extra)" in weights.describe_weights(path)
+    assert "left out: 1 weights (extra)" in loading.describe_weights(path)
 
 
 def test_a_partial_load_is_a_warning(tmp_path, tiny_arrays, tiny_file, tiny_model, caplog):
     def levels(path, exclude=()):
         caplog.clear()
-        weights.load_weights(tiny_model, path, exclude)
+        loading.load_weights(tiny_model, path, exclude)
         return [(record.levelname, record.getMessage().splitlines()[0]) for record in caplog.records]
 
-    caplog.set_level("INFO", weights.__name__)
+    caplog.set_level("INFO", loading.__name__)
     verdict = f"{tiny_file}: siamese weights, tiny configuration, ResNet with 1+1+1+1 blocks, with mask head"
     assert levels(tiny_file) == [("INFO", verdict)]
     assert levels(tiny_file, "rpn_model") == [("INFO", verdict)]  # asked for
@@ -570,7 +570,7 @@ def test_a_partial_load_is_a_warning(tmp_path, tiny_arrays, tiny_file, tiny_mode
 
 
 def test_description_has_a_table(tiny_file):
-    lines = weights.describe_weights(tiny_file).splitlines()
+    lines = loading.describe_weights(tiny_file).splitlines()
     assert lines[0] == f"{tiny_file}: siamese weights, tiny configuration, ResNet with 1+1+1+1 blocks, with mask head"
     assert "Keras 2.1.6" in lines[1]
     assert any(line.split() == ["mrcnn_bbox_fc", "2", "516", "[128,", "4]"] for line in lines)
@@ -584,7 +584,7 @@ def test_description_has_a_table(tiny_file):
 @pytest.mark.parametrize("exclude", [["mrcnn_class_logits", "mrcnn_bbox_fc"], ["mrcnn_(class_logits|bbox_fc)"]])
 def test_exclude_by_name_or_expression(tmp_path, tiny_arrays, tiny_model, exclude):
     arrays = {**tiny_arrays, "mrcnn_bbox_fc/kernel": np.ones((128, 8), np.float32)}
-    report = weights.load_weights(tiny_model, write_h5(tmp_path / "w.h5", nested(arrays)), exclude=exclude)
+    report = loading.load_weights(tiny_model, write_h5(tmp_path / "w.h5", nested(arrays)), exclude=exclude)
     assert sorted({key.split("/")[0] for key in report.excluded}) == ["mrcnn_bbox_fc", "mrcnn_class_logits"]
     assert report.mismatched == [("mrcnn_bbox_fc/kernel", (128, 8), (128, 4))]
     assert not values(tiny_model)["mrcnn_class_logits/kernel"].assigned and report.missing == []
@@ -592,29 +592,29 @@ def test_exclude_by_name_or_expression(tmp_path, tiny_arrays, tiny_model, exclud
 
 
 def test_exclude_takes_a_nested_model_a_string_and_none(tiny_arrays, tiny_file, tiny_model):
-    report = weights.load_weights(tiny_model, tiny_file, exclude="rpn_model")
+    report = loading.load_weights(tiny_model, tiny_file, exclude="rpn_model")
     assert {key.split("/")[0] for key in report.excluded} == {"rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred"}
-    assert weights.load_weights(tiny_model, tiny_file, exclude=None).excluded == []
-    assert "'mrcnn_bbox' matches no layer" in weights.load_weights(tiny_model, tiny_file, ["mrcnn_bbox"]).notes[0]
+    assert loading.load_weights(tiny_model, tiny_file, exclude=None).excluded == []
+    assert "'mrcnn_bbox' matches no layer" in loading.load_weights(tiny_model, tiny_file, ["mrcnn_bbox"]).notes[0]
 
 
 @pytest.mark.parametrize("exclude", [["("], [3]])
 def test_bad_exclude(tiny_file, tiny_model, exclude):
     with pytest.raises(ValueError, match="expected a layer name or a regular expression"):
-        weights.load_weights(tiny_model, tiny_file, exclude=exclude)
+        loading.load_weights(tiny_model, tiny_file, exclude=exclude)
     assert_untouched(tiny_model)
 
 
 def test_exclude_that_leaves_nothing(tiny_file, tiny_model):
     with pytest.raises(ValueError, match="nothing to load is left by exclude"):
-        weights.load_weights(tiny_model, tiny_file, exclude=[".*"])
+        loading.load_weights(tiny_model, tiny_file, exclude=[".*"])
 
 
 def test_large_file_into_a_small_model(tmp_path):
     path = write_h5(tmp_path / "w.h5", nested(network_shapes(LargeConfig())))
     model = fake_model(zeros(network_shapes(SmallConfig())))
     with pytest.raises(ValueError) as caught:
-        weights.load_weights(model, path)
+        loading.load_weights(model, path)
     assert_untouched(model)
     message = str(caught.value)
     assert str(path) in message and "This is a large file, use config large" in message
@@ -625,31 +625,31 @@ def test_large_file_into_a_small_model(tmp_path):
 def test_one_wrong_shape_leaves_the_model_untouched(tmp_path, tiny_arrays, tiny_model):
     path = write_h5(tmp_path / "w.h5", nested({**tiny_arrays, "mrcnn_mask/bias": np.zeros(2, np.float32)}))
     with pytest.raises(ValueError, match=r"shapes of mrcnn_mask/bias differ: \[2\] in the file, \[1\] in the model\."):
-        weights.load_weights(tiny_model, path)
+        loading.load_weights(tiny_model, path)
     assert_untouched(tiny_model)
 
 
 def test_backbone_with_fewer_blocks(tiny_file):
     model = fake_model(zeros(network_shapes(TinyConfig().replace(BACKBONE_BLOCKS=[1, 2, 1, 1]))))
     with pytest.raises(ValueError, match=r"1 of the model's residual blocks are not in it \(res3b\).*use config tiny"):
-        weights.load_weights(model, tiny_file)
+        loading.load_weights(model, tiny_file)
     assert_untouched(model)
 
 
 def test_nothing_matched(tmp_path, tiny_model):
     path = write_h5(tmp_path / "vgg.h5", [("block1_conv1", "block1_conv1/kernel:0", np.zeros(3))])
     with pytest.raises(ValueError, match=r"vgg.h5: .*None of its weights is in the model: the file has block1_conv1"):
-        weights.load_weights(tiny_model, path)
+        loading.load_weights(tiny_model, path)
     assert_untouched(tiny_model)
 
 
 def test_other_networks_and_backends(tmp_path, tiny_arrays, tiny_model):
     stored = [("conv2_block1_preact_bn", "conv2_block1_preact_bn/gamma:0", np.zeros(4)), *nested(tiny_arrays)]
     with pytest.raises(ValueError, match="pre-activation ResNet"):
-        weights.load_weights(tiny_model, write_h5(tmp_path / "v2.h5", stored))
+        loading.load_weights(tiny_model, write_h5(tmp_path / "v2.h5", stored))
     path = write_h5(tmp_path / "theano.h5", nested(tiny_arrays), attributes={"backend": "theano"})
     with pytest.raises(ValueError, match="written with Theano"):
-        weights.load_weights(tiny_model, path)
+        loading.load_weights(tiny_model, path)
     assert_untouched(tiny_model)
 
 
@@ -688,7 +688,7 @@ def test_foreign_files(tmp_path, tiny_model, content, message):
     path = tmp_path / "w.h5"
     path.write_bytes(content if isinstance(content, bytes) else zip_of(path, *content))
     with pytest.raises(ValueError, match=rf"w\.h5: not an HDF5 file, it looks like {message}"):
-        weights.load_weights(tiny_model, path)
+        loading.load_weights(tiny_model, path)
     assert_untouched(tiny_model)
 
 
@@ -704,15 +704,15 @@ def test_truncated_file(tiny_file, tiny_model, share):
     content = tiny_file.read_bytes()
     tiny_file.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(ValueError, match=r"tiny\.h5: a damaged or truncated HDF5 file"):
-        weights.load_weights(tiny_model, tiny_file)
+        loading.load_weights(tiny_model, tiny_file)
     assert_untouched(tiny_model)
 
 
 def test_missing_file_and_folder(tmp_path, tiny_model):
     with pytest.raises(ValueError, match=r"none\.h5: no such weight file"):
-        weights.load_weights(tiny_model, tmp_path / "none.h5")
+        loading.load_weights(tiny_model, tmp_path / "none.h5")
     with pytest.raises(ValueError, match="not a file"):
-        weights.load_weights(tiny_model, tmp_path)
+        loading.load_weights(tiny_model, tmp_path)
 
 
 def test_hdf5_files_of_other_layouts(tmp_path):
@@ -767,32 +767,32 @@ def test_keras_models_and_files(tmp_path):
     model = keras_model(keras)
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
-    weights.save_weights(model, tmp_path / "ours.h5")
+    loading.save_weights(model, tmp_path / "ours.h5")
     model.save(tmp_path / "whole.h5")
     for name in ("ours.h5", "whole.h5"):
         other = keras_model(keras, "mixed_float16")
-        assert len(weights.load_weights(other, tmp_path / name).loaded) == 8
+        assert len(loading.load_weights(other, tmp_path / name).loaded) == 8
         for ours, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
     half = keras_model(keras, "float16")
-    weights.load_weights(half, tmp_path / "ours.h5")
+    loading.load_weights(half, tmp_path / "ours.h5")
     np.testing.assert_allclose(half.get_weights()[0], model.get_weights()[0], rtol=1e-3)
     for name in ("w.weights.h5", "w.keras"):
         (model.save_weights if "weights" in name else model.save)(tmp_path / name)
         with pytest.raises(ValueError, match="of Keras 3"):
-            weights.load_weights(half, tmp_path / name)
+            loading.load_weights(half, tmp_path / name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "config"), [("small", SmallConfig), ("large", LargeConfig)])
 def test_real_networks_write_the_original_inventory(tmp_path, name, config):
-    from siamese_mrcnn_tf import network
+    from siamese_mrcnn_tf.modeling import network
 
     recorded = json.loads(gzip.decompress((HERE / "data" / "weight_inventory.json.gz").read_bytes()))[name]
     layers = network.build_layers(config())
-    weights.save_weights(layers, tmp_path / "real.h5")
+    loading.save_weights(layers, tmp_path / "real.h5")
     written = inventory(tmp_path / "real.h5")
-    report = weights.load_weights(layers, tmp_path / "real.h5")
+    report = loading.load_weights(layers, tmp_path / "real.h5")
     (tmp_path / "real.h5").unlink()  # 200 MB
     assert written["file_attrs"] == {key: recorded["file_attrs"][key] for key in written["file_attrs"]}
     assert written["weights"] == recorded["weights"]

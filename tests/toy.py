@@ -97,7 +97,7 @@ def build_model(seed=0):
     import keras
     from keras import ops
 
-    from siamese_mrcnn_tf.devices import replicas_in_sync
+    from siamese_mrcnn_tf.training.distribution import replicas_in_sync
 
     class Toy(keras.Model):
         def __init__(self, inputs, outputs, **kwargs):

@@ -1,11 +1,9 @@
-"""`coco.py convert`."""
+"""`siamese-mrcnn convert`."""
 
 import argparse
 import collections
 
-from command_options import add_common_arguments
-
-from siamese_mrcnn_tf.arguments import at_least
+from .options import add_common_arguments, at_least
 
 _TEXT = "Turn annotations of the VGG Image Annotator (VIA) into a COCO-format data set for the other commands."
 _NOTES = (
@@ -22,9 +20,9 @@ _ORIENTATION_HELP = (
 )
 
 
-def add_convert(commands):
+def add_parser(commands):
     parser = commands.add_parser("convert", help=_TEXT, description=_TEXT, epilog=_NOTES)
-    parser.set_defaults(command=convert)
+    parser.set_defaults(command=run)
     parser.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
     parser.add_argument("--images", required=True, metavar="DIR", help="folder with the pictures")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the data set that is written")
@@ -53,8 +51,8 @@ def share(text):
     return number
 
 
-def convert(options):
-    from siamese_mrcnn_tf.via_tree import convert_via
+def run(options):
+    from ..data.formats.via_tree import convert_via
 
     contents = convert_via(
         options.files,

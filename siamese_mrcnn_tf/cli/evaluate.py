@@ -1,12 +1,10 @@
-"""`coco.py evaluate`."""
+"""`siamese-mrcnn evaluate`."""
 
 import argparse
 import re
 from pathlib import Path
 
-from command_options import add_dataset_arguments, add_model_arguments, choose_config, open_dataset, open_predictor
-
-from siamese_mrcnn_tf.arguments import at_least
+from .options import add_dataset_arguments, add_model_arguments, at_least, choose_config, open_dataset, open_predictor
 
 _MODEL_NOTES = (
     "--model random-boxes is the paper's baseline; {split} in the name of --model stands for the category split."
@@ -27,10 +25,10 @@ _MERGE_HELP = "join the parts in these folders to one evaluation in --out, inste
 _RESULTS_HELP = "score the evaluation in this folder (or this file of it) again, instead of evaluating"
 
 
-def add_evaluate(commands):
+def add_parser(commands):
     text = "Score a model on a COCO-format data set by the paper's one-shot protocol, and report."
     parser = commands.add_parser("evaluate", help=text, description=text, epilog=_MODEL_NOTES)
-    parser.set_defaults(command=evaluate)
+    parser.set_defaults(command=run)
     add_dataset_arguments(parser)
     parser.add_argument("--subset", default="val", help="'val' or 'train' (default val)")
     parser.add_argument("--split", choices=(*"01234", "all"), default="0", help=_SPLIT_HELP)
@@ -62,9 +60,9 @@ def shard(text):
     return int(found[1]), int(found[2])
 
 
-def evaluate(options):
-    from siamese_mrcnn_tf.files import writable_folder
-    from siamese_mrcnn_tf.report import write_report
+def run(options):
+    from ..io.files import writable_folder
+    from ..report.writer import write_report
 
     out = writable_folder(options.out)
     if options.split == "0" and options.categories != "all":
@@ -92,15 +90,15 @@ def evaluate(options):
 
 def run_split(options, split, folder):
     """(Evaluation of one split, its data set)."""
-    from siamese_mrcnn_tf import evaluation
-    from siamese_mrcnn_tf.dataset import split_classes
+    from ..data.dataset import split_classes
+    from ..evaluation import protocol
 
     searcher, path = open_searcher(options, split)
     dataset, coco = open_dataset(options, options.subset)
     trained, held_out = split_classes(dataset.num_classes - 1, split)
     about = {"split": split, "category_set": options.categories, "protocol": options.protocol}
     about |= {"subset": options.subset, "year": options.year}
-    outcome = evaluation.evaluate(
+    outcome = protocol.evaluate(
         searcher,
         dataset,
         coco,
@@ -126,7 +124,7 @@ def run_split(options, split, folder):
 
 def open_searcher(options, split):
     """(what is searched with, weight file or None)."""
-    from siamese_mrcnn_tf.baselines import RandomBoxes
+    from ..evaluation.queries import RandomBoxes
 
     if options.model is None:
         raise ValueError("--model: which weights are to be evaluated?")
@@ -149,7 +147,7 @@ def model_of(options, split):
 
 def require_weights(options, splits):
     """Find weights that are missing before the hours that the splits before them take, not after."""
-    from siamese_mrcnn_tf.known_weights import find_weights
+    from ..weights.pretrained import find_weights
 
     if options.model in (None, "random-boxes", "untrained", "last") or "{split}" not in options.model:
         return
@@ -170,22 +168,23 @@ def results_folder(options, split):
 
 def take_over(options, split, folder):
     """(Evaluation joined from parts, or scored again, its data set)."""
-    from siamese_mrcnn_tf import evaluation
+    from ..evaluation import protocol
 
     dataset, coco = open_dataset(options, options.subset)
     if options.merge:
         parts = [part_of(part, options, split) for part in options.merge]
-        outcome = evaluation.merge(parts, folder, coco, dataset)
+        outcome = protocol.merge(parts, folder, coco, dataset)
     else:
         folder = results_folder(options, split)
-        outcome = evaluation.rescore(folder, coco, dataset)
+        outcome = protocol.rescore(folder, coco, dataset)
     analyse(outcome, coco, folder)
     return outcome, dataset
 
 
 def analyse(outcome, coco, folder):
     """Write beside the scores: COCO results of each run, figures by number of instances, confusion of categories."""
-    from siamese_mrcnn_tf import analysis, files
+    from ..evaluation import analysis
+    from ..io import files
 
     settings = outcome.records.settings
     for run in range(settings["runs"]):

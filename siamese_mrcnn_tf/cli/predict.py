@@ -9,18 +9,49 @@ import glob
 import re
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
-
-from .files import atomic_path, writable_folder, write_json
-from .images import read_image
-from .molding import mold_reference, reference_from_box
-from .scoring import results_of
-from .visualize import draw_overlay
+from .options import add_model_arguments, choose_config, open_predictor
 
 _BOX = re.compile(r"(?P<path>.+):(?P<box>-?[\d.]+(?:,-?[\d.]+)*)")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+_REFERENCE_HELP = (
+    "a crop, or a box in pixels cut from a picture; several make one K-shot query; repeat the option for more "
+    "categories"
+)
+
+
+def add_parser(commands):
+    text = "Find and segment what looks like a reference in pictures."
+    parser = commands.add_parser("predict", help=text, description=text)
+    parser.set_defaults(command=run)
+    parser.add_argument(
+        "--image", required=True, nargs="+", action="extend", metavar="FILE|DIR|GLOB", help="pictures to search"
+    )
+    parser.add_argument(
+        "--reference",
+        required=True,
+        nargs="+",
+        action="append",
+        metavar="FILE[:y1,x1,y2,x2]",
+        help=_REFERENCE_HELP,
+    )
+    parser.add_argument("--out", default="predictions", metavar="DIR", help="where results go (default predictions)")
+    add_model_arguments(parser)
+
+
+def run(options):
+    from ..io.files import writable_folder
+
+    writable_folder(options.out)
+    paths = find_pictures(options.image)
+    config, path = choose_config(options)
+    queries = [read_query(sources, config) for sources in options.reference]
+    predictor = open_predictor(config, path)
+    results = predict_files(predictor, paths, queries, options.out)
+    print(
+        f"{len(results)} detections in {len(paths)} pictures for {len(queries)} queries. Results are in {options.out}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +131,13 @@ def predict_files(predictor, paths, queries, out, *, progress=True):
     Raises:
         ValueError: `out` is no folder, or a picture cannot be read; nothing was written then.
     """
+    from tqdm import tqdm
+
+    from ..evaluation.coco_scores import results_of
+    from ..io.files import writable_folder, write_json
+    from ..io.images import read_image
+    from ..visualize import draw_overlay
+
     out = writable_folder(out)
     sizes = [read_image(path).shape[:2] for path in paths]  # the broken one is found before anything is written
     embeddings = [predictor.encode_references(query.crops) for query in queries]
@@ -133,6 +171,9 @@ def _source_path(source):
 
 
 def _read_reference(source, config):
+    from ..data.molding import mold_reference, reference_from_box
+    from ..io.images import read_image
+
     path = _source_path(source)
     before, colon, _ = str(source).rpartition(":")
     if colon and not path.is_file() and Path(before).is_file():
@@ -162,12 +203,18 @@ def _unique(names):
 
 def _write_masks(folder, name, masks):
     """Masks [height, width, n] as {name}.001.png, ...; those of an earlier run are removed."""
+    import numpy as np
+
     for earlier in folder.glob(f"{glob.escape(name)}.[0-9][0-9][0-9].png"):
         earlier.unlink()
     for number, mask in enumerate(np.moveaxis(masks, -1, 0), start=1):
-        _write_png(folder / f"{name}.{number:03d}.png", mask.astype(np.uint8) * 255)
+        _write_png(folder / f"{name}.{number:03d}.png", mask.astype("uint8") * 255)
 
 
 def _write_png(path, pixels):
+    from PIL import Image
+
+    from ..io.files import atomic_path
+
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")

@@ -1,25 +1,24 @@
-"""Pre-train the backbone on ImageNet without the classes that COCO has too; writes imagenet_687.h5. Or, with --dataset,
-backbone and FPN on the instances of a COCO-format data set, those of held-out classes left out."""
+"""`siamese-mrcnn pretrain`."""
 
 import argparse
 import dataclasses
 import logging
-import os
 import shlex
 import sys
 from pathlib import Path
 
-_SAMPLES = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(_SAMPLES / "shapes"), str(_SAMPLES.parent)]  # runs from a checkout that is not installed
+from ..config import CONFIGS, load_config
+from ..pretraining import CLASS_SETS
+from .options import above_zero, add_common_arguments, at_least, resumed_arguments
 
-from standard import find_dataset  # noqa: E402
-
-from siamese_mrcnn_tf.arguments import above_zero, at_least, exit_code  # noqa: E402
-from siamese_mrcnn_tf.config import CONFIGS, load_config  # noqa: E402  (light: --help stays fast)
-from siamese_mrcnn_tf.imagenet_classes import CLASS_SETS  # noqa: E402
-
+_HELP = "Pre-train the backbone on ImageNet, or on a COCO-format data set."
+_TEXT = (
+    "Pre-train the backbone on ImageNet without the classes that COCO has too; writes imagenet_687.h5. Or, with "
+    "--dataset, backbone and FPN on the instances of a COCO-format data set, those of held-out classes left out."
+)
 _ADAM_BATCH = 32
 _OF_DATA, _OF_DATASET = ("classes", "partial"), ("split", "val_images", "year")  # options of one kind of pictures alone
+_DEFAULTS = {"classes": 687, "partial": False, "split": 0, "year": "2017"}
 _DATA_HELP = (
     "folder with train/ and val/, in each a folder of pictures for every class, named by its WordNet id (n01440764); "
     "folders of classes that are not trained may be there too"
@@ -54,18 +53,9 @@ _KEEP_HELP = "epochs whose weights are kept, beside the best by validation loss 
 _DEVICES_HELP = "GPUs of this machine, or parts of its CPU where it has none (default 1)"
 
 
-def main(arguments=None):
-    """Train; returns the exit code: 0, 2 with a message for what the user can mend, 130 where training was stopped."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = build_parser().parse_args(arguments)
-    options.arguments = arguments
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
-    return exit_code("pretrain.py", lambda: train(options), debug=options.debug)
-
-
-def build_parser():
-    parser = argparse.ArgumentParser(prog="pretrain.py", description=__doc__)
+def add_parser(commands):
+    parser = commands.add_parser("pretrain", help=_HELP, description=_TEXT)
+    parser.set_defaults(command=run)
     parser.add_argument("--data", metavar="DIR", help=_DATA_HELP)
     parser.add_argument("--dataset", metavar="DIR", help=_DATASET_HELP)
     parser.add_argument("--year", default="2017", help="of the annotation file of --dataset (default 2017)")
@@ -93,35 +83,34 @@ def build_parser():
     parser.add_argument(
         "--processes", action=argparse.BooleanOptionalAction, help="make samples in processes instead of threads"
     )
-    parser.add_argument("--verbose", action="store_true", help="say more")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    add_common_arguments(parser)
 
 
-def train(options):
+def run(options):
     """Start a run, or go on with one; returns the exit code."""
-    from siamese_mrcnn_tf import devices, pretraining, training
-    from siamese_mrcnn_tf.checkpoints import save_command
+    from ..pretraining.classifier import build_classifier, pretrain, pretraining_config
+    from ..training import callbacks, distribution
+    from ..training.checkpoints import save_command
 
-    if devices.several_machines():
+    if distribution.several_machines():
         raise ValueError("TF_CONFIG names several machines: pre-training runs on one, with --devices of it")
     options, folder = chosen_run(options)
     pictures = find_pictures(options)
     config, recipe = chosen_recipe(options)
-    config = pretraining.pretraining_config(config, batch=chosen_batch(options, config), devices=options.devices)
+    config = pretraining_config(config, batch=chosen_batch(options, config), devices=options.devices)
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # of days of work, what happens is of interest
-    devices.prepare_backend(seed=options.seed, devices=options.devices)
-    with devices.device_scope(options.devices), training.stopping_on_signals() as stop:
-        classifier = pretraining.build_classifier(
+    distribution.prepare_backend(seed=options.seed, devices=options.devices)
+    with distribution.device_scope(options.devices), callbacks.stopping_on_signals() as stop:
+        classifier = build_classifier(
             config,
             pictures[0].num_classes,
             pyramid=options.dataset is not None,
             weight_decay=recipe.weight_decay,
             seed=options.seed,
         )
-        save_command(folder, "pretrain.py", options.arguments, config)
+        save_command(folder, "siamese-mrcnn", options.arguments, config)
         try:
-            path, history = pretraining.pretrain(
+            path, history = pretrain(
                 classifier,
                 config,
                 recipe,
@@ -134,28 +123,30 @@ def train(options):
                 save_every=options.save_every,
                 stop=stop,
             )
-        except training.TrainingStopped as reason:
+        except callbacks.TrainingStopped as reason:
             print(
-                f"{reason}. To go on: {shlex.join([sys.executable, sys.argv[0], '--resume', str(folder)])}",
+                f"{reason}. To go on: {shlex.join([*options.program, 'pretrain', '--resume', str(folder)])}",
                 file=sys.stderr,
             )
             return 130
     right = f", {history[-1]['val_top1']:.1%} of the validation pictures right" if pictures[1] else ""
-    print(f"trained to epoch {len(history)}{right}. The backbone is in {path}, for coco.py train --model {path}")
+    print(f"trained to epoch {len(history)}{right}. The backbone is in {path}, for train --model {path}")
     return 0
 
 
 def chosen_run(options):
     """(the options, with those of the run to resume; the folder of the run)."""
-    from siamese_mrcnn_tf.checkpoints import refuse_run, resumed_arguments
+    from ..training.checkpoints import refuse_run
 
     folder = Path(options.resume or options.out or f"logs/{name_of(options)}")
     if options.resume is None:
         refuse_run(folder)
         return options, folder
-    arguments = resumed_arguments(folder, options.arguments)
-    options = build_parser().parse_args(arguments)
-    options.arguments, options.resume = arguments, str(folder)
+    arguments = resumed_arguments(folder, options.arguments[1:])
+    if arguments[:1] != ["pretrain"]:  # version 0.1 did not write the command's name
+        arguments = ["pretrain", *arguments]
+    options = options.parse(arguments)
+    options.resume = str(folder)
     return options, folder
 
 
@@ -183,21 +174,22 @@ def refuse_options(options):
     """Refuse options that belong to the other kind of pictures: they would do nothing."""
     kind, foreign = ("--data", _OF_DATASET) if options.dataset is None else ("--dataset", _OF_DATA)
     for name in foreign:
-        if getattr(options, name) != build_parser().get_default(name):
+        if getattr(options, name) != _DEFAULTS.get(name):
             raise ValueError(f"--{name.replace('_', '-')}: does not go with {kind}")
 
 
 def find_imagenet(options, subset):
     """The pictures of --data that belong to the classes."""
-    from siamese_mrcnn_tf import imagenet
+    from ..pretraining import imagenet
 
     return imagenet.find_pictures(options.data, subset, options.classes, partial=options.partial)
 
 
 def find_instances(options, subset):
     """The instances of --dataset: of its training images, the last of which are for validation."""
-    from siamese_mrcnn_tf.dataset import IndexedCocoDataset, split_classes
-    from siamese_mrcnn_tf.instance_crops import Instances
+    from ..data.dataset import IndexedCocoDataset, split_classes
+    from ..pretraining.instance_crops import InstanceCrops
+    from ..shapes.dataset import find_dataset
 
     dataset = IndexedCocoDataset()
     part = None if options.no_validation else subset
@@ -207,12 +199,12 @@ def find_instances(options, subset):
     dataset.prepare()
     dataset.build_indices()
     dataset.ACTIVE_CLASSES, _ = split_classes(dataset.num_classes - 1, options.split)
-    return Instances(dataset, name_of(options))
+    return InstanceCrops(dataset, name_of(options))
 
 
 def chosen_recipe(options):
     """(the configuration whose backbone is trained, the Recipe)."""
-    from siamese_mrcnn_tf import pretraining
+    from ..pretraining.classifier import recipe_of
 
     config = load_config(options.config)
     if options.mixed_precision:
@@ -224,15 +216,11 @@ def chosen_recipe(options):
         "size": options.size or (config.TARGET_MAX_DIM if options.dataset is not None else None),
     }
     given = {name: value for name, value in given.items() if value is not None}
-    return config, dataclasses.replace(pretraining.recipe_of(config), **given, seed=options.seed)
+    return config, dataclasses.replace(recipe_of(config), **given, seed=options.seed)
 
 
 def chosen_batch(options, config):
-    """Pictures of a step."""
-    from siamese_mrcnn_tf.pretraining import REFERENCE_BATCH
+    """ImageFolder of a step."""
+    from ..pretraining.classifier import REFERENCE_BATCH
 
     return options.batch or (_ADAM_BATCH if config.OPTIMIZER == "adam" else REFERENCE_BATCH)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`coco.py train`."""
+"""`siamese-mrcnn train`."""
 
 import argparse
 import logging
@@ -6,11 +6,16 @@ import shlex
 import sys
 from pathlib import Path
 
-from command_options import SPLIT_HELP, add_dataset_arguments, add_model_arguments, open_dataset
-
-from siamese_mrcnn_tf.arguments import at_least
-from siamese_mrcnn_tf.config import Config, load_config, parse_settings
-from siamese_mrcnn_tf.schedules import SCHEDULES
+from ..config import Config, load_config, parse_settings
+from ..training.schedules import SCHEDULES
+from .options import (
+    SPLIT_HELP,
+    add_dataset_arguments,
+    add_model_arguments,
+    at_least,
+    open_dataset,
+    resumed_arguments,
+)
 
 _EPOCHS = {name: stages[-1].epochs for name, stages in SCHEDULES.items()}
 _STAGES_HELP = (
@@ -41,10 +46,10 @@ _PAPER_BATCH = 12
 _BACKBONE_SETTINGS = ("BACKBONE", "BACKBONE_BLOCKS", "BACKBONE_STEM_WIDTH", "BACKBONE_WIDTHS", "BACKBONE_BOTTLENECK")
 
 
-def add_train(commands):
+def add_parser(commands):
     text = "Train a model on a COCO-format data set, by the paper's schedule."
     parser = commands.add_parser("train", help=text, description=text, epilog=_TRAIN_NOTES)
-    parser.set_defaults(command=train)
+    parser.set_defaults(command=run)
     add_dataset_arguments(parser)
     parser.add_argument("--split", type=int, choices=range(5), default=0, help=SPLIT_HELP)
     parser.add_argument("--shots", type=at_least(1), metavar="K", help="references of a query (default 1)")
@@ -72,25 +77,26 @@ def add_train(commands):
     add_model_arguments(parser, needs_model=False)
 
 
-def train(options):
+def run(options):
     """Start a run, or go on with one."""
-    from siamese_mrcnn_tf import devices, training
-    from siamese_mrcnn_tf.checkpoints import save_command
-    from siamese_mrcnn_tf.schedules import load_schedule, shortened
+    from ..training import callbacks, distribution
+    from ..training.checkpoints import save_command
+    from ..training.schedules import load_schedule, shortened
+    from ..training.trainer import train_on_dataset
 
     options, folder = resumed_options(options)
     stages = load_schedule(options.stages)
     stages = stages if options.epochs is None else shortened(stages, options.epochs)
     config = training_config(options)
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # of hours of work, what happens is of interest
-    devices.prepare_backend(seed=options.seed, devices=config.GPU_COUNT)
+    distribution.prepare_backend(seed=options.seed, devices=config.GPU_COUNT)
     datasets = training_datasets(options)
-    with training.stopping_on_signals() as stop:
+    with callbacks.stopping_on_signals() as stop:
         model, trainer = open_trainer(options, config, stop, folder)
-        if devices.is_chief():
-            save_command(model.log_dir, "coco.py", options.arguments, config)
+        if distribution.is_chief():
+            save_command(model.log_dir, "siamese-mrcnn", options.arguments, config)
         try:
-            training.train_on_dataset(
+            train_on_dataset(
                 trainer,
                 stages,
                 *datasets,
@@ -98,8 +104,8 @@ def train(options):
                 workers=options.workers,
                 processes=options.processes,
             )
-        except training.TrainingStopped as reason:
-            command = shlex.join([sys.executable, sys.argv[0], "train", "--resume", model.log_dir])
+        except callbacks.TrainingStopped as reason:
+            command = shlex.join([*options.program, "train", "--resume", model.log_dir])
             print(f"{reason}. To go on: {command}", file=sys.stderr)
             return 130
     print(f"trained to epoch {trainer.state.epoch}. Weights and losses are in {model.log_dir}")
@@ -107,8 +113,7 @@ def train(options):
 
 def resumed_options(options):
     """(the options of the run to resume, with those given now; its folder or None)."""
-    from siamese_mrcnn_tf.checkpoints import resumed_arguments
-    from siamese_mrcnn_tf.model import log_dir_of
+    from ..training.checkpoints import log_dir_of
 
     if options.resume is None:
         return options, None
@@ -143,9 +148,9 @@ def training_config(options):
 
 def open_trainer(options, config, stop, folder):
     """(model, trainer) with the weights to start from, or those of the run to resume in `folder`."""
-    from siamese_mrcnn_tf.checkpoints import refuse_run
-    from siamese_mrcnn_tf.known_weights import find_weights
-    from siamese_mrcnn_tf.model import SiameseMaskRCNN, log_dir_of
+    from ..model import SiameseMaskRCNN
+    from ..training.checkpoints import log_dir_of, refuse_run
+    from ..weights.pretrained import find_weights
 
     is_paper_backbone = all(getattr(config, name) == getattr(Config, name) for name in _BACKBONE_SETTINGS)
     default = ("imagenet-687" if options.split else "imagenet-1k") if is_paper_backbone else "untrained"

@@ -11,7 +11,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from pycocotools.coco import COCO
 
-from . import files
+from ..io import files
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,13 @@ import logging
 
 import numpy as np
 
-from . import molding
+from ..ops.anchors import pyramid_anchors
+from ..ops.boxes import extract_bboxes
+from ..ops.image_meta import compose_image_meta
+from . import molding, resize
 from .augmentation import as_augmentation, fliplr
-from .boxes import box_refinement, compute_overlaps, extract_bboxes, pyramid_anchors
-from .dataset import cut_reference, draw_reference, has_reference
-from .image_meta import compose_image_meta
+from .references import cut_reference, draw_reference, has_reference
+from .rpn_targets import build_rpn_targets
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +26,6 @@ INPUT_NAMES = (  # of a batch, in the order of the training model's inputs
     *("input_image", "input_image_meta", "input_target", "input_rpn_match", "input_rpn_bbox"),
     *("input_gt_class_ids", "input_gt_boxes", "input_gt_masks"),
 )
-
-_NEGATIVE_IOU = 0.3  # of an anchor with its best ground truth box
-_CROWD_IOU = 0.001  # with a crowd, from which an anchor is neutral
 _MATCH = 1  # the class of all ground truth: what looks like the references
 _OTHER = 0  # of an object of another class: background, like the padding
 
@@ -47,7 +46,7 @@ class Sample:
         targets: uint8 [K, TARGET_MAX_DIM, TARGET_MAX_DIM, 3], the mean not subtracted.
         rpn_match: int32 [anchors], 1 positive, -1 negative, 0 neutral.
         rpn_bbox: float64 [RPN_TRAIN_ANCHORS_PER_IMAGE, (dy, dx, log(dh), log(dw))].
-        gt_class_ids: int32 [instances], 1, or -1 for crowds; with WITH_OTHER_CLASSES 0 for objects of other classes.
+        gt_class_ids: int32 [instances], 1, or -1 for crowds; with USE_HARD_NEGATIVES 0 for objects of other classes.
         gt_boxes: int32 [instances, (y1, x1, y2, x2)].
         gt_masks: bool [h, w, instances], mini masks or whole ones as the configuration says.
     """
@@ -65,7 +64,7 @@ class Sample:
     gt_masks: np.ndarray
 
 
-class SampleMaker:
+class TrainingSamples:
     """Makes the numbered samples of a data set.
 
     The images that have an instance of an active class, crowds aside, are gone through in a new random order each pass.
@@ -135,7 +134,9 @@ class SampleMaker:
             return np.random.default_rng([self.seed, run, coco_id, purpose, *further])
 
         original = dataset.load_image(image_id)
-        scene, window, scale, *rule = molding.resize_image(original, *molding.query_rule(config), rng=rng(_Draw.CROP))
+        scene, window, scale, *rule = resize.resize_image(
+            original, *molding.scene_resize_args(config), rng=rng(_Draw.CROP)
+        )
         meta = compose_image_meta(coco_id, original.shape, scene.shape, window, scale, np.ones(config.NUM_CLASSES))
         class_id, scene, masks, gt_class_ids = self._choose_class(image_id, scene, (scale, *rule), rng, query)
         key = {"seed": self.seed, "run": run, "image_id": image_id, "config": config}
@@ -157,7 +158,7 @@ class SampleMaker:
             rpn_bbox=rpn[1],
             gt_class_ids=gt_class_ids[chosen],
             gt_boxes=boxes,
-            gt_masks=molding.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else masks,
+            gt_masks=resize.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else masks,
         )
 
     def _choose_class(self, image_id, scene, rule, rng, query):
@@ -168,9 +169,9 @@ class SampleMaker:
         wanted = set(self.class_ids)
         present = [int(class_id) for class_id in self.dataset.image_category_index[image_id] if class_id in wanted]
         for class_id in np.roll(rng(_Draw.CLASS).permutation(present), -query).tolist():
-            others = wanted - {class_id} if self.config.WITH_OTHER_CLASSES else set()
+            others = wanted - {class_id} if self.config.USE_HARD_NEGATIVES else set()
             masks, matches = _load_instances(self.dataset, image_id, class_id, others)
-            masks, picture = molding.resize_mask(masks, *rule), scene
+            masks, picture = resize.resize_mask(masks, *rule), scene
             if self.augmentation is not None:
                 picture, masks = self.augmentation(scene, masks, rng(_Draw.AUGMENTATION))
             kept = masks.any(axis=(0, 1))
@@ -190,7 +191,7 @@ class SampleMaker:
             )
 
 
-def make_batch(samples, config):
+def collate(samples, config):
     """Samples as the training model takes them.
 
     Args:
@@ -252,22 +253,22 @@ def siamese_data_generator(
     """Batches without end, as the original's function of that name: ([the eight inputs], []) by turns.
 
     Args:
-        dataset, config, seed, shuffle: of `SampleMaker`.
+        dataset, config, seed, shuffle: of `TrainingSamples`.
         augmentation: see `augmentation.as_augmentation`; the original's default was to mirror half of the images.
         batch_size: samples of a batch.
         random_rois, detection_targets, diverse: refused unless they are 0, what training always used.
 
     Raises:
-        ValueError: one of these; batches that part the QUERIES_PER_IMAGE samples of a scene; or as `SampleMaker`.
+        ValueError: one of these; batches that part the QUERIES_PER_IMAGE samples of a scene; or as `TrainingSamples`.
     """
     for name, value in {"random_rois": random_rois, "detection_targets": detection_targets, "diverse": diverse}.items():
         if value:
             raise ValueError(f"{name} = {value!r}: not supported here, expected {type(value)()!r}")
     augmentation = as_augmentation(augmentation)
-    maker = SampleMaker(dataset, config, seed=seed, augmentation=augmentation, shuffle=shuffle)
+    maker = TrainingSamples(dataset, config, seed=seed, augmentation=augmentation, shuffle=shuffle)
     for first in itertools.count(step=batch_size):
         samples = [maker(number) for number in range(first, first + batch_size)]
-        yield list(make_batch(samples, config).values()), []
+        yield list(collate(samples, config).values()), []
 
 
 def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None):
@@ -292,8 +293,8 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     rng = np.random.default_rng() if rng is None else rng
     original = dataset.load_image(image_id)
     mask, class_ids = dataset.load_mask(image_id)
-    image, window, scale, *rule = molding.resize_image(original, *molding.query_rule(config), rng=rng)
-    mask = molding.resize_mask(mask, scale, *rule)
+    image, window, scale, *rule = resize.resize_image(original, *molding.scene_resize_args(config), rng=rng)
+    mask = resize.resize_mask(mask, scale, *rule)
     if augment:
         image, mask = fliplr()(image, mask, rng)
     augmentation = as_augmentation(augmentation)
@@ -306,80 +307,9 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     source = dataset.image_info[image_id]["source"]
     active[[info["source"] in ("", source) for info in dataset.class_info]] = 1
     if use_mini_mask:
-        mask = molding.minimize_mask(bbox, mask, config.MINI_MASK_SHAPE)
+        mask = resize.minimize_mask(bbox, mask, config.MINI_MASK_SHAPE)
     meta = compose_image_meta(image_id, original.shape, image.shape, window, scale, active)
     return image, meta, class_ids, bbox, mask
-
-
-def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
-    """What the RPN is to say of each anchor.
-
-    Positive is an anchor with an IoU of RPN_POSITIVE_IOU or more with a ground truth box, and the best anchor of each;
-    negative one below 0.3 with all of them, and below 0.001 with crowds. At most half of RPN_TRAIN_ANCHORS_PER_IMAGE
-    stay positive, the rest of that number negative.
-
-    Args:
-        image_shape: of the molded scene; unused, kept for callers of the original.
-        anchors: [anchors, (y1, x1, y2, x2)] in pixels.
-        gt_class_ids: int [instances], negative for crowds.
-        gt_boxes: [instances, (y1, x1, y2, x2)] in pixels.
-        config: reads RPN_POSITIVE_IOU, RPN_TRAIN_ANCHORS_PER_IMAGE and RPN_BBOX_STD_DEV.
-        rng: numpy.random.Generator that chooses among too many; None starts a fresh one. A RandomState makes the
-            choices that the original made with numpy's global one.
-
-    Returns:
-        rpn_match: int32 [anchors], 1 positive, -1 negative, 0 neutral.
-        rpn_bbox: float64 [RPN_TRAIN_ANCHORS_PER_IMAGE, (dy, dx, log(dh), log(dw))], one row for each positive anchor in
-            their order, then zeros; divided by RPN_BBOX_STD_DEV.
-    """
-    rng = np.random.default_rng() if rng is None else rng
-    gt_class_ids, gt_boxes = np.asarray(gt_class_ids), np.asarray(gt_boxes).reshape(-1, 4)
-    crowds, boxes = gt_boxes[gt_class_ids < 0], gt_boxes[gt_class_ids > 0]
-    best_iou, assigned, best_anchors = _match_anchors(anchors, boxes)
-    match = np.where(best_iou < _NEGATIVE_IOU, -1, 0).astype(np.int32)
-    if len(crowds):
-        match[_match_anchors(anchors, crowds)[0] >= _CROWD_IOU] = 0
-    match[best_anchors] = 1
-    match[best_iou >= config.RPN_POSITIVE_IOU] = 1
-    most = config.RPN_TRAIN_ANCHORS_PER_IMAGE
-    _thin_out(match, 1, most // 2, rng)
-    positive = np.flatnonzero(match == 1)
-    _thin_out(match, -1, most - len(positive), rng)
-    rpn_bbox = np.zeros((most, 4))
-    deltas = box_refinement(anchors[positive], boxes[assigned[positive]])
-    rpn_bbox[: len(positive)] = deltas / np.asarray(config.RPN_BBOX_STD_DEV)
-    return match, rpn_bbox
-
-
-def _match_anchors(anchors, boxes):
-    """Of each anchor the highest IoU with one of `boxes` and the index of that box; of each box its best anchor.
-
-    Only anchors that meet a box are looked at: of a hundred thousand they are a small part.
-    """
-    best_iou, assigned, best_anchors = np.zeros(len(anchors)), np.zeros(len(anchors), int), []
-    tops, lefts, bottoms, rights = np.ascontiguousarray(np.asarray(anchors).T)
-    for index, (y1, x1, y2, x2) in enumerate(np.asarray(boxes).tolist()):
-        meeting = np.flatnonzero((tops < y2) & (bottoms > y1) & (lefts < x2) & (rights > x1))
-        if not len(meeting):
-            continue
-        iou = compute_overlaps(anchors[meeting], [(y1, x1, y2, x2)])[:, 0]
-        best_anchors.append(meeting[iou.argmax()])
-        better = iou > best_iou[meeting]
-        best_iou[meeting[better]], assigned[meeting[better]] = iou[better], index
-    return best_iou, assigned, np.array(best_anchors, int)
-
-
-def _thin_out(match, value, most, rng):
-    """Make anchors neutral, at random, until `most` of those with `value` are left."""
-    found = np.flatnonzero(match == value)
-    extra = len(found) - most
-    if extra <= 0:
-        return
-    if isinstance(rng, np.random.RandomState):
-        match[rng.choice(found, extra, replace=False)] = 0
-    else:  # to draw the few that stay takes a hundredth of the time
-        match[found] = 0
-        match[rng.choice(found, most, replace=False)] = value
 
 
 def _usable_classes(dataset, config, purpose):
@@ -399,7 +329,7 @@ def _usable_classes(dataset, config, purpose):
 
 
 def _cut(dataset, config, reference):
-    """`dataset.cut_reference`; an error names the image that the reference is cut from."""
+    """`references.cut_reference`; an error names the image that the reference is cut from."""
     try:
         return cut_reference(dataset, config, *reference)
     except ValueError as error:

@@ -14,7 +14,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from tqdm import tqdm
 
-from .annotations import annotation_rle, is_rle
+from ..data.annotations import annotation_rle, is_rle
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,23 @@
 """The figures of an evaluation: COCOeval's of each run, their mean and 95% confidence interval."""
 
+import contextlib
 import dataclasses
+import io
+import logging
+import math
+import numbers
 
 import numpy as np
+import pycocotools.mask as coco_mask
+from pycocotools.cocoeval import COCOeval
 
+from ..data.annotations import annotation_rle, coco_object, is_rle
 from .analysis import INTERVAL
-from .scoring import IOU_TYPES, score, table
+
+# MERGED DOC: """Scoring: detections as COCO results, and COCOeval's figures of them.
+#
+# Boxes of the network are (y1, x1, y2, x2) in pixels; COCO's are [x, y, width, height].
+# """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +25,7 @@ class EvaluationScores:
     """Figures over several runs.
 
     Attributes:
-        runs: for each run a dict "bbox" and, for a model with masks, "segm" -> scoring.CocoScores.
+        runs: for each run a dict "bbox" and, for a model with masks, "segm" -> coco_scores.CocoScores.
         mean: iou type -> figure name -> mean over runs; -1 without ground truth.
         interval: iou type -> figure name -> half the width of the 95% confidence interval of that mean.
         num_images: evaluated.
@@ -54,7 +66,7 @@ def score_records(coco, records, *, has_masks=True, image_ids=None):
 
     Args:
         coco: `pycocotools.coco.COCO` of the annotation file.
-        records: evaluation_records.Records.
+        records: records.Records.
         has_masks: score masks too.
         image_ids: COCO ids of those of the images to score; None: all.
 
@@ -62,7 +74,7 @@ def score_records(coco, records, *, has_masks=True, image_ids=None):
         EvaluationScores.
 
     Raises:
-        ValueError: as `scoring.score`.
+        ValueError: as `coco_scores.score`.
     """
     settings = records.settings
     chosen = {
@@ -78,7 +90,7 @@ def score_records(coco, records, *, has_masks=True, image_ids=None):
         runs.append({iou_type: score(coco, results, iou_type=iou_type, **chosen) for iou_type in iou_types})
     figures = {iou_type: [scores[iou_type].stats for scores in runs] for iou_type in iou_types}
     scored = [record for record in records if wanted is None or record["image_id"] in wanted]
-    statistics = {iou_type: over_runs(stats) for iou_type, stats in figures.items()}
+    statistics = {iou_type: mean_and_ci(stats) for iou_type, stats in figures.items()}
     return EvaluationScores(
         runs=runs,
         mean={iou_type: mean for iou_type, (mean, _) in statistics.items()},
@@ -99,15 +111,15 @@ def over_categories(per_class, category_ids, figure="AP50"):
         figure: "AP" or "AP50".
 
     Returns:
-        mean, interval: floats as of `over_runs`; 0 where no category has ground truth.
+        mean, interval: floats as of `mean_and_ci`; 0 where no category has ground truth.
     """
     values = [[run[category_id][figure] for category_id in category_ids] for run in per_class]
     means = [np.mean([value for value in row if value >= 0] or [0.0]) for row in values]
-    mean, interval = over_runs([{figure: value} for value in means])
+    mean, interval = mean_and_ci([{figure: value} for value in means])
     return mean[figure], interval[figure]
 
 
-def over_runs(figures):
+def mean_and_ci(figures):
     """Mean and half the 95% confidence interval of figures over runs: 1.96 * std (ddof 0) / sqrt(runs).
 
     Args:
@@ -120,3 +132,259 @@ def over_runs(figures):
     mean = {name: float(value.mean()) for name, value in values.items()}
     interval = {name: float(INTERVAL * value.std() / np.sqrt(len(value))) for name, value in values.items()}
     return mean, interval
+
+
+logger = logging.getLogger(__name__)
+
+AREAS = ("mask", "box")
+IOU_TYPES = ("bbox", "segm")
+
+_BOX_DIGITS = 2  # hundredths of a pixel
+_FIGURES = (  # name, is it a precision, IoU, area, detections an image; in the order of COCOeval.stats
+    ("AP", True, "0.50:0.95", "all", 100),
+    ("AP50", True, "0.50", "all", 100),
+    ("AP75", True, "0.75", "all", 100),
+    ("AP_small", True, "0.50:0.95", "small", 100),
+    ("AP_medium", True, "0.50:0.95", "medium", 100),
+    ("AP_large", True, "0.50:0.95", "large", 100),
+    ("AR1", False, "0.50:0.95", "all", 1),
+    ("AR10", False, "0.50:0.95", "all", 10),
+    ("AR100", False, "0.50:0.95", "all", 100),
+    ("AR_small", False, "0.50:0.95", "small", 100),
+    ("AR_medium", False, "0.50:0.95", "medium", 100),
+    ("AR_large", False, "0.50:0.95", "large", 100),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoScores:
+    """COCOeval's figures of one set of results; a figure without ground truth is -1."""
+
+    iou_type: str  # "bbox" or "segm"
+    stats: dict  # the 12 figures by name: AP, AP50, AP75, AP_small, ..., AR1, AR10, AR100, AR_small, ...
+    per_class: dict  # category id -> {"AP": ..., "AP50": ...}
+    num_images: int
+    num_results: int  # of the scored images and categories
+    # COCOeval's arrays, -1 without ground truth: [IoU, recall, category, area, detections], and recall without recall
+    precision: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+    recall: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def is_empty(self):
+        """There was nothing to score: precision and recall are 0 for want of detections."""
+        return not self.num_results
+
+    def table(self):
+        """The figures in the layout of COCOeval.summarize."""
+        return table({name: f"{value:0.3f}" for name, value in self.stats.items()})
+
+
+def table(figures):
+    """Figures by name, as text each, in the layout of COCOeval.summarize."""
+    lines = []
+    for name, is_precision, iou, area, detections in _FIGURES:
+        title, kind = ("Average Precision", "(AP)") if is_precision else ("Average Recall", "(AR)")
+        figure = f"@[ IoU={iou:<9} | area={area:>6s} | maxDets={detections:>3d} ] = {figures[name]}"
+        lines.append(f" {title:<18} {kind} {figure}")
+    return "\n".join(lines)
+
+
+def results_of(coco_image_id, category_id, rois, scores, masks, *, area="mask"):
+    """Detections of one category in one image as COCO results.
+
+    Args:
+        coco_image_id, category_id: the numbers of the annotation file.
+        rois: [n, (y1, x1, y2, x2)] in pixels of the image.
+        scores: [n].
+        masks: [height, width, n], 0 or False outside; None for a model without masks.
+        area: "mask" or "box": what stands as the area, by which `score` sorts segm results into sizes.
+
+    Returns:
+        list of dicts image_id, category_id, bbox, score, area, and with masks segmentation (compressed RLE).
+    """
+    rois, scores = np.asarray(rois, float).reshape(-1, 4), np.asarray(scores, float).reshape(-1)
+    if area not in AREAS:
+        raise ValueError(f"area = {area!r}: expected one of {', '.join(AREAS)}")
+    counts = [len(rois), len(scores)] + ([] if masks is None else [masks.shape[-1]])
+    if len(set(counts)) > 1:
+        raise ValueError(f"image {coco_image_id}: rois, scores and masks differ in number: {counts}")
+    rles = [None] * len(rois) if masks is None else coco_mask.encode(np.asfortranarray(masks, np.uint8))
+    results = []
+    for (y1, x1, y2, x2), confidence, rle in zip(rois.tolist(), scores.tolist(), rles, strict=True):
+        box = [round(value, _BOX_DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)]
+        result = {"image_id": int(coco_image_id), "category_id": int(category_id), "bbox": box, "score": confidence}
+        result["area"] = box[2] * box[3]
+        if rle is not None:
+            result["segmentation"] = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+            result["area"] = float(coco_mask.area(rle)) if area == "mask" else result["area"]
+        results.append(result)
+    return results
+
+
+def score(coco, results, *, iou_type, image_ids, category_ids):
+    """COCOeval's figures of results on some images and categories.
+
+    Neither `coco` nor `results` is changed. Boxes are scored by their own area; masks by the area that the results
+    give, or else by the mask's.
+
+    Args:
+        coco: `pycocotools.coco.COCO` of the annotation file.
+        results: list of COCO results, as `results_of` makes them; those of other images or categories do not count.
+        iou_type: "bbox" or "segm".
+        image_ids, category_ids: COCO ids [n].
+
+    Returns:
+        CocoScores
+
+    Raises:
+        ValueError: an id that is not in `coco`, a result without a key that is needed, or no ground truth at all.
+    """
+    image_ids, category_ids = known_ids(image_ids, coco.imgs, "image"), known_ids(category_ids, coco.cats, "category")
+    evaluation = coco_evaluation(coco, results, iou_type=iou_type, image_ids=image_ids, category_ids=category_ids)
+    stats = coco_stats(evaluation)
+    return CocoScores(
+        iou_type=iou_type,
+        stats={figure[0]: value for figure, value in zip(_FIGURES, stats.tolist(), strict=True)},
+        per_class=_per_class(evaluation.eval["precision"], category_ids),
+        num_images=len(image_ids),
+        num_results=len(evaluation.cocoDt.anns),
+        precision=evaluation.eval["precision"],
+        recall=evaluation.eval["recall"],
+    )
+
+
+def coco_evaluation(coco, results, *, iou_type, image_ids, category_ids):
+    """A `pycocotools.cocoeval.COCOeval` of results, accumulated; arguments and errors as of `score`.
+
+    Its categories are in order of id.
+    """
+    if iou_type not in IOU_TYPES:
+        raise ValueError(f"iou_type = {iou_type!r}: expected one of {', '.join(IOU_TYPES)}")
+    image_ids, category_ids = known_ids(image_ids, coco.imgs, "image"), known_ids(category_ids, coco.cats, "category")
+    images, categories = set(image_ids), set(category_ids)
+    detections = [_detection(result, index, coco, iou_type) for index, result in enumerate(results)]
+    detections = [entry for entry in detections if entry["image_id"] in images and entry["category_id"] in categories]
+    if not detections:
+        logger.warning("%s: there are no detections to score; every figure with ground truth is 0", iou_type)
+    truth = _ground_truth(coco, images, categories, iou_type)
+    evaluation = _Evaluation(_coco_of(truth, coco), _coco_of(detections, coco), iou_type)
+    evaluation.pairs = {(entry["image_id"], entry["category_id"]) for entry in truth + detections}
+    evaluation.params.imgIds, evaluation.params.catIds = image_ids, category_ids
+    with contextlib.redirect_stdout(io.StringIO()):  # COCOeval prints at every step
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def coco_stats(evaluation, *, class_index=None, out=None):
+    """The 12 figures float64 [12] of a `coco_evaluation`, which are left in its `stats` too.
+
+    Args:
+        evaluation: an accumulated COCOeval.
+        class_index: places [n] of the categories to average over, from 0 in order of id; None takes all.
+        out: text stream for COCOeval's table.
+    """
+    arrays = evaluation.eval
+    if class_index is not None:
+        precision, recall = arrays["precision"][:, :, class_index], arrays["recall"][:, class_index]
+        evaluation.eval = arrays | {"precision": precision, "recall": recall}
+    with contextlib.redirect_stdout(io.StringIO() if out is None else out):
+        evaluation.summarize()
+    evaluation.eval = arrays
+    return evaluation.stats
+
+
+class _Evaluation(COCOeval):
+    """COCOeval that knows the pairs of image and category with anything in them, and does not look at the others.
+
+    Of 80 categories three are in an image of COCO: most of COCOeval's time goes by in finding nothing.
+    """
+
+    pairs = frozenset()
+
+    def computeIoU(self, imgId, catId):
+        return super().computeIoU(imgId, catId) if self._has_any(imgId, catId) else []
+
+    def evaluateImg(self, imgId, catId, aRng, maxDet):
+        return super().evaluateImg(imgId, catId, aRng, maxDet) if self._has_any(imgId, catId) else None
+
+    def _has_any(self, image_id, category_id):
+        return (image_id, category_id) in self.pairs or not self.params.useCats
+
+
+def known_ids(ids, known, what):
+    """The ids as COCOeval takes them: plain, sorted, each once."""
+    ids = sorted({int(i) for i in ids})
+    unknown = [i for i in ids if i not in known]
+    if unknown:
+        raise ValueError(f"{what} ids {unknown[:5]} are not in the annotation file")
+    return ids
+
+
+def _ground_truth(coco, image_ids, category_ids, iou_type):
+    """Copies of the annotations to score against; COCOeval writes into what it is given."""
+    truth = []
+    for image_id in sorted(image_ids):
+        image = coco.imgs[image_id]
+        for annotation in coco.imgToAnns.get(image_id, ()):
+            if annotation["category_id"] in category_ids:
+                truth.append(dict(annotation))
+                if iou_type == "segm":
+                    truth[-1]["segmentation"] = annotation_rle(annotation, image["height"], image["width"])
+    if not any(not annotation.get("iscrowd") for annotation in truth):
+        raise ValueError(
+            f"no ground truth: none of {len(image_ids)} images has an instance of the categories {sorted(category_ids)}"
+        )
+    return truth
+
+
+def _detection(result, index, coco, iou_type):
+    """What COCOeval needs of a result, checked."""
+    needed = ("image_id", "category_id", "score", "segmentation" if iou_type == "segm" else "bbox")
+    missing = [key for key in needed if key not in result]
+    if missing:
+        raise ValueError(f"result {index}: the key {missing[0]!r} is missing")
+    image = coco.imgs.get(result["image_id"])
+    if image is None:
+        raise ValueError(f"result {index}: image_id = {result['image_id']!r} is not in the annotation file")
+    if not _are_numbers([result["score"]]):
+        raise ValueError(f"result {index}: score = {result['score']!r}, expected a number")
+    detection = {key: result[key] for key in needed} | {"iscrowd": 0}
+    if iou_type == "bbox":
+        box = result["bbox"]
+        if len(box) != 4 or not _are_numbers(box):
+            raise ValueError(f"result {index}: bbox = {box!r}, expected [x, y, width, height] in pixels")
+        return detection | {"area": box[2] * box[3]}
+    rle = result["segmentation"]
+    if not isinstance(rle, dict) or not is_rle(rle, (image["height"], image["width"])):
+        size = f"{image['height']} x {image['width']}"
+        raise ValueError(f"result {index}: segmentation is no RLE of the size of image {image['id']} ({size})")
+    if isinstance(rle["counts"], list):
+        detection["segmentation"] = rle = coco_mask.frPyObjects(rle, image["height"], image["width"])
+    return detection | {"area": result.get("area", float(coco_mask.area(rle)))}
+
+
+def _are_numbers(values):
+    return all(isinstance(value, numbers.Real) and math.isfinite(value) for value in values)
+
+
+def _coco_of(annotations, coco):
+    """COCO object of annotations on the images of `coco`, numbered from 1: COCOeval takes the id 0 for "no match"."""
+    for number, annotation in enumerate(annotations, 1):
+        annotation["id"] = number
+    return coco_object(coco.dataset | {"annotations": annotations})
+
+
+def _per_class(precision, category_ids):
+    """AP and AP50 by category from precision [IoU, recall, category, area, detections]; -1 without ground truth."""
+    values = precision[:, :, :, 0, -1]
+    figures = {}
+    for index, category_id in enumerate(category_ids):
+        every, at_half = values[:, :, index], values[0, :, index]
+        figures[category_id] = {"AP": _mean(every), "AP50": _mean(at_half)}
+    return figures
+
+
+def _mean(precision):
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else -1.0

@@ -1,6 +1,6 @@
 """`evaluate_dataset`: the original's function of that name, for code and notebooks written for it.
 
-One run with references drawn as the original draws them. `evaluation.evaluate` is the protocol with its runs, records
+One run with references drawn as the original draws them. `protocol.evaluate` is the protocol with its runs, records
 and intervals.
 """
 
@@ -11,9 +11,9 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from .dataset import get_one_target
-from .evaluation_queries import queries_of
-from .scoring import IOU_TYPES, coco_evaluation, coco_stats, results_of
+from ..data.references import get_one_target
+from .coco_scores import IOU_TYPES, coco_evaluation, coco_stats, results_of
+from .queries import queries_of
 
 
 def evaluate_dataset(

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from . import files
-from .evaluation_queries import ControlReferences, DrawnReferences, Query, ReferenceSearch, queries_of
-from .evaluation_records import Records, RecordWriter, complete_settings, merge_records, read_records
-from .evaluation_scores import EvaluationScores, score_records
-from .scoring import AREAS, results_of
+from ..io import files
+from .coco_scores import AREAS, EvaluationScores, results_of, score_records
+from .queries import OneShotDetector, Query, queries_of
+from .records import Records, RecordWriter, complete_settings, merge_records, read_records
+from .references import MismatchedReferenceSampler, RandomReferenceSampler
 
 SCORES_FILE = "scores.json"
 
@@ -29,7 +29,7 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        records: evaluation_records.Records, with the settings; `records.results(run)` are a run's COCO results.
+        records: records.Records, with the settings; `records.results(run)` are a run's COCO results.
         scores: EvaluationScores, None for one of several shards.
     """
 
@@ -67,7 +67,7 @@ def evaluate(
 
     Args:
         predictor: SiamesePredictor; or a searcher with config, name, needs_references and search, such as
-            baselines.RandomBoxes.
+            queries.RandomBoxes.
         dataset: IndexedCocoDataset with indices built, references are drawn from all of it.
         coco: the `pycocotools.coco.COCO` of its annotation file.
         class_ids: class ids [n] to evaluate; the data set's ACTIVE_CLASSES by default. Others count as background.
@@ -75,18 +75,18 @@ def evaluate(
         seed: with run, image, class and shot the key of each draw.
         runs: how often each query is repeated with fresh references.
         limit: evaluate only the first so many images that have one of the classes.
-        area: "mask" or "box", what the results give as area (`scoring.results_of`).
+        area: "mask" or "box", what the results give as area (`coco_scores.results_of`).
         exclude_query_image: draw references from other images than the query's alone.
-        control: "present" or "absent", see `evaluation_queries.ControlReferences`: queries with references of the wrong
+        control: "present" or "absent", see `references.MismatchedReferenceSampler`: queries with references of the wrong
             category. Images that leave no choice are left out.
         sampler: function (image id, class id, run, shots) -> references, each (image id, annotation index) or a crop
-            uint8 [h, w, RGB]; takes the place of the random draws (`evaluation_queries.RecordedReferences`).
+            uint8 [h, w, RGB]; takes the place of the random draws (`references.ReplayReferenceSampler`).
         folder: where settings, records and scores go; None keeps them in memory.
         resume: go on with what is in `folder`, if anything is.
         shard: (i, n), evaluate the part i of n, from 1; `merge` joins the parts.
         about: dict of what else is to stand in the settings, in plain values: protocol, split, subset, year, ...
         weights: path of the weight file, for its checksum in the settings.
-        batch: queries matched at once, see `ReferenceSearch`.
+        batch: queries matched at once, see `OneShotDetector`.
         workers: images searched at once, by threads: one reads pictures and encodes masks while the network runs for
             another. Records do not depend on it.
         progress: show a progress bar with the time left.
@@ -102,7 +102,7 @@ def evaluate(
     _check_numbers(shots=shots, runs=runs, limit=limit, batch=batch, workers=workers)
     _check_choices(area, shard, folder)
     queries, references = queries_of(dataset, class_ids), "drawn" if sampler is None else "given"
-    searcher = predictor if hasattr(predictor, "search") else ReferenceSearch(predictor, batch=batch)
+    searcher = predictor if hasattr(predictor, "search") else OneShotDetector(predictor, batch=batch)
     if control is not None:
         if sampler is not None or exclude_query_image:
             raise ValueError(
@@ -110,7 +110,7 @@ def evaluate(
             )
         if not searcher.needs_references:
             raise ValueError(f"control = {control!r}: {searcher.name} takes no references")
-        sampler = ControlReferences(dataset, searcher.config, seed=seed, control=control)
+        sampler = MismatchedReferenceSampler(dataset, searcher.config, seed=seed, control=control)
         queries = sampler.possible(queries)
     queries = queries[:limit]
     if not queries:
@@ -122,7 +122,7 @@ def evaluate(
     if control is not None:
         protocol["control"] = control
     if sampler is None:
-        sampler = DrawnReferences(dataset, searcher.config, seed=seed, exclude_query_image=exclude_query_image)
+        sampler = RandomReferenceSampler(dataset, searcher.config, seed=seed, exclude_query_image=exclude_query_image)
         if searcher.needs_references:
             sampler.check(queries)
     described = {"model": searcher.name, **(about or {}), **protocol} | _described(dataset, queries, class_ids)

@@ -10,9 +10,11 @@ import threading
 import keras
 import numpy as np
 
-from .dataset import NoReferenceError, cut_reference, draw_reference, has_reference
+from ..config import Config
+from ..data.references import cut_reference
+from ..ops.boxes import extract_bboxes
 
-CONTROLS = ("present", "absent")
+# MERGED DOC: """Baselines that go through the one-shot protocol in the place of a model."""
 CACHED_REFERENCES = 50_000  # 5 KB each; COCO's validation images have 36,000 instances
 
 
@@ -56,135 +58,10 @@ def queries_of(dataset, class_ids=None):
     return queries
 
 
-# ---- samplers: (image id, class id, run, K) -> K references ----------------------------------------------------------
-
-
-class DrawnReferences:
-    """References drawn at random from the whole set; each depends on (seed, run, image, class, shot) alone.
-
-    Args:
-        dataset: IndexedCocoDataset with indices built.
-        config: that of the model, its scenes' size decides which instances are too small.
-        seed: of the draws.
-        exclude_query_image: draw from the other images alone.
-    """
-
-    def __init__(self, dataset, config, *, seed, exclude_query_image=False):
-        self._dataset, self._seed = dataset, seed
-        self._settings = {"config": config, "exclude_query_image": exclude_query_image}
-
-    def __call__(self, image_id, class_id, run, shots):
-        key = {"seed": self._seed, "run": run, "image_id": image_id}
-        return [draw_reference(self._dataset, class_id, shot=shot, **key, **self._settings) for shot in range(shots)]
-
-    def check(self, queries):
-        """Find classes without a usable reference before hours of work; `queries` as of `queries_of`.
-
-        Raises:
-            NoReferenceError: names the class.
-        """
-        first = {}
-        for image_id, present in queries:
-            for class_id in present:
-                first.setdefault(class_id, image_id)
-                self._check_images(image_id, class_id)
-        for class_id, image_id in first.items():
-            self(image_id, class_id, 0, 1)
-
-    def _check_images(self, image_id, class_id):
-        if self._settings["exclude_query_image"] and len(self._dataset.images_of(class_id)) == 1:
-            name, coco_id = self._dataset.class_names[class_id], self._dataset.image_info[image_id]["id"]
-            raise NoReferenceError(
-                f"class {class_id} ({name}) is in image {coco_id} of {self._dataset.set_name} alone: there is no "
-                "reference for it in other images; leave the class out, or take references from the query image too"
-            )
-
-
-class ControlReferences:
-    """References of the wrong category: what a model finds with them it does not owe to the reference.
-
-    Each depends on (seed, run, image, class, shot) alone.
-
-    Args:
-        dataset: IndexedCocoDataset with indices built.
-        config: that of the model.
-        seed: of the draws.
-        control: "present", of another category that is in the image; or "absent", of one that is not, not even as a
-            crowd.
-    """
-
-    def __init__(self, dataset, config, *, seed, control):
-        if control not in CONTROLS:
-            raise ValueError(f"control = {control!r}: expected one of {', '.join(CONTROLS)}")
-        self._dataset, self._config, self._seed, self._control = dataset, config, seed, control
-        self._usable = [one for one in map(int, dataset.class_ids[1:]) if has_reference(dataset, one, config)]
-
-    def others(self, image_id, class_id):
-        """Class ids that the reference may be of, ascending."""
-        if self._control == "present":
-            present = {int(other) for other in self._dataset.image_category_index[image_id]}
-            return [other for other in self._usable if other in present - {class_id}]
-        categories = {annotation["category_id"] for annotation in self._dataset.image_info[image_id]["annotations"]}
-        return [other for other in self._usable if self._dataset.class_info[other]["id"] not in categories]
-
-    def __call__(self, image_id, class_id, run, shots):
-        key = {"seed": self._seed, "run": run, "image_id": image_id, "config": self._config}
-        coco_id = self._dataset.image_info[image_id]["id"]
-        rng = np.random.default_rng([self._seed, run, coco_id, class_id, CONTROLS.index(self._control)])
-        other = int(rng.choice(self.others(image_id, class_id)))
-        return [draw_reference(self._dataset, other, shot=shot, **key) for shot in range(shots)]
-
-    def possible(self, queries):
-        """Those of `queries` (see `queries_of`) whose image leaves a choice.
-
-        Raises:
-            NoReferenceError: none does.
-        """
-        kept = [(image_id, classes) for image_id, classes in queries if all(self.others(image_id, c) for c in classes)]
-        if queries and not kept:
-            raise NoReferenceError(f"{self._dataset.set_name}: no image has another category that is {self._control}")
-        return kept
-
-
-class RecordedReferences:
-    """References of a recorded evaluation, to ask the same again.
-
-    Args:
-        dataset: IndexedCocoDataset of the same annotation file.
-        records: iterable of image records (`evaluation_records`), or of any dicts with image_id and queries: [{run,
-            category_id, references: [[COCO image id, COCO annotation id], ...]}, ...].
-    """
-
-    def __init__(self, dataset, records):
-        self._places = {
-            annotation["id"]: (image_id, index)
-            for image_id, info in enumerate(dataset.image_info)
-            for index, annotation in enumerate(info["annotations"])
-        }
-        self._dataset = dataset
-        self._recorded = {
-            (record["image_id"], query["category_id"], query["run"]): query["references"]
-            for record in records
-            for query in record["queries"]
-        }
-
-    def __call__(self, image_id, class_id, run, shots):
-        key = (self._dataset.image_info[image_id]["id"], self._dataset.class_info[class_id]["id"], run)
-        recorded = self._recorded.get(key)
-        named = f"image {key[0]}, category {key[1]}, run {run}"
-        if recorded is None or len(recorded) != shots:
-            found = "none" if recorded is None else len(recorded)
-            raise NoReferenceError(f"{named}: expected {shots} recorded references, got {found}")
-        unknown = [reference for reference in recorded if reference is None or reference[1] not in self._places]
-        if unknown:
-            raise NoReferenceError(f"{named}: the recorded reference {unknown[0]} is not in {self._dataset.set_name}")
-        return [self._places[annotation] for _, annotation in recorded]
-
-
 # ---- search ----------------------------------------------------------------------------------------------------------
 
 
-class ReferenceSearch:
+class OneShotDetector:
     """Asks a predictor: a scene is encoded once for all its queries, an instance once for all that it is drawn for.
 
     Every reference is encoded alone, so that its numbers do not depend on what else is asked.
@@ -263,3 +140,51 @@ def _repeated(scene, count):
         anchors=np.repeat(scene.anchors, count, axis=0),
         shapes=list(scene.shapes) * count,
     )
+
+
+_LOWEST_SCORE = 0.8
+
+
+class RandomBoxes:
+    """The paper's random boxes: ground truth of the category, shifted at random inside the image with its masks.
+
+    It knows which categories are there, how many instances, and their sizes and outlines, but not the places.
+    Confidences are uniform in [0.8, 1]. What is found depends on (seed, run, image, class) alone.
+
+    Args:
+        config: a Config, kept with the records.
+    """
+
+    needs_references = False
+    name = "random-boxes"
+
+    def __init__(self, config=None):
+        self.config = Config() if config is None else config
+
+    def search(self, dataset, image_id, queries):
+        """Detections of all queries of one image, as `queries.OneShotDetector.search` gives them."""
+        return [self._shifted(dataset, image_id, query) for query in queries]
+
+    def _shifted(self, dataset, image_id, query):
+        key = (query.seed, query.run, dataset.image_info[image_id]["id"], query.class_id)
+        rng = np.random.default_rng(key)
+        masks = [dataset.instance_mask(image_id, index) for index in dataset.instances_of(image_id, query.class_id)]
+        masks = [shifted_mask(mask, rng) for mask in masks if mask.any()]
+        info = dataset.image_info[image_id]
+        masks = np.stack(masks, axis=-1) if masks else np.zeros((info["height"], info["width"], 0), bool)
+        scores = rng.uniform(_LOWEST_SCORE, 1, masks.shape[-1])
+        order = np.argsort(-scores)
+        scores, masks = scores[order], masks[..., order]
+        class_ids = np.ones(len(scores), np.int32)
+        return {"rois": extract_bboxes(masks), "class_ids": class_ids, "scores": scores, "masks": masks}
+
+
+def shifted_mask(mask, rng):
+    """A mask [height, width] at a random place, all places at which its box is inside the image alike: bool."""
+    y1, x1, y2, x2 = extract_bboxes(mask[..., None])[0].tolist()
+    height, width = y2 - y1, x2 - x1
+    top = int(rng.integers(0, mask.shape[0] - height, endpoint=True))
+    left = int(rng.integers(0, mask.shape[1] - width, endpoint=True))
+    shifted = np.zeros(mask.shape, bool)
+    shifted[top : top + height, left : left + width] = mask[y1:y2, x1:x2]
+    return shifted

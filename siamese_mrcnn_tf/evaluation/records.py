@@ -18,7 +18,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from . import files
+from ..io import files
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ module relies on them. Maps are [batch, height, width, channels].
 import keras
 from keras import layers as KL
 
-from .config import RESNET_BLOCKS
+from ..config import RESNET_BLOCKS
 
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from .box_ops import box_refinement_graph, gather_rows, overlaps_graph
-from .kernels import crop_and_resize
+from ..ops.box_ops import box_refinement_graph, gather_batched, overlaps_graph
+from ..ops.kernels import crop_and_resize
 
 _POSITIVE_OVERLAP = 0.5  # with a ground truth box, for a roi that is to match
 _CROWD_OVERLAP = 0.001  # with a crowd, up to which a roi may serve as background
@@ -109,7 +109,7 @@ def jittered_boxes_graph(boxes, noise):
         [batch, n, (y1, x1, y2, x2)] in 0..1; zeros where there is no box.
     """
     count = ops.sum(ops.cast(ops.any(boxes != 0, axis=-1), "float32"), axis=-1)[:, None]
-    chosen = gather_rows(boxes, ops.cast(ops.minimum(noise[..., 0] * count, ops.maximum(count - 1, 0)), "int32"))
+    chosen = gather_batched(boxes, ops.cast(ops.minimum(noise[..., 0] * count, ops.maximum(count - 1, 0)), "int32"))
     change = _JITTER * (2 * noise[..., 1:] - 1)
     size = chosen[..., 2:] - chosen[..., :2]
     centre, half = (chosen[..., :2] + chosen[..., 2:]) / 2 + change[..., :2] * size, size * (1 + change[..., 2:]) / 2
@@ -158,15 +158,15 @@ def detection_targets_graph(
         priority = ops.broadcast_to(1.0 - ops.arange(count, dtype="float32")[None] / count, ops.shape(real))
     sampled, positive = _sample_rois(is_positive, is_negative, priority, rois_per_image, positive_ratio, fill_negatives)
     chosen, positive = ops.maximum(sampled, 0), positive[..., None]
-    rois = ops.where((sampled >= 0)[..., None], gather_rows(proposals, chosen), 0.0)
-    assigned = gather_rows(ops.argmax(with_object, axis=-1), chosen)
-    boxes = gather_rows(gt_boxes, assigned)
+    rois = ops.where((sampled >= 0)[..., None], gather_batched(proposals, chosen), 0.0)
+    assigned = gather_batched(ops.argmax(with_object, axis=-1), chosen)
+    boxes = gather_batched(gt_boxes, assigned)
     unit = ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])  # keeps logarithms of rows without a target finite
     deltas = box_refinement_graph(ops.where(positive, rois, unit), ops.where(positive, boxes, unit))
     masks = _target_masks(rois, boxes, assigned, gt_masks, mask_shape, mini_masks)
     return {
         "rois": rois,
-        "target_class_ids": ops.where(positive[..., 0], gather_rows(ops.cast(gt_class_ids, "int32"), assigned), 0),
+        "target_class_ids": ops.where(positive[..., 0], gather_batched(ops.cast(gt_class_ids, "int32"), assigned), 0),
         "target_deltas": ops.where(positive, deltas / ops.convert_to_tensor(bbox_std_dev, dtype="float32"), 0.0),
         "target_masks": ops.where(positive[..., None], masks, 0.0),
     }
@@ -192,7 +192,7 @@ def _sample_rois(is_positive, is_negative, priority, rois_per_image, positive_ra
     candidates = ops.pad(candidates, ((0, 0), (0, padding)), constant_values=-1)
     # those taken to the front, order kept: top_k prefers the lower index among equals
     _, front = ops.top_k(ops.cast(candidates >= 0, "int32"), rois_per_image)
-    sampled = gather_rows(candidates, front)
+    sampled = gather_batched(candidates, front)
     return sampled, ops.arange(rois_per_image)[None] < count
 
 

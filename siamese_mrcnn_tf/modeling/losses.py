@@ -6,7 +6,7 @@ is its gradient. All of them are computed in float32, whatever the layers comput
 
 from keras import ops
 
-from .box_ops import gather_rows
+from ..ops.box_ops import gather_batched
 
 _EPSILON = 1e-7  # keeps logarithms of probabilities finite, as in Keras
 _UNDECAYED = ("gamma", "beta")  # weights of batch normalization
@@ -40,7 +40,7 @@ def rpn_bbox_loss_graph(target_bbox, rpn_match, rpn_bbox):
     """
     positive = ops.cast(rpn_match[..., 0], "int32") == 1
     row = ops.cumsum(ops.cast(positive, "int32"), axis=1) - 1
-    targets = gather_rows(target_bbox, ops.clip(row, 0, ops.shape(target_bbox)[1] - 1))
+    targets = gather_batched(target_bbox, ops.clip(row, 0, ops.shape(target_bbox)[1] - 1))
     return masked_mean(smooth_l1(targets, rpn_bbox), positive[..., None])
 
 

@@ -9,49 +9,9 @@ from keras import layers as KL
 from keras import ops
 
 from .backbone import BatchNorm
-from .layers import PyramidROIAlign
+from .roi_align import PyramidROIAlign
 
 _MASK_CONVS = 4
-
-
-def build_rpn_model(anchor_stride, anchors_per_location, depth, conv_channels=512):
-    """The region proposal network as a model `rpn_model`, shared by all levels.
-
-    Args:
-        anchor_stride: cells between anchors, 1 or 2.
-        anchors_per_location: ratios.
-        depth: channels of the maps.
-        conv_channels: channels of the shared convolution.
-
-    Returns:
-        model: map [batch, h, w, depth] -> dict of `rpn_graph`.
-    """
-    feature_map = keras.Input((None, None, depth), name="input_rpn_feature_map")
-    outputs = rpn_graph(feature_map, anchors_per_location, anchor_stride, conv_channels=conv_channels)
-    return keras.Model(feature_map, outputs, name="rpn_model")
-
-
-def rpn_graph(feature_map, anchors_per_location, anchor_stride, *, conv_channels=512):
-    """Scores and deltas of the anchors of one level.
-
-    Args:
-        feature_map: [batch, h, w, channels].
-        anchors_per_location, anchor_stride, conv_channels: see `build_rpn_model`.
-
-    Returns:
-        dict: rpn_class_logits and rpn_class [batch, anchors, (background, foreground)],
-        rpn_bbox [batch, anchors, (dy, dx, log(dh), log(dw))].
-    """
-    shared = KL.Conv2D(
-        conv_channels, 3, padding="same", activation="relu", strides=anchor_stride, name="rpn_conv_shared"
-    )(feature_map)
-    # what leaves the network is float32, whatever the precision inside
-    logits = KL.Conv2D(2 * anchors_per_location, 1, dtype="float32", name="rpn_class_raw")(shared)
-    logits = KL.Reshape((-1, 2), dtype="float32")(logits)
-    deltas = KL.Conv2D(4 * anchors_per_location, 1, dtype="float32", name="rpn_bbox_pred")(shared)
-    deltas = KL.Reshape((-1, 4), dtype="float32")(deltas)
-    probabilities = KL.Activation("softmax", dtype="float32", name="rpn_class_xxx")(logits)
-    return {"rpn_class_logits": logits, "rpn_class": probabilities, "rpn_bbox": deltas}
 
 
 def build_classifier_layers(pool_size, num_classes, *, train_bn=False, fc_layers_size=1024):

@@ -93,7 +93,7 @@ def overlaps_graph(boxes1, boxes2):
     return ops.where(union > 0, intersection / ops.where(union > 0, union, 1.0), 0.0)
 
 
-def gather_rows(values, indices):
+def gather_batched(values, indices):
     """Rows of each batch item: values [batch, n, ...], indices int [batch, k] -> [batch, k, ...]."""
     shape = ops.shape(values)
     offsets = ops.arange(shape[0], dtype="int32")[:, None] * shape[1]

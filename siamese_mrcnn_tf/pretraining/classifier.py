@@ -6,7 +6,7 @@
     classifier = build_classifier(config, train.num_classes)
     pretrain(classifier, config, Recipe(), train, val, folder)
 
-The recipe is that of He et al. (arXiv 1512.03385), in the form of Goyal et al. (arXiv 1706.02677). Pictures are molded
+The recipe is that of He et al. (arXiv 1512.03385), in the form of Goyal et al. (arXiv 1706.02677). ImageFolder are molded
 as the detector's are. Expected, from the literature: 76 % of ImageNet-1k's validation pictures right (top1) after 90
 epochs.
 """
@@ -21,15 +21,16 @@ import numpy as np
 from keras import layers as KL
 from keras import ops
 
-from . import imagenet, training
-from .backbone import build_fpn_model, build_resnet_model
-from .checkpoints import RunFolder
-from .devices import replicas_in_sync
-from .files import atomic_path
-from .network import dtype_policy
-from .schedules import Stage
-from .training_batches import SampleLoader
-from .training_model import build_optimizer, make_optimizer
+from ..data.loader import SampleLoader
+from ..io.files import atomic_path
+from ..modeling.backbone import build_fpn_model, build_resnet_model
+from ..modeling.network import dtype_policy
+from ..training.checkpoints import CheckpointManager
+from ..training.distribution import replicas_in_sync
+from ..training.schedules import Stage
+from ..training.trainer import Trainer, TrainingSettings
+from ..training.training_model import build_optimizer, make_optimizer
+from . import imagenet
 
 WEIGHT_DECAY = 1e-4
 REFERENCE_BATCH = 256  # to which the learning rate belongs; in proportion for others
@@ -138,26 +139,26 @@ def pretrain(
         classifier: of `build_classifier`.
         config: of `pretraining_config`.
         recipe: a Recipe.
-        train, val: imagenet.Pictures or instance_crops.Instances; None for the second leaves validation out.
+        train, val: imagenet.ImageFolder or instance_crops.Instances; None for the second leaves validation out.
         path: folder of the run. Beside its checkpoints it holds in the end the backbone's weights, imagenet_687.h5 or
             what else `train.name` says; with the pyramid's where the classifier has one.
         resume: go on with the run that is there.
-        workers, processes: see `training_batches.SampleLoader`.
+        workers, processes: see `loader.SampleLoader`.
         keep: epochs whose weights are kept, beside the best by validation loss.
-        save_every, progress: see `training.TrainingSettings`.
+        save_every, progress: see `trainer.TrainingSettings`.
         stop: threading.Event; once it is set, the run saves and stops.
 
     Returns:
         (path of the backbone's weights, history: a dict for each epoch).
 
     Raises:
-        ValueError, RuntimeError, TrainingStopped: as `training.Trainer`.
+        ValueError, RuntimeError, TrainingStopped: as `trainer.Trainer`.
     """
     name = train.name
-    folder = RunFolder(path, classifier.encoder, keep=keep, name=name + "_{epoch:04d}")
+    folder = CheckpointManager(path, classifier.encoder, keep=keep, name=name + "_{epoch:04d}")
     batch = config.BATCH_SIZE
     val_steps, val_batch = _even_batches(0 if val is None else len(val), batch, config.GPU_COUNT)
-    settings = training.TrainingSettings(
+    settings = TrainingSettings(
         recipe.steps_per_epoch or max(1, len(train) // batch),
         val_steps,
         save_every=save_every,
@@ -288,7 +289,7 @@ def _set_initial_weights(model, seed):
 # ---- helpers -----------------------------------------------------------------------------------------------------
 
 
-class _ClassifierTrainer(training.Trainer):
+class _ClassifierTrainer(Trainer):
     """Trains without clipping."""
 
     def _compile(self, learning_rate):

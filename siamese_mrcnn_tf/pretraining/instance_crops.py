@@ -11,7 +11,7 @@ from PIL import Image
 _SHIFT = 0.06  # of a side of the box: how far its edges are moved
 
 
-class Instances:
+class InstanceCrops:
     """The instances of the active classes of a data set that can be cut out.
 
     Args:

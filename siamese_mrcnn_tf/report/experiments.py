@@ -10,8 +10,8 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from . import files
-from .analysis import IOU_TYPES, mean_and_interval, mean_over_splits
+from ..evaluation.analysis import IOU_TYPES, mean_and_interval, mean_over_splits
+from ..io import files
 from .published import FIGURES, MEAN, RANDOM_BOXES, published
 
 SETTINGS_FILE, SCORES_FILE, ANALYSIS_FILE = "settings.json", "scores.json", "analysis.json"
@@ -79,7 +79,7 @@ class Experiment:
 
     Attributes:
         model: RANDOM_BOXES, "control-present" or "control-absent" for a network that was given references of the wrong
-            category (`evaluation_queries.ControlReferences`), or None for a network.
+            category (`references.MismatchedReferenceSampler`), or None for a network.
         shots: references of a query.
         categories: "train", "novel" or "all".
         evaluations: split -> Evaluated, in order of split.

@@ -15,10 +15,10 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from PIL import Image
 
-from .boxes import compute_overlaps, extract_bboxes
-from .drawing import draw_overlay
-from .evaluation_records import read_records
-from .html_pages import Picture
+from ..evaluation.records import read_records
+from ..ops.boxes import compute_overlaps, extract_bboxes
+from ..visualize.instances import draw_overlay
+from ..visualize.pages import Picture
 
 logger = logging.getLogger(__name__)
 

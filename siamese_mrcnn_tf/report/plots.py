@@ -6,10 +6,10 @@ percent.
 
 import numpy as np
 
-from .files import atomic_path
+from ..io.files import atomic_path
+from ..visualize.style import SERIES_COLORS
 
 COLORS = {"bbox": "#3c6fb0", "segm": "#e08214"}  # told apart by colour-blind eyes too
-SERIES_COLORS = ("#3c6fb0", "#c9512b", "#4a9a5b", "#8061a5", "#8a6d3b", "#5a5a5a")
 KINDS = {"bbox": "boxes", "segm": "masks"}
 
 _DPI = 150

@@ -9,9 +9,9 @@ import re
 
 import numpy as np
 
-from . import html_pages
-from .analysis import IOU_TYPES
-from .evaluation_results import SPLITS
+from ..evaluation.analysis import IOU_TYPES
+from ..visualize import pages
+from .experiments import SPLITS
 from .published import FIGURES, MEAN
 
 CLASS_COLUMNS = tuple((kind, name) for kind in IOU_TYPES for name in ("AP50", "AP"))
@@ -230,22 +230,22 @@ def as_html(sections, folder, examples=()):
         if groups == 2 and section.level == _GROUP_LEVEL:
             parts += examples
         blocks = [_html_block(block) for block in section.blocks]
-        shown = [html_pages.figure(folder / name, alt=f"plot {name}") for name in section.plots]
-        parts.append(html_pages.section(section.heading, *blocks, *shown, level=section.level))
+        shown = [pages.figure(folder / name, alt=f"plot {name}") for name in section.plots]
+        parts.append(pages.section(section.heading, *blocks, *shown, level=section.level))
     return parts
 
 
 def _html_block(block):
     if not isinstance(block, Table):
-        return html_pages.paragraph(_inline(" ".join(block.split())))
-    made = html_pages.table(block.heads, [[_inline(cell) for cell in row] for row in block.rows])
-    return html_pages.folded(f"{len(block.rows)} rows", made) if len(block.rows) > _LONG else made
+        return pages.paragraph(_inline(" ".join(block.split())))
+    made = pages.table(block.heads, [[_inline(cell) for cell in row] for row in block.rows])
+    return pages.folded(f"{len(block.rows)} rows", made) if len(block.rows) > _LONG else made
 
 
 def _inline(text):
     """The marks of Markdown in a text as markup."""
     marked = re.sub(r"\*(\S(?:[^*]*[^*\s])?)\*", r"<em>\1</em>", html.escape(text))
-    return html_pages.Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", marked))
+    return pages.Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", marked))
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------

@@ -10,10 +10,12 @@ import logging
 
 import numpy as np
 
-from . import files, gallery, html_pages, plots
-from .evaluation_results import read_experiments
+from ..io import files
+from ..visualize import pages
+from . import gallery, plots
+from .experiments import read_experiments
 from .published import FIGURES, MEAN
-from .report_contents import (
+from .tables import (
     CLASS_COLUMNS,
     as_html,
     as_markdown,
@@ -55,7 +57,7 @@ def write_report(folders, out, dataset=None, *, limit=_EXAMPLES, threshold=_THRE
         analysed by_number.csv, confusion_*.csv; report.json; then the plots (PNG).
 
     Raises:
-        ValueError: the evaluations cannot be read or do not belong together (`evaluation_results.read_experiments`),
+        ValueError: the evaluations cannot be read or do not belong together (`experiments.read_experiments`),
             or `out` is no folder to write to.
     """
     experiments = read_experiments(folders)
@@ -63,7 +65,7 @@ def write_report(folders, out, dataset=None, *, limit=_EXAMPLES, threshold=_THRE
     sections = contents(experiments)
     texts = {
         REPORT_FILE: as_markdown(sections),
-        "figures.csv": _csv(figure_rows(experiments)),
+        "figures.csv": _csv(metric_rows(experiments)),
         "per_class.csv": _csv(class_rows(experiments)),
         "by_number.csv": _csv(number_rows(experiments)),
     }
@@ -79,14 +81,14 @@ def write_report(folders, out, dataset=None, *, limit=_EXAMPLES, threshold=_THRE
     files.write_json(paths[-1], _as_json(experiments), indent=1)
     paths += _write_plots(experiments, out)
     shown = [] if dataset is None else [_examples(experiments, dataset, limit, threshold)]
-    html_pages.write_page(out / PAGE_FILE, "Evaluation", as_html(sections, out, shown))
+    pages.write_page(out / PAGE_FILE, "Evaluation", as_html(sections, out, shown))
     return [out / PAGE_FILE, *paths]
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def figure_rows(experiments):
+def metric_rows(experiments):
     """Every figure as a dict: model, shots, categories, split, kind, figure, mean, interval, published,
     published_interval, run_0, run_1, ...; None where there is none."""
     rows = []
@@ -152,12 +154,12 @@ def _examples(experiments, dataset, limit, threshold):
         heading = f"{heading_of(experiment)}, {split_name(split)}"
         try:
             found = gallery.examples(part.folder, dataset, limit=-(-limit // len(evaluations)), threshold=threshold)
-            shown = [html_pages.section(one.title, html_pages.picture_grid([one.cells]), level=4) for one in found]
+            shown = [pages.section(one.title, pages.picture_grid([one.cells]), level=4) for one in found]
         except ValueError as error:
             logger.warning("no examples: %s", error)
-            shown = [html_pages.note(f"No examples: {error}")]
-        parts.append(html_pages.section(heading, *shown, level=3))
-    return html_pages.section("Examples", *parts)
+            shown = [pages.note(f"No examples: {error}")]
+        parts.append(pages.section(heading, *shown, level=3))
+    return pages.section("Examples", *parts)
 
 
 # ---- CSV and JSON ----------------------------------------------------------------------------------------------------
@@ -189,7 +191,7 @@ def _as_json(experiments):
     evaluations = [part for experiment in experiments for part in experiment.evaluations.values()]
     return {
         "evaluations": [{"folder": part.folder, "settings": part.settings, **part.counts} for part in evaluations],
-        "figures": figure_rows(experiments),
+        "figures": metric_rows(experiments),
         "per_class": class_rows(experiments),
         "by_number": number_rows(experiments),
     }

@@ -1,12 +1,8 @@
 """The Shapes data set: seeded scenes of 20 categories of objects, on which one-shot learning shows within minutes.
 
-    python samples/shapes/shapes.py --out DIR [--train N --val N --size PIXELS --seed S]   a COCO tree
-    python samples/shapes/shapes.py --out DIR --demo [--size PIXELS --seed S]              a scene and its crops
-
 `outlines.py` has the categories, `scenes.py` the scenes; here they become data sets.
 """
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -19,13 +15,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
+from ..io.files import read_json, write_json
+from ..ops.boxes import extract_bboxes
+from .outlines import CATEGORIES
+from .scenes import MIN_SIZE, SceneJob, make_scene, write_picture, write_scene
 
-from samples.shapes.outlines import CATEGORIES  # noqa: E402
-from samples.shapes.scenes import MIN_SIZE, SceneJob, make_scene, write_picture, write_scene  # noqa: E402
-from siamese_mrcnn_tf.boxes import extract_bboxes  # noqa: E402
-from siamese_mrcnn_tf.files import read_json, write_json  # noqa: E402
-
+SHAPES = "shapes"  # what the commands call the standard data set
+FOLDER = Path("datasets") / SHAPES  # under the current folder
 GENERATOR_VERSION = "1"  # another one for every change of what a seed gives
 STANDARD = {"train": 8000, "val": 500, "size": 128, "seed": 0}  # of `ensure_standard`
 SPLITS = ("train", "val")
@@ -263,54 +259,12 @@ def _check_arguments(*, square=True, **values):
             raise ValueError(f"{name} = {value}: expected {least} or more")
 
 
-# ---- command line ------------------------------------------------------------------------------------------------
-def parse(arguments):
-    parser = argparse.ArgumentParser(description="Write seeded scenes of simple objects, with masks.")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--train", type=int, default=200, metavar="N", help="training scenes (200)")
-    parser.add_argument("--val", type=int, default=50, metavar="N", help="validation scenes (50)")
-    parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="long side of a scene (256)")
-    parser.add_argument("--vary-sides", action="store_true", help="short sides of 3/4 to all of the long one")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (0)")
-    parser.add_argument(
-        "--segmentation", choices=SEGMENTATIONS, default=SEGMENTATIONS[0], help="how masks are written (rle)"
-    )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that draw (1)")
-    parser.add_argument("--demo", action="store_true", help="write one scene and reference crops of it instead")
-    return parser.parse_args(arguments)
+def find_dataset(name):
+    """The folder of a data set: for "shapes" the standard one, made now where it is missing; else what was named.
 
-
-def main(arguments=None):
-    """Run the command line; the exit code: 0, or 2 with a message for what the user can mend."""
-    options = parse(arguments)
-    try:
-        _demo(options) if options.demo else _data_set(options)
-    except (ValueError, OSError) as error:
-        print(f"shapes.py: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _demo(options):
-    for name, box in write_demo(options.out, size=options.size, seed=options.seed).items():
-        where = "" if box is None else f" cut at y1,x1,y2,x2 = {','.join(map(str, box))}"
-        print(f"{Path(options.out) / name}{where}")
-
-
-def _data_set(options):
-    scenes = {"train": options.train, "val": options.val}
-    written = write_coco(
-        options.out,
-        **scenes,
-        size=options.size,
-        seed=options.seed,
-        square=not options.vary_sides,
-        segmentation=options.segmentation,
-        workers=options.workers,
-    )
-    for split, count in written.items():
-        print(f"{options.out}: {split}{YEAR} with {scenes[split]} scenes, {count} objects")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises:
+        ValueError: the standard folder holds something else.
+    """
+    if name != SHAPES:
+        return name
+    return ensure_standard(FOLDER)

@@ -2,14 +2,14 @@
 
 import csv
 
-from siamese_mrcnn_tf import files
-from siamese_mrcnn_tf.dataset import split_classes
-from siamese_mrcnn_tf.diagnostics import plot_losses
-from siamese_mrcnn_tf.evaluation import SCORES_FILE
-from siamese_mrcnn_tf.evaluation_records import read_records
-from siamese_mrcnn_tf.evaluation_scores import over_categories, score_records
-from siamese_mrcnn_tf.gallery import examples
-from siamese_mrcnn_tf.html_pages import code, figure, picture_grid, section, table, write_page
+from ..data.dataset import split_classes
+from ..evaluation.coco_scores import over_categories, score_records
+from ..evaluation.protocol import SCORES_FILE
+from ..evaluation.records import read_records
+from ..io import files
+from ..report.gallery import examples
+from ..visualize.diagnostics import plot_losses
+from ..visualize.pages import code, figure, picture_grid, section, table, write_page
 
 PAGE_FILE, FIGURES_FILE = "index.html", "figures.json"
 KINDS = {"bbox": "boxes", "segm": "masks"}

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from samples.shapes.outlines import CATEGORIES, make_stamp
-from siamese_mrcnn_tf.boxes import extract_bboxes
-from siamese_mrcnn_tf.files import atomic_path
+from ..io.files import atomic_path
+from ..ops.boxes import extract_bboxes
+from .outlines import CATEGORIES, make_stamp
 
 MIN_SIZE = 48  # pixels a side; smaller scenes leave no room for outlines
 OBJECTS_PER_SCENE = (1, 6)

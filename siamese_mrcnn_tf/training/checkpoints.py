@@ -1,33 +1,60 @@
-"""The folder of a training run: what is needed to go on after a stop at any moment, and the epochs that are kept.
+"""`SiameseMaskRCNN`: Matterport's facade over network, weights, training and predictor.
 
-    run.json, config.json               the command and the resolved configuration
-    state.json                          where training stands, and which weights belong to that
-    resume_{epoch:04d}_{step:06d}.weights.h5   these weights, in the middle of an epoch, with the optimizer's state
-    siamese_mrcnn_{epoch:04d}.weights.h5  the same of a finished epoch
-    siamese_mrcnn_{epoch:04d}.h5          its weights alone in the legacy layout, which the original reads too
-    history.csv, tensorboard/           losses of every epoch
-
-state.json is written after the weights that it names, and files are removed only when it names others: a run that is
-killed finds a state and its weights.
+Code written for the original Siamese Mask R-CNN changes its imports only (design section 11).
 """
 
 import csv
 import dataclasses
 import io
 import math
+import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 
-from . import files, weights
+from ..io import files
+from ..weights import loading
+
+# MERGED DOC: """The folder of a training run: what is needed to go on after a stop at any moment, and the epochs that are kept.
+#
+#     run.json, config.json               the command and the resolved configuration
+#     state.json                          where training stands, and which weights belong to that
+#     resume_{epoch:04d}_{step:06d}.weights.h5   these weights, in the middle of an epoch, with the optimizer's state
+#     siamese_mrcnn_{epoch:04d}.weights.h5  the same of a finished epoch
+#     siamese_mrcnn_{epoch:04d}.h5          its weights alone in the legacy layout, which the original reads too
+#     history.csv, tensorboard/           losses of every epoch
+#
+# state.json is written after the weights that it names, and files are removed only when it names others: a run that is
+# killed finds a state and its weights.
+# """
+_CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
+
+
+def log_dir_of(config, model_dir):
+    """The log directory of a configuration: model_dir / siamese_{MODEL}_{NAME}_{EXPERIMENT}, in lower case."""
+    return Path(model_dir) / f"siamese_{config.MODEL}_{config.NAME}_{config.EXPERIMENT}".lower()
+
+
+def find_last_checkpoint(log_dir):
+    """Path of the `siamese_mrcnn_{epoch:04d}.h5` of the last epoch in `log_dir`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folder = Path(log_dir)
+    found = sorted(path for path in folder.glob("*.h5") if _CHECKPOINT.fullmatch(path.name))
+    if not found:
+        raise ValueError(f"{folder}: no checkpoint siamese_mrcnn_####.h5 in it")
+    return str(found[-1])
+
 
 STATE_FILE, RUN_FILE = "state.json", "run.json"
 _VALIDATED = "val_loss"
 
 
 @dataclasses.dataclass
-class RunState:
+class TrainerState:
     """Where a run stands.
 
     Attributes:
@@ -49,7 +76,7 @@ class RunState:
     weights: str | None = None
 
 
-class RunFolder:
+class CheckpointManager:
     """Writes and reads the folder of a run.
 
     Args:
@@ -62,7 +89,7 @@ class RunFolder:
     """
 
     def __init__(
-        self, path, layers, *, keep, save_legacy=weights.save_weights, name="siamese_mrcnn_{epoch:04d}", writes=True
+        self, path, layers, *, keep, save_legacy=loading.save_weights, name="siamese_mrcnn_{epoch:04d}", writes=True
     ):
         if keep < 1:
             raise ValueError(f"keep = {keep}: expected 1 or more epochs")
@@ -71,7 +98,7 @@ class RunFolder:
         self._layers, self._keep, self._save_legacy, self._name = layers, keep, save_legacy, name
 
     def load_state(self):
-        """The RunState of this folder, or None where no run was begun.
+        """The TrainerState of this folder, or None where no run was begun.
 
         Raises:
             ValueError: the state cannot be read, or the weights that it names are missing.
@@ -79,10 +106,10 @@ class RunFolder:
         path = self.path / STATE_FILE
         if not path.exists():
             return None
-        content, known = files.read_json(path), {field.name for field in dataclasses.fields(RunState)}
+        content, known = files.read_json(path), {field.name for field in dataclasses.fields(TrainerState)}
         if not isinstance(content, dict) or set(content) != known:
             raise ValueError(f"{path}: expected an object with the keys {', '.join(sorted(known))}")
-        state = RunState(**content)
+        state = TrainerState(**content)
         if state.weights and not self.weights_path(state).is_file():
             raise ValueError(f"{self.weights_path(state)}: no such file, though {STATE_FILE} names it")
         return state
@@ -188,12 +215,8 @@ def save_command(path, program, arguments, config):
     files.write_json(Path(path) / "config.json", config.to_dict(), indent=1)
 
 
-def resumed_arguments(path, given):
-    """The arguments that a run was begun with, and after them those given now but for --resume.
-
-    Args:
-        path: folder of the run.
-        given: list of str.
+def read_arguments(path):
+    """The arguments that the run in a folder was begun with: list of str.
 
     Raises:
         ValueError: no run was begun there.
@@ -201,14 +224,7 @@ def resumed_arguments(path, given):
     content = files.read_json(resolve_run(path) / RUN_FILE)
     if not isinstance(content, dict) or not isinstance(content.get("arguments"), list):
         raise ValueError(f"{Path(path) / RUN_FILE}: expected an object with the key 'arguments'")
-    added, given = [], list(given)
-    while given:
-        argument = given.pop(0)
-        if argument == "--resume" and given and not given[0].startswith("-"):
-            given.pop(0)
-        elif argument.partition("=")[0] != "--resume":
-            added.append(argument)
-    return [*content["arguments"], *added]
+    return content["arguments"]
 
 
 def refuse_run(path):

@@ -6,8 +6,8 @@ The table of layer selections is the original's, and "no-bn"; all of them hold f
 import dataclasses
 import re
 
-from .config import TinyConfig
-from .files import read_json
+from ..config import TinyConfig
+from ..io.files import read_json
 
 _HEADS = r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)"
 

@@ -19,7 +19,7 @@ def select_layers(layers, selection):
         ValueError: no layer matches, or the selection is no regular expression.
     """
     names = matching_layers(layers, selection)
-    for layer in leaves(layers):
+    for layer in iter_layers(layers):
         if isinstance(layer, keras.Model):
             layer.trainable = True  # a frozen model would freeze what is inside
         elif layer.weights:
@@ -30,7 +30,7 @@ def select_layers(layers, selection):
 def matching_layers(layers, selection):
     """Names of the layers with weights that a selection names; arguments and errors as `select_layers`."""
     pattern = layer_pattern(selection)
-    weighted = [layer for layer in leaves(layers) if layer.weights and not isinstance(layer, keras.Model)]
+    weighted = [layer for layer in iter_layers(layers) if layer.weights and not isinstance(layer, keras.Model)]
     names = [layer.name for layer in weighted if pattern.fullmatch(layer.name)]
     if not names:
         known = ", ".join(LAYER_SELECTIONS)
@@ -38,7 +38,7 @@ def matching_layers(layers, selection):
     return names
 
 
-def abridged(names):
+def summarize_names(names):
     """Layer names for people: those with one beginning together."""
     groups = {}
     for name in names:
@@ -48,9 +48,9 @@ def abridged(names):
     )
 
 
-def leaves(layers):
+def iter_layers(layers):
     """Layers, and what is inside those that are models after each of them."""
     for layer in layers:
         yield layer
         if isinstance(layer, keras.Model):
-            yield from leaves(layer.layers)
+            yield from iter_layers(layer.layers)

@@ -1,6 +1,6 @@
 """Training runs: the stages of a schedule, epoch by epoch, with a folder from which a run goes on after any stop.
 
-    trainer = Trainer(model, layers, config, RunFolder(path, layers, keep=3), settings)
+    trainer = Trainer(model, layers, config, CheckpointManager(path, layers, keep=3), settings)
     trainer.run(schedule, loader, val_loader)
 
 An epoch is one `fit` and one `evaluate` of Keras; checkpoints, logs and resuming are around them.
@@ -9,8 +9,6 @@ An epoch is one `fit` and one `evaluate` of Keras; checkpoints, logs and resumin
 import contextlib
 import dataclasses
 import logging
-import math
-import signal
 import sys
 import threading
 
@@ -19,21 +17,23 @@ import numpy as np
 from tensorboard.summary import Writer
 from tqdm import tqdm
 
-from .augmentation import as_augmentation
-from .checkpoints import RunState, best_epoch
-from .data_generator import SampleMaker
-from .devices import replicas_of
-from .layer_selection import abridged, matching_layers, select_layers
-from .training_batches import SampleLoader, TrainingBatches
+from ..data.augmentation import as_augmentation
+from ..data.data_generator import TrainingSamples
+from ..data.loader import SampleLoader
+from .batches import TrainingBatches
+from .callbacks import (
+    TrainingStopped,
+    _StepCallback,
+    _ValidationCallback,
+)
+from .checkpoints import TrainerState, best_epoch
+from .distribution import replicas_of
+from .trainable_layers import matching_layers, select_layers, summarize_names
 from .training_model import build_optimizer, compile_model
 
 logger = logging.getLogger(__name__)
 
 _BAR_SECONDS = 0.5, 30  # between updates of the progress bar, on a terminal and in a file
-
-
-class TrainingStopped(Exception):
-    """The run was asked to stop; it has saved where it stands."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +63,18 @@ class Trainer:
         model: a Keras model whose `compute_loss` knows its loss, such as `training_model.build_training_model`.
         layers: object with the `layers` to choose from, such as `network.build_layers`.
         config: reads BATCH_SIZE, WARM_UP_STEPS and what `training_model.compile_model` does.
-        folder: checkpoints.RunFolder.
+        folder: checkpoints.CheckpointManager.
         settings: TrainingSettings.
         stop: threading.Event; once it is set, the run saves and stops after the step in hand.
 
     Attributes:
-        state: checkpoints.RunState.
+        state: checkpoints.TrainerState.
     """
 
     def __init__(self, model, layers, config, folder, settings, *, stop=None):
         self.model, self.layers, self.config, self.folder, self.settings = model, layers, config, folder, settings
         self.stop = stop or threading.Event()
-        self.state = RunState(settings=self._fixed_settings())
+        self.state = TrainerState(settings=self._fixed_settings())
 
     def begin_at(self, epoch):
         """Begin at the end of epoch `epoch`, with the weights that the model has.
@@ -168,7 +168,7 @@ class Trainer:
         names = select_layers(self.layers.layers, stage.layers)
         logger.info(
             "to epoch %d: %s at learning rate %g; %d layers train: %s",
-            *(stage.epochs, stage.layers, stage.learning_rate, len(names), abridged(names)),
+            *(stage.epochs, stage.layers, stage.learning_rate, len(names), summarize_names(names)),
         )
         self._compile(self._learning_rate(stage, first_epoch))
         build_optimizer(self.model)
@@ -248,63 +248,6 @@ class Trainer:
         raise TrainingStopped(f"stopped in epoch {self.state.epoch + 1} after step {self.state.step}")
 
 
-class _StepCallback(keras.callbacks.Callback):
-    """After each step of `fit`: count it, check it, show it, save now and then, stop when asked to."""
-
-    def __init__(self, trainer, loader, bar):
-        super().__init__()
-        self._trainer, self._loader, self._bar = trainer, loader, bar
-        self.logs = {}
-        self._counters, self._counts = [], []  # variables; [(variable, value)] after the last step
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Keras has reset the metrics; in a resumed epoch they go on."""
-        for metric in self.model.metrics:
-            values = self._trainer.state.metrics.get(metric.name)
-            for variable, value in zip(metric.variables, values or (), strict=False):
-                variable.assign(value)
-
-    def on_train_batch_end(self, batch, logs=None):
-        trainer, state = self._trainer, self._trainer.state
-        state.step += 1
-        self.logs = {name: float(value) for name, value in logs.items()}
-        self._counters = self._counters or _counters(self.model)
-        self._counts = [(variable, np.array(variable)) for variable in self._counters]
-        _check_finite(
-            self.logs,
-            f"epoch {state.epoch + 1}, step {state.step}",
-            lambda: self._loader.images(state.epoch * trainer.settings.steps_per_epoch + state.step - 1),
-            trainer,
-        )
-        self._bar.set_postfix({name: f"{value:.3f}" for name, value in self.logs.items()}, refresh=False)
-        self._bar.update()
-        if trainer.stop.is_set():
-            trainer.stop_now()
-        if state.step % trainer.settings.save_every == 0 or state.step == trainer.settings.steps_per_epoch:
-            trainer.save_now()
-
-    def undo_failed_step(self):
-        """Take back what a step has counted that got no samples: TensorFlow does not wait for them with that."""
-        for variable, value in self._counts:
-            variable.assign(value)
-
-
-class _ValidationCallback(keras.callbacks.Callback):
-    """After each step of `evaluate`: check it, show it, stop when asked to."""
-
-    def __init__(self, trainer, loader, bar):
-        super().__init__()
-        self._trainer, self._loader, self._bar = trainer, loader, bar
-
-    def on_test_batch_end(self, batch, logs=None):
-        where = f"validation of epoch {self._trainer.state.epoch + 1}, step {batch + 1}"
-        found = {f"val_{name}": float(value) for name, value in logs.items()}
-        _check_finite(found, where, lambda: self._loader.images(batch), self._trainer)
-        self._bar.update()
-        if self._trainer.stop.is_set():  # the epoch's last step is saved
-            raise TrainingStopped(f"stopped in the validation of epoch {self._trainer.state.epoch + 1}")
-
-
 def train_on_dataset(
     trainer, stages, train_dataset, val_dataset=None, *, augmentation=None, workers=1, processes=False
 ):
@@ -319,40 +262,18 @@ def train_on_dataset(
         workers, processes: see `SampleLoader`.
 
     Raises:
-        ValueError, RuntimeError, TrainingStopped: as `Trainer.run` and `SampleMaker`.
+        ValueError, RuntimeError, TrainingStopped: as `Trainer.run` and `TrainingSamples`.
     """
     config, seed = trainer.config, trainer.settings.seed
     made_by = {"workers": workers, "processes": processes}
     with contextlib.ExitStack() as stack:
-        maker = SampleMaker(train_dataset, config, seed=seed, augmentation=as_augmentation(augmentation))
+        maker = TrainingSamples(train_dataset, config, seed=seed, augmentation=as_augmentation(augmentation))
         loader, val_loader = stack.enter_context(SampleLoader(maker, config, **made_by)), None
         if val_dataset is not None and trainer.settings.validation_steps:
             val_loader = stack.enter_context(
-                SampleLoader(SampleMaker(val_dataset, config, seed=seed, purpose="validation"), config, **made_by)
+                SampleLoader(TrainingSamples(val_dataset, config, seed=seed, purpose="validation"), config, **made_by)
             )
         trainer.run(stages, loader, val_loader)
-
-
-# ---- stopping --------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def stopping_on_signals():
-    """Context that yields an Event which Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-
-    def ask(number, frame):
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-        logger.warning("%s: saving after this step", signal.Signals(number).name)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # ---- helpers -------------------------------------------------------------------------------------------------------
@@ -370,16 +291,6 @@ def _progress_bar(text, total, done, shown):
     return tqdm(desc=text, total=total, initial=done, unit="step", mininterval=seconds, disable=not shown)
 
 
-def _check_finite(losses, where, images, trainer):
-    """Raise RuntimeError if a loss is NaN or infinite; `images` is a callable to the names of the step's images."""
-    names = [name for name, value in losses.items() if not math.isfinite(value)]
-    if names:
-        raise RuntimeError(
-            f"{where}: {', '.join(names)} is NaN or infinite, training stops. Images of this step: "
-            f"{', '.join(images())}. The last good checkpoint: {trainer.folder.last_good(trainer.state)}"
-        )
-
-
 @contextlib.contextmanager
 def _loader_errors(loader):
     """Context that raises a loader's own error in place of what the data pipeline makes of it."""
@@ -393,15 +304,8 @@ def _loader_errors(loader):
         raise
 
 
-def _counters(model):
-    """Variables that no sample need have a part in: metrics (their counts), the optimizer's steps, random states."""
-    of_metrics = [variable for metric in model.metrics for variable in metric.variables]
-    others = [variable for variable in [*model.variables, *model.optimizer.variables] if "int" in str(variable.dtype)]
-    return of_metrics + others
-
-
 def _without_start(stage):
-    """What identifies a stage: its dict in a RunState without the epoch it began after."""
+    """What identifies a stage: its dict in a TrainerState without the epoch it began after."""
     return stage and {name: value for name, value in stage.items() if name != "first_epoch"}
 
 

@@ -1,12 +1,12 @@
 """The model that trains: five weighted losses and the weight decay in one compiled step.
 
-A batch is a list or dict of the eight inputs of `network.build_training_network`; there are no separate targets.
+A batch is a list or dict of the eight inputs of `training_network.build_training_network`; there are no separate targets.
 """
 
 import keras
 
-from . import losses, network
-from .devices import replicas_in_sync, shaped_logs, strategy_scope
+from ..modeling import losses, training_network
+from .distribution import replicas_in_sync, shaped_logs, strategy_scope
 
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss")
 
@@ -18,7 +18,7 @@ class TrainingModel(keras.Model):
     name, weighted.
 
     Args:
-        inputs, outputs: of `network.build_training_network`.
+        inputs, outputs: of `training_network.build_training_network`.
         loss_weights: loss name -> weight.
         weight_decay: see `losses.weight_decay_graph`.
     """
@@ -66,7 +66,7 @@ def build_training_model(config, layers, *, seed=None):
     Raises:
         ValueError: a configuration that cannot be trained.
     """
-    graph = network.build_training_network(config, layers, seed=seed)
+    graph = training_network.build_training_network(config, layers, seed=seed)
     settings = {"loss_weights": config.LOSS_WEIGHTS, "weight_decay": config.WEIGHT_DECAY}
     return TrainingModel(graph.inputs, graph.outputs, **settings, name="mask_rcnn")
 

@@ -1,6 +1,6 @@
 """All drawing functions under one name, as Matterport's `visualize` had them.
 
-    from siamese_mrcnn_tf import visualize
+    from .. import visualize
 
     axes = visualize.display_instances(scene, found["rois"], found["masks"], found["class_ids"], scores=found["scores"])
     axes.figure.savefig("found.png")
@@ -11,7 +11,7 @@ They draw on the axes they are given or on those of a new figure, and return the
 """
 
 from .diagnostics import display_weight_stats, plot_losses, plot_overlaps, plot_precision_recall
-from .drawing import (
+from .instances import (
     apply_mask,
     display_boxes,
     display_grid,
@@ -20,7 +20,7 @@ from .drawing import (
     draw_overlay,
     random_colors,
 )
-from .figures import (
+from .stages import (
     display_differences,
     display_images,
     display_matching,

@@ -8,9 +8,8 @@ import math
 
 import numpy as np
 
-from . import html_pages
-from .drawing import new_figure
-from .plots import SERIES_COLORS
+from . import pages
+from .style import SERIES_COLORS, new_figure
 
 _HUGE = 1000  # weights beyond it hint at an overflow
 _VALIDATION = "val_"
@@ -209,9 +208,7 @@ class WeightStats:
 
     def _repr_html_(self):
         heads, rows = self._cells()
-        return str(
-            html_pages.table(heads, [[*row[:-1], html_pages.emphasis(row[-1]) if row[-1] else None] for row in rows])
-        )
+        return str(pages.table(heads, [[*row[:-1], pages.emphasis(row[-1]) if row[-1] else None] for row in rows]))
 
     def _cells(self):
         numbers = ("min", "max", "mean", "std")

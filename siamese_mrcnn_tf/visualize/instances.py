@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .files import atomic_path
+from ..io.files import atomic_path
+from .style import new_figure
 
 _GOLDEN_RATIO = 0.618033988749895  # steps of it around the colour circle keep clear of each other
 _TINT = 0.45  # how much of the colour a mask gets in an overlay
@@ -252,11 +253,6 @@ def display_boxes(image, groups, title="", figsize=(16, 16), ax=None, margin=_MA
 
 
 # ---- helpers: axes -----------------------------------------------------------------------------------------------
-def new_figure(figsize):
-    """An empty matplotlib Figure of (width, height) inches, unknown to pyplot."""
-    from matplotlib.figure import Figure  # slow to import, and overlays do without it
-
-    return Figure(figsize=figsize, layout="constrained")
 
 
 def _beside_each_other(figure, num_references):

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .files import write_text
+from ..io.files import write_text
 
 JPEG_QUALITY = 85
 FIGURE_DPI = 150

@@ -7,9 +7,9 @@ never show anything. Boxes are (y1, x1, y2, x2) in pixels, y2 and x2 exclusive.
 import numpy as np
 from PIL import Image
 
-from . import molding
-from .boxes import compute_overlaps
-from .drawing import apply_mask, checked_picture, draw_outline, draw_picture, new_figure, random_colors
+from ..data import molding
+from ..ops.boxes import compute_overlaps
+from .instances import apply_mask, checked_picture, draw_outline, draw_picture, new_figure, random_colors
 
 _TRUE_COLOR, _FOUND_COLOR = (0.0, 0.85, 0.0), (1.0, 0.1, 0.1)  # ground truth and detections in `display_differences`
 _GRAY, _SHADOW = (0.85, 0.85, 0.85), (0, 0, 0, 0.6)  # a light line with a dark one below is seen on every picture

@@ -5,8 +5,8 @@ Knows the settings of a configuration that shapes tell; nothing of models, and n
 
 import dataclasses
 
-from .config import CONFIGS, RESNET_BLOCKS
-from .weight_files import block_of, is_backbone_layer, layer_of
+from ..config import CONFIGS, RESNET_BLOCKS
+from .legacy_h5 import block_of, is_backbone_layer, layer_of
 
 _BACKBONE_TITLES = {"resnet50": "ResNet-50", "resnet101": "ResNet-101"}
 _CHANNELS = {  # settings that the last axis of a kernel shows

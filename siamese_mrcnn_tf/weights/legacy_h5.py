@@ -14,7 +14,7 @@ import zipfile
 import h5py
 import numpy as np
 
-from .files import atomic_path
+from ..io.files import atomic_path
 
 ACCEPTED = "legacy Keras .h5 weights (Keras 1 and 2, Matterport, files written by this package)"
 

@@ -13,16 +13,8 @@ import re
 
 import numpy as np
 
-from .weight_files import (
-    file_layout,
-    group_of,
-    is_backbone_layer,
-    is_network_layer,
-    layer_of,
-    read_weights,
-    write_weights,
-)
-from .weight_kinds import judge, residual_blocks
+from .identify import judge, residual_blocks
+from .legacy_h5 import file_layout, group_of, is_backbone_layer, is_network_layer, layer_of, read_weights, write_weights
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import pathlib
 
 import h5py
 
-from .files import download
+from ..io.download import download
 
 logger = logging.getLogger(__name__)
 

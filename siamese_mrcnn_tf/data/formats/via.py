@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import files
+from ...io import files
 
 logger = logging.getLogger(__name__)
 

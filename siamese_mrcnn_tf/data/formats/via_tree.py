@@ -11,9 +11,10 @@ import pycocotools.mask as coco_mask
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from . import files, via
-from .annotations import annotation_rle
-from .images import read_image
+from ...io import files
+from ...io.images import read_image
+from ..annotations import annotation_rle
+from . import via
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,11 @@
+"""Pre-train a backbone: `siamese-mrcnn pretrain`, with the same arguments."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
+
+from siamese_mrcnn_tf.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["pretrain", *sys.argv[1:]]))

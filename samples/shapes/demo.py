@@ -1,0 +1,11 @@
+"""Train and evaluate on scenes that the program draws itself: `siamese-mrcnn demo`, with the same arguments."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
+
+from siamese_mrcnn_tf.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["demo", *sys.argv[1:]]))

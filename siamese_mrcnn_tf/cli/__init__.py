@@ -1,0 +1,6 @@
+"""The `siamese-mrcnn` command, one file a subcommand.
+
+main: the subcommands, errors and exit codes.
+options: options that several subcommands share.
+predict, train, evaluate, check, convert, weights, pretrain, demo: the subcommands.
+"""

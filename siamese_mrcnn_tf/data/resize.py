@@ -1,0 +1,230 @@
+"""From pictures to network inputs and back: resizing, padding, mean subtraction, mini masks, references, unmolding.
+
+Resizing is bilinear with the semantics of scikit-image (order 1, mode "constant", no anti-aliasing): a neighbour
+beyond the border counts as 0, so borders fade, and the result stays within the value range of the input. Released
+weights were trained on exactly this. Boxes are (y1, x1, y2, x2) in pixels, y2 and x2 exclusive.
+"""
+
+import numpy as np
+
+from ..config import RESIZE_MODES
+
+PAD_MULTIPLE = 64  # five halvings in the backbone, one more for P6
+_BLOCK_ROWS = 32  # rows worked on at a time, so that they stay in the processor's cache
+
+
+# ---- resizing ----------------------------------------------------------------------------------------------------
+def resize(array, shape):
+    """Resize bilinearly.
+
+    Args:
+        array: [height, width] or [height, width, channels], numbers or bool.
+        shape: (height, width, ...) of the result; what follows is ignored, channels stay.
+
+    Returns:
+        float64, [shape[0], shape[1]] or [shape[0], shape[1], channels], in the value range of `array`.
+    """
+    return resample(array, shape)
+
+
+def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", *, rng=None):
+    """Resize and pad a picture as Matterport's function of that name.
+
+    Args:
+        image: [height, width, channels].
+        min_dim: the short side is scaled up to at least this, in pixels.
+        max_dim: in mode "square" the side of the result, in pixels; a longer side is scaled down to it.
+        min_scale: scaled up by at least this.
+        mode: "none": untouched. "square": zero-padded to a square. "pad64": scaled up, then zero-padded to multiples
+            of 64. "crop": scaled up, then a random [min_dim, min_dim] part of it.
+        rng: numpy.random.Generator that places the crop of mode "crop".
+
+    Returns:
+        image: [new height, new width, channels] in the dtype of `image` (truncated where that is an integer).
+        window: (y1, x1, y2, x2) of the picture inside its padding.
+        scale: resized pixels per pixel of `image`.
+        padding: [(top, bottom), (left, right), (0, 0)] in pixels.
+        crop: (y, x, height, width) in the resized image, or None.
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or not image.size:
+        raise ValueError(f"image: expected [height, width, channels] that is not empty, got shape {image.shape}")
+    _check_resize_rule(min_dim, max_dim, mode, rng)
+    scale, shape = scaled_shape(image.shape, min_dim, max_dim, min_scale, mode)
+    if shape != image.shape[:2]:
+        image = resample(image, shape, dtype=image.dtype)
+    padding = padding_of(shape, max_dim, mode)
+    crop = None
+    if mode == "crop":
+        y, x = (int(rng.integers(0, side - min_dim, endpoint=True)) for side in shape)
+        crop = (y, x, min_dim, min_dim)
+        image = image[y : y + min_dim, x : x + min_dim]
+    (top, _), (left, _), _ = padding
+    window = (top, left, top + image.shape[0], left + image.shape[1])
+    if any(map(any, padding)):
+        image = np.pad(image, padding)
+    return image, window, scale, padding, crop
+
+
+def resize_mask(mask, scale, padding, crop=None):
+    """Resize and pad masks as `resize_image` did their picture: nearest with aligned corners.
+
+    Equal to `scipy.ndimage.zoom(mask, (scale, scale, 1), order=0)`, its float64 edge rule included.
+
+    Args:
+        mask: [height, width, num_instances].
+        scale, padding, crop: what `resize_image` returned.
+
+    Returns:
+        [new height, new width, num_instances] in the dtype of `mask`.
+    """
+    mask = np.asarray(mask)
+    rows, columns = (_nearest(side, _scaled(side, scale)) for side in mask.shape[:2])
+    resized = mask.take(rows, axis=0, mode="clip").take(columns, axis=1, mode="clip")
+    resized[rows < 0] = 0
+    resized[:, columns < 0] = 0
+    if crop is not None:
+        y, x, height, width = crop
+        return resized[y : y + height, x : x + width]
+    return np.pad(resized, padding)
+
+
+def minimize_mask(bbox, mask, mini_shape):
+    """Masks cut to their boxes and resized to one small shape, to save memory.
+
+    Args:
+        bbox: int [num_instances, (y1, x1, y2, x2)] in pixels.
+        mask: [height, width, num_instances].
+        mini_shape: (mini height, mini width) in pixels.
+
+    Returns:
+        bool [mini height, mini width, num_instances].
+    """
+    mini_mask = np.zeros((*mini_shape[:2], mask.shape[-1]), bool)
+    for index, (y1, x1, y2, x2) in enumerate(_boxes_of_masks(bbox, mask.shape[-1], mask.shape)):
+        part = mask[y1:y2, x1:x2, index].astype(bool)
+        mini_mask[:, :, index] = np.around(resize(part, mini_shape))
+    return mini_mask
+
+
+def expand_mask(bbox, mini_mask, image_shape):
+    """The reverse of `minimize_mask`, as far as it can be undone: bool [height, width, num_instances].
+
+    Args:
+        bbox: int [num_instances, (y1, x1, y2, x2)] in pixels, inside the image.
+        mini_mask: [mini height, mini width, num_instances].
+        image_shape: (height, width, ...) of the image in pixels.
+    """
+    mask = np.zeros((*image_shape[:2], mini_mask.shape[-1]), bool)
+    for index, (y1, x1, y2, x2) in enumerate(_boxes_of_masks(bbox, mini_mask.shape[-1], image_shape)):
+        mask[y1:y2, x1:x2, index] = np.around(resize(mini_mask[:, :, index].astype(bool), (y2 - y1, x2 - x1)))
+    return mask
+
+
+# ---- helpers: pixels ---------------------------------------------------------------------------------------------
+def resample(array, shape, *, region=None, dtype=np.float64):
+    """The part (y1, x1, y2, x2) `region` of `resize(array, shape)`, cast to `dtype` (integers truncate).
+
+    Columns first, then rows, in float64: the original's order, so that values truncate alike.
+    """
+    array = np.asarray(array)
+    if array.ndim not in (2, 3) or not array.size or min(shape[:2]) < 1:
+        raise ValueError(f"cannot resize shape {array.shape} to {tuple(shape[:2])}: an axis is missing or empty")
+    y1, x1, y2, x2 = (0, 0, *shape[:2]) if region is None else region
+    above, below, *row_weights = _taps(array.shape[0], shape[0], y1, y2)
+    left, right, *column_weights = _taps(array.shape[1], shape[1], x1, x2)
+    rows = np.unique(np.concatenate([above, below]))
+    channels = array.shape[2] if array.ndim == 3 else 1
+    flat = array.reshape(array.shape[0], -1)
+    columns = [(tap[:, None] * channels + np.arange(channels)).ravel() for tap in (left, right)]
+    column_weights = [np.repeat(weight, channels) for weight in column_weights]
+    narrow = np.empty((len(rows), len(columns[0])))
+    for block in _blocks(len(rows)):
+        _blend(flat[rows[block]].astype(np.float64), columns, column_weights, axis=1, out=narrow[block])
+    result = np.empty((y2 - y1, narrow.shape[1]), dtype)
+    lowest, highest = array.min(), array.max()
+    above, below = np.searchsorted(rows, above), np.searchsorted(rows, below)
+    for block in _blocks(len(result)):
+        weights = [weight[block, None] for weight in row_weights]
+        blended = _blend(narrow, (above[block], below[block]), weights, axis=0)
+        result[block] = np.clip(blended, lowest, highest, out=blended)
+    return result.reshape(y2 - y1, x2 - x1, *array.shape[2:])
+
+
+def _taps(size, new_size, start, stop):
+    """Neighbours and weights of output pixels start..stop along one axis; a neighbour outside weighs 0."""
+    centres = (np.arange(start, stop) + 0.5) * (size / new_size) - 0.5
+    first = np.floor(centres).astype(int)
+    fraction = centres - first
+    first_weight = np.where(first >= 0, 1 - fraction, 0.0)
+    second_weight = np.where(first + 1 < size, fraction, 0.0)
+    return np.maximum(first, 0), np.minimum(first + 1, size - 1), first_weight, second_weight
+
+
+def _blocks(count):
+    return [slice(start, start + _BLOCK_ROWS) for start in range(0, count, _BLOCK_ROWS)]
+
+
+def _blend(array, taps, weights, *, axis, out=None):
+    """The weighted sum of two gathers along an axis."""
+    first = np.take(array, taps[0], axis, out=out, mode="clip")
+    first *= weights[0]
+    second = np.take(array, taps[1], axis)
+    second *= weights[1]
+    first += second
+    return first
+
+
+def _nearest(size, new_size):
+    """Source index of every output pixel, corners aligned; -1 where rounding passes the last one (scipy gives 0)."""
+    centres = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
+    return np.where(centres > size - 1, -1, np.floor(centres + 0.5)).astype(int)
+
+
+# ---- helpers: the resize rule ------------------------------------------------------------------------------------
+def _check_resize_rule(min_dim, max_dim, mode, rng):
+    if mode not in RESIZE_MODES:
+        raise ValueError(f"mode = {mode!r}: expected one of {', '.join(RESIZE_MODES)}")
+    if mode == "square" and not max_dim:
+        raise ValueError(f"max_dim = {max_dim!r}: mode 'square' needs its side in pixels")
+    if mode == "crop" and not min_dim:
+        raise ValueError(f"min_dim = {min_dim!r}: mode 'crop' needs its side in pixels")
+    if mode == "pad64" and (not min_dim or min_dim % PAD_MULTIPLE):
+        raise ValueError(f"min_dim = {min_dim!r}: mode 'pad64' needs a multiple of {PAD_MULTIPLE}")
+    if mode == "crop" and rng is None:
+        raise ValueError("rng = None: IMAGE_RESIZE_MODE = 'crop' is random, it needs a numpy.random.Generator as rng")
+
+
+def scaled_shape(shape, min_dim, max_dim, min_scale, mode):
+    """(scale, (height, width)) of a picture of `shape` under the rule of `resize_image`."""
+    height, width = shape[:2]
+    if mode == "none":
+        return 1, (height, width)
+    scale = max(1, min_dim / min(height, width)) if min_dim else 1
+    if min_scale:
+        scale = max(scale, min_scale)
+    if mode == "square" and round(max(height, width) * scale) > max_dim:
+        scale = max_dim / max(height, width)
+    return scale, (_scaled(height, scale), _scaled(width, scale))
+
+
+def _scaled(side, scale):
+    return max(round(side * scale), 1)
+
+
+def padding_of(shape, max_dim, mode):
+    """[(top, bottom), (left, right), (0, 0)] around a resized picture; the smaller half comes first."""
+    padded = {"square": [max_dim] * 2, "pad64": [side + -side % PAD_MULTIPLE for side in shape]}.get(mode, shape)
+    missing = [whole - side for whole, side in zip(padded, shape, strict=True)]
+    return [(pixels // 2, pixels - pixels // 2) for pixels in missing] + [(0, 0)]
+
+
+def _boxes_of_masks(bbox, count, image_shape):
+    """Boxes as a list of ints, once there are `count` of them, each with area and inside the image."""
+    bbox, (height, width) = np.asarray(bbox).astype(int), image_shape[:2]
+    if bbox.shape != (count, 4):
+        raise ValueError(f"bbox: expected one (y1, x1, y2, x2) for each of {count} masks, got shape {bbox.shape}")
+    for index, (y1, x1, y2, x2) in enumerate(bbox.tolist()):
+        if not (0 <= y1 < y2 <= height and 0 <= x1 < x2 <= width):
+            raise ValueError(f"bbox[{index}] = {(y1, x1, y2, x2)}: no box inside {height} x {width} pixels")
+    return bbox.tolist()

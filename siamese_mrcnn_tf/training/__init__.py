@@ -1,0 +1,15 @@
+"""Training runs.
+
+trainer: the training loop.
+callbacks: what happens after each step.
+batches: batches for `fit`.
+training_model: the Keras model with its losses, and its optimizer.
+schedules: stages of training.
+trainable_layers: which layers a stage trains.
+checkpoints: the folder of a run, from which it resumes.
+distribution: devices and machines.
+"""
+
+from .. import lazy_names
+
+__getattr__ = lazy_names(__name__, ".trainer", ".callbacks", ".training_model", ".checkpoints")

@@ -1,0 +1,11 @@
+"""Weight files.
+
+legacy_h5: the `.h5` layout of Keras 2 and Matterport, read and written by name.
+identify: what a weight file is, told from the shapes of its weights.
+loading: weights into layers and back, with a report.
+pretrained: known files, found or downloaded.
+"""
+
+from .. import lazy_names
+
+__getattr__ = lazy_names(__name__, ".loading", ".legacy_h5", ".identify", ".pretrained")
