@@ -106,7 +106,7 @@ def test_parts_of_all_splits_are_joined_and_scored_again(run, tree, tmp_path):
         assert run(*common, *model, "--shard", f"{number}/2", "--out", part)[0] == 0
     assert run(*common, "--merge", *parts, "--out", tmp_path / "joined")[0] == 0
     assert run(*common, "--results", tmp_path / "joined", "--out", tmp_path / "again")[0] == 0
-    tables = [(tmp_path / name / "figures.csv").read_text() for name in ("whole", "joined", "again")]
+    tables = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "joined", "again")]
     assert tables[0] == tables[1] == tables[2] and ",mean," in tables[0]
 
 

@@ -61,15 +61,15 @@ def test_the_demo_runs_goes_on_and_repeats(short_demo, tmp_path, capsys):
     text = page.read_text()
     for part in ("random boxes", "five references", "held-out", "--stages shapes", "Pre-training", "data:image/jpeg"):
         assert part in text
-    figures = json.loads((tmp_path / "first" / "figures.json").read_text())
+    figures = json.loads((tmp_path / "first" / "metrics.json").read_text())
     assert figures["random-boxes"]["seen"]["boxes"][0] >= 0
     assert set(figures["1-shot"]) == {"seen", "held-out"} and set(figures["1-shot"]["seen"]) == {"boxes", "masks"}
 
-    (tmp_path / "first" / "figures.json").unlink()
+    (tmp_path / "first" / "metrics.json").unlink()
     assert short_demo(tmp_path / "first") == 0  # all steps are done: only the page is made again
-    again = json.loads((tmp_path / "first" / "figures.json").read_text())
+    again = json.loads((tmp_path / "first" / "metrics.json").read_text())
     assert short_demo(tmp_path / "second") == 0
-    other = json.loads((tmp_path / "second" / "figures.json").read_text())
+    other = json.loads((tmp_path / "second" / "metrics.json").read_text())
     for found in (again, other):
         assert {**found, "seconds": None} == {**figures, "seconds": None}
 

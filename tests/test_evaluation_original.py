@@ -69,7 +69,7 @@ def test_active_classes_and_class_index(loaded, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_two_kinds_of_figures(loaded):
+def test_two_kinds_of_metrics(loaded):
     dataset, coco = loaded
     arguments = {"eval_type": ["bbox", "segm"], "verbose": 0}
     result = evaluate_dataset(Facade(dataset), dataset, coco, return_results=True, **arguments)

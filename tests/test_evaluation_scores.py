@@ -17,8 +17,8 @@ from siamese_mrcnn_tf.evaluation.coco_scores import (
 
 
 def test_over_runs():
-    figures = [{"AP": 0.1, "AP_small": -1.0}, {"AP": 0.2, "AP_small": -1.0}, {"AP": 0.6, "AP_small": -1.0}]
-    mean, interval = mean_and_ci(figures)
+    metrics = [{"AP": 0.1, "AP_small": -1.0}, {"AP": 0.2, "AP_small": -1.0}, {"AP": 0.6, "AP_small": -1.0}]
+    mean, interval = mean_and_ci(metrics)
     assert mean == {"AP": pytest.approx(0.3), "AP_small": -1}
     deviation = math.sqrt((0.2**2 + 0.1**2 + 0.3**2) / 3)
     assert interval == {"AP": pytest.approx(1.96 * deviation / math.sqrt(3)), "AP_small": 0}
@@ -87,7 +87,7 @@ def test_results_of_other_images_are_no_matter_of_choice(coco):
         score_records(coco, records, has_masks=False)
 
 
-def test_figures_of_some_categories(coco):
+def test_metrics_of_some_categories(coco):
     results, images = Recorded(coco).runs[1], [10, 20]
     evaluation = coco_evaluation(coco, results, iou_type="bbox", image_ids=images, category_ids=[3, 7, 18])
     arrays = evaluation.eval["precision"]

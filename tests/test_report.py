@@ -24,16 +24,16 @@ BINS = ["1", "2", "11+"]
 
 
 def write_evaluation(folder, *, base=0.2, runs=3, masks=True, analysis=True, ids=(3, 7, 18), **settings):
-    """An evaluation whose figure k of run r is base + k / 100 + r / 1000; masks are 0.05 below boxes."""
+    """An evaluation whose metric k of run r is base + k / 100 + r / 1000; masks are 0.05 below boxes."""
     kinds = {"bbox": base, "segm": base - 0.05} if masks else {"bbox": base}
     scores = {"runs": [], "num_images": 1234, "num_queries": 5000, "num_results": 99}
     for run in range(runs):
-        figures = {
-            kind: {name: at + k / 100 + run / 1000 for k, name in enumerate(published.FIGURES)}
+        metrics = {
+            kind: {name: at + k / 100 + run / 1000 for k, name in enumerate(published.METRICS)}
             for kind, at in kinds.items()
         }
         rows = {kind: {i: {"AP": at, "AP50": at + run / 1000 + i / 100} for i in ids} for kind, at in kinds.items()}
-        scores["runs"].append(figures | {"per_class": rows})
+        scores["runs"].append(metrics | {"per_class": rows})
     files.write_json(folder / "scores.json", scores)
     described = {"split": 1, "shots": 1, "runs": runs, "protocol": "paper", "category_set": "novel"} | settings
     described["categories"] = [{"id": i, "name": CATEGORIES[i]} for i in ids]
@@ -71,7 +71,7 @@ def rows_of(text, first):
     return [(line, after) for line, after in zip(lines, lines[1:], strict=False) if line[0] == first]
 
 
-# ---- published figures -----------------------------------------------------------------------------------------------
+# ---- published metrics -----------------------------------------------------------------------------------------------
 
 
 def test_published_means_are_the_papers():
@@ -87,7 +87,7 @@ def test_published_means_are_the_papers():
         found = [published.published(shots, split, categories, kind)["AP50"][0] for kind in ("bbox", "segm")]
         assert tuple(found) == pair
     random = [published.published(1, published.MEAN, "novel", kind, model="random-boxes") for kind in ("bbox", "segm")]
-    assert [figures["AP50"][0] for figures in random] == [1.2, 0.5] and set(random[0]) == {"AP50"}
+    assert [metrics["AP50"][0] for metrics in random] == [1.2, 0.5] and set(random[0]) == {"AP50"}
 
 
 def test_published_tables_are_whole_and_consistent():
@@ -96,14 +96,14 @@ def test_published_tables_are_whole_and_consistent():
             for kind in ("bbox", "segm"):
                 rows = [published.published(shots, split, categories, kind) for split in (1, 2, 3, 4)]
                 mean = published.published(shots, published.MEAN, categories, kind)
-                assert all(tuple(row) == published.FIGURES for row in [*rows, mean])
-                for name in published.FIGURES:
+                assert all(tuple(row) == published.METRICS for row in [*rows, mean])
+                for name in published.METRICS:
                     assert mean[name][0] == pytest.approx(np.mean([row[name][0] for row in rows]), abs=0.1)
     assert published.published(1, 0, "train", "bbox") == published.published(1, 0, "all", "bbox")
 
 
-def test_figures_are_those_of_scoring():
-    assert published.FIGURES == tuple(figure[0] for figure in coco_scores._FIGURES)
+def test_metrics_are_those_of_scoring():
+    assert published.METRICS == tuple(metric[0] for metric in coco_scores.COCO_METRICS)
 
 
 def test_what_was_not_published_is_empty():
@@ -157,7 +157,7 @@ def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
     assert rows_of(text, "2-shot, train categories")[1][1][2:] == ["", ""]
 
 
-def test_controls_are_experiments_of_their_own_without_published_figures(tmp_path):
+def test_controls_are_experiments_of_their_own_without_published_metrics(tmp_path):
     kinds = [(1, "present"), (5, "absent"), (1, None), (5, "present"), (1, "absent")]
     folders = [
         write_evaluation(tmp_path / f"{shots}{control}", shots=shots, **{"control": control} if control else {})
@@ -175,7 +175,7 @@ def test_controls_are_experiments_of_their_own_without_published_figures(tmp_pat
     assert here[-1].startswith("21.1") and there[1:] == ["*published*", ""]
 
 
-def test_full_tables_have_all_figures(tmp_path, four_splits):
+def test_full_tables_have_all_metrics(tmp_path, four_splits):
     found = experiments.read_experiments(four_splits)
     text = tables.markdown(found)
     header = "|  | split |  | AP | AP50 | AP75 | APs | APm | APl | AR1 | AR10 | AR100 | ARs | ARm | ARl |"
@@ -185,16 +185,16 @@ def test_full_tables_have_all_figures(tmp_path, four_splits):
     assert there[3] == "*8.6 ± 0.17*" and there[-1] == "*43.2 ± 0.91*"
 
 
-def test_csv_and_json_hold_every_figure(tmp_path, four_splits):
+def test_csv_and_json_hold_every_metric(tmp_path, four_splits):
     writer.write_report(four_splits, tmp_path / "out")
-    with open(tmp_path / "out" / "figures.csv", newline="") as file:
+    with open(tmp_path / "out" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5 * 2 * 12
-    row = next(row for row in rows if (row["split"], row["kind"], row["figure"]) == ("mean", "segm", "AP50"))
+    row = next(row for row in rows if (row["split"], row["kind"], row["metric"]) == ("mean", "segm", "AP50"))
     assert [float(row[f"run_{n}"]) for n in range(3)] == pytest.approx([21.0, 21.1, 21.2])
     assert float(row["mean"]) == pytest.approx(21.1) and float(row["published"]) == 14.5
     content = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert len(content["figures"]) == len(rows) and content["evaluations"][0]["settings"]["split"] == 1
+    assert len(content["metrics"]) == len(rows) and content["evaluations"][0]["settings"]["split"] == 1
     assert [row["name"] for row in content["per_class"]] == ["ellipse", "rectangle", "triangle"]
     assert content["per_class"][0]["bbox_AP50"] == pytest.approx(28.1)
 
@@ -230,11 +230,11 @@ def test_one_evaluation_without_masks_and_analysis(tmp_path):
     assert "Segmentation" not in text and "Figure 5" not in text and "the mean of 1 run with" in text
     assert rows_of(text, "3-shot, novel categories")[1][0][2:] == ["21.0"]  # a single run has no interval
     assert [path.name for path in paths] == [
-        *("report.html", "report.md", "figures.csv", "per_class.csv", "report.json", "per_class_3shot_novel.png"),
+        *("report.html", "report.md", "metrics.csv", "per_class.csv", "report.json", "per_class_3shot_novel.png"),
     ]
 
 
-def test_figures_without_ground_truth(tmp_path):
+def test_metrics_without_ground_truth(tmp_path):
     folder = write_evaluation(tmp_path / "a")
     scores = json.loads((folder / "scores.json").read_text())
     for run in scores["runs"]:

@@ -1,4 +1,4 @@
-"""COCO results and their figures, against pycocotools used by hand."""
+"""COCO results and their metrics, against pycocotools used by hand."""
 
 import contextlib
 import copy
@@ -90,7 +90,7 @@ def test_results_of_nothing_and_of_what_does_not_fit():
         coco_scores.results_of(1, 1, [], [], None, area="bbox")
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------
+# ---- metrics ---------------------------------------------------------------------------------------------------------
 
 
 def test_perfect_detections(coco):
@@ -132,8 +132,8 @@ def test_equals_cocoeval(coco, iou_type, image_ids, category_ids):
     assert list(scores.stats.values()) == stats.tolist() and 0 < scores.stats["AP"] < 1
     assert scores.table() + "\n" == text
     for index, category_id in enumerate(sorted(category_ids)):
-        figures = precision[:, :, index, 0, 2]
-        assert scores.per_class[category_id] == {"AP": figures.mean(), "AP50": figures[0].mean()}
+        metrics = precision[:, :, index, 0, 2]
+        assert scores.per_class[category_id] == {"AP": metrics.mean(), "AP50": metrics[0].mean()}
 
 
 def test_area_of_segm_results(coco):
@@ -155,7 +155,7 @@ def test_area_of_segm_results(coco):
     assert by_area["box"] == pytest.approx(51 / 101) == pytest.approx(stats[3])
 
 
-def test_box_figures_do_not_depend_on_masks(coco):
+def test_box_metrics_do_not_depend_on_masks(coco):
     results = detections_of(coco)
     settings = {"iou_type": "bbox", "image_ids": IMAGES, "category_ids": CATEGORIES}
     bare = [{key: result[key] for key in ("image_id", "category_id", "bbox", "score")} for result in results]

@@ -20,31 +20,31 @@ logger = logging.getLogger(__name__)
 
 BINS = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 10), (11, None))  # first and last number of instances, None: no end
 IOU_TYPES = ("bbox", "segm")
-INTERVAL = 1.96  # standard errors to either side that hold 95% of a normal distribution
+Z_95 = 1.96  # standard errors to either side that hold 95% of a normal distribution
 
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU, COCOeval's
 _RECALLS = np.linspace(0, 1, 101)  # at which precision is read, COCOeval's
 _MAX_DETECTIONS = 100  # of an image and category, COCOeval's
-_MISS, _HIT, _IGNORED = range(3)  # what became of a detection; one in a crowd counts as neither right nor wrong
+FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = range(3)  # what became of a detection; one in a crowd counts as neither right nor wrong
 
 
 @dataclasses.dataclass(frozen=True)
-class Query:
+class QueryMatches:
     """What one search brought, the detections by falling score.
 
     Attributes:
         image_id, category_id: COCO ids; the category is in the image.
         scores: [d].
-        outcomes: int8 [10 IoU thresholds from 0.5 to 0.95, d], _MISS, _HIT or _IGNORED.
+        matches: int8 [10 IoU thresholds from 0.5 to 0.95, d], FALSE_POSITIVE, TRUE_POSITIVE or IGNORED.
         num_instances: of the category in the image, crowds not counted.
-        others: category id -> (int8 [d], its number of instances): the outcomes at IoU 0.5 if the detections are taken
+        others: category id -> (int8 [d], its number of instances): the matches at IoU 0.5 if the detections are taken
             for this category, for each that is in the image, the queried one among them.
     """
 
     image_id: int
     category_id: int
     scores: np.ndarray
-    outcomes: np.ndarray
+    matches: np.ndarray
     num_instances: int
     others: dict
 
@@ -107,7 +107,7 @@ def match_queries(coco, results, iou_type, *, image_ids, category_ids):
         image_ids, category_ids: COCO ids [n].
 
     Returns:
-        list of Query
+        list of QueryMatches
 
     Raises:
         ValueError: an id that is not in `coco`, or a result that is no result of this set.
@@ -211,7 +211,7 @@ def mean_and_interval(values):
     values = np.array([np.nan if value is None else value for value in values], float)
     if not values.size or not (values >= 0).all():
         return None, None
-    interval = float(INTERVAL * values.std() / np.sqrt(values.size)) if values.size > 1 else None
+    interval = float(Z_95 * values.std() / np.sqrt(values.size)) if values.size > 1 else None
     return float(values.mean()), interval
 
 
@@ -258,19 +258,19 @@ class _Truth:
 
 
 def _query(truth, image_id, category_id, detections):
-    """The Query of an image and category from its detections [(score, shape)]."""
+    """The QueryMatches of an image and category from its detections [(score, shape)]."""
     scores = np.array([score for score, _ in detections], float)
     order = np.argsort(-scores, kind="mergesort")[:_MAX_DETECTIONS]
     overlaps = truth.overlaps([detections[index][1] for index in order])
     own = truth.categories == category_id
-    outcomes = [_match(overlaps[:, own], truth.crowds[own], threshold) for threshold in _THRESHOLDS]
-    others = {category_id: (outcomes[0], int((own & ~truth.crowds).sum()))}
+    matches = [_match(overlaps[:, own], truth.crowds[own], threshold) for threshold in _THRESHOLDS]
+    others = {category_id: (matches[0], int((own & ~truth.crowds).sum()))}
     for other in set(truth.categories.tolist()) - {category_id}:
         of_other = truth.categories == other
         matched = _match(overlaps[:, of_other], truth.crowds[of_other], _THRESHOLDS[0])
         others[other] = (matched, int((of_other & ~truth.crowds).sum()))
-    outcomes = np.array(outcomes, np.int8).reshape(len(_THRESHOLDS), len(order))
-    return Query(image_id, category_id, scores[order], outcomes, others[category_id][1], others)
+    matches = np.array(matches, np.int8).reshape(len(_THRESHOLDS), len(order))
+    return QueryMatches(image_id, category_id, scores[order], matches, others[category_id][1], others)
 
 
 def _match(overlaps, crowds, threshold):
@@ -285,16 +285,16 @@ def _match(overlaps, crowds, threshold):
         int8 [d]
     """
     threshold = min(threshold, 1 - 1e-10)
-    outcomes = np.full(len(overlaps), _MISS, np.int8)
+    matches = np.full(len(overlaps), FALSE_POSITIVE, np.int8)
     free = ~crowds
     for index in np.flatnonzero((overlaps >= threshold).any(axis=1)):
         row = np.where(free, overlaps[index], -1)
         best = len(row) - 1 - np.argmax(row[::-1])  # of equals the last, as COCOeval has it
         if row[best] >= threshold:
-            outcomes[index], free[best] = _HIT, False
+            matches[index], free[best] = TRUE_POSITIVE, False
         elif (overlaps[index, crowds] >= threshold).any():
-            outcomes[index] = _IGNORED
-    return outcomes
+            matches[index] = IGNORED
+    return matches
 
 
 # ---- helpers: precision ----------------------------------------------------------------------------------------------
@@ -303,10 +303,10 @@ def _match(overlaps, crowds, threshold):
 def _precision(queries):
     """Average precision [10] at each IoU threshold, of queries of one category."""
     scores = np.concatenate([query.scores for query in queries])
-    outcomes = np.concatenate([query.outcomes for query in queries], axis=1)
+    matches = np.concatenate([query.matches for query in queries], axis=1)
     order = np.argsort(-scores, kind="mergesort")
     count = sum(query.num_instances for query in queries)
-    return np.array([_average_precision(row[order], count) for row in outcomes])
+    return np.array([_average_precision(row[order], count) for row in matches])
 
 
 def _confused_with(queries):
@@ -314,23 +314,23 @@ def _confused_with(queries):
     scores = np.concatenate([query.scores for query in queries])
     order = np.argsort(-scores, kind="mergesort")
     starts = np.cumsum([0, *(len(query.scores) for query in queries)])
-    outcomes, counts = {}, defaultdict(int)
+    matches, counts = {}, defaultdict(int)
     for query, start in zip(queries, starts[:-1], strict=True):
         for other, (matched, count) in query.others.items():
-            row = outcomes.setdefault(other, np.full(len(scores), _MISS, np.int8))
+            row = matches.setdefault(other, np.full(len(scores), FALSE_POSITIVE, np.int8))
             row[start : start + len(matched)] = matched
             counts[other] += count
-    return {other: _average_precision(row[order], counts[other]) for other, row in outcomes.items() if counts[other]}
+    return {other: _average_precision(row[order], counts[other]) for other, row in matches.items() if counts[other]}
 
 
-def _average_precision(outcomes, count):
+def _average_precision(matches, count):
     """Mean of the precision at 101 recalls.
 
     Args:
-        outcomes: int8 [d] by falling score.
+        matches: int8 [d] by falling score.
         count: instances that there were to find, at least one.
     """
-    counted = outcomes[outcomes != _IGNORED] == _HIT
+    counted = matches[matches != IGNORED] == TRUE_POSITIVE
     hits = np.cumsum(counted)
     precision = hits / (np.arange(1, len(hits) + 1) + np.spacing(1))  # as COCOeval has it
     precision = np.maximum.accumulate(precision[::-1])[::-1]
@@ -345,11 +345,11 @@ def _join_numbers(runs):
     """by_number tables of runs, [{iou type: table}], with mean and interval."""
     first = next(iter(runs[0].values()))
     joined = {key: first[key] for key in ("bins", "num_queries", "num_instances")}
-    figures = ("AP", "AP50")
-    joined["runs"] = [{kind: {name: table[name] for name in figures} for kind, table in run.items()} for run in runs]
+    metrics = ("AP", "AP50")
+    joined["runs"] = [{kind: {name: table[name] for name in metrics} for kind, table in run.items()} for run in runs]
     joined["mean"], joined["interval"] = {}, {}
     for kind in runs[0]:
-        for name in figures:
+        for name in metrics:
             pairs = [mean_and_interval(values) for values in zip(*(run[kind][name] for run in runs), strict=True)]
             joined["mean"].setdefault(kind, {})[name] = [mean for mean, _ in pairs]
             joined["interval"].setdefault(kind, {})[name] = [interval for _, interval in pairs]

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: COCOeval's of each run, their mean and 95% confidence interval."""
+"""The metrics of an evaluation: COCOeval's of each run, their mean and 95% confidence interval."""
 
 import contextlib
 import dataclasses
@@ -12,9 +12,9 @@ import pycocotools.mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
 from ..data.annotations import annotation_rle, coco_object, is_rle
-from .analysis import INTERVAL
+from .analysis import Z_95
 
-# MERGED DOC: """Scoring: detections as COCO results, and COCOeval's figures of them.
+# MERGED DOC: """Scoring: detections as COCO results, and COCOeval's metrics of them.
 #
 # Boxes of the network are (y1, x1, y2, x2) in pixels; COCO's are [x, y, width, height].
 # """
@@ -22,12 +22,12 @@ from .analysis import INTERVAL
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationScores:
-    """Figures over several runs.
+    """Metrics over several runs.
 
     Attributes:
         runs: for each run a dict "bbox" and, for a model with masks, "segm" -> coco_scores.CocoScores.
-        mean: iou type -> figure name -> mean over runs; -1 without ground truth.
-        interval: iou type -> figure name -> half the width of the 95% confidence interval of that mean.
+        mean: iou type -> metric name -> mean over runs; -1 without ground truth.
+        interval: iou type -> metric name -> half the width of the 95% confidence interval of that mean.
         num_images: evaluated.
         num_queries, num_results: of all runs together.
         seconds: spent on the images, reading included.
@@ -52,11 +52,11 @@ class EvaluationScores:
         return table({name: f"{mean[name]:0.3f} +- {interval[name]:0.3f}" for name in mean})
 
     def to_dict(self):
-        """Plain values, as they stand in scores.json: `runs` hold figures by iou type, and per_class."""
+        """Plain values, as they stand in scores.json: `runs` hold metrics by iou type, and per_class."""
         runs = []
         for scores in self.runs:
-            figures = {iou_type: dict(one.stats) for iou_type, one in scores.items()}
-            runs.append(figures | {"per_class": {iou_type: one.per_class for iou_type, one in scores.items()}})
+            metrics = {iou_type: dict(one.stats) for iou_type, one in scores.items()}
+            runs.append(metrics | {"per_class": {iou_type: one.per_class for iou_type, one in scores.items()}})
         names = ("mean", "interval", "num_images", "num_queries", "num_results", "seconds")
         return {"runs": runs} | {name: getattr(self, name) for name in names}
 
@@ -88,9 +88,9 @@ def score_records(coco, records, *, has_masks=True, image_ids=None):
         results = [one for one in records.results(run) if wanted is None or one["image_id"] in wanted]
         num_results += len(results)
         runs.append({iou_type: score(coco, results, iou_type=iou_type, **chosen) for iou_type in iou_types})
-    figures = {iou_type: [scores[iou_type].stats for scores in runs] for iou_type in iou_types}
+    metrics = {iou_type: [scores[iou_type].stats for scores in runs] for iou_type in iou_types}
     scored = [record for record in records if wanted is None or record["image_id"] in wanted]
-    statistics = {iou_type: mean_and_ci(stats) for iou_type, stats in figures.items()}
+    statistics = {iou_type: mean_and_ci(stats) for iou_type, stats in metrics.items()}
     return EvaluationScores(
         runs=runs,
         mean={iou_type: mean for iou_type, (mean, _) in statistics.items()},
@@ -102,35 +102,35 @@ def score_records(coco, records, *, has_masks=True, image_ids=None):
     )
 
 
-def over_categories(per_class, category_ids, figure="AP50"):
+def over_categories(per_class, category_ids, metric="AP50"):
     """The mean of some categories over runs.
 
     Args:
         per_class: list with the `per_class` of each run's scores: {category id: {"AP", "AP50"}}.
         category_ids: those to take; of them, such without ground truth do not count.
-        figure: "AP" or "AP50".
+        metric: "AP" or "AP50".
 
     Returns:
         mean, interval: floats as of `mean_and_ci`; 0 where no category has ground truth.
     """
-    values = [[run[category_id][figure] for category_id in category_ids] for run in per_class]
+    values = [[run[category_id][metric] for category_id in category_ids] for run in per_class]
     means = [np.mean([value for value in row if value >= 0] or [0.0]) for row in values]
-    mean, interval = mean_and_ci([{figure: value} for value in means])
-    return mean[figure], interval[figure]
+    mean, interval = mean_and_ci([{metric: value} for value in means])
+    return mean[metric], interval[metric]
 
 
-def mean_and_ci(figures):
-    """Mean and half the 95% confidence interval of figures over runs: 1.96 * std (ddof 0) / sqrt(runs).
+def mean_and_ci(metrics):
+    """Mean and half the 95% confidence interval of metrics over runs: 1.96 * std (ddof 0) / sqrt(runs).
 
     Args:
-        figures: list with a dict name -> figure for each run.
+        metrics: list with a dict name -> metric for each run.
 
     Returns:
         mean, interval: dicts by name.
     """
-    values = {name: np.array([one[name] for one in figures]) for name in figures[0]}
+    values = {name: np.array([one[name] for one in metrics]) for name in metrics[0]}
     mean = {name: float(value.mean()) for name, value in values.items()}
-    interval = {name: float(INTERVAL * value.std() / np.sqrt(len(value))) for name, value in values.items()}
+    interval = {name: float(Z_95 * value.std() / np.sqrt(len(value))) for name, value in values.items()}
     return mean, interval
 
 
@@ -140,7 +140,7 @@ AREAS = ("mask", "box")
 IOU_TYPES = ("bbox", "segm")
 
 _BOX_DIGITS = 2  # hundredths of a pixel
-_FIGURES = (  # name, is it a precision, IoU, area, detections an image; in the order of COCOeval.stats
+COCO_METRICS = (  # name, is it a precision, IoU, area, detections an image; in the order of COCOeval.stats
     ("AP", True, "0.50:0.95", "all", 100),
     ("AP50", True, "0.50", "all", 100),
     ("AP75", True, "0.75", "all", 100),
@@ -158,10 +158,10 @@ _FIGURES = (  # name, is it a precision, IoU, area, detections an image; in the 
 
 @dataclasses.dataclass(frozen=True)
 class CocoScores:
-    """COCOeval's figures of one set of results; a figure without ground truth is -1."""
+    """COCOeval's metrics of one set of results; a metric without ground truth is -1."""
 
     iou_type: str  # "bbox" or "segm"
-    stats: dict  # the 12 figures by name: AP, AP50, AP75, AP_small, ..., AR1, AR10, AR100, AR_small, ...
+    stats: dict  # the 12 metrics by name: AP, AP50, AP75, AP_small, ..., AR1, AR10, AR100, AR_small, ...
     per_class: dict  # category id -> {"AP": ..., "AP50": ...}
     num_images: int
     num_results: int  # of the scored images and categories
@@ -175,17 +175,17 @@ class CocoScores:
         return not self.num_results
 
     def table(self):
-        """The figures in the layout of COCOeval.summarize."""
+        """The metrics in the layout of COCOeval.summarize."""
         return table({name: f"{value:0.3f}" for name, value in self.stats.items()})
 
 
-def table(figures):
-    """Figures by name, as text each, in the layout of COCOeval.summarize."""
+def table(metrics):
+    """Metrics by name, as text each, in the layout of COCOeval.summarize."""
     lines = []
-    for name, is_precision, iou, area, detections in _FIGURES:
+    for name, is_precision, iou, area, detections in COCO_METRICS:
         title, kind = ("Average Precision", "(AP)") if is_precision else ("Average Recall", "(AR)")
-        figure = f"@[ IoU={iou:<9} | area={area:>6s} | maxDets={detections:>3d} ] = {figures[name]}"
-        lines.append(f" {title:<18} {kind} {figure}")
+        metric = f"@[ IoU={iou:<9} | area={area:>6s} | maxDets={detections:>3d} ] = {metrics[name]}"
+        lines.append(f" {title:<18} {kind} {metric}")
     return "\n".join(lines)
 
 
@@ -222,7 +222,7 @@ def results_of(coco_image_id, category_id, rois, scores, masks, *, area="mask"):
 
 
 def score(coco, results, *, iou_type, image_ids, category_ids):
-    """COCOeval's figures of results on some images and categories.
+    """COCOeval's metrics of results on some images and categories.
 
     Neither `coco` nor `results` is changed. Boxes are scored by their own area; masks by the area that the results
     give, or else by the mask's.
@@ -244,7 +244,7 @@ def score(coco, results, *, iou_type, image_ids, category_ids):
     stats = coco_stats(evaluation)
     return CocoScores(
         iou_type=iou_type,
-        stats={figure[0]: value for figure, value in zip(_FIGURES, stats.tolist(), strict=True)},
+        stats={metric[0]: value for metric, value in zip(COCO_METRICS, stats.tolist(), strict=True)},
         per_class=_per_class(evaluation.eval["precision"], category_ids),
         num_images=len(image_ids),
         num_results=len(evaluation.cocoDt.anns),
@@ -265,7 +265,7 @@ def coco_evaluation(coco, results, *, iou_type, image_ids, category_ids):
     detections = [_detection(result, index, coco, iou_type) for index, result in enumerate(results)]
     detections = [entry for entry in detections if entry["image_id"] in images and entry["category_id"] in categories]
     if not detections:
-        logger.warning("%s: there are no detections to score; every figure with ground truth is 0", iou_type)
+        logger.warning("%s: there are no detections to score; every metric with ground truth is 0", iou_type)
     truth = _ground_truth(coco, images, categories, iou_type)
     evaluation = _Evaluation(_coco_of(truth, coco), _coco_of(detections, coco), iou_type)
     evaluation.pairs = {(entry["image_id"], entry["category_id"]) for entry in truth + detections}
@@ -277,7 +277,7 @@ def coco_evaluation(coco, results, *, iou_type, image_ids, category_ids):
 
 
 def coco_stats(evaluation, *, class_index=None, out=None):
-    """The 12 figures float64 [12] of a `coco_evaluation`, which are left in its `stats` too.
+    """The 12 metrics float64 [12] of a `coco_evaluation`, which are left in its `stats` too.
 
     Args:
         evaluation: an accumulated COCOeval.
@@ -378,11 +378,11 @@ def _coco_of(annotations, coco):
 def _per_class(precision, category_ids):
     """AP and AP50 by category from precision [IoU, recall, category, area, detections]; -1 without ground truth."""
     values = precision[:, :, :, 0, -1]
-    figures = {}
+    metrics = {}
     for index, category_id in enumerate(category_ids):
         every, at_half = values[:, :, index], values[0, :, index]
-        figures[category_id] = {"AP": _mean(every), "AP50": _mean(at_half)}
-    return figures
+        metrics[category_id] = {"AP": _mean(every), "AP50": _mean(at_half)}
+    return metrics
 
 
 def _mean(precision):

@@ -41,7 +41,7 @@ def evaluate_dataset(
         dataset_type: "coco".
         limit: only the first so many images; 0 takes all.
         image_ids: image ids [n] of the data set; None takes all.
-        class_index: places of the categories whose figures are averaged, from 0 in order of category id (class ids
+        class_index: places of the categories whose metrics are averaged, from 0 in order of category id (class ids
             less 1); None takes all.
         verbose: 1 writes COCOeval's tables and the times to standard output, 2 shows progress too, 0 neither.
         random_detections: shift the detections at random (`SiameseMaskRCNN.detect`).

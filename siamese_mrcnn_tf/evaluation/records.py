@@ -53,7 +53,7 @@ def fingerprint(settings):
 
 
 def versions():
-    """Versions of this package and of those that the figures depend on: name -> version, None where not installed."""
+    """Versions of this package and of those that the metrics depend on: name -> version, None where not installed."""
     found = dict.fromkeys(_PACKAGES)
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

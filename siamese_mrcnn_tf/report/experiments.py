@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..evaluation.analysis import IOU_TYPES, mean_and_interval, mean_over_splits
 from ..io import files
-from .published import FIGURES, MEAN, RANDOM_BOXES, published
+from .published import METRICS, MEAN, RANDOM_BOXES, published
 
 SETTINGS_FILE, SCORES_FILE, ANALYSIS_FILE = "settings.json", "scores.json", "analysis.json"
 SPLITS = (1, 2, 3, 4)
@@ -37,7 +37,7 @@ class Evaluated:
     Attributes:
         folder: where it is.
         settings: content of settings.json.
-        runs: a dict a run: iou type -> figure -> percent.
+        runs: a dict a run: iou type -> metric -> percent.
         per_class: a dict a run: iou type -> category id -> "AP" and "AP50" -> percent.
         counts: num_images, num_queries, num_results, as far as they are known.
         analysis: content of analysis.json, scores in 0..1; None without.
@@ -117,21 +117,21 @@ class Experiment:
 
     @property
     def lines(self):
-        """What there are figures of: the splits, and MEAN if there are several."""
+        """What there are metrics of: the splits, and MEAN if there are several."""
         splits = list(self.evaluations)
         return [*splits, MEAN] if len(splits) > 1 else splits
 
     def values(self, line, kind, name):
-        """A figure in each run, [runs] of a split or [splits][runs] of MEAN."""
+        """A metric in each run, [runs] of a split or [splits][runs] of MEAN."""
         runs = {split: [run[kind][name] for run in evaluation.runs] for split, evaluation in self.evaluations.items()}
         return list(runs.values()) if line == MEAN else runs[line]
 
-    def figure(self, line, kind, name):
-        """(mean, interval) of a figure in percent, of a split or of MEAN."""
+    def metric(self, line, kind, name):
+        """(mean, interval) of a metric in percent, of a split or of MEAN."""
         return (mean_over_splits if line == MEAN else mean_and_interval)(self.values(line, kind, name))
 
     def published(self, line, kind):
-        """What the authors report: figure -> (mean, interval) in percent; of MEAN only if all splits are here."""
+        """What the authors report: metric -> (mean, interval) in percent; of MEAN only if all splits are here."""
         if self.is_control or (line == MEAN and tuple(self.evaluations) != SPLITS):
             return {}
         return published(self.shots, line, self.categories, kind, model=self.model)
@@ -279,7 +279,7 @@ def _checked_scores(path, settings):
 def _check_run(run, kinds, where):
     for kind in kinds:
         try:
-            missing = [name for name in FIGURES if not _is_score(run[kind][name])]
+            missing = [name for name in METRICS if not _is_score(run[kind][name])]
             rows = run["per_class"][kind].values()
             fine = all(_is_score(row[name]) for row in rows for name in ("AP", "AP50"))
         except (KeyError, TypeError, AttributeError) as error:
@@ -332,8 +332,8 @@ def _is_score(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _percents(figures):
-    return {name: _percent(value) for name, value in figures.items() if _is_score(value)}
+def _percents(metrics):
+    return {name: _percent(value) for name, value in metrics.items() if _is_score(value)}
 
 
 def _percent(value):

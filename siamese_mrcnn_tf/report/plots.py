@@ -34,14 +34,14 @@ def save_plot(figure, path):
         figure.savefig(temporary, format="png", dpi=_DPI)
 
 
-def plot_classes(names, scores, *, title, figure_name="AP50"):
+def plot_classes(names, scores, *, title, metric_name="AP50"):
     """Bars of boxes and points of masks for every category, the best first.
 
     Args:
         names: [c].
         scores: "bbox" and, if there are masks, "segm" -> ([c] means, [c] intervals); None for no score.
         title: above the plot.
-        figure_name: what the scores are.
+        metric_name: what the scores are.
 
     Returns:
         matplotlib Figure
@@ -65,13 +65,13 @@ def plot_classes(names, scores, *, title, figure_name="AP50"):
         axes.text(place, 0.01, "no instance", rotation=90, color="#8a8a8a", fontsize=7, **where)
     axes.set_xticks(places, [names[index] for index in order], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.7, len(names) - 0.3)
-    _finish(axes, title, ylabel=f"{figure_name} (%)")
+    _finish(axes, title, ylabel=f"{metric_name} (%)")
     axes.set_ylim(0, min(max(axes.get_ylim()[1], _LOWEST), _HIGHEST))
     axes.legend(frameon=False, loc="upper right")
     return figure
 
 
-def plot_by_number(bins, series, *, counts, title, figure_name="AP50"):
+def plot_by_number(bins, series, *, counts, title, metric_name="AP50"):
     """Scores by the number of instances of the searched category in the image, with intervals.
 
     Args:
@@ -80,7 +80,7 @@ def plot_by_number(bins, series, *, counts, title, figure_name="AP50"):
             colour.
         counts: label -> [b] number of queries.
         title: above the plot.
-        figure_name: what the scores are.
+        metric_name: what the scores are.
 
     Returns:
         matplotlib Figure
@@ -98,13 +98,13 @@ def plot_by_number(bins, series, *, counts, title, figure_name="AP50"):
         )
     axes.set_xticks(np.arange(len(bins)), [_bin_label(index, name, counts) for index, name in enumerate(bins)])
     axes.set_xlabel(f"instances of the category in the image\n(in brackets: queries, {' and '.join(counts)})")
-    _finish(axes, title, ylabel=f"{figure_name} (%)")
+    _finish(axes, title, ylabel=f"{metric_name} (%)")
     axes.legend(frameon=False, ncols=max(1, len(labels)))
     axes.set_ylim(0, max(axes.get_ylim()[1], _LOWEST) * 1.12)  # room for the legend
     return figure
 
 
-def plot_confusion(names, matrix, histogram, intervals, *, title, figure_name="AP50"):
+def plot_confusion(names, matrix, histogram, intervals, *, title, metric_name="AP50"):
     """Heat map of a confusion matrix, above it the histogram of its columns.
 
     Args:
@@ -113,7 +113,7 @@ def plot_confusion(names, matrix, histogram, intervals, *, title, figure_name="A
         histogram: [c], mean of a column over the other rows.
         intervals: [c], of the histogram.
         title: above the plot.
-        figure_name: what the scores are.
+        metric_name: what the scores are.
 
     Returns:
         matplotlib Figure
@@ -135,7 +135,7 @@ def plot_confusion(names, matrix, histogram, intervals, *, title, figure_name="A
     top.errorbar(np.arange(count), np.nan_to_num(_as_floats(histogram)), errors, fmt="none", ecolor=_DARK)
     top.tick_params(axis="x", length=0, labelbottom=False)
     _finish(top, title, ylabel="found instead\nof others")
-    figure.colorbar(image, ax=axes, label=f"{figure_name} (%)", fraction=0.04, pad=0.015, aspect=40)
+    figure.colorbar(image, ax=axes, label=f"{metric_name} (%)", fraction=0.04, pad=0.015, aspect=40)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The figures of the paper (arXiv 1811.11507), to stand beside one's own.
+"""The metrics of the paper (arXiv 1811.11507), to stand beside one's own.
 
 Source: the runs that its authors keep in their repository, github.com/bethgelab/siamese-mask-rcnn, in the notebooks
 experiments/results_1-shot.ipynb, results_5-shot.ipynb and results_random.ipynb: five runs of each model, in percent
@@ -8,14 +8,14 @@ paper reports (37.6 / 34.9 and so on) to the digit.
 
 import functools
 
-FIGURES = (  # COCOeval's, in its order
+METRICS = (  # COCOeval's, in its order
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
 )
 RANDOM_BOXES = "random-boxes"  # the paper's baseline, by its name among the models
 MEAN = "mean"  # stands for the mean of the four category splits
 
-_UNKNOWN = "-"  # a figure that was not published; so are those that a row lacks at its end
+_UNKNOWN = "-"  # a metric that was not published; so are those that a row lacks at its end
 
 
 def published(shots, split, categories, iou_type, *, model=None):
@@ -29,7 +29,7 @@ def published(shots, split, categories, iou_type, *, model=None):
         model: RANDOM_BOXES for the baseline.
 
     Returns:
-        dict of name in FIGURES -> (mean, 95% interval) in percent, with the names that are known; {} for others.
+        dict of name in METRICS -> (mean, 95% interval) in percent, with the names that are known; {} for others.
     """
     experiment = "random" if model == RANDOM_BOXES else f"{shots}-shot"
     categories = "all" if split == 0 and categories == "train" else categories
@@ -41,13 +41,13 @@ def _tables():
     rows = {}
     for line in _RECORDED.strip().replace("\n    ", " ").splitlines():
         experiment, split, categories, iou_type, *cells = line.split()
-        known = [(name, cell) for name, cell in zip(FIGURES, cells, strict=False) if cell != _UNKNOWN]
-        figures = {name: tuple(float(part) for part in cell.split("±")) for name, cell in known}
-        rows[experiment, split, categories, iou_type] = figures
+        known = [(name, cell) for name, cell in zip(METRICS, cells, strict=False) if cell != _UNKNOWN]
+        metrics = {name: tuple(float(part) for part in cell.split("±")) for name, cell in known}
+        rows[experiment, split, categories, iou_type] = metrics
     return rows
 
 
-# experiment, split, categories, kind; then mean±interval of each of FIGURES
+# experiment, split, categories, kind; then mean±interval of each of METRICS
 _RECORDED = """
 1-shot 0 all bbox 21.8±0.11 35.5±0.15 23.4±0.10 11.1±0.20 21.8±0.13 30.8±0.38
     19.9±0.18 37.6±0.18 39.2±0.14 22.2±0.39 41.0±0.13 56.5±0.26

@@ -12,13 +12,13 @@ import numpy as np
 from ..evaluation.analysis import IOU_TYPES
 from ..visualize import pages
 from .experiments import SPLITS
-from .published import FIGURES, MEAN
+from .published import METRICS, MEAN
 
 CLASS_COLUMNS = tuple((kind, name) for kind in IOU_TYPES for name in ("AP50", "AP"))
 
 _KIND_NAMES = {"bbox": "detection", "segm": "segmentation"}
-_SHORT_NAMES = {name: name.replace("_small", "s").replace("_medium", "m").replace("_large", "l") for name in FIGURES}
-_UNKNOWN, _NOTHING = "", "n/a"  # a figure that was not published, and one without ground truth
+_SHORT_NAMES = {name: name.replace("_small", "s").replace("_medium", "m").replace("_large", "l") for name in METRICS}
+_UNKNOWN, _NOTHING = "", "n/a"  # a metric that was not published, and one without ground truth
 _CONFUSIONS = 10  # pairs of categories in the text
 _GROUP_LEVEL = 2  # of headings that begin a group of sections
 _LONG = 30  # rows of a table from which on the page folds it
@@ -61,7 +61,7 @@ def contents(experiments):
     sections += [Section("AP50, one-shot and few-shot (the paper's Table 1)", [])]
     for kind in experiments[0].kinds:
         sections += [Section(_KIND_NAMES[kind].capitalize(), [_main_table(experiments, kind)], 3)]
-    sections += [Section("All figures (the paper's Tables A2 to A6)", [])]
+    sections += [Section("All metrics (the paper's Tables A2 to A6)", [])]
     sections += [Section(heading_of(experiment), [_full_table(experiment)], 3) for experiment in experiments]
     if plotted_together(experiments):
         heading = "AP50 by number of instances in the image (the paper's Figure 5)"
@@ -94,19 +94,19 @@ def _main_table(experiments, kind):
         here, there = [], []
         for line in columns:
             is_there = line in experiment.lines
-            here.append(_cell(experiment.figure(line, kind, "AP50")) if is_there else _UNKNOWN)
+            here.append(_cell(experiment.metric(line, kind, "AP50")) if is_there else _UNKNOWN)
             there.append(_published_cell(experiment, line, kind, "AP50") if is_there else _UNKNOWN)
         rows += [[heading_of(experiment), "here", *here], ["", "*published*", *there]]
     return Table(["", "", *(split_name(line) for line in columns)], rows)
 
 
 def _full_table(experiment):
-    """Rows splits and kinds, columns all 12 figures."""
+    """Rows splits and kinds, columns all 12 metrics."""
     rows = []
     for kind in experiment.kinds:
         for line in experiment.lines:
-            here = [_cell(experiment.figure(line, kind, name)) for name in FIGURES]
-            there = [_published_cell(experiment, line, kind, name) for name in FIGURES]
+            here = [_cell(experiment.metric(line, kind, name)) for name in METRICS]
+            there = [_published_cell(experiment, line, kind, name) for name in METRICS]
             rows.append([_KIND_NAMES[kind], split_name(line), "here", *here])
             if any(there):
                 rows.append(["", "", "*published*", *there])
@@ -170,8 +170,8 @@ def _published_cell(experiment, line, kind, name):
     return f"*{_cell(known[name])}*" if name in known else _UNKNOWN
 
 
-def _cell(figure):
-    mean, interval = figure
+def _cell(metric):
+    mean, interval = metric
     if mean is None:
         return _NOTHING
     return f"{mean:.1f}" if interval is None else f"{mean:.1f} ± {interval:.2f}"

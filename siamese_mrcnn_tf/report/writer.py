@@ -1,4 +1,4 @@
-"""The report of one evaluation or of many: tables beside the paper's figures, examples, plots, CSV and JSON.
+"""The report of one evaluation or of many: tables beside the paper's metrics, examples, plots, CSV and JSON.
 
 `write_report` takes the folders of finished evaluations (category splits, trained and held-out categories, numbers of
 shots) and makes of them what the paper shows: Table 1, Tables A2 to A6, Figures 5 and A1. Scores are in percent.
@@ -14,7 +14,7 @@ from ..io import files
 from ..visualize import pages
 from . import gallery, plots
 from .experiments import read_experiments
-from .published import FIGURES, MEAN
+from .published import METRICS, MEAN
 from .tables import (
     CLASS_COLUMNS,
     as_html,
@@ -53,7 +53,7 @@ def write_report(folders, out, dataset=None, *, limit=_EXAMPLES, threshold=_THRE
         threshold: score from which on detections are drawn in examples.
 
     Returns:
-        list of the paths written: report.html, report.md, figures.csv, per_class.csv, and where the evaluations were
+        list of the paths written: report.html, report.md, metrics.csv, per_class.csv, and where the evaluations were
         analysed by_number.csv, confusion_*.csv; report.json; then the plots (PNG).
 
     Raises:
@@ -65,7 +65,7 @@ def write_report(folders, out, dataset=None, *, limit=_EXAMPLES, threshold=_THRE
     sections = contents(experiments)
     texts = {
         REPORT_FILE: as_markdown(sections),
-        "figures.csv": _csv(metric_rows(experiments)),
+        "metrics.csv": _csv(metric_rows(experiments)),
         "per_class.csv": _csv(class_rows(experiments)),
         "by_number.csv": _csv(number_rows(experiments)),
     }
@@ -89,20 +89,20 @@ def write_report(folders, out, dataset=None, *, limit=_EXAMPLES, threshold=_THRE
 
 
 def metric_rows(experiments):
-    """Every figure as a dict: model, shots, categories, split, kind, figure, mean, interval, published,
+    """Every metric as a dict: model, shots, categories, split, kind, metric, mean, interval, published,
     published_interval, run_0, run_1, ...; None where there is none."""
     rows = []
     for experiment in experiments:
         for line in experiment.lines:
             for kind in experiment.kinds:
                 known = experiment.published(line, kind)
-                rows += [_figure_row(experiment, line, kind, name, known.get(name)) for name in FIGURES]
+                rows += [_metric_row(experiment, line, kind, name, known.get(name)) for name in METRICS]
     return rows
 
 
-def _figure_row(experiment, line, kind, name, known):
-    mean, interval = experiment.figure(line, kind, name)
-    row = _keys(experiment) | {"split": line, "kind": kind, "figure": name, "mean": mean, "interval": interval}
+def _metric_row(experiment, line, kind, name, known):
+    mean, interval = experiment.metric(line, kind, name)
+    row = _keys(experiment) | {"split": line, "kind": kind, "metric": name, "mean": mean, "interval": interval}
     row["published"], row["published_interval"] = known or (None, None)
     runs = experiment.values(line, kind, name)
     if line == MEAN:
@@ -132,9 +132,9 @@ def number_rows(experiments):
         for index, name in enumerate(table["bins"] if table else ()):
             row = _keys(experiment) | {"instances": name, "num_queries": table["num_queries"][index]}
             for kind in experiment.kinds:
-                for figure in ("AP50", "AP"):
-                    mean, interval = table[kind][figure][index]
-                    row |= {f"{kind}_{figure}": mean, f"{kind}_{figure}_interval": interval}
+                for metric in ("AP50", "AP"):
+                    mean, interval = table[kind][metric][index]
+                    row |= {f"{kind}_{metric}": mean, f"{kind}_{metric}_interval": interval}
             rows.append(row)
     return rows
 
@@ -191,7 +191,7 @@ def _as_json(experiments):
     evaluations = [part for experiment in experiments for part in experiment.evaluations.values()]
     return {
         "evaluations": [{"folder": part.folder, "settings": part.settings, **part.counts} for part in evaluations],
-        "figures": metric_rows(experiments),
+        "metrics": metric_rows(experiments),
         "per_class": class_rows(experiments),
         "by_number": number_rows(experiments),
     }

@@ -11,7 +11,7 @@ from ..report.gallery import examples
 from ..visualize.diagnostics import plot_losses
 from ..visualize.pages import code, figure, picture_grid, section, table, write_page
 
-PAGE_FILE, FIGURES_FILE = "index.html", "figures.json"
+PAGE_FILE, METRICS_FILE = "index.html", "metrics.json"
 KINDS = {"bbox": "boxes", "segm": "masks"}
 PARTS = ("seen", "held-out")  # categories
 
@@ -62,7 +62,7 @@ def write_demo_page(out, dataset, annotations, *, commands, histories, seconds, 
     categories = {part: [dataset.class_info[class_id]["id"] for class_id in ids] for part, ids in classes.items()}
     scores = class_scores(out, annotations)
     figures = figures_of(scores, categories)
-    files.write_json(out / FIGURES_FILE, figures | {"seconds": seconds}, indent=1)
+    files.write_json(out / METRICS_FILE, figures | {"seconds": seconds}, indent=1)
     images = files.read_json(out / "evaluation" / "1-shot" / SCORES_FILE)["num_images"]
     about = _FIGURES_TEXT.format(images=images, runs=len(scores["1-shot"]))
     sections = [
