@@ -5,6 +5,7 @@ subtracting (0, 0, 1, 1), as in Matterport's Mask R-CNN (design section 3).
 """
 
 import numpy as np
+import numpy.typing as npt
 
 _NORM_SHIFT = np.array([0.0, 0.0, 1.0, 1.0])  # y2 and x2 are exclusive in pixels, inclusive when normalized
 
@@ -73,6 +74,26 @@ def compute_overlaps(boxes1, boxes2):
     intersection = np.prod(np.maximum(bottom_right - top_left, 0), axis=-1)
     union = box_areas(boxes1)[:, None] + box_areas(boxes2)[None, :] - intersection
     return intersection / np.maximum(union, np.finfo(np.float32).tiny)
+
+
+def match_greedily(overlaps: npt.ArrayLike, threshold: float) -> np.ndarray:
+    """Match detections, in their order, each to the free instance that it overlaps most; of equals, to the last one.
+
+    Args:
+        overlaps: [detections, instances].
+        threshold: minimum overlap of a match.
+
+    Returns:
+        int [detections], index of the instance, -1 for none.
+    """
+    overlaps = np.array(overlaps, float)
+    matches = np.full(len(overlaps), -1)
+    for index in np.flatnonzero((overlaps >= threshold).any(axis=1)):
+        best = overlaps.shape[1] - 1 - int(overlaps[index, ::-1].argmax())  # the last one, as COCOeval has it
+        if overlaps[index, best] >= threshold:
+            matches[index] = best
+            overlaps[:, best] = -1
+    return matches
 
 
 def box_refinement(boxes, gt_boxes):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..data import molding
-from ..ops.boxes import compute_overlaps
+from ..ops.boxes import compute_overlaps, match_greedily
 from .instances import apply_mask, checked_picture, draw_outline, draw_picture, new_figure, random_colors
 
 _TRUE_COLOR, _FOUND_COLOR = (0.0, 0.85, 0.0), (1.0, 0.1, 0.1)  # ground truth and detections in `display_differences`
@@ -280,26 +280,6 @@ def mask_overlaps(masks1, masks2):
     shared = flat1.T @ flat2
     union = flat1.sum(axis=0)[:, None] + flat2.sum(axis=0)[None] - shared
     return shared / np.maximum(union, 1)
-
-
-def match_greedily(overlaps, threshold):
-    """Pair detections, in their order, each with the instance that it overlaps most and that is not taken.
-
-    Args:
-        overlaps: [detections, instances].
-        threshold: overlap that a pair has at least.
-
-    Returns:
-        int [detections], index of the instance, -1 for none.
-    """
-    overlaps = np.array(overlaps, float)
-    matches = np.full(len(overlaps), -1)
-    for index in range(len(overlaps) if overlaps.size else 0):
-        best = int(overlaps[index].argmax())
-        if overlaps[index, best] >= threshold:
-            matches[index] = best
-            overlaps[:, best] = -1
-    return matches
 
 
 # ---- for other libraries ---------------------------------------------------------------------------------------------
