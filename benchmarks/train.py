@@ -137,10 +137,10 @@ def measure_samples(name, folder):
     dataset.prepare()
     dataset.build_indices()
     maker = TrainingSamples(dataset, config)
-    collate([maker(0)], config)
+    collate([maker[0]], config)
     start = time.process_time()
     for number in range(SAMPLES_COUNTED):
-        collate([maker(number)], config)
+        collate([maker[number]], config)
     return SAMPLES_COUNTED / (time.process_time() - start)
 
 

@@ -246,9 +246,9 @@ display(axes[0].figure)
 
 # %%
 maker = TrainingSamples(dataset, config, seed=0)
-most = max(range(40), key=lambda number: len(maker(number).gt_boxes))  # the sample with the most instances
+most = max(range(40), key=lambda number: len(maker[number].gt_boxes))  # the sample with the most instances
 for number in (0, most):
-    figure = draw_sample(maker(number), dataset, config, maker.anchors, number=number)
+    figure = draw_sample(maker[number], dataset, config, maker.anchors, number=number)
     figure.set_size_inches(13, 4)
     figure.set_dpi(80)
     for ax in figure.axes:

@@ -103,7 +103,7 @@ print(f"{len(train_set.ACTIVE_CLASSES)} of {train_set.num_classes - 1} classes a
 
 # %%
 maker = TrainingSamples(train_set, config, seed=0)
-samples = [maker(number) for number in range(0, 8, 2)]
+samples = [maker[number] for number in range(0, 8, 2)]
 axes = visualize.display_grid(
     [sample.targets for sample in samples],
     [sample.image for sample in samples],

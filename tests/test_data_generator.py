@@ -344,15 +344,15 @@ def reload(root, content, active=None):
     return load(root, active)
 
 
-def sample_of(maker, image_id, run=0):
+def sample_of(samples, image_id, run=0):
     """The sample of an image in a pass."""
-    numbers = range(run * len(maker.image_ids), (run + 1) * len(maker.image_ids))
-    return maker(next(number for number in numbers if maker.image_of(number) == image_id))
+    numbers = range(run * len(samples), (run + 1) * len(samples))
+    return samples[next(number for number in numbers if samples.image_of(number) == image_id)]
 
 
-def choices(maker, count):
+def choices(samples, count):
     """Image, class and references of the first samples."""
-    return [(sample.image_id, sample.class_id, sample.references) for sample in map(maker, range(count))]
+    return [(sample.image_id, sample.class_id, sample.references) for sample in map(samples.__getitem__, range(count))]
 
 
 def assert_same(sample, other):
@@ -399,11 +399,11 @@ def test_rpn_targets_of_a_sample(tmp_path, content):
 
 def test_a_sample_is_the_same_whatever_was_asked_before(tmp_path, data):
     maker = TrainingSamples(data, TINY, seed=3)
-    samples = [maker(number) for number in range(9)]
+    samples = [maker[number] for number in range(9)]
     other = TrainingSamples(load(tmp_path), TINY, seed=3)
     for number in (7, 0, 4, 8, 1, 7):
-        assert_same(other(number), samples[number])
-    assert_same(maker(2), samples[2])
+        assert_same(other[number], samples[number])
+    assert_same(maker[2], samples[2])
 
 
 def test_draws_do_not_depend_on_the_other_images_of_the_set(tmp_path, content):
@@ -435,14 +435,14 @@ def test_a_pass_visits_each_image_once(tmp_path):
     orders = [[maker.image_of(number) for number in range(7 * run, 7 * run + 7)] for run in range(5)]
     assert all(sorted(order) == list(range(7)) for order in orders)
     assert len(set(map(tuple, orders))) == 5
-    assert maker(9).image_id == orders[1][2]
+    assert maker[9].image_id == orders[1][2]
     assert [maker.image_of(number) for number in range(7)] == orders[0]  # after later passes were asked for
 
 
 def test_without_shuffling_images_come_in_their_order(data):
     maker = TrainingSamples(data, TINY, shuffle=False)
     assert [maker.image_of(number) for number in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-    assert maker(4).image_id == 1
+    assert maker[4].image_id == 1
 
 
 def test_every_class_of_an_image_is_searched_for(data):
@@ -455,7 +455,7 @@ def test_every_class_of_an_image_is_searched_for(data):
 def test_only_the_instances_of_the_class_are_ground_truth(data):
     maker = TrainingSamples(data, TINY)
     for number in range(12):
-        sample = maker(number)
+        sample = maker[number]
         (index,) = data.instances_of(sample.image_id, sample.class_id)
         expected = extract_bboxes(padded(data.instance_mask(sample.image_id, index)[..., None]))
         np.testing.assert_array_equal(sample.gt_boxes, expected)
@@ -470,7 +470,7 @@ def test_objects_of_other_trained_classes_can_come_too(data):
     config = TINY.replace(USE_HARD_NEGATIVES=True)
     maker, alone = TrainingSamples(data, config), TrainingSamples(data, TINY)
     for number in range(9):
-        sample, plain = maker(number), alone(number)
+        sample, plain = maker[number], alone[number]
         [other] = set(data.image_category_index[sample.image_id]) - {sample.class_id}
         (index,) = data.instances_of(sample.image_id, other)
         expected = extract_bboxes(padded(data.instance_mask(sample.image_id, index)[..., None]))
@@ -481,7 +481,7 @@ def test_objects_of_other_trained_classes_can_come_too(data):
         np.testing.assert_array_equal(sample.rpn_bbox, plain.rpn_bbox)
     data.ACTIVE_CLASSES = np.array([RECTANGLE])
     held_out = TrainingSamples(data, config)
-    assert all(held_out(number).gt_class_ids.tolist() == [1] for number in range(4))
+    assert all(held_out[number].gt_class_ids.tolist() == [1] for number in range(4))
 
 
 def test_crowds_of_the_class_are_neutral(tmp_path, content):
@@ -513,7 +513,7 @@ def test_held_out_classes_do_not_exist(tmp_path, content):
     maker = TrainingSamples(load(tmp_path, [ELLIPSE]), TINY)
     assert maker.image_ids.tolist() == [0, 2] and maker.class_ids == [ELLIPSE]
     for number in range(8):
-        sample = maker(number)
+        sample = maker[number]
         assert sample.class_id == ELLIPSE and sample.references in ([(0, 0)], [(2, 1)])
         assert len(sample.gt_boxes) == 1
     maker = TrainingSamples(load(tmp_path, [TRIANGLE, ELLIPSE]), TINY)
@@ -528,19 +528,19 @@ def test_several_references(data):
     maker = TrainingSamples(data, TINY.replace(NUM_TARGETS=3))
     several = 0
     for number in range(6):
-        sample = maker(number)
+        sample = maker[number]
         assert sample.targets.shape == (3, 64, 64, 3) and len(sample.references) == 3
         cut = [cut_reference(data, TINY, *reference) for reference in sample.references]
         np.testing.assert_array_equal(sample.targets, cut)
         several += len(set(sample.references)) > 1
     assert several
     one_shot = TrainingSamples(data, TINY)
-    assert one_shot(4).references == maker(4).references[:1]  # shots do not depend on each other
+    assert one_shot[4].references == maker[4].references[:1]  # shots do not depend on each other
 
 
 def test_whole_masks(data):
     maker = TrainingSamples(data, TINY.replace(USE_MINI_MASK=False))
-    sample, mini = maker(0), TrainingSamples(data, TINY)(0)
+    sample, mini = maker[0], TrainingSamples(data, TINY)[0]
     (index,) = data.instances_of(sample.image_id, sample.class_id)
     assert sample.gt_masks.dtype == bool
     np.testing.assert_array_equal(sample.gt_masks, padded(data.instance_mask(sample.image_id, index)[..., None]))
@@ -551,7 +551,7 @@ def test_whole_masks(data):
 
 def test_scenes_are_resized_as_the_configuration_says(data):
     config = TINY.replace(IMAGE_MIN_DIM=192, IMAGE_MAX_DIM=256, USE_MINI_MASK=False)
-    sample = TrainingSamples(data, config)(0)
+    sample = TrainingSamples(data, config)[0]
     assert sample.image.shape == (256, 256, 3) and sample.gt_masks.shape == (256, 256, 1)
     assert sample.image_meta[7:12].tolist() == [32, 0, 224, 256, 2]
     np.testing.assert_array_equal(sample.gt_boxes, extract_bboxes(sample.gt_masks))
@@ -568,8 +568,8 @@ def test_queries_of_an_image_are_for_different_classes(data):
     maker = TrainingSamples(data, PAIRS.replace(USE_MINI_MASK=False), augmentation=augmentation.fliplr(0.5))
     single = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
     for place in range(9):
-        first, second = maker(2 * place), maker(2 * place + 1)
-        assert_same(first, single(place))
+        first, second = maker[2 * place], maker[2 * place + 1]
+        assert_same(first, single[place])
         assert first.image_id == second.image_id == maker.image_of(2 * place + 1)
         np.testing.assert_array_equal(second.image, first.image)
         np.testing.assert_array_equal(second.image_meta, first.image_meta)
@@ -586,10 +586,10 @@ def test_queries_of_an_image_with_one_class_differ_in_their_references(tmp_path)
     maker = TrainingSamples(load(tmp_path, [RECTANGLE]), PAIRS.replace(NUM_TARGETS=2))
     assert len(content["annotations"]) > 8  # rectangles to choose from
     single = TrainingSamples(maker.dataset, TINY.replace(NUM_TARGETS=4))
-    pairs = [(maker(2 * place), maker(2 * place + 1)) for place in range(len(maker.image_ids))]
+    pairs = [(maker[2 * place], maker[2 * place + 1]) for place in range(len(maker.image_ids))]
     for place, (first, second) in enumerate(pairs):
         assert first.class_id == second.class_id == RECTANGLE
-        assert first.references + second.references == single(place).references  # shots 0, 1 and 2, 3
+        assert first.references + second.references == single[place].references  # shots 0, 1 and 2, 3
         np.testing.assert_array_equal(second.gt_boxes, first.gt_boxes)
         assert not np.array_equal(second.rpn_match == -1, first.rpn_match == -1)
     assert sum(first.references != second.references for first, second in pairs) > len(pairs) / 2
@@ -600,19 +600,19 @@ def test_a_pass_with_several_queries_visits_each_image_once(data):
     for run in range(2):
         order = [maker.image_of(number) for number in range(9 * run, 9 * run + 9)]
         assert sorted(order[::3]) == [0, 1, 2] and order == np.repeat(order[::3], 3).tolist()
-    first, _, third = (maker(number) for number in range(3))
+    first, _, third = (maker[number] for number in range(3))
     assert first.class_id == third.class_id  # of two classes the first comes again
     with pytest.raises(RuntimeError, match="training sample 5, image .*: of the augmenter"):
 
         def failing(image, masks, rng):
             raise ZeroDivisionError("of the augmenter")
 
-        TrainingSamples(data, TINY.replace(QUERIES_PER_IMAGE=3), augmentation=failing)(5)
+        TrainingSamples(data, TINY.replace(QUERIES_PER_IMAGE=3), augmentation=failing)[5]
 
 
 def test_queries_in_a_row_that_show_several_scenes_are_refused(data):
     maker = TrainingSamples(data, PAIRS)
-    samples = [maker(number) for number in range(4)]
+    samples = [maker[number] for number in range(4)]
     assert len(collate(samples, PAIRS)["input_image"]) == 4
     message = "samples 2 and 3 of a batch differ in their scene, but QUERIES_PER_IMAGE = 2"
     with pytest.raises(ValueError, match=message):
@@ -648,7 +648,7 @@ def test_flips_move_image_masks_and_boxes_together(data):
     plain = TrainingSamples(data, WHOLE_MASKS)
     flipped = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(1.0))
     for number in range(3):
-        sample, mirrored = plain(number), flipped(number)
+        sample, mirrored = plain[number], flipped[number]
         np.testing.assert_array_equal(mirrored.image, sample.image[:, ::-1])
         np.testing.assert_array_equal(mirrored.gt_masks, sample.gt_masks[:, ::-1])
         np.testing.assert_array_equal(
@@ -662,15 +662,15 @@ def test_flips_move_image_masks_and_boxes_together(data):
 
 def test_augmentation_depends_on_the_sample_alone(data):
     maker = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
-    samples = [maker(number) for number in range(18)]
+    samples = [maker[number] for number in range(18)]
     again = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
     for number in (11, 3):
-        assert_same(again(number), samples[number])
+        assert_same(again[number], samples[number])
     plain = {sample.image_id: padded(data.load_image(sample.image_id)) for sample in samples}
     flipped = [not np.array_equal(sample.image, plain[sample.image_id]) for sample in samples]
     assert 3 <= sum(flipped) <= 15
     other = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5), seed=1)
-    others = [not np.array_equal(sample.image, plain[sample.image_id]) for sample in map(other, range(18))]
+    others = [not np.array_equal(sample.image, plain[sample.image_id]) for sample in map(other.__getitem__, range(18))]
     by_image = [sorted(zip([s.image_id for s in samples], flags, strict=True)) for flags in (flipped, others)]
     assert by_image[0] != by_image[1]
 
@@ -697,7 +697,7 @@ def test_a_class_with_one_instance_is_its_own_reference(tmp_path, content):
     maker = TrainingSamples(reload(tmp_path, content, [RECTANGLE]), TINY)
     assert maker.image_ids.tolist() == [0]
     for number in range(3):
-        assert maker(number).references == [(0, 1)] and len(maker(number).gt_boxes) == 1
+        assert maker[number].references == [(0, 1)] and len(maker[number].gt_boxes) == 1
 
 
 def test_an_image_whose_instance_vanishes_is_background(tmp_path, content, caplog):
@@ -820,7 +820,7 @@ def test_a_missing_picture(tmp_path, content):
     (tmp_path / "val2017" / "000000000010.png").unlink()
     number = next(number for number in range(2) if maker.image_of(number) == 0)
     with pytest.raises(RuntimeError, match=rf"training sample {number}, image .*000000000010\.png: .*no such file"):
-        maker(number)
+        maker[number]
 
 
 def test_a_truncated_picture(tmp_path, content):
@@ -846,7 +846,7 @@ def test_an_augmentation_that_fails(data):
 
     maker = TrainingSamples(data, TINY, augmentation=failing)
     with pytest.raises(RuntimeError, match=r"training sample 0, image .*\.png: of the augmenter"):
-        maker(0)
+        maker[0]
 
 
 # ---- batches -----------------------------------------------------------------------------------------------------
@@ -887,7 +887,7 @@ def test_batch_of_two(tmp_path, content):
 
 
 def test_batch_of_whole_masks(data):
-    samples = [TrainingSamples(data, WHOLE_MASKS)(0)]
+    samples = [TrainingSamples(data, WHOLE_MASKS)[0]]
     batch = collate(samples, WHOLE_MASKS)
     assert batch["input_gt_masks"].shape == (1, 128, 128, 10)
     np.testing.assert_array_equal(batch["input_gt_masks"][0, ..., 0], samples[0].gt_masks[..., 0])
@@ -898,7 +898,7 @@ def test_generator_of_batches(data):
     maker = TrainingSamples(data, config, seed=5)
     generator = data_generator.siamese_data_generator(data, config, batch_size=2, seed=5)
     for step, (inputs, targets) in enumerate(itertools.islice(generator, 3)):
-        expected = collate([maker(2 * step), maker(2 * step + 1)], config)
+        expected = collate([maker[2 * step], maker[2 * step + 1]], config)
         assert targets == [] and len(inputs) == len(expected)
         for found, values in zip(inputs, expected.values(), strict=True):
             np.testing.assert_array_equal(found, values)

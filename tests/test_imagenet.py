@@ -130,10 +130,10 @@ def test_a_pass_has_each_picture_once_in_an_order_of_its_own(pictures):
 
 def test_a_sample_depends_on_seed_and_number_alone(pictures):
     crops = imagenet.RandomCrops(pictures, SIZE, seed=3)
-    expected = [crops(number) for number in range(40)]
+    expected = [crops[number] for number in range(40)]
     again = pickle.loads(pickle.dumps(imagenet.RandomCrops(pictures, SIZE, seed=3)))  # as a worker process has it
     for number in (39, 0, 21, 7):
-        sample = again(number)
+        sample = again[number]
         np.testing.assert_array_equal(sample.image, expected[number].image)
         assert sample.label == expected[number].label == pictures.labels[crops.image_of(number)]
         assert sample.image.shape == (SIZE, SIZE, 3) and sample.image.dtype == np.uint8
@@ -170,15 +170,15 @@ def test_half_of_the_crops_are_mirrored(tmp_path):
     (tmp_path / "train" / "n01440764").mkdir(parents=True)
     Image.fromarray(values).save(tmp_path / "train" / "n01440764" / "a.png")
     crops = imagenet.RandomCrops(imagenet.find_pictures(tmp_path, "train", 687, partial=True), SIZE, seed=0)
-    rising = [crops(number).image[8, -1, 0] > crops(number).image[8, 0, 0] for number in range(60)]
+    rising = [crops[number].image[8, -1, 0] > crops[number].image[8, 0, 0] for number in range(60)]
     assert 20 < sum(rising) < 40
 
 
 def test_validation_goes_through_the_pictures_and_fills_up(pictures):
     crops = imagenet.CentreCrops(pictures, SIZE)
-    assert [crops(number).label for number in (0, 6, 17, 18, 40)] == [0, 1, 2, imagenet.NO_LABEL, imagenet.NO_LABEL]
+    assert [crops[number].label for number in (0, 6, 17, 18, 40)] == [0, 1, 2, imagenet.NO_LABEL, imagenet.NO_LABEL]
     assert crops.image_of(17) == crops.image_of(40) == 17
-    np.testing.assert_array_equal(crops(5).image, crops(5).image)
+    np.testing.assert_array_equal(crops[5].image, crops[5].image)
 
 
 def test_a_batch_is_molded_like_the_detector_s():
@@ -194,7 +194,7 @@ def test_a_batch_is_molded_like_the_detector_s():
 def test_a_last_batch_holds_what_devices_need_to_share_it(pictures, devices, rows):
     crops = imagenet.CentreCrops(pictures, SIZE)
     batch = imagenet.make_crop_batch(
-        [crops(number) for number in range(15, 20)], TinyConfig().replace(GPU_COUNT=devices)
+        [crops[number] for number in range(15, 20)], TinyConfig().replace(GPU_COUNT=devices)
     )
     assert batch["input_image"].shape == (rows, SIZE, SIZE, 3)
     assert batch["input_label"].tolist() == [2, 2, 2, -1, -1][:rows]
@@ -206,11 +206,11 @@ def test_a_broken_picture_is_named(tree, pictures):
     crops = imagenet.RandomCrops(pictures, SIZE, seed=0)
     number = next(number for number in range(18) if crops.image_of(number) == 8)
     with pytest.raises(RuntimeError, match="n01443537_2.JPEG: the picture cannot be read"):
-        crops(number)
+        crops[number]
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
 def test_pictures_of_other_modes_are_taken(pictures, tree, mode):
     path = tree / "train" / "n01440764" / "n01440764_0.JPEG"
     Image.new(mode, (20, 30)).save(path, "JPEG" if mode in ("L", "CMYK") else "PNG")  # ImageNet has a PNG named .JPEG
-    assert imagenet.CentreCrops(pictures, SIZE)(0).image.shape == (SIZE, SIZE, 3)
+    assert imagenet.CentreCrops(pictures, SIZE)[0].image.shape == (SIZE, SIZE, 3)

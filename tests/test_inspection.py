@@ -249,7 +249,7 @@ def test_pictures_of_samples(tree, tmp_path):
 def test_a_sample_in_four_panels(tree):
     change(*tree, 0, category_id=18)  # the kind of the crowd in that picture
     maker = TrainingSamples(load(tree[0]), CONFIG.replace(NUM_TARGETS=7))
-    sample = next(sample for sample in map(maker, range(9)) if (sample.gt_class_ids < 0).any())
+    sample = next(sample for sample in map(maker.__getitem__, range(9)) if (sample.gt_class_ids < 0).any())
     figure = samples.draw_sample(sample, maker.dataset, maker.config, maker.anchors, number=4)
     titles = [axes.get_title() for axes in figure.axes]
     assert figure.get_suptitle() == "sample 4: triangle (class 3) in image 10"
@@ -263,10 +263,10 @@ def test_a_sample_in_four_panels(tree):
 def test_whole_masks_and_samples_without_instances(tree):
     config = CONFIG.replace(USE_MINI_MASK=False)
     maker = TrainingSamples(load(tree[0]), config, augmentation=lambda image, masks, rng: (image, masks & False))
-    figure = samples.draw_sample(maker(0), maker.dataset, config, maker.anchors)
+    figure = samples.draw_sample(maker[0], maker.dataset, config, maker.anchors)
     assert figure.axes[0].get_title() == "ground truth: 0 instances"
     maker = TrainingSamples(load(tree[0]), config)
-    assert samples.draw_sample(maker(0), maker.dataset, config, maker.anchors).axes[0].get_title()
+    assert samples.draw_sample(maker[0], maker.dataset, config, maker.anchors).axes[0].get_title()
 
 
 def test_samples_that_cannot_be_made_are_told_of(tree, tmp_path, caplog):

@@ -53,7 +53,7 @@ def test_held_out_classes_are_left_out(data):
     assert found == [(0, 16, 1), (1, 32, 0), (2, 36, 0), (2, 40, 1)]
     for samples in (RandomCrops(instances, 32, seed=0), CentreCrops(instances, 32)):
         for number in range(8):
-            sample = samples(number)
+            sample = samples[number]
             if sample.label != NO_LABEL:
                 colour = COLOURS[instances.class_ids[sample.label]]
                 assert np.abs(sample.image[16, 16].astype(int) - colour).max() <= 5
@@ -139,13 +139,13 @@ def test_validation_goes_through_all_instances_then_fills_up(data):
     samples = CentreCrops(instances, 48)
     for number, (image_id, box, label) in enumerate(instances.places):
         assert samples.image_of(number) == number
-        sample = samples(number)
+        sample = samples[number]
         assert sample.label == label
         top, left = int(box[0]), int(box[1])
         np.testing.assert_array_equal(sample.image[4:44], data.load_image(image_id)[top : top + 40, left : left + 48])
         assert not sample.image[:4].any() and not sample.image[44:].any()
     for number in (6, 9):
-        filler = samples(number)
+        filler = samples[number]
         assert filler.label == NO_LABEL and filler.image.shape == (48, 48, 3) and not filler.image.any()
         assert samples.image_of(number) == 5
 
@@ -156,19 +156,19 @@ def test_training_goes_through_all_instances_in_a_new_order_each_pass(data):
     assert all(sorted(order) == list(range(6)) for order in orders)
     assert len(set(map(tuple, orders))) > 3
     labels = [samples.dataset.places[index][-1] for index in orders[0]]
-    assert [samples(number).label for number in range(6)] == labels
+    assert [samples[number].label for number in range(6)] == labels
     assert [samples.image_of(number) for number in range(6)] == orders[0]  # after later passes were asked for
 
 
 def test_a_training_sample_depends_on_seed_and_number_alone(data):
     instances = InstanceCrops(data, "some")
     samples, again, other = (RandomCrops(instances, 32, seed=seed) for seed in (1, 1, 2))
-    made = [samples(number) for number in range(12)]
+    made = [samples[number] for number in range(12)]
     for number in (11, 3, 7, 0):
-        sample = again(number)
+        sample = again[number]
         assert sample.label == made[number].label
         np.testing.assert_array_equal(sample.image, made[number].image)
-    assert any(not np.array_equal(other(number).image, made[number].image) for number in range(12))
+    assert any(not np.array_equal(other[number].image, made[number].image) for number in range(12))
     [first, second] = [number for number in range(12) if samples.image_of(number) == 0]
     assert not np.array_equal(made[first].image, made[second].image)  # another cut in the next pass
 
@@ -185,7 +185,7 @@ def test_training_samples_are_moved_a_little_and_every_other_one_mirrored(tmp_pa
     samples, mirrored, tops, lefts = RandomCrops(instances, 64, seed=0), 0, set(), set()
     for number in range(60):
         y1, x1, y2, x2 = instances.places[samples.image_of(number)][1]
-        crop = samples(number).image.astype(int)
+        crop = samples[number].image.astype(int)
         inside = crop[..., 2] == 255
         red, green = crop[..., 0][inside], crop[..., 1][inside]
         height, width = 40 * 0.06 + 1.5, 48 * 0.06 + 1.5  # a move, and what resizing blurs
@@ -202,7 +202,7 @@ def test_a_tiny_box_is_not_moved_below_a_pixel(tmp_path, content):
     for annotation in content["annotations"]:
         annotation["bbox"] = [127, 95, 1, 1]
     samples = RandomCrops(InstanceCrops(reload(tmp_path, content), "some"), 16, seed=0)
-    assert all(samples(number).image.any() for number in range(20))
+    assert all(samples[number].image.any() for number in range(20))
 
 
 @pytest.mark.parametrize("kind", ["training", "validation"])
@@ -213,7 +213,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, data, kind):
     samples = RandomCrops(instances, 32, seed=0) if kind == "training" else CentreCrops(instances, 32)
     number = next(number for number in range(6) if samples.image_of(number) == 2)
     with pytest.raises(RuntimeError, match=r"000000000020\.png: .*truncated") as caught:
-        samples(number)
+        samples[number]
     assert isinstance(caught.value.__cause__, ValueError)
 
 

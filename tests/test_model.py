@@ -250,8 +250,8 @@ def test_train_by_position_takes_what_the_original_takes(training_model, trainin
     training_model.train(*training_parts, 0.02, 3, "4+", "fliplr")
     (trainer, stages, loader, val_loader, _) = loaders[0]
     assert [(stage.epochs, stage.layers, stage.learning_rate) for stage in stages] == [(3, "4+", 0.02)]
-    assert loader.maker.dataset is training_parts[0] and val_loader.maker.dataset is training_parts[1]
-    assert loader.maker.augmentation is not None and val_loader.maker.augmentation is None
+    assert loader.samples.dataset is training_parts[0] and val_loader.samples.dataset is training_parts[1]
+    assert loader.samples.augmentation is not None and val_loader.samples.augmentation is None
     assert (trainer.settings.steps_per_epoch, trainer.settings.validation_steps) == (2, 1)
     assert trainer.folder.path == pathlib.Path(training_model.log_dir)
     training_model.epoch = 0
@@ -316,7 +316,7 @@ def test_imagenet_weights_fill_the_backbone_of_a_training_model(training_model, 
 @pytest.mark.slow
 def test_compile_and_steps_by_hand(training_model, training_parts, micro_config):
     maker = TrainingSamples(training_parts[0], micro_config)
-    inputs = collate([maker(0), maker(1)], micro_config)
+    inputs = collate([maker[0], maker[1]], micro_config)
     training_model.set_trainable("mrcnn_class_logits|rpn_class_raw")
     training_model.compile(learning_rate=0.01, momentum=0.5)
     optimizer = training_model.keras_model.optimizer

@@ -242,9 +242,9 @@ def test_workers_that_a_signal_ends_do_not_lose_the_steps_done(train, whole):
     stop = threading.Event()
 
     class Ended(toy.Numbers):
-        def __call__(self, number):
+        def __getitem__(self, number):
             if number < 6:
-                return super().__call__(number)
+                return super().__getitem__(number)
             raise RuntimeError("terminated abruptly")
 
     def ask_late(trainer):

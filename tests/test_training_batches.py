@@ -35,7 +35,7 @@ def test_batches_are_those_of_the_maker(maker, micro_config, workers, processes)
     with SampleLoader(maker, micro_config, workers=workers, processes=processes) as loader:
         for step in (0, 1, 4, 5):
             found = loader.batch(step)
-            expected = collate([maker(number) for number in (2 * step, 2 * step + 1)], micro_config)
+            expected = collate([maker[number] for number in (2 * step, 2 * step + 1)], micro_config)
             assert list(found) == list(expected) == list(INPUT_NAMES)
             for name, values in expected.items():
                 np.testing.assert_array_equal(found[name], values, err_msg=f"batch {step}, {name}")
@@ -150,7 +150,7 @@ def test_processes_that_die_are_told_as_such():
         for process in multiprocessing.active_children():
             process.terminate()
             process.join()
-        with pytest.raises(RuntimeError, match="a process that makes samples died, perhaps for lack of memory"):
+        with pytest.raises(RuntimeError, match="a worker process died, perhaps for lack of memory"):
             for step in range(1, 20):
                 loader.batch(step)
     assert loader.failure is not None

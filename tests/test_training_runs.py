@@ -146,7 +146,7 @@ toy.CONFIG.GRADIENT_CLIP_NORM = CLIP
 free_of_chance = {"SHUFFLE_ROIS": False, "NUM_JITTERED_GT_ROIS": 0}
 settings = {"TRAIN_BN": False, "IMAGES_PER_GPU": 1, "QUERIES_PER_IMAGE": 1, "GPU_COUNT": 2, "GRADIENT_CLIP_NORM": CLIP}
 config = TinyConfig().replace(**conftest.MICRO | free_of_chance | settings)
-sample = TrainingSamples(coco_tree.load(sys.argv[1], subset="train"), config)(1)  # some of its rois are positive
+sample = TrainingSamples(coco_tree.load(sys.argv[1], subset="train"), config)[1]  # some of its rois are positive
 
 def real():
     layers = network.build_layers(config)

@@ -461,7 +461,7 @@ def test_a_converted_set_trains(via_of_training_tree, training_tree, micro_confi
     model = SiameseMaskRCNN("training", micro_config, tmp_path / "logs", seed=0)
     model.set_trainable("mrcnn_class_logits|rpn_class_raw")
     model.compile(learning_rate=0.01, momentum=0.9)
-    batch = collate([maker(0), maker(1)], micro_config)
+    batch = collate([maker[0], maker[1]], micro_config)
     losses = model.keras_model.train_on_batch(list(batch.values()), return_dict=True)
     assert np.isfinite(list(map(float, losses.values()))).all() and float(losses["loss"]) > 0
 

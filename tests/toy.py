@@ -37,7 +37,7 @@ class Numbers:
     def image_reference(self, image_id):
         return f"toy/{image_id}.png"
 
-    def __call__(self, number):
+    def __getitem__(self, number):
         if number in self.broken:
             raise RuntimeError(f"training sample {number}, image toy/{self.image_of(number)}.png: cut off")
         self.made.append(number)
@@ -50,14 +50,14 @@ class Numbers:
 class Modules(Numbers):
     """Makes of each number whether Keras is imported where it is made: 1 or 0."""
 
-    def __call__(self, number):
+    def __getitem__(self, number):
         return np.array([number, "keras" in sys.modules], np.float32)
 
 
 class Large(Numbers):
     """Makes samples that take a while to be handed over by a process: 32 MB of the number."""
 
-    def __call__(self, number):
+    def __getitem__(self, number):
         return np.full(2**23, number, np.float32)
 
 
@@ -68,7 +68,7 @@ class Same(Numbers):
         super().__init__()
         self.sample = sample
 
-    def __call__(self, number):
+    def __getitem__(self, number):
         return self.sample
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import itertools
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -112,12 +113,23 @@ class TrainingSamples:
             self._order = run, order
         return int(order[place])
 
-    def __call__(self, number):
-        """Sample `number`, from 0 on.
+    def __len__(self) -> int:
+        """Samples of one pass; larger numbers belong to later passes."""
+        return len(self.image_ids) * self.config.QUERIES_PER_IMAGE
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples of the first pass."""
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, number: int) -> Sample:
+        """Sample `number`, from 0 on; numbers do not end with the pass.
 
         Raises:
-            RuntimeError: it could not be made; names the image.
+            IndexError: a negative number.
+            RuntimeError: the sample could not be made; names the image.
         """
+        if number < 0:
+            raise IndexError(f"training sample {number}: expected a number from 0 on")
         image_id = self.image_of(number)
         place, query = divmod(number, self.config.QUERIES_PER_IMAGE)
         try:
@@ -267,7 +279,7 @@ def siamese_data_generator(
     augmentation = as_augmentation(augmentation)
     maker = TrainingSamples(dataset, config, seed=seed, augmentation=augmentation, shuffle=shuffle)
     for first in itertools.count(step=batch_size):
-        samples = [maker(number) for number in range(first, first + batch_size)]
+        samples = [maker[number] for number in range(first, first + batch_size)]
         yield list(collate(samples, config).values()), []
 
 

@@ -1,105 +1,92 @@
-"""Worker processes that make samples: what runs in them. Imports no Keras, so that they start fast."""
+"""Loads batches of training samples ahead of time, in threads or worker processes, like PyTorch's DataLoader.
+
+Batch n holds the samples n * batch_size to (n + 1) * batch_size - 1, whatever the number of workers. The loader
+prefetches the samples of the next batches and collates each batch into a dict of arrays. Nothing here imports Keras, so
+that worker processes start fast.
+"""
 
 import concurrent.futures
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from types import FrameType
+from typing import Any, Protocol, Self
 
+import numpy as np
+
+from ..config import Config
 from .data_generator import collate
 
-# MERGED DOC: """Batches for `fit`: samples made ahead of time by threads or processes, in order.
-#
-#     loader = SampleLoader(TrainingSamples(dataset, config, seed=0), config, workers=4)
-#     model.fit(TrainingBatches(loader, first_step=0, num_batches=1000))
-#
-# Batch n of a run holds the samples n * batch_size to (n + 1) * batch_size - 1, whatever makes them.
-# """
-
-_GRACE = 5  # seconds from SIGTERM in which the sample in hand can be handed over
-
-_process_maker = None  # of a worker process
-_ends = threading.Event()  # whether it has been asked to
+_PREFETCHED = 2  # batches begun before they are asked for
+_KEPT = 2  # past batches kept: Keras reads the first two of an epoch twice
+_GRACE = 5  # seconds after SIGTERM to deliver the current sample
 
 
-def start_process(maker):
-    """Give a worker process its maker of samples. It leaves Ctrl-C to its parent, and ends when that does.
+class Samples(Protocol):
+    """Numbered samples: TrainingSamples, for example. `dataset` has a method `image_reference(image_id)`."""
 
-    SIGTERM, which may go to all processes of a run, ends it before its next sample, or after _GRACE seconds where none
-    is asked for: cut off while it hands one over, it would leave the parent waiting for the rest of it for ever.
-    """
-    global _process_maker
-    _process_maker = maker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run itself decides when to stop
-    signal.signal(signal.SIGTERM, _end_soon)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    dataset: Any
 
+    def image_of(self, number: int) -> int:
+        """Image id of a sample."""
 
-def make_in_process(number):
-    """Sample `number` of the maker of this worker process."""
-    if _ends.is_set():
-        os._exit(1)
-    return _process_maker(number)
-
-
-def _end_soon(number, frame):
-    if not _ends.is_set():
-        _ends.set()
-        timer = threading.Timer(_GRACE, os._exit, (1,))
-        timer.daemon = True
-        timer.start()
-
-
-def _end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-_AHEAD = 2  # batches begun before they are asked for
-_BEHIND = 2  # batches kept: Keras reads the first two of an epoch twice
+    def __getitem__(self, number: int) -> Any:
+        """A sample; it depends on its number alone, from 0 on."""
 
 
 class SampleLoader:
     """Makes samples ahead of time.
 
     Args:
-        maker: TrainingSamples, or another callable from a number to a sample, with `image_of` and `dataset`.
+        samples: Samples.
         config: a Config.
         batch_size: samples of a batch; BATCH_SIZE by default.
-        workers: threads or processes.
-        processes: True for processes, which do not share an interpreter's lock but take a copy of the data set each.
-        collate: callable (samples, config) that makes the dict of a batch.
+        workers: number of threads or processes.
+        processes: True for processes: they do not share the interpreter's lock, but each has a copy of the data set.
+        collate: callable (samples, config) that returns the dict of a batch.
 
     Attributes:
         failure: the error of the first sample that could not be made, or None.
     """
 
-    def __init__(self, maker, config, *, batch_size=None, workers=1, processes=False, collate=collate):
-        self.maker, self.config, self.collate = maker, config, collate
+    def __init__(
+        self,
+        samples: Samples,
+        config: Config,
+        *,
+        batch_size: int | None = None,
+        workers: int = 1,
+        processes: bool = False,
+        collate: Callable[[Sequence[Any], Any], dict[str, np.ndarray]] = collate,
+    ) -> None:
+        self.samples, self.config, self.collate = samples, config, collate
         self.batch_size = config.BATCH_SIZE if batch_size is None else batch_size
-        self.failure = None
-        self._ahead = max(_AHEAD * self.batch_size, workers)
-        self._pending, self._lock = {}, threading.Lock()
+        self.failure: RuntimeError | None = None
+        self._ahead = max(_PREFETCHED * self.batch_size, workers)
+        self._lock = threading.Lock()
+        self._pending: dict[int, concurrent.futures.Future] = {}
+        self._make: Callable[[int], Any] = _sample_of_worker if processes else samples.__getitem__
+        self._executor: concurrent.futures.Executor
         if processes:
-            self._make = make_in_process
-            self._executor = concurrent.futures.ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), start_process, (maker,)
-            )
+            context = multiprocessing.get_context("spawn")
+            self._executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (samples,))
         else:
-            self._make = maker
             self._executor = concurrent.futures.ThreadPoolExecutor(workers, "samples")
 
-    def numbers(self, step):
+    def numbers(self, step: int) -> range:
         """Numbers of the samples of a batch."""
         return range(step * self.batch_size, (step + 1) * self.batch_size)
 
-    def images(self, step):
-        """What the images of a batch are called, for messages."""
-        return [self.maker.dataset.image_reference(self.maker.image_of(number)) for number in self.numbers(step)]
+    def images(self, step: int) -> list[str]:
+        """Names of the images of a batch, for messages."""
+        image_ids = map(self.samples.image_of, self.numbers(step))
+        return [self.samples.dataset.image_reference(image_id) for image_id in image_ids]
 
-    def batch(self, step):
-        """Batch `step`, as `collate` makes it; those after it are begun.
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """Batch `step`, as `collate` returns it; prefetches the next ones.
 
         Raises:
             RuntimeError: a sample could not be made; names the image.
@@ -109,14 +96,14 @@ class SampleLoader:
             return self.collate([future.result() for future in futures], self.config)
         except RuntimeError as error:
             if isinstance(error, BrokenProcessPool):
-                error = RuntimeError(f"a process that makes samples died, perhaps for lack of memory ({error})")
+                error = RuntimeError(f"a worker process died, perhaps for lack of memory ({error})")
             self.failure = self.failure or error
             raise self.failure from None
 
-    def _futures(self, numbers):
-        """Those of the samples of a batch; the next are begun, those long past are let go."""
+    def _futures(self, numbers: range) -> list[concurrent.futures.Future]:
+        """Futures of this batch's samples; prefetches the next ones and drops old ones."""
         with self._lock:
-            oldest = numbers.start - _BEHIND * self.batch_size
+            oldest = numbers.start - _KEPT * self.batch_size
             for number in [number for number in self._pending if number < oldest]:
                 self._pending.pop(number).cancel()
             for number in range(numbers.start, numbers.stop + self._ahead):
@@ -124,13 +111,53 @@ class SampleLoader:
                     self._pending[number] = self._executor.submit(self._make, number)
             return [self._pending[number] for number in numbers]
 
-    def close(self):
-        """Stop the workers, which finish the sample in hand; what they make is dropped."""
-        # waiting, because Python's own end would stumble over processes that are just ending
+    def close(self) -> None:
+        """Stop the workers after their current samples, which are dropped."""
+        # waiting, because the interpreter's exit fails on processes that are just ending
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+# ---- in a worker process ---------------------------------------------------------------------------------------------
+
+_worker_samples: Samples
+_ending = threading.Event()  # SIGTERM has come
+
+
+def _start_worker(samples: Samples) -> None:
+    """Set up a worker process: it ignores Ctrl-C and ends with its parent.
+
+    SIGTERM, which may go to all processes of a run, ends it before its next sample, or after _GRACE seconds if none is
+    asked for. A worker that died while it delivers a sample would leave its parent waiting for the rest.
+    """
+    global _worker_samples
+    _worker_samples = samples
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run itself decides when to stop
+    signal.signal(signal.SIGTERM, _end_soon)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _sample_of_worker(number: int) -> Any:
+    if _ending.is_set():
+        os._exit(1)
+    return _worker_samples[number]
+
+
+def _end_soon(number: int, frame: FrameType | None) -> None:
+    if not _ending.is_set():
+        _ending.set()
+        timer = threading.Timer(_GRACE, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -206,8 +207,16 @@ class RandomCrops:
             self._order = run, order
         return int(order[place])
 
-    def __call__(self, number):
-        """LabeledImage `number`, from 0 on.
+    def __len__(self) -> int:
+        """Samples of one pass."""
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[LabeledImage]:
+        """The samples of the first pass."""
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, number: int) -> LabeledImage:
+        """LabeledImage `number`, from 0 on; numbers do not end with the pass.
 
         Raises:
             RuntimeError: it could not be made; names the picture.
@@ -236,8 +245,16 @@ class CentreCrops:
         """Index of the picture of sample `number`; of one that only fills up, the last."""
         return min(number, len(self.dataset) - 1)
 
-    def __call__(self, number):
-        """LabeledImage `number`, from 0 on.
+    def __len__(self) -> int:
+        """Samples of one pass."""
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[LabeledImage]:
+        """The samples of the first pass."""
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, number: int) -> LabeledImage:
+        """LabeledImage `number`, from 0 on; numbers do not end with the pass.
 
         Raises:
             RuntimeError: it could not be made; names the picture.

@@ -41,7 +41,7 @@ def draw_samples(maker, config, out, count=10, *, first=0, progress=True):
     out, written = writable_folder(out), []
     for number in tqdm(range(first, first + count), desc="samples", unit="sample", disable=not progress):
         try:
-            sample = maker(number)
+            sample = maker[number]
         except RuntimeError as error:
             logger.warning("%s", error)
             continue
