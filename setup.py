@@ -19,7 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["siamese_mrcnn_tf", "siamese_mrcnn_tf.*"]),
-    package_data={"siamese_mrcnn_tf": ["py.typed", "shapes/*.h5", "report/*.csv", "pretraining/*.txt"]},
+    package_data={"siamese_mrcnn_tf": ["py.typed", "*/*.h5", "*/*.csv", "*/*.html", "*/*.txt"]},
     entry_points={"console_scripts": ["siamese-mrcnn = siamese_mrcnn_tf.cli.main:main"]},
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from siamese_mrcnn_tf.visualize import pages
-from siamese_mrcnn_tf.visualize.pages import Html, Picture
+from siamese_mrcnn_tf.visualize.pages import GridImage, Html
 
 EVIL = "<script>alert('a & \"b\"')</script>"
 VOID = {"meta", "link", "img", "br"}
@@ -71,7 +71,7 @@ def test_page_is_whole_and_refers_to_nothing_outside(tmp_path):
 
 
 def test_all_text_is_escaped():
-    grid = pages.picture_grid([[Picture(np.zeros((2, 2, 3), np.uint8), EVIL, EVIL), EVIL]])
+    grid = pages.image_grid([[GridImage(np.zeros((2, 2, 3), np.uint8), EVIL, EVIL), EVIL]])
     parts = [EVIL, pages.paragraph(EVIL), pages.note(EVIL), pages.code(EVIL), pages.emphasis(EVIL)]
     parts += [pages.table([EVIL], [[EVIL]], caption=EVIL), pages.folded(EVIL, EVIL), grid]
     page = pages.page(EVIL, [pages.section(EVIL, *parts)])
@@ -144,19 +144,19 @@ def test_figures_are_png_of_their_size():
 
 def test_pictures_keep_their_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    exact = decoded(pages.picture_uri(pixels, lossless=True))
+    exact = decoded(pages.image_uri(pixels, lossless=True))
     assert exact.format == "PNG" and np.array_equal(np.asarray(exact), pixels)
     flat = np.full((20, 30, 3), (200, 30, 60), np.uint8)
-    near = decoded(pages.picture_uri(flat))
+    near = decoded(pages.image_uri(flat))
     assert near.format == "JPEG" and np.abs(np.asarray(near).astype(int) - flat).max() < 6
-    assert decoded(pages.picture_uri(pixels, max_side=15)).size == (15, 10)
-    assert decoded(pages.picture_uri(pixels, max_side=500)).size == (30, 20)
+    assert decoded(pages.image_uri(pixels, max_side=15)).size == (15, 10)
+    assert decoded(pages.image_uri(pixels, max_side=500)).size == (30, 20)
 
 
 def test_grid_has_rows_captions_and_notes():
     pixels = np.zeros((4, 6, 3), np.uint8)
-    row = [Picture(pixels, "reference"), Picture(pixels, "found", alt="two dogs", lossless=True), "no such file"]
-    reader = Reader(pages.picture_grid([row, [Picture(pixels)]], max_side=3))
+    row = [GridImage(pixels, "reference"), GridImage(pixels, "found", alt="two dogs", lossless=True), "no such file"]
+    reader = Reader(pages.image_grid([row, [GridImage(pixels)]], max_side=3))
     assert [attributes["class"] for attributes, _ in reader.all("div")] == ["row", "row"]
     assert [attributes["alt"] for attributes, _ in reader.all("img")] == ["reference", "two dogs", ""]
     images = [decoded(attributes["src"]) for attributes, _ in reader.all("img")]
@@ -165,10 +165,10 @@ def test_grid_has_rows_captions_and_notes():
     }
     assert [text for _, text in reader.all("figcaption")] == ["reference", "found"]
     assert reader.all("p") == [({"class": "note"}, "no such file")]
-    assert pages.picture_grid([]) == ""
+    assert pages.image_grid([]) == ""
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_what_is_no_picture_is_refused(bad):
-    with pytest.raises(ValueError, match=r"picture: expected uint8 \[height, width, 3\], got"):
-        pages.picture_grid([[Picture(bad)]])
+    with pytest.raises(ValueError, match=r"image: expected uint8 \[height, width, 3\], got"):
+        pages.image_grid([[GridImage(bad)]])

@@ -18,7 +18,7 @@ from PIL import Image
 from ..evaluation.records import read_records
 from ..ops.boxes import compute_overlaps, extract_bboxes
 from ..visualize.instances import draw_overlay
-from ..visualize.pages import Picture
+from ..visualize.pages import GridImage
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Example:
 
     Attributes:
         title: category, image and outcome.
-        cells: Pictures of the references, of the scene with detections, of the scene with the ground truth; a text in
+        cells: GridImages of the references, of the scene with detections, of the scene with the ground truth; a text in
             place of one says why there is none.
     """
 
@@ -188,7 +188,7 @@ def _detections_picture(image, boxes, kept, instances, threshold):
     colors = [_RIGHT if instance else _WRONG for instance in instances]
     right = np.count_nonzero(instances)
     caption = f"detections: {right} right, {len(boxes) - right} false (score {threshold:g} or more)"
-    return Picture(_painted(image, boxes, masks, captions, colors), caption)
+    return GridImage(_painted(image, boxes, masks, captions, colors), caption)
 
 
 def _truth_picture(image, dataset, number, truth, crowds, instances):
@@ -199,7 +199,7 @@ def _truth_picture(image, dataset, number, truth, crowds, instances):
     colors = [_RIGHT if found else _WRONG for found in is_found] + [_CROWD] * len(crowds)
     captions = [""] * len(truth) + ["crowd"] * len(crowds)
     missed = np.count_nonzero(~is_found)
-    return Picture(
+    return GridImage(
         _painted(image, _xywh_boxes(entries), masks, captions, colors),
         f"ground truth: {len(truth)}, {f'{missed} missed' if missed else 'none missed'}",
     )
@@ -238,7 +238,7 @@ def _reference(dataset, reference):
         return str(error)
     scale = _REFERENCE_SIDE / max(crop.size)
     size = [max(round(side * scale), 1) for side in crop.size]
-    return Picture(np.asarray(crop.resize(size, Image.Resampling.BICUBIC)), f"reference: {name}, image {coco_id}")
+    return GridImage(np.asarray(crop.resize(size, Image.Resampling.BICUBIC)), f"reference: {name}, image {coco_id}")
 
 
 # ---- the data set ----------------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def _examples(experiments, dataset, limit, threshold):
         heading = f"{heading_of(experiment)}, {split_name(split)}"
         try:
             found = gallery.examples(part.folder, dataset, limit=-(-limit // len(evaluations)), threshold=threshold)
-            shown = [pages.section(one.title, pages.picture_grid([one.cells]), level=4) for one in found]
+            shown = [pages.section(one.title, pages.image_grid([one.cells]), level=4) for one in found]
         except ValueError as error:
             logger.warning("no examples: %s", error)
             shown = [pages.note(f"No examples: {error}")]

@@ -1,10 +1,81 @@
-"""Style of all plots: colors and figures."""
+"""Style of all plots and drawings: colors, fonts, figures, axes, and the marks that drawings share.
+
+Boxes are (y1, x1, y2, x2) in pixels, y2 and x2 exclusive; colors are (red, green, blue) in 0..1. Matplotlib is imported
+on first use, because it is slow to import and overlays do without it.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Color = tuple[float, float, float]
 
 SERIES_COLORS = ("#3c6fb0", "#c9512b", "#4a9a5b", "#8061a5", "#8a6d3b", "#5a5a5a")
+INK, SOFT, FAINT = "#333333", "#8a8a8a", "#d9d9d9"  # of text, of remarks and lines of reference, of grid lines
+FONT_SIZE = 9
+DPI = 150  # of plots in files and pages
 
 
-def new_figure(figsize):
+# ---- figures and axes ------------------------------------------------------------------------------------------------
+def new_figure(figsize: tuple[float, float]) -> "Figure":
     """An empty matplotlib Figure of (width, height) inches, unknown to pyplot."""
-    from matplotlib.figure import Figure  # slow to import, and overlays do without it
+    from matplotlib.figure import Figure
 
     return Figure(figsize=figsize, layout="constrained")
+
+
+def add_grid(figure: "Figure", count: int, columns: int) -> "list[Axes]":
+    """Add `count` axes to a figure, `columns` in a row."""
+    cells = figure.add_gridspec(max(-(-count // columns), 1), columns)
+    return [figure.add_subplot(cells[divmod(index, columns)]) for index in range(count)]
+
+
+def style_axes(ax: "Axes", title: str, *, font_size: float = FONT_SIZE, grid: Literal["x", "y", "both"] = "y") -> None:
+    """Give a plot its title and the common style: no frame at the top and right, faint grid lines behind the data."""
+    ax.set_title(title, loc="left", fontsize=font_size + 2, color=INK)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis=grid, color=FAINT, linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=font_size, colors=INK)
+
+
+# ---- marks on axes ---------------------------------------------------------------------------------------------------
+def draw_image(ax: "Axes", image: np.ndarray, title: str, *, margin: float) -> None:
+    """Draw an image [height, width, RGB] without ticks, row 0 at the top, with `margin` pixels around it."""
+    height, width = image.shape[:2]
+    ax.imshow(image.astype(np.uint8))
+    ax.set(xlim=(-0.5 - margin, width - 0.5 + margin), ylim=(height - 0.5 + margin, -0.5 - margin), title=title)
+    ax.axis("off")
+
+
+def draw_box(ax: "Axes", box: Sequence[float] | np.ndarray, color: Color, **style: Any) -> None:
+    """Draw the frame of a box; `style` has further settings of a matplotlib Rectangle."""
+    from matplotlib.patches import Rectangle
+
+    y1, x1, y2, x2 = (float(edge) - 0.5 for edge in box)  # pixel 0 spans -0.5 to 0.5 on axes
+    ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, edgecolor=color, facecolor="none", **style))
+
+
+def draw_outline(ax: "Axes", mask: np.ndarray, color: Color) -> None:
+    """Draw the outlines of a mask [height, width]."""
+    from matplotlib.collections import LineCollection
+    from skimage.measure import find_contours
+
+    contours = find_contours(np.pad(np.asarray(mask, bool), 1).astype(float), 0.5)  # closed at the border
+    lines = [contour[:, ::-1] - 1 for contour in contours]  # (row, column) of the padded mask to (x, y)
+    ax.add_collection(LineCollection(lines, colors=[color], linewidths=1), autolim=False)
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+def checked_image(image: npt.ArrayLike, what: str) -> np.ndarray:
+    """The image as an array; ValueError names `what` unless it is [height, width, 3] and not empty."""
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"{what}: expected uint8 [height, width, 3] that is not empty, got shape {image.shape}")
+    return image
