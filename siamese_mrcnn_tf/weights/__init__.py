@@ -1,9 +1,9 @@
 """Weight files.
 
 legacy_h5: the `.h5` layout of Keras 2 and Matterport, read and written by name.
-identify: what a weight file is, told from the shapes of its weights.
+identify: what a set of weights is, inferred from names and shapes.
 loading: weights into layers and back, with a report.
-pretrained: known files, found or downloaded.
+pretrained: published files, found or downloaded.
 """
 
 from .. import lazy_names

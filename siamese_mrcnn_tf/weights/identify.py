@@ -1,15 +1,17 @@
-"""What weights are, judged from their names and shapes: siamese, Matterport's or a backbone, and what they fit.
+"""What a set of weights is: siamese, Matterport's or a backbone, and which configurations it fits.
 
-Knows the settings of a configuration that shapes tell; nothing of models, and nothing of the values of weights.
+Infers configuration settings from weight names and shapes alone; looks neither at models nor at values.
 """
 
 import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from ..config import CONFIGS, RESNET_BLOCKS
-from .legacy_h5 import block_of, is_backbone_layer, layer_of
+from ..config import CONFIGS, RESNET_BLOCKS, Config
+from .legacy_h5 import Shape, block_of, is_backbone_layer, layer_of
 
 _BACKBONE_TITLES = {"resnet50": "ResNet-50", "resnet101": "ResNet-101"}
-_CHANNELS = {  # settings that the last axis of a kernel shows
+_CHANNELS = {  # setting -> kernel whose last axis shows it
     "BACKBONE_STEM_WIDTH": "conv1/kernel",
     "FPN_FEATUREMAPS": "fpn_p2/kernel",
     "RPN_CONV_CHANNELS": "rpn_conv_shared/kernel",
@@ -18,46 +20,45 @@ _CHANNELS = {  # settings that the last axis of a kernel shows
     "NUM_CLASSES": "mrcnn_class_logits/kernel",
 }
 _BLOCK_SETTINGS = ("BACKBONE", "BACKBONE_BLOCKS")
-_EASY_SETTINGS = {"BACKBONE", "MODEL"}  # a configuration with other values of these is still that configuration
+_VARIANT_SETTINGS = {"BACKBONE", "MODEL"}  # a configuration with other values of these still counts as that one
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class WeightsInfo:
     """What a set of weights is.
 
     Attributes:
         kind: "siamese", "matterport", "backbone" or "unknown".
-        settings: {setting: value} as the shapes show them; without BACKBONE where the blocks are of no known ResNet.
-        blocks: residual blocks of stages 2 to 5; zeros without a ResNet.
-        num_classes: classes of the class head, background included; None without one.
+        settings: {setting: value} inferred from shapes; without BACKBONE if the blocks are those of no known ResNet.
+        blocks: number of residual blocks in stages 2 to 5; zeros without a ResNet.
+        num_classes: classes of the class head, with background; None without one.
         has_masks: whether there is a mask head.
         has_biases: whether the convolutions of the backbone have biases.
         has_pyramid: whether there is a feature pyramid.
-        fits: {configuration name: {setting: value it needs instead of the configuration's}}.
+        fits: {configuration name: {setting to change: value}}.
     """
 
     kind: str
-    settings: dict
-    blocks: tuple
+    settings: dict[str, Any]
+    blocks: tuple[int, ...]
     num_classes: int | None
     has_masks: bool
     has_biases: bool
     has_pyramid: bool
-    fits: dict
+    fits: dict[str, dict[str, Any]]
 
     @property
-    def config(self):
-        """Name of the configuration that siamese weights belong to; None for other weights and sizes."""
+    def config(self) -> str | None:
+        """Name of the configuration that siamese weights fit; None for other weights and sizes."""
         return next(iter(self.fits), None) if self.kind == "siamese" else None
 
     @property
-    def text(self):
-        """The verdict in words."""
+    def text(self) -> str:
+        """What the weights are, in words."""
         if self.kind == "siamese":
             size = f"{self.config} configuration" if self.config else "of no named configuration"
-            return (
-                f"siamese weights, {size}, {self._backbone_text}, {'with' if self.has_masks else 'without'} mask head"
-            )
+            masks = "with mask head" if self.has_masks else "without mask head"
+            return f"siamese weights, {size}, {self._backbone_text}, {masks}"
         if self.kind == "matterport":
             classes = f", {self.num_classes} classes" if self.num_classes else ""
             return f"Matterport Mask R-CNN weights, {self._backbone_text}{classes} (backbone and FPN can be used)"
@@ -67,8 +68,8 @@ class Verdict:
         return "weights of an unknown network"
 
     @property
-    def fits_text(self):
-        """The configurations these weights fit, in words."""
+    def fits_text(self) -> str:
+        """The configurations that the weights fit, in words."""
         if self.kind == "unknown":
             return "no configuration"
         if self.fits:
@@ -76,38 +77,31 @@ class Verdict:
         return f"no named configuration; config small{_with(_changes(self.settings, CONFIGS['small']()))} would do"
 
     @property
-    def advice(self):
-        """What to do where these weights do not fit, in words."""
+    def advice(self) -> str:
+        """What to do if the weights do not fit a model, in words."""
         if not self.config:
             return f"It fits {self.fits_text}"
         return f"This is a {self.config} file, use config {self.config}{_with(self.fits[self.config])}"
 
-    def is_foreign_head(self, key):
-        """Whether a weight of this name belongs to Matterport's RPN or heads, which read other maps."""
+    def is_foreign_head(self, key: str) -> bool:
+        """Whether a weight belongs to Matterport's RPN or heads, whose inputs differ from the siamese network's."""
         return self.kind == "matterport" and _is_head(key)
 
     @property
-    def _backbone_text(self):
+    def _backbone_text(self) -> str:
         if not any(self.blocks):
             return "no ResNet"
-        title = _BACKBONE_TITLES.get(self.settings.get("BACKBONE"))
+        title = _BACKBONE_TITLES.get(self.settings.get("BACKBONE", ""))
         return title or f"ResNet with {'+'.join(map(str, self.blocks))} blocks"
 
 
-def judge(shapes):
-    """What weights are.
-
-    Args:
-        shapes: {"conv1/kernel": shape}, canonical names.
-
-    Returns:
-        Verdict.
-    """
+def identify_weights(shapes: Mapping[str, Shape]) -> WeightsInfo:
+    """Identify weights by their shapes: {"conv1/kernel": shape}, with canonical names."""
     kind = _kind(shapes)
     usable = {key: shape for key, shape in shapes.items() if kind != "matterport" or not _is_head(key)}
     settings = _settings(usable, kind) if kind != "unknown" else {}
     changes = {name: _changes(settings, config()) for name, config in CONFIGS.items() if settings}
-    return Verdict(
+    return WeightsInfo(
         kind=kind,
         settings=settings,
         blocks=_count_blocks(shapes),
@@ -115,35 +109,35 @@ def judge(shapes):
         has_masks="mrcnn_mask/kernel" in shapes,
         has_biases=any(is_backbone_layer(layer_of(key)) and key.endswith("/bias") for key in shapes),
         has_pyramid="fpn_p2/kernel" in shapes,
-        fits={name: needed for name, needed in changes.items() if set(needed) <= _EASY_SETTINGS},
+        fits={name: needed for name, needed in changes.items() if set(needed) <= _VARIANT_SETTINGS},
     )
 
 
-def residual_blocks(keys):
+def residual_blocks(keys: Iterable[str]) -> set[tuple[int, str]]:
     """Residual blocks among weight names: {(stage, letter)}."""
-    return {block_of(layer_of(key)) for key in keys} - {None}
+    blocks = (block_of(layer_of(key)) for key in keys)
+    return {block for block in blocks if block is not None}
 
 
-def _kind(shapes):
+def _kind(shapes: Mapping[str, Shape]) -> str:
     layers = {layer_of(key) for key in shapes}
     if "fpn_distance_P2" in layers:
         return "siamese"
     if "fpn_p2" in layers and "rpn_conv_shared" in layers:
-        # Matterport's RPN reads P2..P6 as they are, the siamese one matched maps of another width.
+        # Matterport's RPN reads P2..P6 themselves, the siamese RPN reads matched maps of another width
         pyramid, read = _axis(shapes, "fpn_p2/kernel"), _axis(shapes, "rpn_conv_shared/kernel", -2)
         return "matterport" if pyramid and pyramid == read else "unknown"
     has_heads = any(layer.startswith(("rpn_", "mrcnn_")) for layer in layers)
     return "backbone" if "conv1" in layers and residual_blocks(shapes) and not has_heads else "unknown"
 
 
-def _settings(shapes, kind):
-    """Settings of a configuration that shapes tell: {name: value}."""
-    settings = {name: _axis(shapes, key) for name, key in _CHANNELS.items() if key in shapes}
-    stages = tuple(_axis(shapes, f"res{stage}a_branch2c/kernel") for stage in range(2, 6))
-    inner = _axis(shapes, "res2a_branch2a/kernel")
-    if all(stages) and inner:
-        settings["BACKBONE_WIDTHS"] = stages
-        settings["BACKBONE_BOTTLENECK"] = stages[0] // inner
+def _settings(shapes: Mapping[str, Shape], kind: str) -> dict[str, Any]:
+    """Configuration settings inferred from shapes: {name: value}."""
+    settings: dict[str, Any] = {name: _axis(shapes, key) for name, key in _CHANNELS.items() if key in shapes}
+    ends = (_axis(shapes, f"res{stage}a_branch2c/kernel") for stage in range(2, 6))
+    widths, inner = tuple(width for width in ends if width), _axis(shapes, "res2a_branch2a/kernel")
+    if len(widths) == 4 and inner:
+        settings["BACKBONE_WIDTHS"], settings["BACKBONE_BOTTLENECK"] = widths, widths[0] // inner
         blocks = _count_blocks(shapes)
         named = [name for name, counts in RESNET_BLOCKS.items() if counts == blocks]
         settings.update({"BACKBONE": named[0]} if named else {"BACKBONE_BLOCKS": blocks})
@@ -152,33 +146,33 @@ def _settings(shapes, kind):
     return settings
 
 
-def _changes(settings, config):
-    """What of a configuration must change for these settings: {name: value}."""
+def _changes(settings: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Settings in which a configuration must change: {name: value}."""
     others = {name: value for name, value in settings.items() if name not in _BLOCK_SETTINGS}
     changed = {name: value for name, value in others.items() if getattr(config, name) != value}
     blocks = config.BACKBONE_BLOCKS or RESNET_BLOCKS.get(config.BACKBONE)
-    wanted = settings.get("BACKBONE_BLOCKS") or RESNET_BLOCKS.get(settings.get("BACKBONE"))
+    wanted = settings.get("BACKBONE_BLOCKS") or RESNET_BLOCKS.get(settings.get("BACKBONE", ""))
     if wanted and blocks != wanted:
         by_name = "BACKBONE" in settings and config.BACKBONE_BLOCKS is None
         changed.update({"BACKBONE": settings["BACKBONE"]} if by_name else {"BACKBONE_BLOCKS": wanted})
     return changed
 
 
-def _with(settings):
+def _with(settings: Mapping[str, Any]) -> str:
     values = (f"{name} = {value!r}".replace("'", '"') for name, value in settings.items())
     return f" with {', '.join(values)}" if settings else ""
 
 
-def _is_head(key):
+def _is_head(key: str) -> bool:
     return layer_of(key).startswith(("rpn_", "mrcnn_"))
 
 
-def _count_blocks(keys):
+def _count_blocks(keys: Iterable[str]) -> tuple[int, ...]:
     stages = [stage for stage, _ in residual_blocks(keys)]
     return tuple(stages.count(stage) for stage in range(2, 6))
 
 
-def _axis(shapes, key, axis=-1):
-    """Length of an axis of a weight; None where there is no such weight or axis."""
+def _axis(shapes: Mapping[str, Shape], key: str, axis: int = -1) -> int | None:
+    """Length of an axis of a weight; None without such a weight or axis."""
     shape = shapes.get(key, ())
     return shape[axis] if len(shape) >= abs(axis) else None

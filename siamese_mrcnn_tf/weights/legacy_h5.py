@@ -1,7 +1,7 @@
 """Weight files in the legacy .h5 layout of Keras 1 and 2: names, naming styles, reading and writing.
 
-A weight is known by its canonical name "layer/weight" ("conv1/kernel", "bn_conv1/moving_variance"), the layer named as
-in Matterport's Mask R-CNN. In a file the weights lie in groups, one per top-level layer or nested model; the attributes
+A weight has a canonical name "layer/weight" ("conv1/kernel", "bn_conv1/moving_variance"), with the layer named as in
+Matterport's Mask R-CNN. A file holds weights in groups, one per top-level layer or nested model; the attributes
 `layer_names` (root) and `weight_names` (group) give names and order. Nothing here knows models or configurations.
 """
 
@@ -9,14 +9,17 @@ import dataclasses
 import itertools
 import pathlib
 import re
-import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from ..io.files import atomic_path
 
 ACCEPTED = "legacy Keras .h5 weights (Keras 1 and 2, Matterport, files written by this package)"
+Shape = tuple[int, ...]
 
 _BLOCK_LAYER = re.compile(r"(res|bn)([2-5])([a-z])_branch(1|2[abc])")
 _NETWORK_LAYER = re.compile(
@@ -34,56 +37,33 @@ _APPLICATIONS_PARTS = ("1", "2a", "2b", "2c")
 _KERAS1_NAME = re.compile(r"(.+)_(W|b|gamma|beta|running_mean|running_std)(?:_\d+)?")
 _KERAS1_WEIGHTS = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}
 
-_ATTRIBUTE_BYTES = (
-    64512  # the most that Keras puts into one HDF5 attribute; longer lists are cut into name0, name1, ...
-)
+_ATTRIBUTE_BYTES = 64512  # Keras' limit for one HDF5 attribute; longer lists are split into name0, name1, ...
 # What h5py raises on damaged files, depending on the place; a wrong size can ask for more memory than there is.
 _DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError, MemoryError)
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_FOREIGN = (  # how a file that is not HDF5 begins, what it is
-    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", "a PyTorch file"),
-    (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"(dp", b"(lp", b"ccopy_reg", "a Python pickle"),
-    (b"\x1f\x8b", "a gzip archive: unpack it first"),
-    (b"\x93NUMPY", "a numpy array"),
-    (b"\xff\xd8\xff", b"\x89PNG", "a picture"),
-    (b"version https://git-lfs", "a Git LFS pointer: the file itself was not fetched"),
-    (b"<!doctype html", b"<html", "an HTML page: the download did not give the file itself"),
-)
+_HDF5_OFFSETS = (0, 512, 1024, 2048)  # where the signature may be
 
-# What the original writes for its network, in its order; layers without weights leave an empty group.
-_MATCHING_LAYERS = tuple(f"fpn_distance_P{level}" for level in range(2, 7))
-_CLASS_LAYERS = ("mrcnn_class_conv1", "mrcnn_class_bn1", "mrcnn_class_conv2", "mrcnn_class_bn2")
-_MASK_LAYERS = tuple(f"mrcnn_mask_{kind}{index}" for index in range(1, 5) for kind in ("conv", "bn"))
-
-
-def _numbered(name, numbers):
-    return [f"{name}_{number}" for number in numbers]
-
-
-_FILE_LAYERS = (
-    *("input_target", "input_image", "lambda_1", "resnet_model", "fpn_model"),
-    *_numbered("lambda", range(2, 7)),
-    *_numbered("global_average_pooling2d", range(1, 6)),
-    *_numbered("lambda", range(7, 16, 2)),
-    *_numbered("subtract", range(1, 6)),
-    *_numbered("lambda", range(8, 17, 2)),
-    *_numbered("concatenate", range(1, 6)),
-    *_MATCHING_LAYERS,
-    *("rpn_model", "rpn_class", "rpn_bbox", "input_anchors", "ROI", "input_image_meta", "roi_align_classifier"),
-    *(*_CLASS_LAYERS[:2], "activation_34", *_CLASS_LAYERS[2:], "activation_35"),
-    *("pool_squeeze", "mrcnn_bbox_fc", "mrcnn_class_logits", "mrcnn_bbox", "mrcnn_class", "concatenate_6"),
-    "mrcnn_detection",
-    *("lambda_19", "roi_align_mask"),  # the mask head begins here
-    *(*_MASK_LAYERS[:2], "activation_37", *_MASK_LAYERS[2:4], "activation_38"),
-    *(*_MASK_LAYERS[4:6], "activation_39", *_MASK_LAYERS[6:8], "activation_40"),
-    *("mrcnn_mask_deconv", "mrcnn_mask", "concatenate_7"),
-)
-_NESTED_ORDER = (  # inside fpn_model and rpn_model
-    *("fpn_c5p5", "fpn_c4p4", "fpn_c3p3", "fpn_c2p2", "fpn_p5", "fpn_p2", "fpn_p3", "fpn_p4"),
-    *("rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred"),
-)
+# What the original writes for its network, in its order; layers without weights have an empty group.
+_FILE_LAYERS = """
+    input_target input_image lambda_1 resnet_model fpn_model lambda_2 lambda_3 lambda_4 lambda_5 lambda_6
+    global_average_pooling2d_1 global_average_pooling2d_2 global_average_pooling2d_3 global_average_pooling2d_4
+    global_average_pooling2d_5 lambda_7 lambda_9 lambda_11 lambda_13 lambda_15 subtract_1 subtract_2 subtract_3
+    subtract_4 subtract_5 lambda_8 lambda_10 lambda_12 lambda_14 lambda_16 concatenate_1 concatenate_2
+    concatenate_3 concatenate_4 concatenate_5 fpn_distance_P2 fpn_distance_P3 fpn_distance_P4 fpn_distance_P5
+    fpn_distance_P6 rpn_model rpn_class rpn_bbox input_anchors ROI input_image_meta roi_align_classifier
+    mrcnn_class_conv1 mrcnn_class_bn1 activation_34 mrcnn_class_conv2 mrcnn_class_bn2 activation_35 pool_squeeze
+    mrcnn_bbox_fc mrcnn_class_logits mrcnn_bbox mrcnn_class concatenate_6 mrcnn_detection lambda_19
+    roi_align_mask mrcnn_mask_conv1 mrcnn_mask_bn1 activation_37 mrcnn_mask_conv2 mrcnn_mask_bn2 activation_38
+    mrcnn_mask_conv3 mrcnn_mask_bn3 activation_39 mrcnn_mask_conv4 mrcnn_mask_bn4 activation_40
+    mrcnn_mask_deconv mrcnn_mask concatenate_7
+""".split()
+_MATCHING_LAYERS = [f"fpn_distance_P{level}" for level in range(2, 7)]
+_FIRST_MASK_LAYER = "lambda_19"  # from here on a file without masks lacks all
+_NESTED_ORDER = """
+    fpn_c5p5 fpn_c4p4 fpn_c3p3 fpn_c2p2 fpn_p5 fpn_p2 fpn_p3 fpn_p4 rpn_conv_shared rpn_class_raw rpn_bbox_pred
+""".split()  # inside fpn_model and rpn_model
 _BLOCK_ORDER = ("res2a", "bn2a", "res2b", "bn2b", "res2c", "res1", "bn2c", "bn1")  # inside a residual block
-WRITTEN_KERAS_VERSION = "2.1.6"  # the Keras whose layout is written; readers pick their conversions by it
+WRITTEN_KERAS_VERSION = "2.1.6"  # the Keras whose layout is written; readers choose their conversions by it
 WRITTEN_BACKEND = "tensorflow"
 
 
@@ -93,47 +73,53 @@ class WeightFileError(ValueError):
 
 @dataclasses.dataclass
 class WeightFile:
-    """What a weight file holds, under canonical names.
+    """The content of a weight file, under canonical names.
 
     Attributes:
         path: the file.
         shapes: {"conv1/kernel": shape}, in file order.
         arrays: {"conv1/kernel": float32 array of that shape}; empty when only shapes were read.
-        groups: {"conv1/kernel": the h5 group it lies in}.
-        attributes: {"keras_version": ..., "backend": ...}, those that the file has.
-        renamed: {stored name: canonical name} of the weights stored under another name.
-        style: "keras 2", "keras 1" or "keras-applications", the way its layers and weights are named.
+        groups: {"conv1/kernel": its h5 group}.
+        attributes: {"keras_version": ..., "backend": ...}, as far as the file has them.
+        renamed: {stored name: canonical name} of weights stored under another name.
+        style: naming style of layers and weights, "keras 2", "keras 1" or "keras-applications".
     """
 
     path: pathlib.Path
-    shapes: dict = dataclasses.field(default_factory=dict)
-    arrays: dict = dataclasses.field(default_factory=dict)
-    groups: dict = dataclasses.field(default_factory=dict)
-    attributes: dict = dataclasses.field(default_factory=dict)
-    renamed: dict = dataclasses.field(default_factory=dict)
+    shapes: dict[str, Shape] = dataclasses.field(default_factory=dict)
+    arrays: dict[str, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    groups: dict[str, str] = dataclasses.field(default_factory=dict)
+    attributes: dict[str, str] = dataclasses.field(default_factory=dict)
+    renamed: dict[str, str] = dataclasses.field(default_factory=dict)
     style: str = "keras 2"
 
 
 # ---- names -------------------------------------------------------------------------------------------------------
 
 
-def block_of(layer):
-    """(stage 2..5, block letter) of a layer of a residual block, None for every other layer."""
+def layer_of(key: str) -> str:
+    """Layer name of a canonical weight name."""
+    return key.rpartition("/")[0]
+
+
+def block_of(layer: str) -> tuple[int, str] | None:
+    """(stage 2..5, block letter) of a layer in a residual block; None for other layers."""
     match = _BLOCK_LAYER.fullmatch(layer)
     return (int(match[2]), match[3]) if match else None
 
 
-def is_backbone_layer(layer):
+def is_backbone_layer(layer: str) -> bool:
+    """Whether a layer of this name belongs to the backbone."""
     return layer in ("conv1", "bn_conv1") or block_of(layer) is not None
 
 
-def is_network_layer(layer):
-    """Whether a layer of this name, with weights, belongs to the network."""
+def is_network_layer(layer: str) -> bool:
+    """Whether a layer of this name is a layer of the network with weights."""
     return is_backbone_layer(layer) or _NETWORK_LAYER.fullmatch(layer) is not None
 
 
-def group_of(layer):
-    """The h5 group (nested model or the layer itself) of a layer of the network, None for an unknown layer."""
+def group_of(layer: str) -> str | None:
+    """The h5 group of a layer of the network (nested model or the layer itself); None for unknown layers."""
     if is_backbone_layer(layer):
         return "resnet_model"
     if not is_network_layer(layer):
@@ -146,16 +132,13 @@ def group_of(layer):
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_weights(path, *, expected=(), values=True):
+def read_weights(path: str | pathlib.Path, *, expected: Iterable[str] = (), values: bool = True) -> WeightFile:
     """Read a legacy .h5 file: bare weights or a whole saved model, from a training or an inference model.
 
     Args:
         path: the file.
         expected: layer names to recognise besides those of the network.
         values: False reads shapes only.
-
-    Returns:
-        WeightFile.
 
     Raises:
         WeightFileError: missing, not HDF5, damaged, in the layout of Keras 3, or without weights.
@@ -171,16 +154,19 @@ def read_weights(path, *, expected=(), values=True):
         raise WeightFileError(f"{path}: a damaged or truncated HDF5 file ({error}); fetch or copy it again") from error
 
 
-def _read_groups(path, h5, expected, values):
+def _read_groups(path: pathlib.Path, h5: h5py.File, expected: frozenset[str], values: bool) -> WeightFile:
     root = h5["model_weights"] if "model_weights" in h5 and not _has_list(h5.attrs, "layer_names") else h5
     _check_layout(path, root)
     stored = list(_stored_weights(path, root))
     layers = {_split(name, group)[0] for group, name, _ in stored}
-    file, datasets = WeightFile(path, attributes=_attributes(h5, root)), {}
+    file = WeightFile(path, attributes=_attributes(h5, root))
+    datasets: dict[str, h5py.Dataset] = {}
     for group, name, dataset in stored:
         key, style = _canonical(name, group, layers, expected)
         if key in datasets:
-            _check_twin(path, key, name, dataset, datasets[key])
+            first = datasets[key]  # the same weight may be listed twice
+            if dataset.shape != first.shape or not np.array_equal(dataset[()], first[()]):
+                raise WeightFileError(f"{path}: two different weights have the name {key}: {first.name} and {name}")
             continue
         datasets[key] = dataset
         file.shapes[key], file.groups[key] = tuple(dataset.shape), group
@@ -194,30 +180,18 @@ def _read_groups(path, h5, expected, values):
     return file
 
 
-def _stored_weights(path, root):
+def _stored_weights(path: pathlib.Path, root: h5py.Group) -> Iterator[tuple[str, str, h5py.Dataset]]:
     """(group, stored name, dataset) of every weight, in file order."""
     for group in _string_list(root.attrs, "layer_names"):
         for name in _string_list(root[group].attrs, "weight_names"):
             dataset = root[group][name]
             if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
-                raise WeightFileError(f"{path}: {group}/{name} is no array of numbers; expected {ACCEPTED}")
+                raise WeightFileError(f"{path}: {group}/{name} is not an array of numbers; expected {ACCEPTED}")
             yield group, name, dataset
 
 
-def _check_twin(path, key, name, dataset, first):
-    """The same weight listed twice is harmless, two different ones of one name are not."""
-    if dataset.shape != first.shape or not np.array_equal(dataset[()], first[()]):
-        raise WeightFileError(f"{path}: two different weights go by the name {key}: {first.name} and {name}")
-
-
-def _canonical(name, group, layers, expected):
-    """Stored weight name -> (canonical name, naming style or None where it is that of Keras 2).
-
-    Args:
-        name, group: as stored.
-        layers: the layer parts of all stored names.
-        expected: layer names to recognise besides those of the network.
-    """
+def _canonical(name: str, group: str, layers: set[str], expected: frozenset[str]) -> tuple[str, str | None]:
+    """Stored weight name -> (canonical name, naming style or None for Keras 2); `layers` are those of all names."""
     layer, weight, style = _split(name, group)
     bare = _SUFFIX.sub("", layer)
     known = layer
@@ -225,15 +199,15 @@ def _canonical(name, group, layers, expected):
         if candidate in expected or is_network_layer(candidate):
             known = candidate
             break
-        if _applications_layer(candidate):
-            known, style = _applications_layer(candidate), "keras-applications"
+        if translated := _applications_layer(candidate):
+            known, style = translated, "keras-applications"
             break
     weight = _KERAS1_WEIGHTS.get(weight, weight)
     bare_weight = _SUFFIX.sub("", weight)
     return f"{known}/{bare_weight if bare_weight in _WEIGHTS else weight}", style
 
 
-def _split(name, group):
+def _split(name: str, group: str) -> tuple[str, str, str | None]:
     """Stored weight name -> (layer, weight, naming style or None). A name without a layer takes the group's."""
     parts = name.split(":")[0].split("/")
     old = _KERAS1_NAME.fullmatch(parts[-1])
@@ -242,8 +216,8 @@ def _split(name, group):
     return (parts[-2] if len(parts) > 1 else group), parts[-1], None
 
 
-def _applications_layer(name):
-    """The network's name of a layer named as in keras-applications, None for other names."""
+def _applications_layer(name: str) -> str | None:
+    """The network's name of a layer named as in keras-applications; None for other names."""
     match = _APPLICATIONS_LAYER.fullmatch(name)
     if not match or not 1 <= int(match[2]) <= 26:  # blocks are letters here
         return _APPLICATIONS_STEM.get(name)
@@ -254,127 +228,85 @@ def _applications_layer(name):
 # ---- what a file is ----------------------------------------------------------------------------------------------
 
 
-def _check_hdf5(path):
-    if not path.exists():
-        raise WeightFileError(f"{path}: no such weight file")
+def _check_hdf5(path: pathlib.Path) -> None:
     if not path.is_file():
-        raise WeightFileError(f"{path}: not a file; expected {ACCEPTED}")
+        what = "not a file" if path.exists() else "no such weight file"
+        raise WeightFileError(f"{path}: {what}; expected {ACCEPTED}")
     try:
         with open(path, "rb") as file:
-            head = file.read(2560)
+            head = file.read(_HDF5_OFFSETS[-1] + len(_HDF5_SIGNATURE))
     except OSError as error:
         raise WeightFileError(f"{path}: cannot be read ({error.strerror})") from error
-    if not any(head.startswith(_HDF5_SIGNATURE, offset) for offset in (0, 512, 1024, 2048)):
-        raise WeightFileError(f"{path}: not an HDF5 file, it looks like {_foreign(path, head)}; expected {ACCEPTED}")
-
-
-def _foreign(path, head):
-    """What a file is that is not HDF5, in words."""
-    if not head:
-        return "an empty file"
-    if zipfile.is_zipfile(path):
-        return _zip_content(path)
-    for *beginnings, description in _FOREIGN:
-        if head.lstrip()[:64].lower().startswith(tuple(beginning.lower() for beginning in beginnings)):
-            return description
-    if head.startswith(b"PK\x03\x04"):
-        return "a truncated zip, .keras or PyTorch file"
-    if not head.strip(b"\0"):
-        return "an unfinished download (only zeros)"
-    text = head.decode("utf-8", "ignore")
-    return "text" if len(text) > 0.9 * len(head) and "\0" not in text else f"unknown data (it begins {head[:8]!r})"
-
-
-def _zip_content(path):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
-        return "a damaged zip archive"
-    if "model.weights.h5" in names:
-        return "a .keras file of Keras 3 (its layout differs: load it with Keras and write it with save_weights)"
-    if any(name.endswith("data.pkl") for name in names):
-        return "a PyTorch file"
-    if any(name.endswith(".npy") for name in names):
-        return "a numpy archive"
-    return "a zip archive: unpack it first"
-
-
-def _check_layout(path, root):
-    if _has_list(root.attrs, "layer_names"):
-        return
-    if "layers" in root or "vars" in root or "_layer_checkpoint_dependencies" in root:
+    if not any(head.startswith(_HDF5_SIGNATURE, offset) for offset in _HDF5_OFFSETS):
+        what = "a zip archive, such as a .keras or PyTorch file" if head.startswith(b"PK") else f"begins {head[:16]!r}"
         raise WeightFileError(
-            f"{path}: a .weights.h5 file of Keras 3, whose layout differs; expected {ACCEPTED}. "
-            "Load it with Keras and write it with save_weights"
+            f"{path}: not a legacy Keras .h5 weight file ({what if head else 'empty'}); expected {ACCEPTED}"
         )
-    content = ", ".join(list(root)[:6]) or "nothing"
-    raise WeightFileError(f"{path}: an HDF5 file without layer_names (it holds {content}); expected {ACCEPTED}")
 
 
-def _attributes(h5, root):
-    found = {
-        name: where.attrs[name] for where in (h5, root) for name in ("keras_version", "backend") if name in where.attrs
-    }
-    return {name: _string(value) for name, value in found.items()}
+def _check_layout(path: pathlib.Path, root: h5py.Group) -> None:
+    if not _has_list(root.attrs, "layer_names"):
+        content = ", ".join(list(root)[:6]) or "nothing"
+        raise WeightFileError(
+            f"{path}: not a legacy Keras .h5 weight file (HDF5 without layer_names, perhaps of Keras 3, that holds "
+            f"{content}); expected {ACCEPTED}"
+        )
 
 
-def _has_list(attributes, name):
+def _attributes(h5: h5py.File, root: h5py.Group) -> dict[str, str]:
+    pairs = itertools.product(("keras_version", "backend"), (h5, root))
+    return {name: _string(where.attrs[name]) for name, where in pairs if name in where.attrs}
+
+
+def _has_list(attributes: h5py.AttributeManager, name: str) -> bool:
     return name in attributes or f"{name}0" in attributes
 
 
-def _string_list(attributes, name):
-    """An attribute that is a list of strings, whole or cut into name0, name1, ...: [str], empty where there is none."""
+def _string_list(attributes: h5py.AttributeManager, name: str) -> list[str]:
+    """An attribute that lists strings, whole or split into name0, name1, ...; an empty list without one."""
     pieces = itertools.takewhile(attributes.__contains__, (f"{name}{index}" for index in itertools.count()))
     values = [attributes[piece] for piece in ([name] if name in attributes else pieces)]
     return [_string(item) for value in values if not isinstance(value, h5py.Empty) for item in np.ravel(value)]
 
 
-def _string(value):
+def _string(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
-def file_layout(homes):
-    """Groups and order of a file: what the original writes for the same weights.
+def file_layout(homes: Mapping[str, str]) -> dict[str, list[str]]:
+    """{group: [canonical names]} in the order in which the original writes the same weights.
 
     Args:
         homes: {"conv1/kernel": group}, in the order of the model.
-
-    Returns:
-        {group: [canonical names]}, in file order; empty lists for layers without weights.
     """
     layers = sorted(dict.fromkeys(layer_of(key) for key in homes), key=_layer_rank)
     rank = {layer: index for index, layer in enumerate(layers)}
-    groups = {name: [] for name in _layer_names(set(homes.values()))}
+    groups: dict[str, list[str]] = {name: [] for name in _layer_names(set(homes.values()))}
     for key in sorted(homes, key=lambda key: _weight_rank(key, rank)):
         groups.setdefault(homes[key], []).append(key)
     return groups
 
 
-def write_weights(path, groups, values):
-    """Write a file in the legacy layout, to a temporary name first.
-
-    Args:
-        path: the file.
-        groups: {group: [canonical names]} as `file_layout` gives.
-        values: callable, canonical name -> array.
-    """
+def write_weights(
+    path: str | pathlib.Path, groups: Mapping[str, Collection[str]], values: Callable[[str], npt.ArrayLike]
+) -> None:
+    """Write a file in the legacy layout, atomically: `groups` as from `file_layout`, `values` gives arrays by name."""
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as h5:
-        _set_strings(h5.attrs, "layer_names", list(groups))
+        set_strings(h5.attrs, "layer_names", list(groups))
         h5.attrs["backend"] = np.bytes_(WRITTEN_BACKEND)
         h5.attrs["keras_version"] = np.bytes_(WRITTEN_KERAS_VERSION)
         for group, keys in groups.items():
             entry = h5.create_group(group)
-            _set_strings(entry.attrs, "weight_names", [f"{key}:0" for key in keys])
+            set_strings(entry.attrs, "weight_names", [f"{key}:0" for key in keys])
             for key in keys:
                 entry.create_dataset(f"{key}:0", data=np.asarray(values(key), np.float32), track_times=False)
 
 
-def _set_strings(attributes, name, strings):
-    """Fixed-length bytes: Keras 2 calls `decode` on each item. Cut where HDF5 cannot hold them in one attribute."""
+def set_strings(attributes: h5py.AttributeManager, name: str, strings: Collection[str]) -> None:
+    """Fixed-length bytes, as Keras 2 calls `decode` on each item; split if one HDF5 attribute cannot hold them."""
     data = np.array([string.encode("utf-8") for string in strings], "S")
     if data.nbytes <= _ATTRIBUTE_BYTES:
         attributes[name] = data
@@ -384,16 +316,16 @@ def _set_strings(attributes, name, strings):
         attributes[f"{name}{index}"] = data[start : start + count]
 
 
-def _layer_names(groups):
-    """The original's `layer_names` less what the model lacks: without its weights, or all of the mask head."""
+def _layer_names(groups: set[str]) -> list[str]:
+    """The original's `layer_names` without layers that the model lacks: those with weights, or the whole mask head."""
     if not groups.intersection(_MATCHING_LAYERS):
         return [name for name in _FILE_LAYERS if name in groups]
-    names = _FILE_LAYERS if "mrcnn_mask" in groups else _FILE_LAYERS[: _FILE_LAYERS.index("lambda_19")]
+    names = _FILE_LAYERS if "mrcnn_mask" in groups else _FILE_LAYERS[: _FILE_LAYERS.index(_FIRST_MASK_LAYER)]
     return [name for name in names if name in groups or not (is_network_layer(name) or name.endswith("_model"))]
 
 
-def _layer_rank(layer):
-    """Where a layer stands in its group; unknown layers keep the order of the model, after the known ones."""
+def _layer_rank(layer: str) -> tuple[Any, ...]:
+    """Sort key of a layer in its group; unknown layers come last, in the order of the model."""
     match = _BLOCK_LAYER.fullmatch(layer)
     if match:
         return (0, match[2], match[3], _BLOCK_ORDER.index(match[1] + match[4]))
@@ -402,11 +334,7 @@ def _layer_rank(layer):
     return (1, _NESTED_ORDER.index(layer)) if layer in _NESTED_ORDER else (2,)
 
 
-def _weight_rank(key, layer_rank):
+def _weight_rank(key: str, layer_rank: Mapping[str, int]) -> tuple[bool, int, int]:
     weight = key.rpartition("/")[2]
     kind = _WEIGHTS.index(weight) if weight in _WEIGHTS else len(_WEIGHTS)
     return weight.startswith("moving_"), layer_rank[layer_of(key)], kind
-
-
-def layer_of(key):
-    return key.rpartition("/")[0]

@@ -1,13 +1,15 @@
 """Published weight files: what each is, where it comes from, and the file that a name stands for.
 
-A file whose address is known is downloaded into the folder of checkpoints when it is first asked for; of the others the
-error says where to get them. Nothing here looks at the weights themselves.
+A file with a known address is downloaded into the folder of checkpoints on first use; for the others the error says
+where to get them. Nothing here looks at the weights themselves.
 """
 
 import dataclasses
 import difflib
+import importlib.resources
 import logging
 import pathlib
+from collections.abc import Callable
 
 import h5py
 
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _RELEASES = "the assets of github.com/bethgelab/siamese-mask-rcnn/releases"
 _KERAS_RESNET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
+_BUNDLED = "siamese_mrcnn_shapes_s1.h5"  # comes with the package; also called "shapes"
+_NAMES_SUGGESTED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +30,14 @@ class KnownFile:
     Attributes:
         what: what it is, in words.
         source: where it comes from, in words.
-        url: address of the file itself; None where only the page is known.
-        md5: checksum; None where none is known.
-        substitute: name of the known file that serves where this one is missing.
+        url: address of the file itself; empty if only the page is known.
+        md5: checksum; None if unknown.
+        substitute: name of the known file that is used if this one is missing.
     """
 
     what: str
     source: str
-    url: str | None = None
+    url: str = ""
     md5: str | None = None
     substitute: str | None = None
 
@@ -65,52 +69,51 @@ KNOWN_FILES = {
     ),
 }
 
-_NAMES_SUGGESTED = 3
 
+def find_weights(
+    name: str | pathlib.Path, checkpoints: str | pathlib.Path, last: Callable[[], str] | None = None
+) -> pathlib.Path:
+    """The weight file that a name stands for, downloaded if necessary.
 
-def find_weights(name, checkpoints, last=None):
-    """The weight file that a name stands for, downloaded if need be.
-
-    A file that is there is never downloaded again. A path into another folder than `checkpoints` downloads nothing.
+    An existing file is never downloaded again. A path into a folder other than `checkpoints` downloads nothing.
 
     Args:
-        name: a path, a name of KNOWN_FILES (with or without .h5, dashes or underscores), or "last".
+        name: a path, a name of KNOWN_FILES (with or without .h5, dashes or underscores), "shapes" for the weights that
+            come with the package, or "last".
         checkpoints: the folder where known files are looked for, and downloaded to.
-        last: callable that gives the path of the newest checkpoint; needed for "last".
+        last: callable that returns the path of the newest checkpoint; needed for "last".
 
     Returns:
-        pathlib.Path of an existing file (for "last": what `last` gives). Where imagenet_1k.h5 is missing, that of the
+        Path of an existing file (for "last": what `last` returns). If imagenet_1k.h5 is missing, that of the
         ImageNet-1k ResNet-50 of Keras, as in the original.
 
     Raises:
-        ValueError: no such file, with where to get it and where to put it; an unknown name; what was downloaded is not
-            the file (nothing of it is kept).
+        ValueError: no such file, with where to get it and where to put it; an unknown name; the download is not the
+            file (nothing of it is kept).
         ConnectionError: the file cannot be downloaded.
         OSError: the download cannot be written.
     """
     if str(name) == "last":
         if last is None:
-            raise ValueError(
-                "weights 'last': there is no training run to take them from; expected a file or a known name"
-            )
+            raise ValueError("weights 'last': no training run to take them from; expected a file or a known name")
         return pathlib.Path(last())
     path = pathlib.Path(name).expanduser()
     if path.is_file():
         return path
+    if len(path.parts) == 1 and _stem(path.name) in ("shapes", _stem(_BUNDLED)):
+        return pathlib.Path(str(importlib.resources.files(__package__.partition(".")[0]) / "shapes" / _BUNDLED))
     if path.is_dir():
         raise ValueError(f"{path}: a folder, expected a weight file or one of: {_known_names()}")
-    known = _known_name(path.name)
-    if known is None:
-        raise ValueError(
-            f"weights {str(name)!r}: no such file{_suggestions(path.name)} Known names: last, {_known_names()}"
-        )
+    known = f"{_stem(path.name)}.h5"
+    if known not in KNOWN_FILES:
+        raise ValueError(f"weights {str(name)!r}: no such file{_suggestions(path.name)} Known names: {_known_names()}")
     checkpoints = pathlib.Path(checkpoints).expanduser()
     folder = path.parent if len(path.parts) > 1 else checkpoints
     return _find_known(known, folder, may_download=folder.resolve() == checkpoints.resolve())
 
 
-def _find_known(known, folder, *, may_download):
-    """Path of a known file or its substitute in `folder`, downloaded if it may be and its address is known."""
+def _find_known(known: str, folder: pathlib.Path, *, may_download: bool) -> pathlib.Path:
+    """Path of a known file or its substitute in `folder`, downloaded if allowed and if its address is known."""
     substitute = KNOWN_FILES[known].substitute
     names = [known, substitute] if substitute else [known]
     found = next((name for name in names if (folder / name).is_file()), None)
@@ -124,54 +127,44 @@ def _find_known(known, folder, *, may_download):
     return folder / found
 
 
-def _fetch(known, folder, *, wanted):
+def _fetch(known: str, folder: pathlib.Path, *, wanted: str) -> None:
     """Download a known file into `folder`; errors say how to do without the download."""
     entry, place = KNOWN_FILES[known], folder / known
     other = f" (or {wanted} from {KNOWN_FILES[wanted].source})" if wanted != known else ""
-    by_hand = f"{known} is {entry.what}: it can be got by other means{other} and put into {folder} by hand"
+    by_hand = f"{known} is {entry.what}: get it by other means{other} and put it into {folder}"
     logger.info("%s, %s, is downloaded from %s into %s", known, entry.what, entry.url, folder)
     try:
         download(entry.url, place, md5=entry.md5)
-    except ConnectionError as error:
-        raise ConnectionError(f"{error}. {by_hand}") from error
+    except (ConnectionError, ValueError) as error:
+        raise type(error)(f"{error}. {by_hand}") from error
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}. {by_hand}") from error
-    except ValueError as error:
-        raise ValueError(f"{error}. {by_hand}") from error
-    if not h5py.is_hdf5(place):  # some networks answer everything with a page of their own
+    if not h5py.is_hdf5(place):  # some networks answer every request with a page of their own
         place.unlink()
-        raise ValueError(f"{place}: what came from {entry.url} is no HDF5 file and is not kept. {by_hand}")
+        raise ValueError(f"{place}: {entry.url} did not return an HDF5 file, nothing is kept. {by_hand}")
 
 
-def _missing(known, folder):
-    """Text of the error for a known file that is not there and cannot be downloaded there."""
+def _missing(known: str, folder: pathlib.Path) -> str:
+    """Text of the error for a known file that is missing and cannot be downloaded to `folder`."""
     entry = KNOWN_FILES[known]
-    text = (
-        f"{folder / known}: no such file. {known} is {entry.what}: get it from {entry.url or entry.source} and put it "
-        "there"
-    )
+    text = f"{folder / known}: no such file. {known} is {entry.what}: get it from {entry.url or entry.source}"
+    text += " and put it there"
     if entry.url or entry.substitute:
         fetched = "it" if entry.url else entry.substitute
         text += f"; by its name alone, {known.removesuffix('.h5')}, {fetched} is downloaded into the checkpoints folder"
     return text
 
 
-def _stem(name):
+def _stem(name: str) -> str:
     return name.lower().replace("-", "_").removesuffix(".h5")
 
 
-def _known_name(name):
-    return f"{_stem(name)}.h5" if f"{_stem(name)}.h5" in KNOWN_FILES else None
+def _known_names() -> str:
+    return ", ".join(["last", "shapes", *(name.removesuffix(".h5") for name in KNOWN_FILES)])
 
 
-def _known_names():
-    return ", ".join(name.removesuffix(".h5") for name in KNOWN_FILES)
-
-
-def _suggestions(name):
-    """End of a sentence: known files whose names begin so or are close, with what they are (small and large ones are
-    easily confused).
-    """
+def _suggestions(name: str) -> str:
+    """End of a sentence: known files with this prefix or a similar name, with what they are."""
     stems = [known.removesuffix(".h5") for known in KNOWN_FILES]
     found = [stem for stem in stems if stem.startswith(_stem(name))]
     found = (found or difflib.get_close_matches(_stem(name), stems, _NAMES_SUGGESTED))[:_NAMES_SUGGESTED]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf.io import download
+from siamese_mrcnn_tf.weights.loading import fitting_config
 from siamese_mrcnn_tf.weights.pretrained import KNOWN_FILES, find_weights
 
 COCO = "mask_rcnn_coco.h5"
@@ -98,7 +99,7 @@ def test_path_as_it_is_and_last(tmp_path):
     (tmp_path / "mine.h5").write_bytes(b"x")
     assert find_weights(str(tmp_path / "mine.h5"), "elsewhere") == tmp_path / "mine.h5"
     assert find_weights("last", tmp_path, last=lambda: str(tmp_path / "run.h5")) == tmp_path / "run.h5"
-    with pytest.raises(ValueError, match="'last': there is no training run"):
+    with pytest.raises(ValueError, match="'last': no training run to take them from"):
         find_weights("last", tmp_path)
 
 
@@ -112,10 +113,25 @@ def test_known_names_in_a_folder(tmp_path, name):
     assert find_weights(path.with_name(name), tmp_path) == path
 
 
+@pytest.mark.parametrize("name", ["shapes", "Shapes", "siamese_mrcnn_shapes_s1", "siamese-mrcnn-shapes-s1.h5"])
+def test_shapes_are_the_weights_of_the_package(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()  # a folder is no weight file
+    path = find_weights(name, tmp_path)
+    assert path.name == "siamese_mrcnn_shapes_s1.h5" and fitting_config(path) == "tiny"
+    (tmp_path / "shapes").rmdir()
+    (tmp_path / "shapes").write_bytes(b"x")
+    assert find_weights("shapes", tmp_path).read_bytes() == b"x"
+    with pytest.raises(ValueError, match="no such file"):
+        find_weights("folder/shapes", tmp_path)
+
+
 def test_unknown_name_lists_the_known(tmp_path):
     with pytest.raises(ValueError, match=r"'smal_siamese_mrcnn': no such file; did you mean small_siamese_mrcnn_0160"):
         find_weights("smal_siamese_mrcnn", tmp_path)
-    with pytest.raises(ValueError, match=r"'q\.h5': no such file\. Known names: last, imagenet_687, .*mask_rcnn_coco"):
+    with pytest.raises(
+        ValueError, match=r"'q\.h5': no such file\. Known names: last, shapes, imagenet_687, .*mask_rcnn_coco"
+    ):
         find_weights("q.h5", tmp_path)
     with pytest.raises(ValueError, match="a folder, expected a weight file"):
         find_weights(tmp_path, tmp_path)
@@ -141,7 +157,7 @@ def test_suggestions_tell_small_from_large(tmp_path, name, message):
 
 
 def test_import_needs_no_keras():
-    code = "import sys, siamese_mrcnn_tf.known_weights; sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
+    code = "import sys, siamese_mrcnn_tf.weights.pretrained; sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -227,7 +243,7 @@ def test_stopped_download_is_resumed(tmp_path, server, content):
 def test_other_checksum_keeps_nothing(tmp_path, server, content, place_at):
     place_at(RESNET, f"{server.root}/files/{RESNET}", "0" * 32)
     found = hashlib.md5(content).hexdigest()
-    message = rf"{tmp_path}.{RESNET}: .* {server.root}/files/.*{found}, expected 0{{32}}.* into {tmp_path} by hand$"
+    message = rf"{tmp_path}.{RESNET}: .* {server.root}/files/.*{found}, expected 0{{32}}.* into {tmp_path}$"
     with pytest.raises(ValueError, match=message):
         find_weights(RESNET, tmp_path)
     assert not os.listdir(tmp_path)
@@ -236,7 +252,9 @@ def test_other_checksum_keeps_nothing(tmp_path, server, content, place_at):
 def test_page_in_place_of_the_file_keeps_nothing(tmp_path, server, place_at):
     server.content = b"<html>Please log in</html>"
     place_at(COCO, f"{server.root}/files/{COCO}")
-    with pytest.raises(ValueError, match=rf"{COCO}: what came from {server.root}/.* is no HDF5 file.* by hand$"):
+    with pytest.raises(
+        ValueError, match=rf"{COCO}: {server.root}/.* did not return an HDF5 file, nothing is kept\. .*put it into .*$"
+    ):
         find_weights(COCO, tmp_path)
     assert not os.listdir(tmp_path)
 
@@ -245,7 +263,7 @@ def test_refusal_names_everything(tmp_path, server, place_at):
     place_at(COCO, f"{server.root}/gone/{COCO}")
     message = (
         f"{tmp_path / COCO}: cannot be downloaded from {server.root}/gone/{COCO} (HTTP status 404 Not Found). {COCO} "
-        f"is {KNOWN_FILES[COCO].what}: it can be got by other means and put into {tmp_path} by hand"
+        f"is {KNOWN_FILES[COCO].what}: get it by other means and put it into {tmp_path}"
     )
     with pytest.raises(ConnectionError, match=f"^{re.escape(message)}$"):
         find_weights(COCO, tmp_path)
@@ -253,7 +271,7 @@ def test_refusal_names_everything(tmp_path, server, place_at):
 
 
 def test_no_network_names_everything(tmp_path):
-    message = rf"{COCO}: cannot be downloaded from http://127\.0\.0\.1:1/files/{COCO} \(.*refused.*put into .* by hand$"
+    message = rf"{COCO}: cannot be downloaded from http://127\.0\.0\.1:1/files/{COCO} \(.*refused.*put it into .*$"
     with pytest.raises(ConnectionError, match=message):
         find_weights(COCO, tmp_path)
     assert not os.listdir(tmp_path)
@@ -261,11 +279,11 @@ def test_no_network_names_everything(tmp_path):
 
 def test_folder_that_cannot_be_written_names_everything(tmp_path, server):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=rf"file: the folder cannot be made \(.*\)\. {COCO} is .* by hand$"):
+    with pytest.raises(ValueError, match=rf"file: the folder cannot be made \(.*\)\. {COCO} is .* put it into .*$"):
         find_weights(COCO, tmp_path / "file")
     (tmp_path / f"{COCO}.part").mkdir()
     with pytest.raises(
-        OSError, match=rf"{COCO}: the download from http.* cannot be written \(.*\)\. {COCO} is .* by hand$"
+        OSError, match=rf"{COCO}: the download from http.* cannot be written \(.*\)\. {COCO} is .* put it into .*$"
     ):
         find_weights(COCO, tmp_path)
 
@@ -303,8 +321,8 @@ def test_imagenet_1k_downloads_the_resnet_of_keras(tmp_path, server, content, ca
 
 def test_imagenet_1k_without_network_names_both_files(tmp_path):
     message = (
-        rf"{RESNET}: cannot be downloaded from http://127\.0\.0\.1:1/.*: it can be got by other means \(or "
-        r"imagenet_1k\.h5 from the assets of github\.com/bethgelab/.*/releases\) and put into .* by hand$"
+        rf"{RESNET}: cannot be downloaded from http://127\.0\.0\.1:1/.*: get it by other means \(or "
+        r"imagenet_1k\.h5 from the assets of github\.com/bethgelab/.*/releases\) and put it into .*$"
     )
     with pytest.raises(ConnectionError, match=message):
         find_weights("imagenet-1k", tmp_path)

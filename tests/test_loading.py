@@ -1,197 +1,39 @@
-"""Weight files: names, layouts, verdicts, reports and errors, over stand-ins for models (no Keras)."""
+"""Loading, reports, errors and saving, with stand-ins for models (no Keras) and with Keras itself."""
 
 import gzip
 import json
 import pathlib
-import pickle
 import subprocess
 import sys
 import zipfile
-import zlib
 
-import h5py
 import numpy as np
 import pytest
+from weight_models import (
+    Layer,
+    Model,
+    Variable,
+    assert_loaded,
+    assert_untouched,
+    backbone_shapes,
+    fake_model,
+    flat,
+    inventory,
+    matterport_shapes,
+    nested,
+    network_shapes,
+    random_arrays,
+    values,
+    write_h5,
+    zeros,
+)
 
-from siamese_mrcnn_tf.config import Config, LargeConfig, SmallConfig, TinyConfig
+from siamese_mrcnn_tf.config import LargeConfig, SmallConfig, TinyConfig
 from siamese_mrcnn_tf.weights import loading
-from siamese_mrcnn_tf.weights.identify import judge
-from siamese_mrcnn_tf.weights.legacy_h5 import _set_strings, file_layout, group_of, read_weights
+from siamese_mrcnn_tf.weights.legacy_h5 import file_layout, group_of, read_weights
 
 HERE = pathlib.Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared"
-BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
-
-
-class Variable:
-    def __init__(self, name, array):
-        self.name, self.array, self.assigned = name, array, False
-
-    @property
-    def shape(self):
-        return self.array.shape
-
-    def numpy(self):
-        return self.array
-
-    def assign(self, value):
-        assert value.shape == self.shape
-        self.array, self.assigned = np.array(value), True
-
-
-class Layer:
-    def __init__(self, name, variables=()):
-        self.name, self.weights = name, list(variables)
-
-
-class Model:
-    def __init__(self, name, layers):
-        self.name, self.layers = name, layers
-
-
-def conv(name, *shape, bias=True):
-    return {f"{name}/kernel": shape, **({f"{name}/bias": (shape[-1],)} if bias else {})}
-
-
-def norm(name, width):
-    return {f"{name}/{weight}": (width,) for weight in ("gamma", "beta", "moving_mean", "moving_variance")}
-
-
-def backbone_shapes(config, bias=True):
-    """{canonical name: shape} of a ResNet, in an order that is not the file's."""
-    shapes = {**norm("bn_conv1", config.BACKBONE_STEM_WIDTH), **conv("conv1", 7, 7, 3, config.BACKBONE_STEM_WIDTH)}
-    read = config.BACKBONE_STEM_WIDTH
-    blocks = config.BACKBONE_BLOCKS or BLOCKS[config.BACKBONE]
-    for stage, (count, width) in enumerate(zip(blocks, config.BACKBONE_WIDTHS, strict=True), start=2):
-        inner = width // config.BACKBONE_BOTTLENECK
-        for letter in "abcdefghijklmnopqrstuvwxyz"[:count]:
-            parts = {"2a": (1, 1, read, inner), "2b": (3, 3, inner, inner), "2c": (1, 1, inner, width)}
-            if letter == "a":
-                parts["1"] = (1, 1, read, width)
-            for part, shape in parts.items():
-                shapes.update(conv(f"res{stage}{letter}_branch{part}", *shape, bias=bias))
-                shapes.update(norm(f"bn{stage}{letter}_branch{part}", shape[-1]))
-            read = width
-    return {key: shape for key, shape in shapes.items() if bias or not key.endswith("/bias")}
-
-
-def pyramid_shapes(config):
-    shapes, width = {}, config.FPN_FEATUREMAPS
-    for level in range(2, 6):
-        shapes.update(conv(f"fpn_p{level}", 3, 3, width, width))
-        shapes.update(conv(f"fpn_c{level}p{level}", 1, 1, config.BACKBONE_WIDTHS[level - 2], width))
-    return shapes
-
-
-def head_shapes(config, read, classes, boxes):
-    shapes = conv("rpn_bbox_pred", 1, 1, config.RPN_CONV_CHANNELS, 12)
-    shapes.update(conv("rpn_class_raw", 1, 1, config.RPN_CONV_CHANNELS, 6))
-    shapes.update(conv("rpn_conv_shared", 3, 3, read, config.RPN_CONV_CHANNELS))
-    full, mask = config.FPN_CLASSIF_FC_LAYERS_SIZE, config.MASK_HEAD_CHANNELS
-    shapes.update({**conv("mrcnn_class_conv1", 7, 7, read, full), **norm("mrcnn_class_bn1", full)})
-    shapes.update({**conv("mrcnn_class_conv2", 1, 1, full, full), **norm("mrcnn_class_bn2", full)})
-    shapes.update({**conv("mrcnn_class_logits", full, classes), **conv("mrcnn_bbox_fc", full, boxes)})
-    if config.MODEL == "frcnn":
-        return shapes
-    for index in range(1, 5):
-        shapes.update(conv(f"mrcnn_mask_conv{index}", 3, 3, read if index == 1 else mask, mask))
-        shapes.update(norm(f"mrcnn_mask_bn{index}", mask))
-    shapes.update(
-        {**conv("mrcnn_mask_deconv", 2, 2, mask, mask), **conv("mrcnn_mask", 1, 1, mask, max(classes - 1, 1))}
-    )
-    return shapes
-
-
-def network_shapes(config):
-    shapes = {**backbone_shapes(config), **pyramid_shapes(config)}
-    matched = config.MATCHED_FEATUREMAPS
-    for level in range(6, 1, -1):
-        shapes.update(conv(f"fpn_distance_P{level}", 1, 1, 2 * config.FPN_FEATUREMAPS, matched))
-    return {**shapes, **head_shapes(config, matched, 2, 4)}
-
-
-def matterport_shapes(config):
-    heads = head_shapes(config, config.FPN_FEATUREMAPS, 81, 4 * 81)
-    return {**backbone_shapes(config), **pyramid_shapes(config), **heads}
-
-
-def zeros(shapes):
-    """Arrays of zeros that take no memory."""
-    return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
-
-
-def random_arrays(shapes):
-    rngs = {key: np.random.default_rng(zlib.crc32(key.encode())) for key in shapes}
-    return {key: rngs[key].standard_normal(shape, np.float32) for key, shape in shapes.items()}
-
-
-def fake_model(arrays):
-    """Nested models and layers as in the real network; the backbone is reached twice."""
-    layers = {}
-    for key, array in arrays.items():
-        layer, weight = key.split("/")
-        layers.setdefault(layer, Layer(layer)).weights.append(Variable(weight, array))
-    nested = {}
-    for name, layer in layers.items():
-        nested.setdefault(group_of(name) if group_of(name) != name else None, []).append(layer)
-    parts = [Model(name, content) for name, content in nested.items() if name]
-    return Model("mask_rcnn", [Layer("input_image"), *nested.get(None, []), *parts, *parts[:1]])
-
-
-def values(model):
-    """{canonical name: variable} of a fake model."""
-    found = {}
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
-            found.update(values(layer))
-        else:
-            found.update({f"{layer.name}/{variable.name}": variable for variable in layer.weights})
-    return found
-
-
-def assert_loaded(model, arrays):
-    for key, array in arrays.items():
-        np.testing.assert_array_equal(values(model)[key].array, array, err_msg=key)
-
-
-def assert_untouched(model):
-    assert not any(variable.assigned for variable in values(model).values())
-
-
-def write_h5(path, stored, *, root="", text=False, attributes=None, empty=()):
-    """Write [(group, stored name, array or shape)] by hand; a shape alone takes no room on disk."""
-    groups = dict.fromkeys(empty, ())
-    for group, *_ in stored:
-        groups[group] = [name for other, name, _ in stored if other == group]
-    with h5py.File(path, "w") as h5:
-        where = h5.require_group(root) if root else h5
-        for name, value in (attributes or {"keras_version": "2.1.6", "backend": "tensorflow"}).items():
-            where.attrs[name] = value if text else np.bytes_(value)
-        set_names(where.attrs, "layer_names", list(groups), text)
-        for group, names in groups.items():
-            set_names(where.create_group(group).attrs, "weight_names", list(names), text)
-        for group, name, value in stored:
-            shape = value if isinstance(value, tuple) else None
-            where[group].create_dataset(name, shape, np.float32, None if shape is not None else value)
-    return path
-
-
-def set_names(attributes, name, names, text):
-    attributes[name] = np.array(names, h5py.string_dtype()) if text else np.array([n.encode() for n in names], "S")
-
-
-def nested(arrays, suffix=""):
-    """[(group, stored name, array)] in the layout of nested models."""
-    stored = []
-    for key, array in arrays.items():
-        layer, weight = key.split("/")
-        stored.append((group_of(layer), f"{layer}{suffix}/{weight}:0", array))
-    return stored
-
-
-def flat(arrays):
-    """[(group, stored name, array)] with a group per layer, as in Matterport's files."""
-    return [(key.split("/")[0], f"{key}:0", array) for key, array in arrays.items()]
 
 
 @pytest.fixture(scope="module")
@@ -207,25 +49,6 @@ def tiny_model():
 @pytest.fixture
 def tiny_file(tmp_path, tiny_arrays):
     return write_h5(tmp_path / "tiny.h5", nested(tiny_arrays))
-
-
-# ---- writing -----------------------------------------------------------------------------------------------------
-
-
-def inventory(path):
-    """Attributes and weights of a file, as recorded of the original's."""
-    with h5py.File(path) as h5:
-        names = [name.decode() for name in h5.attrs["layer_names"]]
-        listed = [(group, name.decode()) for group in names for name in h5[group].attrs["weight_names"]]
-        assert h5.attrs["layer_names"].dtype.kind == "S"
-        assert all(h5[group][name].dtype == np.float32 for group, name in listed)
-        return {
-            "file_attrs": {
-                "layer_names": names,
-                **{key: h5.attrs[key].decode() for key in ("backend", "keras_version")},
-            },
-            "weights": [[group, name, list(h5[group][name].shape)] for group, name in listed],
-        }
 
 
 @pytest.mark.parametrize(("name", "config"), [("small", SmallConfig), ("large", LargeConfig)])
@@ -260,16 +83,6 @@ def test_frcnn_file_lacks_the_mask_head(tmp_path):
     assert not any("mask" in group for group, *_ in written["weights"])
     assert loading.fitting_config(tmp_path / "f.h5") == "tiny"
     assert 'MODEL = "frcnn"' in loading.describe_weights(tmp_path / "f.h5")
-
-
-def test_resnet101_order_goes_by_block():
-    config = Config().replace(BACKBONE="resnet101")
-    keys = file_layout({key: group_of(key.split("/")[0]) for key in network_shapes(config)})["resnet_model"]
-    trainable = [key.split("/")[0] for key in keys if key.endswith("/kernel")]
-    assert trainable[0] == "conv1" and trainable[-1] == "res5c_branch2c"
-    assert trainable.index("res4b_branch2a") == trainable.index("res4a_branch1") + 1
-    assert trainable.index("res5a_branch2a") == trainable.index("res4w_branch2c") + 1
-    assert keys[-2:] == ["bn5c_branch2c/moving_mean", "bn5c_branch2c/moving_variance"]
 
 
 def test_backbone_alone_and_unknown_layers(tmp_path):
@@ -308,9 +121,6 @@ def test_models_that_cannot_be_saved(tmp_path):
         loading.save_weights(Model("m", twins), tmp_path / "w.h5")
 
 
-# ---- reading: every layout gives the same network ----------------------------------------------------------------
-
-
 def order_of(trainable):
     """The order of Keras 2: trainable weights first, then the others layer by layer."""
 
@@ -326,6 +136,7 @@ def order_of(trainable):
 
 
 heads_order = order_of(("fpn_", "rpn_", "mrcnn_"))
+
 stages_4_order = order_of(("fpn_", "rpn_", "mrcnn_", "res4", "bn4", "res5", "bn5"))
 
 
@@ -365,46 +176,6 @@ def test_round_trip(tmp_path, tiny_arrays, tiny_model):
     loading.save_weights(fake_model(tiny_arrays), tmp_path / "deep" / "w.h5")
     loading.load_weights(tiny_model, tmp_path / "deep" / "w.h5")
     assert_loaded(tiny_model, tiny_arrays)
-
-
-def test_attributes_cut_in_pieces(tmp_path):
-    names = [f"layer{index}_{'x' * 900}" for index in range(99)]  # more than one attribute of HDF5 holds
-    with h5py.File(tmp_path / "w.h5", "w") as h5:
-        _set_strings(h5.attrs, "layer_names", names)
-        assert {"layer_names0", "layer_names1"} == set(h5.attrs)
-        for name in names:
-            _set_strings(h5.create_group(name).attrs, "weight_names", [f"{name}/kernel:0"])
-            h5[name].create_dataset(f"{name}/kernel:0", data=np.float32([1]))
-    assert list(read_weights(tmp_path / "w.h5").shapes) == [f"{name}/kernel" for name in names]
-
-
-def test_suffix_stays_where_the_bare_name_is_there_or_unknown(tmp_path):
-    one = np.ones(1, np.float32)
-    stored = [("conv1", "conv1/kernel:0", one), ("conv1_1", "conv1_1/kernel:0", 2 * one), ("x_1", "x_1/kernel:0", one)]
-    path = write_h5(tmp_path / "w.h5", stored)
-    assert list(read_weights(path).shapes) == ["conv1/kernel", "conv1_1/kernel", "x_1/kernel"]
-    assert read_weights(path).arrays["conv1/kernel"] == [1]
-    assert read_weights(path, expected={"x"}).renamed == {"x_1/kernel:0": "x/kernel"}
-    path = write_h5(tmp_path / "w.h5", stored[1:2])
-    file = read_weights(path, values=False)
-    assert (list(file.shapes), file.arrays, file.renamed) == (
-        ["conv1/kernel"],
-        {},
-        {"conv1_1/kernel:0": "conv1/kernel"},
-    )
-    assert list(read_weights(path, expected={"conv1_1"}).shapes) == ["conv1_1/kernel"]
-
-
-def test_one_name_for_two_weights(tmp_path):
-    one = np.ones(1, np.float32)
-    twins = [("a", "conv1_1/kernel:0", one), ("b", "conv1_2/kernel:0", one)]
-    assert list(read_weights(write_h5(tmp_path / "same.h5", twins)).shapes) == ["conv1/kernel"]
-    different = [twins[0], ("b", "conv1_2/kernel:0", 2 * one)]
-    with pytest.raises(ValueError, match=r"two different weights go by the name conv1/kernel.*conv1_2/kernel:0"):
-        read_weights(write_h5(tmp_path / "different.h5", different))
-
-
-# ---- backbones ---------------------------------------------------------------------------------------------------
 
 
 def keras1(arrays):
@@ -456,57 +227,6 @@ def test_backbone_files(tmp_path, tiny_model, layout, style, bias):
     assert loading.fitting_config(path) is None
 
 
-def test_applications_blocks_get_their_letters(tmp_path):
-    names = [
-        "conv1_conv",
-        "conv1_bn",
-        "conv2_block1_0_conv",
-        "conv3_block2_3_bn",
-        "conv4_block23_1_conv",
-        "conv4_block36_1_bn",
-    ]
-    stored = [(name, f"{name}/kernel:0", np.zeros(1)) for name in names]
-    expected = ["conv1", "bn_conv1", "res2a_branch1", "bn3b_branch2c", "res4w_branch2a", "conv4_block36_1_bn"]
-    assert list(read_weights(write_h5(tmp_path / "w.h5", stored)).shapes) == [f"{name}/kernel" for name in expected]
-
-
-def test_released_resnets_fit_both_configurations():
-    for name, needed in (("resnet50", {}), ("resnet101", {"BACKBONE": "resnet101"})):
-        verdict = judge(backbone_shapes(Config().replace(BACKBONE=name)))
-        assert verdict.kind == "backbone" and verdict.fits == {"small": needed, "large": needed}
-        assert verdict.settings["BACKBONE"] == name and verdict.config is None
-
-
-# ---- verdicts and partial files ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("config", "name", "text"),
-    [
-        (SmallConfig(), "small", "siamese weights, small configuration, ResNet-50, with mask head"),
-        (LargeConfig(), "large", "siamese weights, large configuration, ResNet-50, with mask head"),
-        (TinyConfig(), "tiny", "siamese weights, tiny configuration, ResNet with 1+1+1+1 blocks, with mask head"),
-        (LargeConfig().replace(BACKBONE="resnet101"), "large", "large configuration, ResNet-101, with mask head"),
-        (SmallConfig().replace(MODEL="frcnn"), "small", "small configuration, ResNet-50, without mask head"),
-        (SmallConfig().replace(RPN_CONV_CHANNELS=64), None, "of no named configuration, ResNet-50"),
-    ],
-)
-def test_verdict_of_siamese_weights(config, name, text):
-    verdict = judge(network_shapes(config))
-    assert verdict.kind == "siamese" and verdict.config == name and text in verdict.text
-
-
-def test_verdict_of_other_widths_names_the_settings():
-    verdict = judge(network_shapes(SmallConfig().replace(RPN_CONV_CHANNELS=64, BACKBONE_BLOCKS=[1, 2, 1, 1])))
-    assert verdict.fits == {}
-    assert "config small with RPN_CONV_CHANNELS = 64, BACKBONE_BLOCKS = (1, 2, 1, 1) would do" in verdict.fits_text
-
-
-@pytest.mark.parametrize("shapes", [{}, {"a/kernel": ()}, {"fpn_p2/kernel": (), "rpn_conv_shared/kernel": (3,)}])
-def test_verdict_of_unknown_weights(shapes):
-    assert judge(shapes).text == "weights of an unknown network" and judge(shapes).fits == {}
-
-
 def test_matterport_gives_backbone_and_pyramid(tmp_path, tiny_model):
     arrays = random_arrays(matterport_shapes(TinyConfig()))
     path = write_h5(tmp_path / "mask_rcnn_coco.h5", flat(arrays))
@@ -514,7 +234,7 @@ def test_matterport_gives_backbone_and_pyramid(tmp_path, tiny_model):
     used = {key: array for key, array in arrays.items() if not key.startswith(("rpn_", "mrcnn_"))}
     assert_loaded(tiny_model, used)
     assert set(report.loaded) == set(used) and set(report.unused) == set(arrays) - set(used)
-    assert "81 classes" in report.verdict and "backbone and FPN are used" in report.summary()
+    assert "81 classes" in report.description and "only backbone and FPN are used" in report.summary()
     assert not values(tiny_model)["mrcnn_mask_conv2/kernel"].assigned
     assert "left out: 50 weights (rpn_bbox_pred," in loading.describe_weights(path)
 
@@ -560,10 +280,10 @@ def test_a_partial_load_is_a_warning(tmp_path, tiny_arrays, tiny_file, tiny_mode
         return [(record.levelname, record.getMessage().splitlines()[0]) for record in caplog.records]
 
     caplog.set_level("INFO", loading.__name__)
-    verdict = f"{tiny_file}: siamese weights, tiny configuration, ResNet with 1+1+1+1 blocks, with mask head"
-    assert levels(tiny_file) == [("INFO", verdict)]
-    assert levels(tiny_file, "rpn_model") == [("INFO", verdict)]  # asked for
-    assert levels(tiny_file, "no_such_layer") == [("WARNING", verdict)]
+    first = f"{tiny_file}: siamese weights, tiny configuration, ResNet with 1+1+1+1 blocks, with mask head"
+    assert levels(tiny_file) == [("INFO", first)]
+    assert levels(tiny_file, "rpn_model") == [("INFO", first)]  # asked for
+    assert levels(tiny_file, "no_such_layer") == [("WARNING", first)]
     part = {key: array for key, array in tiny_arrays.items() if not key.startswith("rpn_class_raw")}
     [(level, _)] = levels(write_h5(tmp_path / "part.h5", nested(part)))
     assert level == "WARNING" and "not in the file, values kept: 2 weights (rpn_class_raw)" in caplog.text
@@ -576,9 +296,6 @@ def test_description_has_a_table(tiny_file):
     assert any(line.split() == ["mrcnn_bbox_fc", "2", "516", "[128,", "4]"] for line in lines)
     assert any(line.split() == ["fpn_model", "16", "169,472", "8", "layers"] for line in lines)
     assert lines[-2:] == ["fits: config tiny", "left out: nothing"]
-
-
-# ---- exclude and shapes that do not fit --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("exclude", [["mrcnn_class_logits", "mrcnn_bbox_fc"], ["mrcnn_(class_logits|bbox_fc)"]])
@@ -606,7 +323,7 @@ def test_bad_exclude(tiny_file, tiny_model, exclude):
 
 
 def test_exclude_that_leaves_nothing(tiny_file, tiny_model):
-    with pytest.raises(ValueError, match="nothing to load is left by exclude"):
+    with pytest.raises(ValueError, match=r"tiny\.h5: exclude leaves nothing to load, it matches fpn_distance_P6,"):
         loading.load_weights(tiny_model, tiny_file, exclude=[".*"])
 
 
@@ -653,50 +370,26 @@ def test_other_networks_and_backends(tmp_path, tiny_arrays, tiny_model):
     assert_untouched(tiny_model)
 
 
-# ---- files that are no weight files ------------------------------------------------------------------------------
-
-
-def zip_of(path, *names):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in names:
-            archive.writestr(name, "x")
-    return path.read_bytes()
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "an empty file"),
-        (b"\0" * 4096, "an unfinished download"),
-        (b"weights: none\n" * 40, "text"),
-        (b"\n<!DOCTYPE html><html>", "an HTML page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        (pickle.dumps({"conv1": [1.0]}), "a Python pickle"),
-        (pickle.dumps({"conv1": [1.0]}, protocol=0), "a Python pickle"),
-        (bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"), "a PyTorch file"),
-        (gzip.compress(b"x"), "a gzip archive"),
-        (b"\x93NUMPY\x01\x00", "a numpy array"),
-        (b"\x89PNG\r\n\x1a\n", "a picture"),
-        (bytes(range(256)), "unknown data"),
-        (["archive/data.pkl", "archive/data/0"], "a PyTorch file"),
-        (["config.json", "metadata.json", "model.weights.h5"], "a .keras file of Keras 3"),
-        (["conv1.npy"], "a numpy archive"),
-        (["small_siamese_mrcnn_0160.h5"], "a zip archive: unpack it"),
+        (b"", r"\(empty\)"),
+        (b"<!DOCTYPE html><html>", r"\(begins b'<!DOCTYPE html><'\)"),
+        (bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"), r"\(begins b'\\x80\\x02"),
+        (None, r"\(a zip archive, such as a \.keras or PyTorch file\)"),
     ],
+    ids=["empty", "page", "pickle", "zip"],
 )
 def test_foreign_files(tmp_path, tiny_model, content, message):
     path = tmp_path / "w.h5"
-    path.write_bytes(content if isinstance(content, bytes) else zip_of(path, *content))
-    with pytest.raises(ValueError, match=rf"w\.h5: not an HDF5 file, it looks like {message}"):
+    if content is None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model.weights.h5", "x")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"w\.h5: not a legacy Keras \.h5 weight file {message}"):
         loading.load_weights(tiny_model, path)
     assert_untouched(tiny_model)
-
-
-def test_truncated_zip(tmp_path):
-    path = tmp_path / "w.keras"
-    path.write_bytes(zip_of(path, "model.weights.h5")[:40])
-    with pytest.raises(ValueError, match="a truncated zip"):
-        read_weights(path)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.9, 0.9999])
@@ -713,35 +406,6 @@ def test_missing_file_and_folder(tmp_path, tiny_model):
         loading.load_weights(tiny_model, tmp_path / "none.h5")
     with pytest.raises(ValueError, match="not a file"):
         loading.load_weights(tiny_model, tmp_path)
-
-
-def test_hdf5_files_of_other_layouts(tmp_path):
-    path = tmp_path / "w.weights.h5"
-    with h5py.File(path, "w") as h5:
-        h5.create_dataset("layers/conv2d/vars/0", data=np.zeros(3))
-    with pytest.raises(ValueError, match=r"a \.weights\.h5 file of Keras 3.*expected legacy Keras \.h5"):
-        read_weights(path)
-    with h5py.File(path, "w") as h5:
-        h5.create_dataset("images", data=np.zeros(3))
-    with pytest.raises(ValueError, match=r"without layer_names \(it holds images\)"):
-        read_weights(path)
-    with pytest.raises(ValueError, match="holds no weights"):
-        read_weights(write_h5(path, [], empty=["input_1"]))
-
-
-def test_listed_weight_that_is_not_there(tmp_path):
-    path = write_h5(tmp_path / "w.h5", [("conv1", "conv1/kernel:0", np.zeros(3))])
-    with h5py.File(path, "a") as h5:
-        del h5["conv1/conv1/kernel:0"]
-    with pytest.raises(ValueError, match=r"w\.h5: a damaged"):
-        read_weights(path)
-    with h5py.File(path, "a") as h5:
-        h5["conv1"].create_dataset("conv1/kernel:0", data=b"text")
-    with pytest.raises(ValueError, match="conv1/conv1/kernel:0 is no array of numbers"):
-        read_weights(path)
-
-
-# ---- Keras itself ------------------------------------------------------------------------------------------------
 
 
 def test_import_needs_no_keras():
@@ -777,9 +441,12 @@ def test_keras_models_and_files(tmp_path):
     half = keras_model(keras, "float16")
     loading.load_weights(half, tmp_path / "ours.h5")
     np.testing.assert_allclose(half.get_weights()[0], model.get_weights()[0], rtol=1e-3)
-    for name in ("w.weights.h5", "w.keras"):
-        (model.save_weights if "weights" in name else model.save)(tmp_path / name)
-        with pytest.raises(ValueError, match="of Keras 3"):
+    for save, name, message in (
+        (model.save_weights, "w.weights.h5", r"HDF5 without layer_names, perhaps of Keras 3, that holds .*layers"),
+        (model.save, "w.keras", "a zip archive, such as a .keras"),
+    ):
+        save(tmp_path / name)
+        with pytest.raises(ValueError, match=message):
             loading.load_weights(half, tmp_path / name)
 
 

@@ -1,0 +1,96 @@
+"""The legacy .h5 layout: names, order, attributes, and files of other layouts."""
+
+import h5py
+import numpy as np
+import pytest
+from weight_models import network_shapes, write_h5
+
+from siamese_mrcnn_tf.config import Config
+from siamese_mrcnn_tf.weights.legacy_h5 import file_layout, group_of, read_weights, set_strings
+
+
+def test_resnet101_order_goes_by_block():
+    config = Config().replace(BACKBONE="resnet101")
+    keys = file_layout({key: group_of(key.split("/")[0]) for key in network_shapes(config)})["resnet_model"]
+    trainable = [key.split("/")[0] for key in keys if key.endswith("/kernel")]
+    assert trainable[0] == "conv1" and trainable[-1] == "res5c_branch2c"
+    assert trainable.index("res4b_branch2a") == trainable.index("res4a_branch1") + 1
+    assert trainable.index("res5a_branch2a") == trainable.index("res4w_branch2c") + 1
+    assert keys[-2:] == ["bn5c_branch2c/moving_mean", "bn5c_branch2c/moving_variance"]
+
+
+def test_attributes_cut_in_pieces(tmp_path):
+    names = [f"layer{index}_{'x' * 900}" for index in range(99)]  # more than one attribute of HDF5 holds
+    with h5py.File(tmp_path / "w.h5", "w") as h5:
+        set_strings(h5.attrs, "layer_names", names)
+        assert {"layer_names0", "layer_names1"} == set(h5.attrs)
+        for name in names:
+            set_strings(h5.create_group(name).attrs, "weight_names", [f"{name}/kernel:0"])
+            h5[name].create_dataset(f"{name}/kernel:0", data=np.float32([1]))
+    assert list(read_weights(tmp_path / "w.h5").shapes) == [f"{name}/kernel" for name in names]
+
+
+def test_suffix_stays_where_the_bare_name_is_there_or_unknown(tmp_path):
+    one = np.ones(1, np.float32)
+    stored = [("conv1", "conv1/kernel:0", one), ("conv1_1", "conv1_1/kernel:0", 2 * one), ("x_1", "x_1/kernel:0", one)]
+    path = write_h5(tmp_path / "w.h5", stored)
+    assert list(read_weights(path).shapes) == ["conv1/kernel", "conv1_1/kernel", "x_1/kernel"]
+    assert read_weights(path).arrays["conv1/kernel"] == [1]
+    assert read_weights(path, expected={"x"}).renamed == {"x_1/kernel:0": "x/kernel"}
+    path = write_h5(tmp_path / "w.h5", stored[1:2])
+    file = read_weights(path, values=False)
+    assert (list(file.shapes), file.arrays, file.renamed) == (
+        ["conv1/kernel"],
+        {},
+        {"conv1_1/kernel:0": "conv1/kernel"},
+    )
+    assert list(read_weights(path, expected={"conv1_1"}).shapes) == ["conv1_1/kernel"]
+
+
+def test_one_name_for_two_weights(tmp_path):
+    one = np.ones(1, np.float32)
+    twins = [("a", "conv1_1/kernel:0", one), ("b", "conv1_2/kernel:0", one)]
+    assert list(read_weights(write_h5(tmp_path / "same.h5", twins)).shapes) == ["conv1/kernel"]
+    different = [twins[0], ("b", "conv1_2/kernel:0", 2 * one)]
+    with pytest.raises(ValueError, match=r"two different weights have the name conv1/kernel.*conv1_2/kernel:0"):
+        read_weights(write_h5(tmp_path / "different.h5", different))
+
+
+def test_applications_blocks_get_their_letters(tmp_path):
+    names = [
+        "conv1_conv",
+        "conv1_bn",
+        "conv2_block1_0_conv",
+        "conv3_block2_3_bn",
+        "conv4_block23_1_conv",
+        "conv4_block36_1_bn",
+    ]
+    stored = [(name, f"{name}/kernel:0", np.zeros(1)) for name in names]
+    expected = ["conv1", "bn_conv1", "res2a_branch1", "bn3b_branch2c", "res4w_branch2a", "conv4_block36_1_bn"]
+    assert list(read_weights(write_h5(tmp_path / "w.h5", stored)).shapes) == [f"{name}/kernel" for name in expected]
+
+
+def test_hdf5_files_of_other_layouts(tmp_path):
+    path = tmp_path / "w.weights.h5"
+    with h5py.File(path, "w") as h5:
+        h5.create_dataset("layers/conv2d/vars/0", data=np.zeros(3))
+    with pytest.raises(ValueError, match=r"perhaps of Keras 3, that holds layers\); expected legacy Keras \.h5"):
+        read_weights(path)
+    with h5py.File(path, "w") as h5:
+        h5.create_dataset("images", data=np.zeros(3))
+    with pytest.raises(ValueError, match=r"HDF5 without layer_names, .* that holds images\)"):
+        read_weights(path)
+    with pytest.raises(ValueError, match="holds no weights"):
+        read_weights(write_h5(path, [], empty=["input_1"]))
+
+
+def test_listed_weight_that_is_not_there(tmp_path):
+    path = write_h5(tmp_path / "w.h5", [("conv1", "conv1/kernel:0", np.zeros(3))])
+    with h5py.File(path, "a") as h5:
+        del h5["conv1/conv1/kernel:0"]
+    with pytest.raises(ValueError, match=r"w\.h5: a damaged"):
+        read_weights(path)
+    with h5py.File(path, "a") as h5:
+        h5["conv1"].create_dataset("conv1/kernel:0", data=b"text")
+    with pytest.raises(ValueError, match="conv1/conv1/kernel:0 is not an array of numbers"):
+        read_weights(path)
