@@ -104,9 +104,9 @@ def test_overlaps_of_no_boxes():
     assert box_ops.overlaps_graph(ops.zeros((2, 0, 4)), ops.zeros((2, 3, 4))).shape == (2, 0, 3)
 
 
-# ---- gather_batched -------------------------------------------------------------------------------------------------
+# ---- gather_batched ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("tail", [(), (4,), (2, 3)])
-def test_gather_rows(tail):
+def test_gather_batched(tail):
     values = np.arange(3 * 5 * math.prod(tail), dtype=np.float32).reshape(3, 5, *tail)
     indices = np.array([[4, 0], [1, 1], [2, 3]])
     found = array(box_ops.gather_batched(tensor(values), ops.convert_to_tensor(indices)))

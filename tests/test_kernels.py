@@ -1,4 +1,4 @@
-"""The two primitives: by hand, and the portable forms against TensorFlow's ops, which are what the original ran.
+"""The two operations: by hand, and the portable forms against TensorFlow's ops, which the original used.
 
 The portable forms run eagerly, as a graph and compiled by XLA (the compiler of JAX too): compilers reorder and fuse
 float operations, and a sample at the edge of a map is lost when they do.
@@ -17,20 +17,18 @@ DATA = pathlib.Path(__file__).parent / "data"
 NO_LIMIT = float("-inf")
 
 
-def public_nms(boxes, scores, size, overlap, least):
+def tensorflow_nms(boxes, scores, size, overlap, minimum):
     return kernels.non_max_suppression(
-        boxes, scores, max_output_size=size, iou_threshold=overlap, score_threshold=least
+        boxes, scores, max_output_size=size, iou_threshold=overlap, score_threshold=minimum
     )
 
 
 NMS_FORMS = {
-    "public": public_nms,
-    "tensorflow": kernels._tensorflow_non_max_suppression,
+    "tensorflow": tensorflow_nms,
     "portable": kernels.portable_non_max_suppression,
 }
 CROP_FORMS = {
-    "public": kernels.crop_and_resize,
-    "tensorflow": kernels._tensorflow_crop_and_resize,
+    "tensorflow": kernels.crop_and_resize,
     "portable": kernels.portable_crop_and_resize,
 }
 MODES = {  # how the portable form runs
@@ -43,10 +41,10 @@ each_crop = pytest.mark.parametrize("crop", CROP_FORMS.values(), ids=CROP_FORMS)
 each_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 
 
-def suppress(nms, boxes, scores, size, overlap, least=NO_LIMIT):
+def suppress(nms, boxes, scores, size, overlap, minimum=NO_LIMIT):
     """Kept indices of each image, as lists without the rows that are not valid; checks the padding."""
     boxes, scores = np.asarray(boxes, np.float32), np.asarray(scores, np.float32)
-    indices, valid = (np.asarray(result) for result in nms(boxes, scores, size, overlap, least))
+    indices, valid = (np.asarray(result) for result in nms(boxes, scores, size, overlap, minimum))
     assert indices.shape == valid.shape == (len(boxes), size)
     assert indices.dtype == np.int32 and valid.dtype == bool
     assert not indices[~valid].any()
@@ -140,9 +138,9 @@ def random_nms(kind, batch=8, count=40):
 def test_portable_nms_equals_tensorflows(mode, kind):
     boxes, scores = random_nms(kind)
     portable = mode(lambda *arguments: kernels.portable_non_max_suppression(*arguments))
-    for size, overlap, least in ((45, 0.5, 0.35), (10, 0.7, NO_LIMIT)):
-        expected = suppress(NMS_FORMS["tensorflow"], boxes, scores, size, overlap, least)
-        assert suppress(portable, boxes, scores, size, overlap, least) == expected
+    for size, overlap, minimum in ((45, 0.5, 0.35), (10, 0.7, NO_LIMIT)):
+        expected = suppress(NMS_FORMS["tensorflow"], boxes, scores, size, overlap, minimum)
+        assert suppress(portable, boxes, scores, size, overlap, minimum) == expected
         assert all(0 < len(kept) < 40 for kept in expected)
 
 
@@ -304,8 +302,7 @@ def test_gradients_of_both_forms_are_equal():
 
 # ---- crops from a pyramid ----------------------------------------------------------------------------------------
 PYRAMID_FORMS = {
-    "public": kernels.pyramid_crop_and_resize,
-    "tensorflow": kernels._tensorflow_pyramid_crop_and_resize,
+    "tensorflow": kernels.pyramid_crop_and_resize,
     "portable": kernels.portable_pyramid_crop_and_resize,
 }
 each_pyramid = pytest.mark.parametrize("pyramid", PYRAMID_FORMS.values(), ids=PYRAMID_FORMS)
@@ -372,6 +369,11 @@ def test_another_backend_is_refused(monkeypatch):
 
 def test_jax_runs_the_portable_forms(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    assert kernels._by_backend("tensorflow form", "portable form") == "portable form"
-    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
-    assert kernels._by_backend("tensorflow form", "portable form") == "tensorflow form"
+    for name in ("non_max_suppression", "crop_and_resize", "pyramid_crop_and_resize"):
+        monkeypatch.setattr(kernels, f"portable_{name}", lambda *arguments, name=name: (name, arguments))
+    assert kernels.non_max_suppression(1, 2, max_output_size=3, iou_threshold=4) == (
+        "non_max_suppression",
+        (1, 2, 3, 4, NO_LIMIT),
+    )
+    assert kernels.crop_and_resize(1, 2, 3, 4) == ("crop_and_resize", (1, 2, 3, 4))
+    assert kernels.pyramid_crop_and_resize(1, 2, 3, 4, 5) == ("pyramid_crop_and_resize", (1, 2, 3, 4, 5))

@@ -1,15 +1,14 @@
-"""Geometry of boxes and anchors in numpy.
-
-Boxes are (y1, x1, y2, x2). In pixels y2 and x2 are exclusive; normalized boxes divide by (h - 1, w - 1) after
-subtracting (0, 0, 1, 1), as in Matterport's Mask R-CNN (design section 3).
-"""
+"""Anchors of the feature pyramid, in numpy: squares and rectangles of a fixed area, centered on the cells of P2..P6."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from ..config import Config
 
-def compute_backbone_shapes(config, image_shape):
+
+def compute_backbone_shapes(config: Config, image_shape: Sequence[int]) -> np.ndarray:
     """Heights and widths of P2..P6: int [levels, (height, width)].
 
     Args:
@@ -21,7 +20,9 @@ def compute_backbone_shapes(config, image_shape):
     return np.array([[math.ceil(image_shape[axis] / stride) for axis in (0, 1)] for stride in config.BACKBONE_STRIDES])
 
 
-def generate_anchors(scale, ratios, shape, feature_stride, anchor_stride):
+def generate_anchors(
+    scale: float, ratios: Sequence[float], shape: Sequence[int], feature_stride: int, anchor_stride: int
+) -> np.ndarray:
     """Anchors of one pyramid level.
 
     Args:
@@ -32,19 +33,24 @@ def generate_anchors(scale, ratios, shape, feature_stride, anchor_stride):
         anchor_stride: cells between places.
 
     Returns:
-        float64 [places * ratios, (y1, x1, y2, x2)] in pixels, ordered by y, x, ratio. Centres are at index * stride.
+        float64 [places * ratios, (y1, x1, y2, x2)] in pixels, ordered by y, x, ratio. Centers are at index * stride.
     """
     heights = scale / np.sqrt(np.asarray(ratios, float))
     widths = scale * np.sqrt(np.asarray(ratios, float))
-    centre_y = np.arange(0, shape[0], anchor_stride) * feature_stride
-    centre_x = np.arange(0, shape[1], anchor_stride) * feature_stride
-    centre_y, centre_x, index = np.meshgrid(centre_y, centre_x, np.arange(len(heights)), indexing="ij")
+    rows, columns = (np.arange(0, cells, anchor_stride) * feature_stride for cells in shape[:2])
+    center_y, center_x, index = np.meshgrid(rows, columns, np.arange(len(heights)), indexing="ij")
     half_y, half_x = heights[index] / 2, widths[index] / 2
-    corners = (centre_y - half_y, centre_x - half_x, centre_y + half_y, centre_x + half_x)
+    corners = (center_y - half_y, center_x - half_x, center_y + half_y, center_x + half_x)
     return np.stack(corners, axis=-1).reshape(-1, 4)
 
 
-def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, anchor_stride):
+def generate_pyramid_anchors(
+    scales: Sequence[float],
+    ratios: Sequence[float],
+    feature_shapes: Sequence[Sequence[int]] | np.ndarray,
+    feature_strides: Sequence[int],
+    anchor_stride: int,
+) -> np.ndarray:
     """Anchors of all levels, finest first: float64 [anchors, (y1, x1, y2, x2)] in pixels.
 
     Args:
@@ -58,12 +64,8 @@ def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, an
     )
 
 
-def pyramid_anchors(config, image_shape):
+def pyramid_anchors(config: Config, image_shape: Sequence[int]) -> np.ndarray:
     """The anchors of a configuration: float64 [anchors, (y1, x1, y2, x2)] in pixels of the molded image."""
-    return generate_pyramid_anchors(
-        config.RPN_ANCHOR_SCALES,
-        config.RPN_ANCHOR_RATIOS,
-        compute_backbone_shapes(config, image_shape),
-        config.BACKBONE_STRIDES,
-        config.RPN_ANCHOR_STRIDE,
-    )
+    shapes, strides = compute_backbone_shapes(config, image_shape), config.BACKBONE_STRIDES
+    scales, ratios = config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS
+    return generate_pyramid_anchors(scales, ratios, shapes, strides, config.RPN_ANCHOR_STRIDE)

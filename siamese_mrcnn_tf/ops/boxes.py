@@ -1,8 +1,11 @@
-"""Geometry of boxes and anchors in numpy.
+"""Geometry of boxes in numpy.
 
 Boxes are (y1, x1, y2, x2). In pixels y2 and x2 are exclusive; normalized boxes divide by (h - 1, w - 1) after
 subtracting (0, 0, 1, 1), as in Matterport's Mask R-CNN (design section 3).
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +13,7 @@ import numpy.typing as npt
 _NORM_SHIFT = np.array([0.0, 0.0, 1.0, 1.0])  # y2 and x2 are exclusive in pixels, inclusive when normalized
 
 
-def extract_bboxes(mask):
+def extract_bboxes(mask: npt.ArrayLike) -> np.ndarray:
     """Tight boxes of masks.
 
     Args:
@@ -19,55 +22,43 @@ def extract_bboxes(mask):
     Returns:
         int32 [num_instances, (y1, x1, y2, x2)] in pixels; an empty mask gives (0, 0, 0, 0).
     """
-    mask = np.asarray(mask, bool)
-    rows, columns = mask.any(axis=1), mask.any(axis=0)  # [height, instances], [width, instances]
+    present = np.asarray(mask, bool)
+    rows, columns = present.any(axis=1), present.any(axis=0)  # [height, instances], [width, instances]
     boxes = np.stack([*_extent(rows), *_extent(columns)], axis=-1)[:, [0, 2, 1, 3]]
     boxes[~rows.any(axis=0)] = 0
     return boxes.astype(np.int32)
 
 
-def _extent(hits):
+def _extent(hits: Any) -> tuple[np.ndarray, np.ndarray]:
     """First and one past the last True along axis 0: two arrays [instances]."""
     if not hits.size:
-        return (np.zeros(hits.shape[1], int),) * 2
+        return np.zeros(hits.shape[1], int), np.zeros(hits.shape[1], int)
     return hits.argmax(axis=0), hits.shape[0] - hits[::-1].argmax(axis=0)
 
 
-def norm_boxes(boxes, shape):
-    """Pixels to normalized coordinates.
-
-    Args:
-        boxes: [..., (y1, x1, y2, x2)] in pixels.
-        shape: (height, width, ...) in pixels.
-
-    Returns:
-        float32 [..., (y1, x1, y2, x2)] normalized.
-    """
+def norm_boxes(boxes: npt.ArrayLike, shape: Sequence[int]) -> np.ndarray:
+    """Pixels of an image of `shape` (height, width, ...) to normalized coordinates: float32 [..., (y1, x1, y2, x2)]."""
     return ((np.asarray(boxes) - _NORM_SHIFT) / _extent_scale(shape)).astype(np.float32)
 
 
-def denorm_boxes(boxes_norm, shape):
+def denorm_boxes(boxes_norm: npt.ArrayLike, shape: Sequence[int]) -> np.ndarray:
     """Normalized coordinates to pixels, rounded half to even: int32 [..., (y1, x1, y2, x2)]."""
     return np.around(np.asarray(boxes_norm) * _extent_scale(shape) + _NORM_SHIFT).astype(np.int32)
 
 
-def _extent_scale(shape):
+def _extent_scale(shape: Sequence[int]) -> np.ndarray:
     height, width = shape[:2]
     return np.array([height - 1, width - 1, height - 1, width - 1])
 
 
-def box_areas(boxes):
+def box_areas(boxes: npt.ArrayLike) -> np.ndarray:
     """Areas [...] of boxes [..., (y1, x1, y2, x2)], in the square of their unit."""
     boxes = np.asarray(boxes)
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def compute_overlaps(boxes1, boxes2):
-    """Intersection over union of every pair: [len(boxes1), len(boxes2)].
-
-    Args:
-        boxes1, boxes2: [n, (y1, x1, y2, x2)] in the same unit.
-    """
+def compute_overlaps(boxes1: npt.ArrayLike, boxes2: npt.ArrayLike) -> np.ndarray:
+    """Intersection over union of boxes [n, (y1, x1, y2, x2)] and [m, (y1, x1, y2, x2)] in the same unit: [n, m]."""
     boxes1, boxes2 = np.asarray(boxes1), np.asarray(boxes2)
     top_left = np.maximum(boxes1[:, None, :2], boxes2[None, :, :2])
     bottom_right = np.minimum(boxes1[:, None, 2:], boxes2[None, :, 2:])
@@ -77,26 +68,26 @@ def compute_overlaps(boxes1, boxes2):
 
 
 def match_greedily(overlaps: npt.ArrayLike, threshold: float) -> np.ndarray:
-    """Match detections, in their order, each to the free instance that it overlaps most; of equals, to the last one.
+    """Match each detection, in order, to the free instance with the highest overlap; ties go to the last instance.
 
     Args:
         overlaps: [detections, instances].
         threshold: minimum overlap of a match.
 
     Returns:
-        int [detections], index of the instance, -1 for none.
+        int [detections], index of the matched instance, -1 for none.
     """
     overlaps = np.array(overlaps, float)
     matches = np.full(len(overlaps), -1)
     for index in np.flatnonzero((overlaps >= threshold).any(axis=1)):
-        best = overlaps.shape[1] - 1 - int(overlaps[index, ::-1].argmax())  # the last one, as COCOeval has it
+        best = overlaps.shape[1] - 1 - int(overlaps[index, ::-1].argmax())  # the last maximum, as in COCOeval
         if overlaps[index, best] >= threshold:
             matches[index] = best
             overlaps[:, best] = -1
     return matches
 
 
-def box_refinement(boxes, gt_boxes):
+def box_refinement(boxes: npt.ArrayLike, gt_boxes: npt.ArrayLike) -> np.ndarray:
     """Deltas that turn boxes into ground truth boxes.
 
     Args:

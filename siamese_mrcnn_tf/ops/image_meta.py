@@ -1,12 +1,16 @@
 """The image_meta vector: one table of slices that composes and parses it.
 
-Layout (Matterport's): image id, original shape, molded shape, window, scale, active classes. Parsing only slices, so it
-serves numpy arrays and tensors alike.
+The layout is Matterport's: image id, original shape, molded shape, window, scale, active classes. Parsing only slices,
+so it works on numpy arrays and tensors.
 """
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
-_FIELDS = (  # name, width; what follows them is active_class_ids
+import numpy as np
+import numpy.typing as npt
+
+_FIELDS = (  # name, width; active_class_ids follow
     ("image_id", 1),
     ("original_image_shape", 3),  # (height, width, channels) before molding
     ("image_shape", 3),  # (height, width, channels) after molding
@@ -15,7 +19,14 @@ _FIELDS = (  # name, width; what follows them is active_class_ids
 )
 
 
-def compose_image_meta(image_id, original_image_shape, image_shape, window, scale, active_class_ids):
+def compose_image_meta(
+    image_id: float,
+    original_image_shape: Sequence[int] | np.ndarray,
+    image_shape: Sequence[int] | np.ndarray,
+    window: Sequence[int] | np.ndarray,
+    scale: float,
+    active_class_ids: npt.ArrayLike,
+) -> np.ndarray:
     """One image's attributes as float64 [12 + num_classes].
 
     Args:
@@ -29,7 +40,7 @@ def compose_image_meta(image_id, original_image_shape, image_shape, window, scal
     return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
 
-def parse_image_meta(meta):
+def parse_image_meta(meta: Any) -> dict[str, Any]:
     """Attributes by name of metas [batch, 12 + num_classes], numpy or tensor.
 
     Returns:
