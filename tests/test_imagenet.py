@@ -205,7 +205,7 @@ def test_a_broken_picture_is_named(tree, pictures):
     broken.write_bytes(broken.read_bytes()[:300])
     crops = imagenet.RandomCrops(pictures, SIZE, seed=0)
     number = next(number for number in range(18) if crops.image_of(number) == 8)
-    with pytest.raises(RuntimeError, match="n01443537_2.JPEG: the picture cannot be read"):
+    with pytest.raises(RuntimeError, match="n01443537_2.JPEG: the image cannot be read"):
         crops[number]
 
 

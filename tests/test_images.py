@@ -1,4 +1,4 @@
-"""Every kind of picture becomes RGB of 8 bits."""
+"""Every kind of image becomes RGB of 8 bits."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def with_orientation(path, array, orientation):
     return save(path, array, exif=exif)
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------------------------
 
 
 def test_rgb_and_size(tmp_path):
@@ -83,7 +83,7 @@ def test_cmyk(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_of_ones_own_picture(tmp_path, orientation):
+def test_orientation_without_an_annotated_size(tmp_path, orientation):
     upright = {
         1: RGB,
         2: RGB[:, ::-1],
@@ -102,7 +102,7 @@ def test_orientation_follows_the_annotated_size(tmp_path):
     path = with_orientation(tmp_path / "a.png", RGB, 6)
     assert np.array_equal(images.read_image(path, size=(2, 3)), RGB)
     assert np.array_equal(images.read_image(path, size=(3, 2)), RGB[::-1].transpose(1, 0, 2))
-    with pytest.raises(ValueError, match=r"a\.png: the picture is 2 x 3 pixels .* annotations say 4 x 4"):
+    with pytest.raises(ValueError, match=r"a\.png: the image is 2 x 3 pixels .* annotations say 4 x 4"):
         images.read_image(path, size=(4, 4))
     with pytest.raises(ValueError, match="annotations say 3 x 2"):
         images.read_image(with_orientation(tmp_path / "b.png", RGB, 3), size=(3, 2))
@@ -119,21 +119,21 @@ def test_broken_files(tmp_path, suffix):
             images.read_image(path)
 
 
-def test_what_is_no_picture(tmp_path):
+def test_what_is_no_image(tmp_path):
     with pytest.raises(ValueError, match=r"none\.png: no such file"):
         images.read_image(tmp_path / "none.png")
     with pytest.raises(ValueError, match="cannot be read.*directory"):
         images.read_image(tmp_path)
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.png: not a picture"):
+    with pytest.raises(ValueError, match=r"text\.png: not an image"):
         images.read_image(tmp_path / "text.png")
     save(tmp_path / "nan.tif", np.array([[np.nan]], np.float32))
-    with pytest.raises(ValueError, match=r"nan\.tif: the picture holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"nan\.tif: the image has values that are not finite"):
         images.read_image(tmp_path / "nan.tif")
 
 
 def test_decompression_bomb(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", np.zeros((50, 50), np.uint8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"a\.png: the picture is too large"):
+    with pytest.raises(ValueError, match=r"a\.png: the image is too large"):
         images.read_image(path)

@@ -239,7 +239,7 @@ def test_a_broken_picture_stops_the_run_and_is_named(tree, tmp_path):
     (tree / "train" / "n01440764" / "n01440764_3.JPEG").write_bytes(b"\xff\xd8\xff nothing")
     train = imagenet.find_pictures(tree, "train", 687, partial=True)
     classifier = build_classifier(CONFIG, 687)
-    with pytest.raises(RuntimeError, match="n01440764_3.JPEG: not a picture that can be read"):
+    with pytest.raises(RuntimeError, match="n01440764_3.JPEG: not an image that can be read"):
         pretrain(classifier, CONFIG, RECIPE, train, None, tmp_path / "run", progress=False)
 
 

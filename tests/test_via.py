@@ -311,7 +311,7 @@ def test_pictures_that_are_missing_or_broken_are_named(convert, photos, tmp_path
     with pytest.raises(ValueError, match="picture '/x/a.png': is the file .*a.png, as is 'a.png' in "):
         convert({"a.png": [region(SHAPES["box"], kind="box")], "/x/a.png": []})
     (photos / "b.png").write_bytes((photos / "a.png").read_bytes()[:200])
-    with pytest.raises(ValueError, match="b.png: the picture cannot be read"):
+    with pytest.raises(ValueError, match="b.png: the image cannot be read"):
         convert({"a.png": [region(SHAPES["box"], kind="box")], "b.png": []})
     assert not (tmp_path / "set").exists()
 

@@ -1,24 +1,25 @@
-"""Files: written whole or not at all, kept inside their folder, read with errors that name them.
+"""Text and JSON files, written whole or not at all, and checks of folders and file names.
 
-Everything that the program writes goes through `atomic_path`: a reader never meets half a file, and a run that is
-stopped leaves the old file as it was. Downloads alone are gathered under a lasting name, to be resumed.
+The program writes every file through `atomic_path`: a reader never sees half a file, and a stopped run leaves the old
+file as it was. Errors name the file.
 """
 
 import contextlib
 import json
-import logging
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-logger = logging.getLogger(__name__)
+StrPath = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: StrPath) -> Iterator[Path]:
     """Context that yields a temporary path beside `path` and renames it to `path` at the end.
 
-    The temporary name ends in the name of `path`, so that writers which look at suffixes (`.weights.h5`) see the same.
+    The temporary name ends in the name of `path`: writers that look at suffixes (`.weights.h5`) see the same one.
     Missing parent folders are made. If the body raises, the temporary file is removed and `path` stays as it was.
 
     Raises:
@@ -39,13 +40,13 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path, text):
+def write_text(path: StrPath, text: str) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, value, *, indent=None):
+def write_json(path: StrPath, value: Any, *, indent: int | None = None) -> None:
     """Write `value` to `path` as JSON, whole or not at all; numpy numbers and arrays become plain ones.
 
     Raises:
@@ -58,19 +59,27 @@ def write_json(path, value, *, indent=None):
     write_text(path, text + "\n")
 
 
-def read_json(path):
-    """The content of a JSON file.
+def read_text(path: StrPath) -> str:
+    """The content of a UTF-8 file, its line ends as they are; a byte order mark is dropped.
 
     Raises:
-        ValueError: names the file, and the line where it breaks off being JSON.
+        ValueError: the file cannot be read, or is not UTF-8 text.
     """
-    path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")  # other systems' editors put a byte order mark in front
+        return Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a JSON file (not UTF-8 text at byte {error.start})") from error
+        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}") from error
+
+
+def read_json(path: StrPath) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: the file cannot be read, or is not JSON; names the line.
+    """
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -79,8 +88,8 @@ def read_json(path):
         raise ValueError(f"{path}: JSON nested too deeply") from error
 
 
-def writable_folder(path):
-    """`path` as a Path, checked: a folder that files can be written to, or none yet.
+def writable_folder(path: StrPath) -> Path:
+    """`path` as a Path, once it is known to be a folder that files can be written to, or not to exist yet.
 
     Raises:
         ValueError: `path` or something above it is a file, or the folder is not writable.
@@ -94,7 +103,19 @@ def writable_folder(path):
     return path
 
 
-def inside(folder, name):
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, if they are missing.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: the folder cannot be made ({error.strerror})") from error
+
+
+def inside(folder: StrPath, name: StrPath) -> Path:
     """The path of `name` in `folder`.
 
     The file itself may be a link to elsewhere (large data sets are often linked together); the folders on the way to
@@ -111,15 +132,8 @@ def inside(folder, name):
     return path
 
 
-def make_folder(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder}: the folder cannot be made ({error.strerror})") from error
-
-
-def _plain(value):
-    """numpy's numbers and arrays, and paths, as what JSON knows."""
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays, and paths, as values that JSON knows."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, os.PathLike):

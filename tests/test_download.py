@@ -1,0 +1,205 @@
+"""Downloads resume, are checked, and appear whole or not at all."""
+
+import contextlib
+import hashlib
+import http.server
+import os
+import re
+import threading
+
+import numpy as np
+import pytest
+
+from siamese_mrcnn_tf.io import download
+
+CONTENT = np.random.default_rng(0).integers(0, 256, 1_000_003, dtype=np.uint8).tobytes()
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT as /model.h5; the server's attributes say how well, and keep the Range of each request."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        start = int((self.headers["Range"] or "bytes=0-")[len("bytes=") : -1])
+        self.server.ranges.append(self.headers["Range"])
+        if self.server.statuses:
+            self.send_error(self.server.statuses.pop(0))
+        elif self.path != "/model.h5":
+            self.send_error(404)
+        elif start >= len(CONTENT):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            self._send(start if self.server.knows_ranges else 0)
+
+    def _send(self, start):
+        self.send_response(206 if start else 200)
+        if start:
+            claimed = start + self.server.range_error
+            self.send_header("Content-Range", f"bytes {claimed}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        if self.server.tells_length:
+            self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        body = CONTENT[start:]
+        with contextlib.suppress(ConnectionError):  # the client may hang up on what it refuses
+            self.wfile.write(body[: self.server.cuts.pop(0)] if self.server.cuts else body)
+        self.close_connection = True
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server on the loopback address; no waiting between tries."""
+    monkeypatch.setattr(download, "_WAITS", (0, 0))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        server.ranges, server.statuses, server.cuts = [], [], []
+        server.knows_ranges, server.tells_length, server.range_error = True, True, 0
+        server.url = f"http://127.0.0.1:{server.server_port}/model.h5"
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def _download(server, path, **options):
+    return download.download(server.url, path, progress=False, **options)
+
+
+def test_download_writes_the_whole_file(tmp_path, server, capsys):
+    path = tmp_path / "new" / "model.h5"
+    download.download(server.url, path, md5=MD5.upper())
+    assert path.read_bytes() == CONTENT and os.listdir(path.parent) == ["model.h5"]
+    assert server.ranges == [None]
+    output = capsys.readouterr()
+    assert "model.h5: 100%" in output.err and not output.out
+
+
+def test_download_without_progress_or_length_is_silent(tmp_path, server, capsys):
+    server.tells_length = False
+    _download(server, tmp_path / "model.h5")
+    assert (tmp_path / "model.h5").read_bytes() == CONTENT and capsys.readouterr() == ("", "")
+
+
+def test_download_replaces_an_old_file_only_at_the_end(tmp_path, server):
+    path = tmp_path / "model.h5"
+    path.write_text("old")
+    server.statuses = [404]
+    with pytest.raises(ConnectionError):
+        _download(server, path)
+    assert path.read_text() == "old"
+    _download(server, path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_download_goes_on_where_an_earlier_one_stopped(tmp_path, server):
+    (tmp_path / "model.h5.part").write_bytes(CONTENT[:12345])
+    _download(server, tmp_path / "model.h5", md5=MD5)
+    assert (tmp_path / "model.h5").read_bytes() == CONTENT and os.listdir(tmp_path) == ["model.h5"]
+    assert server.ranges == ["bytes=12345-"]
+
+
+def test_download_takes_a_part_that_is_already_complete(tmp_path, server):
+    (tmp_path / "model.h5.part").write_bytes(CONTENT)
+    _download(server, tmp_path / "model.h5", md5=MD5)
+    assert (tmp_path / "model.h5").read_bytes() == CONTENT
+
+
+def test_download_starts_anew_after_a_part_that_is_too_long(tmp_path, server):
+    (tmp_path / "model.h5.part").write_bytes(CONTENT + b"more")
+    _download(server, tmp_path / "model.h5", md5=MD5)
+    assert server.ranges == [f"bytes={len(CONTENT) + 4}-", None]
+
+
+def test_download_starts_anew_where_the_server_knows_no_ranges(tmp_path, server):
+    server.knows_ranges = False
+    (tmp_path / "model.h5.part").write_bytes(b"x" * 2_000_000)
+    with pytest.raises(ConnectionError):  # its answer to an impossible range is the same as of others
+        server.statuses = [403]
+        _download(server, tmp_path / "model.h5")
+    (tmp_path / "model.h5.part").write_bytes(b"x" * 500)
+    _download(server, tmp_path / "model.h5", md5=MD5)
+    assert (tmp_path / "model.h5").read_bytes() == CONTENT
+
+
+def test_download_resumes_after_cut_connections(tmp_path, server, caplog):
+    server.cuts = [400_000, 300_000, 200_000, 100_000]  # more than the tries that bring nothing
+    _download(server, tmp_path / "model.h5", md5=MD5)
+    assert (tmp_path / "model.h5").read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=400000-", "bytes=700000-", "bytes=900000-", "bytes=1000000-"]
+    assert "broke off after 400000" in caplog.messages[0]
+
+
+def test_download_gives_up_and_keeps_the_part(tmp_path, server):
+    server.cuts = [500, 0, 0]
+    message = (
+        r"model\.h5: cannot be downloaded from http://127.*broke off after 500 .*; 500 bytes are kept in model\.h5"
+    )
+    with pytest.raises(ConnectionError, match=message):
+        _download(server, tmp_path / "model.h5")
+    assert len(server.ranges) == 3 and os.listdir(tmp_path) == ["model.h5.part"]
+    _download(server, tmp_path / "model.h5", md5=MD5)
+    assert server.ranges[-1] == "bytes=500-" and os.listdir(tmp_path) == ["model.h5"]
+
+
+def test_download_gives_up_on_a_server_that_always_starts_anew_and_cuts(tmp_path, server):
+    server.knows_ranges, server.cuts = False, [500] * 10
+    with pytest.raises(ConnectionError, match="broke off after 500 of 1000003 bytes"):
+        _download(server, tmp_path / "model.h5")
+
+
+def test_download_removes_what_has_another_checksum(tmp_path, server):
+    (tmp_path / "model.h5").write_text("old")
+    message = rf"model\.h5: the 1000003 bytes .*127.* checksum {MD5}, expected {'0' * 32}"
+    with pytest.raises(ValueError, match=message):
+        _download(server, tmp_path / "model.h5", md5="0" * 32)
+    assert (tmp_path / "model.h5").read_text() == "old" and os.listdir(tmp_path) == ["model.h5"]
+
+
+def test_download_names_what_the_server_answered(tmp_path, server):
+    with pytest.raises(ConnectionError, match=r"b\.h5: cannot .* from http://.*/none \(HTTP status 404 Not Found\)$"):
+        download.download(server.url.replace("model.h5", "none"), tmp_path / "b.h5", progress=False)
+    assert len(server.ranges) == 1 and not os.listdir(tmp_path)
+
+
+def test_download_tries_again_when_the_server_is_busy(tmp_path, server):
+    server.statuses = [503, 429]
+    _download(server, tmp_path / "model.h5", md5=MD5)
+    server.statuses = [500] * 3
+    with pytest.raises(ConnectionError, match="HTTP status 500"):
+        _download(server, tmp_path / "model.h5")
+    assert len(server.ranges) == 6
+
+
+def test_download_refuses_an_answer_of_another_range(tmp_path, server):
+    server.range_error = 1
+    (tmp_path / "model.h5.part").write_bytes(CONTENT[:10])
+    with pytest.raises(ConnectionError, match="asked for the bytes from 10 on, the answer is of the range 'bytes 11-"):
+        _download(server, tmp_path / "model.h5")
+
+
+def test_download_says_that_nobody_answers(tmp_path, server):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ConnectionError, match=r"model\.h5: cannot be downloaded from .*refused"):
+        _download(server, tmp_path / "model.h5")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/a", "model.h5", "http://", "http://a b/", ""])
+def test_download_refuses_other_addresses(tmp_path, url):
+    with pytest.raises(ValueError, match=f"a.h5: cannot be downloaded from {re.escape(repr(url))}, expected an http"):
+        download.download(url, tmp_path / "a.h5")
+
+
+def test_download_names_the_file_that_cannot_be_written(tmp_path, server):
+    with pytest.raises(ValueError, match="is a folder, expected a file"):
+        _download(server, tmp_path)
+    (tmp_path / "model.h5.part").mkdir()
+    with pytest.raises(OSError, match=r"model\.h5: the download from http://.* cannot be written \(Is a directory\)"):
+        _download(server, tmp_path / "model.h5")
