@@ -1,4 +1,4 @@
-"""Drawings: pixels of overlays by hand, what lands on axes, and bad input."""
+"""Detections over their image: pixels of overlays by hand, what is drawn on axes, bad input."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 
 @pytest.fixture
 def instances():
-    """A grey picture of 60 x 80 pixels with a solid square and a bar: image, boxes, masks, class ids, scores."""
+    """A gray image of 60 x 80 pixels with a solid square and a bar: image, boxes, masks, class ids, scores."""
     masks = np.zeros((60, 80, 2), bool)
     masks[20:40, 10:30, 0] = True
     masks[50:60, 40:80, 1] = True  # touches the border
@@ -24,7 +24,7 @@ def instances():
     return np.full((60, 80, 3), 100, np.uint8), boxes, masks, np.array([1, 2]), np.array([0.9, 0.8])
 
 
-# ---- colours -----------------------------------------------------------------------------------------------------
+# ---- colors ------------------------------------------------------------------------------------------------------
 def test_random_colors_are_distinct_and_always_the_same():
     colors = visualize.random_colors(50)
     assert colors == visualize.random_colors(50) and visualize.random_colors(0) == []
@@ -64,7 +64,7 @@ def test_overlay_draws_better_scores_in_front(instances):
 
 
 @pytest.mark.parametrize("side", [16, 120, 900])
-def test_overlay_labels_stay_in_the_picture(side):
+def test_overlay_labels_stay_in_the_image(side):
     image = np.zeros((side, side, 3), np.uint8)
     boxes = np.array([[0, 0, side, side], [0, 0, side, side], [side - 4, side - 4, side, side]])
     overlay = visualize.draw_overlay(image, boxes, None, [0.99, 0.5, 0.7])
@@ -83,7 +83,7 @@ def test_labels_keep_clear_of_each_other(instances):
     assert places == [(10, 12), (10, 20)]  # above the box, then inside it
 
 
-def test_overlay_of_nothing_is_the_picture(instances):
+def test_overlay_of_nothing_is_the_image(instances):
     image = instances[0]
     for masks in (None, np.zeros((60, 80, 0), bool)):
         assert np.array_equal(visualize.draw_overlay(image, np.zeros((0, 4)), masks, []), image)
@@ -92,7 +92,7 @@ def test_overlay_of_nothing_is_the_picture(instances):
 def test_overlay_takes_degenerate_instances(instances):
     image, boxes, masks, _, scores = instances
     boxes[0], masks[:, :, 0] = 0, False
-    boxes[1] = -5, 60, 70, 200  # beyond the picture
+    boxes[1] = -5, 60, 70, 200  # beyond the image
     assert visualize.draw_overlay(image, boxes, masks, scores).shape == image.shape
 
 

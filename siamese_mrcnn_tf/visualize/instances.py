@@ -1,45 +1,57 @@
-"""Drawings of detections: on matplotlib axes, or painted into an array of the picture's own size.
+"""Detections drawn over their image: on matplotlib axes, or painted into a copy of the image.
 
 The `display_*` functions draw on the axes they are given or on those of a new figure, and return them. They never show
 anything: `axes.figure.savefig(path)` writes the drawing, a notebook displays `axes.figure`. Boxes are (y1, x1, y2, x2)
-in pixels, y2 and x2 exclusive; colours are (red, green, blue) in 0..1.
+in pixels, y2 and x2 exclusive; colors are (red, green, blue) in 0..1.
 """
 
 import colorsys
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion
 
 from ..io.files import atomic_path
-from .style import new_figure
+from ..ops.boxes import extract_bboxes
+from .style import Color, add_grid, checked_image, draw_box, draw_image, draw_outline, new_figure
 
-_GOLDEN_RATIO = 0.618033988749895  # steps of it around the colour circle keep clear of each other
-_TINT = 0.45  # how much of the colour a mask gets in an overlay
-_LABEL_SCALE, _LABEL_PIXELS = 1 / 28, (10, 60)  # height of labels: of the picture's short side, and limits
-_LINE_SCALE = 1 / 300  # width of lines, of the picture's short side
-_INSET_AREA, _INSET_SIDE = 1 / 14, 0.45  # of a reference in its scene: share of the area, and of a side at most
-_INSET_ORDER = 9  # above all that belongs to the scene
-_CAPTION = 0.8  # size of captions in a grid, of that of names
-_MARGIN = 10  # pixels around a picture on axes, for boxes and labels at its border
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_Values = Sequence[Any] | np.ndarray  # one for each instance
+_Place = tuple[int, int]  # (x, y) in pixels
+
+_GOLDEN_RATIO = 0.618033988749895  # steps of it around the color circle keep clear of each other
+_TINT = 0.45  # share of the color in a mask of an overlay
+_LABEL_SCALE, _LABEL_PIXELS = 1 / 28, (10, 60)  # height of labels as a share of the image's short side, and its limits
+_LINE_SCALE = 1 / 300  # width of lines as a share of the image's short side
+_INSET_AREA, _INSET_SIDE = 1 / 14, 0.45  # of a reference in its scene: share of the area, largest share of a side
+_INSET_ORDER = 9  # zorder above everything in the scene
+_CAPTION = 0.8  # size of captions in a grid relative to names
+_MARGIN = 10  # pixels around an image on axes, for boxes and labels at its border
 
 
-# ---- colours -----------------------------------------------------------------------------------------------------
-def random_colors(n):
-    """`n` colours that are told apart easily, always the same: list of (red, green, blue) in 0..1."""
-    # three brightnesses in turn tell neighbouring hues apart where there are many
+# ---- colors ------------------------------------------------------------------------------------------------------
+def random_colors(n: int) -> list[Color]:
+    """`n` colors that are easy to tell apart, always the same ones."""
+    # three brightnesses in turn separate neighboring hues where there are many
     return [colorsys.hsv_to_rgb(index * _GOLDEN_RATIO % 1, 0.85, (1, 0.8, 0.9)[index % 3]) for index in range(n)]
 
 
-def apply_mask(image, mask, color, alpha=0.5):
-    """Tint an image where a mask is set; changes the image and returns it.
+def apply_mask(image: np.ndarray, mask: npt.ArrayLike, color: Color, alpha: float = 0.5) -> np.ndarray:
+    """Tint an image where a mask is set, in place; returns the image.
 
     Args:
         image: [height, width, RGB] in 0..255.
         mask: [height, width], zero or False outside the instance.
         color: (red, green, blue) in 0..1.
-        alpha: share of the colour in the result, 0..1.
+        alpha: share of the color in the result, 0..1.
     """
     inside = np.asarray(mask, bool)
     image[inside] = image[inside] * (1 - alpha) + np.multiply(color, 255 * alpha)
@@ -47,8 +59,16 @@ def apply_mask(image, mask, color, alpha=0.5):
 
 
 # ---- arrays ------------------------------------------------------------------------------------------------------
-def draw_overlay(image, boxes, masks, scores, *, captions=None, colors=None):
-    """Paint instances into a copy of their picture: tinted masks, outlines, boxes, labels.
+def draw_overlay(
+    image: npt.ArrayLike,
+    boxes: npt.ArrayLike,
+    masks: npt.ArrayLike | None,
+    scores: _Values | None,
+    *,
+    captions: _Values | None = None,
+    colors: _Values | None = None,
+) -> np.ndarray:
+    """Paint instances into a copy of their image: tinted masks, outlines, boxes, labels.
 
     Args:
         image: uint8 [height, width, RGB].
@@ -61,42 +81,45 @@ def draw_overlay(image, boxes, masks, scores, *, captions=None, colors=None):
     Returns:
         uint8 [height, width, RGB].
     """
-    boxes, masks, colors = _checked_instances(image, boxes, masks, colors, scores=scores, captions=captions)
+    image, boxes, masks, colors = _checked_instances(image, boxes, masks, colors, scores=scores, captions=captions)
     if captions is None:
         captions = [""] * len(boxes) if scores is None else [f"{score:.2f}" for score in scores]
-    best_first = _best_first(scores, len(boxes))
+    order = range(len(boxes)) if scores is None else np.argsort(-np.asarray(scores), kind="stable")  # best first
     line = max(round(min(image.shape[:2]) * _LINE_SCALE), 1)
     painted = np.array(image)
     if masks is not None:
-        for index in best_first[::-1]:
+        for index in order[::-1]:
             _paint_mask(painted, masks[:, :, index], colors[index], line)
-    picture = Image.fromarray(painted)
-    draw = ImageDraw.Draw(picture)
-    for index in best_first[::-1]:
+    canvas = Image.fromarray(painted)
+    draw = ImageDraw.Draw(canvas)
+    for index in order[::-1]:
         y1, x1, y2, x2 = map(int, boxes[index])
         if y2 > y1 and x2 > x1:
             draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=_as_bytes(colors[index]), width=line)
-    _draw_labels(draw, picture.size, boxes, captions, colors, best_first)
-    return np.array(picture)
+    _draw_labels(draw, canvas.size, boxes, captions, colors, order)
+    return np.array(canvas)
 
 
 # ---- axes --------------------------------------------------------------------------------------------------------
 def display_instances(
-    image,
-    boxes,
-    masks,
-    class_ids,
-    class_names=None,
-    scores=None,
-    title="",
-    figsize=(16, 16),
-    ax=None,
-    show_mask=True,
-    show_bbox=True,
-    colors=None,
-    captions=None,
-):
-    """Draw instances over their picture.
+    image: npt.ArrayLike,
+    boxes: npt.ArrayLike,
+    masks: npt.ArrayLike | None,
+    class_ids: _Values,
+    class_names: Sequence[str] | None = None,
+    scores: _Values | None = None,
+    title: str = "",
+    figsize: tuple[float, float] = (16, 16),
+    ax: "Axes | None" = None,
+    show_mask: bool = True,
+    show_bbox: bool = True,
+    colors: _Values | None = None,
+    captions: _Values | None = None,
+    *,
+    linewidth: float = 2,
+    fontsize: float = 11,
+) -> "Axes":
+    """Draw instances over their image.
 
     Args:
         image: uint8 [height, width, RGB].
@@ -105,138 +128,163 @@ def display_instances(
         class_ids: int [n].
         class_names: name of every class id; None leaves the names out.
         scores: [n], or None.
-        title: above the picture.
+        title: above the image.
         figsize: (width, height) of a new figure, in inches.
         ax: matplotlib axes to draw on; None makes a new figure.
         show_mask, show_bbox: whether to draw tinted masks, and boxes.
         colors: n of (red, green, blue) in 0..1; None takes `random_colors`.
         captions: n labels in place of class names and scores.
+        linewidth, fontsize: of boxes and of captions, in points.
 
     Returns:
         The axes.
     """
+    of_instances: dict[str, Any] = {"class_ids": class_ids, "scores": scores, "captions": captions}
+    image, boxes, masks, colors = _checked_instances(image, boxes, masks, colors, **of_instances)
+    if captions is None:
+        captions = [_caption(index, class_ids, class_names, scores) for index in range(len(boxes))]
     ax = new_figure(figsize).add_subplot() if ax is None else ax
-    shown = {"show_mask": show_mask, "show_bbox": show_bbox}
-    _draw_instances(ax, image, boxes, masks, class_ids, class_names, scores, captions, colors, **shown)
-    ax.set_title(title)
+    painted = np.array(image)
+    for index in map(int, np.flatnonzero(boxes.any(axis=1))):
+        caption, color = captions[index], colors[index]
+        if show_bbox:
+            draw_box(ax, boxes[index], color, linewidth=linewidth, alpha=0.7, linestyle="dashed")
+        if masks is not None and show_mask:
+            apply_mask(painted, masks[:, :, index], color)
+        if masks is not None:
+            draw_outline(ax, masks[:, :, index], color)
+        plate = {"facecolor": "black", "alpha": 0.4, "edgecolor": "none", "pad": 1} if caption else None
+        ax.text(boxes[index, 1] - 0.5, boxes[index, 0] + 7.5, caption, color="white", size=fontsize, bbox=plate)
+    draw_image(ax, painted, title, margin=_MARGIN)
     return ax
 
 
 def display_results(
-    target,
-    image,
-    boxes,
-    masks,
-    class_ids,
-    scores=None,
-    title="",
-    figsize=(16, 16),
-    ax=None,
-    show_mask=True,
-    show_bbox=True,
-    colors=None,
-    captions=None,
-):
+    target: _Values,
+    image: npt.ArrayLike,
+    boxes: npt.ArrayLike,
+    masks: npt.ArrayLike | None,
+    class_ids: _Values,
+    scores: _Values | None = None,
+    title: str = "",
+    figsize: tuple[float, float] = (16, 16),
+    ax: "Iterable[Axes] | None" = None,
+    show_mask: bool = True,
+    show_bbox: bool = True,
+    colors: _Values | None = None,
+    captions: _Values | None = None,
+) -> "list[Axes]":
     """Draw references beside the instances that were found with them.
 
     Args:
         target: uint8 [h, w, RGB] or a sequence of them, the reference crops.
-        ax: axes in the order of what is returned; None makes a new figure.
+        ax: axes in the order of the result; None makes a new figure.
         image, boxes, masks, class_ids, scores, title, figsize, show_mask, show_bbox, colors, captions: as in
             `display_instances`.
 
     Returns:
         list of axes: one for each reference, from top to bottom, then the scene's.
     """
-    if not len(target):
-        raise ValueError("target: expected a reference crop or several, got none")
-    targets = [np.asarray(crop) for crop in (target if np.ndim(target[0]) == 3 else [target])]
-    axes = _beside_each_other(new_figure(figsize), len(targets)) if ax is None else list(ax)
+    targets = _crops(target, "target")
+    axes = _axes_of_results(new_figure(figsize), len(targets)) if ax is None else list(ax)
     if len(axes) != len(targets) + 1:
         raise ValueError(f"ax: expected {len(targets)} axes for references and one for the scene, got {len(axes)}")
     for target_ax, crop in zip(axes, targets, strict=False):
-        draw_picture(target_ax, checked_picture(crop, "target"), "", margin=0)
-    shown = {"show_mask": show_mask, "show_bbox": show_bbox, "colors": colors, "captions": captions}
+        draw_image(target_ax, crop, "", margin=0)
+    shown: dict[str, Any] = {"show_mask": show_mask, "show_bbox": show_bbox, "colors": colors, "captions": captions}
     display_instances(image, boxes, masks, class_ids, scores=scores, title=title, ax=axes[-1], **shown)
     return axes
 
 
 def display_grid(
-    target_list,
-    image_list,
-    boxes_list,
-    masks_list,
-    class_ids_list,
-    scores_list=None,
-    category_names_list=None,
-    title="",
-    figsize=(16, 16),
-    ax=None,
-    show_mask=True,
-    show_bbox=True,
-    colors=None,
-    captions=None,
-    show_scores=True,
-    target_shift=10,
-    fontsize=14,
-    linewidth=2,
-    save=False,
-):
-    """Draw scenes with what was found in a grid, the references in the lower left corner of each: the paper's Figure 4.
+    target_list: Sequence[_Values],
+    image_list: Sequence[npt.ArrayLike],
+    boxes_list: Sequence[npt.ArrayLike],
+    masks_list: Sequence[npt.ArrayLike | None],
+    class_ids_list: Sequence[_Values],
+    scores_list: Sequence[_Values] | None = None,
+    category_names_list: Sequence[str] | None = None,
+    title: str = "",
+    figsize: tuple[float, float] = (16, 16),
+    ax: Any = None,
+    show_mask: bool = True,
+    show_bbox: bool = True,
+    colors: Sequence[_Values] | None = None,
+    captions: Sequence[_Values] | None = None,
+    show_scores: bool = True,
+    target_shift: float = 10,
+    fontsize: float = 14,
+    linewidth: float = 2,
+    save: str | Path | bool = False,
+) -> "list[Axes]":
+    """Draw scenes with their detections in a grid, the references in the lower left corners: the paper's Figure 4.
 
     Args:
         target_list: of each scene the reference crop uint8 [h, w, RGB], or a sequence of several.
         image_list, boxes_list, masks_list, class_ids_list: of each scene, as in `display_instances`.
         scores_list: of each scene [n]; None draws no scores.
-        category_names_list: of each scene the name of what was searched, above it.
+        category_names_list: of each scene the name of the category, above it.
         title: of a new figure.
         figsize: (width, height) of a new figure, in inches.
-        ax: as many axes as scenes, in any arrangement; None makes a new figure, as square as it can be.
+        ax: as many axes as scenes, in any arrangement; None makes a new figure with a grid close to square.
         show_mask, show_bbox, show_scores: whether to draw tinted masks, boxes, scores.
         colors, captions: of each scene what `display_instances` takes.
         target_shift: pixels between a reference and the corner.
-        fontsize, linewidth: of names, in points, captions being smaller; of boxes.
-        save: path to write the figure to, its kind by its name; False writes none.
+        fontsize, linewidth: of names (captions are smaller) and of boxes, in points.
+        save: path to write the figure to, in the format of its suffix; False writes none.
 
     Returns:
         list of axes, one for each scene.
     """
     count = len(image_list)
-    given = {"target_list": target_list, "boxes_list": boxes_list, "masks_list": masks_list}
+    given: dict[str, Any] = {"target_list": target_list, "boxes_list": boxes_list, "masks_list": masks_list}
     given |= {"class_ids_list": class_ids_list, "scores_list": scores_list, "captions": captions, "colors": colors}
     _check_counts(count, "scenes", category_names_list=category_names_list, **given)
-    if save is True or not count:
-        raise ValueError(
-            "save: expected a path, or False" if count else "image_list: expected a scene or several, got 0"
-        )
-    axes = _grid_of_axes(count, figsize, title, fontsize) if ax is None else list(np.ravel(ax))
+    if not count:
+        raise ValueError("image_list: expected a scene or several, got 0")
+    if save is True:
+        raise ValueError("save: expected a path, or False")
+    if ax is None:
+        figure = new_figure(figsize)
+        figure.suptitle(title, fontsize=fontsize)
+        axes = add_grid(figure, count, math.ceil(math.sqrt(count)))
+    else:
+        axes = list(np.ravel(ax))
     _check_counts(count, "scenes", ax=axes)
-    style = {"show_mask": show_mask, "show_bbox": show_bbox, "linewidth": linewidth, "fontsize": fontsize * _CAPTION}
+    style: dict[str, Any] = {"linewidth": linewidth, "fontsize": fontsize * _CAPTION}
+    style |= {"show_mask": show_mask, "show_bbox": show_bbox}
     for index, cell in enumerate(axes):
-        image, scores = image_list[index], None if scores_list is None or not show_scores else scores_list[index]
-        labels, tints = (None if values is None else values[index] for values in (captions, colors))
-        instances = boxes_list[index], masks_list[index], class_ids_list[index], None, scores, labels, tints
-        _draw_instances(cell, image, *instances, **style)
-        _draw_inset(cell, target_list[index], np.shape(image), target_shift)
-        name = "" if category_names_list is None else str(category_names_list[index])
-        cell.set_title(name, fontsize=fontsize)
+        scores = None if scores_list is None or not show_scores else scores_list[index]
+        tints, labels = (None if values is None else values[index] for values in (colors, captions))
+        instances = image_list[index], boxes_list[index], masks_list[index], class_ids_list[index]
+        display_instances(*instances, scores=scores, colors=tints, captions=labels, ax=cell, **style)
+        _draw_inset(cell, _crops(target_list[index], "target_list"), np.shape(image_list[index]), target_shift)
+        cell.set_title("" if category_names_list is None else str(category_names_list[index]), fontsize=fontsize)
     if save:
         with atomic_path(save) as temporary:
-            axes[0].figure.savefig(temporary, format=Path(save).suffix.lstrip(".") or None)
+            whole: Any = axes[0].figure
+            whole.savefig(temporary, format=Path(save).suffix.lstrip(".") or None)
     return axes
 
 
-def display_boxes(image, groups, title="", figsize=(16, 16), ax=None, margin=_MARGIN):
-    """Draw groups of boxes over their picture, later ones over earlier ones.
+def display_boxes(
+    image: npt.ArrayLike,
+    groups: Iterable[tuple[npt.ArrayLike, Any, dict[str, Any]]],
+    title: str = "",
+    figsize: tuple[float, float] = (16, 16),
+    ax: "Axes | None" = None,
+    margin: float = _MARGIN,
+) -> "Axes":
+    """Draw groups of boxes over their image, later ones over earlier ones.
 
     Args:
         image: uint8 [height, width, RGB].
         groups: sequence of (boxes, color, style). boxes: [n, (y1, x1, y2, x2)] in pixels; color: one for all or one for
             each box; style: further settings of a matplotlib LineCollection, such as {"linewidth": 2}.
-        title: above the picture.
+        title: above the image.
         figsize: (width, height) of a new figure, in inches.
         ax: matplotlib axes to draw on; None makes a new figure.
-        margin: pixels around the picture.
+        margin: pixels around the image.
 
     Returns:
         The axes.
@@ -244,127 +292,72 @@ def display_boxes(image, groups, title="", figsize=(16, 16), ax=None, margin=_MA
     from matplotlib.collections import LineCollection
 
     ax = new_figure(figsize).add_subplot() if ax is None else ax
-    draw_picture(ax, checked_picture(image, "image"), title, margin=margin)
+    draw_image(ax, checked_image(image, "image"), title, margin=margin)
     for boxes, color, style in groups:
-        y1, x1, y2, x2 = np.asarray(boxes, float).reshape(-1, 4).T - 0.5  # pixel 0 reaches from -0.5 to 0.5 on axes
-        corners = np.moveaxis([[x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]], -1, 0)  # [n, (x, y), 5]
-        ax.add_collection(LineCollection(list(corners.swapaxes(1, 2)), colors=color, **style), autolim=False)
+        edges = np.asarray(boxes, float).reshape(-1, 4) - 0.5  # pixel 0 spans -0.5 to 0.5 on axes
+        lines = edges[:, [[1, 0], [3, 0], [3, 2], [1, 2], [1, 0]]]  # [n, 5 corners, (x, y)]
+        ax.add_collection(LineCollection(list(lines), colors=color, **style), autolim=False)
     return ax
 
 
 # ---- helpers: axes -----------------------------------------------------------------------------------------------
+def _crops(target: _Values, what: str) -> list[np.ndarray]:
+    """The reference crops of a target that is one crop or a sequence of them."""
+    if not len(target):
+        raise ValueError(f"{what}: expected a reference crop or several, got none")
+    return [checked_image(crop, what) for crop in (target if np.ndim(target[0]) == 3 else [target])]
 
 
-def _beside_each_other(figure, num_references):
+def _axes_of_results(figure: "Figure", num_references: int) -> "list[Axes]":
     """Axes of the references in a narrow column at the left, then the scene's."""
-    column, scene = figure.add_gridspec(1, 2, width_ratios=(1, 3))
-    references = column.subgridspec(num_references, 1)
-    return [*(figure.add_subplot(cell) for cell in references), figure.add_subplot(scene)]
+    columns = figure.add_gridspec(1, 2, width_ratios=(1, 3))
+    references = columns[0].subgridspec(num_references, 1)
+    return [figure.add_subplot(cell) for cell in (*(references[index] for index in range(num_references)), columns[1])]
 
 
-def draw_picture(ax, image, title, *, margin):
-    """A picture [height, width, RGB] without ticks, row 0 at the top, `margin` pixels around it."""
-    height, width = image.shape[:2]
-    ax.imshow(image.astype(np.uint8))
-    ax.set_xlim(-0.5 - margin, width - 0.5 + margin)
-    ax.set_ylim(height - 0.5 + margin, -0.5 - margin)
-    ax.axis("off")
-    ax.set_title(title)
-
-
-def _draw_instances(ax, image, boxes, masks, class_ids, class_names, scores, captions, colors, *, show_mask, **style):
-    """Instances over their picture; arguments as in `display_instances`."""
-    of_instances = {"class_ids": class_ids, "scores": scores, "captions": captions}
-    boxes, masks, colors = _checked_instances(image, boxes, masks, colors, **of_instances)
-    if captions is None:
-        captions = [_caption(index, class_ids, class_names, scores) for index in range(len(boxes))]
-    painted = np.array(image)
-    for index in np.flatnonzero(boxes.any(axis=1)):
-        mask = None if masks is None else masks[:, :, index]
-        if mask is not None and show_mask:
-            apply_mask(painted, mask, colors[index])
-        _draw_instance(ax, boxes[index], mask, colors[index], captions[index], **style)
-    draw_picture(ax, painted, "", margin=_MARGIN)
-
-
-def _grid_of_axes(count, figsize, title, fontsize):
-    figure, columns = new_figure(figsize), math.ceil(math.sqrt(count))
-    figure.suptitle(title, fontsize=fontsize)
-    places = figure.add_gridspec(-(-count // columns), columns)
-    return [figure.add_subplot(places[index // columns, index % columns]) for index in range(count)]
-
-
-def _draw_inset(ax, target, shape, shift):
+def _draw_inset(ax: "Axes", crops: list[np.ndarray], shape: tuple[int, ...], shift: float) -> None:
     """References in the lower left corner of a scene, framed in white, each of the same area."""
-    from matplotlib.patches import Rectangle
-
-    crops = [checked_picture(crop, "target_list") for crop in (target if np.ndim(target[0]) == 3 else [target])]
     left, bottom, (limit_y, limit_x) = shift, shape[0] - shift, np.multiply(shape[:2], _INSET_SIDE)
     for crop in crops:
         height, width = crop.shape[:2]
         scale = math.sqrt(_INSET_AREA * shape[0] * shape[1] / (height * width))
         scale = min(scale, limit_y / height, limit_x / len(crops) / width)
-        extent = (left, left + width * scale, bottom, bottom - height * scale)
-        limits = ax.get_xlim(), ax.get_ylim()
-        ax.imshow(crop.astype(np.uint8), extent=extent, zorder=_INSET_ORDER)
-        ax.set(xlim=limits[0], ylim=limits[1])
-        frame = {"linewidth": 3, "edgecolor": "white", "facecolor": "none", "zorder": _INSET_ORDER}
-        ax.add_patch(Rectangle((extent[0], extent[3]), width * scale, height * scale, **frame))
-        left = extent[1] + shift / 2
+        right, top = left + width * scale, bottom - height * scale
+        limits: dict[str, Any] = {"xlim": ax.get_xlim(), "ylim": ax.get_ylim()}
+        ax.imshow(crop.astype(np.uint8), extent=(left, right, bottom, top), zorder=_INSET_ORDER)
+        ax.set(**limits)
+        draw_box(ax, np.add((top, left, bottom, right), 0.5), "white", linewidth=3, zorder=_INSET_ORDER)
+        left = right + shift / 2
 
 
-def _draw_instance(ax, box, mask, color, caption, *, show_bbox, linewidth=2, fontsize=11):
-    from matplotlib.patches import Rectangle
-
-    y1, x1, y2, x2 = (float(edge) - 0.5 for edge in box)  # pixel 0 reaches from -0.5 to 0.5 on axes
-    if show_bbox:
-        style = {"linewidth": linewidth, "alpha": 0.7, "linestyle": "dashed", "edgecolor": color, "facecolor": "none"}
-        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
-    if mask is not None and np.any(mask):
-        draw_outline(ax, mask, color)
-    background = {"facecolor": "black", "alpha": 0.4, "edgecolor": "none", "pad": 1}
-    ax.text(x1, y1 + 8, caption, color="white", size=fontsize, bbox=background if caption else None)
-
-
-def draw_outline(ax, mask, color):
-    """The outline of a mask [height, width] that is not empty."""
-    rows, columns = _extent(mask)
-    part = np.pad(np.asarray(mask[rows, columns], float), 1)  # a frame closes outlines at the border
-    y, x = np.arange(rows.start - 1, rows.stop + 1), np.arange(columns.start - 1, columns.stop + 1)
-    ax.contour(x, y, part, levels=[0.5], colors=[color], linewidths=1)
-
-
-def _caption(index, class_ids, class_names, scores):
+def _caption(index: int, class_ids: _Values, class_names: Sequence[str] | None, scores: _Values | None) -> str:
     name = "" if class_names is None else str(class_names[class_ids[index]])
     return name if scores is None else f"{name} {scores[index]:.3f}".strip()
 
 
 # ---- helpers: overlays -------------------------------------------------------------------------------------------
-def _paint_mask(image, mask, color, line):
+def _paint_mask(image: np.ndarray, mask: np.ndarray, color: Color, line: int) -> None:
     """Tint a mask in the image, with an outline of `line` pixels inside its edge."""
-    mask = np.asarray(mask, bool)
-    if not mask.any():
-        return
-    part = _extent(mask)
-    mask, image = mask[part], image[part]
-    apply_mask(image, mask, color, _TINT)
-    core = np.pad(mask, line)
-    for _ in range(line):
-        core[1:-1, 1:-1] &= core[:-2, 1:-1] & core[2:, 1:-1] & core[1:-1, :-2] & core[1:-1, 2:]
-    image[mask & ~core[line:-line, line:-line]] = _as_bytes(color)
+    y1, x1, y2, x2 = extract_bboxes(mask[:, :, None])[0]
+    mask, image = np.asarray(mask[y1:y2, x1:x2], bool), image[y1:y2, x1:x2]
+    if mask.size:
+        apply_mask(image, mask, color, _TINT)
+        image[mask & ~binary_erosion(mask, iterations=line)] = _as_bytes(color)
 
 
-def _extent(mask):
-    """The rows and columns that a mask reaches over, as two slices."""
-    rows, columns = (np.flatnonzero(np.any(mask, axis=axis)) for axis in (1, 0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _draw_labels(draw, size, boxes, labels, colors, order):
-    """Labels on plates of their colour, in an `order` of indices in which the first find their place first."""
+def _draw_labels(
+    draw: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    boxes: np.ndarray,
+    labels: _Values,
+    colors: _Values,
+    order: Iterable[int],
+) -> None:
+    """Draw labels on plates of their color; the first ones of `order` choose their places first."""
     smallest, largest = _LABEL_PIXELS
     pixels = min(max(round(min(size) * _LABEL_SCALE), smallest), largest)
-    font, pad, taken = ImageFont.load_default(pixels), max(pixels // 8, 1), []
+    font, pad = ImageFont.load_default(pixels), max(pixels // 8, 1)
+    taken: list[tuple[int, int, int, int]] = []
     for index in order:
         if not labels[index]:
             continue
@@ -377,8 +370,8 @@ def _draw_labels(draw, size, boxes, labels, colors, order):
         draw.text((x + pad - left, y + pad - top), labels[index], fill=ink, font=font)
 
 
-def _label_place(box, plate, size, taken):
-    """The corner (x, y) for a plate (width, height) at its box, inside the picture, clear of the plates in `taken`."""
+def _label_place(box: np.ndarray, plate: _Place, size: _Place, taken: Iterable[tuple[int, int, int, int]]) -> _Place:
+    """The corner (x, y) of a plate (width, height) at its box, inside the image, clear of the plates in `taken`."""
     y1, x1, y2, x2 = map(int, box)
     width, height = plate
     wanted = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2 - height), (x1, y2), (x2 - width, y2)]
@@ -386,33 +379,26 @@ def _label_place(box, plate, size, taken):
     return min(places, key=lambda place: sum(_shared_area(place, plate, other) for other in taken))
 
 
-def _shared_area(place, plate, other):
+def _shared_area(place: _Place, plate: _Place, other: tuple[int, int, int, int]) -> int:
     across = min(place[0] + plate[0], other[2]) - max(place[0], other[0])
     down = min(place[1] + plate[1], other[3]) - max(place[1], other[1])
     return max(across, 0) * max(down, 0)
 
 
-def _best_first(scores, count):
-    """Indices by falling score, the first of equals first."""
-    return list(range(count)) if scores is None else np.argsort(-np.asarray(scores), kind="stable").tolist()
-
-
-def _as_bytes(color):
+def _as_bytes(color: Color) -> tuple[int, ...]:
     return tuple(round(255 * part) for part in color)
 
 
 # ---- helpers: checks ---------------------------------------------------------------------------------------------
-def checked_picture(image, what):
-    """The picture as an array; ValueError names `what` unless it is [height, width, 3] and not empty."""
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"{what}: expected uint8 [height, width, 3] that is not empty, got shape {image.shape}")
-    return image
-
-
-def _checked_instances(image, boxes, masks, colors, **of_instances):
-    """Boxes, masks (None where there are none) and colours, once all are of as many instances."""
-    image, boxes = checked_picture(image, "image"), np.asarray(boxes)
+def _checked_instances(
+    image: npt.ArrayLike,
+    boxes: npt.ArrayLike,
+    masks: npt.ArrayLike | None,
+    colors: _Values | None,
+    **of_instances: _Values | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, _Values]:
+    """Image, boxes, masks (None where there are none) and colors, once all are of as many instances."""
+    image, boxes = checked_image(image, "image"), np.asarray(boxes)
     count = len(boxes)
     if boxes.shape != (count, 4) and boxes.size:
         raise ValueError(f"boxes: expected [n, (y1, x1, y2, x2)], got shape {boxes.shape}")
@@ -421,10 +407,10 @@ def _checked_instances(image, boxes, masks, colors, **of_instances):
         expected = (*image.shape[:2], count)
         raise ValueError(f"masks: expected shape {expected} like the image and its boxes, got {masks.shape}")
     _check_counts(count, "boxes", **of_instances, colors=colors)
-    return boxes.reshape(count, 4), masks, random_colors(count) if colors is None else colors
+    return image, boxes.reshape(count, 4), masks, random_colors(count) if colors is None else colors
 
 
-def _check_counts(count, what, **values_by_name):
+def _check_counts(count: int, what: str, **values_by_name: Any) -> None:
     for name, values in values_by_name.items():
         if values is not None and len(values) != count:
             raise ValueError(f"{name}: expected one for each of {count} {what}, got {len(values)}")

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ..data import molding
 from ..ops.boxes import compute_overlaps, match_greedily
-from .instances import apply_mask, checked_picture, draw_outline, draw_picture, new_figure, random_colors
+from .instances import apply_mask, random_colors
+from .style import checked_image, draw_image, draw_outline, new_figure
 
 _TRUE_COLOR, _FOUND_COLOR = (0.0, 0.85, 0.0), (1.0, 0.1, 0.1)  # ground truth and detections in `display_differences`
 _GRAY, _SHADOW = (0.85, 0.85, 0.85), (0, 0, 0, 0.6)  # a light line with a dark one below is seen on every picture
@@ -61,7 +62,7 @@ def display_top_masks(image, mask, class_ids, class_names, limit=4, *, ax=None):
     Returns:
         list of axes: the picture's, then one for each class, those that are not there empty.
     """
-    image, mask, class_ids = checked_picture(image, "image"), np.asarray(mask), np.asarray(class_ids, int)
+    image, mask, class_ids = checked_image(image, "image"), np.asarray(mask), np.asarray(class_ids, int)
     _require_shape(mask, (*image.shape[:2], len(class_ids)), "mask")
     areas = mask.astype(bool).sum(axis=(0, 1))
     classes = [int(class_id) for class_id in np.unique(class_ids) if areas[class_ids == class_id].any()]
@@ -93,7 +94,7 @@ def draw_boxes(image, boxes=None, refined_boxes=None, masks=None, captions=None,
     Returns:
         The axes.
     """
-    image = checked_picture(image, "image")
+    image = checked_image(image, "image")
     given = [_boxes(values, name) for name, values in (("boxes", boxes), ("refined_boxes", refined_boxes))]
     count = max((len(values) for values in given if values is not None), default=0)
     boxes, refined = (np.zeros((count, 4)) if values is None else _as_many(values, range(count)) for values in given)
@@ -111,7 +112,7 @@ def draw_boxes(image, boxes=None, refined_boxes=None, masks=None, captions=None,
             apply_mask(painted, masks[:, :, index], color)
             draw_outline(ax, masks[:, :, index], color)
         _draw_refinement(ax, boxes[index], refined[index], captions[index], color, line)
-    draw_picture(ax, painted, title, margin=_margin(image))
+    draw_image(ax, painted, title, margin=_margin(image))
     return ax
 
 
@@ -131,7 +132,7 @@ def draw_rois(image, rois, refined_rois, mask, class_ids, class_names, limit=10,
     Returns:
         The axes; the title has the numbers.
     """
-    image, rois, class_ids = checked_picture(image, "image"), _boxes(rois, "rois"), np.asarray(class_ids, int)
+    image, rois, class_ids = checked_image(image, "image"), _boxes(rois, "rois"), np.asarray(class_ids, int)
     refined = _as_many(_boxes(refined_rois, "refined_rois"), rois, "refined_rois")
     _as_many(class_ids, rois, "class_ids")
     mask = None if mask is None else _as_many(np.asarray(mask), rois, "mask")
@@ -187,7 +188,7 @@ def display_differences(
     Returns:
         The axes.
     """
-    image, truth, found = checked_picture(image, "image"), _boxes(gt_box, "gt_box"), _boxes(pred_box, "pred_box")
+    image, truth, found = checked_image(image, "image"), _boxes(gt_box, "gt_box"), _boxes(pred_box, "pred_box")
     scores = _as_many(np.asarray(pred_score, float), found, "pred_score")
     kept = np.argsort(-scores, kind="stable")
     kept = kept[scores[kept] >= score_threshold]
@@ -214,7 +215,7 @@ def display_differences(
             draw_outline(ax, masks[:, :, index], color)
         box = boxes[index] if show_box else np.zeros(4)
         _draw_refinement(ax, np.zeros(4), box, captions[index], color, "solid")
-    draw_picture(ax, painted, title, margin=_margin(image))
+    draw_image(ax, painted, title, margin=_margin(image))
     return ax
 
 
@@ -240,7 +241,7 @@ def display_matching(
     Returns:
         list of axes, one for each map, each with a colour bar of its own range.
     """
-    image, strengths = checked_picture(image, "image"), [channel_strength(values) for values in maps]
+    image, strengths = checked_image(image, "image"), [channel_strength(values) for values in maps]
     if (window is None) != (molded_shape is None):
         raise ValueError("window and molded_shape: expected both or neither, they go together")
     names = [f"P{level}" for level in range(2, 2 + len(strengths))] if names is None else names
@@ -248,7 +249,7 @@ def display_matching(
     axes = _axes_for(len(strengths), cols, ax, image.shape, _INCHES)
     for cell, strength, name in zip(axes, strengths, names, strict=True):
         heat = _over_scene(strength, image.shape, window, molded_shape)
-        draw_picture(cell, image, f"{name}, {strength.shape[0]} x {strength.shape[1]}", margin=0)
+        draw_image(cell, image, f"{name}, {strength.shape[0]} x {strength.shape[1]}", margin=0)
         drawn = cell.imshow(heat, cmap=cmap, alpha=alpha, vmin=float(heat.min()), vmax=float(heat.max()))
         bar = cell.figure.colorbar(drawn, cax=cell.inset_axes((1.02, 0, 0.04, 1)))
         bar.solids.set_alpha(1)

@@ -54,7 +54,7 @@ def draw_image(ax: "Axes", image: np.ndarray, title: str, *, margin: float) -> N
     ax.axis("off")
 
 
-def draw_box(ax: "Axes", box: Sequence[float] | np.ndarray, color: Color, **style: Any) -> None:
+def draw_box(ax: "Axes", box: Sequence[float] | np.ndarray, color: Color | str, **style: Any) -> None:
     """Draw the frame of a box; `style` has further settings of a matplotlib Rectangle."""
     from matplotlib.patches import Rectangle
 
