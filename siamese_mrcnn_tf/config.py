@@ -1,9 +1,9 @@
-"""Configuration: one class of upper-case attributes, as in Matterport's Mask R-CNN.
+"""Configuration: a class of upper-case attributes, as in Matterport's Mask R-CNN.
 
 `Config` holds the defaults of the original Siamese Mask R-CNN (its small model). `SmallConfig` and `LargeConfig` are
-the two configurations with released weights, `TinyConfig` the same network narrow and shallow, for tests and CPUs.
-Derive a class and override attributes, or make a changed copy with `config.replace(IMAGES_PER_GPU=2)`; the library
-never changes a configuration. Derived values (`BATCH_SIZE`, `IMAGE_SHAPE`, ...) are properties.
+the configurations of the released weights; `TinyConfig` is a narrow, shallow version of the network for tests and CPUs.
+Subclass and override attributes, or make a modified copy with `config.replace(IMAGES_PER_GPU=2)`; the library never
+modifies a configuration. Derived values (`BATCH_SIZE`, `IMAGE_SHAPE`, ...) are properties.
 """
 
 import copy
@@ -13,15 +13,23 @@ import math
 import numbers
 import os
 import types
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
 
 from .io.files import read_json
 
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
 RESIZE_MODES = ("square", "pad64", "crop", "none")
-PRECISIONS = ("float32", "bfloat16")
-OPTIMIZERS = ("sgd", "adam")
+FORMER_NAMES = {"WITH_OTHER_CLASSES": "USE_HARD_NEGATIVES", "JITTERED_ROIS": "NUM_JITTERED_GT_ROIS"}  # still accepted
 
-_LENGTHS = {  # of the settings whose number of values is fixed; None is let through
+_CHOICES = {
+    "IMAGE_RESIZE_MODE": RESIZE_MODES,
+    "PRECISION": ("float32", "bfloat16"),
+    "OPTIMIZER": ("sgd", "adam"),
+    "MODEL": ("mrcnn", "frcnn"),
+    "TRAIN_BN": (False, None),
+}
+_LENGTHS = {  # of settings with a fixed number of values; None is allowed
     "BACKBONE_BLOCKS": 4,
     "BACKBONE_WIDTHS": 4,
     "BBOX_STD_DEV": 4,
@@ -30,10 +38,8 @@ _LENGTHS = {  # of the settings whose number of values is fixed; None is let thr
     "MINI_MASK_SHAPE": 2,
     "RPN_BBOX_STD_DEV": 4,
 }
-
-
 _FROM_1 = (1, math.inf)
-_RANGES = {  # of numbers that the network or its ops cannot do without, or that mean nothing elsewhere
+_RANGES: dict[str, tuple[float, float]] = {  # minimum and maximum
     **dict.fromkeys(("DETECTION_MIN_CONFIDENCE", "DETECTION_NMS_THRESHOLD", "RPN_NMS_THRESHOLD"), (0, 1)),
     **dict.fromkeys(("RPN_POSITIVE_IOU", "ADAM_BETA_2"), (0, 1)),
     **dict.fromkeys(("BACKBONE_STEM_WIDTH", "BACKBONE_BOTTLENECK", "FPN_FEATUREMAPS", "RPN_CONV_CHANNELS"), _FROM_1),
@@ -49,36 +55,39 @@ _RANGES = {  # of numbers that the network or its ops cannot do without, or that
 class Config:
     """Settings of model, training and detection; the defaults are those of the original's small model."""
 
-    def __init_subclass__(cls, **kwargs):
-        """Keep functions given as settings (BACKBONE) functions: they would become methods of the class."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep functions (BACKBONE) from becoming methods, and take settings by their former names."""
         super().__init_subclass__(**kwargs)
         for name, value in list(vars(cls).items()):
             if name.isupper() and isinstance(value, types.FunctionType):
                 setattr(cls, name, staticmethod(value))
+            if name in FORMER_NAMES:
+                setattr(cls, FORMER_NAMES[name], value)
+                delattr(cls, name)
 
     # ---- names -------------------------------------------------------------------------------------------------
-    NAME = "siamese"  # with EXPERIMENT the name of the log directory
+    NAME = "siamese"  # with EXPERIMENT, names the log directory
     EXPERIMENT = "default"
-    CHECKPOINT_DIR = "checkpoints/"  # where known weight files are looked for
+    CHECKPOINT_DIR = "checkpoints/"  # of the pretrained weight files
 
     # ---- network -----------------------------------------------------------------------------------------------
     MODEL = "mrcnn"  # "mrcnn", or "frcnn" for boxes without masks
-    BACKBONE = "resnet50"  # "resnet50", "resnet101", or a callable (image, stage5, train_bn) -> [C1, C2, C3, C4, C5]
-    COMPUTE_BACKBONE_SHAPE = None  # for a callable backbone: image shape -> [[h, w] of P2..P6]
+    BACKBONE: str | Callable = "resnet50"  # or "resnet101", or a callable (image, stage5, train_bn) -> [C1, ..., C5]
+    COMPUTE_BACKBONE_SHAPE: Callable | None = None  # for a callable backbone: image shape -> [[h, w] of P2..P6]
     BACKBONE_STRIDES = (4, 8, 16, 32, 64)  # of P2..P6, in pixels
-    BACKBONE_BLOCKS = None  # residual blocks of stages 2 to 5; None: what BACKBONE says
+    BACKBONE_BLOCKS: Sequence[int] | None = None  # residual blocks of stages 2 to 5; None: those of BACKBONE
     BACKBONE_STEM_WIDTH = 64  # channels of C1
     BACKBONE_WIDTHS = (256, 512, 1024, 2048)  # channels of C2..C5
-    BACKBONE_BOTTLENECK = 4  # C2..C5 channels over those inside a residual block
-    TRAIN_BN = False  # moving statistics; None: train them. True (statistics of the batch at inference) is refused
-    FPN_FEATUREMAPS = 256  # channels of P2..P6; the matched maps have 3/2 of it
-    TOP_DOWN_PYRAMID_SIZE = 256  # Matterport's name of the same; the original carries both and reads FPN_FEATUREMAPS
+    BACKBONE_BOTTLENECK = 4  # channels of C2..C5 divided by those inside a residual block
+    TRAIN_BN: bool | None = False  # False: use the moving statistics; None: train them
+    FPN_FEATUREMAPS = 256  # channels of P2..P6; the matched maps have 3/2 of these
+    TOP_DOWN_PYRAMID_SIZE = 256  # unused, kept from the original, which reads FPN_FEATUREMAPS
     RPN_CONV_CHANNELS = 512
     FPN_CLASSIF_FC_LAYERS_SIZE = 512
     MASK_HEAD_CHANNELS = 256
     NUM_CLASSES = 2  # background, match
     NUM_TARGETS = 1  # references of a query (K-shot)
-    PRECISION = "float32"  # "bfloat16": layers compute in it, weights, boxes, losses and outputs stay float32
+    PRECISION = "float32"  # "bfloat16" in the layers; weights, boxes, losses and outputs stay float32
 
     # ---- images and references ---------------------------------------------------------------------------------
     IMAGE_RESIZE_MODE = "square"  # "square", "pad64", "crop" or "none"
@@ -87,9 +96,9 @@ class Config:
     IMAGE_MIN_SCALE = 0.0
     TARGET_MIN_DIM = 75
     TARGET_MAX_DIM = 96
-    TARGET_PADDING = True  # carried over; references are always padded to a square
+    TARGET_PADDING = True  # unused, kept from the original: references are always padded to a square
     MEAN_PIXEL = (123.7, 116.8, 103.9)  # RGB
-    MOLD_TARGETS_AT_INFERENCE = True  # subtract MEAN_PIXEL from references; False: as the original's evaluation
+    MOLD_TARGETS_AT_INFERENCE = True  # subtract MEAN_PIXEL from references; False: as the original's evaluation did
 
     # ---- anchors and proposals ---------------------------------------------------------------------------------
     RPN_ANCHOR_SCALES = (32, 64, 128, 256, 512)  # pixels, one per level P2..P6
@@ -101,19 +110,19 @@ class Config:
     POST_NMS_ROIS_TRAINING = 500
     POST_NMS_ROIS_INFERENCE = 500
     RPN_TRAIN_ANCHORS_PER_IMAGE = 64
-    RPN_POSITIVE_IOU = 0.7  # with a ground truth box, from which an anchor is positive
+    RPN_POSITIVE_IOU = 0.7  # minimum overlap of positive anchors with a ground truth box
 
     # ---- heads -------------------------------------------------------------------------------------------------
     POOL_SIZE = 7
     MASK_POOL_SIZE = 14
     MASK_SHAPE = (28, 28)
-    ROI_CANONICAL_SIZE = 224  # pixels; a roi of this side is pooled from P4
+    ROI_CANONICAL_SIZE = 224  # pixels; a roi with this side is pooled from P4
     BBOX_STD_DEV = (0.1, 0.1, 0.2, 0.2)
 
     # ---- detection ---------------------------------------------------------------------------------------------
     DETECTION_MAX_INSTANCES = 30
     DETECTION_MIN_CONFIDENCE = 0.7
-    DETECTION_ARGMAX = True  # a match must be likelier than background; False: DETECTION_MIN_CONFIDENCE alone decides
+    DETECTION_ARGMAX = True  # a match must score above background; False: only above DETECTION_MIN_CONFIDENCE
     DETECTION_NMS_THRESHOLD = 0.5
 
     # ---- training ----------------------------------------------------------------------------------------------
@@ -127,18 +136,16 @@ class Config:
     USE_RPN_ROIS = True
     TRAIN_ROIS_PER_IMAGE = 100
     ROI_POSITIVE_RATIO = 0.33
-    SHUFFLE_ROIS = True  # False: the first positives and negatives in proposal order, a step free of chance
-    FILL_NEGATIVE_ROIS = False  # True: negatives fill all rows; False: at most 2 for each positive, none without any
-    NUM_JITTERED_GT_ROIS = 0  # proposals beside the RPN's: ground truth boxes, moved and stretched at random
-    USE_HARD_NEGATIVES = (
-        False  # True: NUM_JITTERED_GT_ROIS are made of the image's other trained objects too, as background
-    )
-    QUERIES_PER_IMAGE = 1  # samples in a row that search one image, encoded once for them; divides IMAGES_PER_GPU
+    SHUFFLE_ROIS = True  # False: the first positives and negatives in proposal order, deterministic
+    FILL_NEGATIVE_ROIS = False  # True: negatives fill all rows; False: at most 2 per positive
+    NUM_JITTERED_GT_ROIS = 0  # additional proposals: ground truth boxes, moved and stretched at random
+    USE_HARD_NEGATIVES = False  # True: jitter boxes of the image's other train categories too, as background
+    QUERIES_PER_IMAGE = 1  # consecutive samples that share an image, which is encoded once; divides IMAGES_PER_GPU
     LEARNING_RATE = 0.02
     OPTIMIZER = "sgd"  # "sgd", or "adam" with ADAM_BETA_2
     LEARNING_MOMENTUM = 0.9  # beta 1 of Adam
     ADAM_BETA_2 = 0.999
-    WARM_UP_STEPS = 0  # over which the learning rate rises at the start of a stage that has a decay
+    WARM_UP_STEPS = 0  # linear rise of the learning rate at the start of a stage with decay
     WEIGHT_DECAY = 0.0001
     GRADIENT_CLIP_NORM = 5.0
     LOSS_WEIGHTS = {
@@ -151,55 +158,56 @@ class Config:
 
     # ---- derived -----------------------------------------------------------------------------------------------
     @property
-    def BATCH_SIZE(self):
+    def BATCH_SIZE(self) -> int:
         return self.IMAGES_PER_GPU * self.GPU_COUNT
 
     @property
-    def IMAGE_SHAPE(self):
+    def IMAGE_SHAPE(self) -> tuple[int, int, int]:
         """(height, width, channels) of a molded scene."""
         side = self.IMAGE_MIN_DIM if self.IMAGE_RESIZE_MODE == "crop" else self.IMAGE_MAX_DIM
         return (side, side, 3)
 
     @property
-    def TARGET_SHAPE(self):
+    def TARGET_SHAPE(self) -> tuple[int, int, int]:
         """(height, width, channels) of a molded reference."""
         return (self.TARGET_MAX_DIM, self.TARGET_MAX_DIM, 3)
 
     @property
-    def IMAGE_META_SIZE(self):
+    def IMAGE_META_SIZE(self) -> int:
         """id 1, original shape 3, molded shape 3, window 4, scale 1, active classes NUM_CLASSES."""
         return 12 + self.NUM_CLASSES
 
     @property
-    def MATCHED_FEATUREMAPS(self):
-        """Channels of the matched maps that RPN and heads read."""
+    def MATCHED_FEATUREMAPS(self) -> int:
+        """Channels of the matched maps, the input of RPN and heads."""
         return 3 * self.FPN_FEATUREMAPS // 2
 
     # ---- copies and files --------------------------------------------------------------------------------------
-    def names(self):
+    def names(self) -> list[str]:
         """Names of all settings, in order of declaration."""
-        found = {}
+        found: dict[str, None] = {}
         for cls in reversed(type(self).__mro__):
             found.update({name: None for name in vars(cls) if name.isupper()})
         found.update({name: None for name in vars(self) if name.isupper()})
         return [name for name in found if not isinstance(getattr(type(self), name, None), property)]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """All settings by name, as plain Python values."""
         return {name: _plain(getattr(self, name)) for name in self.names()}
 
-    def replace(self, /, **changes):
+    def replace(self, /, **changes: Any) -> Self:
         """A copy of this configuration with `changes` applied.
 
         Raises:
-            ValueError: a name that is no setting, or a value of the wrong type.
+            ValueError: unknown setting, or a value of the wrong type.
         """
         changed = copy.copy(self)
         for name, value in changes.items():
+            name = FORMER_NAMES.get(name, name)
             setattr(changed, name, self._checked(name, value))
         return changed
 
-    def _checked(self, name, value):
+    def _checked(self, name: str, value: Any) -> Any:
         if name not in self.names():
             derived = isinstance(getattr(type(self), name, None), property)
             hint = "is derived from other settings" if derived else f"is not a setting{_closest(name, self.names())}"
@@ -210,24 +218,15 @@ class Config:
             raise ValueError(f"{name} = {value!r}: expected a value like {default!r}")
         return value
 
-    def validate(self):
-        """Check what the network cannot run without.
+    def validate(self) -> None:
+        """Check that the network can be built.
 
         Raises:
             ValueError: names the setting, its value and what is possible.
         """
-        if self.IMAGE_RESIZE_MODE not in RESIZE_MODES:
-            raise ValueError(
-                f"IMAGE_RESIZE_MODE = {self.IMAGE_RESIZE_MODE!r}: expected one of {', '.join(RESIZE_MODES)}"
-            )
-        if self.PRECISION not in PRECISIONS:
-            raise ValueError(f"PRECISION = {self.PRECISION!r}: expected one of {', '.join(PRECISIONS)}")
-        if self.OPTIMIZER not in OPTIMIZERS:
-            raise ValueError(f"OPTIMIZER = {self.OPTIMIZER!r}: expected one of {', '.join(OPTIMIZERS)}")
-        if self.MODEL not in ("mrcnn", "frcnn"):
-            raise ValueError(f"MODEL = {self.MODEL!r}: expected 'mrcnn' or 'frcnn'")
-        if self.TRAIN_BN not in (False, None):
-            raise ValueError(f"TRAIN_BN = {self.TRAIN_BN!r}: expected False (moving statistics) or None (train them)")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: expected one of {', '.join(map(str, choices))}")
         for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
                 bound = f"{low} or more" if high == math.inf else f"{low}" if low == high else f"{low} to {high}"
@@ -241,24 +240,20 @@ class Config:
         if not self.RPN_ANCHOR_RATIOS or min(self.RPN_ANCHOR_RATIOS) <= 0:
             raise ValueError(f"RPN_ANCHOR_RATIOS = {self.RPN_ANCHOR_RATIOS}: expected numbers above 0")
         if not callable(self.BACKBONE) and tuple(self.BACKBONE_STRIDES) != (4, 8, 16, 32, 64):
-            raise ValueError(f"BACKBONE_STRIDES = {self.BACKBONE_STRIDES}: a ResNet has (4, 8, 16, 32, 64)")
+            raise ValueError(f"BACKBONE_STRIDES = {self.BACKBONE_STRIDES}: expected (4, 8, 16, 32, 64) for a ResNet")
         for name, length in _LENGTHS.items():
             value = getattr(self, name)
             if value is not None and len(value) != length:
                 raise ValueError(f"{name} = {value}: expected {length} numbers")
-        weights_are_numbers = all(_is_number(weight) for weight in self.LOSS_WEIGHTS.values())
-        if set(self.LOSS_WEIGHTS) != set(Config.LOSS_WEIGHTS) or not weights_are_numbers:
-            raise ValueError(
-                f"LOSS_WEIGHTS = {self.LOSS_WEIGHTS}: expected a number for each of {', '.join(Config.LOSS_WEIGHTS)}"
-            )
-        levels = len(self.BACKBONE_STRIDES)
-        if len(self.RPN_ANCHOR_SCALES) != levels:
-            raise ValueError(
-                f"RPN_ANCHOR_SCALES = {self.RPN_ANCHOR_SCALES}: expected {levels} scales, one per level P2..P6"
-            )
+        weights, expected = self.LOSS_WEIGHTS, Config.LOSS_WEIGHTS
+        if set(weights) != set(expected) or not all(map(_is_number, weights.values())):
+            raise ValueError(f"LOSS_WEIGHTS = {weights}: expected a number for each of {', '.join(expected)}")
+        scales, levels = self.RPN_ANCHOR_SCALES, len(self.BACKBONE_STRIDES)
+        if len(scales) != levels:
+            raise ValueError(f"RPN_ANCHOR_SCALES = {scales}: expected {levels} scales, one per level P2..P6")
 
-    def display(self):
-        """Print every setting, and the derived ones."""
+    def display(self) -> None:
+        """Print all settings, the derived ones included."""
         derived = ("BATCH_SIZE", "IMAGE_SHAPE", "TARGET_SHAPE", "IMAGE_META_SIZE")
         print("\nConfigurations:")
         for name in sorted([*self.names(), *derived]):
@@ -289,9 +284,9 @@ class LargeConfig(Config):
 
 
 class TinyConfig(Config):
-    """The same network with one narrow block a stage, for 128-pixel scenes: runs and trains on a CPU.
+    """The same network with one narrow block per stage, for 128-pixel scenes: runs and trains on a CPU.
 
-    `make demo` (seed 0): AP50 72.0 for boxes of trained categories, 68.2 for those of held-out ones (docs/shapes.md).
+    `make demo` (seed 0): box AP50 72.0 for train categories, 68.2 for novel ones (docs/shapes.md).
     """
 
     NAME = "tiny"
@@ -332,11 +327,10 @@ class TinyConfig(Config):
 CONFIGS = {"small": SmallConfig, "large": LargeConfig, "tiny": TinyConfig}
 
 
-def load_config(name_or_path):
-    """Configuration by name ("small", "large", "tiny") or from a JSON file.
+def load_config(name_or_path: str | os.PathLike) -> Config:
+    """A configuration by name ("small", "large", "tiny") or from a JSON file.
 
-    The file holds an object of settings; its key "BASE" names the configuration that the others change (default
-    "small").
+    The file holds an object of settings, which change the configuration that its key "BASE" names (default "small").
 
     Raises:
         ValueError: no such name or file, not JSON, an unknown setting or a value of the wrong type.
@@ -357,8 +351,8 @@ def load_config(name_or_path):
         raise ValueError(f"configuration {name_or_path}: {error}") from error
 
 
-def parse_settings(assignments):
-    """Settings from "KEY=VALUE" strings, the value in JSON or a bare word: {name: value}.
+def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
+    """Settings from "KEY=VALUE" strings, with values in JSON or as bare words: {name: value}.
 
     Raises:
         ValueError: an assignment without "=".
@@ -376,13 +370,13 @@ def parse_settings(assignments):
     return settings
 
 
-def _check_multiple(name, value, factor):
+def _check_multiple(name: str, value: int, factor: int) -> None:
     if value < factor or value % factor:
         below = max(value // factor, 1) * factor
         raise ValueError(f"{name} = {value} is not a multiple of {factor}: use {below} or {below + factor}")
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -394,7 +388,7 @@ def _plain(value):
     return value
 
 
-def _same_kind(default, value):
+def _same_kind(default: Any, value: Any) -> bool:
     """Whether `value` may replace `default`: a number for a number, a sequence of numbers for one of numbers, ..."""
     if default is None:
         return True
@@ -414,14 +408,14 @@ def _same_kind(default, value):
     return isinstance(value, type(default))
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_sequence(value):
+def _is_sequence(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
 
-def _closest(name, names):
+def _closest(name: str, names: list[str]) -> str:
     found = difflib.get_close_matches(name, names, 1)
     return f"; did you mean {found[0]}?" if found else ""
