@@ -1,4 +1,4 @@
-"""Train and evaluate on COCO-format data, search images, inspect weights: the `siamese-mrcnn` command."""
+"""Train and evaluate on COCO-format data, detect in images: the `siamese-mrcnn` command."""
 
 import sys
 from pathlib import Path
@@ -8,4 +8,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 from siamese_mrcnn_tf.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(program=[sys.executable, sys.argv[0]]))
+    sys.exit(main())

@@ -8,4 +8,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 from siamese_mrcnn_tf.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(["pretrain", *sys.argv[1:]]))
+    sys.exit(main(command="pretrain"))

@@ -1,4 +1,4 @@
-"""Train and evaluate on scenes that the program draws itself: `siamese-mrcnn demo`, with the same arguments."""
+"""Train and evaluate on scenes that the program draws itself: `siamese-mrcnn demo`."""
 
 import sys
 from pathlib import Path
@@ -8,4 +8,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 from siamese_mrcnn_tf.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(["demo", *sys.argv[1:]]))
+    sys.exit(main(command="demo"))

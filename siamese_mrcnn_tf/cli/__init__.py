@@ -2,5 +2,6 @@
 
 main: the subcommands, errors and exit codes.
 options: options that several subcommands share.
-predict, train, evaluate, check, convert, weights, pretrain, demo: the subcommands.
+predict, train, evaluate, check, convert, weights, pretrain, demo, shapes: each with `add_parser(commands)`
+    and `run(options)`.
 """

@@ -1,9 +1,12 @@
-"""`siamese-mrcnn check`."""
+"""`siamese-mrcnn check`: what is in a data set, and what is broken in it."""
+
+import argparse
 
 from ..config import load_config, parse_settings
 from .options import (
     SPLIT_HELP,
-    add_common_arguments,
+    Commands,
+    add_command,
     add_config_arguments,
     add_dataset_arguments,
     at_least,
@@ -11,24 +14,23 @@ from .options import (
 )
 
 
-def add_parser(commands):
-    text = "Look a data set over: counts per class, what is broken in it, and pictures of training samples."
-    parser = commands.add_parser("check", help=text, description=text)
-    parser.set_defaults(command=run)
+def add_parser(commands: Commands) -> None:
+    text = "Inspect a data set: count instances by category, list what is broken, draw training samples."
+    parser = add_command(commands, "check", run, text)
     add_dataset_arguments(parser)
     parser.add_argument("--subset", default="train", help="'train' or 'val' (default train)")
     parser.add_argument("--split", type=int, choices=range(5), default=0, help=SPLIT_HELP)
     parser.add_argument("--shots", type=at_least(1), default=1, metavar="K", help="references of a query (default 1)")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the samples (default 0)")
     parser.add_argument("--augment", choices=("none", "fliplr"), default="none", help="of the samples (default none)")
-    parser.add_argument("--samples", type=at_least(0), default=10, metavar="N", help="pictures of them (default 10)")
-    parser.add_argument("--skip-pictures", action="store_true", help="do not open every picture of the data set")
-    parser.add_argument("--out", default="check", metavar="DIR", help="where the pictures go (default check)")
+    parser.add_argument("--samples", type=at_least(0), default=10, metavar="N", help="number to draw (default 10)")
+    parser.add_argument("--skip-images", action="store_true", help="do not open every image of the data set")
+    parser.add_argument("--skip-pictures", dest="skip_images", action="store_true", help=argparse.SUPPRESS)  # as in 0.1
+    parser.add_argument("--out", default="check", metavar="DIR", help="folder of the drawn samples (default check)")
     add_config_arguments(parser, "small")
-    add_common_arguments(parser)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> int:
     """Report what is in a data set; 1 if something in it is broken."""
     from ..data.augmentation import parse_augmentation
     from ..data.checks import check_dataset
@@ -40,11 +42,11 @@ def run(options):
     config = load_config(options.config or "small").replace(NUM_TARGETS=options.shots, **parse_settings(options.set))
     config.validate()
     dataset, _ = open_dataset(options, options.subset, split=options.split)
-    report = check_dataset(dataset, config=config, split=options.split, read_images=not options.skip_pictures)
+    report = check_dataset(dataset, config=config, split=options.split, read_images=not options.skip_images)
     print(report.text())
     if options.samples:
         augmentation = parse_augmentation(options.augment)
-        maker = TrainingSamples(dataset, config, seed=options.seed, augmentation=augmentation)
-        paths = draw_samples(maker, config, out, count=options.samples)
+        samples = TrainingSamples(dataset, config, seed=options.seed, augmentation=augmentation)
+        paths = draw_samples(samples, config, out, count=options.samples)
         print(f"\n{len(paths)} training samples are drawn in {out}")
     return 0 if report.ok else 1

@@ -1,46 +1,42 @@
-"""`siamese-mrcnn convert`."""
+"""`siamese-mrcnn convert`: annotations of other tools become a COCO-format data set."""
 
 import argparse
 import collections
+from typing import Any
 
-from .options import add_common_arguments, at_least
+from .options import Commands, add_command, at_least, picked
 
 _TEXT = "Turn annotations of the VGG Image Annotator (VIA) into a COCO-format data set for the other commands."
 _NOTES = (
     "Polygons, polylines (closed), rectangles, circles and ellipses become instances; points are left out, with a "
-    "warning. Nothing is written if anything is wrong with an annotation or a picture."
+    "warning. Nothing is written if anything is wrong with an annotation or an image."
 )
 _FILES_HELP = "annotations exported by VIA 1 or 2 as JSON or CSV, or projects of VIA 2"
 _ATTRIBUTE_HELP = "region attribute that holds the category (default: the only one that all regions have)"
-_CATEGORIES_HELP = "all categories in the order of their ids (default: those that there are, by name)"
-_SHARE_HELP = "share of the images that becomes the subset val, by a draw from --seed (default 0: none)"
-_ORIENTATION_HELP = (
-    "the regions were drawn on the pictures as stored, not turned as the camera's orientation tag says (in a browser "
-    "from before 2020)"
-)
+_CATEGORIES_HELP = "all categories in the order of their ids (default: those found, by name)"
+_SHARE_HELP = "share of the images drawn for the subset val (default 0: none)"
+_ORIENTATION_HELP = "the regions belong to the images as stored, before the orientation tag (browsers before 2020)"
 
 
-def add_parser(commands):
-    parser = commands.add_parser("convert", help=_TEXT, description=_TEXT, epilog=_NOTES)
-    parser.set_defaults(command=run)
+def add_parser(commands: Commands) -> None:
+    parser = add_command(commands, "convert", run, _TEXT, epilog=_NOTES)
     parser.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder with the pictures")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the data set that is written")
-    parser.add_argument("--subset", choices=("train", "val"), default="train", help="what it is for (default train)")
-    parser.add_argument("--year", default="2017", help="in the names of the set (default 2017, as in COCO)")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder with the images")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the data set to write")
+    parser.add_argument("--subset", choices=("train", "val"), default="train", help="of the images (default train)")
+    parser.add_argument("--year", default="2017", help="in the names of the files (default 2017, as in COCO)")
     parser.add_argument("--val-share", type=share, default=0.0, metavar="P", help=_SHARE_HELP)
     parser.add_argument("--seed", type=at_least(0), default=0, help="of that draw (default 0)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--attribute", metavar="NAME", help=_ATTRIBUTE_HELP)
     which.add_argument("--category", metavar="NAME", help="one category for all regions")
     parser.add_argument("--categories", nargs="+", metavar="NAME", help=_CATEGORIES_HELP)
-    parser.add_argument("--link", action="store_true", help="link the pictures instead of copying them")
+    parser.add_argument("--link", action="store_true", help="link the images instead of copying them")
     parser.add_argument("--ignore-orientation", action="store_true", help=_ORIENTATION_HELP)
     parser.add_argument("--force", action="store_true", help="replace what is in --out")
-    add_common_arguments(parser)
 
 
-def share(text):
+def share(text: str) -> float:
     """Argument type: a number from 0 to below 1."""
     try:
         number = float(text)
@@ -51,30 +47,18 @@ def share(text):
     return number
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     from ..data.formats.via_tree import convert_via
 
-    contents = convert_via(
-        options.files,
-        options.images,
-        options.out,
-        subset=options.subset,
-        year=options.year,
-        val_share=options.val_share,
-        seed=options.seed,
-        attribute=options.attribute,
-        category=options.category,
-        categories=options.categories,
-        link=options.link,
-        ignore_orientation=options.ignore_orientation,
-        force=options.force,
-    )
+    choices = ("subset", "year", "val_share", "seed", "attribute", "category", "categories")
+    switches = ("link", "ignore_orientation", "force")
+    contents = convert_via(options.files, options.images, options.out, **picked(options, *choices, *switches))
     for name, content in contents.items():
         print(summary(name, content))
     print(f"The data set is in {options.out}")
 
 
-def summary(name, content):
+def summary(name: str, content: dict[str, Any]) -> str:
     """A line with the numbers of images and instances."""
     annotated = {annotation["image_id"] for annotation in content["annotations"]}
     counts = collections.Counter(annotation["category_id"] for annotation in content["annotations"])

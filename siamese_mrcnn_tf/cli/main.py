@@ -1,57 +1,100 @@
-"""The `siamese-mrcnn` command: train and evaluate on COCO-format data, search images, inspect weights."""
+"""The `siamese-mrcnn` command: train and evaluate on COCO-format data, detect in images, inspect weights."""
 
 import argparse
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .. import __version__
 from . import check, convert, demo, evaluate, predict, pretrain, shapes, train, weights
 
+PROGRAM = "siamese-mrcnn"
 _COMMANDS = (demo, predict, train, evaluate, check, convert, weights, pretrain, shapes)
-_STOPPED = 130  # exit code after Ctrl-C
+_INTERRUPTED = 130  # exit code after Ctrl-C
 
 
-def main(arguments: Sequence[str] | None = None, *, program: Sequence[str] = ("siamese-mrcnn",)) -> int:
+def main(
+    arguments: Sequence[str] | None = None, *, program: Sequence[str] | None = None, command: str | None = None
+) -> int:
     """Run one command.
 
     Args:
         arguments: of the command line; None takes those of this process.
-        program: words that start this program, for usage and messages.
+        program: words that start this program, for usage and messages; None takes what the user typed.
+        command: the only command of a program that is named after it, such as samples/imagenet/pretrain.py.
 
     Returns:
-        The exit code: 0, 2 after an error that the user can mend, 130 where the command was stopped.
+        The exit code: 0, 1 where `check` finds something broken, 2 after an error that the user can fix, 130 where the
+        command was interrupted.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = parse(arguments, program=program)
+    if program is None:
+        program = typed_program() if arguments is None else [PROGRAM]
+    options = parse(sys.argv[1:] if arguments is None else arguments, program=program, command=command)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     if not options.debug:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines
-    name = f"{_name_of(program)} {options.command_name}"
-    return exit_code(name, lambda: options.command(options), debug=options.debug)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it hides reaches the user as an exception too
+    return exit_code(options.prog, lambda: options.command(options), debug=options.debug)
 
 
-def parse(arguments: Sequence[str], *, program: Sequence[str] = ("siamese-mrcnn",)) -> argparse.Namespace:
-    """The options of a command line, and with them `arguments`, `program`, and `parse`, which reads other arguments."""
-    options = build_parser(_name_of(program)).parse_args(arguments)
-    options.arguments, options.program = list(arguments), list(program)
-    options.parse = lambda others: parse(others, program=program)
-    options.run_command = lambda others: main(others, program=program)
+def parse(
+    arguments: Sequence[str], *, program: Sequence[str] = (PROGRAM,), command: str | None = None
+) -> argparse.Namespace:
+    """The options of a command line.
+
+    Besides the command's own: `arguments`; `launcher`, the words that start any command; `program`, those that start
+    this one; `prog`, its name in messages; `parse`, which reads other arguments; `run_command`, which runs others.
+    """
+    parser, commands = build_parsers(name_of(program))
+    arguments = list(arguments)
+    if command is not None:
+        commands[command].prog = name_of(program)
+        arguments = arguments if arguments[:1] == [command] else [command, *arguments]
+    options = parser.parse_args(arguments)
+    options.arguments, options.prog = arguments, commands[options.command_name].prog
+    options.launcher = [PROGRAM] if command else list(program)
+    options.program = list(program) if command else [*program, options.command_name]
+    options.parse = lambda others: parse(others, program=program, command=command)
+    options.run_command = lambda others: main(others, program=options.launcher)
     return options
 
 
-def build_parser(name: str = "siamese-mrcnn") -> argparse.ArgumentParser:
+def build_parser(name: str = PROGRAM) -> argparse.ArgumentParser:
     """The argument parser of all commands."""
+    return build_parsers(name)[0]
+
+
+def build_parsers(name: str) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """(the parser of all commands, the parser of each by its name)."""
     parser = argparse.ArgumentParser(prog=name, description=__doc__)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command_name")
     for module in _COMMANDS:
         module.add_parser(commands)
-    return parser
+    return parser, commands.choices
+
+
+def typed_program() -> list[str]:
+    """The words that started this process, without its arguments, such as ["python", "-m", "siamese_mrcnn_tf"]."""
+    words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    if not words or sys.orig_argv[len(words) :] != sys.argv[1:]:
+        return [PROGRAM]
+    if Path(words[-1]).stem == PROGRAM:  # the installed command; Python put its interpreter in front
+        return [PROGRAM if shutil.which(PROGRAM) == words[-1] else words[-1]]
+    return words
+
+
+def name_of(program: Sequence[str]) -> str:
+    """A program's name in usage and messages: `coco.py`, `python -m siamese_mrcnn_tf` or `siamese-mrcnn`."""
+    if program[-1].endswith(".py"):
+        return Path(program[-1]).name
+    return " ".join(["python", *program[1:]]) if "-m" in program else PROGRAM
 
 
 def exit_code(program: str, work: Callable[[], int | None], *, debug: bool = False) -> int:
-    """Do the work of a program; what the user can mend becomes a message on the error stream.
+    """Do the work of a program; an error that the user can fix becomes a message on the error stream.
 
     Args:
         program: its name, for messages.
@@ -59,7 +102,7 @@ def exit_code(program: str, work: Callable[[], int | None], *, debug: bool = Fal
         debug: let errors through with their traceback.
 
     Returns:
-        int: that of `work`, 2 for an error, 130 where it was interrupted.
+        That of `work`, 2 for an error, 130 where it was interrupted.
     """
     try:
         return work() or 0
@@ -69,9 +112,5 @@ def exit_code(program: str, work: Callable[[], int | None], *, debug: bool = Fal
         sys.stderr.write(f"{program}: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(f"{program}: stopped\n")
-        return _STOPPED
-
-
-def _name_of(program: Sequence[str]) -> str:
-    return Path(program[-1]).name if program[-1].endswith(".py") else "siamese-mrcnn"
+        sys.stderr.write(f"{program}: interrupted\n")
+        return _INTERRUPTED

@@ -1,15 +1,44 @@
-"""What commands share: groups of options, argument types, and what the options name."""
+"""Options that several commands share, argument types, and what the options stand for."""
 
 import argparse
+import os
+import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..config import CONFIGS, load_config, parse_settings
+from ..config import CONFIGS, Config, load_config, parse_settings
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+
+    from ..data.dataset import IndexedCocoDataset
+    from ..predictor import SiamesePredictor
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+SPLIT_HELP = "category split of the paper: 1 to 4 leave a quarter of the categories out, 0 trains on all (default 0)"
+_DATASET_HELP = (
+    "folder with annotations/ and the image folders; or 'shapes', scenes that this program draws itself "
+    "(datasets/shapes, made where it is missing; a folder of that name is ./shapes)"
+)
+_WEIGHTS_HELP = (
+    "a legacy .h5 file, a known file by name such as small_siamese_mrcnn_0160, 'last' (the last checkpoint of --config "
+    "under --logs), or 'untrained'"
+)
+_TRAINING_WEIGHTS = " (default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained)"
+_CHECKPOINTS_HELP = "folder in which known files are looked for, and to which they are downloaded (default checkpoints)"
+_LOGS_HELP = "folder of training runs and their checkpoints (default logs)"
+# TensorFlow's libraries log these while they are loaded, before they read TF_CPP_MIN_LOG_LEVEL.
+_START_UP_LINE = rb"[IW]\d{4} \d\d:|WARNING: All log messages before absl::|To enable the following instructions:"
 
 
-def at_least(bound):
+# ---- argument types ----------------------------------------------------------------------------------------------
+def at_least(bound: int) -> Callable[[str], int]:
     """Argument type: a whole number from `bound` on."""
 
-    def number(text):
+    def number(text: str) -> int:
         if not text.isdecimal() or int(text) < bound:
             raise argparse.ArgumentTypeError(f"expected a whole number of {bound} or more, got {text!r}")
         return int(text)
@@ -17,7 +46,7 @@ def at_least(bound):
     return number
 
 
-def above_zero(text):
+def above_zero(text: str) -> float:
     """Argument type: a number above 0."""
     try:
         number = float(text)
@@ -28,68 +57,84 @@ def above_zero(text):
     return number
 
 
-SPLIT_HELP = (
-    "category split of the paper: 1 to 4 hold a quarter of the classes out, 0 trains on all of them (default 0)"
-)
-_DATASET_HELP = (
-    "folder with annotations/ and the picture folders; or 'shapes', pictures that this repository draws itself "
-    "(datasets/shapes, made where it is missing; a folder of that name is ./shapes)"
-)
-_WEIGHTS_HELP = (
-    "a legacy .h5 file, a known file by name such as small_siamese_mrcnn_0160, 'last' (the last checkpoint of --config "
-    "under --logs), or 'untrained'"
-)
+# ---- options -----------------------------------------------------------------------------------------------------
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], text: str, **parts: Any
+) -> argparse.ArgumentParser:
+    """Add a command with the options that all have.
+
+    Args:
+        commands: what `add_subparsers` returned.
+        name: of the command.
+        run: does its work; takes the options and returns an exit code, or None for 0.
+        text: what the command does.
+        parts: other texts of argparse: `help` for the list of commands, `epilog`.
+    """
+    parser = commands.add_parser(name, **({"help": text, "description": text} | parts))
+    parser.set_defaults(command=run)
+    parser.add_argument("--verbose", action="store_true", help="say more")
+    parser.add_argument("--debug", action="store_true", help="show TensorFlow's log, and the traceback of an error")
+    return parser
 
 
-def add_dataset_arguments(parser):
-    """Options that choose images."""
+def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose images."""
     parser.add_argument("--dataset", metavar="DIR", help=_DATASET_HELP)
     parser.add_argument("--year", default="2017", help="of the annotation file (default 2017)")
     parser.add_argument("--images", type=int, nargs="+", metavar="ID", help="only the images with these COCO ids")
 
 
-def add_model_arguments(parser, *, needs_model=True, model_required=True):
-    """Options that choose configuration and weights.
+def add_model_arguments(parser: argparse.ArgumentParser, *, detects: bool = True, required: bool = True) -> None:
+    """Add the options that choose configuration and weights.
 
     Args:
-        needs_model: False for training, where --model is what to start from.
-        model_required: False where the command can do without.
+        detects: False for training, where --model names the initial weights.
+        required: False where the command can do without weights.
     """
-    start = "" if needs_model else " (default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained)"
-    parser.add_argument(
-        "--model", required=needs_model and model_required, metavar="FILE|NAME", help=_WEIGHTS_HELP + start
-    )
-    add_config_arguments(parser, "the one that fits the weights" if needs_model else "small")
-    if needs_model:
-        parser.add_argument("--min-confidence", type=float, metavar="P", help="least score (default 0.7)")
-    parser.add_argument(
-        "--checkpoints", default="checkpoints", metavar="DIR", help="where known files are looked for and downloaded to"
-    )
-    parser.add_argument(
-        "--logs", default="logs", metavar="DIR", help="where training runs and their checkpoints are (default logs)"
-    )
-    add_common_arguments(parser)
+    help = _WEIGHTS_HELP if detects else _WEIGHTS_HELP + _TRAINING_WEIGHTS
+    parser.add_argument("--model", required=required, metavar="FILE|NAME", help=help)
+    add_config_arguments(parser, "the one that fits the weights" if detects else "small")
+    if detects:
+        parser.add_argument("--min-confidence", type=float, metavar="P", help="minimum score (default 0.7)")
+    add_checkpoints_argument(parser)
+    parser.add_argument("--logs", default="logs", metavar="DIR", help=_LOGS_HELP)
 
 
-def add_config_arguments(parser, default):
+def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoints", default="checkpoints", metavar="DIR", help=_CHECKPOINTS_HELP)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     names = ", ".join(CONFIGS)
     parser.add_argument("--config", metavar="NAME|FILE", help=f"{names} or a JSON file (default: {default})")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings to change, values in JSON",
-    )
+    text = "settings to change, values in JSON"
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
 
 
-def add_common_arguments(parser):
-    parser.add_argument("--verbose", action="store_true", help="say more")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+def add_run_arguments(parser: argparse.ArgumentParser, *, resume_help: str) -> None:
+    """Add the options of a training run: checkpoints, precision and workers."""
+    parser.add_argument("--resume", nargs="?", const="", metavar="DIR", help=resume_help)
+    parser.add_argument("--save-every", type=at_least(1), default=250, metavar="N", help="steps (default 250)")
+    keep = "number of last epochs whose weights are kept, beside the best by validation loss (default 3)"
+    parser.add_argument("--keep", type=at_least(1), default=3, metavar="N", help=keep)
+    bfloat16 = "compute in bfloat16 (PRECISION=bfloat16)"
+    parser.add_argument("--mixed-precision", action=argparse.BooleanOptionalAction, help=bfloat16)
+    devices = "GPUs of this machine, or parts of its CPU where it has none (default 1)"
+    parser.add_argument("--devices", type=at_least(1), metavar="N", help=devices)
+    parser.add_argument("--workers", type=at_least(1), default=2, metavar="N", help="that make samples (default 2)")
+    processes = "make samples in processes instead of threads"
+    parser.add_argument("--processes", action=argparse.BooleanOptionalAction, help=processes)
 
 
-def open_dataset(options, subset, *, split=0, **chosen):
+# ---- what options stand for --------------------------------------------------------------------------------------
+def picked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options with these names."""
+    return {name: getattr(options, name) for name in names}
+
+
+def open_dataset(
+    options: argparse.Namespace, subset: str, *, split: int = 0, **chosen: Any
+) -> tuple["IndexedCocoDataset", "COCO"]:
     """(data set that the options name, with indices and the classes that a split trains; its pycocotools COCO)."""
     from ..data.dataset import IndexedCocoDataset, split_classes
     from ..shapes.dataset import find_dataset
@@ -106,7 +151,7 @@ def open_dataset(options, subset, *, split=0, **chosen):
     return dataset, coco
 
 
-def choose_config(options, changes=None):
+def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> tuple[Config, Path | None]:
     """(configuration, weight file or None for initial weights) that the options name."""
     from ..weights.loading import fitting_config
     from ..weights.pretrained import find_weights
@@ -125,34 +170,51 @@ def choose_config(options, changes=None):
     return config, path
 
 
-def find_last(options):
+def find_last(options: argparse.Namespace) -> str:
+    """Path of the last checkpoint of the run that --config, --set and --logs name."""
     from ..training.checkpoints import find_last_checkpoint, log_dir_of
 
     config = load_config(options.config or "small").replace(**parse_settings(options.set))
     return find_last_checkpoint(log_dir_of(config, options.logs))
 
 
-def open_predictor(config, path):
-    """The predictor with the weights of a file, or with initial ones, of which it warns."""
+def open_predictor(options: argparse.Namespace, config: Config, path: Path | None) -> "SiamesePredictor":
+    """The predictor with the weights of a file, or with initial ones and a warning."""
+    start_keras(options)
     import keras
 
     from ..predictor import SiamesePredictor
 
     keras.utils.set_random_seed(0)
     if path is None:
-        print("untrained weights: what they find means nothing, this only shows that everything runs", file=sys.stderr)
+        print("untrained weights: detections mean nothing, this only shows that everything runs", file=sys.stderr)
     return SiamesePredictor(config, weights=path)
 
 
-def resumed_arguments(folder, given):
-    """The arguments that a run was begun with, and after them those given now but for --resume.
+def start_keras(options: argparse.Namespace) -> None:
+    """Import Keras and its backend, without the start-up lines of TensorFlow's libraries unless --debug is given.
 
-    Args:
-        folder: of the run.
-        given: list of str.
+    Another process passes on the error stream meanwhile: what a crash writes last is not lost.
+    """
+    if options.debug or "keras" in sys.modules:
+        return
+    keep = f"re.match({_START_UP_LINE!r}, line) is None"
+    code = f"import re, sys; [sys.stderr.buffer.write(line) for line in sys.stdin.buffer if {keep}]"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as filtered:
+        stderr = os.dup(2)
+        os.dup2(filtered.stdin.fileno(), 2)  # type: ignore[union-attr]  # PIPE gives one
+        try:
+            import keras  # noqa: F401
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def resumed_arguments(folder: str | Path, given: list[str]) -> list[str]:
+    """The arguments that a run was begun with, followed by those given now but for --resume.
 
     Raises:
-        ValueError: no run was begun there.
+        ValueError: no run was begun in `folder`.
     """
     from ..training.checkpoints import read_arguments
 

@@ -1,135 +1,135 @@
-"""Detection in picture files: many pictures, many queries, written as overlays, masks and COCO JSON.
+"""`siamese-mrcnn predict`: detection in image files, written as overlays, masks and COCO JSON.
 
-A query is one category, given by one reference or several (K-shot). Each picture is encoded once for all queries, each
-query once for all pictures.
+A reference set is one category, given by one reference or several (K-shot). Each image is encoded once for all
+reference sets, each reference set once for all images.
 """
 
+import argparse
 import dataclasses
 import glob
+import itertools
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .options import add_model_arguments, choose_config, open_predictor
+from ..config import Config
+from .options import Commands, add_command, add_model_arguments, choose_config, open_predictor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..predictor import SiamesePredictor
 
 _BOX = re.compile(r"(?P<path>.+):(?P<box>-?[\d.]+(?:,-?[\d.]+)*)")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
 _REFERENCE_HELP = (
-    "a crop, or a box in pixels cut from a picture; several make one K-shot query; repeat the option for more "
+    "a crop, or a box in pixels cut from an image; several are one category (K-shot); repeat the option for more "
     "categories"
 )
 
 
-def add_parser(commands):
-    text = "Find and segment what looks like a reference in pictures."
-    parser = commands.add_parser("predict", help=text, description=text)
-    parser.set_defaults(command=run)
-    parser.add_argument(
-        "--image", required=True, nargs="+", action="extend", metavar="FILE|DIR|GLOB", help="pictures to search"
-    )
-    parser.add_argument(
-        "--reference",
-        required=True,
-        nargs="+",
-        action="append",
-        metavar="FILE[:y1,x1,y2,x2]",
-        help=_REFERENCE_HELP,
-    )
-    parser.add_argument("--out", default="predictions", metavar="DIR", help="where results go (default predictions)")
+def add_parser(commands: Commands) -> None:
+    text = "Find and segment what looks like a reference in images."
+    parser = add_command(commands, "predict", run, text)
+    metavar, help = "FILE|DIR|GLOB", "images to search"
+    parser.add_argument("--image", required=True, nargs="+", action="extend", metavar=metavar, help=help)
+    metavar = "FILE[:y1,x1,y2,x2]"
+    parser.add_argument("--reference", required=True, nargs="+", action="append", metavar=metavar, help=_REFERENCE_HELP)
+    parser.add_argument("--out", default="predictions", metavar="DIR", help="folder of results (default predictions)")
     add_model_arguments(parser)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     from ..io.files import writable_folder
 
     writable_folder(options.out)
-    paths = find_pictures(options.image)
-    config, path = choose_config(options)
-    queries = [read_query(sources, config) for sources in options.reference]
-    predictor = open_predictor(config, path)
-    results = predict_files(predictor, paths, queries, options.out)
-    print(
-        f"{len(results)} detections in {len(paths)} pictures for {len(queries)} queries. Results are in {options.out}"
-    )
+    paths = find_images(options.image)
+    config, weights = choose_config(options)
+    references = [read_references(sources, config) for sources in options.reference]
+    predictor = open_predictor(options, config, weights)
+    results = predict_files(predictor, paths, references, options.out)
+    counts = f"images: {len(paths)}, categories: {len(references)}, detections: {len(results)}"
+    print(f"{counts}. Results are in {options.out}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Query:
+class ReferenceSet:
     """References of one category.
 
     Attributes:
         name: of the category, from the file of its first reference.
-        crops: list of uint8 [T, T, RGB].
+        crops: list of uint8 [T, T, RGB], T = TARGET_MAX_DIM.
     """
 
     name: str
-    crops: list
+    crops: "list[np.ndarray]"
 
 
-def find_pictures(sources):
-    """Picture files named by files, folders (all pictures directly in them) and glob patterns, each once, in order.
+def find_images(sources: Iterable[str | Path]) -> list[Path]:
+    """Image files named by files, folders (all images directly in them) and glob patterns, each once, in order.
 
     Raises:
-        ValueError: a source that names no picture.
+        ValueError: a source that names no image.
     """
     found = {}
     for source in sources:
-        path = Path(source)
+        path, problem = Path(source), "no such file, folder or match"
         if path.is_file():
             paths = [path]
         elif path.is_dir():
+            problem = f"no image ({', '.join(_SUFFIXES)}) in this folder"
             paths = sorted(item for item in path.iterdir() if item.suffix.lower() in _SUFFIXES)
         else:
             paths = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
         if not paths:
-            kind = (
-                f"no picture ({', '.join(_SUFFIXES)}) in this folder"
-                if path.is_dir()
-                else "no such file, folder or match"
-            )
-            raise ValueError(f"{source}: {kind}")
+            raise ValueError(f"{source}: {problem}")
         found.update({path.resolve(): path for path in paths})
     return list(found.values())
 
 
-def read_query(sources, config):
-    """A query from reference files.
+def read_references(sources: Sequence[str], config: Config) -> ReferenceSet:
+    """Read the references of one category.
 
     Args:
-        sources: each a picture file that is the crop, or "FILE:y1,x1,y2,x2" to cut a box in pixels from a picture.
+        sources: each an image file that is the crop, or "FILE:y1,x1,y2,x2" to cut a box in pixels from an image.
         config: the Config of the model.
 
-    Returns:
-        Query.
-
     Raises:
-        ValueError: no source; a file that is no picture; a box that is empty or outside its picture.
+        ValueError: no source; a file that is not an image; a box that is empty or outside its image.
     """
     if not sources:
         raise ValueError("references: expected at least one, got none")
-    return Query(_source_path(sources[0]).stem, [_read_reference(source, config) for source in sources])
+    return ReferenceSet(_source_path(sources[0]).stem, [_read_reference(source, config) for source in sources])
 
 
-def predict_files(predictor, paths, queries, out, *, progress=True):
-    """Search pictures for queries and write what was found.
+def predict_files(
+    predictor: "SiamesePredictor",
+    paths: Sequence[Path],
+    references: Sequence[ReferenceSet],
+    out: str | Path,
+    *,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Detect in image files and write the detections.
 
-    Writes below `out`: `results.json` (COCO results), `images.json` (the images and categories that the results speak
-    of, in COCO layout), `overlays/{picture}.{query}.png`, and `masks/{picture}.{query}.{number}.png` (0 and 255, best
-    score first).
+    Writes below `out`: `results.json` (COCO results), `images.json` (the images and categories that the results refer
+    to, in COCO's format), `overlays/{image}.{category}.png`, and `masks/{image}.{category}.{number}.png` (0 and 255,
+    best score first). An image that cannot be read does not stop the others; the error comes after them. If no image
+    can be read, nothing is written.
 
     Args:
         predictor: SiamesePredictor.
-        paths: picture files.
-        queries: list of Query.
+        paths: image files.
+        references: categories to search for.
         out: folder.
         progress: show a progress bar.
 
     Returns:
-        list of COCO results.
+        COCO results.
 
     Raises:
-        ValueError: `out` is no folder, or a picture cannot be read; nothing was written then.
+        ValueError: `out` is not a folder, or images cannot be read.
     """
     from tqdm import tqdm
 
@@ -139,79 +139,75 @@ def predict_files(predictor, paths, queries, out, *, progress=True):
     from ..visualize import draw_overlay
 
     out = writable_folder(out)
-    sizes = [read_image(path).shape[:2] for path in paths]  # the broken one is found before anything is written
-    embeddings = [predictor.encode_references(query.crops) for query in queries]
-    query_names = _unique([query.name for query in queries])
-    picture_names = _unique([path.stem for path in paths])
-    results = []
+    embeddings = [predictor.encode_references(one.crops) for one in references]
+    categories, names = _unique(one.name for one in references), _unique(path.stem for path in paths)
+    images, results, unreadable = [], [], []
     for image_id, path in enumerate(tqdm(paths, desc="predict", unit="image", disable=not progress), start=1):
-        image = read_image(path)
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            unreadable.append(str(error))
+            continue
+        images.append({"id": image_id, "file_name": str(path), "height": image.shape[0], "width": image.shape[1]})
         scene = predictor.encode_scenes([image])
-        for category_id, embedding in enumerate(embeddings, start=1):
+        for category_id, (category, embedding) in enumerate(zip(categories, embeddings, strict=True), start=1):
             found = predictor.detect_in(scene, [embedding])[0]
             masks = found["masks"] if predictor.config.MODEL == "mrcnn" else None
             results.extend(results_of(image_id, category_id, found["rois"], found["scores"], masks))
-            name = f"{picture_names[image_id - 1]}.{query_names[category_id - 1]}"
-            overlay = draw_overlay(image, found["rois"], masks, found["scores"])
-            _write_png(out / "overlays" / f"{name}.png", overlay)
+            name = f"{names[image_id - 1]}.{category}"
+            _write_png(out / "overlays" / f"{name}.png", draw_overlay(image, found["rois"], masks, found["scores"]))
             _write_masks(out / "masks", name, found["masks"])
-    images = [
-        {"id": image_id, "file_name": str(path), "height": height, "width": width}
-        for image_id, (path, (height, width)) in enumerate(zip(paths, sizes, strict=True), start=1)
-    ]
-    categories = [{"id": category_id, "name": name} for category_id, name in enumerate(query_names, start=1)]
-    write_json(out / "images.json", {"images": images, "categories": categories, "annotations": []}, indent=1)
-    write_json(out / "results.json", results)
+    if images:
+        records = [{"id": category_id, "name": name} for category_id, name in enumerate(categories, start=1)]
+        write_json(out / "images.json", {"images": images, "categories": records, "annotations": []}, indent=1)
+        write_json(out / "results.json", results)
+    if unreadable:
+        kept = f"; the results of the other {len(images)} are in {out}" if images else ""
+        raise ValueError("; ".join(unreadable) + kept)
     return results
 
 
-def _source_path(source):
-    boxed = _BOX.fullmatch(str(source))
+def _source_path(source: str) -> Path:
+    """The file of a reference, with or without a box."""
+    boxed = _BOX.fullmatch(source)
     return Path(boxed["path"]) if boxed and not Path(source).exists() else Path(source)
 
 
-def _read_reference(source, config):
+def _read_reference(source: str, config: Config) -> "np.ndarray":
     from ..data.molding import mold_reference, reference_from_box
     from ..io.images import read_image
 
     path = _source_path(source)
-    before, colon, _ = str(source).rpartition(":")
+    before, colon, box = source.rpartition(":")
     if colon and not path.is_file() and Path(before).is_file():
         raise ValueError(f"reference {source}: expected FILE, or FILE:y1,x1,y2,x2 with whole pixels and no spaces")
     image = read_image(path)
     try:
         if path == Path(source):
             return mold_reference(image, config)
-        box = [float(number) for number in _BOX.fullmatch(str(source))["box"].split(",")]
-        return reference_from_box(image, box, config)
+        return reference_from_box(image, [float(number) for number in box.split(",")], config)
     except ValueError as error:
         raise ValueError(f"reference {source}: {error}") from error
 
 
-def _unique(names):
-    """The names without dots, which part them in file names; repeated ones with a number that makes them differ."""
-    unique = []
+def _unique(names: Iterable[str]) -> list[str]:
+    """The names without dots, which separate the parts of file names; repeated ones get a number."""
+    unique: list[str] = []
     for name in (name.replace(".", "_") for name in names):
-        number = 2
-        candidate = name
-        while candidate in unique:
-            candidate = f"{name}-{number}"
-            number += 1
-        unique.append(candidate)
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        unique.append(next(one for one in itertools.chain([name], numbered) if one not in unique))
     return unique
 
 
-def _write_masks(folder, name, masks):
-    """Masks [height, width, n] as {name}.001.png, ...; those of an earlier run are removed."""
-    import numpy as np
-
+def _write_masks(folder: Path, name: str, masks: "np.ndarray") -> None:
+    """Write masks [height, width, n] as {name}.001.png, ...; those of an earlier run are removed."""
     for earlier in folder.glob(f"{glob.escape(name)}.[0-9][0-9][0-9].png"):
         earlier.unlink()
-    for number, mask in enumerate(np.moveaxis(masks, -1, 0), start=1):
-        _write_png(folder / f"{name}.{number:03d}.png", mask.astype("uint8") * 255)
+    for number in range(masks.shape[-1]):
+        _write_png(folder / f"{name}.{number + 1:03d}.png", masks[:, :, number].astype("uint8") * 255)
 
 
-def _write_png(path, pixels):
+def _write_png(path: Path, pixels: "np.ndarray") -> None:
     from PIL import Image
 
     from ..io.files import atomic_path

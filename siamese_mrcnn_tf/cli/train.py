@@ -1,94 +1,92 @@
-"""`siamese-mrcnn train`."""
+"""`siamese-mrcnn train`: training on a COCO-format data set."""
 
 import argparse
 import logging
 import shlex
 import sys
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import Config, load_config, parse_settings
-from ..training.schedules import SCHEDULES
+from ..training.schedules import SCHEDULES, load_schedule, shortened
 from .options import (
     SPLIT_HELP,
+    Commands,
+    add_command,
     add_dataset_arguments,
     add_model_arguments,
+    add_run_arguments,
     at_least,
     open_dataset,
+    picked,
     resumed_arguments,
+    start_keras,
 )
+
+if TYPE_CHECKING:
+    from ..data.dataset import IndexedCocoDataset
+    from ..model import SiameseMaskRCNN
+    from ..training.trainer import Trainer
 
 _EPOCHS = {name: stages[-1].epochs for name, stages in SCHEDULES.items()}
 _STAGES_HELP = (
     "schedule: {paper} epochs (paper), {paper-full} (paper-full, for all 80 classes), {small} (small), "
-    "{shapes} (shapes) or {shapes-long} (shapes-long; both of samples/shapes, after pre-training)".format(**_EPOCHS)
-    + '; or a JSON file, a list of {"epochs": LAST, "layers": "heads", "learning_rate": 0.02}, perhaps with "decay_to" '
-    "(default paper)"
+    "{shapes} (shapes) or {shapes-long} (shapes-long; both for Shapes, after pre-training)".format(**_EPOCHS)
+    + '; or a JSON file, a list of {"epochs": LAST, "layers": "heads", "learning_rate": 0.02}, optionally with '
+    '"decay_to" (default paper)'
 )
+_BATCH_HELP = "images of a step, over all devices (default 12, the paper's)"
 _VAL_IMAGES_HELP = (
-    "training images to set aside, the last by id, for validation each epoch (default 3000, the original's, but at "
-    "most a tenth); 0: no validation"
+    "training images to hold back, the last by id, for validation each epoch (default 3000 as in the original, at most "
+    "a tenth); 0: no validation"
 )
 _RESUME_HELP = (
-    "go on with the run in this folder (default: that of --config under --logs) from its last checkpoint, with its "
-    "options; those given here are added"
+    "resume the run in this folder (default: that of --config under --logs) from its last checkpoint, with its "
+    "options; you may add options"
 )
-_KEEP_HELP = "epochs whose weights are kept, beside the best by validation loss (default 3)"
-_DEVICES_HELP = "GPUs of this machine, or parts of its CPU where it has none (default 1)"
 _TRAIN_NOTES = (
     "Batch, devices and learning rate: --batch counts the images of a step over all devices, each takes an equal part. "
-    "Losses are averaged on each device and then over devices, as in the original, and the gradient is clipped after "
-    "that; so the learning rates of a schedule belong to its batch (12 in the paper's), however many devices share it, "
-    "and want to be scaled in proportion to another batch (put them in a schedule FILE). Several machines: set "
-    "TF_CONFIG on each, as for tf.distribute.MultiWorkerMirroredStrategy, and run the same command with --logs on a "
-    "file system that they share; --batch is over all of them."
+    "Losses are averaged on each device and then over devices, as in the original, and then the gradient is clipped. "
+    "So the learning rates of a schedule belong to its batch (12 in the paper's) on any number of devices; scale them "
+    "in proportion to another batch (in a schedule FILE). Several machines: set TF_CONFIG on each, as for "
+    "tf.distribute.MultiWorkerMirroredStrategy, and run the same command with --logs on a file system that they share; "
+    "--batch is over all of them."
 )
 _PAPER_BATCH = 12
 _BACKBONE_SETTINGS = ("BACKBONE", "BACKBONE_BLOCKS", "BACKBONE_STEM_WIDTH", "BACKBONE_WIDTHS", "BACKBONE_BOTTLENECK")
 
 
-def add_parser(commands):
+def add_parser(commands: Commands) -> None:
     text = "Train a model on a COCO-format data set, by the paper's schedule."
-    parser = commands.add_parser("train", help=text, description=text, epilog=_TRAIN_NOTES)
-    parser.set_defaults(command=run)
+    parser = add_command(commands, "train", run, text, epilog=_TRAIN_NOTES)
     add_dataset_arguments(parser)
     parser.add_argument("--split", type=int, choices=range(5), default=0, help=SPLIT_HELP)
     parser.add_argument("--shots", type=at_least(1), metavar="K", help="references of a query (default 1)")
     parser.add_argument("--stages", default="paper", metavar="NAME|FILE", help=_STAGES_HELP)
     parser.add_argument("--epochs", type=at_least(1), metavar="N", help="stop after epoch N of the schedule")
     parser.add_argument("--steps", type=at_least(1), metavar="N", help="steps of an epoch (default 1000)")
-    parser.add_argument(
-        "--batch", type=at_least(1), metavar="N", help="images of a step, over all devices (default 12, the paper's)"
-    )
+    parser.add_argument("--batch", type=at_least(1), metavar="N", help=_BATCH_HELP)
     parser.add_argument("--val-images", type=at_least(0), metavar="N", help=_VAL_IMAGES_HELP)
     parser.add_argument("--val-steps", type=at_least(0), metavar="N", help="validation batches an epoch (default 50)")
     parser.add_argument("--augment", choices=("none", "fliplr"), default="none", help="default none, as in the paper")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, samples and rois (default 0)")
-    parser.add_argument("--resume", nargs="?", const="", metavar="DIR", help=_RESUME_HELP)
-    parser.add_argument("--save-every", type=at_least(1), default=250, metavar="N", help="steps (default 250)")
-    parser.add_argument("--keep", type=at_least(1), default=3, metavar="N", help=_KEEP_HELP)
-    parser.add_argument(
-        "--mixed-precision", action=argparse.BooleanOptionalAction, help="compute in bfloat16 (PRECISION=bfloat16)"
-    )
-    parser.add_argument("--devices", type=at_least(1), metavar="N", help=_DEVICES_HELP)
-    parser.add_argument("--workers", type=at_least(1), default=2, metavar="N", help="makers of samples (default 2)")
-    parser.add_argument(
-        "--processes", action=argparse.BooleanOptionalAction, help="make samples in processes instead of threads"
-    )
-    add_model_arguments(parser, needs_model=False)
+    add_run_arguments(parser, resume_help=_RESUME_HELP)
+    add_model_arguments(parser, detects=False, required=False)
 
 
-def run(options):
-    """Start a run, or go on with one."""
-    from ..training import callbacks, distribution
-    from ..training.checkpoints import save_command
-    from ..training.schedules import load_schedule, shortened
-    from ..training.trainer import train_on_dataset
-
+def run(options: argparse.Namespace) -> int:
+    """Start a run, or resume one."""
     options, folder = resumed_options(options)
     stages = load_schedule(options.stages)
     stages = stages if options.epochs is None else shortened(stages, options.epochs)
     config = training_config(options)
-    logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # of hours of work, what happens is of interest
+    start_keras(options)
+    from ..training import callbacks, distribution
+    from ..training.checkpoints import save_command
+    from ..training.trainer import train_on_dataset
+
+    logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours: show its progress
     distribution.prepare_backend(seed=options.seed, devices=config.GPU_COUNT)
     datasets = training_datasets(options)
     with callbacks.stopping_on_signals() as stop:
@@ -96,35 +94,30 @@ def run(options):
         if distribution.is_chief():
             save_command(model.log_dir, "siamese-mrcnn", options.arguments, config)
         try:
-            train_on_dataset(
-                trainer,
-                stages,
-                *datasets,
-                augmentation=options.augment,
-                workers=options.workers,
-                processes=options.processes,
-            )
+            making = picked(options, "workers", "processes")
+            train_on_dataset(trainer, stages, *datasets, augmentation=options.augment, **making)
         except callbacks.TrainingStopped as reason:
-            command = shlex.join([*options.program, "train", "--resume", model.log_dir])
-            print(f"{reason}. To go on: {command}", file=sys.stderr)
+            command = shlex.join([*options.program, "--resume", model.log_dir])
+            print(f"{reason}. To resume: {command}", file=sys.stderr)
             return 130
     print(f"trained to epoch {trainer.state.epoch}. Weights and losses are in {model.log_dir}")
+    return 0
 
 
-def resumed_options(options):
+def resumed_options(options: argparse.Namespace) -> tuple[argparse.Namespace, Path | None]:
     """(the options of the run to resume, with those given now; its folder or None)."""
     from ..training.checkpoints import log_dir_of
 
     if options.resume is None:
         return options, None
     if options.model is not None:
-        raise ValueError(f"--model {options.model}: a run that is resumed goes on with its own weights")
+        raise ValueError(f"--model {options.model}: a run that is resumed has its own weights")
     folder = Path(options.resume or log_dir_of(training_config(options), options.logs))
     arguments = resumed_arguments(folder, options.arguments[1:])
     return options.parse(arguments), folder
 
 
-def training_config(options):
+def training_config(options: argparse.Namespace) -> Config:
     """The configuration that the options of `train` name."""
     config = load_config(options.config or "small").replace(**parse_settings(options.set))
     settings = {"GPU_COUNT": options.devices, "NUM_TARGETS": options.shots, "STEPS_PER_EPOCH": options.steps}
@@ -146,8 +139,10 @@ def training_config(options):
     return config
 
 
-def open_trainer(options, config, stop, folder):
-    """(model, trainer) with the weights to start from, or those of the run to resume in `folder`."""
+def open_trainer(
+    options: argparse.Namespace, config: Config, stop: threading.Event, folder: Path | None
+) -> "tuple[SiameseMaskRCNN, Trainer]":
+    """(model, trainer) with initial weights, or those of the run to resume in `folder`."""
     from ..model import SiameseMaskRCNN
     from ..training.checkpoints import log_dir_of, refuse_run
     from ..weights.pretrained import find_weights
@@ -166,19 +161,13 @@ def open_trainer(options, config, stop, folder):
         model.load_latest_checkpoint()
     elif path is not None:
         model.load_weights(path)
-    data = ("year", "images", "split", "val_images", "augment")
-    return model, model.trainer(
-        seed=options.seed,
-        keep=options.keep,
-        save_every=options.save_every,
-        stop=stop,
-        resume=folder is not None,
-        fixed={name: getattr(options, name) for name in data},
-    )
+    data = picked(options, "year", "images", "split", "val_images", "augment")
+    chosen = picked(options, "seed", "keep", "save_every")
+    return model, model.trainer(**chosen, stop=stop, resume=folder is not None, fixed=data)
 
 
-def training_datasets(options):
-    """[training data, validation data unless there is to be none], with the classes of the split."""
+def training_datasets(options: argparse.Namespace) -> "list[IndexedCocoDataset]":
+    """[training data, validation data unless --val-images is 0], with the classes of the split."""
     parts = ("train", "val") if options.val_images != 0 else ("train",)
     chosen = {"split": options.split, "val_images": options.val_images}
     return [open_dataset(options, "train", subsubset=part, **chosen)[0] for part in parts]

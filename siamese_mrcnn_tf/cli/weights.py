@@ -1,20 +1,18 @@
-"""`siamese-mrcnn weights`."""
+"""`siamese-mrcnn weights`: what is in a weight file."""
 
-from .options import add_common_arguments
+import argparse
+
+from .options import Commands, add_checkpoints_argument, add_command
 
 
-def add_parser(commands):
+def add_parser(commands: Commands) -> None:
     text = "Say what is in a weight file, which configuration it fits and what would be left out."
-    parser = commands.add_parser("weights", help=text, description=text)
-    parser.set_defaults(command=run)
+    parser = add_command(commands, "weights", run, text)
     parser.add_argument("file", metavar="FILE", help="an .h5 file, or a known file by name")
-    parser.add_argument(
-        "--checkpoints", default="checkpoints", metavar="DIR", help="where known files are looked for and downloaded to"
-    )
-    add_common_arguments(parser)
+    add_checkpoints_argument(parser)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     from ..weights.loading import describe_weights
     from ..weights.pretrained import find_weights
 
