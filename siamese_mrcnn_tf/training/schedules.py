@@ -1,19 +1,21 @@
 """Training schedules: which layers train until which epoch, at which learning rate.
 
-The table of layer selections is the original's, and "no-bn"; all of them hold for layers inside nested models too.
+The layer selections are the original's, and "no-bn"; they also hold for layers inside nested models.
 """
 
 import dataclasses
+import os
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ..config import TinyConfig
 from ..io.files import read_json
 
 _HEADS = r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)"
 
 
-def _from_stage(first):
-    """Pattern of the backbone's stages from `first` to 5, and of what comes after the backbone."""
+def _from_stage(first: int) -> str:
+    """Pattern of the backbone's stages from `first` to 5, and of everything after the backbone."""
     return "|".join(rf"(res{stage}.*)|(bn{stage}.*)" for stage in range(first, 6)) + "|" + _HEADS
 
 
@@ -31,11 +33,11 @@ class Stage:
     """A part of a schedule.
 
     Attributes:
-        epochs: the epoch it lasts to, counted from the start of training.
+        epochs: its last epoch, counted from the start of training.
         layers: a key of LAYER_SELECTIONS, or a regular expression for whole layer names.
-        learning_rate: of all of it, or the highest.
-        decay_to: the epoch by whose end the learning rate falls to 0, as half a cosine, after a rise over the
-            configuration's WARM_UP_STEPS; None keeps it.
+        learning_rate: the learning rate; with `decay_to` the highest.
+        decay_to: the epoch at whose end the learning rate reaches 0: half a cosine, after a linear warm-up of the
+            configuration's WARM_UP_STEPS. None keeps the learning rate constant.
     """
 
     epochs: int
@@ -44,16 +46,15 @@ class Stage:
     decay_to: int | None = None
 
 
-SCHEDULES = {
+Schedules = Mapping[str, Sequence[Stage]]
+SCHEDULES: Schedules = {
     "paper": (Stage(1, "heads", 0.02), Stage(120, "all", 0.02), Stage(160, "all", 0.002)),  # the category splits
     "paper-full": (Stage(1, "heads", 0.02), Stage(240, "all", 0.02), Stage(320, "all", 0.002)),  # all 80 classes
     "small": (Stage(1, "heads", 0.02), Stage(10, "all", 0.02), Stage(12, "all", 0.002)),  # to see that it learns
-    "shapes": (Stage(24, "all", TinyConfig.LEARNING_RATE, decay_to=24),),  # of samples/shapes, after pre-training
-    "shapes-long": (Stage(200, "all", TinyConfig.LEARNING_RATE, decay_to=200),),
 }
 
 
-def layer_pattern(layers):
+def layer_pattern(layers: str) -> re.Pattern[str]:
     """The compiled regular expression of a layer selection.
 
     Raises:
@@ -66,55 +67,53 @@ def layer_pattern(layers):
         raise ValueError(f"layers {layers!r}: expected one of {known}, or a regular expression ({error})") from error
 
 
-def load_schedule(name_or_path):
+def load_schedule(name_or_path: str | os.PathLike[str], known: Schedules = SCHEDULES) -> Sequence[Stage]:
     """A schedule by name, or from a JSON file: a list of {"epochs": 1, "layers": "heads", "learning_rate": 0.02}.
 
-    An entry may have "decay_to" too (see `Stage`).
-
-    Returns:
-        tuple of Stage.
+    Args:
+        name_or_path: a key of `known`, or a file. Its entries may have "decay_to" too (see `Stage`).
+        known: schedules by name.
 
     Raises:
         ValueError: names the file, the entry, the key and the value.
     """
-    if str(name_or_path) in SCHEDULES:
-        return SCHEDULES[str(name_or_path)]
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
     try:
         entries = read_json(name_or_path)
     except ValueError as error:
-        raise ValueError(f"schedule {str(name_or_path)!r}: none of {', '.join(SCHEDULES)}; {error}") from error
+        raise ValueError(f"schedule {str(name_or_path)!r}: none of {', '.join(known)}; {error}") from error
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"schedule {name_or_path}: expected a list of stages that is not empty")
     stages = tuple(_stage(entry, f"schedule {name_or_path}: [{index}]") for index, entry in enumerate(entries))
     for index in range(1, len(stages)):
         if stages[index].epochs <= stages[index - 1].epochs:
             raise ValueError(
-                f"schedule {name_or_path}: [{index}]: epochs = {stages[index].epochs}, expected the epoch that the "
-                f"stage ends with, after {stages[index - 1].epochs}"
+                f"schedule {name_or_path}: [{index}]: epochs = {stages[index].epochs}, expected the last epoch of the "
+                f"stage, after {stages[index - 1].epochs}"
             )
     return stages
 
 
-def shortened(stages, epochs):
+def shortened(stages: Sequence[Stage], epochs: int) -> tuple[Stage, ...]:
     """The schedule up to the end of epoch `epochs`."""
     kept = [dataclasses.replace(stage, epochs=min(stage.epochs, epochs)) for stage in stages]
     starts = [0, *(stage.epochs for stage in kept[:-1])]
     return tuple(stage for stage, start in zip(kept, starts, strict=True) if stage.epochs > start)
 
 
-def _stage(entry, where):
-    names = [field.name for field in dataclasses.fields(Stage)]
-    if not isinstance(entry, dict) or set(entry) | {"decay_to"} != set(names):
-        needed = [name for name in names if name != "decay_to"]
-        raise ValueError(f"{where}: expected an object with the keys {', '.join(needed)}, got {entry!r}")
-    if not isinstance(entry["epochs"], int) or isinstance(entry["epochs"], bool) or entry["epochs"] < 1:
-        raise ValueError(f"{where}: epochs = {entry['epochs']!r}, expected a whole number of 1 or more")
-    rate = entry["learning_rate"]
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
+def _stage(entry: Any, where: str) -> Stage:
+    """The Stage of an entry of a JSON file; `where` begins the messages of errors."""
+    keys = {"epochs", "layers", "learning_rate"}
+    if not isinstance(entry, dict) or entry.keys() | {"decay_to"} != keys | {"decay_to"}:
+        raise ValueError(f"{where}: expected an object with the keys {', '.join(sorted(keys))}, got {entry!r}")
+    epochs, rate, end = entry["epochs"], entry["learning_rate"], entry.get("decay_to")
+    if type(epochs) is not int or epochs < 1:  # True is not a number here
+        raise ValueError(f"{where}: epochs = {epochs!r}, expected a whole number of 1 or more")
+    if type(rate) not in (int, float) or not 0 < rate < float("inf"):
         raise ValueError(f"{where}: learning_rate = {rate!r}, expected a number above 0")
-    end = entry.get("decay_to")
-    if end is not None and (not isinstance(end, int) or isinstance(end, bool) or end < entry["epochs"]):
-        raise ValueError(f"{where}: decay_to = {end!r}, expected an epoch from {entry['epochs']} on")
+    if end is not None and (type(end) is not int or end < epochs):
+        raise ValueError(f"{where}: decay_to = {end!r}, expected an epoch from {epochs} on")
     if not isinstance(entry["layers"], str):
         raise ValueError(f"{where}: layers = {entry['layers']!r}, expected a selection or a regular expression")
     try:

@@ -1,0 +1,9 @@
+"""Schedules for training on Shapes with TinyConfig, after pre-training. Light to import, for the command line."""
+
+from ..config import TinyConfig
+from ..training.schedules import Schedules, Stage
+
+SHAPES_SCHEDULES: Schedules = {
+    "shapes": (Stage(24, "all", TinyConfig.LEARNING_RATE, decay_to=24),),
+    "shapes-long": (Stage(200, "all", TinyConfig.LEARNING_RATE, decay_to=200),),
+}
