@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import Config, load_config, parse_settings
+from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.schedules import SCHEDULES, load_schedule, shortened
 from .options import (
     SPLIT_HELP,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from ..model import SiameseMaskRCNN
     from ..training.trainer import Trainer
 
-_EPOCHS = {name: stages[-1].epochs for name, stages in SCHEDULES.items()}
+_SCHEDULES = {**SCHEDULES, **SHAPES_SCHEDULES}
+_EPOCHS = {name: stages[-1].epochs for name, stages in _SCHEDULES.items()}
 _STAGES_HELP = (
     "schedule: {paper} epochs (paper), {paper-full} (paper-full, for all 80 classes), {small} (small), "
     "{shapes} (shapes) or {shapes-long} (shapes-long; both for Shapes, after pre-training)".format(**_EPOCHS)
@@ -78,7 +80,7 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Start a run, or resume one."""
     options, folder = resumed_options(options)
-    stages = load_schedule(options.stages)
+    stages = load_schedule(options.stages, _SCHEDULES)
     stages = stages if options.epochs is None else shortened(stages, options.epochs)
     config = training_config(options)
     start_keras(options)
