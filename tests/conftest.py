@@ -1,9 +1,12 @@
-"""Fixtures shared by the tests: models are built once a session, by the first test that needs them."""
+"""Fixtures shared by the tests: models are built once a worker, by the first test that needs them."""
 
+import collections
 import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; processes that tests start get this, too
+    os.environ |= dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 import coco_tree
 import numpy as np
@@ -35,6 +38,17 @@ MICRO = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The tests of a module share a worker and its fixtures, if they name no group; slow modules come first."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+    groups = {item: item.get_closest_marker("xdist_group").args[0] for item in items}
+    slow = collections.Counter(groups[item] for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (-slow[groups[item]], groups[item]))
+
+
 def set_seeded_weights(layers):
     """Give every weight the value that the recorded run had (tests/seeded.py)."""
     for layer in layers:
@@ -47,7 +61,7 @@ def set_seeded_weights(layers):
 
 @pytest.fixture(scope="session")
 def small_model():
-    """The small configuration as recorded: seeded weights, raw references, no least confidence."""
+    """The small configuration as recorded: seeded weights, raw references, no minimum confidence."""
     from siamese_mrcnn_tf import SiameseMaskRCNN, SmallConfig
 
     config = SmallConfig().replace(DETECTION_MIN_CONFIDENCE=0.0, MOLD_TARGETS_AT_INFERENCE=False)
@@ -86,7 +100,7 @@ def micro_config():
 
 @pytest.fixture(scope="session")
 def training_tree(tmp_path_factory):
-    """Folder of a COCO tree with 8 training pictures, 7 of them annotated."""
+    """Folder of a COCO tree with 8 training images, 7 of them annotated."""
     root = tmp_path_factory.mktemp("training") / "set"
     coco_tree.write_tree(root, subset="train", num_images=8)
     return root
@@ -94,7 +108,7 @@ def training_tree(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def training_parts(training_tree):
-    """(training data, validation data): 5 of the annotated pictures and the last 2."""
+    """(training data, validation data): 5 of the annotated images and the last 2."""
     return coco_tree.load(training_tree, subsubset="train"), coco_tree.load(training_tree, subsubset="val")
 
 

@@ -1,96 +1,93 @@
-"""The demo on Shapes: its steps end to end on a small set, its page, going on after a stop, and the bundled weights."""
+"""The demo on Shapes: its steps end to end on a small set, its page, a resumed demo, and the bundled weights."""
 
 import json
 import pathlib
-import sys
 
+import conftest
 import numpy as np
 import pytest
-from scripts import load_script
 
-from siamese_mrcnn_tf.config import TinyConfig
+from siamese_mrcnn_tf import TinyConfig, config
+from siamese_mrcnn_tf.cli import pretrain
+from siamese_mrcnn_tf.cli.main import main
 from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset, split_classes
 from siamese_mrcnn_tf.evaluation.coco_scores import score_records
 from siamese_mrcnn_tf.evaluation.protocol import evaluate
 from siamese_mrcnn_tf.evaluation.queries import OneShotDetector
 from siamese_mrcnn_tf.predictor import SiamesePredictor
+from siamese_mrcnn_tf.shapes import dataset as shapes
+from siamese_mrcnn_tf.shapes import demo
 from siamese_mrcnn_tf.training.checkpoints import save_command
 from siamese_mrcnn_tf.weights import loading
 
-FOLDER = pathlib.Path(__file__).resolve().parents[1] / "samples" / "shapes"
-WEIGHTS = FOLDER / "siamese_mrcnn_shapes_s1.h5"
+WEIGHTS = pathlib.Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")
 
 
 @pytest.fixture(scope="module")
-def demo():
-    before = list(sys.path)
-    yield load_script("samples/shapes/demo.py")
-    sys.path[:] = before
-
-
-@pytest.fixture(scope="module")
-def scenes(demo, tmp_path_factory):
+def scenes(tmp_path_factory):
     """A small Shapes tree."""
-    from siamese_mrcnn_tf.shapes.dataset import write_coco  # demo.py has put its folder on the path
-
     folder = tmp_path_factory.mktemp("shapes") / "tree"
-    write_coco(folder, train=40, val=24, size=128, seed=3, progress=False)
+    shapes.write_coco(folder, train=40, val=24, size=128, seed=3, progress=False)
     return folder
 
 
 @pytest.fixture
-def short_demo(demo, scenes, monkeypatch):
-    """The demo with two steps of each training on the small tree; call it with the output folder."""
-    from siamese_mrcnn_tf.cli import pretrain
-
-    for module in (demo, command_options, pretrain):
+def short_demo(scenes, monkeypatch):
+    """The demo with a tiny network and two steps of each training on the small tree; takes the output folder."""
+    small = type("TinyConfig", (TinyConfig,), conftest.MICRO | {"NAME": TinyConfig.NAME, "DETECTION_MAX_INSTANCES": 5})
+    monkeypatch.setitem(config.CONFIGS, "tiny", small)
+    monkeypatch.setattr(demo, "TinyConfig", small)
+    for module in (demo, shapes):
         monkeypatch.setattr(module, "find_dataset", lambda name: scenes)
     monkeypatch.setattr(demo, "_VAL_IMAGES", "8")
     monkeypatch.setattr(demo, "_RECIPES", {"shapes": ["--epochs", "1", "--steps", "2"]})
     whole = demo.train_command
     shorter = ["--epochs", "1", "--steps", "2", "--val-steps", "1"]
     monkeypatch.setattr(demo, "train_command", lambda *arguments: whole(*arguments) + shorter)
-    return lambda out: demo.main(["--out", str(out), "--images", "4", "--runs", "2", "--debug"])
+    return lambda out: main(["demo", "--out", str(out), "--images", "4", "--runs", "2", "--debug"])
 
 
 @pytest.mark.slow
-def test_the_demo_runs_goes_on_and_repeats(short_demo, tmp_path, capsys):
+def test_the_demo_runs_resumes_and_repeats(short_demo, tmp_path, capsys):
     assert short_demo(tmp_path / "first") == 0
     page = tmp_path / "first" / "index.html"
     assert str(page) in capsys.readouterr().out
     text = page.read_text()
     for part in ("random boxes", "five references", "held-out", "--stages shapes", "Pre-training", "data:image/jpeg"):
         assert part in text
-    figures = json.loads((tmp_path / "first" / "metrics.json").read_text())
+    figures = json.loads((tmp_path / "first" / "figures.json").read_text())
     assert figures["random-boxes"]["seen"]["boxes"][0] >= 0
     assert set(figures["1-shot"]) == {"seen", "held-out"} and set(figures["1-shot"]["seen"]) == {"boxes", "masks"}
 
-    (tmp_path / "first" / "metrics.json").unlink()
+    (tmp_path / "first" / "figures.json").unlink()
     assert short_demo(tmp_path / "first") == 0  # all steps are done: only the page is made again
-    again = json.loads((tmp_path / "first" / "metrics.json").read_text())
+    again = json.loads((tmp_path / "first" / "figures.json").read_text())
     assert short_demo(tmp_path / "second") == 0
-    other = json.loads((tmp_path / "second" / "metrics.json").read_text())
+    other = json.loads((tmp_path / "second" / "figures.json").read_text())
     for found in (again, other):
         assert {**found, "seconds": None} == {**figures, "seconds": None}
 
 
-def test_a_step_that_fails_ends_the_demo_with_its_code(demo, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def stopped_demo(tmp_path, monkeypatch):
+    """The demo whose pre-training is stopped at once; takes its options."""
     monkeypatch.setattr(demo, "find_dataset", lambda name: tmp_path / "none")
-    monkeypatch.setattr(demo.pretrain, "main", lambda arguments: 130)
-    assert demo.main(["--out", str(tmp_path / "out")]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr(pretrain, "run", lambda options: 130)
+    return lambda *options: main(["demo", "--out", str(tmp_path), *options])
+
+
+def test_a_step_that_fails_ends_the_demo_with_its_code(stopped_demo, capsys):
+    assert stopped_demo() == 130
+    assert "the same command resumes the demo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("other", [("--seed", "1"), ("--stages", "shapes-long"), ("--split", "2")])
-def test_a_folder_with_another_run_is_refused(demo, tmp_path, capsys, monkeypatch, other):
-    monkeypatch.setattr(demo, "find_dataset", lambda name: tmp_path / "none")
-    monkeypatch.setattr(demo.pretrain, "main", lambda arguments: 130)
-    options = demo.build_parser().parse_args(["--out", str(tmp_path)])
-    command = demo.pretrain_command(options, tmp_path / "pretraining")
-    save_command(tmp_path / "pretraining", "pretrain.py", command[1:], TinyConfig())
-    assert demo.main(["--out", str(tmp_path)]) == 130  # that of the folder
-    assert demo.main(["--out", str(tmp_path), *other]) == 2
-    assert "pretraining: holds a run of --dataset shapes" in capsys.readouterr().err
+def test_a_folder_with_another_run_is_refused(stopped_demo, tmp_path, capsys, other):
+    command = demo.pretrain_command(demo.DemoSettings(out=tmp_path), tmp_path / "pretraining")
+    save_command(tmp_path / "pretraining", "siamese-mrcnn", command, TinyConfig())
+    assert stopped_demo() == 130  # that of the folder
+    assert stopped_demo(*other) == 2
+    assert "pretraining: holds a run of pretrain --dataset shapes" in capsys.readouterr().err
 
 
 # ---- the bundled weights ---------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import pathlib
 import re
 import shlex
 import shutil
-import sys
 import textwrap
 import types
 
@@ -23,49 +22,61 @@ import pytest
 import via_samples
 from conftest import MICRO
 from PIL import Image
-from scripts import load_script
+
+from siamese_mrcnn_tf import config
+from siamese_mrcnn_tf.cli.main import build_parser, main
+from siamese_mrcnn_tf.ops.boxes import extract_bboxes
+from siamese_mrcnn_tf.shapes import dataset as shapes
+from siamese_mrcnn_tf.training.schedules import load_schedule
+from siamese_mrcnn_tf.weights.pretrained import KNOWN_FILES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # samples are not installed
-
-from siamese_mrcnn_tf import config  # noqa: E402
-from siamese_mrcnn_tf.ops.boxes import extract_bboxes  # noqa: E402
-from siamese_mrcnn_tf.shapes import dataset as shapes
-from siamese_mrcnn_tf.training.schedules import load_schedule  # noqa: E402
-from siamese_mrcnn_tf.weights.pretrained import KNOWN_FILES  # noqa: E402
-
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PYTHON = ".venv/bin/python"
-
+PROGRAMS = {  # how a command line begins -> the words of `siamese-mrcnn` that it stands for
+    "siamese-mrcnn": (),
+    ".venv/bin/siamese-mrcnn": (),
+    "python -m siamese_mrcnn_tf": (),
+    ".venv/bin/python -m siamese_mrcnn_tf": (),
+    "samples/coco/coco.py": (),
+    "samples/imagenet/pretrain.py": ("pretrain",),
+    "samples/shapes/shapes.py": ("shapes",),
+    "samples/shapes/demo.py": ("demo",),
+}
 NOT_RUN = {  # commands that set up or run everything -> why they are not run here
     "make demo": "takes minutes and needs nothing but what other tests run",
     "make test": "runs this test",
+    "make quick": "runs tests",
+    "make lint": "changes nothing, and `make test` runs it",
     "make benchmark": "measures for minutes",
-    "make notebooks": "tests/test_notebooks.py executes the notebooks",
+    "make notebooks": "tests/test_notebooks.py runs the notebooks",
     "pip install .": "changes the environment",
 }
-SCRIPTS = {  # script -> whether it is run; of the others the arguments are parsed
-    "samples/coco/coco.py": True,
-    "samples/imagenet/pretrain.py": True,
-    "samples/shapes/shapes.py": True,
-    "samples/shapes/demo.py": False,
-}
-SHORTER = {  # command -> options appended to it
+SHORTER = {  # command -> options appended to it; the demo's options are parsed alone
     "train": ["--steps", "1", "--val-steps", "0", "--workers", "1"],
     "evaluate": ["--runs", "1", "--limit", "3"],
     "check": ["--samples", "1"],
     "predict": [],
     "weights": [],
     "convert": [],
-    "pretrain.py": ["--steps", "1", "--epochs", "1", "--batch", "8", "--size", "32", "--workers", "1"],
-    "shapes.py": ["--train", "4", "--val", "2"],
+    "pretrain": ["--steps", "1", "--epochs", "1", "--batch", "8", "--size", "32", "--workers", "1"],
+    "shapes": ["--train", "4", "--val", "2"],
 }
+EXPERIMENT = re.compile(r"samples/coco/experiments(?:\.py |/)(\w+)")
 CATEGORIES = ("disc", "gear", "star")  # of the photos
 NUM_CLASSES = 80  # of data sets, as in COCO: docs name class ids
-_COMMAND_LINE = re.compile(r"^\s+(\S*python[\d.]*|make|pip) \S", re.MULTILINE)
+_COMMAND_LINE = re.compile(r"^ +([\w./-]*(python[\d.]*|siamese-mrcnn)|samples/\S+\.py|make|pip) \S", re.MULTILINE)
 
 
 # ---- what the documents hold -------------------------------------------------------------------------------------
+def arguments_of(command):
+    """The arguments that a command line gives `siamese-mrcnn`."""
+    command = re.sub(r"^(\.venv/bin/)?python (?=samples/)", "", command)
+    for program, words in PROGRAMS.items():
+        if command.startswith(f"{program} "):
+            return [*words, *shlex.split(command.removeprefix(program))]
+    raise ValueError("the test does not know how to run this command")
+
+
 @dataclasses.dataclass(frozen=True)
 class Snippet:
     """A code block, or of a block of commands one command.
@@ -179,8 +190,9 @@ def test_all_snippets_run(path, workplace):
 def test_options_in_the_text_exist(path, options):
     everything = set().union(*options.values())
     for span in code_spans(path):
-        words = [word for word in span.split() if word not in ("coco.py", "samples/coco/coco.py")]
-        known = options.get(pathlib.PurePath(words[0]).name, everything) if words else everything
+        words = span.removeprefix("python -m siamese_mrcnn_tf").split()
+        words = [word for word in words if pathlib.PurePath(word).name not in ("coco.py", "siamese-mrcnn")]
+        known = options.get(words[0], everything) if words else everything
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", span))
         assert words[:1] == ["pip"] or named <= known, f"{path.name}: `{span}`: no option {', '.join(named - known)}"
 
@@ -203,8 +215,10 @@ def test_an_unknown_snippet_fails(workplace):
         ("block of text", "what is this"),
         ("command", "rm -rf ."),
         ("command", "make unheard-of"),
-        ("command", f"{PYTHON} samples/other.py"),
-        ("command", f"{PYTHON} samples/coco/coco.py check --dataset set --unknown 3"),
+        ("command", "python samples/other.py"),
+        ("command", "siamese-mrcnn check --dataset set --unknown 3"),
+        ("command", ".venv/bin/siamese-mrcnn demo --unknown"),
+        ("command", "samples/coco/experiments/unknown.py"),
         ("listing", "not/there.json"),
     ):
         with pytest.raises((ValueError, SystemExit)):
@@ -216,7 +230,7 @@ def test_extraction_by_example(tmp_path):
 --image FILE` in it, and in `other.json`:
 
     make this  # a comment
-    .venv/bin/python a.py --x 1 \\
+    siamese-mrcnn a --x 1 \\
         --y 2
 
 Then `b.json`:
@@ -235,7 +249,7 @@ $ python b.py
     found = snippets_of(tmp_path / "some.md")
     assert [(snippet.where, snippet.kind, snippet.text) for snippet in found] == [
         ("some.md:4", "command", "make this"),
-        ("some.md:5", "command", ".venv/bin/python a.py --x 1 --y 2"),
+        ("some.md:5", "command", "siamese-mrcnn a --x 1 --y 2"),
         ("some.md:11", "json", "[1]"),
         ("some.md:14", "listing", "out/annotations/   out/b.json"),
         ("some.md:17", "command", "python b.py"),
@@ -244,21 +258,26 @@ $ python b.py
     assert code_spans(tmp_path / "some.md") == ["predict --image FILE", "other.json", "b.json"]
 
 
+def find_experiment(name):
+    """Raises ValueError if the paper's experiments have none of this name."""
+    if not (ROOT / "samples" / "coco" / "experiments" / f"{name}.py").is_file():
+        raise ValueError(f"no experiment {name}")
+
+
 # ---- the workplace -----------------------------------------------------------------------------------------------
 class Workplace:
     """Runs snippets in the current folder, in which it puts what they need and no other snippet makes.
 
     Args:
-        programs: script -> its module.
         weights: configuration name, or "imagenet" for a backbone -> weight file.
     """
 
-    def __init__(self, programs, weights):
-        self.programs, self.weights = programs, weights
+    def __init__(self, weights):
+        self.weights = weights
         rng = np.random.default_rng(0)
-        self.pictures = [shapes.make_scene(rng, 96, 96, categories=CATEGORIES) for _ in range(10)]
+        self.images = [shapes.make_scene(rng, 96, 96, categories=CATEGORIES) for _ in range(10)]
         self.names = {f"{'another_' * number}crop": self._crop(number) for number in range(2)}
-        self.names["scene"] = self.pictures[0][0]
+        self.names["scene"] = self.images[0][0]
         for name in KNOWN_FILES:
             self.provide_weights(f"checkpoints/{name}")
 
@@ -274,7 +293,7 @@ class Workplace:
             if text.endswith(".h5") and not text.startswith("logs/"):
                 self.provide_weights(text)
             elif text.endswith((".jpg", ".png")):
-                self.provide_pictures(text)
+                self.provide_images(text)
             elif text == "coco":
                 self.provide_dataset(text, ())
         if ".train(" in snippet.text and "load_latest_checkpoint" not in snippet.text:
@@ -296,25 +315,23 @@ class Workplace:
     def _command(self, snippet):
         if snippet.text in NOT_RUN:
             return
-        program, *words = shlex.split(snippet.text)
-        if program not in (PYTHON, "python") or not words or words[0] not in SCRIPTS:
-            raise ValueError("the test does not know how to run this command")
-        script, *arguments = words
-        module = self.programs[script]
-        if not SCRIPTS[script]:
-            module.build_parser().parse_args(arguments)
+        experiment = EXPERIMENT.search(snippet.text)
+        if experiment:
+            find_experiment(experiment[1])
             return
-        command = arguments[0] if script == "samples/coco/coco.py" else pathlib.PurePath(script).name
-        parse = module.parse if hasattr(module, "parse") else module.build_parser().parse_args
-        given = parse(arguments)
+        arguments = arguments_of(snippet.text)
+        given = build_parser().parse_args(arguments)
+        command = arguments[0]
+        if command == "demo":
+            return
         self._provide(command, given)
         if getattr(given, "resume", None) is None:  # a run that is resumed has its options
             arguments += SHORTER[command]
             if command == "train" and not given.stages.endswith(".json"):
                 arguments += ["--epochs", "1"]  # those in files are short, and later snippets look for their last epoch
-            if command == "pretrain.py" and given.data:
+            if command == "pretrain" and given.data:
                 arguments += ["--partial"]
-        code = module.main(arguments)
+        code = main(arguments)
         if code:
             raise ValueError(f"exit code {code}")
 
@@ -325,12 +342,12 @@ class Workplace:
             self.provide_photos(given.images, given.files)
         elif getattr(given, "dataset", None):
             self.provide_dataset(given.dataset, getattr(given, "images", None) or ())
-        if command == "pretrain.py" and given.data:
+        if command == "pretrain" and given.data:
             imagenet_tree.write_tree(given.data, train=4, val=2)
         if command == "predict":
             sources = [source.partition(":")[0] for query in given.reference for source in query]
             for text in (*given.image, *sources):
-                self.provide_pictures(text)
+                self.provide_images(text)
         model = getattr(given, "model", None)
         if model and model.endswith(".h5") and not model.startswith("logs/"):
             self.provide_weights(model, given.config)
@@ -343,25 +360,25 @@ class Workplace:
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.weights[name], path)
 
-    def provide_pictures(self, text):
-        """A picture, a crop where its name is not that of a scene; or a folder with two scenes."""
+    def provide_images(self, text):
+        """An image, a crop where its name is not that of a scene; or a folder with two scenes."""
         path = pathlib.Path(text)
         if path.exists() or "*" in text:
             return
         if not path.suffix:
             path.mkdir()
             for number in range(2):
-                self.provide_pictures(f"{text}/scene_{number}.jpg")
+                self.provide_images(f"{text}/scene_{number}.jpg")
             return
         is_scene = path.suffix == ".jpg"
-        Image.fromarray(self.pictures[0][0] if is_scene else self.names["crop"]).save(path)
+        Image.fromarray(self.images[0][0] if is_scene else self.names["crop"]).save(path)
 
     def provide_photos(self, folder, files):
         """Photos, and the regions in them as the VGG Image Annotator writes them."""
         shutil.rmtree(folder, ignore_errors=True)
         pathlib.Path(folder).mkdir(parents=True)
         regions = {}
-        for number, (image, masks, class_ids) in enumerate(self.pictures):
+        for number, (image, masks, class_ids) in enumerate(self.images):
             name = f"photo_{number}.jpg"
             Image.fromarray(image).save(pathlib.Path(folder) / name)
             regions[name] = []
@@ -388,32 +405,24 @@ class Workplace:
             path.write_text(json.dumps(content), encoding="utf-8")
 
     def _crop(self, number):
-        image, masks, _ = self.pictures[number]
+        image, masks, _ = self.images[number]
         y1, x1, y2, x2 = extract_bboxes(masks)[0]
         return np.ascontiguousarray(image[y1:y2, x1:x2])
 
 
 @pytest.fixture
-def workplace(programs, small_weights, small_settings, tmp_path, monkeypatch):
+def workplace(small_weights, small_settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Workplace(programs, small_weights)
+    return Workplace(small_weights)
 
 
 @pytest.fixture(scope="module")
-def programs():
-    """Script -> its module."""
-    return {script: load_script(script) for script in SCRIPTS}
-
-
-@pytest.fixture(scope="module")
-def options(programs):
-    """Command of coco.py, or name of a script -> its options."""
-    coco = programs["samples/coco/coco.py"].build_parser()
-    (commands,) = [action.choices for action in coco._actions if hasattr(action.choices, "items")]
-    parsers = dict(commands)
-    for script in ("samples/imagenet/pretrain.py", "samples/shapes/demo.py"):
-        parsers[pathlib.PurePath(script).name] = programs[script].build_parser()
-    return {name: set(parser._option_string_actions) for name, parser in parsers.items()}
+def options():
+    """Command, or "experiments" -> its options."""
+    (commands,) = [action.choices for action in build_parser()._actions if hasattr(action.choices, "items")]
+    found = {name: set(parser._option_string_actions) for name, parser in commands.items()}
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "samples" / "coco").rglob("experiment*.py")]
+    return found | {"experiments": {option for text in texts for option in re.findall(r'"(--[a-z][\w-]*)"', text)}}
 
 
 SMALL = {  # name -> a small configuration with the names of the real one; sizes tell their weights apart
@@ -451,28 +460,27 @@ def small_weights(tmp_path_factory):
 
 
 @pytest.fixture
-def small_settings(programs, monkeypatch):
+def small_settings(small_weights, monkeypatch):
     """Configurations, data sets and runs made small, under the names of the real ones."""
     import tensorflow as tf
 
     from siamese_mrcnn_tf.cli import train as train_module
     from siamese_mrcnn_tf.data.dataset import CocoDataset
     from siamese_mrcnn_tf.model import SiameseMaskRCNN
-    from siamese_mrcnn_tf.shapes import dataset  # as samples/shapes/standard.py imports it
     from siamese_mrcnn_tf.training import distribution
     from siamese_mrcnn_tf.training.trainer import Trainer
+    from siamese_mrcnn_tf.weights import pretrained
 
     for name, kind in SMALL.items():
         monkeypatch.setitem(config.CONFIGS, name, kind)
-        monkeypatch.setattr(configs, kind.__name__, kind)
+        monkeypatch.setattr(config, kind.__name__, kind)
     for name, count in {"train": 24, "val": 6}.items():
-        monkeypatch.setitem(dataset.STANDARD, name, count)
+        monkeypatch.setitem(shapes.STANDARD, name, count)
     monkeypatch.setattr(train_module, "Config", SMALL["small"])  # whose backbone there are ImageNet weights for
+    monkeypatch.setattr(pretrained, "_BUNDLED", str(small_weights["tiny"]))
     monkeypatch.setitem(CocoDataset.load_coco.__kwdefaults__, "val_images", 2)
     monkeypatch.setattr(distribution, "device_scope", lambda devices: contextlib.nullcontext())
-    monkeypatch.setattr(
-        distribution, "prepare_backend", lambda **settings: None
-    )  # it would hold for all tests after this
+    monkeypatch.setattr(distribution, "prepare_backend", lambda **settings: None)  # it would hold for later tests
     train = SiameseMaskRCNN.train
 
     def train_an_epoch(self, *arguments, **named):
