@@ -1,11 +1,14 @@
-"""COCO annotation files: reading with checks that name what is wrong, and masks as pycocotools takes them."""
+"""COCO annotation files: read and checked, with errors that name the wrong entry, and masks as pycocotools' RLE."""
 
 import itertools
 import logging
 import math
 import operator
+import os
 import reprlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -15,6 +18,10 @@ from ..io import files
 
 logger = logging.getLogger(__name__)
 
+Entry = dict[str, Any]  # an image, annotation or category of an annotation file
+Content = dict[str, Any]  # of an annotation file: lists of Entry by section
+Rle = Any  # a mask as pycocotools takes it, compressed: {"size", "counts"}
+
 MIN_POLYGON = 6  # numbers (x, y, ...) of a polygon that encloses something
 _MAX_COORDINATE = 1e6  # pixels; pycocotools walks along every edge of a polygon
 _NUMBER = (int, float)
@@ -22,39 +29,39 @@ _RUN_CHARACTERS = 7  # of a compressed RLE for one run: more than 32 bits
 _COCO_2014_SUBSETS = ("minival", "valminusminival")  # parts of val2014 with annotation files of their own
 
 
-def coco_layout(dataset_dir, subset, year):
+def coco_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Path, Path]:
     """Annotation file and image folder of a subset of the COCO tree in `dataset_dir`.
 
     Raises:
         ValueError: one of them is missing.
     """
-    if subset in _COCO_2014_SUBSETS:
-        year, pictures = "2014", "val2014"
-    else:
-        pictures = f"{subset}{year}"
     folder = Path(dataset_dir) / "annotations"
+    if subset in _COCO_2014_SUBSETS:
+        year, images = "2014", "val2014"
+    else:
+        images = f"{subset}{year}"
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder, expected one with instances_{subset}{year}.json")
     path = files.inside(folder, f"instances_{subset}{year}.json")
     if not path.is_file():
         there = sorted(entry.name for entry in folder.iterdir())
         raise ValueError(f"{path}: no such annotation file; the folder holds {', '.join(there) or 'nothing'}")
-    image_dir = files.inside(dataset_dir, pictures)
+    image_dir = files.inside(dataset_dir, images)
     if not image_dir.is_dir():
         raise ValueError(f"{image_dir}: no such image folder (it belongs to {path.name})")
     return path, image_dir
 
 
-def read_annotations(path):
+def read_annotations(path: files.StrPath) -> Content:
     """The content of a COCO instances file: a dict with "images", "annotations" and "categories", sorted by id.
 
-    What the program relies on is checked; `iscrowd` is set to 0 where it is missing. A polygon of fewer than three
-    points encloses nothing: it is no error, and reported in the log.
+    The values that the program uses are checked; `iscrowd` is set to 0 where it is missing. A polygon of fewer than
+    three points encloses nothing: the log names the file, it is no error.
 
     Raises:
         ValueError: names the file, the entry and the key.
     """
-    content = files.read_json(path)
+    content: Content = files.read_json(path)
     sections = {}
     for name in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
@@ -69,10 +76,10 @@ def read_annotations(path):
     return content
 
 
-def is_rle(segmentation, size):
+def is_rle(segmentation: Entry, size: Sequence[int]) -> bool:
     """Whether a COCO RLE, compressed or not, covers an image of `size` exactly: (height, width) in pixels.
 
-    pycocotools itself reads beyond the end of broken ones, or does not come back.
+    pycocotools itself reads beyond the end of broken ones, or does not return.
     """
     counts = segmentation.get("counts")
     if isinstance(counts, (str, bytes)):
@@ -80,12 +87,12 @@ def is_rle(segmentation, size):
         runs = _run_lengths(text) if text else np.zeros(0, np.int64)
         fits = len(runs) and runs.min() >= 0 and runs.sum() == size[0] * size[1]
     else:
-        fits = _are_counts(counts) and sum(counts) == size[0] * size[1]
+        fits = _are_counts(counts) and sum(counts or []) == size[0] * size[1]
     return bool(fits) and list(segmentation.get("size", ())) == list(size)
 
 
-def annotation_rle(annotation, height, width):
-    """The mask of an annotation as pycocotools' compressed RLE, {"size", "counts"}.
+def annotation_rle(annotation: Entry, height: int, width: int) -> Rle:
+    """The mask of an annotation.
 
     A segmentation without points is an empty mask. A crowd whose RLE has another size than its image covers all of it,
     as in Matterport.
@@ -100,15 +107,15 @@ def annotation_rle(annotation, height, width):
         is_raw = isinstance(segmentation["counts"], list)
         return coco_mask.frPyObjects(segmentation, height, width) if is_raw else segmentation
     polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]  # fewer points have no area
-    if not polygons:
-        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
     if not all(_are_coordinates(polygon) for polygon in polygons):
         raise ValueError(f"annotation {annotation['id']}: a polygon has coordinates that are no pixels of an image")
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    if polygons:
+        return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
 
 
-def coco_object(content):
-    """A `pycocotools.coco.COCO` of the content of an annotation file, sharing it; its own ways of making one print."""
+def coco_object(content: Content) -> COCO:
+    """A `pycocotools.coco.COCO` that shares the content of an annotation file; COCO's own methods print."""
     coco = COCO()
     coco.dataset = content
     for kind, section in (("imgs", "images"), ("anns", "annotations"), ("cats", "categories")):
@@ -119,7 +126,7 @@ def coco_object(content):
     return coco
 
 
-def fill_areas(content):
+def fill_areas(content: Content) -> None:
     """Compute the areas that the annotation file does not give."""
     missing = [annotation for annotation in content["annotations"] if "area" not in annotation]
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]} if missing else {}
@@ -134,38 +141,40 @@ def fill_areas(content):
 class _Section:
     """The entries under one key of an annotation file, and the errors that name them."""
 
-    def __init__(self, path, name, entries):
+    def __init__(self, path: files.StrPath, name: str, entries: list[Entry]) -> None:
         self.path, self.name, self.entries = path, name, entries
 
-    def column(self, key, types):
+    def column(self, key: str, types: tuple[type, ...]) -> list[Any]:
         """The values of `key` in all entries, each of one of `types`."""
         try:
             values = [entry[key] for entry in self.entries]
         except (KeyError, TypeError):
             has_key = [isinstance(entry, dict) and key in entry for entry in self.entries]
-            raise ValueError(f"{self._words(has_key.index(False))}: the key {key!r} is missing") from None
+            raise ValueError(f"{self._place(has_key.index(False))}: the key {key!r} is missing") from None
         expected = " or ".join(kind.__name__ for kind in types)
         fine = set(map(type, values)) <= set(types)
         self.require(key, values, lambda value: type(value) in types, expected, fine=fine)
         return values
 
-    def require(self, key, values, is_valid, expected, *, fine=None):
-        """An error for the first of `values` that is not valid; `fine` tells whether all are, if that is known."""
+    def require(
+        self, key: str, values: list[Any], is_valid: Callable[[Any], Any], expected: str, *, fine: bool | None = None
+    ) -> None:
+        """Raise for the first of `values` that is not valid; `fine` tells whether all are valid, if that is known."""
         if not (all(map(is_valid, set(values))) if fine is None else fine):
             index = next(i for i, value in enumerate(values) if not is_valid(value))
             self.refuse(index, key, values[index], expected)
 
-    def refuse(self, index, key, value, expected):
-        raise ValueError(f"{self._words(index)}: {key} = {reprlib.repr(value)}, expected {expected}")
+    def refuse(self, index: int, key: str, value: Any, expected: str) -> NoReturn:
+        raise ValueError(f"{self._place(index)}: {key} = {reprlib.repr(value)}, expected {expected}")
 
-    def _words(self, index):
-        """The file, the place of an entry, and its id if it has one."""
+    def _place(self, index: int) -> str:
+        """The file, the position of an entry, and its id if it has one."""
         entry = self.entries[index]
         known = f" (id {entry['id']})" if isinstance(entry, dict) and "id" in entry else ""
         return f"{self.path}: {self.name}[{index}]{known}"
 
 
-def _check_ids(section):
+def _check_ids(section: _Section) -> None:
     ids = section.column("id", (int,))
     section.require("id", ids, lambda i: 0 <= i < 2**63, "a number that is not negative")
     if len(set(ids)) < len(ids):
@@ -174,28 +183,27 @@ def _check_ids(section):
         section.refuse(again, "id", ids[again], "an id of its own; another entry has the same")
 
 
-def _check_images(section):
+def _check_images(section: _Section) -> None:
     for key in ("height", "width"):
         section.require(key, section.column(key, (int,)), lambda size: size > 0, "a size in pixels")
     names = section.column("file_name", (str,))
     section.require("file_name", names, _stays, "a name in the image folder, but this leads out of it")
 
 
-def _stays(name):
-    """Whether a file name stays in its folder, links aside (those are looked at when the file is opened)."""
-    depths = itertools.accumulate({"": 0, ".": 0, "..": -1}.get(part, 1) for part in name.split("/"))
-    return bool(name) and not name.startswith("/") and min(depths) >= 0
+def _stays(name: str) -> bool:
+    """Whether a file name stays in its folder; links are followed when the file is opened, by `files.inside`."""
+    return bool(name) and not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] != ".."
 
 
-def _check_annotations(section, content):
+def _check_annotations(section: _Section, content: Content) -> None:
     for annotation in section.entries:
         annotation.setdefault("iscrowd", 0)
     sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
-    categories = {category["id"] for category in content["categories"]}
+    category_ids = {category["id"] for category in content["categories"]}
     images = section.column("image_id", (int,))
     section.require("image_id", images, sizes.__contains__, "the id of one of the images")
-    kinds = section.column("category_id", (int,))
-    section.require("category_id", kinds, categories.__contains__, "the id of one of the categories")
+    categories = section.column("category_id", (int,))
+    section.require("category_id", categories, category_ids.__contains__, "the id of one of the categories")
     section.require("iscrowd", section.column("iscrowd", (int, bool)), (0, 1).__contains__, "0 or 1")
     boxes = section.column("bbox", (list,))
     section.require("bbox", boxes, _is_box, "[x, y, width, height] in pixels", fine=_are_boxes(boxes))
@@ -205,28 +213,26 @@ def _check_annotations(section, content):
     _check_segmentations(section, [sizes[image] for image in images])
 
 
-def _is_box(box):
+def _is_box(box: list[Any]) -> bool:
     return len(box) == 4 and _are_boxes([box])
 
 
-def _are_boxes(boxes):
-    values = itertools.chain.from_iterable
-    return (
-        set(map(len, boxes)) <= {4} and set(map(type, values(boxes))) <= set(_NUMBER) and _in_range(values(boxes), None)
-    )
+def _are_boxes(boxes: list[list[Any]]) -> bool:
+    values = list(itertools.chain.from_iterable(boxes))
+    return set(map(len, boxes)) <= {4} and set(map(type, values)) <= set(_NUMBER) and _in_range(values, -math.inf)
 
 
-def _is_area(area):
+def _is_area(area: Any) -> bool:
     return type(area) in _NUMBER and 0 <= area < math.inf
 
 
-def _in_range(values, lowest):
-    """Whether all numbers are finite, and not below `lowest` if that is given."""
-    values = np.fromiter(values, np.float64)
-    return bool(np.isfinite(values).all()) and (lowest is None or not values.size or values.min() >= lowest)
+def _in_range(values: Iterable[float], minimum: float) -> bool:
+    """Whether all numbers are finite, and `minimum` or more."""
+    numbers = np.fromiter(values, np.float64)
+    return bool(np.isfinite(numbers).all() and (numbers >= minimum).all())
 
 
-def _check_segmentations(section, sizes):
+def _check_segmentations(section: _Section, sizes: list[list[int]]) -> None:
     shapes = section.column("segmentation", (list, dict))
     parts = list(itertools.chain.from_iterable(shape for shape in shapes if type(shape) is list))
     fine = set(map(type, parts)) <= {list} and not any(len(part) % 2 for part in parts)
@@ -238,26 +244,26 @@ def _check_segmentations(section, sizes):
         logger.warning("%s: some polygons have fewer than three points; they enclose nothing", section.path)
 
 
-def _are_polygons(shape):
+def _are_polygons(shape: Any) -> bool:
     return type(shape) is dict or all(type(part) is list and not len(part) % 2 for part in shape)
 
 
-def _is_sized_rle(rle, size, is_crowd):
-    """Whether an RLE has the size of its image; those of crowds may have a size of their own."""
-    own_size = rle.get("size")
+def _is_sized_rle(rle: Entry, size: list[int], is_crowd: int) -> bool:
+    """Whether an RLE has the size of its image; a crowd's may have a size of its own."""
+    own_size: Any = rle.get("size")
     is_size = _are_counts(own_size) and len(own_size) == 2
     return is_size and (own_size == size or bool(is_crowd)) and is_rle(rle, own_size)
 
 
-def _are_counts(values):
+def _are_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _run_lengths(text):
+def _run_lengths(text: bytes) -> np.ndarray:
     """The runs int64 [n] of a compressed RLE, or [-1] where it breaks off.
 
     A character holds 5 bits, and a sixth that says that more of the number follow, lowest first. From the fourth on,
-    runs stand as the difference to the last but one.
+    runs are stored as the difference to the last but one.
     """
     characters = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     starts = np.flatnonzero(np.concatenate([[True], characters[:-1] < 32]))
@@ -272,7 +278,7 @@ def _run_lengths(text):
     return runs
 
 
-def _are_coordinates(polygon):
+def _are_coordinates(polygon: Any) -> bool:
     try:
         return bool((np.abs(np.asarray(polygon, np.float64)) < _MAX_COORDINATE).all())
     except (TypeError, ValueError):

@@ -1,7 +1,7 @@
 """Downloads that resume.
 
-The bytes received so far are kept in `NAME.part` beside the file, across dropped connections and stopped programs, until
-the download is complete; then it is renamed.
+The bytes received so far are kept in `NAME.part` beside the file, across dropped connections and stopped programs. When
+the download is complete, that file is renamed.
 """
 
 import hashlib
