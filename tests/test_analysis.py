@@ -13,7 +13,7 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 
 from siamese_mrcnn_tf.data.annotations import annotation_rle, coco_object
-from siamese_mrcnn_tf.evaluation import analysis
+from siamese_mrcnn_tf.evaluation import analysis, intervals
 
 SIZE = (96, 128)
 IMAGES, CATEGORIES = range(1, 13), [3, 7, 18]
@@ -229,7 +229,7 @@ def test_missing_and_single_categories_are_named(caplog):
     with caplog.at_level(logging.WARNING):
         table = analysis.analyse(coco, [perfect(coco)], image_ids=IMAGES, category_ids=CATEGORIES, progress=False)
     assert "1 of 3 categories are not in the images, and have no score: triangle" in caplog.text
-    assert "1 of 3 categories are there once: what is found of them is luck: ellipse" in caplog.text
+    assert "1 of 3 categories are there once, their score says little: ellipse" in caplog.text
     matrix = table["confusion"]["bbox"]["matrix"]
     assert [row[2] for row in matrix] == matrix[2] == [None] * 3 and table["num_instances"]["18"] == 0
 
@@ -244,7 +244,7 @@ def test_missing_and_single_categories_are_named(caplog):
         ({"score": float("nan")}, "result 1: score = nan, expected a number"),
         (
             {"segmentation": {"size": [5, 5], "counts": [25]}},
-            r"result 1: segmentation is no RLE .* image 1 \(96, 128\)",
+            r"result 1: segmentation is no RLE .* image 1 \(96 x 128\)",
         ),
     ],
 )
@@ -275,24 +275,24 @@ def test_bad_arguments(coco):
 
 
 def test_intervals():
-    mean, interval = analysis.mean_and_interval([0.1, 0.2, 0.3])
+    mean, interval = intervals.mean_and_ci([0.1, 0.2, 0.3])
     assert mean == pytest.approx(0.2) and interval == pytest.approx(1.96 * np.sqrt(0.02 / 3) / np.sqrt(3))
-    assert analysis.mean_and_interval([0.5]) == (0.5, None)
-    assert analysis.mean_and_interval([0.5, 0.5]) == (0.5, 0.0)
+    assert intervals.mean_and_ci([0.5]) == (0.5, None)
+    assert intervals.mean_and_ci([0.5, 0.5]) == (0.5, 0.0)
     for values in ([], [0.1, None], [-1.0, 0.2], [float("nan")]):
-        assert analysis.mean_and_interval(values) == (None, None)
+        assert intervals.mean_and_ci(values) == (None, None)
 
 
 def test_intervals_over_splits_are_of_the_means_of_runs():
-    """The authors' runs of 1-shot detection of held-out classes give what they report: 16.3, interval 0.06."""
+    """The authors' runs of 1-shot detection of novel classes give what they report: 16.3, interval 0.06."""
     runs = [
         [15.2, 15.0, 15.0, 15.5, 15.7],
         [16.7, 17.2, 16.7, 17.0, 16.4],
         [16.7, 16.4, 17.5, 16.5, 16.4],
         [16.4, 16.7, 16.1, 16.5, 16.2],
     ]
-    mean, interval = analysis.mean_over_splits(runs)
+    mean, interval = intervals.mean_over_splits(runs)
     assert f"{mean:.1f} {interval:.2f}" == "16.3 0.06"
-    assert analysis.mean_over_splits([[0.1, 0.3], [None, 0.2]]) == (None, None)
+    assert intervals.mean_over_splits([[0.1, 0.3], [None, 0.2]]) == (None, None)
     with pytest.raises(ValueError, match=r"differ in their number of runs: \[2, 1\]"):
-        analysis.mean_over_splits([[0.1, 0.2], [0.3]])
+        intervals.mean_over_splits([[0.1, 0.2], [0.3]])

@@ -35,7 +35,7 @@ def open_tree(root):
 
 
 class Oracle:
-    """A searcher that finds the ground truth, all, nothing, or what it is told to."""
+    """A detector that finds the ground truth, all, nothing, or what it is told to."""
 
     config, name, needs_references = TinyConfig(), "oracle", True
 
@@ -58,7 +58,7 @@ class Oracle:
 
 
 class Noise(Oracle):
-    """A searcher that misses the ground truth by some pixels, as query and references say; can be stopped."""
+    """A detector that misses the ground truth by some pixels, as query and references say; can be stopped."""
 
     def _found(self, dataset, image_id, query):
         found = super()._found(dataset, image_id, query)
@@ -68,8 +68,8 @@ class Noise(Oracle):
         return {"rois": rois, "scores": rng.random(len(rois)), "masks": masks}
 
 
-def run(searcher, loaded, **kwargs):
-    return evaluate(searcher, *loaded, progress=False, **{"runs": 2} | kwargs)
+def run(detector, loaded, **kwargs):
+    return evaluate(detector, *loaded, progress=False, **{"runs": 2} | kwargs)
 
 
 def without_time(scores):
@@ -130,10 +130,10 @@ def test_a_category_without_instances(tree):
     assert scores.mean["bbox"]["AP"] == pytest.approx(1)
 
 
-def test_a_missing_picture_is_found_before_the_work(loaded, tree):
+def test_a_missing_image_is_found_before_the_work(loaded, tree):
     oracle = Oracle()
     (tree / "val2017" / "000000000030.png").unlink()
-    with pytest.raises(ValueError, match="000000000030.png: no such picture"):
+    with pytest.raises(ValueError, match="000000000030.png: no such image"):
         run(oracle, loaded)
     assert not oracle.searched
 
@@ -210,8 +210,8 @@ def test_a_sampler_may_give_crops(loaded):
 @pytest.mark.parametrize("control", ["present", "absent"])
 def test_controls_ask_for_each_category_with_references_of_another(loaded, tmp_path, control):
     about = {"split": 1, "subset": "val", "year": "2017", "protocol": "default", "category_set": "train"}
-    searcher = Noise()
-    outcome = run(searcher, loaded, control=control, folder=tmp_path / "out", shots=2, about=about)
+    detector = Noise()
+    outcome = run(detector, loaded, control=control, folder=tmp_path / "out", shots=2, about=about)
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert (settings["control"], settings["references"]) == (control, "drawn")
     images = [20, 30, 40, 50] if control == "absent" else [10, 20, 30, 40, 50]  # image 10 has a crowd of the third
@@ -247,8 +247,11 @@ def test_no_control_leaves_no_trace_in_the_settings(loaded):
     ("arguments", "message"),
     [
         ({"control": "other"}, "control = 'other': expected one of present, absent"),
-        ({"sampler": lambda *key: []}, "control = 'absent': has draws of its own, expected no sampler"),
-        ({"exclude_query_image": True}, "control = 'absent': has draws of its own, expected no sampler"),
+        ({"sampler": lambda *key: []}, "control = 'absent': draws its own references, expected no sampler"),
+        (
+            {"exclude_query_image": True},
+            "control = 'absent': draws its own references, expected no exclude_query_image",
+        ),
     ],
 )
 def test_what_does_not_go_with_a_control(loaded, arguments, message):
@@ -296,9 +299,9 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(loaded, tmp_path, cut):
         run(Noise(stop_at=3), loaded, folder=tmp_path / "stopped")
     path = tmp_path / "stopped" / "records-0001-of-0001.jsonl"
     path.write_bytes(path.read_bytes()[: -cut or None])  # as a machine that fails leaves it
-    searcher = Noise()
-    resumed = run(searcher, loaded, folder=tmp_path / "stopped", resume=True)
-    assert len(searcher.searched) == (3 if cut else 2)
+    detector = Noise()
+    resumed = run(detector, loaded, folder=tmp_path / "stopped", resume=True)
+    assert len(detector.searched) == (3 if cut else 2)
     assert without_time(resumed.scores) == without_time(whole.scores)
     assert lines_of(tmp_path / "stopped") == lines_of(tmp_path / "whole")
     idle = Noise()

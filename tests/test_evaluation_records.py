@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from siamese_mrcnn_tf.evaluation import records as records_module
-from siamese_mrcnn_tf.evaluation.records import RecordWriter, complete_settings, read_records, records_name
+from siamese_mrcnn_tf.evaluation import settings as settings_module
+from siamese_mrcnn_tf.evaluation.records import RecordWriter, read_records, records_name
+from siamese_mrcnn_tf.evaluation.settings import complete_settings
 
 SETTINGS = {"images": [5, 7, 9], "runs": 1, "seed": 0, "config": {"A": 1, "B": (2, 3)}}
 
@@ -77,7 +78,7 @@ def test_records_of_another_evaluation(tmp_path):
 
 def test_other_versions_are_said(tmp_path, caplog, monkeypatch):
     write(tmp_path, 5)
-    monkeypatch.setattr(records_module, "versions", lambda: {"numpy": "0.1"})
+    monkeypatch.setattr(settings_module, "versions", lambda: {"numpy": "0.1"})
     write(tmp_path, 7, resume=True)
     assert "was made with other versions, digits may differ" in caplog.text
     assert len(read_records(tmp_path)) == 2

@@ -1,7 +1,7 @@
-"""The one-shot protocol: every category that is in an image is searched for, given references drawn from the whole set.
+"""The one-shot protocol: every image is searched for each category in it, with references drawn from the whole set.
 
-Paper, Algorithm 1; design section 7. `evaluate` makes its runs, or goes on with them after a stop; `rescore` scores
-what it left in a folder, without the model; `merge` joins the parts that several processes or machines made.
+Paper, Algorithm 1; design section 7. `evaluate` makes the runs, or resumes them after a stop; `rescore` scores the
+records in a folder without the model; `merge` joins the parts of several processes or machines.
 """
 
 import collections
@@ -9,27 +9,34 @@ import dataclasses
 import itertools
 import os
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pycocotools.coco import COCO
 from tqdm import tqdm
 
+from ..data.dataset import IndexedCocoDataset
 from ..io import files
-from .coco_scores import AREAS, EvaluationScores, results_of, score_records
-from .queries import OneShotDetector, Query, queries_of
-from .records import Records, RecordWriter, complete_settings, merge_records, read_records
-from .references import MismatchedReferenceSampler, RandomReferenceSampler
+from ..predictor import SiamesePredictor
+from .analysis import ANALYSIS_FILE, analyse
+from .coco_scores import SCORES_FILE, EvaluationScores, results_of, score_records
+from .queries import Detections, Detector, OneShotDetector, Query, queries_of
+from .records import Folder, Record, Records, RecordWriter, Settings, Shard, merge_records, read_records
+from .references import MismatchedReferenceSampler, Queries, RandomReferenceSampler, Reference, Sampler, classes_in
+from .settings import EvaluationSettings, complete_settings, require_counts
 
-SCORES_FILE = "scores.json"
+__all__ = ["Evaluation", "EvaluationSettings", "evaluate", "merge", "rescore"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-        records: records.Records, with the settings; `records.results(run)` are a run's COCO results.
+        records: records.Records, with the settings; `records.results(run)` are the COCO results of a run.
         scores: EvaluationScores, None for one of several shards.
     """
 
@@ -38,108 +45,78 @@ class Evaluation:
 
 
 def evaluate(
-    predictor,
-    dataset,
-    coco,
+    detector: Detector | SiamesePredictor,
+    dataset: IndexedCocoDataset,
+    coco: COCO,
+    settings: EvaluationSettings | None = None,
     *,
-    class_ids=None,
-    shots=1,
-    seed=0,
-    runs=5,
-    limit=None,
-    area="mask",
-    exclude_query_image=False,
-    control=None,
-    sampler=None,
-    folder=None,
-    resume=False,
-    shard=(1, 1),
-    about=None,
-    weights=None,
-    batch=1,
-    workers=1,
-    progress=True,
-):
+    sampler: Sampler | None = None,
+    folder: Folder | None = None,
+    resume: bool = False,
+    shard: Shard = (1, 1),
+    weights: str | os.PathLike | None = None,
+    batch: int = 1,
+    workers: int = 1,
+    progress: bool = True,
+    **changes: Any,
+) -> Evaluation:
     """Search each image for each category in it, in several runs with references of their own, and score.
 
-    A scene is encoded once for all its categories and runs, a reference once for all queries. Results depend on
-    neither `limit`, shards, nor stops.
+        evaluate(model.predictor, dataset, coco, EvaluationSettings(shots=5), folder="results")
+        evaluate(model.predictor, dataset, coco, shots=5, folder="results")  # the same
+
+    A scene is encoded once for all its categories and runs, a reference once for all queries. Results do not depend on
+    `limit`, `batch`, `workers`, shards or stops.
 
     Args:
-        predictor: SiamesePredictor; or a searcher with config, name, needs_references and search, such as
-            queries.RandomBoxes.
-        dataset: IndexedCocoDataset with indices built, references are drawn from all of it.
+        detector: SiamesePredictor; or a queries.Detector such as queries.RandomBoxes.
+        dataset: IndexedCocoDataset with indices built; references are drawn from all of it.
         coco: the `pycocotools.coco.COCO` of its annotation file.
-        class_ids: class ids [n] to evaluate; the data set's ACTIVE_CLASSES by default. Others count as background.
-        shots: references of a query.
-        seed: with run, image, class and shot the key of each draw.
-        runs: how often each query is repeated with fresh references.
-        limit: evaluate only the first so many images that have one of the classes.
-        area: "mask" or "box", what the results give as area (`coco_scores.results_of`).
-        exclude_query_image: draw references from other images than the query's alone.
-        control: "present" or "absent", see `references.MismatchedReferenceSampler`: queries with references of the wrong
-            category. Images that leave no choice are left out.
-        sampler: function (image id, class id, run, shots) -> references, each (image id, annotation index) or a crop
-            uint8 [h, w, RGB]; takes the place of the random draws (`references.ReplayReferenceSampler`).
-        folder: where settings, records and scores go; None keeps them in memory.
-        resume: go on with what is in `folder`, if anything is.
-        shard: (i, n), evaluate the part i of n, from 1; `merge` joins the parts.
-        about: dict of what else is to stand in the settings, in plain values: protocol, split, subset, year, ...
+        settings: EvaluationSettings; the defaults if None.
+        sampler: function (image id, class id, run, shots) -> references that replaces the random draws
+            (`references.ReplayReferenceSampler`); a reference is (image id, annotation index) or a crop uint8
+            [h, w, RGB].
+        folder: for settings, records, COCO results of each run, scores and analysis; None keeps them in memory.
+        resume: continue the evaluation in `folder`, if there is one.
+        shard: (i, n), evaluate part i of n, from 1; `merge` joins the parts.
         weights: path of the weight file, for its checksum in the settings.
         batch: queries matched at once, see `OneShotDetector`.
-        workers: images searched at once, by threads: one reads pictures and encodes masks while the network runs for
-            another. Records do not depend on it.
-        progress: show a progress bar with the time left.
+        workers: images searched at once by threads: one reads images and encodes masks while the network runs for
+            another.
+        progress: show a progress bar.
+        changes: fields of EvaluationSettings that replace those of `settings`.
 
     Returns:
         Evaluation.
 
     Raises:
-        ValueError: nothing to evaluate, a class without a usable reference, a picture that is missing, or a folder
-            that holds something else.
+        ValueError: nothing to evaluate, a class without a usable reference, a missing image, or a folder with another
+            evaluation.
         RuntimeError: a query failed; names image and category.
     """
-    _check_numbers(shots=shots, runs=runs, limit=limit, batch=batch, workers=workers)
-    _check_choices(area, shard, folder)
-    queries, references = queries_of(dataset, class_ids), "drawn" if sampler is None else "given"
-    searcher = predictor if hasattr(predictor, "search") else OneShotDetector(predictor, batch=batch)
-    if control is not None:
-        if sampler is not None or exclude_query_image:
-            raise ValueError(
-                f"control = {control!r}: has draws of its own, expected no sampler, no exclude_query_image"
-            )
-        if not searcher.needs_references:
-            raise ValueError(f"control = {control!r}: {searcher.name} takes no references")
-        sampler = MismatchedReferenceSampler(dataset, searcher.config, seed=seed, control=control)
-        queries = sampler.possible(queries)
-    queries = queries[:limit]
-    if not queries:
-        raise ValueError(f"{dataset.set_name}: no image has an instance of the categories to evaluate")
-    _check_pictures(dataset, queries)
-    protocol = {"seed": seed, "runs": runs, "shots": shots, "limit": limit, "area": area}
-    protocol["exclude_query_image"] = exclude_query_image
-    protocol["references"] = references
-    if control is not None:
-        protocol["control"] = control
-    if sampler is None:
-        sampler = RandomReferenceSampler(dataset, searcher.config, seed=seed, exclude_query_image=exclude_query_image)
-        if searcher.needs_references:
-            sampler.check(queries)
-    described = {"model": searcher.name, **(about or {}), **protocol} | _described(dataset, queries, class_ids)
-    settings = complete_settings(described | {"config": searcher.config.to_dict()}, weights=weights)
-    engine = _Engine(searcher, dataset, sampler, settings)
-    records = _recorded(engine, queries, settings, folder, resume, shard, workers, progress)
-    return Evaluation(records, _scored(records, coco, folder) if shard[1] == 1 else None)
+    settings = dataclasses.replace(settings or EvaluationSettings(), **changes)
+    require_counts(batch=batch, workers=workers)
+    _require_shard(shard, folder)
+    asked: Detector = _as_detector(detector, batch)
+    queries, draw = _queries_and_sampler(settings, asked, dataset, sampler)
+    described = {"model": asked.name, **settings.to_dict(), "references": "given" if sampler else "drawn"}
+    described |= _data_settings(dataset, queries, settings.class_ids) | {"config": asked.config.to_dict()}
+    content = complete_settings(described, weights=weights)
+    recorder = _Recorder(asked, dataset, draw, settings)
+    records = _recorded(recorder, queries, content, folder, resume, shard, workers, progress)
+    return Evaluation(records, _scored(records, coco, folder, progress) if shard[1] == 1 else None)
 
 
-def rescore(folder, coco, dataset=None):
-    """Score the evaluation in a folder again, without its model; writes scores.json.
+def rescore(
+    folder: Folder, coco: COCO, dataset: IndexedCocoDataset | None = None, *, progress: bool = True
+) -> Evaluation:
+    """Score and analyse the evaluation in a folder again, without its model.
 
     Args:
         folder: of a whole evaluation, in one or several records files; or one of its files.
         coco: the `pycocotools.coco.COCO` of its annotation file.
-        dataset: IndexedCocoDataset with indices built, to check that its categories were asked for; None leaves that
-            check out.
+        dataset: IndexedCocoDataset with indices built, to check the categories of the records; None skips the check.
+        progress: show a progress bar.
 
     Returns:
         Evaluation.
@@ -153,94 +130,141 @@ def rescore(folder, coco, dataset=None):
     _require_set_of(records.settings, coco, folder)
     for record in records:
         _require_queries_of(record, records.settings, dataset, folder)
-    return Evaluation(records, _scored(records, coco, folder))
+    return Evaluation(records, _scored(records, coco, folder, progress))
 
 
-def merge(folders, folder, coco, dataset=None):
-    """Join the parts (`evaluate` with a shard) in `folders` to one evaluation in the new folder `folder`; score it.
+def merge(
+    folders: Sequence[Folder],
+    folder: Folder,
+    coco: COCO,
+    dataset: IndexedCocoDataset | None = None,
+    *,
+    progress: bool = True,
+) -> Evaluation:
+    """Join the parts (`evaluate` with a shard) in `folders` in the new folder `folder`, and score them.
 
-    Arguments, result and errors as of `rescore`; parts that are missing, overlap, or belong to different evaluations
-    are refused too, and nothing is written then.
+    Arguments, result and errors as of `rescore`. Parts that are missing, overlap, or belong to different evaluations
+    raise ValueError, and nothing is written.
     """
     merge_records(folders, folder)
-    return rescore(folder, coco, dataset)
+    return rescore(folder, coco, dataset, progress=progress)
 
 
-# ---- the work --------------------------------------------------------------------------------------------------------
+# ---- queries and their records ---------------------------------------------------------------------------------------
 
 
-class _Engine:
-    """Makes what the record of an image holds."""
+def _as_detector(detector: Any, batch: int) -> Any:
+    return detector if hasattr(detector, "search") else OneShotDetector(detector, batch=batch)
 
-    def __init__(self, searcher, dataset, sampler, settings):
-        self._searcher, self._dataset, self._sampler, self._settings = searcher, dataset, sampler, settings
 
-    def entries(self, image_id, present):
-        """The queries of an image's record (see `evaluation_records`): the classes `present`, in all runs."""
+def _queries_and_sampler(
+    settings: EvaluationSettings, detector: Detector, dataset: IndexedCocoDataset, sampler: Sampler | None
+) -> tuple[Queries, Sampler]:
+    queries = queries_of(dataset, settings.class_ids)
+    if settings.control is not None:
+        if sampler is not None:
+            raise ValueError(f"control = {settings.control!r}: draws its own references, expected no sampler")
+        if not detector.needs_references:
+            raise ValueError(f"control = {settings.control!r}: {detector.name} takes no references")
+        mismatched = MismatchedReferenceSampler(dataset, detector.config, seed=settings.seed, control=settings.control)
+        queries, sampler = mismatched.possible(queries), mismatched
+    queries = queries[: settings.limit]
+    if not queries:
+        raise ValueError(f"{dataset.set_name}: no image has an instance of the categories to evaluate")
+    _require_images(dataset, queries)
+    if sampler is None:
+        exclude = settings.exclude_query_image
+        drawn = RandomReferenceSampler(dataset, detector.config, seed=settings.seed, exclude_query_image=exclude)
+        if detector.needs_references:
+            drawn.check(queries)
+        return queries, drawn
+    return queries, sampler
+
+
+class _Recorder:
+    """Searches images and turns the detections into entries of records."""
+
+    def __init__(
+        self, detector: Detector, dataset: IndexedCocoDataset, sampler: Sampler, settings: EvaluationSettings
+    ) -> None:
+        self._detector, self._dataset, self._sampler, self._settings = detector, dataset, sampler, settings
+
+    def entries(self, image_id: int, present: list[int]) -> list[dict[str, Any]]:
+        """The queries of an image's record (see `records`): the classes `present`, in all runs."""
         queries = [
-            Query(self._settings["seed"], run, class_id, self._references(image_id, class_id, run))
-            for run in range(self._settings["runs"])
+            Query(self._settings.seed, run, class_id, self._references(image_id, class_id, run))
+            for run in range(self._settings.runs)
             for class_id in present
         ]
-        found = self._searcher.search(self._dataset, image_id, queries)
+        found = self._detector.search(self._dataset, image_id, queries)
         return [self._entry(image_id, query, one) for query, one in zip(queries, found, strict=True)]
 
-    def _references(self, image_id, class_id, run):
-        if not self._searcher.needs_references:
+    def _references(self, image_id: int, class_id: int, run: int) -> tuple[Reference, ...]:
+        if not self._detector.needs_references:
             return ()
-        references = self._sampler(image_id, class_id, run, self._settings["shots"])
-        if len(references) != self._settings["shots"]:
+        shots = self._settings.shots
+        references = self._sampler(image_id, class_id, run, shots)
+        if len(references) != shots:
             where = f"image {self._coco_id(image_id)}, class {class_id}, run {run}"
-            raise ValueError(
-                f"sampler: expected {self._settings['shots']} references for {where}, got {len(references)}"
-            )
-        return tuple(tuple(map(int, each)) if np.ndim(each) == 1 else each for each in references)
+            raise ValueError(f"sampler: expected {shots} references for {where}, got {len(references)}")
+        return tuple((int(each[0]), int(each[1])) if np.ndim(each) == 1 else each for each in references)
 
-    def _entry(self, image_id, query, found):
-        category = self._dataset.class_info[query.class_id]["id"]
-        masks = found["masks"] if self._searcher.config.MODEL == "mrcnn" else None
+    def _entry(self, image_id: int, query: Query, found: Detections) -> dict[str, Any]:
+        category = int(self._dataset.class_info[query.class_id]["id"])
+        masks = found["masks"] if self._detector.config.MODEL == "mrcnn" else None
         keys = (self._coco_id(image_id), category)
         return {
             "run": query.run,
             "category_id": category,
             "references": [self._coco_reference(reference) for reference in query.references],
-            "detections": results_of(*keys, found["rois"], found["scores"], masks, area=self._settings["area"]),
+            "detections": results_of(*keys, found["rois"], found["scores"], masks, area=self._settings.area),
         }
 
-    def _coco_reference(self, reference):
+    def _coco_reference(self, reference: Reference) -> list[int] | None:
         """[COCO image id, COCO annotation id] of an instance, None for a crop."""
         if not isinstance(reference, tuple):
             return None
         image_id, index = reference
         return [self._coco_id(image_id), self._dataset.image_info[image_id]["annotations"][index]["id"]]
 
-    def _coco_id(self, image_id):
-        return self._dataset.image_info[image_id]["id"]
+    def _coco_id(self, image_id: int) -> int:
+        return int(self._dataset.image_info[image_id]["id"])
 
 
-def _recorded(engine, queries, settings, folder, resume, shard, workers, progress):
-    """The Records of a shard, made now as far as `folder` does not have them."""
+def _recorded(
+    recorder: _Recorder,
+    queries: Queries,
+    settings: Settings,
+    folder: Folder | None,
+    resume: bool,
+    shard: Shard,
+    workers: int,
+    progress: bool,
+) -> Records:
+    """The Records of a shard; makes those that `folder` lacks."""
     index, count = shard
     mine = list(zip(settings["images"], queries, strict=True))[index - 1 :: count]
     if folder is None:
-        return Records(settings, dict(_made(engine, mine, {}, workers, progress)))
+        return Records(settings, dict(_made(recorder, mine, set(), workers, progress)))
     with RecordWriter(folder, settings, shard, resume=resume) as writer:
-        for _, record in _made(engine, mine, writer.done, workers, progress):
+        for _, record in _made(recorder, mine, writer.done, workers, progress):
             writer.append(record)
     return read_records(folder)
 
 
-def _made(engine, queries, done, workers, progress):
+def _made(
+    recorder: _Recorder, queries: list, done: set[int], workers: int, progress: bool
+) -> Iterator[tuple[int, Record]]:
     """Yield (COCO image id, record) of the images that are not done, in their order."""
     todo = [(coco_id, query) for coco_id, query in queries if coco_id not in done]
     bar = {"desc": "evaluate", "unit": "image", "initial": len(queries) - len(todo), "total": len(queries)}
     pool, waiting = ThreadPoolExecutor(workers, "evaluation"), iter(todo)
     start = time.perf_counter()
     try:
-        ahead = collections.deque()
+        ahead: collections.deque = collections.deque()
         for coco_id, _ in tqdm(todo, disable=not progress, **bar):
             for _, query in itertools.islice(waiting, 2 * workers - len(ahead)):
-                ahead.append(pool.submit(engine.entries, *query))
+                ahead.append(pool.submit(recorder.entries, *query))
             entries = ahead.popleft().result()
             end = time.perf_counter()
             yield coco_id, {"image_id": coco_id, "seconds": round(end - start, 4), "queries": entries}
@@ -249,15 +273,8 @@ def _made(engine, queries, done, workers, progress):
         pool.shutdown(cancel_futures=True)
 
 
-def _scored(records, coco, folder):
-    scores = score_records(coco, records, has_masks=records.settings["config"]["MODEL"] == "mrcnn")
-    if folder is not None:
-        files.write_json(Path(folder) / SCORES_FILE, scores.to_dict(), indent=1)
-    return scores
-
-
-def _described(dataset, queries, class_ids):
-    """What the settings say of the data: images and categories, by their COCO ids."""
+def _data_settings(dataset: IndexedCocoDataset, queries: Queries, class_ids: Sequence[int] | None) -> dict[str, Any]:
+    """The settings that describe the data: images and categories, by their COCO ids."""
     classes = sorted({int(class_id) for class_id in (dataset.ACTIVE_CLASSES if class_ids is None else class_ids)})
     return {
         "set": dataset.set_name,
@@ -266,18 +283,30 @@ def _described(dataset, queries, class_ids):
     }
 
 
+def _scored(records: Records, coco: COCO, folder: Folder | None, progress: bool) -> EvaluationScores:
+    """Scores of a whole evaluation; into `folder` go scores, COCO results of each run, and analysis."""
+    settings = records.settings
+    scores = score_records(coco, records, has_masks=settings["config"]["MODEL"] == "mrcnn")
+    if folder is not None:
+        files.write_json(Path(folder) / SCORES_FILE, scores.to_dict(), indent=1)
+        for run in range(settings["runs"]):
+            files.write_json(Path(folder) / f"results_run_{run}.json", records.results(run))
+        found = analyse(
+            coco,
+            (records.results(run) for run in range(settings["runs"])),
+            image_ids=settings["images"],
+            category_ids=[category["id"] for category in settings["categories"]],
+            iou_types=tuple(scores.mean),
+            progress=progress,
+        )
+        files.write_json(Path(folder) / ANALYSIS_FILE, found)
+    return scores
+
+
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _check_numbers(**numbers):
-    for name, value in numbers.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} = {value!r}: expected a whole number of 1 or more")
-
-
-def _check_choices(area, shard, folder):
-    if area not in AREAS:
-        raise ValueError(f"area = {area!r}: expected one of {', '.join(AREAS)}")
+def _require_shard(shard: Shard, folder: Folder | None) -> None:
     index, count = shard
     if not 1 <= index <= count:
         raise ValueError(f"shard = {index}/{count}: expected i/n with i in 1..n")
@@ -285,15 +314,15 @@ def _check_choices(area, shard, folder):
         raise ValueError(f"shard = {index}/{count}: a part needs a folder, from which merge takes it")
 
 
-def _check_pictures(dataset, queries):
-    """Find a missing picture before hours of work, not after."""
+def _require_images(dataset: IndexedCocoDataset, queries: Queries) -> None:
+    """Fail early if an image file is missing."""
     for image_id, _ in queries:
         path = dataset.image_info[image_id]["path"]
         if not os.path.isfile(path):
-            raise ValueError(f"{path}: no such picture, though the annotation file lists it")
+            raise ValueError(f"{path}: no such image, though the annotation file lists it")
 
 
-def _require_set_of(settings, coco, folder):
+def _require_set_of(settings: Settings, coco: COCO, folder: Path) -> None:
     """Refuse results of another set."""
     categories = [category["id"] for category in settings["categories"]]
     for known, ids, what in ((coco.imgs, settings["images"], "image"), (coco.cats, categories, "category")):
@@ -305,8 +334,8 @@ def _require_set_of(settings, coco, folder):
             )
 
 
-def _require_queries_of(record, settings, dataset, folder):
-    """Refuse a record that lacks a run of a category, or, given the data set, has others than are in the image."""
+def _require_queries_of(record: Record, settings: Settings, dataset: IndexedCocoDataset | None, folder: Path) -> None:
+    """Refuse a record that lacks a run of a category, or, given the data set, has other categories than the image."""
     asked = sorted((query["run"], query["category_id"]) for query in record["queries"])
     categories = sorted({category for _, category in asked})
     unknown = set(categories) - {category["id"] for category in settings["categories"]}
@@ -322,12 +351,12 @@ def _require_queries_of(record, settings, dataset, folder):
         )
 
 
-def _present(dataset, coco_image_id, settings):
+def _present(dataset: IndexedCocoDataset, coco_image_id: int, settings: Settings) -> list[int]:
     """COCO ids of the evaluated categories that are in an image, ascending."""
     source = dataset.image_info[0]["source"]
     image_id = dataset.image_from_source_map.get(f"{source}.{coco_image_id}")
     if image_id is None:
         raise ValueError(f"{dataset.set_name}: image {coco_image_id} of the records is not in this set")
     evaluated = {category["id"] for category in settings["categories"]}
-    present = (dataset.class_info[class_id]["id"] for class_id in dataset.image_category_index[image_id])
+    present = (dataset.class_info[class_id]["id"] for class_id in classes_in(dataset, image_id))
     return sorted(evaluated.intersection(present))

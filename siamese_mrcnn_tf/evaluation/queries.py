@@ -1,21 +1,25 @@
-"""The queries of the one-shot protocol: what is asked of an image, with which references, and the search itself.
-
-A reference is an instance, (image id, annotation index), or a crop uint8 [h, w, RGB] where a sampler gives one.
-"""
+"""The queries of the one-shot protocol, and the detectors that answer them: a model, or the paper's random boxes."""
 
 import collections
 import dataclasses
 import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from ..config import Config
+from ..data.dataset import IndexedCocoDataset
 from ..data.references import cut_reference
 from ..ops.boxes import extract_bboxes
+from ..predictor import EncodedScenes, ReferenceEmbedding, SiamesePredictor
+from .references import Queries, Reference, classes_in
 
-# MERGED DOC: """Baselines that go through the one-shot protocol in the place of a model."""
+Detections = dict[str, Any]  # of a query: rois, scores, masks, as of `SiamesePredictor.detect`
+
 CACHED_REFERENCES = 50_000  # 5 KB each; COCO's validation images have 36,000 instances
+_MIN_RANDOM_SCORE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,22 +28,32 @@ class Query:
 
     Attributes:
         seed, run: of the evaluation; the run counts from 0.
-        class_id: what is searched for.
-        references: K references, empty for a searcher that needs none.
+        class_id: class to search for.
+        references: K references, empty for a detector that needs none.
     """
 
     seed: int
     run: int
     class_id: int
-    references: tuple
+    references: tuple[Reference, ...]
 
 
-def queries_of(dataset, class_ids=None):
-    """What the protocol asks: list of (image id, [class ids present in it]), images without any left out.
+class Detector(Protocol):
+    """What `evaluate` needs: a name for the settings, a Config, and `search`, which returns Detections by query."""
+
+    name: str
+    config: Config
+    needs_references: bool
+
+    def search(self, dataset: IndexedCocoDataset, image_id: int, queries: Sequence[Query]) -> list[Detections]: ...
+
+
+def queries_of(dataset: IndexedCocoDataset, class_ids: Iterable[int] | None = None) -> Queries:
+    """The queries of the protocol: (image id, [class ids present in it]) of each image that has any.
 
     Args:
         dataset: IndexedCocoDataset with indices built.
-        class_ids: class ids [n] that are asked for; the data set's ACTIVE_CLASSES by default.
+        class_ids: class ids [n] to search for; the data set's ACTIVE_CLASSES by default.
 
     Raises:
         ValueError: a class that the data set does not have.
@@ -52,34 +66,35 @@ def queries_of(dataset, class_ids=None):
         )
     queries = []
     for image_id in dataset.image_ids:
-        present = [int(class_id) for class_id in dataset.image_category_index[image_id] if class_id in wanted]
+        present = [int(class_id) for class_id in classes_in(dataset, int(image_id)) if class_id in wanted]
         if present:
             queries.append((int(image_id), present))
     return queries
 
 
-# ---- search ----------------------------------------------------------------------------------------------------------
+# ---- the model -------------------------------------------------------------------------------------------------------
 
 
 class OneShotDetector:
-    """Asks a predictor: a scene is encoded once for all its queries, an instance once for all that it is drawn for.
+    """Runs a predictor; encodes a scene once for all its queries and caches reference embeddings.
 
-    Every reference is encoded alone, so that its numbers do not depend on what else is asked.
+    Each reference is encoded alone, so that results do not depend on the other queries.
 
     Args:
         predictor: SiamesePredictor.
-        batch: queries that are matched at once. 1 takes the least memory; more pay for narrow networks (the demo's).
-        cached: embeddings that are kept, those used longest ago leave first.
+        batch: queries matched at once. 1 takes the least memory; more are faster for a narrow network (the demo's).
+        cached: maximum number of cached embeddings; the least recently used are dropped first.
     """
 
     needs_references = True
     name = "siamese"
 
-    def __init__(self, predictor, *, batch=1, cached=CACHED_REFERENCES):
+    def __init__(self, predictor: SiamesePredictor, *, batch: int = 1, cached: int = CACHED_REFERENCES) -> None:
         self.predictor, self.config, self._batch, self._cached = predictor, predictor.config, batch, cached
-        self._embeddings, self._lock = collections.OrderedDict(), threading.Lock()
+        self._embeddings: collections.OrderedDict[tuple, ReferenceEmbedding] = collections.OrderedDict()
+        self._lock = threading.Lock()
 
-    def search(self, dataset, image_id, queries):
+    def search(self, dataset: IndexedCocoDataset, image_id: int, queries: Sequence[Query]) -> list[Detections]:
         """Detections of all queries of one image.
 
         Args:
@@ -93,26 +108,27 @@ class OneShotDetector:
         Raises:
             RuntimeError: a query failed; names image and class.
         """
-        scene, found = self.predictor.encode_scenes([dataset.load_image(image_id)]), []
+        scene = self.predictor.encode_scenes([dataset.load_image(image_id)])
+        found: list[Detections] = []
         for start in range(0, len(queries), self._batch):
             part = queries[start : start + self._batch]
             try:
                 embeddings = [self._query_embedding(dataset, query.references) for query in part]
                 found += self.predictor.detect_in(_repeated(scene, len(part)), embeddings)
-            except Exception as error:  # whatever the backend raises: a failed query must not pass in silence
+            except Exception as error:  # whatever the backend raises, a failed query must not go unnoticed
                 names = ", ".join(repr(dataset.class_names[query.class_id]) for query in part)
                 where = f"{dataset.image_reference(image_id)}, category {names}"
                 raise RuntimeError(f"{where}: the query failed ({error})") from error
         return found
 
-    def _query_embedding(self, dataset, references):
-        """The embedding of K references together, each of them encoded before or now."""
+    def _query_embedding(self, dataset: IndexedCocoDataset, references: Sequence[Reference]) -> ReferenceEmbedding:
+        """The embedding of K references together."""
         embeddings = [self._embedding(dataset, reference) for reference in references]
         if len(embeddings) == 1:
             return embeddings[0]
         return dataclasses.replace(embeddings[0], vectors=np.concatenate([one.vectors for one in embeddings]))
 
-    def _embedding(self, dataset, reference):
+    def _embedding(self, dataset: IndexedCocoDataset, reference: Reference) -> ReferenceEmbedding:
         if not isinstance(reference, tuple):
             return self.predictor.encode_references([reference])
         with self._lock:
@@ -128,8 +144,8 @@ class OneShotDetector:
         return embedding
 
 
-def _repeated(scene, count):
-    """`count` times the scene of an EncodedScenes with one."""
+def _repeated(scene: EncodedScenes, count: int) -> EncodedScenes:
+    """EncodedScenes with `count` copies of a single scene."""
     if count == 1:
         return scene
     return dataclasses.replace(
@@ -142,45 +158,44 @@ def _repeated(scene, count):
     )
 
 
-_LOWEST_SCORE = 0.8
+# ---- random boxes ----------------------------------------------------------------------------------------------------
 
 
 class RandomBoxes:
-    """The paper's random boxes: ground truth of the category, shifted at random inside the image with its masks.
+    """The paper's baseline: the ground truth of the category, shifted at random inside the image with its masks.
 
-    It knows which categories are there, how many instances, and their sizes and outlines, but not the places.
-    Confidences are uniform in [0.8, 1]. What is found depends on (seed, run, image, class) alone.
+    It knows the categories, the number of instances, their sizes and outlines, but not their places. Scores are uniform
+    in [0.8, 1]. A result depends only on (seed, run, image, class).
 
     Args:
-        config: a Config, kept with the records.
+        config: a Config, written to the settings.
     """
 
     needs_references = False
     name = "random-boxes"
 
-    def __init__(self, config=None):
+    def __init__(self, config: Config | None = None) -> None:
         self.config = Config() if config is None else config
 
-    def search(self, dataset, image_id, queries):
-        """Detections of all queries of one image, as `queries.OneShotDetector.search` gives them."""
+    def search(self, dataset: IndexedCocoDataset, image_id: int, queries: Sequence[Query]) -> list[Detections]:
+        """Detections of all queries of one image, in the form of `OneShotDetector.search`."""
         return [self._shifted(dataset, image_id, query) for query in queries]
 
-    def _shifted(self, dataset, image_id, query):
-        key = (query.seed, query.run, dataset.image_info[image_id]["id"], query.class_id)
-        rng = np.random.default_rng(key)
-        masks = [dataset.instance_mask(image_id, index) for index in dataset.instances_of(image_id, query.class_id)]
-        masks = [shifted_mask(mask, rng) for mask in masks if mask.any()]
+    def _shifted(self, dataset: IndexedCocoDataset, image_id: int, query: Query) -> Detections:
         info = dataset.image_info[image_id]
-        masks = np.stack(masks, axis=-1) if masks else np.zeros((info["height"], info["width"], 0), bool)
-        scores = rng.uniform(_LOWEST_SCORE, 1, masks.shape[-1])
+        rng = np.random.default_rng((query.seed, query.run, info["id"], query.class_id))
+        found = [dataset.instance_mask(image_id, index) for index in dataset.instances_of(image_id, query.class_id)]
+        found = [shifted_mask(mask, rng) for mask in found if mask.any()]
+        masks = np.stack(found, axis=-1) if found else np.zeros((info["height"], info["width"], 0), bool)
+        scores = np.asarray(rng.uniform(_MIN_RANDOM_SCORE, 1, masks.shape[-1]))
         order = np.argsort(-scores)
         scores, masks = scores[order], masks[..., order]
         class_ids = np.ones(len(scores), np.int32)
         return {"rois": extract_bboxes(masks), "class_ids": class_ids, "scores": scores, "masks": masks}
 
 
-def shifted_mask(mask, rng):
-    """A mask [height, width] at a random place, all places at which its box is inside the image alike: bool."""
+def shifted_mask(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A mask bool [height, width] moved to a place that is uniform among those with its box inside the image."""
     y1, x1, y2, x2 = extract_bboxes(mask[..., None])[0].tolist()
     height, width = y2 - y1, x2 - x1
     top = int(rng.integers(0, mask.shape[0] - height, endpoint=True))

@@ -1,43 +1,63 @@
-"""The queries of the one-shot protocol: what is asked of an image, with which references, and the search itself.
+"""Samplers of references: (image id, class id, run, K) -> K references.
 
-A reference is an instance, (image id, annotation index), or a crop uint8 [h, w, RGB] where a sampler gives one.
+A reference is an instance, (image id, annotation index). A user's sampler may also return crops uint8 [h, w, RGB].
 """
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
+from ..config import Config
+from ..data.dataset import IndexedCocoDataset
 from ..data.references import NoReferenceError, draw_reference, has_reference
+
+Reference = tuple[int, int] | np.ndarray
+Sampler = Callable[[int, int, int, int], Sequence[Reference]]
+Queries = list[tuple[int, list[int]]]  # (image id, [class ids present in it])
 
 CONTROLS = ("present", "absent")
 
 
-# ---- samplers: (image id, class id, run, K) -> K references ----------------------------------------------------------
+def classes_in(dataset: IndexedCocoDataset, image_id: int) -> list[int]:
+    """Class ids with an instance in an image that is not a crowd.
+
+    Raises:
+        RuntimeError: `dataset` has no indices.
+    """
+    if dataset.image_category_index is None:
+        raise RuntimeError("the data set has no indices: call build_indices() first")
+    return [int(class_id) for class_id in dataset.image_category_index[image_id]]
 
 
 class RandomReferenceSampler:
-    """References drawn at random from the whole set; each depends on (seed, run, image, class, shot) alone.
+    """Draws references at random from the whole set; a draw depends only on (seed, run, image, class, shot).
 
     Args:
         dataset: IndexedCocoDataset with indices built.
-        config: that of the model, its scenes' size decides which instances are too small.
+        config: of the model; instances that vanish at the size of its scenes are not drawn.
         seed: of the draws.
-        exclude_query_image: draw from the other images alone.
+        exclude_query_image: draw from other images than the query's only.
     """
 
-    def __init__(self, dataset, config, *, seed, exclude_query_image=False):
+    def __init__(
+        self, dataset: IndexedCocoDataset, config: Config, *, seed: int, exclude_query_image: bool = False
+    ) -> None:
         self._dataset, self._seed = dataset, seed
-        self._settings = {"config": config, "exclude_query_image": exclude_query_image}
+        self._config, self._exclude = config, exclude_query_image
 
-    def __call__(self, image_id, class_id, run, shots):
-        key = {"seed": self._seed, "run": run, "image_id": image_id}
-        return [draw_reference(self._dataset, class_id, shot=shot, **key, **self._settings) for shot in range(shots)]
+    def __call__(self, image_id: int, class_id: int, run: int, shots: int) -> list[tuple[int, int]]:
+        key: dict[str, Any] = {"seed": self._seed, "run": run, "image_id": image_id, "config": self._config}
+        key["exclude_query_image"] = self._exclude
+        return [draw_reference(self._dataset, class_id, shot=shot, **key) for shot in range(shots)]
 
-    def check(self, queries):
-        """Find classes without a usable reference before hours of work; `queries` as of `queries_of`.
+    def check(self, queries: Queries) -> None:
+        """Fail early if a class of `queries` (see `queries_of`) has no usable reference.
 
         Raises:
             NoReferenceError: names the class.
         """
-        first = {}
+        first: dict[int, int] = {}
         for image_id, present in queries:
             for class_id in present:
                 first.setdefault(class_id, image_id)
@@ -45,8 +65,8 @@ class RandomReferenceSampler:
         for class_id, image_id in first.items():
             self(image_id, class_id, 0, 1)
 
-    def _check_images(self, image_id, class_id):
-        if self._settings["exclude_query_image"] and len(self._dataset.images_of(class_id)) == 1:
+    def _check_images(self, image_id: int, class_id: int) -> None:
+        if self._exclude and len(self._dataset.images_of(class_id)) == 1:
             name, coco_id = self._dataset.class_names[class_id], self._dataset.image_info[image_id]["id"]
             raise NoReferenceError(
                 f"class {class_id} ({name}) is in image {coco_id} of {self._dataset.set_name} alone: there is no "
@@ -55,44 +75,43 @@ class RandomReferenceSampler:
 
 
 class MismatchedReferenceSampler:
-    """References of the wrong category: what a model finds with them it does not owe to the reference.
+    """Draws references of the wrong category: a model that ignores the reference scores as well with these.
 
-    Each depends on (seed, run, image, class, shot) alone.
+    A draw depends only on (seed, run, image, class, shot).
 
     Args:
         dataset: IndexedCocoDataset with indices built.
-        config: that of the model.
+        config: of the model.
         seed: of the draws.
-        control: "present", of another category that is in the image; or "absent", of one that is not, not even as a
-            crowd.
+        control: "present", another category that is in the image; "absent", one that is not in it, not even as a crowd.
     """
 
-    def __init__(self, dataset, config, *, seed, control):
+    def __init__(self, dataset: IndexedCocoDataset, config: Config, *, seed: int, control: str) -> None:
         if control not in CONTROLS:
             raise ValueError(f"control = {control!r}: expected one of {', '.join(CONTROLS)}")
         self._dataset, self._config, self._seed, self._control = dataset, config, seed, control
         self._usable = [one for one in map(int, dataset.class_ids[1:]) if has_reference(dataset, one, config)]
 
-    def others(self, image_id, class_id):
-        """Class ids that the reference may be of, ascending."""
+    def others(self, image_id: int, class_id: int) -> list[int]:
+        """Class ids to choose from, ascending."""
         if self._control == "present":
-            present = {int(other) for other in self._dataset.image_category_index[image_id]}
+            present = set(classes_in(self._dataset, image_id))
             return [other for other in self._usable if other in present - {class_id}]
         categories = {annotation["category_id"] for annotation in self._dataset.image_info[image_id]["annotations"]}
         return [other for other in self._usable if self._dataset.class_info[other]["id"] not in categories]
 
-    def __call__(self, image_id, class_id, run, shots):
-        key = {"seed": self._seed, "run": run, "image_id": image_id, "config": self._config}
+    def __call__(self, image_id: int, class_id: int, run: int, shots: int) -> list[tuple[int, int]]:
+        key: dict[str, Any] = {"seed": self._seed, "run": run, "image_id": image_id, "config": self._config}
         coco_id = self._dataset.image_info[image_id]["id"]
         rng = np.random.default_rng([self._seed, run, coco_id, class_id, CONTROLS.index(self._control)])
         other = int(rng.choice(self.others(image_id, class_id)))
         return [draw_reference(self._dataset, other, shot=shot, **key) for shot in range(shots)]
 
-    def possible(self, queries):
-        """Those of `queries` (see `queries_of`) whose image leaves a choice.
+    def possible(self, queries: Queries) -> Queries:
+        """The queries (see `queries_of`) of the images in which every class has others to choose from.
 
         Raises:
-            NoReferenceError: none does.
+            NoReferenceError: there are none.
         """
         kept = [(image_id, classes) for image_id, classes in queries if all(self.others(image_id, c) for c in classes)]
         if queries and not kept:
@@ -101,15 +120,15 @@ class MismatchedReferenceSampler:
 
 
 class ReplayReferenceSampler:
-    """References of a recorded evaluation, to ask the same again.
+    """Returns the references of a recorded evaluation.
 
     Args:
         dataset: IndexedCocoDataset of the same annotation file.
-        records: iterable of image records (`evaluation_records`), or of any dicts with image_id and queries: [{run,
+        records: iterable of image records (`records.Records`), or of any dicts with image_id and queries: [{run,
             category_id, references: [[COCO image id, COCO annotation id], ...]}, ...].
     """
 
-    def __init__(self, dataset, records):
+    def __init__(self, dataset: IndexedCocoDataset, records: Iterable[dict[str, Any]]) -> None:
         self._places = {
             annotation["id"]: (image_id, index)
             for image_id, info in enumerate(dataset.image_info)
@@ -122,7 +141,7 @@ class ReplayReferenceSampler:
             for query in record["queries"]
         }
 
-    def __call__(self, image_id, class_id, run, shots):
+    def __call__(self, image_id: int, class_id: int, run: int, shots: int) -> list[tuple[int, int]]:
         key = (self._dataset.image_info[image_id]["id"], self._dataset.class_info[class_id]["id"], run)
         recorded = self._recorded.get(key)
         named = f"image {key[0]}, category {key[1]}, run {run}"

@@ -10,7 +10,8 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from ..evaluation.analysis import IOU_TYPES, mean_and_interval, mean_over_splits
+from ..evaluation.coco_scores import IOU_TYPES
+from ..evaluation.intervals import mean_and_ci, mean_over_splits
 from ..io import files
 from .published import METRICS, MEAN, RANDOM_BOXES, published
 
@@ -128,7 +129,7 @@ class Experiment:
 
     def metric(self, line, kind, name):
         """(mean, interval) of a metric in percent, of a split or of MEAN."""
-        return (mean_over_splits if line == MEAN else mean_and_interval)(self.values(line, kind, name))
+        return (mean_over_splits if line == MEAN else mean_and_ci)(self.values(line, kind, name))
 
     def published(self, line, kind):
         """What the authors report: metric -> (mean, interval) in percent; of MEAN only if all splits are here."""
