@@ -19,8 +19,6 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from pycocotools.coco import COCO
-
     from ..data.dataset import IndexedCocoDataset
     from ..evaluation.coco_scores import EvaluationScores
     from ..evaluation.protocol import Evaluation
@@ -135,8 +133,6 @@ def run_split(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
         about=about,
         weights=weights,
     )
-    if outcome.scores is not None:
-        analyse(outcome, coco, folder)
     return outcome, dataset
 
 
@@ -195,26 +191,7 @@ def take_over(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
     else:
         folder = results_folder(options, split)
         outcome = protocol.rescore(folder, coco, dataset)
-    analyse(outcome, coco, folder)
     return outcome, dataset
-
-
-def analyse(outcome: "Evaluation", coco: "COCO", folder: Path) -> None:
-    """Write beside the scores: COCO results of each run, figures by number of instances, confusion of categories."""
-    from ..evaluation import analysis
-    from ..io import files
-
-    settings = outcome.records.settings
-    for run in range(settings["runs"]):
-        files.write_json(folder / f"results_run_{run}.json", outcome.records.results(run))
-    found = analysis.analyse(
-        coco,
-        (outcome.records.results(run) for run in range(settings["runs"])),
-        image_ids=settings["images"],
-        category_ids=[category["id"] for category in settings["categories"]],
-        iou_types=tuple(outcome.scores.mean),
-    )
-    files.write_json(folder / "analysis.json", found)
 
 
 def show(scores: "EvaluationScores") -> None:

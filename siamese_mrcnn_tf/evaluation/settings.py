@@ -1,0 +1,149 @@
+"""The settings of an evaluation, and settings.json, which holds them with the model, the data and the versions."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..io import files
+from .coco_scores import AREAS
+from .references import CONTROLS
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of settings.json and of the records
+SETTINGS_FILE = "settings.json"
+_PACKAGES = ("siamese_mrcnn_tf", "tensorflow", "keras", "numpy", "pycocotools")
+_UNBOUND = ("versions", "fingerprint", "weights_file")  # may differ between parts of one evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """What an evaluation asks for.
+
+    Attributes:
+        shots: references of a query.
+        runs: repeats of each query with fresh references.
+        seed: of the reference draws; the key of a draw is (seed, run, image, class, shot).
+        class_ids: class ids [n] to evaluate, the others count as background; None: the data set's ACTIVE_CLASSES.
+        limit: evaluate only the first `limit` images that have one of the classes; None: all.
+        area: "mask" or "box", the area of results (`coco_scores.results_of`).
+        exclude_query_image: draw references from other images than the query's only.
+        control: "present" or "absent": use references of the wrong category (`references.MismatchedReferenceSampler`)
+            and skip images that leave no choice.
+        about: further keys of settings.json with plain values: protocol, split, category_set, subset, year, ...
+
+    Raises:
+        ValueError: names the setting.
+    """
+
+    shots: int = 1
+    runs: int = 5
+    seed: int = 0
+    class_ids: Sequence[int] | None = None
+    limit: int | None = None
+    area: str = "mask"
+    exclude_query_image: bool = False
+    control: str | None = None
+    about: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        require_counts(shots=self.shots, runs=self.runs, limit=self.limit)
+        if self.area not in AREAS:
+            raise ValueError(f"area = {self.area!r}: expected one of {', '.join(AREAS)}")
+        if self.control is not None and self.control not in CONTROLS:
+            raise ValueError(f"control = {self.control!r}: expected one of {', '.join(CONTROLS)}")
+        if self.control is not None and self.exclude_query_image:
+            raise ValueError(f"control = {self.control!r}: draws its own references, expected no exclude_query_image")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of settings.json; `class_ids` become its `categories`, `control` is left out where it is None."""
+        names = ("seed", "runs", "shots", "limit", "area", "exclude_query_image")
+        content = (self.about or {}) | {name: getattr(self, name) for name in names}
+        return content if self.control is None else content | {"control": self.control}
+
+
+def require_counts(**values: int | None) -> None:
+    """Raise ValueError unless all values are whole numbers of 1 or more, or None."""
+    for name, value in values.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} = {value!r}: expected a whole number of 1 or more")
+
+
+# ---- settings.json ---------------------------------------------------------------------------------------------------
+
+
+def complete_settings(settings: dict[str, Any], *, weights: str | os.PathLike | None = None) -> dict[str, Any]:
+    """Add format, versions, the checksum of the weight file, and the fingerprint.
+
+    Args:
+        settings: at least images: [COCO ids in order] and runs.
+        weights: path of the weight file, or None.
+    """
+    settings = {"format": FORMAT} | settings | {"versions": versions()}
+    settings["weights_file"] = None if weights is None else Path(weights).name
+    settings["weights_sha256"] = None if weights is None else file_sha256(weights)
+    settings = json.loads(json.dumps(settings))  # tuples become lists, as they will be when read
+    return settings | {"fingerprint": fingerprint(settings)}
+
+
+def fingerprint(settings: dict[str, Any]) -> str:
+    """Checksum of all settings but versions and the name of the weight file."""
+    bound = {key: value for key, value in settings.items() if key not in _UNBOUND}
+    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of this package and of those that the metrics depend on, None where not installed."""
+    found: dict[str, str | None] = dict.fromkeys(_PACKAGES)
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Checksum of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
+    """The content of settings.json in `folder`.
+
+    Raises:
+        ValueError: there is none, or it was changed.
+    """
+    path = Path(folder) / SETTINGS_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder}: no evaluation there, expected {SETTINGS_FILE} and its records")
+    settings = files.read_json(path)
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        raise ValueError(f"{path}: not the settings of an evaluation that this version of the program writes")
+    if settings.get("fingerprint") != fingerprint(settings):
+        raise ValueError(f"{path}: was changed after the evaluation, its fingerprint does not match")
+    return settings
+
+
+def require_same(settings: dict[str, Any], other: dict[str, Any], folder: str | os.PathLike) -> None:
+    """Raise ValueError unless `other`, the settings in `folder`, are of the same evaluation; warn of other versions."""
+    names = [name for name in settings | other if name not in _UNBOUND and settings.get(name) != other.get(name)]
+    if names:
+        changes = "; ".join(_difference(name, other.get(name), settings.get(name)) for name in names)
+        raise ValueError(f"{folder}: holds an evaluation with other settings: {changes}")
+    if settings["versions"] != other["versions"]:
+        logger.warning("%s: was made with other versions, digits may differ: %s", folder, other["versions"])
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [key for key in there | here if there.get(key) != here.get(key)]
+        return ", ".join(_difference(f"{name}.{key}", there.get(key), here.get(key)) for key in keys)
+    there, here = (f"{len(value)} entries" if isinstance(value, list) else repr(value) for value in (there, here))
+    return f"{name} = {there} there and {here} here"
