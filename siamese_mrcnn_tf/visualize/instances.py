@@ -18,13 +18,12 @@ from scipy.ndimage import binary_erosion
 
 from ..io.files import atomic_path
 from ..ops.boxes import extract_bboxes
-from .style import Color, add_grid, checked_image, draw_box, draw_image, draw_outline, new_figure
+from .style import Color, Values, add_grid, checked_image, draw_box, draw_image, draw_outline, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_Values = Sequence[Any] | np.ndarray  # one for each instance
 _Place = tuple[int, int]  # (x, y) in pixels
 
 _GOLDEN_RATIO = 0.618033988749895  # steps of it around the color circle keep clear of each other
@@ -63,10 +62,10 @@ def draw_overlay(
     image: npt.ArrayLike,
     boxes: npt.ArrayLike,
     masks: npt.ArrayLike | None,
-    scores: _Values | None,
+    scores: Values | None,
     *,
-    captions: _Values | None = None,
-    colors: _Values | None = None,
+    captions: Values | None = None,
+    colors: Values | None = None,
 ) -> np.ndarray:
     """Paint instances into a copy of their image: tinted masks, outlines, boxes, labels.
 
@@ -105,16 +104,16 @@ def display_instances(
     image: npt.ArrayLike,
     boxes: npt.ArrayLike,
     masks: npt.ArrayLike | None,
-    class_ids: _Values,
+    class_ids: Values,
     class_names: Sequence[str] | None = None,
-    scores: _Values | None = None,
+    scores: Values | None = None,
     title: str = "",
     figsize: tuple[float, float] = (16, 16),
     ax: "Axes | None" = None,
     show_mask: bool = True,
     show_bbox: bool = True,
-    colors: _Values | None = None,
-    captions: _Values | None = None,
+    colors: Values | None = None,
+    captions: Values | None = None,
     *,
     linewidth: float = 2,
     fontsize: float = 11,
@@ -160,19 +159,19 @@ def display_instances(
 
 
 def display_results(
-    target: _Values,
+    target: Values,
     image: npt.ArrayLike,
     boxes: npt.ArrayLike,
     masks: npt.ArrayLike | None,
-    class_ids: _Values,
-    scores: _Values | None = None,
+    class_ids: Values,
+    scores: Values | None = None,
     title: str = "",
     figsize: tuple[float, float] = (16, 16),
     ax: "Iterable[Axes] | None" = None,
     show_mask: bool = True,
     show_bbox: bool = True,
-    colors: _Values | None = None,
-    captions: _Values | None = None,
+    colors: Values | None = None,
+    captions: Values | None = None,
 ) -> "list[Axes]":
     """Draw references beside the instances that were found with them.
 
@@ -197,20 +196,20 @@ def display_results(
 
 
 def display_grid(
-    target_list: Sequence[_Values],
+    target_list: Sequence[Values],
     image_list: Sequence[npt.ArrayLike],
     boxes_list: Sequence[npt.ArrayLike],
     masks_list: Sequence[npt.ArrayLike | None],
-    class_ids_list: Sequence[_Values],
-    scores_list: Sequence[_Values] | None = None,
+    class_ids_list: Sequence[Values],
+    scores_list: Sequence[Values] | None = None,
     category_names_list: Sequence[str] | None = None,
     title: str = "",
     figsize: tuple[float, float] = (16, 16),
     ax: Any = None,
     show_mask: bool = True,
     show_bbox: bool = True,
-    colors: Sequence[_Values] | None = None,
-    captions: Sequence[_Values] | None = None,
+    colors: Sequence[Values] | None = None,
+    captions: Sequence[Values] | None = None,
     show_scores: bool = True,
     target_shift: float = 10,
     fontsize: float = 14,
@@ -301,7 +300,7 @@ def display_boxes(
 
 
 # ---- helpers: axes -----------------------------------------------------------------------------------------------
-def _crops(target: _Values, what: str) -> list[np.ndarray]:
+def _crops(target: Values, what: str) -> list[np.ndarray]:
     """The reference crops of a target that is one crop or a sequence of them."""
     if not len(target):
         raise ValueError(f"{what}: expected a reference crop or several, got none")
@@ -330,7 +329,7 @@ def _draw_inset(ax: "Axes", crops: list[np.ndarray], shape: tuple[int, ...], shi
         left = right + shift / 2
 
 
-def _caption(index: int, class_ids: _Values, class_names: Sequence[str] | None, scores: _Values | None) -> str:
+def _caption(index: int, class_ids: Values, class_names: Sequence[str] | None, scores: Values | None) -> str:
     name = "" if class_names is None else str(class_names[class_ids[index]])
     return name if scores is None else f"{name} {scores[index]:.3f}".strip()
 
@@ -349,8 +348,8 @@ def _draw_labels(
     draw: ImageDraw.ImageDraw,
     size: tuple[int, int],
     boxes: np.ndarray,
-    labels: _Values,
-    colors: _Values,
+    labels: Values,
+    colors: Values,
     order: Iterable[int],
 ) -> None:
     """Draw labels on plates of their color; the first ones of `order` choose their places first."""
@@ -394,9 +393,9 @@ def _checked_instances(
     image: npt.ArrayLike,
     boxes: npt.ArrayLike,
     masks: npt.ArrayLike | None,
-    colors: _Values | None,
-    **of_instances: _Values | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, _Values]:
+    colors: Values | None,
+    **of_instances: Values | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Values]:
     """Image, boxes, masks (None where there are none) and colors, once all are of as many instances."""
     image, boxes = checked_image(image, "image"), np.asarray(boxes)
     count = len(boxes)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Color = tuple[float, float, float]
+Values = Sequence[Any] | np.ndarray  # one for each instance, image, ...
 
 SERIES_COLORS = ("#3c6fb0", "#c9512b", "#4a9a5b", "#8061a5", "#8a6d3b", "#5a5a5a")
 INK, SOFT, FAINT = "#333333", "#8a8a8a", "#d9d9d9"  # of text, of remarks and lines of reference, of grid lines
@@ -54,7 +55,7 @@ def draw_image(ax: "Axes", image: np.ndarray, title: str, *, margin: float) -> N
     ax.axis("off")
 
 
-def draw_box(ax: "Axes", box: Sequence[float] | np.ndarray, color: Color | str, **style: Any) -> None:
+def draw_box(ax: "Axes", box: Values, color: Color | str, **style: Any) -> None:
     """Draw the frame of a box; `style` has further settings of a matplotlib Rectangle."""
     from matplotlib.patches import Rectangle
 
