@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := demo
+# Tests that share fixtures share a worker, tests/conftest.py; a worker may take several GB of memory.
+PYTEST := $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo notebooks test lint benchmark clean
+.PHONY: demo notebooks test quick lint benchmark clean
 
 $(VENV)/.installed: setup.py requirements.txt siamese_mrcnn_tf/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -13,14 +15,19 @@ $(VENV)/.installed: setup.py requirements.txt siamese_mrcnn_tf/__init__.py
 	$(RUN) -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
-demo: $(VENV)/.installed  ## the whole of the method on scenes that the repository draws itself; goes on after a stop
-	$(RUN) samples/shapes/demo.py --out $(DEMO)
+demo: $(VENV)/.installed  ## the whole method on scenes that the program draws; run it again to resume a stopped demo
+	$(VENV)/bin/siamese-mrcnn demo --out $(DEMO)
 
-notebooks: $(VENV)/.installed  ## execute notebooks/*.py and store them with their outputs
+notebooks: $(VENV)/.installed  ## execute notebooks/*.py and store them with their outputs as .ipynb
 	$(RUN) notebooks/build.py
 
 test: lint  ## everything that CI runs
-	$(RUN) -m pytest
+	$(PYTEST)
+
+quick: $(VENV)/.installed  ## style and the fast tests, up to the first failure
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(PYTEST) --exitfirst -m "not slow"
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .

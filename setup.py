@@ -25,7 +25,7 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "dev": [
-            *("pytest>=8", "ruff>=0.6", "import-linter>=2.1"),
+            *("pytest>=8", "pytest-xdist>=3.7", "ruff>=0.6", "import-linter>=2.1"),
             *("jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6.29"),  # for the notebooks
         ],
     },
