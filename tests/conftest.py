@@ -11,7 +11,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; processes th
 import coco_tree
 import numpy as np
 import pytest
-import scripts
 import seeded
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -136,18 +135,13 @@ def empty_convolutions():
         pytest.skip("TensorFlow's oneDNN convolutions do not know empty batches")
 
 
-@pytest.fixture(scope="module")
-def coco():
-    """`samples/coco/coco.py`."""
-    return scripts.load_script("samples/coco/coco.py")
-
-
 @pytest.fixture
-def run(coco, capsys):
-    """Run a command of coco.py in this process: (exit code, standard output, standard error)."""
+def run(capsys):
+    """Run a command of `siamese-mrcnn` in this process: (exit code, standard output, standard error)."""
+    from siamese_mrcnn_tf.cli.main import main
 
     def run_command(*arguments):
-        code = coco.main([str(argument) for argument in arguments])
+        code = main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from via_samples import SHAPES, region
 
+from siamese_mrcnn_tf.cli.main import main
 from siamese_mrcnn_tf.data.formats import via
 from siamese_mrcnn_tf.data.formats.via_tree import convert_via
 from siamese_mrcnn_tf.io.images import read_image
@@ -497,12 +498,12 @@ def test_one_category_for_all(run, via_of_training_tree, training_tree, tmp_path
         (("--attribute", "a", "--category", "b"), "not allowed with argument"),
     ],
 )
-def test_options_are_checked(coco, capsys, arguments, named):
+def test_options_are_checked(capsys, arguments, named):
     with pytest.raises(SystemExit) as stopped:
-        coco.main(["convert", "a.json", "--images", "d", "--out", "o", *arguments])
+        main(["convert", "a.json", "--images", "d", "--out", "o", *arguments])
     assert stopped.value.code == 2 and named in capsys.readouterr().err
 
 
 def test_mistakes_exit_with_2(run, tmp_path):
     code, _, errors = run("convert", tmp_path / "gone.json", "--images", tmp_path, "--out", tmp_path / "set")
-    assert code == 2 and errors.startswith("coco.py: error: ") and "gone.json: cannot be read" in errors
+    assert code == 2 and errors.startswith("siamese-mrcnn convert: error: ") and "gone.json: cannot be read" in errors

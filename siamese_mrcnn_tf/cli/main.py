@@ -49,10 +49,12 @@ def parse(
     """
     parser, commands = build_parsers(name_of(program))
     arguments = list(arguments)
-    if command is not None:
+    if command is None:
+        options = parser.parse_args(arguments)
+    else:
         commands[command].prog = name_of(program)
         arguments = arguments if arguments[:1] == [command] else [command, *arguments]
-    options = parser.parse_args(arguments)
+        options = commands[command].parse_args(arguments[1:], argparse.Namespace(command_name=command))
     options.arguments, options.prog = arguments, commands[options.command_name].prog
     options.launcher = [PROGRAM] if command else list(program)
     options.program = list(program) if command else [*program, options.command_name]

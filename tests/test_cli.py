@@ -1,7 +1,9 @@
 """The command line, as a user types it."""
 
 import json
+import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,7 +11,14 @@ import coco_tree
 import pytest
 from PIL import Image
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "coco" / "coco.py"
+import siamese_mrcnn_tf
+from siamese_mrcnn_tf.cli.main import build_parser, build_parsers, main, parse
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+COMMANDS = ("demo", "predict", "train", "evaluate", "check", "convert", "weights", "pretrain", "shapes")
+MODULE = ("-m", "siamese_mrcnn_tf")
+SCRIPT = ROOT / "samples" / "coco" / "coco.py"
+START_UP_LINES = re.compile(r"absl::InitializeLog|oneDNN|cuda|cpu_feature_guard|^[IWE]\d{4} ", re.MULTILINE)
 
 
 @pytest.fixture
@@ -19,34 +28,121 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def pictures(tmp_path, scene, crop):
+def images(tmp_path, scene, crop):
     Image.fromarray(scene).save(tmp_path / "scene.png")
     Image.fromarray(crop).save(tmp_path / "crop.png")
     return tmp_path
 
 
-def test_help_does_not_start_tensorflow():
-    code = f"import sys, runpy; sys.argv = ['coco.py', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    probe = f"import sys\ntry:\n exec({code!r})\nexcept SystemExit:\n pass\nsys.exit('keras' in sys.modules)"
-    finished = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+def python(*arguments, **environment):
+    """Run Python in a process of its own, with TensorFlow's log as it is by default."""
+    words = [sys.executable, *map(str, arguments)]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"} | environment
+    return subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+
+
+# ---- the program -------------------------------------------------------------------------------------------------
+def test_help_imports_no_heavy_package():
+    code = (
+        "import contextlib, sys\n"
+        "from siamese_mrcnn_tf.cli.main import main\n"
+        f"for arguments in ([], *([name] for name in {COMMANDS})):\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        main([*arguments, '--help'])\n"
+        "sys.exit(', '.join({'numpy', 'keras', 'tensorflow', 'matplotlib', 'h5py', 'cv2', 'PIL'} & set(sys.modules)) or None)"
+    )
+    finished = python("-c", code)
     assert finished.returncode == 0, finished.stderr
-    assert all(command in finished.stdout for command in ("evaluate", "predict", "weights"))
+    assert all(f"usage: siamese-mrcnn {name} " in finished.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["train", "check", "evaluate", "predict", "weights"])
-def test_each_command_has_help(coco, capsys, command):
+def test_all_commands_are_listed(capsys):
+    assert set(build_parsers("siamese-mrcnn")[1]) == set(COMMANDS)
     with pytest.raises(SystemExit) as stopped:
-        coco.main([command, "--help"])
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and all(re.search(rf"^    {name} ", text, re.MULTILINE) for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ((*MODULE, "predict"), "python -m siamese_mrcnn_tf predict"),
+        ((SCRIPT, "predict"), "coco.py predict"),
+        ((ROOT / "samples" / "imagenet" / "pretrain.py",), "pretrain.py"),
+        ((ROOT / "samples" / "shapes" / "demo.py",), "demo.py"),
+        ((ROOT / "samples" / "shapes" / "shapes.py",), "shapes.py"),
+        ((pathlib.Path(sys.executable).with_name("siamese-mrcnn"), "predict"), "siamese-mrcnn predict"),
+    ],
+)
+def test_the_program_is_named_as_it_was_typed(words, name):
+    finished = python(*words, "--frob")
+    assert finished.returncode == 2 and finished.stderr.startswith(f"usage: {name} ")
+    assert f"\n{name}: error: " in finished.stderr
+
+
+def test_the_program_is_named_in_commands_to_repeat():
+    program = ["python", "samples/coco/coco.py"]
+    options = parse(["train", "--dataset", "d"], program=program)
+    assert options.program == [*program, "train"] and options.arguments == ["train", "--dataset", "d"]
+    options = parse(["--dataset", "d"], program=["python", "pretrain.py"], command="pretrain")
+    assert options.program == ["python", "pretrain.py"] and options.arguments == ["pretrain", "--dataset", "d"]
+    assert options.launcher == ["siamese-mrcnn"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["frob"], "invalid choice: 'frob'"),
+        (["predict", "--image", "a.png"], "the following arguments are required: --reference, --model"),
+        (["train", "--split", "5"], "argument --split: invalid choice: 5"),
+        (["weights", "a.h5", "--frob"], "unrecognized arguments: --frob"),
+    ],
+)
+def test_arguments_that_do_not_parse(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
     assert stopped.value.code == 0
-    assert "usage: coco.py" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"siamese-mrcnn {siamese_mrcnn_tf.__version__}\n"
 
 
+def test_former_names_of_options():
+    assert parse(["check", "--skip-pictures"]).skip_images and not parse(["check"]).skip_images
+    assert "--skip-pictures" not in build_parsers("siamese-mrcnn")[1]["check"].format_help()
+
+
+@pytest.mark.slow
+def test_tensorflow_starts_quietly_but_for_debug(images):
+    arguments = (*MODULE, "predict", "--image", images / "scene.png", "--reference", images / "crop.png")
+    arguments += ("--model", "untrained", "--out", images / "out")
+    loud, quiet = python(*arguments, "--debug"), python(*arguments)
+    assert loud.returncode == quiet.returncode == 0, quiet.stderr
+    assert START_UP_LINES.search(loud.stderr) and not START_UP_LINES.search(quiet.stderr), quiet.stderr
+    assert "untrained weights: detections mean nothing" in quiet.stderr
+
+
+def test_errors_of_a_crash_while_keras_is_imported_are_shown(tmp_path):
+    log = b"I0000 00:00:17 port.cc:153] oneDNN\nF0000 00:00:17 cpu.cc:1] no AVX\n"
+    (tmp_path / "keras.py").write_text(f"import os\nos.write(2, {log!r})\nos.kill(os.getpid(), 9)\n")
+    code = "from siamese_mrcnn_tf.cli import main, options; options.start_keras(main.parse(['demo']))"
+    finished = python("-c", code, PYTHONPATH=str(tmp_path))
+    assert finished.returncode < 0 and finished.stderr == "F0000 00:00:17 cpu.cc:1] no AVX\n"
+
+
+# ---- evaluate ----------------------------------------------------------------------------------------------------
 def test_evaluate_prints_tables_and_writes_records(run, tree, tiny_weights, tmp_path):
     out = tmp_path / "out"
     common = ("evaluate", "--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--runs", 2)
     code, text, _ = run(*common, "--out", out)
     assert code == 0
-    assert text.count("Average Precision  (AP) @[ IoU=0.50 ") == 2 and text.count("+-") == 24
+    assert text.count("Average Precision  (AP) @[ IoU=0.50 ") == 2 and text.count("+-") == 20  # none has large objects
     assert "bbox: 2 images, 8 queries" in text
     names = {path.name for path in out.iterdir()}
     assert {"settings.json", "records-0001-of-0001.jsonl", "scores.json", "analysis.json", "report.md"} <= names
@@ -84,9 +180,9 @@ def test_evaluate_with_references_of_the_wrong_category(run, tree, tiny_weights,
         assert f"reference of a category that is {control}" in (out / "report.md").read_text()
 
 
-def test_controls_are_two(coco, capsys):
+def test_controls_are_two(capsys):
     with pytest.raises(SystemExit):
-        coco.main(["evaluate", "--dataset", "d", "--model", "m", "--control", "other"])
+        main(["evaluate", "--dataset", "d", "--model", "m", "--control", "other"])
     assert "'present', 'absent'" in capsys.readouterr().err
 
 
@@ -129,50 +225,50 @@ def test_evaluate_paper_protocol(run, tree, tiny_weights, tmp_path):
     assert areas and all(area == of_box for area, of_box in areas)
 
 
-def test_predict_with_several_queries(run, pictures, tiny_weights):
-    box = f"{pictures / 'scene.png'}:5,5,50,60"
-    references = ("--reference", pictures / "crop.png", box, "--reference", box)
-    image = ("--image", pictures / "scene.png")
+def test_predict_with_several_queries(run, images, tiny_weights):
+    box = f"{images / 'scene.png'}:5,5,50,60"
+    references = ("--reference", images / "crop.png", box, "--reference", box)
+    image = ("--image", images / "scene.png")
     model = ("--model", tiny_weights, "--set", "DETECTION_MIN_CONFIDENCE=0")
-    code, text, _ = run("predict", *image, *references, *model, "--out", pictures / "out")
-    assert code == 0 and "in 1 pictures for 2 queries" in text
-    assert {path.name for path in (pictures / "out" / "overlays").iterdir()} == {"scene.crop.png", "scene.scene.png"}
+    code, text, _ = run("predict", *image, *references, *model, "--out", images / "out")
+    assert code == 0 and "images: 1, categories: 2" in text
+    assert {path.name for path in (images / "out" / "overlays").iterdir()} == {"scene.crop.png", "scene.scene.png"}
 
 
-def test_repeated_options_add_up(coco):
+def test_repeated_options_add_up():
     arguments = "predict --model m --reference r --image a --image b c --set A=1 --set B=2".split()
-    options = coco.build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     assert options.image == ["a", "b", "c"] and options.set == ["A=1", "B=2"]
 
 
-def test_numbers_are_checked(coco, capsys):
+def test_numbers_are_checked(capsys):
     with pytest.raises(SystemExit) as stopped:
-        coco.main("evaluate --dataset d --model m --limit none".split())
+        main("evaluate --dataset d --model m --limit none".split())
     assert stopped.value.code == 2
     assert "expected a whole number of 1 or more, got 'none'" in capsys.readouterr().err
 
 
-def test_records_are_either_joined_or_scored_again(coco, capsys):
+def test_records_are_either_joined_or_scored_again(capsys):
     with pytest.raises(SystemExit) as stopped:
-        coco.main("evaluate --dataset d --merge a b --results c".split())
+        main("evaluate --dataset d --merge a b --results c".split())
     assert stopped.value.code == 2
     assert "--results: not allowed with argument --merge" in capsys.readouterr().err
 
 
-def test_last_checkpoint_of_the_named_run(run, pictures, tiny_model, tmp_path):
+def test_last_checkpoint_of_the_named_run(run, images, tiny_model, tmp_path):
     folder = tmp_path / "logs" / "siamese_mrcnn_tiny_mine"
     folder.mkdir(parents=True)
     for epoch in (1, 3):
         tiny_model.save_weights(folder / f"siamese_mrcnn_{epoch:04d}.h5")
-    query = ("--image", pictures / "scene.png", "--reference", pictures / "crop.png", "--out", pictures / "out")
+    query = ("--image", images / "scene.png", "--reference", images / "crop.png", "--out", images / "out")
     chosen = ("--model", "last", "--logs", tmp_path / "logs", "--config", "tiny", "--set", "EXPERIMENT=mine")
     assert run("predict", *query, *chosen)[0] == 0
 
 
-def test_predict_untrained_says_so(run, pictures):
-    arguments = ("--image", pictures / "scene.png", "--reference", pictures / "crop.png", "--out", pictures / "out")
+def test_predict_untrained_says_so(run, images):
+    arguments = ("--image", images / "scene.png", "--reference", images / "crop.png", "--out", images / "out")
     code, _, errors = run("predict", "--model", "untrained", *arguments)
-    assert code == 0 and "means nothing" in errors
+    assert code == 0 and "detections mean nothing" in errors
 
 
 def test_weights_describes(run, tiny_weights):
@@ -180,19 +276,19 @@ def test_weights_describes(run, tiny_weights):
     assert code == 0 and "tiny" in text and "resnet_model" in text
 
 
-def bad_inputs(pictures, tree, weights):
+def bad_inputs(images, tree, weights):
     """(name, arguments, what the message must name) of every mistake a user can make."""
-    scene, crop = pictures / "scene.png", pictures / "crop.png"
-    predict = ["predict", "--out", pictures / "out", "--model", weights, "--image"]
-    evaluate = ["evaluate", "--out", pictures / "out", "--model", weights, "--dataset"]
-    train = ["train", "--logs", pictures / "out", "--config", "tiny", "--dataset"]
-    (pictures / "broken.png").write_bytes(scene.read_bytes()[:300])
-    coco_tree.write_tree(pictures / "train", subset="train")
-    (pictures / "config.json").write_text('{"BASE": "tiny", "IMAGE_MAX_DIMS": 128}')
+    scene, crop = images / "scene.png", images / "crop.png"
+    predict = ["predict", "--out", images / "out", "--model", weights, "--image"]
+    evaluate = ["evaluate", "--out", images / "out", "--model", weights, "--dataset"]
+    train = ["train", "--logs", images / "out", "--config", "tiny", "--dataset"]
+    (images / "broken.png").write_bytes(scene.read_bytes()[:300])
+    coco_tree.write_tree(images / "train", subset="train")
+    (images / "config.json").write_text('{"BASE": "tiny", "IMAGE_MAX_DIMS": 128}')
     return {
-        "missing image": ([*predict, pictures / "gone.png", "--reference", crop], "gone.png"),
-        "broken image": ([*predict, pictures / "broken.png", "--reference", crop], "broken.png"),
-        "missing reference": ([*predict, scene, "--reference", pictures / "gone.png"], "gone.png"),
+        "missing image": ([*predict, images / "gone.png", "--reference", crop], "gone.png"),
+        "broken image": ([*predict, images / "broken.png", "--reference", crop], "broken.png"),
+        "missing reference": ([*predict, scene, "--reference", images / "gone.png"], "gone.png"),
         "box outside": ([*predict, scene, "--reference", f"{scene}:0,0,500,500"], "0,0,500,500"),
         "empty crop": ([*predict, scene, "--reference", f"{scene}:5,5,5,9"], "5,5,5,9"),
         "bad threshold": (
@@ -210,29 +306,32 @@ def bad_inputs(pictures, tree, weights):
         ),
         "no value": ([*predict, scene, "--reference", crop, "--set", "IMAGE_MAX_DIM"], "KEY=VALUE"),
         "unknown key in file": (
-            [*predict, scene, "--reference", crop, "--config", pictures / "config.json"],
+            [*predict, scene, "--reference", crop, "--config", images / "config.json"],
             "config.json: IMAGE_MAX_DIMS",
         ),
         "wrong configuration": ([*predict, scene, "--reference", crop, "--config", "small"], "tiny"),
-        "missing tree": ([*evaluate, pictures / "nowhere"], "nowhere"),
+        "missing tree": ([*evaluate, images / "nowhere"], "nowhere"),
         "missing subset": ([*evaluate, tree, "--subset", "train"], "instances_train2017.json"),
-        "missing known file": (["weights", "imagenet-687", "--checkpoints", pictures], "github.com/bethgelab"),
-        "missing weights": (["weights", pictures / "gone.h5"], "gone.h5"),
+        "missing known file": (["weights", "imagenet-687", "--checkpoints", images], "github.com/bethgelab"),
+        "missing weights": (["weights", images / "gone.h5"], "gone.h5"),
         "no weights at all": (["weights", crop], "crop.png"),
-        "nothing to train on": (["train", "--logs", pictures / "out"], "--dataset: expected the folder"),
+        "nothing to train on": (["train", "--logs", images / "out"], "--dataset: expected the folder"),
         "no training images": ([*train, tree], "instances_train2017.json"),
         "unknown stages": ([*train, tree, "--stages", "papers"], "schedule 'papers'"),
         "uneven batch": ([*train, tree, "--batch", 3, "--devices", 2], "--batch 3: cannot be shared evenly"),
-        "no weights to start from": ([*train, pictures / "train", "--model", pictures / "gone.h5"], "gone.h5"),
-        "no run to resume": (["train", "--resume", pictures / "nowhere"], "nowhere: no run to resume"),
-        "images that are not there": ([*evaluate, tree, "--images", 10, 11], "has no [11]"),
-        "no weights to evaluate": (["evaluate", "--out", pictures / "out", "--dataset", tree], "--model: which"),
-        "nothing held out": ([*evaluate, tree, "--categories", "novel"], "--split 0 has no categories held out"),
+        "no weights to start from": ([*train, images / "train", "--model", images / "gone.h5"], "gone.h5"),
+        "no run to resume": (["train", "--resume", images / "nowhere"], "nowhere: no run to resume"),
+        "images that are not there": ([*evaluate, tree, "--images", 10, 11], "[11]"),
+        "no weights to evaluate": (
+            ["evaluate", "--out", images / "out", "--dataset", tree],
+            "--model: expected the weights",
+        ),
+        "nothing held out": ([*evaluate, tree, "--categories", "novel"], "--split 0 has no novel categories"),
         "settings of random boxes": (
             [
                 "evaluate",
                 "--out",
-                pictures / "out",
+                images / "out",
                 "--dataset",
                 tree,
                 "--model",
@@ -246,9 +345,9 @@ def bad_inputs(pictures, tree, weights):
             [*evaluate, tree, "--model", "random-boxes", "--control", "absent"],
             "--control absent: --model random-boxes takes no references",
         ),
-        "no set to check": (["check", "--dataset", pictures / "nowhere", "--out", pictures / "out"], "nowhere"),
+        "no set to check": (["check", "--dataset", images / "nowhere", "--out", images / "out"], "nowhere"),
         "last without a run": (
-            ["predict", "--model", "last", "--logs", pictures, "--image", scene, "--reference", crop],
+            ["predict", "--model", "last", "--logs", images, "--image", scene, "--reference", crop],
             "no checkpoint",
         ),
     }
@@ -289,17 +388,17 @@ MISTAKES = (
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_named_and_leave_nothing(run, pictures, tree, tiny_weights, mistake):
-    arguments, culprit = bad_inputs(pictures, tree, tiny_weights)[mistake]
+def test_mistakes_are_named_and_leave_nothing(run, images, tree, tiny_weights, mistake):
+    arguments, culprit = bad_inputs(images, tree, tiny_weights)[mistake]
     code, _, errors = run(*arguments)
     assert code == 2
-    assert culprit in errors and errors.startswith("coco.py: error: ")
+    assert f"siamese-mrcnn {arguments[0]}: error: " in errors and culprit in errors
     assert "Traceback" not in errors
-    assert not (pictures / "out").exists()
+    assert not (images / "out").exists()
 
 
-def test_every_mistake_is_tried(pictures, tree, tiny_weights):
-    assert set(bad_inputs(pictures, tree, tiny_weights)) == set(MISTAKES)
+def test_every_mistake_is_tried(images, tree, tiny_weights):
+    assert set(bad_inputs(images, tree, tiny_weights)) == set(MISTAKES)
 
 
 @pytest.mark.parametrize(
@@ -326,26 +425,26 @@ def test_a_category_without_instances_is_no_error(run, tree, tiny_weights, tmp_p
     assert run("evaluate", "--dataset", tree, "--model", tiny_weights, "--out", tmp_path / "out", "--limit", 1)[0] == 0
 
 
-def test_debug_shows_the_traceback(coco, pictures):
+def test_debug_shows_the_traceback(images):
     with pytest.raises(ValueError, match="gone.h5"):
-        coco.main(["weights", str(pictures / "gone.h5"), "--debug"])
+        main(["weights", str(images / "gone.h5"), "--debug"])
 
 
-def test_backbone_weights_cannot_detect(run, pictures, tiny_model, tmp_path):
+def test_backbone_weights_cannot_detect(run, images, tiny_model, tmp_path):
     from siamese_mrcnn_tf.weights import loading
 
     class Backbone:
         layers = [tiny_model.predictor.layers.resnet_model]
 
     loading.save_weights(Backbone, tmp_path / "imagenet.h5")
-    arguments = ("--image", pictures / "scene.png", "--reference", pictures / "crop.png", "--out", pictures / "out")
+    arguments = ("--image", images / "scene.png", "--reference", images / "crop.png", "--out", images / "out")
     code, _, errors = run("predict", "--model", tmp_path / "imagenet.h5", "--config", "tiny", *arguments)
     assert code == 2 and "cannot detect" in errors and "fpn_c5p5" in errors
 
 
 # ---- check -------------------------------------------------------------------------------------------------------
 def test_check_counts_and_draws(run, tree, tmp_path):
-    out = tmp_path / "pictures"
+    out = tmp_path / "images"
     code, text, _ = run("check", "--dataset", tree, "--subset", "val", "--config", "tiny", "--out", out, "--samples", 2)
     assert code == 0
     assert "val2017: 3 images, 1 of them without annotations; 5 annotations, 1 of them crowds" in text
@@ -353,10 +452,10 @@ def test_check_counts_and_draws(run, tree, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["sample_00.png", "sample_01.png"]
 
 
-def test_check_fails_on_broken_pictures(run, tree, tmp_path):
+def test_check_fails_on_broken_images(run, tree, tmp_path):
     (tree / "val2017" / "000000000020.png").unlink()
     checked = ("check", "--dataset", tree, "--subset", "val", "--config", "tiny", "--out", tmp_path, "--samples", 0)
     code, text, _ = run(*checked)
     assert code == 1
     assert "000000000020.png" in text
-    assert run(*checked, "--skip-pictures")[0] == 0
+    assert run(*checked, "--skip-images")[0] == 0

@@ -1,0 +1,165 @@
+"""Detection in image files."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from siamese_mrcnn_tf import SiamesePredictor
+from siamese_mrcnn_tf.cli import predict
+from siamese_mrcnn_tf.io import images as image_files
+
+
+@pytest.fixture
+def images(tmp_path, scene, crop):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(scene).save(folder / "a.png")
+    Image.fromarray(scene[::-1]).save(folder / "b.jpg", quality=95)
+    (folder / "notes.txt").write_text("no image")
+    Image.fromarray(crop).save(tmp_path / "thing.png")
+    return folder
+
+
+def test_images_by_file_folder_and_pattern(images):
+    a, b = images / "a.png", images / "b.jpg"
+    assert predict.find_images([a]) == [a]
+    assert predict.find_images([images]) == [a, b]
+    assert predict.find_images([str(images / "*.png"), images]) == [a, b]
+    for source, message in (
+        (images / "c.png", "no such file"),
+        (images / "*.tif", "no such file, folder or match"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict.find_images([a, source])
+    (images / "empty").mkdir()
+    with pytest.raises(ValueError, match="no image .* in this folder"):
+        predict.find_images([images / "empty"])
+
+
+def test_references_from_crops_and_boxes(images, tiny_model, scene, crop, tmp_path):
+    config = tiny_model.config
+    references = predict.read_references([str(tmp_path / "thing.png"), f"{images / 'a.png'}:10,20,60,90"], config)
+    assert references.name == "thing"
+    assert [one.shape for one in references.crops] == [(64, 64, 3)] * 2
+    assert predict.read_references([f"{images / 'a.png'}:10,20,60,90"], config).name == "a"
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ("10,20,60,900", "a.png:10,20,60,900.*90 x 120 pixels"),
+        ("60,20,10,90", "a.png:60,20,10,90"),
+        ("10,20,10,90", "a.png:10,20,10,90"),
+        ("1,2,3", "a.png:1,2,3"),
+        ("-5,2,30,40", "a.png:-5,2,30,40"),
+        ("1, 2, 30, 40", "no spaces"),
+    ],
+)
+def test_bad_boxes_are_named(images, tiny_model, box, message):
+    with pytest.raises(ValueError, match=message):
+        predict.read_references([f"{images / 'a.png'}:{box}"], tiny_model.config)
+
+
+def test_bad_references_are_named(images, tiny_model):
+    with pytest.raises(ValueError, match="notes.txt"):
+        predict.read_references([str(images / "notes.txt")], tiny_model.config)
+    with pytest.raises(ValueError, match="gone.png"):
+        predict.read_references([str(images / "gone.png")], tiny_model.config)
+    with pytest.raises(ValueError, match="at least one"):
+        predict.read_references([], tiny_model.config)
+
+
+def test_what_is_written(images, tiny_model, tmp_path, scene):
+    out = tmp_path / "out"
+    config = tiny_model.config
+    references = [predict.read_references([str(tmp_path / "thing.png")], config)]
+    references.append(predict.read_references([f"{images / 'a.png'}:10,20,60,90", str(tmp_path / "thing.png")], config))
+    paths = predict.find_images([images])
+    results = predict.predict_files(tiny_model.predictor, paths, references, out, progress=False)
+    assert sorted(path.name for path in out.iterdir()) == ["images.json", "masks", "overlays", "results.json"]
+    names = {f"{image}.{category}.png" for image in ("a", "b") for category in ("thing", "a")}
+    assert {path.name for path in (out / "overlays").iterdir()} == names
+    assert json.loads((out / "results.json").read_text()) == results and results
+    loaded = COCO(str(out / "images.json")).loadRes(str(out / "results.json"))
+    assert len(loaded.anns) == len(results) == len(list((out / "masks").iterdir()))
+    overlay = np.asarray(Image.open(out / "overlays" / "a.thing.png"))
+    assert overlay.shape == scene.shape and not np.array_equal(overlay, scene)
+    best = next(iter(loaded.loadAnns(loaded.getAnnIds(imgIds=1, catIds=1))))
+    mask = np.asarray(Image.open(out / "masks" / "a.thing.001.png"))
+    np.testing.assert_array_equal(mask > 0, loaded.annToMask(best) > 0)
+    tiny_model.predictor.set_image(scene)
+    assert best["score"] == pytest.approx(
+        float(tiny_model.predictor.detect(references[0].crops)["scores"][0]), abs=1e-5
+    )
+
+
+def test_masks_of_an_earlier_run_do_not_stay(images, tiny_model, tmp_path):
+    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
+    stale = tmp_path / "out" / "masks" / "a.thing.999.png"
+    other = tmp_path / "out" / "masks" / "b.thing.999.png"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    other.touch()
+    predict.predict_files(tiny_model.predictor, [images / "a.png"], [references], tmp_path / "out", progress=False)
+    assert not stale.exists() and other.exists()
+
+
+def test_a_model_without_masks(images, tiny_model, tmp_path, scene):
+    config = tiny_model.config.replace(MODEL="frcnn")
+    references = predict.read_references([str(tmp_path / "thing.png")], config)
+    predictor = SiamesePredictor(config, layers=dataclasses.replace(tiny_model.predictor.layers, mask={}))
+    results = predict.predict_files(predictor, [images / "a.png"], [references], tmp_path / "out", progress=False)
+    assert results and not any("segmentation" in result for result in results)
+    assert (tmp_path / "out" / "overlays" / "a.thing.png").exists() and not (tmp_path / "out" / "masks").exists()
+
+
+def test_out_that_is_a_file_is_found_first(images, tiny_model, tmp_path):
+    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
+    for out in (tmp_path / "thing.png", tmp_path / "thing.png" / "below"):
+        with pytest.raises(ValueError, match="thing.png is a file"):
+            predict.predict_files(tiny_model.predictor, [images / "a.png"], [references], out, progress=False)
+
+
+def test_an_unreadable_image_does_not_stop_the_others(images, tiny_model, tmp_path):
+    (images / "a2.png").write_bytes((images / "a.png").read_bytes()[:500])
+    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
+    with pytest.raises(ValueError, match="a2.png: .*; the results of the other 2 are in "):
+        predict.predict_files(tiny_model.predictor, predict.find_images([images]), [references], tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert [(image["id"], image["file_name"]) for image in written] == [
+        (1, str(images / "a.png")),
+        (3, str(images / "b.jpg")),
+    ]
+    assert {result["image_id"] for result in json.loads((tmp_path / "out" / "results.json").read_text())} == {1, 3}
+
+
+def test_nothing_is_written_if_no_image_can_be_read(images, tiny_model, tmp_path):
+    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
+    with pytest.raises(ValueError, match="notes.txt"):
+        predict.predict_files(tiny_model.predictor, [images / "notes.txt"], [references], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_image_is_decoded_once(images, tiny_model, tmp_path, monkeypatch):
+    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
+    opened, read = [], image_files.read_image
+    monkeypatch.setattr(image_files, "read_image", lambda path: opened.append(path) or read(path))
+    paths = predict.find_images([images])
+    predict.predict_files(tiny_model.predictor, paths, [references], tmp_path / "out", progress=False)
+    assert opened == paths
+
+
+def test_names_that_repeat_get_their_place(images, tiny_model, tmp_path):
+    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
+    Image.open(images / "a.png").save(images / "a.jpg")
+    paths = [images / "a.png", images / "a.jpg"]
+    predict.predict_files(tiny_model.predictor, paths, [references], tmp_path / "out", progress=False)
+    assert sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir()) == ["a-2.thing.png", "a.thing.png"]
+
+
+def test_output_names_never_collide():
+    assert predict._unique(["a", "a", "a-2", "a.b", "a_b"]) == ["a", "a-2", "a-2-2", "a_b", "a_b-2"]
