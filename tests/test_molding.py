@@ -69,7 +69,7 @@ def test_resize_equals_skimage(seed):
 @pytest.mark.parametrize(
     "shape, new_shape", [((427, 640), (683, 1024)), ((333, 250), (341, 256)), ((200, 90), (60, 27))]
 )
-def test_truncated_pictures_equal_skimage(shape, new_shape):
+def test_truncated_images_equal_skimage(shape, new_shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     resized = resize.resize(image, new_shape).astype(np.uint8).astype(int)
     difference = np.abs(resized - by_skimage(image, new_shape).astype(np.uint8))
@@ -98,12 +98,12 @@ def test_square_scales_up_to_min_dim_and_pads_the_smaller_half_first():
     assert scale == 2 and padding == [(6, 7), (1, 2), (0, 0)] and window == (6, 1, 26, 31)
 
 
-def test_square_leaves_the_size_of_a_picture_that_fits():
+def test_square_leaves_the_size_of_an_image_that_fits():
     image, window, scale, _, _ = resize.resize_image(np.ones((30, 40, 3)), min_dim=20, max_dim=64)
     assert scale == 1 and window == (17, 12, 47, 52) and image.sum() == 30 * 40 * 3
 
 
-def test_square_keeps_at_least_one_pixel_of_a_thin_picture():
+def test_square_keeps_at_least_one_pixel_of_a_thin_image():
     image, window, *_ = resize.resize_image(np.full((1, 500, 3), 9, np.uint8), min_dim=40, max_dim=64)
     assert image.shape == (64, 64, 3) and window == (31, 0, 32, 64)
 
@@ -119,7 +119,7 @@ def test_pad64():
     assert padding == [(0, 0), (14, 14), (0, 0)]
 
 
-def test_none_leaves_the_picture_alone():
+def test_none_leaves_the_image_alone():
     source = np.ones((5, 7, 3))
     image, window, scale, padding, crop = resize.resize_image(source, min_dim=64, max_dim=64, mode="none")
     assert image is source and window == (0, 0, 5, 7) and scale == 1 and padding == [(0, 0)] * 3 and crop is None
@@ -152,7 +152,7 @@ def test_resize_image_refuses_an_incomplete_rule(arguments, message):
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 5), (5, 5, 0)])
-def test_resize_image_refuses_an_empty_picture(shape):
+def test_resize_image_refuses_an_empty_image(shape):
     with pytest.raises(ValueError, match="not empty"):
         resize.resize_image(np.ones(shape), max_dim=8)
 
@@ -263,7 +263,7 @@ def test_mold_inputs_in_mode_crop():
         molding.mold_inputs([image], config)
 
 
-def test_mold_inputs_takes_float_pictures_and_black_ones():
+def test_mold_inputs_takes_float_images_and_black_ones():
     image = seeded.make_scene(90, 120, seed=3)[0]
     expected = molding.mold_inputs([image], TinyConfig())[0]
     np.testing.assert_allclose(molding.mold_inputs([image.astype(float)], TinyConfig())[0], expected, atol=1)
@@ -293,10 +293,10 @@ def test_query_shape_is_the_size_before_padding(mode):
         (np.ones((4, 4, 3)), "looks like 0..1"),
     ],
 )
-def test_mold_inputs_refuses_what_is_no_picture(image, message):
+def test_mold_inputs_refuses_what_is_no_image(image, message):
     with pytest.raises(ValueError, match=message):
         molding.mold_inputs([image], CONFIG)
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         molding.mold_inputs([], CONFIG)
 
 
@@ -425,7 +425,7 @@ def test_unmold_detections_cuts_at_class_0_and_drops_boxes_without_area():
             [0.0, 0.0, 1.0, 1.0, 1, 0.6],  # after the first class id 0: padding
         ]
     )
-    window = (32, 0, 96, 128)  # a 64 x 128 picture, doubled from 32 x 64
+    window = (32, 0, 96, 128)  # a 64 x 128 image, doubled from 32 x 64
     boxes, class_ids, scores, masks = molding.unmold_detections(
         detections, np.ones((5, 28, 28)), (32, 64, 3), (128, 128, 3), window
     )

@@ -1,16 +1,21 @@
-"""From pictures to network inputs and back: resizing, padding, mean subtraction, mini masks, references, unmolding.
+"""Molding: scenes and references as the network takes them, and its detections back in pixels of the image.
 
-Resizing is bilinear with the semantics of scikit-image (order 1, mode "constant", no anti-aliasing): a neighbour
-beyond the border counts as 0, so borders fade, and the result stays within the value range of the input. Released
-weights were trained on exactly this. Boxes are (y1, x1, y2, x2) in pixels, y2 and x2 exclusive.
+Boxes are (y1, x1, y2, x2) in pixels, y2 and x2 exclusive.
 """
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
+from ..config import Config
 from ..ops.boxes import denorm_boxes, extract_bboxes, norm_boxes
 from ..ops.image_meta import compose_image_meta
 from .resize import (
     PAD_MULTIPLE,
+    Box,
+    Crop,
+    Padding,
     padding_of,
     resample,
     resize,
@@ -23,21 +28,25 @@ _MASK_THRESHOLD = 0.5
 
 
 # ---- scenes ------------------------------------------------------------------------------------------------------
-def mold_image(image, config):
+def mold_image(image: npt.ArrayLike, config: Config) -> np.ndarray:
     """Subtract MEAN_PIXEL: [..., RGB] in 0..255 to float32 of the same shape."""
     image = np.asarray(image)
-    # computed in float64 and rounded once, as numpy does it for the original
+    # computed in float64 and rounded once, as in the original
     mean = np.asarray(config.MEAN_PIXEL, np.float64)
-    return np.subtract(image, mean, out=np.empty(image.shape, np.float32), casting="same_kind")
+    molded = np.empty(image.shape, np.float32)
+    np.subtract(image, mean, out=molded, casting="same_kind")
+    return molded
 
 
-def unmold_image(image, config):
+def unmold_image(image: npt.ArrayLike, config: Config) -> np.ndarray:
     """Add MEAN_PIXEL: float [..., RGB] to uint8 of the same shape, rounded and clipped to 0..255."""
     restored = np.asarray(image, np.float64) + np.asarray(config.MEAN_PIXEL, np.float64)
     return np.clip(np.around(restored), 0, 255).astype(np.uint8)
 
 
-def mold_inputs(images, config, *, rng=None):
+def mold_inputs(
+    images: Sequence[npt.ArrayLike], config: Config, *, rng: np.random.Generator | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scenes as the network takes them.
 
     Args:
@@ -48,13 +57,13 @@ def mold_inputs(images, config, *, rng=None):
     Returns:
         molded_images: float32 [n, molded height, molded width, RGB], mean subtracted.
         image_metas: float64 [n, IMAGE_META_SIZE].
-        windows: int [n, (y1, x1, y2, x2)] of the pictures inside their padding, pixels of the molded image.
+        windows: int [n, (y1, x1, y2, x2)] of the images inside their padding, in pixels of the molded image.
     """
     if not len(images):
-        raise ValueError("images: expected at least one picture, got none")
+        raise ValueError("images: expected at least one image, got none")
     molded_images, image_metas, windows, no_classes = [], [], [], np.zeros(config.NUM_CLASSES)
-    for index, image in enumerate(images):
-        image = _checked_picture(image, f"image {index}")
+    for index, given in enumerate(images):
+        image = _checked_image(given, f"image {index}")
         if config.IMAGE_RESIZE_MODE == "none" and any(side % PAD_MULTIPLE for side in image.shape[:2]):
             raise ValueError(
                 f"image {index}: IMAGE_RESIZE_MODE = 'none' needs multiples of {PAD_MULTIPLE}, got {image.shape}"
@@ -69,34 +78,34 @@ def mold_inputs(images, config, *, rng=None):
     return np.stack(molded_images), np.stack(image_metas), np.stack(windows)
 
 
-def scene_resize_args(config):
-    """What `resize_image` takes for scenes: (min_dim, max_dim, min_scale, mode)."""
+def scene_resize_args(config: Config) -> tuple[int, int, float, str]:
+    """Arguments of `resize_image` for scenes: (min_dim, max_dim, min_scale, mode)."""
     return config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE, config.IMAGE_RESIZE_MODE
 
 
-def resized_scene_shape(image_shape, config):
-    """(scale, (height, width)) in pixels of a scene of `image_shape` (height, width, ...) resized, not yet padded."""
+def resized_scene_shape(image_shape: Sequence[int], config: Config) -> tuple[float, tuple[int, int]]:
+    """Scale and (height, width) in pixels of a resized scene before padding; `image_shape`: (height, width, ...)."""
     return scaled_shape(image_shape, *scene_resize_args(config))
 
 
 # ---- references --------------------------------------------------------------------------------------------------
-def mold_reference(crop, config):
+def mold_reference(crop: npt.ArrayLike, config: Config) -> np.ndarray:
     """A crop resized and zero-padded to the reference's square: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, RGB].
 
     Args:
         crop: uint8 [height, width, RGB]; one that has the square's shape passes unchanged.
         config: reads TARGET_MIN_DIM, TARGET_MAX_DIM, IMAGE_MIN_SCALE.
     """
-    return resize_reference(_checked_picture(crop, "reference"), config)[0].astype(np.uint8, copy=False)
+    return resize_reference(_checked_image(crop, "reference"), config)[0].astype(np.uint8, copy=False)
 
 
-def resize_reference(crop, config):
-    """`resize_image` of a crop [height, width, channels] by the rule of references; returns what that returns."""
-    # as in the original, the smallest scale of scenes holds for references too
+def resize_reference(crop: npt.ArrayLike, config: Config) -> tuple[np.ndarray, Box, float, Padding, Crop | None]:
+    """`resize_image` of a crop [height, width, channels] with the arguments for references."""
+    # as in the original, the minimum scale of scenes holds for references too
     return resize_image(crop, config.TARGET_MIN_DIM, config.TARGET_MAX_DIM, config.IMAGE_MIN_SCALE, "square")
 
 
-def mold_references(crops, config, *, subtract_mean):
+def mold_references(crops: Sequence[npt.ArrayLike], config: Config, *, subtract_mean: bool) -> np.ndarray:
     """References as the network takes them: float32 [k, TARGET_MAX_DIM, TARGET_MAX_DIM, RGB].
 
     Args:
@@ -106,22 +115,22 @@ def mold_references(crops, config, *, subtract_mean):
     """
     if not len(crops):
         raise ValueError("references: expected at least one crop, got none")
-    molded = np.stack([mold_reference(_checked_picture(c, f"reference {i}"), config) for i, c in enumerate(crops)])
+    molded = np.stack([mold_reference(_checked_image(c, f"reference {i}"), config) for i, c in enumerate(crops)])
     return mold_image(molded, config) if subtract_mean else molded.astype(np.float32)
 
 
-def reference_from_mask(image, mask, config):
+def reference_from_mask(image: npt.ArrayLike, mask: npt.ArrayLike, config: Config) -> np.ndarray:
     """The reference in the box of an instance: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, RGB].
 
-    The original crops from the scene already resized for the network, by the box of the resized mask, and resizes
-    again. So does this, but computes only the pixels of the crop.
+    As in the original, the crop is cut from the scene resized for the network, by the box of the resized mask, and
+    resized again; only the pixels of the crop are computed.
 
     Args:
         image: uint8 [height, width, RGB], the scene.
         mask: [height, width], zero or False outside the instance.
         config: reads what `mold_inputs` and `mold_reference` read.
     """
-    image, mask = _checked_picture(image, "scene"), np.asarray(mask)
+    image, mask = _checked_image(image, "scene"), np.asarray(mask)
     if mask.shape != image.shape[:2]:
         raise ValueError(f"mask: expected the shape of the scene {image.shape[:2]}, got {mask.shape}")
     scale, shape = resized_scene_shape(image.shape, config)
@@ -131,9 +140,9 @@ def reference_from_mask(image, mask, config):
     return mold_reference(resample(image, shape, region=box, dtype=image.dtype), config)
 
 
-def reference_from_box(image, box, config):
-    """The reference in a box (y1, x1, y2, x2) in pixels of `image`, whole or not; else as `reference_from_mask`."""
-    image = _checked_picture(image, "scene")
+def reference_from_box(image: npt.ArrayLike, box: npt.ArrayLike, config: Config) -> np.ndarray:
+    """As `reference_from_mask`, for a box (y1, x1, y2, x2) in pixels of `image`; fractions are allowed."""
+    image = _checked_image(image, "scene")
     y1, x1, y2, x2 = _checked_box(box, image.shape)
     scale, shape = resized_scene_shape(image.shape, config)
     (top, _), (left, _), _ = padding_of(shape, config.IMAGE_MAX_DIM, config.IMAGE_RESIZE_MODE)
@@ -142,13 +151,13 @@ def reference_from_box(image, box, config):
     return mold_reference(resample(image, shape, region=(y1, x1, y2, x2), dtype=image.dtype), config)
 
 
-# ---- back to the picture -----------------------------------------------------------------------------------------
-def unmold_mask(mask, bbox, image_shape):
-    """One mask of the network in its place: bool [height, width].
+# ---- unmolding ---------------------------------------------------------------------------------------------------
+def unmold_mask(mask: npt.ArrayLike, bbox: npt.ArrayLike, image_shape: Sequence[int]) -> np.ndarray:
+    """One mask of the network at its place in the image: bool [height, width].
 
     Args:
         mask: float [28, 28] (any size), probabilities.
-        bbox: int (y1, x1, y2, x2) in pixels; what reaches beyond the image is left out.
+        bbox: int (y1, x1, y2, x2) in pixels; parts beyond the image are left out.
         image_shape: (height, width, ...) of the image in pixels.
     """
     canvas = np.zeros(tuple(image_shape[:2]), bool)
@@ -156,22 +165,28 @@ def unmold_mask(mask, bbox, image_shape):
     return canvas
 
 
-def unmold_detections(detections, mrcnn_mask, original_image_shape, image_shape, window):
-    """Detections of one image in pixels of the original picture.
+def unmold_detections(
+    detections: npt.ArrayLike,
+    mrcnn_mask: np.ndarray | None,
+    original_image_shape: Sequence[int],
+    image_shape: Sequence[int],
+    window: npt.ArrayLike,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Detections of one image in pixels of the original image.
 
     Args:
         detections: [N, (y1, x1, y2, x2, class_id, score)], boxes in normalized coordinates of the molded image; rows
             from the first class id 0 on are padding.
         mrcnn_mask: [N, 28, 28], or [N, 28, 28, num_classes], or None for a model without masks.
-        original_image_shape: (height, width, ...) of the picture.
+        original_image_shape: (height, width, ...) of the original image.
         image_shape: (height, width, ...) of the molded image.
-        window: (y1, x1, y2, x2) of the picture in the molded image, in pixels.
+        window: (y1, x1, y2, x2) of the original image in the molded one, in pixels.
 
     Returns:
         boxes: int32 [n, (y1, x1, y2, x2)] in pixels; boxes without area are dropped.
         class_ids: int32 [n].
         scores: float [n].
-        masks: bool [height, width, n], a view of [n, height, width]; [height, width, 0] where `mrcnn_mask` is None.
+        masks: bool [height, width, n], a view of [n, height, width]; [height, width, 0] if `mrcnn_mask` is None.
     """
     detections = np.asarray(detections)
     padding_rows = np.flatnonzero(detections[:, 4] == 0)
@@ -181,14 +196,15 @@ def unmold_detections(detections, mrcnn_mask, original_image_shape, image_shape,
     keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
     boxes, class_ids, scores = boxes[keep], class_ids[keep], scores[keep]
     masks = np.zeros((0 if mrcnn_mask is None else len(keep), *original_image_shape[:2]), bool)
-    for canvas, box, class_id, row in zip(masks, boxes, class_ids, keep, strict=False):
-        mask = np.asarray(mrcnn_mask[row])
-        _paste_mask(canvas, mask if mask.ndim == 2 else mask[:, :, class_id], box)
+    if mrcnn_mask is not None:
+        for canvas, box, class_id, row in zip(masks, boxes, class_ids, keep, strict=True):
+            mask = np.asarray(mrcnn_mask[row])
+            _paste_mask(canvas, mask if mask.ndim == 2 else mask[:, :, class_id], box)
     return boxes, class_ids, scores, np.moveaxis(masks, 0, -1)
 
 
-def _paste_mask(canvas, mask, bbox):
-    y1, x1, y2, x2 = map(int, bbox)
+def _paste_mask(canvas: np.ndarray, mask: npt.ArrayLike, bbox: npt.ArrayLike) -> None:
+    y1, x1, y2, x2 = map(int, np.asarray(bbox))
     placed = resize(mask, (y2 - y1, x2 - x1)) >= _MASK_THRESHOLD
     top, left = max(y1, 0), max(x1, 0)
     part = placed[top - y1 : max(canvas.shape[0] - y1, 0), left - x1 : max(canvas.shape[1] - x1, 0)]
@@ -196,27 +212,28 @@ def _paste_mask(canvas, mask, bbox):
 
 
 # ---- helpers: boxes and checks -----------------------------------------------------------------------------------
-def _to_original(boxes_norm, original_image_shape, image_shape, window):
+def _to_original(
+    boxes_norm: np.ndarray, original_image_shape: Sequence[int], image_shape: Sequence[int], window: npt.ArrayLike
+) -> np.ndarray:
     """Boxes [n, (y1, x1, y2, x2)] normalized in the molded image to int32 pixels of the original."""
     y1, x1, y2, x2 = norm_boxes(window, image_shape)
     within_window = (boxes_norm - np.array([y1, x1, y1, x1])) / np.array([y2 - y1, x2 - x1, y2 - y1, x2 - x1])
     return denorm_boxes(within_window, original_image_shape)
 
 
-def _scaled_extent(start, stop, scale, offset, side):
+def _scaled_extent(start: float, stop: float, scale: float, offset: int, side: int) -> tuple[int, int]:
     """One axis of a box in whole resized pixels: inside 0..side, one or more of them."""
     # rounded with the padding's offset: half to even depends on it
-    start, stop = (round(edge * scale + offset) - offset for edge in (start, stop))
-    start = min(start, side - 1)
-    return start, min(max(stop, start + 1), side)
+    first, end = (round(edge * scale + offset) - offset for edge in (start, stop))
+    first = min(first, side - 1)
+    return first, min(max(end, first + 1), side)
 
 
-def _checked_box(box, shape):
-    height, width = shape[:2]
-    box = np.asarray(box, np.float64)
-    if box.shape != (4,):
-        raise ValueError(f"box: expected (y1, x1, y2, x2), got shape {box.shape}")
-    y1, x1, y2, x2 = (float(edge) for edge in box)
+def _checked_box(box: npt.ArrayLike, shape: Sequence[int]) -> tuple[float, float, float, float]:
+    edges, (height, width) = np.asarray(box, np.float64), shape[:2]
+    if edges.shape != (4,):
+        raise ValueError(f"box: expected (y1, x1, y2, x2), got shape {edges.shape}")
+    y1, x1, y2, x2 = map(float, edges)
     named = f"box (y1, x1, y2, x2) = ({y1:g}, {x1:g}, {y2:g}, {x2:g})"
     if not (y1 < y2 and x1 < x2):
         raise ValueError(f"{named} is empty: expected y1 < y2 and x1 < x2 (image of {height} x {width} pixels)")
@@ -225,8 +242,8 @@ def _checked_box(box, shape):
     return y1, x1, y2, x2
 
 
-def _checked_picture(image, what):
-    """The picture as an array, once it is known to be [height, width, 3] in 0..255."""
+def _checked_image(image: npt.ArrayLike, what: str) -> np.ndarray:
+    """The image as an array, once it is known to be [height, width, 3] in 0..255."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype.kind not in "uif":
         raise ValueError(

@@ -1,37 +1,46 @@
-"""Data sets: COCO-format trees, their indices, category splits and the choice of references.
+"""References: drawing the instance that serves as reference, and cutting its crop."""
 
-`Dataset` is Matterport's container; `CocoDataset` reads `annotations/instances_{subset}{year}.json` with the pictures
-in `{subset}{year}/`; `IndexedCocoDataset` also knows which class is in which image. Image ids are 0..N-1 and class ids
-1..N (0 is background); the numbers that stand in the annotation file are called COCO ids.
-"""
+from typing import Any
 
 import numpy as np
 
+from ..config import Config
 from ..ops.boxes import extract_bboxes
 from . import molding, resize
+from .dataset import IndexedCocoDataset
 
 
 class NoReferenceError(ValueError):
     """A class has no instance that could be a reference."""
 
 
-def draw_reference(dataset, class_id, *, seed, run, image_id, shot, config=None, exclude_query_image=False):
-    """Choose the instance that serves as reference `shot` of a class for a query image.
+def draw_reference(
+    dataset: IndexedCocoDataset,
+    class_id: int,
+    *,
+    seed: int,
+    run: int,
+    image_id: int,
+    shot: int,
+    config: Config | None = None,
+    exclude_query_image: bool = False,
+) -> tuple[int, int]:
+    """Draw the instance that serves as reference `shot` of a class for a query image.
 
-    An image of the class uniformly, then one of its instances uniformly; crowds and empty masks are left out. The
-    choice depends on the set and on (seed, run, COCO id of the query image, class id, shot) alone.
+    First an image of the class is drawn uniformly, then one of its instances; crowds and empty masks are left out. The
+    draw is reproducible: it depends only on the set and on (seed, run, COCO id of the query image, class id, shot).
 
     Args:
         dataset: an `IndexedCocoDataset`.
         image_id: the query image.
-        config: given, instances are left out too whose mask is empty at the size of its scenes.
-        exclude_query_image: choose from the other images alone.
+        config: if given, instances whose mask is empty at the size of its scenes are left out too.
+        exclude_query_image: draw from the other images only.
 
     Returns:
         image_id, annotation_index: for `cut_reference`.
 
     Raises:
-        NoReferenceError: there is no instance to choose from.
+        NoReferenceError: there is no instance to draw from.
         ValueError: a negative number in the key; an annotation that cannot be read.
     """
     key = [seed, run, dataset.image_info[image_id]["id"], class_id, shot]
@@ -41,45 +50,42 @@ def draw_reference(dataset, class_id, *, seed, run, image_id, shot, config=None,
     return _draw_instance(dataset, class_id, rng, config, exclude=image_id if exclude_query_image else None)
 
 
-def has_reference(dataset, class_id, config):
-    """Whether a class has an instance that `draw_reference` can choose at the size of the configuration's scenes."""
-    images = dataset.images_of(class_id)
+def has_reference(dataset: IndexedCocoDataset, class_id: int, config: Config) -> bool:
+    """Whether `draw_reference` finds an instance of a class at the size of the configuration's scenes."""
     try:
-        return bool(
-            len(images)
-            and draw_reference(dataset, class_id, seed=0, run=0, image_id=int(images[0]), shot=0, config=config)
-        )
+        _draw_instance(dataset, class_id, np.random.default_rng(0), config)
     except NoReferenceError:
         return False
+    return True
 
 
-def cut_reference(dataset, config, image_id, annotation_index):
+def cut_reference(dataset: IndexedCocoDataset, config: Config, image_id: int, annotation_index: int) -> np.ndarray:
     """An instance as reference: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, 3], RGB, the mean not subtracted.
 
-    As the original does, the box is taken from the scene after that was resized and padded for the network.
+    As in the original, the box is taken from the scene after that was resized and padded for the network.
     """
     mask = dataset.instance_mask(image_id, annotation_index)
     return molding.reference_from_mask(dataset.load_image(image_id), mask, config)
 
 
 def get_one_target(
-    category,
-    dataset,
-    config,
-    augmentation=None,
-    target_size_limit=0,
-    max_attempts=10,
-    return_all=False,
-    return_original_size=False,
-    rng=None,
-):
+    category: int,
+    dataset: IndexedCocoDataset,
+    config: Config,
+    augmentation: None = None,
+    target_size_limit: int = 0,
+    max_attempts: int = 10,
+    return_all: bool = False,
+    return_original_size: bool = False,
+    rng: np.random.Generator | None = None,
+) -> Any:
     """A random reference of a class, as the original's function of this name.
 
     Args:
         category: class id.
         augmentation: None; others are refused.
-        target_size_limit: the crop's smaller side in pixels of the resized scene that is drawn for up to `max_attempts`
-            times; the last draw is taken as it is.
+        target_size_limit: minimum of the crop's smaller side, in pixels of the resized scene. Smaller crops are drawn
+            again, `max_attempts` times in all; the last one is taken as it is.
         return_all: return (target, window, scale, padding, crop) of the resizing.
         return_original_size: return (target, shape of the crop in the resized scene).
         rng: `numpy.random.Generator`; None starts a fresh one.
@@ -102,8 +108,14 @@ def get_one_target(
     return (target, shape) if return_original_size else target
 
 
-def _draw_instance(dataset, class_id, rng, config, exclude=None):
-    """(image_id, annotation_index), not from image `exclude`: each image and instance is looked at once at most."""
+def _draw_instance(
+    dataset: IndexedCocoDataset,
+    class_id: int,
+    rng: np.random.Generator,
+    config: Config | None,
+    exclude: int | None = None,
+) -> tuple[int, int]:
+    """(image_id, annotation_index), not from image `exclude`; looks at each image and instance once at most."""
     for image_id in rng.permutation(dataset.images_of(class_id)):
         if image_id == exclude:
             continue
@@ -116,7 +128,8 @@ def _draw_instance(dataset, class_id, rng, config, exclude=None):
     raise NoReferenceError(f"{named} has no instance in {dataset.set_name}{beside} that could be a reference")
 
 
-def _box_in_scene(mask, config):
+def _box_in_scene(mask: np.ndarray, config: Config) -> np.ndarray:
     """Box (y1, x1, y2, x2) of a mask [height, width] in pixels of the resized scene without padding; 0 if empty."""
     scale, _ = molding.resized_scene_shape(mask.shape, config)
-    return extract_bboxes(resize.resize_mask(mask[..., None], scale, [(0, 0)] * 3))[0]
+    box: np.ndarray = extract_bboxes(resize.resize_mask(mask[..., None], scale, [(0, 0)] * 3))[0]
+    return box

@@ -1,25 +1,33 @@
-"""From pictures to network inputs and back: resizing, padding, mean subtraction, mini masks, references, unmolding.
+"""Resizing and padding of images, masks and mini masks.
 
-Resizing is bilinear with the semantics of scikit-image (order 1, mode "constant", no anti-aliasing): a neighbour
-beyond the border counts as 0, so borders fade, and the result stays within the value range of the input. Released
-weights were trained on exactly this. Boxes are (y1, x1, y2, x2) in pixels, y2 and x2 exclusive.
+Images are resized bilinearly with the semantics of scikit-image (order 1, mode "constant", no anti-aliasing): a
+neighbour beyond the border counts as 0, so borders fade, and the result stays in the value range of the input. The
+released weights were trained on exactly this. Masks are resized by the nearest pixel, as scipy's zoom does. Boxes are
+(y1, x1, y2, x2) in pixels, y2 and x2 exclusive.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 
 from ..config import RESIZE_MODES
 
+Padding = list[tuple[int, int]]  # [(top, bottom), (left, right), (0, 0)] in pixels
+Crop = tuple[int, int, int, int]  # (y, x, height, width) in pixels of the resized image
+Box = tuple[int, int, int, int]  # (y1, x1, y2, x2) in pixels
+
 PAD_MULTIPLE = 64  # five halvings in the backbone, one more for P6
-_BLOCK_ROWS = 32  # rows worked on at a time, so that they stay in the processor's cache
+_BLOCK_ROWS = 32  # rows worked on at a time, to stay in the processor's cache
 
 
 # ---- resizing ----------------------------------------------------------------------------------------------------
-def resize(array, shape):
+def resize(array: npt.ArrayLike, shape: Sequence[int]) -> np.ndarray:
     """Resize bilinearly.
 
     Args:
         array: [height, width] or [height, width, channels], numbers or bool.
-        shape: (height, width, ...) of the result; what follows is ignored, channels stay.
+        shape: (height, width, ...) of the result; channels stay.
 
     Returns:
         float64, [shape[0], shape[1]] or [shape[0], shape[1], channels], in the value range of `array`.
@@ -27,21 +35,29 @@ def resize(array, shape):
     return resample(array, shape)
 
 
-def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", *, rng=None):
-    """Resize and pad a picture as Matterport's function of that name.
+def resize_image(
+    image: npt.ArrayLike,
+    min_dim: int | None = None,
+    max_dim: int | None = None,
+    min_scale: float | None = None,
+    mode: str = "square",
+    *,
+    rng: np.random.Generator | None = None,
+) -> tuple[np.ndarray, Box, float, Padding, Crop | None]:
+    """Resize and pad an image as Matterport's function of that name.
 
     Args:
         image: [height, width, channels].
-        min_dim: the short side is scaled up to at least this, in pixels.
+        min_dim: minimum of the short side after scaling up, in pixels.
         max_dim: in mode "square" the side of the result, in pixels; a longer side is scaled down to it.
-        min_scale: scaled up by at least this.
+        min_scale: minimum scale.
         mode: "none": untouched. "square": zero-padded to a square. "pad64": scaled up, then zero-padded to multiples
             of 64. "crop": scaled up, then a random [min_dim, min_dim] part of it.
         rng: numpy.random.Generator that places the crop of mode "crop".
 
     Returns:
         image: [new height, new width, channels] in the dtype of `image` (truncated where that is an integer).
-        window: (y1, x1, y2, x2) of the picture inside its padding.
+        window: (y1, x1, y2, x2) of the image inside its padding.
         scale: resized pixels per pixel of `image`.
         padding: [(top, bottom), (left, right), (0, 0)] in pixels.
         crop: (y, x, height, width) in the resized image, or None.
@@ -49,13 +65,13 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
     image = np.asarray(image)
     if image.ndim != 3 or not image.size:
         raise ValueError(f"image: expected [height, width, channels] that is not empty, got shape {image.shape}")
-    _check_resize_rule(min_dim, max_dim, mode, rng)
+    _check_resize_args(min_dim, max_dim, mode, rng)
     scale, shape = scaled_shape(image.shape, min_dim, max_dim, min_scale, mode)
     if shape != image.shape[:2]:
         image = resample(image, shape, dtype=image.dtype)
     padding = padding_of(shape, max_dim, mode)
     crop = None
-    if mode == "crop":
+    if mode == "crop" and min_dim and rng:
         y, x = (int(rng.integers(0, side - min_dim, endpoint=True)) for side in shape)
         crop = (y, x, min_dim, min_dim)
         image = image[y : y + min_dim, x : x + min_dim]
@@ -66,8 +82,8 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
     return image, window, scale, padding, crop
 
 
-def resize_mask(mask, scale, padding, crop=None):
-    """Resize and pad masks as `resize_image` did their picture: nearest with aligned corners.
+def resize_mask(mask: npt.ArrayLike, scale: float, padding: Padding, crop: Crop | None = None) -> np.ndarray:
+    """Resize and pad masks as `resize_image` did their image: nearest with aligned corners.
 
     Equal to `scipy.ndimage.zoom(mask, (scale, scale, 1), order=0)`, its float64 edge rule included.
 
@@ -89,7 +105,7 @@ def resize_mask(mask, scale, padding, crop=None):
     return np.pad(resized, padding)
 
 
-def minimize_mask(bbox, mask, mini_shape):
+def minimize_mask(bbox: npt.ArrayLike, mask: np.ndarray, mini_shape: Sequence[int]) -> np.ndarray:
     """Masks cut to their boxes and resized to one small shape, to save memory.
 
     Args:
@@ -107,8 +123,8 @@ def minimize_mask(bbox, mask, mini_shape):
     return mini_mask
 
 
-def expand_mask(bbox, mini_mask, image_shape):
-    """The reverse of `minimize_mask`, as far as it can be undone: bool [height, width, num_instances].
+def expand_mask(bbox: npt.ArrayLike, mini_mask: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
+    """The approximate reverse of `minimize_mask`: bool [height, width, num_instances].
 
     Args:
         bbox: int [num_instances, (y1, x1, y2, x2)] in pixels, inside the image.
@@ -122,7 +138,13 @@ def expand_mask(bbox, mini_mask, image_shape):
 
 
 # ---- helpers: pixels ---------------------------------------------------------------------------------------------
-def resample(array, shape, *, region=None, dtype=np.float64):
+def resample(
+    array: npt.ArrayLike,
+    shape: Sequence[int],
+    *,
+    region: Sequence[int] | None = None,
+    dtype: npt.DTypeLike = np.float64,
+) -> np.ndarray:
     """The part (y1, x1, y2, x2) `region` of `resize(array, shape)`, cast to `dtype` (integers truncate).
 
     Columns first, then rows, in float64: the original's order, so that values truncate alike.
@@ -151,7 +173,7 @@ def resample(array, shape, *, region=None, dtype=np.float64):
     return result.reshape(y2 - y1, x2 - x1, *array.shape[2:])
 
 
-def _taps(size, new_size, start, stop):
+def _taps(size: int, new_size: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Neighbours and weights of output pixels start..stop along one axis; a neighbour outside weighs 0."""
     centres = (np.arange(start, stop) + 0.5) * (size / new_size) - 0.5
     first = np.floor(centres).astype(int)
@@ -161,11 +183,18 @@ def _taps(size, new_size, start, stop):
     return np.maximum(first, 0), np.minimum(first + 1, size - 1), first_weight, second_weight
 
 
-def _blocks(count):
+def _blocks(count: int) -> list[slice]:
     return [slice(start, start + _BLOCK_ROWS) for start in range(0, count, _BLOCK_ROWS)]
 
 
-def _blend(array, taps, weights, *, axis, out=None):
+def _blend(
+    array: np.ndarray,
+    taps: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray],
+    *,
+    axis: int,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """The weighted sum of two gathers along an axis."""
     first = np.take(array, taps[0], axis, out=out, mode="clip")
     first *= weights[0]
@@ -175,14 +204,14 @@ def _blend(array, taps, weights, *, axis, out=None):
     return first
 
 
-def _nearest(size, new_size):
+def _nearest(size: int, new_size: int) -> np.ndarray:
     """Source index of every output pixel, corners aligned; -1 where rounding passes the last one (scipy gives 0)."""
     centres = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
     return np.where(centres > size - 1, -1, np.floor(centres + 0.5)).astype(int)
 
 
-# ---- helpers: the resize rule ------------------------------------------------------------------------------------
-def _check_resize_rule(min_dim, max_dim, mode, rng):
+# ---- helpers: shapes and checks ----------------------------------------------------------------------------------
+def _check_resize_args(min_dim: int | None, max_dim: int | None, mode: str, rng: np.random.Generator | None) -> None:
     if mode not in RESIZE_MODES:
         raise ValueError(f"mode = {mode!r}: expected one of {', '.join(RESIZE_MODES)}")
     if mode == "square" and not max_dim:
@@ -195,36 +224,40 @@ def _check_resize_rule(min_dim, max_dim, mode, rng):
         raise ValueError("rng = None: IMAGE_RESIZE_MODE = 'crop' is random, it needs a numpy.random.Generator as rng")
 
 
-def scaled_shape(shape, min_dim, max_dim, min_scale, mode):
-    """(scale, (height, width)) of a picture of `shape` under the rule of `resize_image`."""
+def scaled_shape(
+    shape: Sequence[int], min_dim: int | None, max_dim: int | None, min_scale: float | None, mode: str
+) -> tuple[float, tuple[int, int]]:
+    """(scale, (height, width)) of an image of `shape` that `resize_image` resizes with these arguments."""
     height, width = shape[:2]
     if mode == "none":
         return 1, (height, width)
-    scale = max(1, min_dim / min(height, width)) if min_dim else 1
-    if min_scale:
-        scale = max(scale, min_scale)
-    if mode == "square" and round(max(height, width) * scale) > max_dim:
+    scale = max(1, min_dim / min(height, width) if min_dim else 1, min_scale or 0)
+    if mode == "square" and max_dim and round(max(height, width) * scale) > max_dim:
         scale = max_dim / max(height, width)
     return scale, (_scaled(height, scale), _scaled(width, scale))
 
 
-def _scaled(side, scale):
+def _scaled(side: int, scale: float) -> int:
     return max(round(side * scale), 1)
 
 
-def padding_of(shape, max_dim, mode):
-    """[(top, bottom), (left, right), (0, 0)] around a resized picture; the smaller half comes first."""
-    padded = {"square": [max_dim] * 2, "pad64": [side + -side % PAD_MULTIPLE for side in shape]}.get(mode, shape)
-    missing = [whole - side for whole, side in zip(padded, shape, strict=True)]
+def padding_of(shape: tuple[int, int], max_dim: int | None, mode: str) -> Padding:
+    """[(top, bottom), (left, right), (0, 0)] around a resized image; the smaller half comes first."""
+    missing = [0, 0]
+    if mode == "square" and max_dim:
+        missing = [max_dim - side for side in shape]
+    elif mode == "pad64":
+        missing = [-side % PAD_MULTIPLE for side in shape]
     return [(pixels // 2, pixels - pixels // 2) for pixels in missing] + [(0, 0)]
 
 
-def _boxes_of_masks(bbox, count, image_shape):
+def _boxes_of_masks(bbox: npt.ArrayLike, count: int, image_shape: Sequence[int]) -> list[list[int]]:
     """Boxes as a list of ints, once there are `count` of them, each with area and inside the image."""
-    bbox, (height, width) = np.asarray(bbox).astype(int), image_shape[:2]
-    if bbox.shape != (count, 4):
-        raise ValueError(f"bbox: expected one (y1, x1, y2, x2) for each of {count} masks, got shape {bbox.shape}")
-    for index, (y1, x1, y2, x2) in enumerate(bbox.tolist()):
+    boxes, (height, width) = np.asarray(bbox).astype(int), image_shape[:2]
+    if boxes.shape != (count, 4):
+        raise ValueError(f"bbox: expected one (y1, x1, y2, x2) for each of {count} masks, got shape {boxes.shape}")
+    corners: list[list[int]] = boxes.tolist()
+    for index, (y1, x1, y2, x2) in enumerate(corners):
         if not (0 <= y1 < y2 <= height and 0 <= x1 < x2 <= width):
             raise ValueError(f"bbox[{index}] = {(y1, x1, y2, x2)}: no box inside {height} x {width} pixels")
-    return bbox.tolist()
+    return corners
