@@ -1,4 +1,4 @@
-"""Scores by number of instances, confusion, intervals: against COCOeval used by hand, and small cases on paper."""
+"""Scores by number of instances and confusion: against COCOeval used by hand, and small cases on paper."""
 
 import contextlib
 import copy
@@ -13,7 +13,7 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 
 from siamese_mrcnn_tf.data.annotations import annotation_rle, coco_object
-from siamese_mrcnn_tf.evaluation import analysis, intervals
+from siamese_mrcnn_tf.evaluation import analysis
 
 SIZE = (96, 128)
 IMAGES, CATEGORIES = range(1, 13), [3, 7, 18]
@@ -269,30 +269,3 @@ def test_bad_arguments(coco):
         analysis.match_queries(coco, [], "mask", image_ids=IMAGES, category_ids=CATEGORIES)
     with pytest.raises(ValueError, match="no ground truth: none of 1 images"):
         analysis.analyse(_coco([]), [[]], **settings | {"image_ids": [1]})
-
-
-# ---- intervals -------------------------------------------------------------------------------------------------------
-
-
-def test_intervals():
-    mean, interval = intervals.mean_and_ci([0.1, 0.2, 0.3])
-    assert mean == pytest.approx(0.2) and interval == pytest.approx(1.96 * np.sqrt(0.02 / 3) / np.sqrt(3))
-    assert intervals.mean_and_ci([0.5]) == (0.5, None)
-    assert intervals.mean_and_ci([0.5, 0.5]) == (0.5, 0.0)
-    for values in ([], [0.1, None], [-1.0, 0.2], [float("nan")]):
-        assert intervals.mean_and_ci(values) == (None, None)
-
-
-def test_intervals_over_splits_are_of_the_means_of_runs():
-    """The authors' runs of 1-shot detection of novel classes give what they report: 16.3, interval 0.06."""
-    runs = [
-        [15.2, 15.0, 15.0, 15.5, 15.7],
-        [16.7, 17.2, 16.7, 17.0, 16.4],
-        [16.7, 16.4, 17.5, 16.5, 16.4],
-        [16.4, 16.7, 16.1, 16.5, 16.2],
-    ]
-    mean, interval = intervals.mean_over_splits(runs)
-    assert f"{mean:.1f} {interval:.2f}" == "16.3 0.06"
-    assert intervals.mean_over_splits([[0.1, 0.3], [None, 0.2]]) == (None, None)
-    with pytest.raises(ValueError, match=r"differ in their number of runs: \[2, 1\]"):
-        intervals.mean_over_splits([[0.1, 0.2], [0.3]])

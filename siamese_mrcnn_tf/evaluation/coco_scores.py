@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data.annotations import annotation_rle, coco_object, is_rle
-from .intervals import mean_and_ci
+from .intervals import mean_and_ci, mean_text
 
 if TYPE_CHECKING:
     from .records import Records
@@ -83,9 +83,8 @@ class EvaluationScores:
 
     def table(self, iou_type: str) -> str:
         """Means and intervals of "bbox" or "segm" in the layout of COCOeval.summarize."""
-        intervals = self.interval[iou_type]
-        cells = {name: (f"{mean:0.3f}", intervals[name]) for name, mean in self.mean[iou_type].items()}
-        return table({name: text if ci is None else f"{text} +- {ci:0.3f}" for name, (text, ci) in cells.items()})
+        means, intervals = self.mean[iou_type], self.interval[iou_type]
+        return table({name: mean_text(means[name], intervals[name], digits=(3, 3), sign="+-") for name in means})
 
     def to_dict(self) -> dict[str, Any]:
         """The content of scores.json: `runs` hold metrics by iou type, and per_class."""

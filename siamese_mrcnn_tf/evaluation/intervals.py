@@ -37,3 +37,9 @@ def mean_over_splits(values: Sequence[Sequence[float | None]]) -> MeanAndInterva
     if len({len(runs) for runs in values}) > 1:
         raise ValueError(f"the splits differ in their number of runs: {[len(runs) for runs in values]}")
     return mean_and_ci([mean_and_ci(run)[0] for run in zip(*values, strict=True)])
+
+
+def mean_text(mean: float, interval: float | None, *, digits: tuple[int, int] = (1, 2), sign: str = "±") -> str:
+    """Such as "12.3 ± 0.45", without an interval "12.3"."""
+    text = f"{mean:.{digits[0]}f}"
+    return text if interval is None else f"{text} {sign} {interval:.{digits[1]}f}"

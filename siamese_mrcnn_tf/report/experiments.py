@@ -13,7 +13,7 @@ from pathlib import Path
 from ..evaluation.coco_scores import IOU_TYPES
 from ..evaluation.intervals import mean_and_ci, mean_over_splits
 from ..io import files
-from .published import METRICS, MEAN, RANDOM_BOXES, published
+from .published import MEAN, METRICS, RANDOM_BOXES, published
 
 SETTINGS_FILE, SCORES_FILE, ANALYSIS_FILE = "settings.json", "scores.json", "analysis.json"
 SPLITS = (1, 2, 3, 4)

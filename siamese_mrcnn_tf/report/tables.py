@@ -9,10 +9,11 @@ import re
 
 import numpy as np
 
-from ..evaluation.analysis import IOU_TYPES
+from ..evaluation.coco_scores import IOU_TYPES
+from ..evaluation.intervals import mean_text
 from ..visualize import pages
 from .experiments import SPLITS
-from .published import METRICS, MEAN
+from .published import MEAN, METRICS
 
 CLASS_COLUMNS = tuple((kind, name) for kind in IOU_TYPES for name in ("AP50", "AP"))
 
@@ -174,7 +175,7 @@ def _cell(metric):
     mean, interval = metric
     if mean is None:
         return _NOTHING
-    return f"{mean:.1f}" if interval is None else f"{mean:.1f} ± {interval:.2f}"
+    return mean_text(mean, interval)
 
 
 def _number(value):

@@ -14,7 +14,7 @@ from ..io import files
 from ..visualize import pages
 from . import gallery, plots
 from .experiments import read_experiments
-from .published import METRICS, MEAN
+from .published import MEAN, METRICS
 from .tables import (
     CLASS_COLUMNS,
     as_html,

@@ -4,12 +4,13 @@ import csv
 
 from ..data.dataset import split_classes
 from ..evaluation.coco_scores import over_categories, score_records
+from ..evaluation.intervals import mean_text
 from ..evaluation.protocol import SCORES_FILE
 from ..evaluation.records import read_records
 from ..io import files
 from ..report.gallery import examples
 from ..visualize.diagnostics import plot_losses
-from ..visualize.pages import code, figure, picture_grid, section, table, write_page
+from ..visualize.pages import code, figure, image_grid, section, table, write_page
 
 PAGE_FILE, METRICS_FILE = "index.html", "metrics.json"
 KINDS = {"bbox": "boxes", "segm": "masks"}
@@ -101,7 +102,7 @@ def figures_table(figures):
     """The table of all evaluations."""
     heads = ["searched with", *(f"{part}, {kind}" for part in PARTS for kind in KINDS.values())]
     cells = {
-        name: [f"{mean:.1f} ± {interval:.1f}" for part in PARTS for mean, interval in parts[part].values()]
+        name: [mean_text(mean, interval, digits=(1, 1)) for part in PARTS for mean, interval in parts[part].values()]
         for name, parts in figures.items()
     }
     return table(heads, [[_ROWS[name], *row] for name, row in cells.items()])
@@ -123,7 +124,8 @@ def category_tables(runs, dataset, categories):
 def _ap50(runs, kind, category_ids):
     """[mean, 95% interval] over runs of the mean over categories that there are instances of, in percent."""
     ids = [str(category_id) for category_id in category_ids]
-    return [100 * value for value in over_categories([run[kind] for run in runs], ids)]
+    mean, interval = over_categories([run[kind] for run in runs], ids)
+    return [100 * mean, None if interval is None else 100 * interval]
 
 
 def _by_text(per_class):
@@ -152,7 +154,7 @@ def gallery(out, dataset, category_ids):
         threshold=_THRESHOLD,
         category_ids=set(category_ids),
     )
-    shown = [part for one in chosen for part in (one.title, picture_grid([one.cells]))]
+    shown = [part for one in chosen for part in (one.title, image_grid([one.cells]))]
     return [_EXAMPLES_TEXT.format(threshold=_THRESHOLD), *shown]
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig
-from siamese_mrcnn_tf.evaluation.protocol import evaluate, merge, rescore
+from siamese_mrcnn_tf.evaluation.protocol import EvaluationSettings, evaluate, merge, rescore
 from siamese_mrcnn_tf.evaluation.queries import RandomBoxes
 from siamese_mrcnn_tf.evaluation.records import read_records
 from siamese_mrcnn_tf.evaluation.references import ReplayReferenceSampler
-from siamese_mrcnn_tf.report import experiments
+from siamese_mrcnn_tf.evaluation.settings import read_settings
+from siamese_mrcnn_tf.report import experiments, writer
 
 
 @pytest.fixture
@@ -270,7 +271,9 @@ def test_files_of_an_evaluation(loaded, tmp_path):
     about = {"split": 0, "subset": "val", "year": "2017", "protocol": "default"}
     outcome = run(Oracle(), loaded, folder=tmp_path / "out", weights=weights, about=about, limit=3)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"settings.json", "records-0001-of-0001.jsonl", "scores.json"}
+    results = {"results_run_0.json", "results_run_1.json"}
+    assert names == {"settings.json", "records-0001-of-0001.jsonl", "scores.json", "analysis.json"} | results
+    assert json.loads((tmp_path / "out" / "results_run_1.json").read_text()) == outcome.records.results(1)
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert about.items() <= settings.items() and settings["images"] == [10, 20, 30]
     assert settings["weights_file"] == "some.h5" and len(settings["weights_sha256"]) == 64
@@ -282,6 +285,44 @@ def test_files_of_an_evaluation(loaded, tmp_path):
     assert len(scores["runs"]) == 2 and len(scores["mean"]["bbox"]) == len(scores["interval"]["segm"]) == 12
     assert set(scores["runs"][0]["per_class"]["segm"]) == {"3", "7", "18"}
     assert (scores["num_images"], scores["num_queries"], scores["num_results"]) == (3, 12, 12)
+
+
+@pytest.mark.parametrize("source", ["evaluate", "rescore", "merge"])
+def test_a_report_from_python_has_the_analyses(loaded, tmp_path, source):
+    """Figures 5 and A1 need nothing but the folder of `evaluate`, `rescore` or `merge`."""
+    dataset, coco = loaded
+    shard = (1, 1) if source != "merge" else (1, 2)
+    run(Noise(), loaded, folder=tmp_path / "out", about={"split": 0}, shard=shard)
+    folder = tmp_path / "out"
+    if source == "rescore":
+        (folder / "analysis.json").unlink()
+        rescore(folder, coco, dataset, progress=False)
+    if source == "merge":
+        run(Noise(), loaded, folder=tmp_path / "other", about={"split": 0}, shard=(2, 2))
+        folder = tmp_path / "merged"
+        merge([tmp_path / "out", tmp_path / "other"], folder, coco, progress=False)
+    names = {path.name for path in writer.write_report([folder], tmp_path / "report")}
+    assert {
+        "by_number.csv",
+        "by_number_1shot.png",
+        "confusion_1shot_all_bbox.csv",
+        "confusion_1shot_all_segm.png",
+    } <= names
+
+
+def test_settings_and_keywords_are_the_same(loaded, tmp_path):
+    settings = EvaluationSettings(
+        shots=2, runs=2, seed=3, class_ids=[2, 3], limit=2, area="box", about={"year": "2017"}
+    )
+    evaluate(Noise(), *loaded, settings, folder=tmp_path / "a", progress=False)
+    keywords = {"shots": 2, "seed": 3, "class_ids": [2, 3], "limit": 2, "area": "box", "about": {"year": "2017"}}
+    run(Noise(), loaded, folder=tmp_path / "b", **keywords)
+    evaluate(Noise(), *loaded, EvaluationSettings(runs=2), folder=tmp_path / "c", progress=False, **keywords)
+    first, *others = (read_settings(tmp_path / name) for name in "abc")
+    assert first == others[0] == others[1] and settings.to_dict().items() <= first.items()
+    assert [category["id"] for category in first["categories"]] == [7, 18] and "class_ids" not in first
+    with pytest.raises(TypeError, match="shot"):
+        evaluate(Noise(), *loaded, shot=5)
 
 
 def test_memory_and_files_agree(loaded, tmp_path):
