@@ -101,10 +101,10 @@ def test_overlay_takes_degenerate_instances(instances):
     [
         ({"image": np.zeros((60, 80))}, r"image: expected uint8 \[height, width, 3\].*\(60, 80\)"),
         ({"boxes": np.zeros((2, 5))}, r"boxes: .*\(2, 5\)"),
-        ({"masks": np.zeros((80, 60, 2))}, r"masks: expected shape \(60, 80, 2\).*\(80, 60, 2\)"),
-        ({"scores": [0.5]}, "scores: expected one for each of 2 boxes, got 1"),
-        ({"captions": ["a"]}, "captions: expected one for each of 2 boxes"),
-        ({"colors": [RED]}, "colors: expected one for each of 2 boxes"),
+        ({"masks": np.zeros((80, 60, 2))}, r"masks: expected shape \(60, 80, 2\), got \(80, 60, 2\)"),
+        ({"scores": [0.5]}, "scores: expected 2, one for each, got 1"),
+        ({"captions": ["a"]}, "captions: expected 2, one for each"),
+        ({"colors": [RED]}, "colors: expected 2, one for each"),
     ],
 )
 def test_overlay_refuses_what_does_not_fit(instances, change, message):
@@ -207,11 +207,11 @@ def test_a_grid_shows_what_it_is_told_to(instances):
 
 def test_a_grid_refuses_what_does_not_fit(instances):
     grid = grid_of(instances, 2)
-    with pytest.raises(ValueError, match="masks_list: expected one for each of 2 scenes, got 1"):
+    with pytest.raises(ValueError, match="masks_list: expected 2, one for each, got 1"):
         visualize.display_grid(*grid[:3], grid[3][:1], *grid[4:])
-    with pytest.raises(ValueError, match="category_names_list: expected one for each of 2 scenes, got 1"):
+    with pytest.raises(ValueError, match="category_names_list: expected 2, one for each, got 1"):
         visualize.display_grid(*grid, ["a"])
-    with pytest.raises(ValueError, match="ax: expected one for each of 2 scenes, got 1"):
+    with pytest.raises(ValueError, match="ax: expected 2, one for each, got 1"):
         visualize.display_grid(*grid, ax=Figure().add_subplot())
     with pytest.raises(ValueError, match="save: expected a path, or False"):
         visualize.display_grid(*grid, save=True)

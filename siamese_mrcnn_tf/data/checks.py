@@ -336,7 +336,3 @@ def _findings_text(heading, findings, shown):
     if len(findings) > shown:
         lines.append(f"  ... and {len(findings) - shown} more")
     return "\n".join(lines)
-
-
-_FIGURE_SIZE, _DOTS = (20, 6.4), 100  # inches, and pixels per inch: a scene of 512 pixels is shown in its own size
-_CROWD_COLOR, _NEGATIVE_COLOR, _LOST_COLOR = (0.85, 0.85, 0.85), (0.5, 0.5, 0.5), (1.0, 0.9, 0.1)

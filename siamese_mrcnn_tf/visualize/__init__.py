@@ -1,34 +1,44 @@
-"""All drawing functions under one name, as Matterport's `visualize` had them.
+"""Drawings and plots, with Matterport's names, looked up on first use.
 
-    from .. import visualize
+    from siamese_mrcnn_tf import visualize
 
     axes = visualize.display_instances(scene, found["rois"], found["masks"], found["class_ids"], scores=found["scores"])
     axes.figure.savefig("found.png")
 
-They draw on the axes they are given or on those of a new figure, and return them. They never show anything:
-`axes.figure.savefig(path)` writes the drawing, a notebook displays `axes.figure`. What they do is written in `drawing`
-(detections), `figures` (proposals, differences, maps) and `diagnostics` (numbers).
+The functions draw on the axes they are given or on those of a new figure, return them, and never show anything.
+
+instances: detections over their image, beside their references, in a grid; overlays as arrays.
+stages: inside the network: proposals, refinements, masks, differences to the ground truth, feature maps.
+samples: training samples with references, anchors and targets.
+diagnostics: losses, precision and recall, overlaps, statistics of weights.
+style: colors, figures, axes and marks that all drawings share.
+pages: self-contained HTML pages, from page.html.
 """
 
-from .diagnostics import display_weight_stats, plot_losses, plot_overlaps, plot_precision_recall
-from .instances import (
-    apply_mask,
-    display_boxes,
-    display_grid,
-    display_instances,
-    display_results,
-    draw_overlay,
-    random_colors,
-)
-from .stages import (
-    display_differences,
-    display_images,
-    display_matching,
-    display_top_masks,
-    draw_boxes,
-    draw_rois,
-    results_to_detections,
-)
+from typing import TYPE_CHECKING
+
+from .. import lazy_names
+
+if TYPE_CHECKING:
+    from .diagnostics import display_weight_stats, plot_losses, plot_overlaps, plot_precision_recall
+    from .instances import (
+        apply_mask,
+        display_boxes,
+        display_grid,
+        display_instances,
+        display_results,
+        draw_overlay,
+        random_colors,
+    )
+    from .stages import (
+        display_differences,
+        display_images,
+        display_matching,
+        display_top_masks,
+        draw_boxes,
+        draw_rois,
+        results_to_detections,
+    )
 
 __all__ = [
     "apply_mask",
@@ -50,3 +60,9 @@ __all__ = [
     "random_colors",
     "results_to_detections",
 ]
+
+__getattr__ = lazy_names(__name__, ".instances", ".stages", ".diagnostics", ".samples", ".style", ".pages")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,7 +18,8 @@ from scipy.ndimage import binary_erosion
 
 from ..io.files import atomic_path
 from ..ops.boxes import extract_bboxes
-from .style import Color, Values, add_grid, checked_image, draw_box, draw_image, draw_outline, new_figure
+from . import style
+from .style import Color, Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,27 +135,24 @@ def display_instances(
         colors: n of (red, green, blue) in 0..1; None takes `random_colors`.
         captions: n labels in place of class names and scores.
         linewidth, fontsize: of boxes and of captions, in points.
-
-    Returns:
-        The axes.
     """
     of_instances: dict[str, Any] = {"class_ids": class_ids, "scores": scores, "captions": captions}
     image, boxes, masks, colors = _checked_instances(image, boxes, masks, colors, **of_instances)
     if captions is None:
         captions = [_caption(index, class_ids, class_names, scores) for index in range(len(boxes))]
-    ax = new_figure(figsize).add_subplot() if ax is None else ax
+    ax = style.new_figure(figsize).add_subplot() if ax is None else ax
     painted = np.array(image)
     for index in map(int, np.flatnonzero(boxes.any(axis=1))):
         caption, color = captions[index], colors[index]
         if show_bbox:
-            draw_box(ax, boxes[index], color, linewidth=linewidth, alpha=0.7, linestyle="dashed")
+            style.draw_box(ax, boxes[index], color, linewidth=linewidth, alpha=0.7, linestyle="dashed")
         if masks is not None and show_mask:
             apply_mask(painted, masks[:, :, index], color)
         if masks is not None:
-            draw_outline(ax, masks[:, :, index], color)
+            style.draw_outline(ax, masks[:, :, index], color)
         plate = {"facecolor": "black", "alpha": 0.4, "edgecolor": "none", "pad": 1} if caption else None
         ax.text(boxes[index, 1] - 0.5, boxes[index, 0] + 7.5, caption, color="white", size=fontsize, bbox=plate)
-    draw_image(ax, painted, title, margin=_MARGIN)
+    style.draw_image(ax, painted, title, margin=_MARGIN)
     return ax
 
 
@@ -185,11 +183,11 @@ def display_results(
         list of axes: one for each reference, from top to bottom, then the scene's.
     """
     targets = _crops(target, "target")
-    axes = _axes_of_results(new_figure(figsize), len(targets)) if ax is None else list(ax)
+    axes = _axes_of_results(style.new_figure(figsize), len(targets)) if ax is None else list(ax)
     if len(axes) != len(targets) + 1:
         raise ValueError(f"ax: expected {len(targets)} axes for references and one for the scene, got {len(axes)}")
     for target_ax, crop in zip(axes, targets, strict=False):
-        draw_image(target_ax, crop, "", margin=0)
+        style.draw_image(target_ax, crop, "", margin=0)
     shown: dict[str, Any] = {"show_mask": show_mask, "show_bbox": show_bbox, "colors": colors, "captions": captions}
     display_instances(image, boxes, masks, class_ids, scores=scores, title=title, ax=axes[-1], **shown)
     return axes
@@ -238,25 +236,25 @@ def display_grid(
     count = len(image_list)
     given: dict[str, Any] = {"target_list": target_list, "boxes_list": boxes_list, "masks_list": masks_list}
     given |= {"class_ids_list": class_ids_list, "scores_list": scores_list, "captions": captions, "colors": colors}
-    _check_counts(count, "scenes", category_names_list=category_names_list, **given)
+    _check_counts(count, category_names_list=category_names_list, **given)
     if not count:
         raise ValueError("image_list: expected a scene or several, got 0")
     if save is True:
         raise ValueError("save: expected a path, or False")
     if ax is None:
-        figure = new_figure(figsize)
+        figure = style.new_figure(figsize)
         figure.suptitle(title, fontsize=fontsize)
-        axes = add_grid(figure, count, math.ceil(math.sqrt(count)))
+        axes = style.add_grid(figure, count, math.ceil(math.sqrt(count)))
     else:
         axes = list(np.ravel(ax))
-    _check_counts(count, "scenes", ax=axes)
-    style: dict[str, Any] = {"linewidth": linewidth, "fontsize": fontsize * _CAPTION}
-    style |= {"show_mask": show_mask, "show_bbox": show_bbox}
+    _check_counts(count, ax=axes)
+    shown: dict[str, Any] = {"linewidth": linewidth, "fontsize": fontsize * _CAPTION}
+    shown |= {"show_mask": show_mask, "show_bbox": show_bbox}
     for index, cell in enumerate(axes):
         scores = None if scores_list is None or not show_scores else scores_list[index]
         tints, labels = (None if values is None else values[index] for values in (colors, captions))
         instances = image_list[index], boxes_list[index], masks_list[index], class_ids_list[index]
-        display_instances(*instances, scores=scores, colors=tints, captions=labels, ax=cell, **style)
+        display_instances(*instances, scores=scores, colors=tints, captions=labels, ax=cell, **shown)
         _draw_inset(cell, _crops(target_list[index], "target_list"), np.shape(image_list[index]), target_shift)
         cell.set_title("" if category_names_list is None else str(category_names_list[index]), fontsize=fontsize)
     if save:
@@ -278,24 +276,21 @@ def display_boxes(
 
     Args:
         image: uint8 [height, width, RGB].
-        groups: sequence of (boxes, color, style). boxes: [n, (y1, x1, y2, x2)] in pixels; color: one for all or one for
-            each box; style: further settings of a matplotlib LineCollection, such as {"linewidth": 2}.
+        groups: sequence of (boxes, color, settings). boxes: [n, (y1, x1, y2, x2)] in pixels; color: one for all or one
+            for each box; settings: further ones of a matplotlib LineCollection, such as {"linewidth": 2}.
         title: above the image.
         figsize: (width, height) of a new figure, in inches.
         ax: matplotlib axes to draw on; None makes a new figure.
         margin: pixels around the image.
-
-    Returns:
-        The axes.
     """
     from matplotlib.collections import LineCollection
 
-    ax = new_figure(figsize).add_subplot() if ax is None else ax
-    draw_image(ax, checked_image(image, "image"), title, margin=margin)
-    for boxes, color, style in groups:
+    ax = style.new_figure(figsize).add_subplot() if ax is None else ax
+    style.draw_image(ax, style.checked_image(image, "image"), title, margin=margin)
+    for boxes, color, settings in groups:
         edges = np.asarray(boxes, float).reshape(-1, 4) - 0.5  # pixel 0 spans -0.5 to 0.5 on axes
         lines = edges[:, [[1, 0], [3, 0], [3, 2], [1, 2], [1, 0]]]  # [n, 5 corners, (x, y)]
-        ax.add_collection(LineCollection(list(lines), colors=color, **style), autolim=False)
+        ax.add_collection(LineCollection(list(lines), colors=color, **settings), autolim=False)
     return ax
 
 
@@ -304,7 +299,7 @@ def _crops(target: Values, what: str) -> list[np.ndarray]:
     """The reference crops of a target that is one crop or a sequence of them."""
     if not len(target):
         raise ValueError(f"{what}: expected a reference crop or several, got none")
-    return [checked_image(crop, what) for crop in (target if np.ndim(target[0]) == 3 else [target])]
+    return [style.checked_image(crop, what) for crop in (target if np.ndim(target[0]) == 3 else [target])]
 
 
 def _axes_of_results(figure: "Figure", num_references: int) -> "list[Axes]":
@@ -325,7 +320,7 @@ def _draw_inset(ax: "Axes", crops: list[np.ndarray], shape: tuple[int, ...], shi
         limits: dict[str, Any] = {"xlim": ax.get_xlim(), "ylim": ax.get_ylim()}
         ax.imshow(crop.astype(np.uint8), extent=(left, right, bottom, top), zorder=_INSET_ORDER)
         ax.set(**limits)
-        draw_box(ax, np.add((top, left, bottom, right), 0.5), "white", linewidth=3, zorder=_INSET_ORDER)
+        style.draw_box(ax, np.add((top, left, bottom, right), 0.5), "white", linewidth=3, zorder=_INSET_ORDER)
         left = right + shift / 2
 
 
@@ -397,19 +392,14 @@ def _checked_instances(
     **of_instances: Values | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Values]:
     """Image, boxes, masks (None where there are none) and colors, once all are of as many instances."""
-    image, boxes = checked_image(image, "image"), np.asarray(boxes)
-    count = len(boxes)
-    if boxes.shape != (count, 4) and boxes.size:
-        raise ValueError(f"boxes: expected [n, (y1, x1, y2, x2)], got shape {boxes.shape}")
-    masks = None if masks is None or np.shape(masks)[-1] == 0 else np.asarray(masks)
-    if masks is not None and masks.shape != (*image.shape[:2], count):
-        expected = (*image.shape[:2], count)
-        raise ValueError(f"masks: expected shape {expected} like the image and its boxes, got {masks.shape}")
-    _check_counts(count, "boxes", **of_instances, colors=colors)
-    return image, boxes.reshape(count, 4), masks, random_colors(count) if colors is None else colors
+    image, boxes = style.checked_image(image, "image"), style.checked_boxes(boxes, "boxes")
+    if masks is not None:
+        masks = style.checked_shape(masks, (*image.shape[:2], len(boxes)), "masks") if np.shape(masks)[-1] else None
+    _check_counts(len(boxes), **of_instances, colors=colors)
+    return image, boxes, masks, random_colors(len(boxes)) if colors is None else colors
 
 
-def _check_counts(count: int, what: str, **values_by_name: Any) -> None:
+def _check_counts(count: int, **values_by_name: Any) -> None:
     for name, values in values_by_name.items():
-        if values is not None and len(values) != count:
-            raise ValueError(f"{name}: expected one for each of {count} {what}, got {len(values)}")
+        if values is not None:
+            style.checked_count(values, count, name)

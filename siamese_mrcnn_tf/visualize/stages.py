@@ -4,7 +4,7 @@ The functions draw on the axes they are given or on those of a new figure, retur
 are (y1, x1, y2, x2) in pixels, y2 and x2 exclusive.
 """
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from PIL import Image
 
 from ..data import molding
 from ..ops.boxes import compute_overlaps, match_greedily
+from . import style
 from .instances import apply_mask, random_colors
-from .style import Color, Values, add_grid, checked_image, draw_box, draw_image, draw_outline, new_figure
+from .style import Color, Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +54,7 @@ def display_images(
     for index, image in enumerate(arrays):
         if image.ndim not in (2, 3) or not image.size:
             raise ValueError(f"images: expected [height, width] or [height, width, 3], got {image.shape} at {index}")
-    titles = _as_many([""] * len(arrays) if titles is None else titles, arrays, "titles")
+    titles = style.checked_count([""] * len(arrays) if titles is None else titles, len(arrays), "titles")
     highest = max((image.shape for image in arrays), key=lambda shape: shape[0] / shape[1], default=(1, 1))
     axes = _axes_for(len(arrays), cols, ax, highest, _INCHES)
     for cell, image, title in zip(axes, arrays, titles, strict=True):
@@ -86,8 +87,8 @@ def display_top_masks(
     Returns:
         list of axes: the image's, then one for each class; empty where there are fewer classes.
     """
-    image, mask, class_ids = checked_image(image, "image"), np.asarray(mask), np.asarray(class_ids, int)
-    _shaped(mask, (*image.shape[:2], len(class_ids)), "mask")
+    image, mask, class_ids = style.checked_image(image, "image"), np.asarray(mask), np.asarray(class_ids, int)
+    style.checked_shape(mask, (*image.shape[:2], len(class_ids)), "mask")
     areas = mask.astype(bool).sum(axis=(0, 1))
     classes = [int(class_id) for class_id in np.unique(class_ids) if areas[class_ids == class_id].any()]
     classes.sort(key=lambda class_id: -areas[class_ids == class_id].sum())
@@ -125,21 +126,20 @@ def draw_boxes(
         visibilities: n of 0 (gray and dotted), 1 (colored and dotted) or 2 (colored and solid, the default).
         title: above the image.
         ax: matplotlib axes to draw on; None makes a new figure.
-
-    Returns:
-        The axes.
     """
-    image = checked_image(image, "image")
-    given = [
-        None if values is None else _boxes(values, name)
-        for values, name in ((boxes, "boxes"), (refined_boxes, "refined_boxes"))
-    ]
-    count = max((len(values) for values in given if values is not None), default=0)
-    old, refined = (np.zeros((count, 4)) if values is None else _as_many(values, range(count)) for values in given)
+    image = style.checked_image(image, "image")
+    given = {"boxes": boxes, "refined_boxes": refined_boxes}
+    count = max((len(np.asarray(values)) for values in given.values() if values is not None), default=0)
+    old, refined = (
+        style.checked_count(
+            style.checked_boxes(np.zeros((count, 4)) if values is None else values, name), count, " and ".join(given)
+        )
+        for name, values in given.items()
+    )
     if masks is not None:
-        masks = _shaped(masks, (*image.shape[:2], count), "masks")
-    captions = _as_many([""] * count if captions is None else captions, old, "captions")
-    visibilities = _as_many([2] * count if visibilities is None else visibilities, old, "visibilities")
+        masks = style.checked_shape(masks, (*image.shape[:2], count), "masks")
+    captions = style.checked_count([""] * count if captions is None else captions, count, "captions")
+    visibilities = style.checked_count([2] * count if visibilities is None else visibilities, count, "visibilities")
     if any(each not in range(len(_LINES)) for each in visibilities):
         raise ValueError(f"visibilities: expected 0, 1 or 2 for each box, got {list(visibilities)}")
     ax = _axes_for(1, 1, ax, image.shape, _LARGE_INCHES)[0]
@@ -148,9 +148,9 @@ def draw_boxes(
         color, line = colors[index] if visibilities[index] else _GRAY, _LINES[int(visibilities[index])]
         if masks is not None:
             apply_mask(painted, masks[:, :, index], color)
-            draw_outline(ax, masks[:, :, index], color)
+            style.draw_outline(ax, masks[:, :, index], color)
         _draw_refinement(ax, old[index], refined[index], captions[index], color, line)
-    draw_image(ax, painted, title, margin=_margin(image))
+    style.draw_image(ax, painted, title, margin=_margin(image))
     return ax
 
 
@@ -180,9 +180,13 @@ def draw_rois(
     Returns:
         The axes; the title has the counts.
     """
-    image, rois, class_ids = checked_image(image, "image"), _boxes(rois, "rois"), np.asarray(class_ids, int)
-    refined = _as_many(_boxes(refined_rois, "refined_rois"), rois, "refined_rois")
-    _as_many(class_ids, rois, "class_ids")
+    image, rois, class_ids = (
+        style.checked_image(image, "image"),
+        style.checked_boxes(rois, "rois"),
+        np.asarray(class_ids, int),
+    )
+    refined = style.checked_count(style.checked_boxes(refined_rois, "refined_rois"), len(rois), "refined_rois")
+    style.checked_count(class_ids, len(rois), "class_ids")
     real = np.flatnonzero(rois.any(axis=1))
     positive = np.count_nonzero(class_ids[real] > 0)
     title = f"{len(real)} proposals, {positive} of objects ({100 * positive / max(len(real), 1):.0f}%)"
@@ -193,7 +197,7 @@ def draw_rois(
     captions = [name if shown else "" for name, shown in zip(names, is_object, strict=True)]
     masks = np.zeros((*image.shape[:2], len(chosen)), bool)
     if mask is not None:
-        probabilities = _as_many(np.asarray(mask), rois, "mask")
+        probabilities = style.checked_count(np.asarray(mask), len(rois), "mask")
         for place in np.flatnonzero(is_object):
             box = np.rint(refined[chosen[place]]).astype(int)
             if np.all(box[2:] > box[:2]):
@@ -234,20 +238,23 @@ def display_differences(
         show_mask, show_box: whether to draw masks, and boxes.
         iou_threshold: minimum overlap of a match, which has a `*` after its overlap.
         score_threshold: minimum score of a detection.
-
-    Returns:
-        The axes.
     """
-    image, truth, found = checked_image(image, "image"), _boxes(gt_box, "gt_box"), _boxes(pred_box, "pred_box")
-    scores = _as_many(np.asarray(pred_score, float), found, "pred_score")
+    image, truth, found = (
+        style.checked_image(image, "image"),
+        style.checked_boxes(gt_box, "gt_box"),
+        style.checked_boxes(pred_box, "pred_box"),
+    )
+    scores = style.checked_count(np.asarray(pred_score, float), len(found), "pred_score")
     kept = np.argsort(-scores, kind="stable")
     kept = kept[scores[kept] >= score_threshold]
     masks = None
     if gt_mask is None or pred_mask is None:
         overlaps = compute_overlaps(found[kept], truth)
     else:
-        gt_masks = _shaped(gt_mask, (*image.shape[:2], len(truth)), "gt_mask")
-        masks = np.asarray(_shaped(pred_mask, (*image.shape[:2], len(found)), "pred_mask")[:, :, kept], bool)
+        gt_masks = style.checked_shape(gt_mask, (*image.shape[:2], len(truth)), "gt_mask")
+        masks = np.asarray(
+            style.checked_shape(pred_mask, (*image.shape[:2], len(found)), "pred_mask")[:, :, kept], bool
+        )
         overlaps, masks = mask_overlaps(masks, gt_masks), np.concatenate([np.asarray(gt_masks, bool), masks], axis=2)
     if gt_class_id is not None and pred_class_id is not None:
         overlaps = overlaps * (np.asarray(pred_class_id)[kept][:, None] == np.asarray(gt_class_id)[None])
@@ -261,10 +268,10 @@ def display_differences(
     for index, color in enumerate([_TRUE_COLOR] * len(truth) + [_FOUND_COLOR] * len(kept)):
         if masks is not None and show_mask:
             apply_mask(painted, masks[:, :, index], color, 0.35)
-            draw_outline(ax, masks[:, :, index], color)
+            style.draw_outline(ax, masks[:, :, index], color)
         if show_box:
             _draw_refinement(ax, np.zeros(4), boxes[index], captions[index], color, "solid")
-    draw_image(ax, painted, title, margin=_margin(image))
+    style.draw_image(ax, painted, title, margin=_margin(image))
     return ax
 
 
@@ -312,15 +319,15 @@ def display_matching(
     Returns:
         list of axes, one for each map, each with a color bar of its own range.
     """
-    image, strengths = checked_image(image, "image"), [channel_strength(values) for values in maps]
+    image, strengths = style.checked_image(image, "image"), [channel_strength(values) for values in maps]
     if (window is None) != (molded_shape is None):
         raise ValueError("window and molded_shape: expected both or neither, they go together")
     names = [f"P{level}" for level in range(2, 2 + len(strengths))] if names is None else names
-    _as_many(names, strengths, "names")
+    style.checked_count(names, len(strengths), "names")
     axes = _axes_for(len(strengths), cols, ax, image.shape, _INCHES)
     for cell, strength, name in zip(axes, strengths, names, strict=True):
         heat = _over_scene(strength, image.shape, window, molded_shape)
-        draw_image(cell, image, f"{name}, {strength.shape[0]} x {strength.shape[1]}", margin=0)
+        style.draw_image(cell, image, f"{name}, {strength.shape[0]} x {strength.shape[1]}", margin=0)
         drawn = cell.imshow(heat, cmap=cmap, alpha=alpha, vmin=float(heat.min()), vmax=float(heat.max()))
         bar: Any = cell.figure.colorbar(drawn, cax=cell.inset_axes((1.02, 0, 0.04, 1)))
         bar.solids.set_alpha(1)
@@ -358,14 +365,14 @@ def results_to_detections(result: Mapping[str, Any]) -> dict[str, np.ndarray | N
     missing = [key for key in ("rois", "scores", "masks") if key not in result]
     if missing:
         raise ValueError(f"result: expected rois, scores and masks, {missing[0]!r} is missing")
-    rois = _boxes(result["rois"], "rois")
-    scores = _as_many(np.asarray(result["scores"], np.float32), rois, "scores")
+    rois = style.checked_boxes(result["rois"], "rois")
+    scores = style.checked_count(np.asarray(result["scores"], np.float32), len(rois), "scores")
     class_ids = result.get("class_ids")
-    class_ids = np.ones(len(rois)) if class_ids is None else _as_many(class_ids, rois, "class_ids")
+    class_ids = np.ones(len(rois)) if class_ids is None else style.checked_count(class_ids, len(rois), "class_ids")
     masks = np.asarray(result["masks"], bool)
     has_masks = masks.ndim == 3 and (masks.shape[2] or not len(rois))
     if has_masks:
-        _shaped(masks, (*masks.shape[:2], len(rois)), "masks")
+        style.checked_shape(masks, (*masks.shape[:2], len(rois)), "masks")
     return {
         "xyxy": rois[:, [1, 0, 3, 2]].astype(np.float32),
         "mask": np.ascontiguousarray(np.moveaxis(masks, -1, 0)) if has_masks else None,
@@ -378,11 +385,11 @@ def results_to_detections(result: Mapping[str, Any]) -> dict[str, np.ndarray | N
 def _axes_for(count: int, columns: int, ax: Any, shape: tuple[int, ...], width: float) -> "list[Axes]":
     """`count` axes: the given ones, or new ones, `columns` in a row, `width` inches wide for an image of `shape`."""
     if ax is not None:
-        return list(_as_many(np.ravel(ax), range(count), "ax"))
+        return list(style.checked_count(np.ravel(ax), count, "ax"))
     columns = max(min(columns, count), 1)
     rows = max(-(-count // columns), 1)
-    figure = new_figure((width * columns, (width * shape[0] / shape[1] + _TITLE_INCHES) * rows))
-    return add_grid(figure, count, columns)
+    figure = style.new_figure((width * columns, (width * shape[0] / shape[1] + _TITLE_INCHES) * rows))
+    return style.add_grid(figure, count, columns)
 
 
 def _draw_refinement(ax: "Axes", box: np.ndarray, refined: np.ndarray, caption: str, color: Color, line: str) -> None:
@@ -393,7 +400,7 @@ def _draw_refinement(ax: "Axes", box: np.ndarray, refined: np.ndarray, caption: 
     both = box.any() and refined.any()
     for edges, dashes in ((box, "dashed" if both else line), (refined, line)):
         if edges.any():
-            draw_box(ax, edges, color, linewidth=_LINE_WIDTH, linestyle=dashes, path_effects=shadow)
+            style.draw_box(ax, edges, color, linewidth=_LINE_WIDTH, linestyle=dashes, path_effects=shadow)
     if both:
         ax.plot([box[1] - 0.5, refined[1] - 0.5], [box[0] - 0.5, refined[0] - 0.5], color=color)
     if caption and (box.any() or refined.any()):
@@ -417,28 +424,6 @@ def _over_scene(
 def _resized(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Values [h, w] in the size (height, width, ...), bilinearly; border values reach to the border."""
     return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
-
-
-def _boxes(values: npt.ArrayLike, name: str) -> np.ndarray:
-    """Boxes as float [n, 4]."""
-    boxes = np.asarray(values, float)
-    if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
-        raise ValueError(f"{name}: expected [n, (y1, x1, y2, x2)], got shape {boxes.shape}")
-    return boxes.reshape(-1, 4)
-
-
-def _as_many(values: Any, others: Sized, name: str = "boxes and refined_boxes") -> Any:
-    """`values`, checked to be as many as `others`."""
-    if len(values) != len(others):
-        raise ValueError(f"{name}: expected {len(others)}, one for each, got {len(values)}")
-    return values
-
-
-def _shaped(values: npt.ArrayLike, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """`values` as an array, checked to be of a shape."""
-    if np.shape(values) != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {np.shape(values)}")
-    return np.asarray(values)
 
 
 def _margin(image: np.ndarray) -> int:

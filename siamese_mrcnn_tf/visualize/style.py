@@ -73,10 +73,32 @@ def draw_outline(ax: "Axes", mask: np.ndarray, color: Color) -> None:
     ax.add_collection(LineCollection(lines, colors=[color], linewidths=1), autolim=False)
 
 
-# ---- checks ----------------------------------------------------------------------------------------------------------
+# ---- checks of arguments ---------------------------------------------------------------------------------------------
 def checked_image(image: npt.ArrayLike, what: str) -> np.ndarray:
     """The image as an array; ValueError names `what` unless it is [height, width, 3] and not empty."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"{what}: expected uint8 [height, width, 3] that is not empty, got shape {image.shape}")
     return image
+
+
+def checked_boxes(values: npt.ArrayLike, what: str) -> np.ndarray:
+    """Boxes as float [n, (y1, x1, y2, x2)]; ValueError names `what` if the shape is another."""
+    boxes = np.asarray(values, float)
+    if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
+        raise ValueError(f"{what}: expected [n, (y1, x1, y2, x2)], got shape {boxes.shape}")
+    return boxes.reshape(-1, 4)
+
+
+def checked_shape(values: npt.ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """The values as an array; ValueError names `what` if the shape is another."""
+    if np.shape(values) != shape:
+        raise ValueError(f"{what}: expected shape {shape}, got {np.shape(values)}")
+    return np.asarray(values)
+
+
+def checked_count(values: Any, count: int, what: str) -> Any:
+    """The values; ValueError names `what` if their number is another."""
+    if len(values) != count:
+        raise ValueError(f"{what}: expected {count}, one for each, got {len(values)}")
+    return values
