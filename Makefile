@@ -29,10 +29,11 @@ quick: $(VENV)/.installed  ## style and the fast tests, up to the first failure
 	$(RUN) -m ruff format --check .
 	$(PYTEST) --exitfirst -m "not slow"
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed  ## style, the import contract, types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(RUN) -m mypy
 
 benchmark: $(VENV)/.installed  ## seconds of a detection beside the machine's matrix rate, and of a training step
 	$(RUN) benchmarks/detect.py

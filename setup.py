@@ -1,4 +1,4 @@
-"""Packaging; requirements are read from requirements.txt."""
+"""Packaging. The requirements are in requirements.txt, the version in siamese_mrcnn_tf/__init__.py."""
 
 import re
 from pathlib import Path
@@ -6,27 +6,51 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-REQUIREMENTS = [
-    line for line in (HERE / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")
-]
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "siamese_mrcnn_tf" / "__init__.py").read_text()).group(1)
+LINES = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+INIT = (HERE / "siamese_mrcnn_tf" / "__init__.py").read_text(encoding="utf-8")
+
+NOTEBOOKS = ["jupytext>=1.16", "nbclient>=0.10", "nbmake>=1.5.4", "ipykernel>=6.29"]
+TESTS = ["pytest>=8.3", "pytest-xdist>=3.7", "setuptools>=68", "wheel>=0.43"]
+LINT = ["ruff>=0.15", "import-linter>=2.1", "mypy>=1.18"]
 
 setup(
     name="siamese-mrcnn-tf",
-    version=VERSION,
+    version=re.search(r'__version__ = "(.+)"', INIT)[1],
     description="Siamese Mask R-CNN: one-shot instance segmentation with Keras 3 and TensorFlow",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The siamese-mrcnn-tf authors",
     license="MIT",
-    packages=find_packages(include=["siamese_mrcnn_tf", "siamese_mrcnn_tf.*"]),
-    package_data={"siamese_mrcnn_tf": ["py.typed", "*/*.h5", "*/*.csv", "*/*.html", "*/*.txt"]},
-    entry_points={"console_scripts": ["siamese-mrcnn = siamese_mrcnn_tf.cli.main:main"]},
-    python_requires=">=3.11",
-    install_requires=REQUIREMENTS,
-    extras_require={
-        "dev": [
-            *("pytest>=8", "pytest-xdist>=3.7", "ruff>=0.6", "import-linter>=2.1"),
-            *("jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6.29"),  # for the notebooks
-        ],
+    license_files=["LICENSE"],
+    keywords=[
+        "one-shot learning",
+        "instance segmentation",
+        "object detection",
+        "Mask R-CNN",
+        "siamese network",
+        "Keras",
+    ],
+    project_urls={
+        "Paper": "https://arxiv.org/abs/1811.11507",
+        "Original implementation": "https://github.com/bethgelab/siamese-mask-rcnn",
     },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["siamese_mrcnn_tf", "siamese_mrcnn_tf.*"]),
+    package_data={"siamese_mrcnn_tf": ["py.typed", "*/*.h5", "*/*.csv", "*/*.txt", "*/*.html"]},
+    entry_points={"console_scripts": ["siamese-mrcnn = siamese_mrcnn_tf.cli.main:main"]},
+    install_requires=[line for line in LINES if line and not line.startswith("#")],
+    extras_require={"notebooks": NOTEBOOKS, "dev": [*TESTS, *LINT, *NOTEBOOKS]},
 )

@@ -16,6 +16,7 @@ from siamese_mrcnn_tf.cli.main import build_parser, build_parsers, main, parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = ("demo", "predict", "train", "evaluate", "check", "convert", "weights", "pretrain", "shapes")
+HEAVY = {"numpy", "keras", "tensorflow", "matplotlib", "h5py", "cv2", "PIL"}
 MODULE = ("-m", "siamese_mrcnn_tf")
 SCRIPT = ROOT / "samples" / "coco" / "coco.py"
 START_UP_LINES = re.compile(r"absl::InitializeLog|oneDNN|cuda|cpu_feature_guard|^[IWE]\d{4} ", re.MULTILINE)
@@ -49,7 +50,7 @@ def test_help_imports_no_heavy_package():
         f"for arguments in ([], *([name] for name in {COMMANDS})):\n"
         "    with contextlib.suppress(SystemExit):\n"
         "        main([*arguments, '--help'])\n"
-        "sys.exit(', '.join({'numpy', 'keras', 'tensorflow', 'matplotlib', 'h5py', 'cv2', 'PIL'} & set(sys.modules)) or None)"
+        f"sys.exit(', '.join({HEAVY} & set(sys.modules)) or None)"
     )
     finished = python("-c", code)
     assert finished.returncode == 0, finished.stderr
