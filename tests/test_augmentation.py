@@ -308,8 +308,8 @@ REFUSED = {
     r"Rot90 .*keep_size=False": lambda iaa: iaa.Rot90(1, keep_size=False),
     r"PerspectiveTransform .*keep_size=False": lambda iaa: iaa.PerspectiveTransform(0.1, keep_size=False),
     r"MaxPooling .*keep_size=False": lambda iaa: iaa.MaxPooling(2, keep_size=False),
-    r"Fliplr .*in part": lambda iaa: iaa.WithChannels(0, iaa.Fliplr(1.0)),
-    r"Affine .*in part": lambda iaa: iaa.BlendAlpha(0.5, iaa.Sequential([iaa.Affine(rotate=5)])),
+    r"Fliplr .*part of the image": lambda iaa: iaa.WithChannels(0, iaa.Fliplr(1.0)),
+    r"Affine .*part of the image": lambda iaa: iaa.BlendAlpha(0.5, iaa.Sequential([iaa.Affine(rotate=5)])),
 }
 
 

@@ -4,13 +4,13 @@ An augmentation is a callable `augmentation(image, masks, rng) -> (image, masks)
 
     image: uint8 [height, width, 3], RGB.
     masks: bool [height, width, num_instances].
-    rng: numpy.random.Generator, the only source of chance.
+    rng: numpy.random.Generator, the only source of randomness.
 
-It keeps shapes and types and never writes to what it is given. Boxes are not its business: they come from the new
-masks, `boxes.extract_bboxes`. A mask may come back empty where its instance has left the picture.
+It keeps shapes and types and does not write to its arguments. Boxes are computed later from the new masks. The mask of
+an instance that leaves the image is empty.
 
-`fliplr` is native. `imgaug_augmentation` adapts the augmenters of imgaug, a library that is imported only then; under
-numpy 2 it needs help to be imported at all, so write `iaa = import_imgaug().augmenters` where you would write
+`fliplr` is native. `imgaug_augmentation` adapts the augmenters of imgaug, which is imported only then. Under numpy 2
+imgaug cannot be imported as it is: write `iaa = import_imgaug().augmenters` instead of
 `import imgaug.augmenters as iaa`.
 """
 
@@ -21,11 +21,15 @@ import operator
 import pickle
 import threading
 import types
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
+Augmentation = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
-def flip_left_right(image, masks):
+
+def flip_left_right(image: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mirror an image and its masks.
 
     Args:
@@ -38,8 +42,8 @@ def flip_left_right(image, masks):
     return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(masks[:, ::-1])
 
 
-def fliplr(probability=0.5):
-    """Augmentation that mirrors a share of `probability` of the samples.
+def fliplr(probability: float = 0.5) -> Augmentation:
+    """Augmentation that mirrors a sample with a probability.
 
     Raises:
         ValueError: `probability` is outside 0..1.
@@ -49,21 +53,20 @@ def fliplr(probability=0.5):
     return functools.partial(_flip_sometimes, probability=probability)
 
 
-def imgaug_augmentation(augmenter):
+def imgaug_augmentation(augmenter: Any) -> Augmentation:
     """Augmentation by an imgaug augmenter.
 
-    Augmenters of colour (noise, blur, contrast, weather, ...) change the image alone; those that move pixels change
-    image and masks alike, the masks by the nearest pixel. What such an augmenter brings into the picture from outside
-    belongs to no mask, copies at a mirrored border included. One that blanks the whole picture (`TotalDropout`)
-    empties the masks.
+    Augmenters of colour (noise, blur, contrast, weather, ...) change only the image. Augmenters that move pixels change
+    image and masks alike, the masks by the nearest pixel. Pixels that they bring in from outside the image belong to no
+    mask, copies at a mirrored border included. `TotalDropout`, which blanks the whole image, empties the masks.
 
     Args:
-        augmenter: an `imgaug.augmenters.Augmenter`. Each sample is changed by a copy that is seeded from the sample's
-            generator, so the seed given to the augmenter and imgaug's global one do not matter.
+        augmenter: an `imgaug.augmenters.Augmenter`. Each sample is changed by a copy seeded from the sample's
+            generator; the augmenter's own seed and imgaug's global one are not used.
 
     Raises:
-        ValueError: not an augmenter, or one among its children is not known to keep the image's size and the masks
-            on their instances; the message names it.
+        ValueError: not an augmenter, or one of its children is not known to keep the image's size and the masks on
+            their instances; the message names it.
         ImportError: imgaug or a library that it needs is missing; the message says what to install.
     """
     iaa = import_imgaug().augmenters
@@ -73,7 +76,7 @@ def imgaug_augmentation(augmenter):
     return _ImgaugAugmentation(augmenter)
 
 
-def parse_augmentation(name):
+def parse_augmentation(name: str | None) -> Augmentation | None:
     """The augmentation with a name from the command line: None for None and "none", `fliplr()` for "fliplr".
 
     Raises:
@@ -84,11 +87,11 @@ def parse_augmentation(name):
     return None if name is None else _NAMED[name]()
 
 
-def as_augmentation(value):
-    """The augmentation that a value stands for: None, a name, an augmenter of imgaug, or a callable as described above.
+def as_augmentation(value: Any) -> Augmentation | None:
+    """The augmentation for None, a name, an imgaug augmenter, or a callable as described above.
 
     Raises:
-        ValueError: something else, or an augmenter that cannot be used.
+        ValueError: another value, or an augmenter that cannot be used.
     """
     if value is None or isinstance(value, str):
         return parse_augmentation(value)
@@ -96,14 +99,13 @@ def as_augmentation(value):
         return imgaug_augmentation(value)
     if not callable(value):
         raise ValueError(f"augmentation {value!r}: expected a name, an imgaug augmenter or a callable")
-    return value
+    augmentation: Augmentation = value
+    return augmentation
 
 
 @functools.cache
-def import_imgaug():
-    """The module imgaug, imported and working under today's numpy.
-
-    Neither numpy's names nor its global random state are different afterwards.
+def import_imgaug() -> Any:
+    """The module imgaug, working under numpy 2. numpy's names and its global random state stay as they are.
 
     Raises:
         ImportError: imgaug or a library that it needs is missing; the message says what to install.
@@ -115,20 +117,20 @@ def import_imgaug():
         except ImportError as error:
             raise ImportError(_advice(error), name=error.name, path=error.path) from error
         for name in _USERS_OF_OLD_ALIASES:
-            importlib.import_module(name).np = _NumpyWithOldAliases("numpy")
+            vars(importlib.import_module(name))["np"] = _NumpyWithOldAliases("numpy")
         if imgaug.random.GLOBAL_RNG is None:  # imgaug would draw its seed from numpy's global state
             imgaug.random.GLOBAL_RNG = imgaug.random.RNG(np.random.Generator(np.random.SFC64()))
     return imgaug
 
 
-_import_lock = threading.Lock()  # numpy's names are everyone's: one thread at a time adds and removes them
+_import_lock = threading.Lock()  # one thread at a time adds and removes numpy's names
 
-_NAMED = {"none": lambda: None, "fliplr": fliplr}
+_NAMED: dict[str, Callable[[], Augmentation | None]] = {"none": lambda: None, "fliplr": fliplr}
 
 _INSTALL = "pip install 'imgaug==0.4.0' 'opencv-python>=4.8,<5'"
-_DEBIAN_PACKAGES = {"libGL.so": "libgl1", "libgthread-2.0.so": "libglib2.0-0"}  # that OpenCV's wheel does not carry
+_DEBIAN_PACKAGES = {"libGL.so": "libgl1", "libgthread-2.0.so": "libglib2.0-0"}  # that OpenCV's wheel lacks
 
-_SCTYPES = {  # numpy.sctypes as numpy 1 had it, as far as imgaug reads it
+_SCTYPES = {  # the part of numpy 1's numpy.sctypes that imgaug reads
     "float": [np.float16, np.float32, np.float64, np.longdouble],
     "int": [np.int8, np.int16, np.int32, np.int64],
     "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
@@ -140,40 +142,23 @@ _MAX_SEED = 2**31 - 1  # of imgaug, exclusive
 _COMBINING = ("Sequential", "SomeOf", "OneOf", "Sometimes")
 _MOVING = ("Fliplr", "Flipud", "Rot90", "CropAndPad", "Affine", "PiecewiseAffine", "PerspectiveTransform")
 _COLOURING = ("Identity", "ChannelShuffle", "WithChannels")  # of imgaug.augmenters.meta; and all of these modules:
-_COLOUR_MODULES = tuple(
-    f"imgaug.augmenters.{name}"
-    for name in (
-        "arithmetic",
-        "artistic",
-        "blend",
-        "blur",
-        "color",
-        "contrast",
-        "convolutional",
-        "edges",
-        "pillike",
-        "pooling",
-        "segmentation",
-        "weather",
-    )
+_COLOUR_MODULES = (
+    "arithmetic artistic blend blur color contrast convolutional edges pillike pooling segmentation weather"
 )
-_UNUSABLE = (  # the first two want labels that masks do not have, the last knows images only
-    "BlendAlphaSegMapClassIds",
-    "BlendAlphaBoundingBoxes",
-    "pillike.Affine",
-)
+# the first two need labels that masks do not have, the last changes images only
+_UNUSABLE = ("BlendAlphaSegMapClassIds", "BlendAlphaBoundingBoxes", "pillike.Affine")
 
 
 class _ImgaugAugmentation:
-    """What `imgaug_augmentation` returns; can be pickled when its augmenter can."""
+    """The result of `imgaug_augmentation`; it can be pickled if its augmenter can."""
 
-    def __init__(self, augmenter):
+    def __init__(self, augmenter: Any) -> None:
         self._augmenter = augmenter
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"imgaug_augmentation({self._augmenter})"
 
-    def __call__(self, image, masks, rng):
+    def __call__(self, image: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         _check_sample(image, masks)
         augmenter = self._augmenter.deepcopy()  # its random state belongs to this sample and this thread
         augmenter.seed_(int(rng.integers(_MAX_SEED)), deterministic_too=True)
@@ -185,20 +170,22 @@ class _ImgaugAugmentation:
             )
         return new_image, new_masks
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, bytes]:
         return {"pickled": pickle.dumps(self._augmenter)}
 
-    def __setstate__(self, state):
-        import_imgaug()  # in a fresh process unpickling would import it without help
+    def __setstate__(self, state: dict[str, bytes]) -> None:
+        import_imgaug()  # in a fresh process unpickling would import it under plain numpy
         self._augmenter = pickle.loads(state["pickled"])
 
 
-def _flip_sometimes(image, masks, rng, *, probability):
+def _flip_sometimes(
+    image: np.ndarray, masks: np.ndarray, rng: np.random.Generator, *, probability: float
+) -> tuple[np.ndarray, np.ndarray]:
     return flip_left_right(image, masks) if rng.random() < probability else (image, masks)
 
 
-def _augment(augmenter, image, masks):
-    """One call for both, so that imgaug draws once for both."""
+def _augment(augmenter: Any, image: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Augment image and masks in one call, with the same random numbers."""
     count = masks.shape[-1]
     if not count:
         new_image = augmenter.augment(image=image)
@@ -208,8 +195,8 @@ def _augment(augmenter, image, masks):
     return new_image, _unpacked(maps.arr.astype(np.uint8), count)
 
 
-def _packed(masks):
-    """Eight masks as the bits of one map: uint8 [height, width, maps], an eighth of the work for imgaug.
+def _packed(masks: np.ndarray) -> np.ndarray:
+    """Eight masks as the bits of one map, to save imgaug's time: uint8 [height, width, maps].
 
     The bits survive because augmenters that move pixels move maps by the nearest pixel.
     """
@@ -219,13 +206,13 @@ def _packed(masks):
     return np.packbits(whole).reshape(height, width, -1)
 
 
-def _unpacked(maps, count):
+def _unpacked(maps: np.ndarray, count: int) -> np.ndarray:
     """The first `count` masks of `_packed`: bool [height, width, count]."""
     bits = np.unpackbits(maps).reshape(*maps.shape[:2], -1)
     return np.ascontiguousarray(bits[..., :count]).view(bool)
 
 
-def _check_sample(image, masks):
+def _check_sample(image: np.ndarray, masks: np.ndarray) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"image is {image.dtype} {image.shape}: expected uint8 (height, width, 3)")
     if masks.dtype != bool or masks.ndim != 3 or masks.shape[:2] != image.shape[:2]:
@@ -233,17 +220,17 @@ def _check_sample(image, masks):
         raise ValueError(f"masks are {masks.dtype} {masks.shape}: expected bool ({height}, {width}, instances)")
 
 
-def _check_augmenter(augmenter, *, may_move):
-    """Refuse an augmenter, or a child of it, that could part masks from their instances.
+def _check_augmenter(augmenter: Any, *, may_move: bool) -> None:
+    """Refuse an augmenter, or a child of it, that could move masks off their instances.
 
     Args:
-        may_move: False for children of augmenters that apply them to a part of the pixels or channels.
+        may_move: False for children that their parent applies to a part of the pixels or channels.
     """
     combines, moves = _is_one_of(augmenter, _COMBINING), _is_one_of(augmenter, _MOVING)
     if _is_one_of(augmenter, _UNUSABLE) or not (combines or moves or _changes_colours(augmenter)):
         raise _refusal(augmenter, "masks cannot follow it, or it changes the image's size, or it is not known")
     if moves and not may_move:
-        raise _refusal(augmenter, "moves pixels inside an augmenter that changes the picture in part")
+        raise _refusal(augmenter, "moves pixels inside an augmenter that changes a part of the image")
     if not getattr(augmenter, "keep_size", True):
         raise _refusal(augmenter, "changes the image's size (keep_size=False)")
     if _is_one_of(augmenter, ("Affine",)) and augmenter.fit_output:
@@ -253,17 +240,17 @@ def _check_augmenter(augmenter, *, may_move):
             _check_augmenter(child, may_move=may_move and combines)
 
 
-def _changes_colours(augmenter):
-    modules = {kind.__module__ for kind in type(augmenter).__mro__}
-    return _is_one_of(augmenter, _COLOURING) or not modules.isdisjoint(_COLOUR_MODULES)
+def _changes_colours(augmenter: Any) -> bool:
+    modules = {f"imgaug.augmenters.{name}" for name in _COLOUR_MODULES.split()}
+    return _is_one_of(augmenter, _COLOURING) or any(kind.__module__ in modules for kind in type(augmenter).__mro__)
 
 
-def _is_one_of(augmenter, names):
+def _is_one_of(augmenter: Any, names: tuple[str, ...]) -> bool:
     iaa = import_imgaug().augmenters
     return isinstance(augmenter, tuple(operator.attrgetter(name)(iaa) for name in names))
 
 
-def _refusal(augmenter, reason):
+def _refusal(augmenter: Any, reason: str) -> ValueError:
     return ValueError(
         f"imgaug augmenter {type(augmenter).__name__} ({augmenter.name}): {reason}; expected augmenters of colour "
         f"and {', '.join(_MOVING)} that keep the image's size, combined by {', '.join(_COMBINING)}"
@@ -271,8 +258,8 @@ def _refusal(augmenter, reason):
 
 
 @contextlib.contextmanager
-def _numpy_names(**names):
-    """Context in which numpy has these names; those that it lacks are taken away again at the end."""
+def _numpy_names(**names: Any) -> Iterator[None]:
+    """Context in which numpy has these names; added names are removed at the end."""
     added = [name for name in names if not hasattr(np, name)]
     for name in added:
         setattr(np, name, names[name])
@@ -284,17 +271,17 @@ def _numpy_names(**names):
 
 
 class _NumpyWithOldAliases(types.ModuleType):
-    """numpy as imgaug's modules see it: with two aliases that imgaug reads when it augments, long after its import."""
+    """numpy for imgaug's modules, with two removed aliases that imgaug reads while it augments."""
 
     bool = bool
     complex = complex
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
 
 
-def _advice(error):
-    """What to do about an ImportError of imgaug."""
+def _advice(error: ImportError) -> str:
+    """The message of an ImportError of imgaug: what to install."""
     for library, package in _DEBIAN_PACKAGES.items():
         if library in str(error):
             return (

@@ -1,37 +1,37 @@
-"""Training samples: a scene, one of its classes, references of that class, and what the network is to make of them.
+"""Training samples: a scene, a target category, reference crops, and the RPN and head targets.
 
-Samples are numbered. Sample n of a run depends on the data set, the configuration, the seed and n alone: not on other
-samples, workers or where the run was resumed. Nothing here imports Keras, so that worker processes start fast. Boxes
-are (y1, x1, y2, x2) in pixels of the molded scene, y2 and x2 exclusive.
+Samples are numbered. Sample n of a run depends only on the data set, the configuration, the seed and n: not on other
+samples, on workers or on where the run was resumed. Nothing here imports Keras, so that worker processes start fast.
+Boxes are (y1, x1, y2, x2) in pixels of the molded scene, y2 and x2 exclusive.
 """
 
 import dataclasses
 import enum
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from ..config import Config
 from ..ops.anchors import pyramid_anchors
 from ..ops.boxes import extract_bboxes
 from ..ops.image_meta import compose_image_meta
 from . import molding, resize
-from .augmentation import as_augmentation, fliplr
+from .augmentation import Augmentation, as_augmentation, fliplr
+from .dataset import Dataset, IndexedCocoDataset
 from .references import cut_reference, draw_reference, has_reference
 from .rpn_targets import build_rpn_targets
 
 logger = logging.getLogger(__name__)
 
-INPUT_NAMES = (  # of a batch, in the order of the training model's inputs
-    *("input_image", "input_image_meta", "input_target", "input_rpn_match", "input_rpn_bbox"),
-    *("input_gt_class_ids", "input_gt_boxes", "input_gt_masks"),
-)
-_MATCH = 1  # the class of all ground truth: what looks like the references
-_OTHER = 0  # of an object of another class: background, like the padding
+_INPUTS = "image image_meta target rpn_match rpn_bbox gt_class_ids gt_boxes gt_masks"
+INPUT_NAMES = tuple(f"input_{name}" for name in _INPUTS.split())  # in the order of the training model's inputs
+_MATCH = 1  # class id of objects of the target category
+_OTHER = 0  # class id of other objects: background, like the padding
 
-
-# what a random number is for: a part of its key
+# the purpose of a random number, a part of its key
 _Draw = enum.IntEnum("_Draw", ["ORDER", "CLASS", "AUGMENTATION", "RPN_TARGETS", "INSTANCES", "CROP"])
 
 
@@ -42,7 +42,7 @@ class Sample:
     Attributes:
         image_id, class_id: of the data set.
         references: [(image id, annotation index)] of the K references.
-        image: uint8 [height, width, 3], the molded scene, the mean not subtracted.
+        image: uint8 [height, width, 3], the resized and padded scene, the mean not subtracted.
         image_meta: float64 [IMAGE_META_SIZE].
         targets: uint8 [K, TARGET_MAX_DIM, TARGET_MAX_DIM, 3], the mean not subtracted.
         rpn_match: int32 [anchors], 1 positive, -1 negative, 0 neutral.
@@ -54,7 +54,7 @@ class Sample:
 
     image_id: int
     class_id: int
-    references: list
+    references: list[tuple[int, int]]
     image: np.ndarray
     image_meta: np.ndarray
     targets: np.ndarray
@@ -66,43 +66,52 @@ class Sample:
 
 
 class TrainingSamples:
-    """Makes the numbered samples of a data set.
+    """The numbered samples of a data set: `samples[number]`.
 
-    The images that have an instance of an active class, crowds aside, are gone through in a new random order each pass.
-    Of each a random active class in it is searched for; the instances of other classes are background. With
-    QUERIES_PER_IMAGE = n, the samples n * i to n * i + n - 1 search one image, for classes that differ if it has as
-    many.
+    A pass visits the images with an instance of an active class (crowds do not count) once, each pass in a new random
+    order. The target category of a sample is a random active class of its image; instances of other classes are
+    background. With QUERIES_PER_IMAGE = n, samples n * i to n * i + n - 1 share one image and take different classes
+    while it has them. `len(samples)` is the length of a pass and a loop ends after one, but numbers go on: sample
+    `len(samples)` is the first one of the second pass.
 
     Args:
         dataset: IndexedCocoDataset with indices built; its ACTIVE_CLASSES are trained.
         config: a Config.
-        seed: a number from 0 on.
-        augmentation: as in the module of that name, applied to the resized scene and its masks; None leaves them.
-        shuffle: False goes through the images in their order.
-        purpose: what the samples are for; said of the classes that cannot be used.
+        seed: 0 or more.
+        augmentation: see the module `augmentation`; applied to the resized scene and its masks.
+        shuffle: False visits the images in their order.
+        purpose: names the samples in the warning about unusable classes.
 
     Attributes:
-        class_ids: the classes that are trained: active, with at least one instance that can be a reference.
+        class_ids: the active classes with at least one instance that can be a reference.
         image_ids: the images of a pass.
 
     Raises:
         ValueError: nothing to train on, or a negative seed.
     """
 
-    def __init__(self, dataset, config, *, seed=0, augmentation=None, shuffle=True, purpose="training"):
+    def __init__(
+        self,
+        dataset: IndexedCocoDataset,
+        config: Config,
+        *,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        shuffle: bool = True,
+        purpose: str = "training",
+    ) -> None:
         if seed < 0:
             raise ValueError(f"seed = {seed}: expected 0 or more")
         self.dataset, self.config, self.seed, self.augmentation = dataset, config, seed, augmentation
         self.shuffle = shuffle
         self.class_ids = _usable_classes(dataset, config, purpose)
-        wanted = set(self.class_ids)
-        present = [wanted.intersection(map(int, classes)) for classes in dataset.image_category_index]
-        self.image_ids = np.flatnonzero([bool(classes) for classes in present])
+        has_class = [not set(self.class_ids).isdisjoint(classes) for classes in dataset.image_category_index]
+        self.image_ids = np.flatnonzero(has_class)
         self.anchors = pyramid_anchors(config, config.IMAGE_SHAPE)
-        self._order = None, None  # pass, its permutation of image_ids
-        self._reported = set()  # images without a usable instance that were told of
+        self._order = -1, self.image_ids  # pass, its permutation of image_ids
+        self._reported: set[int] = set()  # images without a usable instance that the log has named
 
-    def image_of(self, number):
+    def image_of(self, number: int) -> int:
         """Image id of sample `number`."""
         run, place = divmod(number // self.config.QUERIES_PER_IMAGE, len(self.image_ids))
         if not self.shuffle:
@@ -114,7 +123,7 @@ class TrainingSamples:
         return int(order[place])
 
     def __len__(self) -> int:
-        """Samples of one pass; larger numbers belong to later passes."""
+        """Number of samples of one pass."""
         return len(self.image_ids) * self.config.QUERIES_PER_IMAGE
 
     def __iter__(self) -> Iterator[Sample]:
@@ -122,38 +131,38 @@ class TrainingSamples:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, number: int) -> Sample:
-        """Sample `number`, from 0 on; numbers do not end with the pass.
+        """Sample `number`, 0 or more, of any pass.
 
         Raises:
             IndexError: a negative number.
             RuntimeError: the sample could not be made; names the image.
         """
         if number < 0:
-            raise IndexError(f"training sample {number}: expected a number from 0 on")
+            raise IndexError(f"training sample {number}: expected 0 or more")
         image_id = self.image_of(number)
         place, query = divmod(number, self.config.QUERIES_PER_IMAGE)
         try:
             return self._make(image_id, place // len(self.image_ids), query)
-        except Exception as error:  # whatever decoders and augmenters raise: without the name it cannot be mended
+        except Exception as error:  # decoders and augmenters raise anything; the message names the image
             reference = self.dataset.image_reference(image_id)
             raise RuntimeError(f"training sample {number}, image {reference}: {error}") from error
 
-    def _make(self, image_id, run, query):
+    def _make(self, image_id: int, run: int, query: int) -> Sample:
         dataset, config = self.dataset, self.config
         coco_id = dataset.image_info[image_id]["id"]
 
-        def rng(purpose, *further):
+        def rng(purpose: int, *further: int) -> np.random.Generator:
             return np.random.default_rng([self.seed, run, coco_id, purpose, *further])
 
-        original = dataset.load_image(image_id)
-        scene, window, scale, *rule = resize.resize_image(
-            original, *molding.scene_resize_args(config), rng=rng(_Draw.CROP)
-        )
+        original, args = dataset.load_image(image_id), molding.scene_resize_args(config)
+        scene, window, scale, padding, crop = resize.resize_image(original, *args, rng=rng(_Draw.CROP))
         meta = compose_image_meta(coco_id, original.shape, scene.shape, window, scale, np.ones(config.NUM_CLASSES))
-        class_id, scene, masks, gt_class_ids = self._choose_class(image_id, scene, (scale, *rule), rng, query)
-        key = {"seed": self.seed, "run": run, "image_id": image_id, "config": config}
-        shots = range(query * config.NUM_TARGETS, (query + 1) * config.NUM_TARGETS)
-        references = [draw_reference(dataset, class_id, shot=shot, **key) for shot in shots]
+        resizing = scale, padding, crop
+        class_id, scene, masks, gt_class_ids = self._choose_class(image_id, scene, resizing, rng, query)
+        references = [
+            draw_reference(dataset, class_id, seed=self.seed, run=run, image_id=image_id, shot=shot, config=config)
+            for shot in range(query * config.NUM_TARGETS, (query + 1) * config.NUM_TARGETS)
+        ]
         boxes, own = extract_bboxes(masks), (query,) if query else ()
         targets_rng = rng(_Draw.RPN_TARGETS, *own)
         rpn = build_rpn_targets(scene.shape, self.anchors, gt_class_ids, boxes, config, rng=targets_rng)
@@ -173,28 +182,35 @@ class TrainingSamples:
             gt_masks=resize.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else masks,
         )
 
-    def _choose_class(self, image_id, scene, rule, rng, query):
-        """The class to search for, the scene, its masks [height, width, n] and 1 or -1 (crowds) for each of them.
+    def _choose_class(
+        self,
+        image_id: int,
+        scene: np.ndarray,
+        resizing: tuple[float, resize.Padding, resize.Crop | None],
+        rng: Callable[..., np.random.Generator],
+        query: int,
+    ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+        """The target class, the scene, its masks [height, width, n] and 1, -1 (crowds) or 0 for each of them.
 
-        Another class is tried where nothing is left of the instances of the first at this size.
+        Another class is tried if no instance of the first has a pixel left at this size.
         """
-        wanted = set(self.class_ids)
-        present = [int(class_id) for class_id in self.dataset.image_category_index[image_id] if class_id in wanted]
+        active = set(self.class_ids)
+        present = [int(class_id) for class_id in self.dataset.image_category_index[image_id] if class_id in active]
         for class_id in np.roll(rng(_Draw.CLASS).permutation(present), -query).tolist():
-            others = wanted - {class_id} if self.config.USE_HARD_NEGATIVES else set()
+            others = active - {class_id} if self.config.USE_HARD_NEGATIVES else set()
             masks, matches = _load_instances(self.dataset, image_id, class_id, others)
-            masks, picture = resize.resize_mask(masks, *rule), scene
+            masks, image = resize.resize_mask(masks, *resizing), scene
             if self.augmentation is not None:
-                picture, masks = self.augmentation(scene, masks, rng(_Draw.AUGMENTATION))
+                image, masks = self.augmentation(scene, masks, rng(_Draw.AUGMENTATION))
             kept = masks.any(axis=(0, 1))
             masks, matches = masks[..., kept], matches[kept]
             if (matches > 0).any():
                 break
         else:
             self._report(image_id)
-        return class_id, picture, masks, matches
+        return class_id, image, masks, matches
 
-    def _report(self, image_id):
+    def _report(self, image_id: int) -> None:
         if image_id not in self._reported:
             self._reported.add(image_id)
             logger.warning(
@@ -203,8 +219,8 @@ class TrainingSamples:
             )
 
 
-def collate(samples, config):
-    """Samples as the training model takes them.
+def collate(samples: Sequence[Sample], config: Config) -> dict[str, np.ndarray]:
+    """A batch of samples as the training model takes it.
 
     Args:
         samples: sequence of Sample.
@@ -217,7 +233,7 @@ def collate(samples, config):
         input_gt_boxes float32 [batch, g, (y1, x1, y2, x2)] in pixels, input_gt_masks bool [batch, h, w, g].
 
     Raises:
-        ValueError: QUERIES_PER_IMAGE samples in a row, of which the first one's scene is encoded, show several.
+        ValueError: QUERIES_PER_IMAGE samples in a row, which share the first one's features, differ in their scene.
     """
     _check_groups(samples, config.QUERIES_PER_IMAGE)
     count, rows = len(samples), config.MAX_GT_INSTANCES
@@ -240,7 +256,7 @@ def collate(samples, config):
     return dict(zip(INPUT_NAMES, values, strict=True))
 
 
-def _check_groups(samples, queries):
+def _check_groups(samples: Sequence[Sample], queries: int) -> None:
     for index, sample in enumerate(samples):
         first = index - index % queries
         if first < index and not np.array_equal(sample.image, samples[first].image):
@@ -251,39 +267,48 @@ def _check_groups(samples, queries):
 
 
 def siamese_data_generator(
-    dataset,
-    config,
-    shuffle=True,
-    augmentation=None,
-    random_rois=0,
-    batch_size=1,
-    detection_targets=False,
-    diverse=0,
+    dataset: IndexedCocoDataset,
+    config: Config,
+    shuffle: bool = True,
+    augmentation: Any = None,
+    random_rois: int = 0,
+    batch_size: int = 1,
+    detection_targets: bool = False,
+    diverse: float = 0,
     *,
-    seed=0,
-):
-    """Batches without end, as the original's function of that name: ([the eight inputs], []) by turns.
+    seed: int = 0,
+) -> Iterator[tuple[list[np.ndarray], list[Any]]]:
+    """Batches without end, as the original's function of that name: ([the eight inputs], []) each.
 
     Args:
         dataset, config, seed, shuffle: of `TrainingSamples`.
-        augmentation: see `augmentation.as_augmentation`; the original's default was to mirror half of the images.
+        augmentation: see `augmentation.as_augmentation`; the original mirrors half of the images by default.
         batch_size: samples of a batch.
-        random_rois, detection_targets, diverse: refused unless they are 0, what training always used.
+        random_rois, detection_targets, diverse: refused unless they are 0, as in the original's training.
 
     Raises:
-        ValueError: one of these; batches that part the QUERIES_PER_IMAGE samples of a scene; or as `TrainingSamples`.
+        ValueError: one of these; a batch that splits the QUERIES_PER_IMAGE samples of a scene; as `TrainingSamples`.
     """
     for name, value in {"random_rois": random_rois, "detection_targets": detection_targets, "diverse": diverse}.items():
         if value:
             raise ValueError(f"{name} = {value!r}: not supported here, expected {type(value)()!r}")
     augmentation = as_augmentation(augmentation)
-    maker = TrainingSamples(dataset, config, seed=seed, augmentation=augmentation, shuffle=shuffle)
+    samples = TrainingSamples(dataset, config, seed=seed, augmentation=augmentation, shuffle=shuffle)
     for first in itertools.count(step=batch_size):
-        samples = [maker[number] for number in range(first, first + batch_size)]
-        yield list(collate(samples, config).values()), []
+        batch = collate([samples[number] for number in range(first, first + batch_size)], config)
+        yield list(batch.values()), []
 
 
-def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None):
+def load_image_gt(
+    dataset: Dataset,
+    config: Config,
+    image_id: int,
+    augment: bool = False,
+    augmentation: Any = None,
+    use_mini_mask: bool = False,
+    *,
+    rng: np.random.Generator | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """An image with all of its instances, as Matterport's function of that name.
 
     Args:
@@ -291,9 +316,9 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
         config: a Config.
         image_id: of the data set.
         augment: mirror the image with probability 0.5 (Matterport's older way to say it).
-        augmentation: see `augmentation.as_augmentation`; it is given the resized image and masks.
+        augmentation: see `augmentation.as_augmentation`; applied to the resized image and masks.
         use_mini_mask: cut masks to their boxes and resize them to MINI_MASK_SHAPE.
-        rng: numpy.random.Generator of all chance; None starts a fresh one.
+        rng: numpy.random.Generator; None starts a fresh one.
 
     Returns:
         image: uint8 [height, width, 3], resized and padded, the mean not subtracted.
@@ -305,8 +330,9 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     rng = np.random.default_rng() if rng is None else rng
     original = dataset.load_image(image_id)
     mask, class_ids = dataset.load_mask(image_id)
-    image, window, scale, *rule = resize.resize_image(original, *molding.scene_resize_args(config), rng=rng)
-    mask = resize.resize_mask(mask, scale, *rule)
+    args = molding.scene_resize_args(config)
+    image, window, scale, padding, crop = resize.resize_image(original, *args, rng=rng)
+    mask = resize.resize_mask(mask, scale, padding, crop)
     if augment:
         image, mask = fliplr()(image, mask, rng)
     augmentation = as_augmentation(augmentation)
@@ -324,8 +350,8 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     return image, meta, class_ids, bbox, mask
 
 
-def _usable_classes(dataset, config, purpose):
-    """Active classes with an instance that can be a reference; tells of the others."""
+def _usable_classes(dataset: IndexedCocoDataset, config: Config, purpose: str) -> list[int]:
+    """Active classes with an instance that can be a reference; the log names the others."""
     usable = [class_id for class_id in map(int, dataset.ACTIVE_CLASSES) if has_reference(dataset, class_id, config)]
     unusable = [dataset.class_names[class_id] for class_id in dataset.ACTIVE_CLASSES if class_id not in usable]
     if not usable:
@@ -333,14 +359,13 @@ def _usable_classes(dataset, config, purpose):
             f"{dataset.set_name}: none of its {len(unusable)} active classes has an instance that could be a reference"
         )
     if unusable:
-        logger.warning(
-            "%s, images of %s: %d of %d classes have no instance that could be a reference and are left out: %s",
-            *(dataset.set_name, purpose, len(unusable), len(unusable) + len(usable), ", ".join(unusable)),
-        )
+        unusable_text = f"{len(unusable)} of {len(unusable) + len(usable)} classes"
+        message = "%s, images of %s: %s have no instance that could be a reference and are left out: %s"
+        logger.warning(message, dataset.set_name, purpose, unusable_text, ", ".join(unusable))
     return usable
 
 
-def _cut(dataset, config, reference):
+def _cut(dataset: IndexedCocoDataset, config: Config, reference: tuple[int, int]) -> np.ndarray:
     """`references.cut_reference`; an error names the image that the reference is cut from."""
     try:
         return cut_reference(dataset, config, *reference)
@@ -348,9 +373,11 @@ def _cut(dataset, config, reference):
         raise ValueError(f"reference from {dataset.image_reference(reference[0])}: {error}") from error
 
 
-def _load_instances(dataset, image_id, class_id, others):
-    """Masks bool [height, width, n] of a class, 1 or -1 (crowds) for each int32 [n]; then those of `others`, with 0."""
-    category, others = dataset.class_info[class_id]["id"], {dataset.class_info[other]["id"] for other in others}
+def _load_instances(
+    dataset: IndexedCocoDataset, image_id: int, class_id: int, other_ids: Collection[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks bool [height, width, n] and matches int32 [n]: 1 or -1 (crowds) for a class, then 0 for the other ones."""
+    category, others = dataset.class_info[class_id]["id"], {dataset.class_info[other]["id"] for other in other_ids}
     found = []
     for index, annotation in enumerate(dataset.image_info[image_id]["annotations"]):
         if annotation["category_id"] == category:
@@ -362,11 +389,11 @@ def _load_instances(dataset, image_id, class_id, others):
     return np.stack(masks, axis=-1), np.array([match for match, _ in found], np.int32)
 
 
-def _chosen_instances(gt_class_ids, most, rng):
-    """Indices of `most` of the instances, or of all; objects of other classes leave first."""
-    if len(gt_class_ids) <= most:
+def _chosen_instances(gt_class_ids: np.ndarray, maximum: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of at most `maximum` random instances; objects of other classes are dropped first."""
+    if len(gt_class_ids) <= maximum:
         return np.arange(len(gt_class_ids))
-    wanted, others = np.flatnonzero(gt_class_ids != _OTHER), np.flatnonzero(gt_class_ids == _OTHER)
-    if len(wanted) >= most:
-        return rng.choice(wanted, most, replace=False)
-    return np.concatenate([wanted, rng.choice(others, most - len(wanted), replace=False)])
+    matching, others = np.flatnonzero(gt_class_ids != _OTHER), np.flatnonzero(gt_class_ids == _OTHER)
+    if len(matching) >= maximum:
+        return rng.choice(matching, maximum, replace=False)
+    return np.concatenate([matching, rng.choice(others, maximum - len(matching), replace=False)])

@@ -1,28 +1,33 @@
-"""Training samples: a scene, one of its classes, references of that class, and what the network is to make of them.
+"""RPN targets: which anchors of a scene are positive, negative or neutral, and the box deltas of the positive ones."""
 
-Samples are numbered. Sample n of a run depends on the data set, the configuration, the seed and n alone: not on other
-samples, workers or where the run was resumed. Nothing here imports Keras, so that worker processes start fast. Boxes
-are (y1, x1, y2, x2) in pixels of the molded scene, y2 and x2 exclusive.
-"""
-
-import logging
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from ..config import Config
 from ..ops.boxes import box_refinement, compute_overlaps
 
-logger = logging.getLogger(__name__)
+Rng = np.random.Generator | np.random.RandomState
 
-_NEGATIVE_IOU = 0.3  # of an anchor with its best ground truth box
-_CROWD_IOU = 0.001  # with a crowd, from which an anchor is neutral
+_NEGATIVE_IOU = 0.3  # maximum IoU of a negative anchor with its best ground truth box
+_CROWD_IOU = 0.001  # IoU with a crowd from which an anchor is neutral
 
 
-def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
-    """What the RPN is to say of each anchor.
+def build_rpn_targets(
+    image_shape: Sequence[int],
+    anchors: npt.ArrayLike,
+    gt_class_ids: npt.ArrayLike,
+    gt_boxes: npt.ArrayLike,
+    config: Config,
+    *,
+    rng: Rng | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """RPN targets of a scene.
 
-    Positive is an anchor with an IoU of RPN_POSITIVE_IOU or more with a ground truth box, and the best anchor of each;
-    negative one below 0.3 with all of them, and below 0.001 with crowds. At most half of RPN_TRAIN_ANCHORS_PER_IMAGE
-    stay positive, the rest of that number negative.
+    An anchor is positive if its IoU with a ground truth box is RPN_POSITIVE_IOU or more, or if it is the best anchor of
+    a box. It is negative if its IoU is below 0.3 with all boxes, and below 0.001 with crowds. At most half of
+    RPN_TRAIN_ANCHORS_PER_IMAGE stay positive; negatives fill up that number.
 
     Args:
         image_shape: of the molded scene; unused, kept for callers of the original.
@@ -30,8 +35,8 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
         gt_class_ids: int [instances], negative for crowds.
         gt_boxes: [instances, (y1, x1, y2, x2)] in pixels.
         config: reads RPN_POSITIVE_IOU, RPN_TRAIN_ANCHORS_PER_IMAGE and RPN_BBOX_STD_DEV.
-        rng: numpy.random.Generator that chooses among too many; None starts a fresh one. A RandomState makes the
-            choices that the original made with numpy's global one.
+        rng: numpy.random.Generator that chooses among too many; None starts a fresh one. A RandomState chooses as the
+            original does with numpy's global one.
 
     Returns:
         rpn_match: int32 [anchors], 1 positive, -1 negative, 0 neutral.
@@ -39,7 +44,7 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
             their order, then zeros; divided by RPN_BBOX_STD_DEV.
     """
     rng = np.random.default_rng() if rng is None else rng
-    gt_class_ids, gt_boxes = np.asarray(gt_class_ids), np.asarray(gt_boxes).reshape(-1, 4)
+    anchors, gt_class_ids, gt_boxes = np.asarray(anchors), np.asarray(gt_class_ids), np.reshape(gt_boxes, (-1, 4))
     crowds, boxes = gt_boxes[gt_class_ids < 0], gt_boxes[gt_class_ids > 0]
     best_iou, assigned, best_anchors = _match_anchors(anchors, boxes)
     match = np.where(best_iou < _NEGATIVE_IOU, -1, 0).astype(np.int32)
@@ -47,24 +52,24 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
         match[_match_anchors(anchors, crowds)[0] >= _CROWD_IOU] = 0
     match[best_anchors] = 1
     match[best_iou >= config.RPN_POSITIVE_IOU] = 1
-    most = config.RPN_TRAIN_ANCHORS_PER_IMAGE
-    _thin_out(match, 1, most // 2, rng)
+    total = config.RPN_TRAIN_ANCHORS_PER_IMAGE
+    _subsample(match, 1, total // 2, rng)
     positive = np.flatnonzero(match == 1)
-    _thin_out(match, -1, most - len(positive), rng)
-    rpn_bbox = np.zeros((most, 4))
+    _subsample(match, -1, total - len(positive), rng)
+    rpn_bbox = np.zeros((total, 4))
     deltas = box_refinement(anchors[positive], boxes[assigned[positive]])
     rpn_bbox[: len(positive)] = deltas / np.asarray(config.RPN_BBOX_STD_DEV)
     return match, rpn_bbox
 
 
-def _match_anchors(anchors, boxes):
-    """Of each anchor the highest IoU with one of `boxes` and the index of that box; of each box its best anchor.
+def _match_anchors(anchors: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each anchor its highest IoU with `boxes` and the index of that box; for each box its best anchor.
 
-    Only anchors that meet a box are looked at: of a hundred thousand they are a small part.
+    IoUs are computed only for anchors that overlap a box, a small part of a hundred thousand.
     """
     best_iou, assigned, best_anchors = np.zeros(len(anchors)), np.zeros(len(anchors), int), []
-    tops, lefts, bottoms, rights = np.ascontiguousarray(np.asarray(anchors).T)
-    for index, (y1, x1, y2, x2) in enumerate(np.asarray(boxes).tolist()):
+    tops, lefts, bottoms, rights = np.ascontiguousarray(anchors.T)
+    for index, (y1, x1, y2, x2) in enumerate(boxes.tolist()):
         meeting = np.flatnonzero((tops < y2) & (bottoms > y1) & (lefts < x2) & (rights > x1))
         if not len(meeting):
             continue
@@ -75,14 +80,14 @@ def _match_anchors(anchors, boxes):
     return best_iou, assigned, np.array(best_anchors, int)
 
 
-def _thin_out(match, value, most, rng):
-    """Make anchors neutral, at random, until `most` of those with `value` are left."""
+def _subsample(match: np.ndarray, value: int, maximum: int, rng: Rng) -> None:
+    """Make random anchors with `value` neutral until `maximum` are left."""
     found = np.flatnonzero(match == value)
-    extra = len(found) - most
+    extra = len(found) - maximum
     if extra <= 0:
         return
     if isinstance(rng, np.random.RandomState):
         match[rng.choice(found, extra, replace=False)] = 0
-    else:  # to draw the few that stay takes a hundredth of the time
+    else:  # drawing the few that stay takes a hundredth of the time
         match[found] = 0
-        match[rng.choice(found, most, replace=False)] = value
+        match[rng.choice(found, maximum, replace=False)] = value
