@@ -1,6 +1,5 @@
-"""The experiments of the paper: each says what it takes and what is published, and its arguments parse."""
+"""The experiments of the paper: the table says what each takes and what is published, and the commands parse."""
 
-import argparse
 import pathlib
 import shlex
 import subprocess
@@ -9,66 +8,29 @@ import sys
 import pytest
 from scripts import load_script
 
+from siamese_mrcnn_tf.cli.main import build_parser
 from siamese_mrcnn_tf.report.published import MEAN, RANDOM_BOXES, published
 from siamese_mrcnn_tf.weights.pretrained import KNOWN_FILES
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "samples" / "coco" / "experiments"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "experiment")
+SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "coco" / "experiments.py"
+experiments = load_script(SCRIPT)
 
 
-@pytest.fixture
-def load(monkeypatch):
-    """Import an experiment by name, as if it were run in its folder."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-    def load_experiment(name):
-        return load_script(FOLDER / f"{name}.py")
-
-    yield load_experiment
-    sys.modules.pop("experiment", None)
-
-
-def parsed(arguments):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=["evaluate"])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--split", required=True, choices=["0", "1", "2", "3", "4", "all"])
-    parser.add_argument("--categories", required=True, choices=["train", "novel", "all"])
-    parser.add_argument("--protocol", required=True, choices=["paper"])
-    parser.add_argument("--shots", type=int)
-    parser.add_argument("--runs", type=int)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--dataset")
-    return parser.parse_args(arguments)
+def parsed(name, *further):
+    return build_parser().parse_args(experiments.arguments_of(name, list(further)))
 
 
 def test_every_experiment_of_the_paper_is_there():
     splits = {f"s{split}_{shots}shot_{part}" for split in "1234" for shots in "15" for part in ("train", "novel")}
-    assert set(NAMES) == splits | {"full_1shot", "full_5shot", "random_boxes"}
+    assert set(experiments.EXPERIMENTS) == splits | {"full_1shot", "full_5shot", "random_boxes"}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_docstring_and_arguments_agree(load, name):
-    module = load(name)
-    text, options = " ".join(module.__doc__.split()), parsed(module.ARGUMENTS)
-    assert f"python samples/coco/experiments/{name}.py --dataset data/coco" in text
-    command = text.partition("which stands for python samples/coco/coco.py ")[2].partition(" Weights: ")[0]
-    assert shlex.split(command.replace("\\ ", "")) == [*module.ARGUMENTS, "--dataset", "data/coco"]
-    assert options.runs == 5 and options.out == f"results/{name}"
-    if options.model == RANDOM_BOXES:
-        assert "Weights: none." in text
-    else:
-        assert f"Weights: {options.model}.h5" in text and f"{options.model}.h5" in KNOWN_FILES
-    split = MEAN if options.split == "all" else int(options.split)
-    for kind, what in (("bbox", "detection"), ("segm", "segmentation")):
-        mean, interval = published(options.shots, split, options.categories, kind, model=options.model)["AP50"]
-        assert f"{mean:.1f} ± {interval:.2f} {what}" in text
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_names_say_what_is_evaluated(load, name):
-    options = parsed(load(name).ARGUMENTS)
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_names_say_what_is_evaluated(name):
+    options = parsed(name)
+    assert options.command.__module__ == "siamese_mrcnn_tf.cli.evaluate"
+    assert (options.runs, options.protocol, options.out) == (5, "paper", f"results/{name}")
+    assert options.model == RANDOM_BOXES or f"{options.model}.h5" in KNOWN_FILES
     if name.startswith("s"):
         assert name == f"s{options.split}_{options.shots}shot_{options.categories}"
         assert options.model == f"large_siamese_mrcnn_coco_i{options.split}_0160"
@@ -76,33 +38,44 @@ def test_names_say_what_is_evaluated(load, name):
         assert name == f"full_{options.shots}shot" and (options.split, options.categories) == ("0", "all")
 
 
-def test_the_command_line_knows_the_options(load, coco):
-    parser = coco.build_parser()
-    for name in NAMES:
-        options = parser.parse_args(load(name).ARGUMENTS)
-        assert options.command.__name__ == "evaluate" and options.shots in (1, 5)
+def test_the_list_has_weights_published_scores_and_commands(capsys):
+    assert experiments.main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(experiments.EXPERIMENTS)
+    for line, name in zip(lines[2:], experiments.EXPERIMENTS, strict=True):
+        cells, options = [cell.strip() for cell in line.strip("|").split("|")], parsed(name)
+        split = MEAN if options.split == "all" else int(options.split)
+        assert cells[:2] == [name, "none" if options.model == RANDOM_BOXES else f"{options.model}.h5"]
+        for cell, kind in zip(cells[2:4], ("bbox", "segm"), strict=True):
+            mean, interval = published(options.shots, split, options.categories, kind, model=options.model)["AP50"]
+            assert cell == f"{mean:.1f} ± {interval:.2f}"
+        command = shlex.split(cells[4].strip("`"))
+        assert command == ["siamese-mrcnn", *experiments.arguments_of(name, [])]
+    assert lines[2].startswith("| full_1shot | large_siamese_mrcnn_coco_full_0320.h5 | 35.5 ± 0.15 | 33.1 ± 0.09 |")
+    assert lines[-1].startswith("| random_boxes | none | 1.2 ± 0.05 | 0.5 ± 0.05 |")
 
 
 def test_dry_run_prints_the_command():
-    script = FOLDER / "s2_5shot_train.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--dry-run", "--limit", "50"], capture_output=True, text=True, check=False
-    )
+    words = [sys.executable, str(SCRIPT), "s2_5shot_train", "--dry-run", "--limit", "50"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     words = shlex.split(done.stdout)
-    assert words[:3] == ["python", "samples/coco/coco.py", "evaluate"]
+    assert words[:2] == ["siamese-mrcnn", "evaluate"]
     assert words[words.index("--split") + 1] == "2" and words[words.index("--limit") + 1] == "50"
     assert words[-2:] == ["--dataset", "data/coco"] and "--dry-run" not in words
 
 
-def test_arguments_go_on_to_the_command(load, monkeypatch):
-    load("s1_1shot_novel")
-    experiment, calls = sys.modules["experiment"], []
-    fake = argparse.Namespace(main=lambda arguments: calls.append(arguments) or 7)
-    monkeypatch.setattr(experiment, "_load_command", lambda: fake)
-    assert experiment.run(["evaluate", "--split", "1"], ["--dataset", "here", "--limit", "2"]) == 7
-    assert experiment.run(["evaluate"], ["--dataset=there"]) == 7
-    assert calls == [
-        ["evaluate", "--split", "1", "--dataset", "here", "--limit", "2"],
-        ["evaluate", "--dataset=there"],
-    ]
+def test_further_arguments_go_to_the_command(monkeypatch):
+    calls = []
+    monkeypatch.setattr(experiments, "siamese_mrcnn", lambda arguments: calls.append(arguments) or 7)
+    assert experiments.main(["s1_1shot_novel", "--dataset", "here", "--limit", "2"]) == 7
+    assert experiments.main(["random_boxes", "--dataset=there"]) == 7
+    assert calls[0][-4:] == ["--dataset", "here", "--limit", "2"] and calls[0].count("--dataset") == 1
+    assert calls[1][-1] == "--dataset=there" and "--dataset" not in calls[1]
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"]])
+def test_names_are_checked(arguments, capsys):
+    with pytest.raises(SystemExit):
+        experiments.main(arguments)
+    assert "NAME" in capsys.readouterr().err

@@ -22,6 +22,7 @@ import pytest
 import via_samples
 from conftest import MICRO
 from PIL import Image
+from scripts import load_script
 
 from siamese_mrcnn_tf import config
 from siamese_mrcnn_tf.cli.main import build_parser, main
@@ -61,7 +62,7 @@ SHORTER = {  # command -> options appended to it; the demo's options are parsed 
     "pretrain": ["--steps", "1", "--epochs", "1", "--batch", "8", "--size", "32", "--workers", "1"],
     "shapes": ["--train", "4", "--val", "2"],
 }
-EXPERIMENT = re.compile(r"samples/coco/experiments(?:\.py |/)(\w+)")
+EXPERIMENT = re.compile(r"samples/coco/experiments\.py (\w+)")
 CATEGORIES = ("disc", "gear", "star")  # of the photos
 NUM_CLASSES = 80  # of data sets, as in COCO: docs name class ids
 _COMMAND_LINE = re.compile(r"^ +([\w./-]*(python[\d.]*|siamese-mrcnn)|samples/\S+\.py|make|pip) \S", re.MULTILINE)
@@ -218,7 +219,7 @@ def test_an_unknown_snippet_fails(workplace):
         ("command", "python samples/other.py"),
         ("command", "siamese-mrcnn check --dataset set --unknown 3"),
         ("command", ".venv/bin/siamese-mrcnn demo --unknown"),
-        ("command", "samples/coco/experiments/unknown.py"),
+        ("command", "samples/coco/experiments.py unknown"),
         ("listing", "not/there.json"),
     ):
         with pytest.raises((ValueError, SystemExit)):
@@ -260,7 +261,7 @@ $ python b.py
 
 def find_experiment(name):
     """Raises ValueError if the paper's experiments have none of this name."""
-    if not (ROOT / "samples" / "coco" / "experiments" / f"{name}.py").is_file():
+    if name not in load_script("samples/coco/experiments.py").EXPERIMENTS:
         raise ValueError(f"no experiment {name}")
 
 

@@ -1,150 +1,46 @@
-"""The metrics of the paper (arXiv 1811.11507), to stand beside one's own.
+"""The results of the paper (arXiv 1811.11507), read from published.csv.
 
 Source: the runs that its authors keep in their repository, github.com/bethgelab/siamese-mask-rcnn, in the notebooks
-experiments/results_1-shot.ipynb, results_5-shot.ipynb and results_random.ipynb: five runs of each model, in percent
-with one decimal. What is here are the means and 95% intervals of these; over the splits they give the AP50 that the
-paper reports (37.6 / 34.9 and so on) to the digit.
+experiments/results_1-shot.ipynb, results_5-shot.ipynb and results_random.ipynb: five runs of each model, in percent with
+one decimal. The table holds their means and 95% intervals; the means over the splits equal the AP50 of the paper.
 """
 
+import csv
 import functools
+from importlib import resources
 
-METRICS = (  # COCOeval's, in its order
-    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
-    *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
-)
-RANDOM_BOXES = "random-boxes"  # the paper's baseline, by its name among the models
-MEAN = "mean"  # stands for the mean of the four category splits
+from ..evaluation.coco_scores import METRICS
 
-_UNKNOWN = "-"  # a metric that was not published; so are those that a row lacks at its end
+RANDOM_BOXES = "random-boxes"  # name of the paper's baseline among the models
+MEAN = "mean"  # split of the mean over the four category splits
+
+Published = dict[str, tuple[float, float]]  # metric -> (mean, 95% interval) in percent
 
 
-def published(shots, split, categories, iou_type, *, model=None):
-    """What the authors report of one experiment.
+def published(shots: int, split: int | str, categories: str, iou_type: str, *, model: str | None = None) -> Published:
+    """The published results of one experiment.
 
     Args:
         shots: references of a query.
         split: 1..4, 0 for the model of all 80 classes, or MEAN.
-        categories: "train", "novel" or "all"; of split 0 both "train" and "all" are all there are.
+        categories: "train", "novel" or "all"; for split 0 "train" is the same as "all".
         iou_type: "bbox" or "segm".
         model: RANDOM_BOXES for the baseline.
 
     Returns:
-        dict of name in METRICS -> (mean, 95% interval) in percent, with the names that are known; {} for others.
+        dict of name in METRICS -> (mean, 95% interval) in percent, without unpublished metrics; {} if there are none.
     """
     experiment = "random" if model == RANDOM_BOXES else f"{shots}-shot"
     categories = "all" if split == 0 and categories == "train" else categories
-    return dict(_tables().get((experiment, str(split), categories, iou_type), {}))
+    return dict(_table().get((experiment, str(split), categories, iou_type), {}))
 
 
 @functools.cache
-def _tables():
+def _table() -> dict[tuple[str, ...], Published]:
     rows = {}
-    for line in _RECORDED.strip().replace("\n    ", " ").splitlines():
-        experiment, split, categories, iou_type, *cells = line.split()
-        known = [(name, cell) for name, cell in zip(METRICS, cells, strict=False) if cell != _UNKNOWN]
-        metrics = {name: tuple(float(part) for part in cell.split("±")) for name, cell in known}
-        rows[experiment, split, categories, iou_type] = metrics
+    with resources.files(__package__).joinpath("published.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            cells = {name: row[name].partition("±") for name in METRICS if row[name]}
+            key = tuple(row[name] for name in ("experiment", "split", "categories", "iou_type"))
+            rows[key] = {name: (float(mean), float(interval)) for name, (mean, _, interval) in cells.items()}
     return rows
-
-
-# experiment, split, categories, kind; then mean±interval of each of METRICS
-_RECORDED = """
-1-shot 0 all bbox 21.8±0.11 35.5±0.15 23.4±0.10 11.1±0.20 21.8±0.13 30.8±0.38
-    19.9±0.18 37.6±0.18 39.2±0.14 22.2±0.39 41.0±0.13 56.5±0.26
-1-shot 0 all segm 19.3±0.10 33.1±0.09 19.9±0.07 9.3±0.24 19.4±0.09 27.5±0.33
-    17.9±0.15 33.5±0.12 34.9±0.12 19.4±0.34 36.9±0.07 49.9±0.22
-1-shot 1 train bbox 23.6±0.07 39.1±0.15 25.0±0.17 11.4±0.20 23.3±0.18 33.8±0.18
-    20.9±0.09 38.9±0.12 40.7±0.04 22.9±0.26 43.1±0.04 57.5±0.68
-1-shot 1 train segm 20.9±0.07 36.6±0.15 21.0±0.10 9.3±0.21 20.9±0.12 30.5±0.13
-    19.0±0.12 34.6±0.12 36.1±0.10 19.6±0.27 38.9±0.07 51.3±0.36
-1-shot 1 novel bbox 8.6±0.17 15.3±0.24 8.8±0.26 5.0±0.47 8.6±0.40 13.5±0.22
-    10.3±0.25 26.4±0.33 27.7±0.40 14.4±1.54 29.9±0.75 43.2±0.91
-1-shot 1 novel segm 6.7±0.17 13.5±0.25 6.0±0.19 3.8±0.31 6.8±0.31 11.0±0.22
-    8.3±0.19 22.0±0.33 23.0±0.34 11.7±1.52 25.2±0.66 36.1±0.71
-1-shot 2 train bbox 21.9±0.09 36.6±0.16 23.5±0.20 11.4±0.19 22.6±0.19 31.1±0.15
-    19.9±0.16 37.9±0.12 39.4±0.15 22.7±0.52 41.9±0.22 57.1±0.43
-1-shot 2 train segm 18.9±0.10 33.5±0.10 19.4±0.21 9.2±0.15 19.3±0.20 27.4±0.15
-    17.8±0.10 33.2±0.13 34.5±0.17 19.6±0.46 36.7±0.19 50.0±0.37
-1-shot 2 novel bbox 9.8±0.16 16.8±0.24 10.1±0.22 5.7±0.10 8.4±0.36 14.8±0.34
-    12.2±0.07 26.7±0.25 27.7±0.26 13.9±0.51 27.6±0.23 43.9±0.83
-1-shot 2 novel segm 8.5±0.14 14.9±0.20 8.7±0.14 4.7±0.17 7.4±0.33 12.8±0.36
-    10.8±0.09 23.5±0.23 24.5±0.23 11.7±0.38 24.7±0.12 39.3±0.90
-1-shot 3 train bbox 23.3±0.11 37.5±0.22 25.2±0.15 11.1±0.32 22.5±0.28 33.4±0.33
-    20.9±0.07 39.3±0.07 41.0±0.08 21.8±0.17 43.1±0.12 59.7±0.55
-1-shot 3 train segm 20.0±0.10 34.9±0.20 20.2±0.12 9.0±0.28 19.5±0.25 29.6±0.37
-    18.7±0.07 34.8±0.08 36.2±0.07 18.6±0.11 38.4±0.18 53.9±0.26
-1-shot 3 novel bbox 8.9±0.21 16.7±0.36 8.8±0.23 5.6±0.29 8.2±0.29 16.6±0.61
-    9.4±0.14 23.6±0.16 24.6±0.25 15.3±0.32 25.1±0.52 40.0±0.69
-1-shot 3 novel segm 8.2±0.22 15.5±0.33 8.0±0.29 4.7±0.27 7.2±0.27 15.3±0.73
-    9.0±0.26 21.8±0.13 22.7±0.20 13.9±0.23 22.8±0.49 35.9±0.67
-1-shot 4 train bbox 22.7±0.24 37.2±0.41 24.2±0.29 11.9±0.25 21.6±0.33 31.7±0.26
-    20.1±0.21 38.5±0.08 40.4±0.08 23.2±0.50 42.4±0.24 56.7±0.31
-1-shot 4 train segm 20.0±0.22 34.5±0.30 20.9±0.22 9.9±0.24 19.0±0.30 28.6±0.31
-    18.2±0.18 34.3±0.07 35.7±0.36 20.3±0.33 37.5±0.17 51.2±0.26
-1-shot 4 novel bbox 9.1±0.09 16.4±0.19 9.2±0.15 5.4±0.31 9.4±0.21 14.0±0.35
-    10.9±0.09 25.7±0.24 27.4±0.19 14.5±0.56 30.7±0.44 43.2±0.78
-1-shot 4 novel segm 7.3±0.07 14.2±0.13 6.6±0.09 3.8±0.23 7.9±0.15 11.8±0.18
-    9.3±0.11 22.3±0.14 23.8±0.16 12.0±0.65 28.2±0.38 38.2±0.40
-5-shot 0 all bbox 24.9±0.04 40.5±0.09 26.7±0.07 13.3±0.35 25.0±0.10 35.9±0.24
-    21.8±0.09 40.1±0.10 41.8±0.11 23.9±0.30 44.3±0.11 59.1±0.18
-5-shot 0 all segm 22.0±0.07 37.8±0.14 22.9±0.11 11.4±0.41 22.2±0.09 32.4±0.14
-    19.7±0.10 35.8±0.04 37.2±0.00 21.0±0.39 39.5±0.07 52.6±0.16
-5-shot 1 train bbox 25.7±0.04 42.4±0.09 27.1±0.14 12.6±0.20 25.6±0.18 36.2±0.13
-    22.1±0.04 40.6±0.09 42.4±0.10 24.3±0.16 45.1±0.17 59.3±0.07
-5-shot 1 train segm 22.7±0.07 39.7±0.08 23.1±0.15 10.3±0.22 23.0±0.12 33.0±0.12
-    20.2±0.07 36.1±0.09 37.6±0.09 20.8±0.16 40.7±0.10 53.2±0.18
-5-shot 1 novel bbox 9.4±0.06 16.8±0.09 9.7±0.04 5.6±0.31 9.3±0.18 14.6±0.25
-    11.0±0.12 28.1±0.09 29.4±0.11 15.8±1.38 31.9±0.29 45.8±0.42
-5-shot 1 novel segm 7.4±0.06 14.8±0.10 6.7±0.17 4.3±0.19 7.2±0.18 12.2±0.20
-    9.2±0.09 23.7±0.16 24.7±0.09 13.1±1.52 26.8±0.21 39.3±0.28
-5-shot 2 train bbox 24.3±0.07 40.5±0.12 26.1±0.08 12.8±0.26 25.1±0.13 35.3±0.24
-    21.4±0.04 39.7±0.06 41.3±0.09 24.1±0.14 44.2±0.12 59.9±0.12
-5-shot 2 train segm 21.0±0.04 37.3±0.10 21.7±0.15 10.5±0.25 21.7±0.09 31.2±0.24
-    19.2±0.07 34.9±0.04 36.3±0.07 20.7±0.12 38.7±0.09 52.9±0.16
-5-shot 2 novel bbox 11.7±0.07 20.0±0.04 12.1±0.18 6.3±0.15 9.7±0.22 19.3±0.33
-    13.3±0.14 29.1±0.09 30.3±0.10 15.1±0.31 30.7±0.10 48.3±0.32
-5-shot 2 novel segm 10.2±0.10 18.0±0.15 10.5±0.09 5.1±0.12 8.6±0.13 17.2±0.37
-    12.0±0.04 26.0±0.09 27.0±0.12 12.5±0.24 27.7±0.12 44.1±0.23
-5-shot 3 train bbox 25.8±0.04 41.5±0.09 28.0±0.04 12.7±0.06 25.2±0.12 38.2±0.12
-    22.4±0.09 41.0±0.09 42.7±0.07 23.5±0.16 45.1±0.09 61.5±0.13
-5-shot 3 train segm 22.4±0.04 38.7±0.12 22.8±0.12 10.3±0.07 21.9±0.13 34.2±0.16
-    20.3±0.11 36.5±0.04 37.8±0.04 19.8±0.07 40.2±0.10 56.3±0.12
-5-shot 3 novel bbox 9.8±0.14 18.2±0.31 9.5±0.29 6.7±0.14 9.2±0.33 17.5±0.33
-    9.6±0.15 25.0±0.09 26.0±0.09 16.3±0.16 26.4±0.23 42.4±0.52
-5-shot 3 novel segm 9.0±0.12 17.4±0.16 8.5±0.12 5.6±0.12 8.2±0.40 16.6±0.23
-    9.4±0.18 23.0±0.12 23.9±0.14 14.5±0.14 24.3±0.35 38.3±0.26
-5-shot 4 train bbox 25.1±0.04 40.9±0.11 26.8±0.12 12.9±0.36 23.8±0.09 36.3±0.22
-    21.5±0.10 40.3±0.04 42.3±0.06 24.7±0.39 44.5±0.12 59.1±0.24
-5-shot 4 train segm 22.1±0.07 37.9±0.14 23.2±0.07 10.6±0.37 20.8±0.04 32.9±0.18
-    19.5±0.13 35.9±0.04 37.6±0.07 21.4±0.30 39.3±0.12 53.6±0.18
-5-shot 4 novel bbox 10.6±0.11 19.0±0.11 10.6±0.23 5.8±0.22 10.4±0.23 16.6±0.27
-    11.8±0.15 27.8±0.07 29.6±0.10 14.8±0.12 33.1±0.34 47.5±0.37
-5-shot 4 novel segm 8.5±0.11 16.9±0.11 7.8±0.15 4.1±0.15 8.8±0.16 14.4±0.22
-    10.3±0.15 24.3±0.04 25.9±0.09 12.3±0.14 30.4±0.30 42.0±0.32
-1-shot mean train bbox 22.9±0.07 37.6±0.16 24.5±0.12 11.5±0.14 22.5±0.14 32.5±0.17
-    20.5±0.09 38.7±0.03 40.4±0.03 22.7±0.21 42.6±0.06 57.7±0.28
-1-shot mean train segm 19.9±0.06 34.9±0.08 20.4±0.04 9.4±0.12 19.7±0.13 29.0±0.14
-    18.4±0.06 34.2±0.02 35.6±0.09 19.5±0.12 37.9±0.11 51.6±0.21
-1-shot mean novel bbox 9.1±0.02 16.3±0.06 9.2±0.08 5.4±0.17 8.6±0.14 14.7±0.14
-    10.7±0.08 25.6±0.18 26.9±0.22 14.6±0.48 28.3±0.34 42.6±0.24
-1-shot mean novel segm 7.7±0.04 14.5±0.01 7.3±0.04 4.2±0.14 7.3±0.13 12.7±0.12
-    9.4±0.09 22.4±0.18 23.5±0.21 12.3±0.46 25.2±0.32 37.4±0.19
-5-shot mean train bbox 25.2±0.01 41.3±0.04 27.0±0.05 12.8±0.14 24.9±0.05 36.5±0.12
-    21.8±0.03 40.4±0.05 42.2±0.06 24.2±0.11 44.7±0.10 59.9±0.06
-5-shot mean train segm 22.1±0.03 38.4±0.04 22.7±0.06 10.4±0.15 21.9±0.04 32.9±0.12
-    19.8±0.04 35.8±0.03 37.3±0.03 20.7±0.12 39.7±0.05 54.0±0.10
-5-shot mean novel bbox 10.3±0.06 18.5±0.11 10.5±0.15 6.1±0.16 9.7±0.17 17.0±0.16
-    11.4±0.08 27.5±0.02 28.8±0.02 15.5±0.33 30.5±0.06 46.0±0.20
-5-shot mean novel segm 8.8±0.06 16.8±0.06 8.4±0.05 4.8±0.12 8.2±0.14 15.1±0.09
-    10.2±0.06 24.2±0.05 25.4±0.02 13.1±0.34 27.3±0.11 40.9±0.08
-random 1 novel bbox - 0.8±0.04
-random 2 novel bbox - 1.7±0.20
-random 3 novel bbox - 0.8±0.15
-random 4 novel bbox - 1.4±0.09
-random mean novel bbox - 1.2±0.05
-random 1 novel segm - 0.2±0.00
-random 2 novel segm - 1.0±0.16
-random 3 novel segm - 0.4±0.16
-random 4 novel segm - 0.4±0.04
-random mean novel segm - 0.5±0.05
-"""
