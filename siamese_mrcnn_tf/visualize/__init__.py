@@ -15,7 +15,7 @@ style: colors, figures, axes and marks that all drawings share.
 pages: self-contained HTML pages, from page.html.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import lazy_names
 
@@ -61,7 +61,13 @@ __all__ = [
     "results_to_detections",
 ]
 
-__getattr__ = lazy_names(__name__, ".instances", ".stages", ".diagnostics", ".samples", ".style", ".pages")
+_look_up = lazy_names(__name__, ".instances", ".stages", ".diagnostics")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:  # a module, such as style, is imported as such
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _look_up(name)
 
 
 def __dir__() -> list[str]:
