@@ -1,41 +1,47 @@
-"""Backbone and feature pyramid: ResNet with biases in every convolution, and the FPN with ReLU on all of its layers.
+"""Backbone and feature pyramid: a ResNet with biases in its convolutions, and an FPN with ReLU after every convolution.
 
-Layer names are those of the original files (He et al.'s ResNet layout as in Matterport's Mask R-CNN); the weights
-module relies on them. Maps are [batch, height, width, channels].
+Layer names are those of the original weight files (He et al.'s ResNet as in Matterport's Mask R-CNN). Maps are
+[batch, height, width, channels].
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers as KL
 
-from ..config import RESNET_BLOCKS
+from ..config import RESNET_BLOCKS, Config
+from ..ops.box_ops import Tensor
+
+LEVELS = ("P2", "P3", "P4", "P5", "P6")
 
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
 class BatchNorm(KL.BatchNormalization):
-    """Batch normalization that obeys TRAIN_BN whatever the model is called with.
+    """Batch normalization that follows TRAIN_BN, also when the model is called with `training=True`.
 
     Args:
-        train_bn: False uses the moving statistics always, while gamma and beta still train; None those of the batch
-            when the model trains.
+        train_bn: False: always use the moving statistics (gamma and beta still train); None: use the statistics of the
+            batch in training.
 
     Raises:
         ValueError: any other train_bn.
     """
 
-    def __init__(self, train_bn=False, **kwargs):
-        if train_bn is not False and train_bn is not None:  # 0 would pass as equal to False and then train
+    def __init__(self, train_bn: bool | None = False, **kwargs: Any) -> None:
+        if train_bn is not False and train_bn is not None:  # 0 equals False, and would train
             raise ValueError(f"train_bn = {train_bn!r}: expected False (moving statistics) or None (train them)")
         super().__init__(**kwargs)
         self.train_bn = train_bn
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
         return super().call(inputs, training=False if self.train_bn is False else training, mask=mask)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "train_bn": self.train_bn}
 
 
-def build_resnet_model(config):
+def build_resnet_model(config: Config) -> keras.Model:
     """The backbone as a model `resnet_model`: image [batch, h, w, 3], mean subtracted -> [C1, C2, C3, C4, C5]."""
     image = keras.Input((None, None, 3), name="input_image")
     if callable(config.BACKBONE):
@@ -53,37 +59,35 @@ def build_resnet_model(config):
     return keras.Model(image, list(stages), name="resnet_model")
 
 
-def build_fpn_model(stage_channels, feature_maps=256):
+def build_fpn_model(stage_channels: Sequence[int], feature_maps: int = 256) -> keras.Model:
     """The pyramid as a model `fpn_model`: [C2, C3, C4, C5] with `stage_channels` channels -> [P2, P3, P4, P5, P6]."""
-    names = ("input_C2", "input_C3", "input_C4", "input_C5")
-    stages = [
-        keras.Input((None, None, channels), name=name) for name, channels in zip(names, stage_channels, strict=True)
-    ]
-    return keras.Model(stages, fpn_graph(*stages, feature_maps=feature_maps), name="fpn_model")
+    stages = [keras.Input((None, None, channels), name=f"input_C{i}") for i, channels in enumerate(stage_channels, 2)]
+    C2, C3, C4, C5 = stages
+    return keras.Model(stages, fpn_graph(C2, C3, C4, C5, feature_maps), name="fpn_model")
 
 
 def resnet_graph(
-    input_image,
-    architecture,
-    stage5=True,
-    train_bn=False,
+    input_image: Tensor,
+    architecture: str,
+    stage5: bool = True,
+    train_bn: bool | None = False,
     *,
-    blocks=None,
-    stem_width=64,
-    widths=(256, 512, 1024, 2048),
-    bottleneck=4,
-):
+    blocks: Sequence[int] | None = None,
+    stem_width: int = 64,
+    widths: Sequence[int] = (256, 512, 1024, 2048),
+    bottleneck: int = 4,
+) -> list[Tensor]:
     """A ResNet.
 
     Args:
         input_image: [batch, h, w, 3].
         architecture: "resnet50" or "resnet101".
-        stage5: whether to build C5, else None is returned in its place.
+        stage5: whether to build C5; if not, None is returned in its place.
         train_bn: see `BatchNorm`.
-        blocks: residual blocks of stages 2 to 5 instead of the architecture's.
+        blocks: residual blocks of stages 2 to 5, by default the architecture's.
         stem_width: channels of C1.
         widths: channels of C2..C5.
-        bottleneck: those over the channels inside a residual block.
+        bottleneck: `widths` divided by the channels inside a residual block.
 
     Returns:
         [C1, C2, C3, C4, C5] at strides 4, 4, 8, 16, 32.
@@ -111,20 +115,19 @@ def resnet_graph(
     return stages
 
 
-def residual_block_graph(x, name, inner_width, width, *, stride, project, train_bn):
-    """One bottleneck block, the stride in its first convolution.
+def residual_block_graph(
+    x: Tensor, name: str, inner_width: int, width: int, *, stride: int, project: bool, train_bn: bool | None
+) -> Tensor:
+    """One bottleneck block: [batch, h, w, channels] -> [batch, h / stride, w / stride, width].
 
     Args:
-        x: [batch, h, w, channels].
-        name: "2a_branch" and the like; layers are called res{name}2a, bn{name}2a, ...
-        inner_width, width: channels inside the block and of its result.
-        project: whether the shortcut is a convolution (the first block of a stage).
-
-    Returns:
-        [batch, h / stride, w / stride, width].
+        x: input; the stride is in the first convolution.
+        name: such as "2a_branch"; layers are named res{name}2a, bn{name}2a, ...
+        inner_width, width: channels inside the block and of its output.
+        project: whether the shortcut is a convolution (first block of a stage).
     """
 
-    def conv_bn(inputs, branch, filters, size, strides=1):
+    def conv_bn(inputs: Tensor, branch: str, filters: int, size: int, strides: int = 1) -> Tensor:
         outputs = KL.Conv2D(filters, size, strides=strides, padding="same", name=f"res{name}{branch}")(inputs)
         return BatchNorm(train_bn, name=f"bn{name}{branch}")(outputs)
 
@@ -135,21 +138,21 @@ def residual_block_graph(x, name, inner_width, width, *, stride, project, train_
     return KL.Activation("relu", name=f"res{name.removesuffix('_branch')}_out")(KL.Add()([inner, shortcut]))
 
 
-def fpn_graph(C2, C3, C4, C5, feature_maps=256):
+def fpn_graph(C2: Tensor, C3: Tensor, C4: Tensor, C5: Tensor, feature_maps: int = 256) -> list[Tensor]:
     """Feature pyramid with ReLU after every convolution, unlike Matterport's.
 
     Args:
-        C2, C3, C4, C5: stages of the backbone, each half the size of the one before.
+        C2, C3, C4, C5: stages of the backbone, each half the size of the previous one.
         feature_maps: channels of the result.
 
     Returns:
-        [P2, P3, P4, P5, P6], P6 being every second cell of P5.
+        [P2, P3, P4, P5, P6]; P6 is every second cell of P5.
     """
 
-    def lateral(stage, name):
+    def lateral(stage: Tensor, name: str) -> Tensor:
         return KL.Conv2D(feature_maps, 1, activation="relu", name=name)(stage)
 
-    def merge(coarse, stage, coarse_level, level):
+    def merge(coarse: Tensor, stage: Tensor, coarse_level: int, level: int) -> Tensor:
         upsampled = KL.UpSampling2D(2, name=f"fpn_p{coarse_level}upsampled")(coarse)
         return KL.Add(name=f"fpn_p{level}add")([upsampled, lateral(stage, f"fpn_c{level}p{level}")])
 

@@ -1,72 +1,85 @@
-"""The layers that Keras lacks: matching, proposals, RoI pooling, detections.
+"""Matching: the siamese part of the network, between the feature pyramid and the RPN.
 
-Each class unpacks its inputs and delegates to a `*_graph` function on plain tensors. Boxes are normalized
-(y1, x1, y2, x2); the shapes of inputs and outputs are static but for the batch.
+Scene and reference pass through the same backbone and pyramid. The reference is reduced to an embedding, the average of
+each of its levels; a matching layer per level compares the scene's map with that average: concat([P, |P - t|]) through
+a 1x1 convolution (paper, section 4.1). RPN and heads see only the matched maps and know no categories.
 """
 
+from typing import Any
+
 import keras
+from keras import layers as KL
 from keras import ops
+
+from ..ops.box_ops import Tensor
+from .backbone import LEVELS
 
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
-class MatchingLayer(keras.layers.Layer):
-    """Compares one level of the scene's pyramid with the reference's average at that level.
+class MatchingLayer(KL.Layer):
+    """Compares one level of the scene's pyramid with the average of the reference at that level.
 
-    The matched map is a 1x1 convolution, without activation, of the scene's map beside its absolute difference from the
-    reference (paper, section 4.1; `fpn_distance_P2` .. `P6` in weight files).
+    The weights are those of a 1x1 convolution without activation, `fpn_distance_P2` .. `P6` in weight files.
 
     Args:
         filters: channels of the matched map.
     """
 
-    def __init__(self, filters, **kwargs):
+    def __init__(self, filters: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.filters = filters
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         channels = input_shape[0][-1]
         self.kernel = self.add_weight(name="kernel", shape=(1, 1, 2 * channels, self.filters))
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
 
-    def call(self, inputs):
+    def call(self, inputs: list[Tensor]) -> Tensor:
         """inputs: scene map [batch, h, w, channels], reference [batch, channels] -> [batch, h, w, filters]."""
-        return matching_graph(*inputs, self.kernel, self.bias)
+        scene_map, reference = inputs
+        return matching_graph(scene_map, reference, self.kernel, self.bias)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return (*input_shape[0][:-1], self.filters)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "filters": self.filters}
 
 
-def matching_graph(scene_map, reference, kernel, bias):
-    """concat([P, |P - t|]) through a 1x1 convolution.
-
-    Args:
-        scene_map: P [batch, h, w, channels].
-        reference: t [batch, channels].
-        kernel: [1, 1, 2 * channels, filters].
-        bias: [filters].
-
-    Returns:
-        [batch, h, w, filters].
-    """
-    # The convolution of each half on its own: the concatenated map, twice the scene's, is never made.
+def matching_graph(scene_map: Tensor, reference: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """concat([P, |P - t|]) through a 1x1 convolution: P [batch, h, w, channels], t [batch, channels],
+    kernel [1, 1, 2 * channels, filters], bias [filters] -> [batch, h, w, filters]."""
+    # convolving the two halves separately avoids building the concatenated map, twice as large as the scene's
     channels = scene_map.shape[-1]
     difference = ops.abs(scene_map - reference[:, None, None, :])
     return ops.conv(scene_map, kernel[:, :, :channels]) + bias + ops.conv(difference, kernel[:, :, channels:])
 
 
-@keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
-class MeanOverReferences(keras.layers.Layer):
-    """Embedding of a K-shot query: the mean of its references' embeddings."""
+def match_graph(scene: list[Tensor], embedding: Tensor, layers: dict[str, MatchingLayer]) -> dict[str, Tensor]:
+    """Matches all levels: scene [P2..P6], embedding [batch, levels, channels], layers by level
+    -> dict matched_P2..matched_P6, each [batch, h, w, filters]."""
+    return {
+        f"matched_{level}": layers[level]([level_map, embedding[:, index]])
+        for index, (level, level_map) in enumerate(zip(LEVELS, scene, strict=True))
+    }
 
-    def call(self, inputs):
+
+def embedding_graph(reference_maps: dict[str, Tensor]) -> Tensor:
+    """Embeddings [n, levels, channels] of references: the averages of P2..P6 [n, h, w, channels], padding included."""
+    averages = [KL.GlobalAveragePooling2D(dtype="float32")(reference_maps[level]) for level in LEVELS]
+    return ops.stack(averages, axis=1)
+
+
+@keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
+class MeanOverReferences(KL.Layer):
+    """Embedding of a K-shot query: the mean of the embeddings of its references."""
+
+    def call(self, inputs: list[Tensor]) -> Tensor:
         """inputs: embeddings [batch * K, levels, channels], references [batch, K, h, w, 3]
         -> [batch, levels, channels]."""
         embeddings, references = inputs
         shape = (-1, ops.shape(references)[1], *embeddings.shape[1:])
         return ops.mean(ops.reshape(embeddings, shape), axis=1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return (input_shape[1][0], *input_shape[0][1:])

@@ -1,120 +1,90 @@
-"""The network: one set of layers, and the models built over it.
+"""The network: all layers with weights, and the inference models built over them.
 
-`build_layers` makes every layer that has weights, once. The training graph, the single inference model (Matterport's
-inputs and outputs) and the three parts behind the predictor (scene encoder, reference encoder, detector) are graphs
-over the same layers, so that loading weights into one loads them into all.
+`build_layers` makes each layer once. The single inference model (Matterport's inputs and outputs), the three parts
+behind the predictor (scene encoder, reference encoder, detector) and the training graph (`training_network`) share the
+layers, so that weights loaded into one are loaded into all.
 """
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import keras
 from keras import layers as KL
 from keras import ops
 
-from .backbone import build_fpn_model, build_resnet_model
-from .detection import DetectionLayer, inner_graph
-from .matching import MatchingLayer, MeanOverReferences
+from ..config import Config
+from ..ops.box_ops import Tensor
+from .backbone import LEVELS, build_fpn_model, build_resnet_model
+from .detection import DetectionLayer, refined_rois_graph, window_norm_graph
+from .matching import MatchingLayer, MeanOverReferences, embedding_graph, match_graph
+from .roi_align import roi_levels_graph
 from .roi_heads import build_classifier_layers, build_fpn_mask_graph, build_mask_layers, fpn_classifier_graph
-from .rpn import ProposalLayer, build_rpn_model
+from .rpn import RefinedAnchorsLayer, build_rpn_model, propose_graph
 
-LEVELS = ("P2", "P3", "P4", "P5", "P6")
-POOLED_LEVELS = LEVELS[:4]  # P6 serves the RPN alone
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # PRECISION -> Keras' dtype policy
+POOLED_LEVELS = LEVELS[:4]  # only the RPN uses P6
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # PRECISION -> Keras dtype policy
 
 
 @dataclasses.dataclass(frozen=True)
 class SharedLayers:
-    """Every layer with weights.
+    """All layers with weights."""
 
-    Attributes:
-        resnet_model, fpn_model, rpn_model: nested models, as in the original files.
-        matching: level name -> MatchingLayer.
-        classifier: name -> layer of the class and box head.
-        mask: name -> layer of the mask head; empty for MODEL = "frcnn".
-    """
-
-    resnet_model: keras.Model
+    resnet_model: keras.Model  # nested models, as in the original weight files
     fpn_model: keras.Model
     rpn_model: keras.Model
-    matching: dict
-    classifier: dict
-    mask: dict
+    matching: dict[str, MatchingLayer]  # by level name
+    classifier: dict[str, KL.Layer]  # the class and box head, by name
+    mask: dict[str, KL.Layer]  # the mask head, by name; empty for MODEL = "frcnn"
 
     @property
-    def layers(self):
-        """All of them in a list, as a Keras model has them; this is what the weights module reads and writes."""
+    def layers(self) -> list[KL.Layer]:
+        """All of them in a list, like the `layers` of a Keras model, for loading and saving weights."""
         heads = [*self.matching.values(), self.rpn_model, *self.classifier.values(), *self.mask.values()]
         return [self.resnet_model, self.fpn_model, *heads]
 
 
 @dataclasses.dataclass(frozen=True)
 class InferenceNetwork:
-    """The single inference model and its inner tensors.
-
-    Attributes:
-        model: the Keras model; inputs input_image, input_image_meta, input_target, input_anchors; outputs by name.
-        tensors: name -> symbolic tensor of every stage, for `SiameseMaskRCNN.run_graph`.
-    """
+    """The single inference model and its intermediate tensors."""
 
     model: keras.Model
-    tensors: dict
+    tensors: dict[str, Tensor]  # symbolic tensors of every stage by name, for `SiameseMaskRCNN.run_graph`
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictorParts:
-    """The inference model cut in three.
+    """The inference model in three parts."""
 
-    Attributes:
-        scene_encoder: image [batch, H, W, 3] -> [P2, P3, P4, P5, P6].
-        reference_encoder: references [n, T, T, 3] -> embeddings [n, levels, channels].
-        detector: [P2..P6], embedding [batch, levels, channels], image_meta, anchors -> dict of outputs.
-    """
-
-    scene_encoder: keras.Model
-    reference_encoder: keras.Model
-    detector: keras.Model
+    scene_encoder: keras.Model  # image [batch, H, W, 3] -> [P2, P3, P4, P5, P6]
+    reference_encoder: keras.Model  # references [n, T, T, 3] -> embeddings [n, levels, channels]
+    detector: keras.Model  # [P2..P6], embedding [batch, levels, channels], image_meta, anchors -> dict of outputs
 
 
-def build_layers(config):
+def build_layers(config: Config) -> SharedLayers:
     """All layers of a configuration, with their weights.
 
     Raises:
-        ValueError: a setting the network cannot be built with (`Config.validate`).
+        ValueError: the network cannot be built with a setting (`Config.validate`).
     """
     config.validate()
-    with dtype_policy(config.PRECISION):
-        shared = _build_shared_layers(config)
-    build_detector(config, shared)  # the heads get their weights when they are first applied
-    return shared
-
-
-def _build_shared_layers(config):
-    resnet_model = build_resnet_model(config)
-    fpn_model = build_fpn_model([stage.shape[-1] for stage in resnet_model.outputs[1:]], config.FPN_FEATUREMAPS)
-    depth = config.MATCHED_FEATUREMAPS
-    return SharedLayers(
-        resnet_model=resnet_model,
-        fpn_model=fpn_model,
-        rpn_model=build_rpn_model(
-            config.RPN_ANCHOR_STRIDE, len(config.RPN_ANCHOR_RATIOS), depth, config.RPN_CONV_CHANNELS
-        ),
-        matching={level: MatchingLayer(depth, name=f"fpn_distance_{level}") for level in LEVELS},
-        classifier=build_classifier_layers(
-            config.POOL_SIZE,
-            config.NUM_CLASSES,
-            train_bn=config.TRAIN_BN,
-            fc_layers_size=config.FPN_CLASSIF_FC_LAYERS_SIZE,
-        ),
-        mask=build_mask_layers(train_bn=config.TRAIN_BN, channels=config.MASK_HEAD_CHANNELS)
-        if config.MODEL == "mrcnn"
-        else {},
-    )
+    depth, ratios, bn = config.MATCHED_FEATUREMAPS, len(config.RPN_ANCHOR_RATIOS), config.TRAIN_BN
+    with dtype_policy(config.PRECISION):  # initial weights depend on the order of construction
+        resnet = build_resnet_model(config)
+        fpn = build_fpn_model([stage.shape[-1] for stage in resnet.outputs[1:]], config.FPN_FEATUREMAPS)
+        rpn = build_rpn_model(config.RPN_ANCHOR_STRIDE, ratios, depth, config.RPN_CONV_CHANNELS)
+        matching = {level: MatchingLayer(depth, name=f"fpn_distance_{level}") for level in LEVELS}
+        fc_size = config.FPN_CLASSIF_FC_LAYERS_SIZE
+        classifier = build_classifier_layers(config.POOL_SIZE, config.NUM_CLASSES, train_bn=bn, fc_layers_size=fc_size)
+        mask = build_mask_layers(train_bn=bn, channels=config.MASK_HEAD_CHANNELS) if config.MODEL == "mrcnn" else {}
+    layers = SharedLayers(resnet, fpn, rpn, matching, classifier, mask)
+    build_detector(config, layers)  # the heads create their weights when they are first called
+    return layers
 
 
 @contextlib.contextmanager
-def dtype_policy(precision):
-    """Context in which layers are built for this precision; others are not touched."""
+def dtype_policy(precision: str) -> Iterator[None]:
+    """Context in which layers are built for a PRECISION."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES[precision])
     try:
@@ -123,7 +93,7 @@ def dtype_policy(precision):
         keras.config.set_dtype_policy(before)
 
 
-def build_inference_model(config, layers):
+def build_inference_model(config: Config, layers: SharedLayers) -> InferenceNetwork:
     """Matterport's single inference model.
 
     Args:
@@ -132,11 +102,11 @@ def build_inference_model(config, layers):
 
     Returns:
         InferenceNetwork. Inputs, in this order or by name: input_image [batch, H, W, 3] and input_target
-        [batch, K, T, T, 3] (both float32, mean subtracted as the configuration says), input_image_meta [batch, meta],
+        [batch, K, T, T, 3] (both float32, mean subtracted as configured), input_image_meta [batch, meta],
         input_anchors [batch, anchors, 4] normalized. Outputs by name: mrcnn_detection [batch, D, (y1, x1, y2, x2,
         class_id, score)], mrcnn_class [batch, rois, 2], mrcnn_bbox [batch, rois, 4], mrcnn_mask [batch, D, 28, 28]
         (not for "frcnn"), ROI [batch, rois, 4], rpn_class [batch, anchors, 2], rpn_bbox [batch, anchors, 4];
-        `detections` and `rpn_rois` are further names of mrcnn_detection and ROI, used by code for the original.
+        `detections` and `rpn_rois` are the names that code for the original uses for mrcnn_detection and ROI.
     """
     image, image_meta, anchors = _scene_inputs(config)
     references = keras.Input((None, *config.TARGET_SHAPE), name="input_target")
@@ -146,19 +116,10 @@ def build_inference_model(config, layers):
     outputs = _model_outputs(tensors)
     outputs["detections"], outputs["rpn_rois"] = outputs["mrcnn_detection"], outputs["ROI"]
     model = keras.Model([image, image_meta, references, anchors], outputs, name="mask_rcnn")
-    inner = inner_graph(
-        tensors,
-        anchors,
-        image_meta,
-        pre_nms_limit=config.PRE_NMS_LIMIT,
-        rpn_bbox_std_dev=config.RPN_BBOX_STD_DEV,
-        bbox_std_dev=config.BBOX_STD_DEV,
-        canonical_size=config.ROI_CANONICAL_SIZE,
-    )
-    return InferenceNetwork(model, {**tensors, **inner, **outputs})
+    return InferenceNetwork(model, {**tensors, **_intermediates(tensors, anchors, image_meta, config), **outputs})
 
 
-def build_parts(config, layers):
+def build_parts(config: Config, layers: SharedLayers) -> PredictorParts:
     """The three models behind the predictor; arguments as in `build_inference_model`."""
     image = keras.Input(_image_shape(config), name="input_image")
     maps = pyramid_graph(image, layers)
@@ -171,7 +132,7 @@ def build_parts(config, layers):
     )
 
 
-def build_detector(config, layers):
+def build_detector(config: Config, layers: SharedLayers) -> keras.Model:
     """The model that matches an encoded scene with an embedding and detects; see `PredictorParts`."""
     image, image_meta, anchors = _scene_inputs(config)
     maps = pyramid_graph(image, layers)
@@ -181,29 +142,16 @@ def build_detector(config, layers):
     return keras.Model([*scene, embedding, image_meta, anchors], outputs, name="detector")
 
 
-def pyramid_graph(image, layers):
-    """Backbone and pyramid, the same for scenes and references.
-
-    Args:
-        image: [batch, h, w, 3].
-        layers: SharedLayers.
-
-    Returns:
-        dict of C1..C5 and P2..P6, each [batch, h, w, channels].
-    """
+def pyramid_graph(image: Tensor, layers: SharedLayers) -> dict[str, Tensor]:
+    """Backbone and pyramid of images [batch, h, w, 3]: dict of C1..C5 and P2..P6, each [batch, h, w, channels]."""
     stages = layers.resnet_model(image)
     pyramid = layers.fpn_model(stages[1:])
     names = [f"C{index}" for index in range(1, len(stages) + 1)]
     return dict(zip([*names, *LEVELS], [*stages, *pyramid], strict=True))
 
 
-def encoders_graph(image, references, layers):
-    """Scene and references through the same backbone and pyramid.
-
-    Args:
-        image: [batch, H, W, 3].
-        references: [batch, K, T, T, 3].
-        layers: SharedLayers.
+def encoders_graph(image: Tensor, references: Tensor, layers: SharedLayers) -> dict[str, Tensor]:
+    """Scenes [batch, H, W, 3] and references [batch, K, T, T, 3] through the same backbone and pyramid.
 
     Returns:
         dict: img_C1..img_P6, tgt_C1..tgt_P6 (of all references), target_embedding [batch, levels, channels].
@@ -216,13 +164,9 @@ def encoders_graph(image, references, layers):
     return tensors
 
 
-def embedding_graph(reference_maps):
-    """What matching needs of a reference: [n, levels, channels], the averages of P2..P6, padding included."""
-    averages = [KL.GlobalAveragePooling2D(dtype="float32")(reference_maps[level]) for level in LEVELS]
-    return ops.stack(averages, axis=1)
-
-
-def detector_graph(scene, embedding, image_meta, anchors, config, layers):
+def detector_graph(
+    scene: list[Tensor], embedding: Tensor, image_meta: Tensor, anchors: Tensor, config: Config, layers: SharedLayers
+) -> dict[str, Tensor]:
     """Matching, proposals, heads and detections.
 
     Args:
@@ -233,11 +177,11 @@ def detector_graph(scene, embedding, image_meta, anchors, config, layers):
         config, layers: see `build_inference_model`.
 
     Returns:
-        dict of every tensor on the way, by name.
+        dict of the tensors of all stages, by name.
     """
-    tensors = match_graph(scene, embedding, layers)
-    matched = [tensors[f"matched_{level}"] for level in LEVELS]
-    tensors.update(proposals_graph(matched, anchors, config.POST_NMS_ROIS_INFERENCE, config, layers))
+    tensors = match_graph(scene, embedding, layers.matching)
+    matched = list(tensors.values())
+    tensors.update(propose_graph(matched, anchors, config.POST_NMS_ROIS_INFERENCE, config, layers.rpn_model))
     pooled_maps = matched[: len(POOLED_LEVELS)]
     tensors.update(classifier_outputs_graph(tensors["ROI"], pooled_maps, image_meta, config, layers))
     tensors["mrcnn_detection"] = DetectionLayer(
@@ -254,56 +198,46 @@ def detector_graph(scene, embedding, image_meta, anchors, config, layers):
     return tensors
 
 
-def classifier_outputs_graph(rois, pooled_maps, image_meta, config, layers):
-    """`roi_heads.fpn_classifier_graph` as the configuration says."""
+def classifier_outputs_graph(
+    rois: Tensor, pooled_maps: list[Tensor], image_meta: Tensor, config: Config, layers: SharedLayers
+) -> dict[str, Tensor]:
+    """`roi_heads.fpn_classifier_graph` with the sizes of a configuration."""
     sizes = {"pool_size": config.POOL_SIZE, "canonical_size": config.ROI_CANONICAL_SIZE}
     return fpn_classifier_graph(rois, pooled_maps, image_meta, layers.classifier, **sizes)
 
 
-def mask_outputs_graph(rois, pooled_maps, image_meta, config, layers):
-    """`roi_heads.build_fpn_mask_graph` as the configuration says."""
+def mask_outputs_graph(
+    rois: Tensor, pooled_maps: list[Tensor], image_meta: Tensor, config: Config, layers: SharedLayers
+) -> dict[str, Tensor]:
+    """`roi_heads.build_fpn_mask_graph` with the sizes of a configuration."""
     sizes = {"pool_size": config.MASK_POOL_SIZE, "canonical_size": config.ROI_CANONICAL_SIZE}
     return build_fpn_mask_graph(rois, pooled_maps, image_meta, layers.mask, **sizes)
 
 
-def match_graph(scene, embedding, layers):
-    """dict matched_P2..matched_P6 [batch, h, w, 3/2 channels]; arguments as in `detector_graph`."""
-    return {
-        f"matched_{level}": layers.matching[level]([scene[index], embedding[:, index]])
-        for index, level in enumerate(LEVELS)
-    }
-
-
-def proposals_graph(matched, anchors, proposal_count, config, layers):
-    """Scores and deltas of all anchors, and the proposals made of them.
-
-    Args:
-        matched: matched P2..P6.
-        anchors: [batch, anchors, (y1, x1, y2, x2)] normalized.
-        proposal_count: rows of ROI.
-        config, layers: see `build_inference_model`.
+def _intermediates(
+    tensors: dict[str, Tensor], anchors: Tensor, image_meta: Tensor, config: Config
+) -> dict[str, Tensor]:
+    """Intermediate results of the layers, for visualization.
 
     Returns:
-        dict: rpn_class_logits, rpn_class [batch, anchors, 2], rpn_bbox [batch, anchors, 4],
-        ROI [batch, proposal_count, 4] normalized.
+        dict: tensors of `refined_anchors_graph`; roi_levels int32 [batch, n], the pyramid level that each roi is pooled
+        from; refined_rois [batch, n, (y1, x1, y2, x2)] normalized, moved by mrcnn_bbox and clipped.
     """
-    by_level = [layers.rpn_model(level_map) for level_map in matched]
-    tensors = {
-        name: KL.Concatenate(axis=1, name=name)([outputs[name] for outputs in by_level])
-        for name in ("rpn_class_logits", "rpn_class", "rpn_bbox")
+    candidates = RefinedAnchorsLayer(config.PRE_NMS_LIMIT, config.RPN_BBOX_STD_DEV, name="refined_anchors")
+    deltas = tensors["mrcnn_bbox"] * ops.convert_to_tensor(config.BBOX_STD_DEV, dtype="float32")
+    return {
+        **candidates([tensors["rpn_class"], tensors["rpn_bbox"], anchors]),
+        "roi_levels": roi_levels_graph(tensors["ROI"], image_meta, canonical_size=config.ROI_CANONICAL_SIZE),
+        "refined_rois": refined_rois_graph(tensors["ROI"], deltas, window_norm_graph(image_meta)),
     }
-    tensors["ROI"] = ProposalLayer(
-        proposal_count, config.RPN_NMS_THRESHOLD, config.PRE_NMS_LIMIT, config.RPN_BBOX_STD_DEV, name="ROI"
-    )([tensors["rpn_class"], tensors["rpn_bbox"], anchors])
-    return tensors
 
 
-def _model_outputs(tensors):
+def _model_outputs(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     names = ("mrcnn_detection", "mrcnn_class", "mrcnn_bbox", "mrcnn_mask", "ROI", "rpn_class", "rpn_bbox")
     return {name: tensors[name] for name in names if name in tensors}
 
 
-def _scene_inputs(config):
+def _scene_inputs(config: Config) -> tuple[Tensor, Tensor, Tensor]:
     return (
         keras.Input(_image_shape(config), name="input_image"),
         keras.Input((config.IMAGE_META_SIZE,), name="input_image_meta"),
@@ -311,6 +245,6 @@ def _scene_inputs(config):
     )
 
 
-def _image_shape(config):
-    """Shape of the image input: free in the resize modes whose result depends on the picture."""
+def _image_shape(config: Config) -> tuple[int | None, int | None, int]:
+    """Shape of the image input: not fixed in the resize modes whose result depends on the image."""
     return (None, None, 3) if config.IMAGE_RESIZE_MODE in ("pad64", "none") else config.IMAGE_SHAPE

@@ -1,21 +1,28 @@
-"""The heads: region proposal network, box and class head, mask head.
+"""RoI heads: the class and box head, and the mask head.
 
-Builders make a head's layers once, by the names of the original files; graph functions apply them, so that the training
-model, the inference model and the parts of the predictor share them. Rois are folded into the batch axis.
+Each head has a builder, which makes its layers under the names of the original weight files, and a graph function,
+which applies them: training, inference and predictor share the layers. Rois are folded into the batch axis.
 """
+
+from typing import Any, TypeAlias
 
 import keras
 from keras import layers as KL
 from keras import ops
 
+from ..ops.box_ops import Tensor
 from .backbone import BatchNorm
 from .roi_align import PyramidROIAlign
 
 _MASK_CONVS = 4
 
+Layers: TypeAlias = dict[str, KL.Layer]  # by name
 
-def build_classifier_layers(pool_size, num_classes, *, train_bn=False, fc_layers_size=1024):
-    """Layers of the class and box head by name; arguments as in `fpn_classifier_graph`."""
+
+def build_classifier_layers(
+    pool_size: int, num_classes: int, *, train_bn: bool | None = False, fc_layers_size: int = 1024
+) -> Layers:
+    """Layers of the class and box head by name."""
     layers = (
         KL.Conv2D(fc_layers_size, pool_size, name="mrcnn_class_conv1"),
         BatchNorm(train_bn, name="mrcnn_class_bn1"),
@@ -27,12 +34,14 @@ def build_classifier_layers(pool_size, num_classes, *, train_bn=False, fc_layers
     return {layer.name: layer for layer in layers}
 
 
-def fpn_classifier_graph(rois, feature_maps, image_meta, layers, *, pool_size, canonical_size=224):
+def fpn_classifier_graph(
+    rois: Tensor, maps: list[Tensor], image_meta: Tensor, layers: Layers, *, pool_size: int, canonical_size: int = 224
+) -> dict[str, Tensor]:
     """Class and box of each roi.
 
     Args:
         rois: [batch, n, (y1, x1, y2, x2)] normalized.
-        feature_maps: matched P2..P5 [batch, h, w, channels].
+        maps: matched P2..P5 [batch, h, w, channels].
         image_meta: [batch, meta].
         layers: of `build_classifier_layers`.
         pool_size: side of the pooled maps.
@@ -44,9 +53,8 @@ def fpn_classifier_graph(rois, feature_maps, image_meta, layers, *, pool_size, c
         mrcnn_bbox [batch, n, (dy, dx, log(dh), log(dw))].
     """
     count = rois.shape[1]
-    pooled = PyramidROIAlign((pool_size, pool_size), canonical_size, name="roi_align_classifier")(
-        [rois, image_meta, *feature_maps]
-    )
+    align = PyramidROIAlign((pool_size, pool_size), canonical_size, name="roi_align_classifier")
+    pooled = align([rois, image_meta, *maps])
     bn1 = layers["mrcnn_class_bn1"](layers["mrcnn_class_conv1"](fold_rois(pooled)))
     bn2 = layers["mrcnn_class_bn2"](layers["mrcnn_class_conv2"](ops.relu(bn1)))
     shared = KL.Flatten()(ops.relu(bn2))
@@ -61,7 +69,7 @@ def fpn_classifier_graph(rois, feature_maps, image_meta, layers, *, pool_size, c
     }
 
 
-def build_mask_layers(*, train_bn=False, channels=256):
+def build_mask_layers(*, train_bn: bool | None = False, channels: int = 256) -> Layers:
     """Layers of the mask head by name."""
     layers = []
     for index in range(1, _MASK_CONVS + 1):
@@ -72,22 +80,23 @@ def build_mask_layers(*, train_bn=False, channels=256):
     return {layer.name: layer for layer in layers}
 
 
-def build_fpn_mask_graph(rois, feature_maps, image_meta, layers, *, pool_size, canonical_size=224):
+def build_fpn_mask_graph(
+    rois: Tensor, maps: list[Tensor], image_meta: Tensor, layers: Layers, *, pool_size: int, canonical_size: int = 224
+) -> dict[str, Tensor]:
     """Mask of each roi.
 
     Args:
-        rois, feature_maps, image_meta, canonical_size: see `fpn_classifier_graph`.
+        rois, maps, image_meta, canonical_size: see `fpn_classifier_graph`.
         layers: of `build_mask_layers`.
-        pool_size: side of the pooled maps; masks have twice of it.
+        pool_size: side of the pooled maps; masks have twice that.
 
     Returns:
         dict: roi_align_mask [batch, n, pool, pool, channels], mrcnn_mask_bn1..4 [batch, n, pool, pool, channels] before
         ReLU, mrcnn_mask_deconv [batch, n, 2 pool, 2 pool, channels], mrcnn_mask [batch, n, 2 pool, 2 pool].
     """
     count = rois.shape[1]
-    pooled = PyramidROIAlign((pool_size, pool_size), canonical_size, name="roi_align_mask")(
-        [rois, image_meta, *feature_maps]
-    )
+    align = PyramidROIAlign((pool_size, pool_size), canonical_size, name="roi_align_mask")
+    pooled = align([rois, image_meta, *maps])
     outputs, x = {"roi_align_mask": pooled}, fold_rois(pooled)
     for index in range(1, _MASK_CONVS + 1):
         x = layers[f"mrcnn_mask_bn{index}"](layers[f"mrcnn_mask_conv{index}"](x))
@@ -99,33 +108,33 @@ def build_fpn_mask_graph(rois, feature_maps, image_meta, layers, *, pool_size, c
     return outputs
 
 
-def fold_rois(x):
+def fold_rois(x: Tensor) -> Tensor:
     """[batch, n, ...] -> [batch * n, ...]."""
     return ops.reshape(x, (-1, *x.shape[2:]))
 
 
-def unfold_rois(x, count):
+def unfold_rois(x: Tensor, count: int) -> Tensor:
     """[batch * n, ...] -> [batch, n, ...] with n = count."""
     return ops.reshape(x, (-1, count, *x.shape[1:]))
 
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
 class UnfoldRois(KL.Layer):
-    """`unfold_rois` as a layer, where the result is to be found by name.
+    """`unfold_rois` as a layer, which gives its output a name.
 
     Args:
-        count: rois of an image.
+        count: rois per image.
     """
 
-    def __init__(self, count, **kwargs):
+    def __init__(self, count: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.count = count
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         return unfold_rois(x, self.count)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return (None, self.count, *input_shape[1:])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "count": self.count}

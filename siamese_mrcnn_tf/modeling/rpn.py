@@ -1,96 +1,160 @@
-"""The layers that Keras lacks: matching, proposals, RoI pooling, detections.
+"""Region proposal network: from the matched maps to class-agnostic proposals.
 
-Each class unpacks its inputs and delegates to a `*_graph` function on plain tensors. Boxes are normalized
-(y1, x1, y2, x2); the shapes of inputs and outputs are static but for the batch.
+One small convolutional model, shared by all levels, scores every anchor and predicts its box deltas; `ProposalLayer`
+moves the best anchors, clips them and suppresses near-duplicates. Boxes are normalized (y1, x1, y2, x2).
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import layers as KL
 from keras import ops
 
-from ..ops.box_ops import apply_box_deltas_graph, clip_boxes_graph, gather_batched
+from ..config import Config
+from ..ops.box_ops import Tensor, apply_box_deltas_graph, clip_boxes_graph, gather_batched
 from ..ops.kernels import non_max_suppression
 
-# MERGED DOC: """The heads: region proposal network, box and class head, mask head.
-#
-# Builders make a head's layers once, by the names of the original files; graph functions apply them, so that the training
-# model, the inference model and the parts of the predictor share them. Rois are folded into the batch axis.
-# """
+_PROPOSAL_SETTINGS = ("proposal_count", "nms_threshold", "pre_nms_limit", "bbox_std_dev")
+
+
+def build_rpn_model(anchor_stride: int, anchors_per_location: int, depth: int, conv_channels: int = 512) -> keras.Model:
+    """The region proposal network as a model `rpn_model`: map [batch, h, w, depth] -> dict of `rpn_graph`.
+
+    Args:
+        anchor_stride: cells between anchors, 1 or 2.
+        anchors_per_location: number of ratios.
+        depth: channels of the maps.
+        conv_channels: channels of the shared convolution.
+    """
+    feature_map = keras.Input((None, None, depth), name="input_rpn_feature_map")
+    outputs = rpn_graph(feature_map, anchors_per_location, anchor_stride, conv_channels=conv_channels)
+    return keras.Model(feature_map, outputs, name="rpn_model")
+
+
+def rpn_graph(
+    feature_map: Tensor, anchors_per_location: int, anchor_stride: int, *, conv_channels: int = 512
+) -> dict[str, Tensor]:
+    """Scores and deltas of the anchors of one level.
+
+    Args:
+        feature_map: [batch, h, w, channels].
+        anchors_per_location, anchor_stride, conv_channels: see `build_rpn_model`.
+
+    Returns:
+        dict: rpn_class_logits and rpn_class [batch, anchors, (background, foreground)],
+        rpn_bbox [batch, anchors, (dy, dx, log(dh), log(dw))].
+    """
+    convolution = {"padding": "same", "activation": "relu", "strides": anchor_stride, "name": "rpn_conv_shared"}
+    shared = KL.Conv2D(conv_channels, 3, **convolution)(feature_map)
+    # outputs are float32, also under mixed precision
+    logits = KL.Conv2D(2 * anchors_per_location, 1, dtype="float32", name="rpn_class_raw")(shared)
+    logits = KL.Reshape((-1, 2), dtype="float32")(logits)
+    deltas = KL.Conv2D(4 * anchors_per_location, 1, dtype="float32", name="rpn_bbox_pred")(shared)
+    deltas = KL.Reshape((-1, 4), dtype="float32")(deltas)
+    probabilities = KL.Activation("softmax", dtype="float32", name="rpn_class_xxx")(logits)
+    return {"rpn_class_logits": logits, "rpn_class": probabilities, "rpn_bbox": deltas}
+
+
+def propose_graph(
+    matched: list[Tensor], anchors: Tensor, proposal_count: int, config: Config, rpn_model: keras.Model
+) -> dict[str, Tensor]:
+    """Scores and deltas of the anchors of all levels, and the proposals.
+
+    Args:
+        matched: matched P2..P6, each [batch, h, w, channels].
+        anchors: [batch, anchors, (y1, x1, y2, x2)] normalized.
+        proposal_count: rows of ROI.
+        config: reads RPN_NMS_THRESHOLD, PRE_NMS_LIMIT and RPN_BBOX_STD_DEV.
+        rpn_model: of `build_rpn_model`.
+
+    Returns:
+        dict: rpn_class_logits, rpn_class [batch, anchors, 2], rpn_bbox [batch, anchors, 4],
+        ROI [batch, proposal_count, 4] normalized.
+    """
+    by_level = [rpn_model(level_map) for level_map in matched]
+    tensors = {
+        name: KL.Concatenate(axis=1, name=name)([outputs[name] for outputs in by_level])
+        for name in ("rpn_class_logits", "rpn_class", "rpn_bbox")
+    }
+    propose = ProposalLayer(
+        proposal_count, config.RPN_NMS_THRESHOLD, config.PRE_NMS_LIMIT, config.RPN_BBOX_STD_DEV, name="ROI"
+    )
+    return {**tensors, "ROI": propose([tensors["rpn_class"], tensors["rpn_bbox"], anchors])}
 
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
-class AnchorLayer(keras.layers.Layer):
-    """The anchors of a configuration, once for each image of a batch.
+class AnchorLayer(KL.Layer):
+    """The anchors of a configuration, repeated for each image of a batch.
 
     Args:
         anchors: [anchors, (y1, x1, y2, x2)] normalized.
     """
 
-    def __init__(self, anchors, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+    def __init__(self, anchors: npt.ArrayLike, **kwargs: Any) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})  # box coordinates need float32
         self.anchors = np.asarray(anchors, np.float32)
 
-    def call(self, images):
+    def call(self, images: Tensor) -> Tensor:
         """images: [batch, ...] -> [batch, anchors, (y1, x1, y2, x2)] normalized."""
         return ops.broadcast_to(ops.convert_to_tensor(self.anchors)[None], (ops.shape(images)[0], *self.anchors.shape))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return (input_shape[0], *self.anchors.shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "anchors": self.anchors.tolist()}
 
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
-class ProposalLayer(keras.layers.Layer):
-    """Proposals from the RPN's scores and deltas (`ROI` in the original).
+class ProposalLayer(KL.Layer):
+    """Proposals from the scores and deltas of the RPN (`ROI` in the original).
 
     Args:
         proposal_count: rows of the result.
-        nms_threshold: overlap above which the lesser of two proposals is dropped.
-        pre_nms_limit: best anchors that enter non-maximum suppression.
+        nms_threshold: of two proposals with a higher overlap, drop the one with the lower score.
+        pre_nms_limit: number of best anchors that enter non-maximum suppression.
         bbox_std_dev: 4 numbers that the deltas were divided by in training.
     """
 
-    def __init__(self, proposal_count, nms_threshold, pre_nms_limit, bbox_std_dev, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})  # boxes bear no less
-        self.proposal_count = proposal_count
-        self.nms_threshold = nms_threshold
-        self.pre_nms_limit = pre_nms_limit
+    def __init__(
+        self,
+        proposal_count: int,
+        nms_threshold: float,
+        pre_nms_limit: int,
+        bbox_std_dev: Sequence[float],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})  # box coordinates need float32
+        self.proposal_count, self.nms_threshold, self.pre_nms_limit = proposal_count, nms_threshold, pre_nms_limit
         self.bbox_std_dev = list(bbox_std_dev)
 
-    def call(self, inputs):
-        """inputs: rpn_class [batch, anchors, 2], rpn_bbox [batch, anchors, 4], anchors [batch, anchors, 4]
+    def call(self, inputs: list[Tensor]) -> Tensor:
+        """inputs: rpn_class [batch, anchors, (background, foreground)] probabilities, rpn_bbox [batch, anchors,
+        (dy, dx, log(dh), log(dw))], anchors [batch, anchors, (y1, x1, y2, x2)] normalized
         -> [batch, proposal_count, (y1, x1, y2, x2)] normalized, zero-padded."""
-        return proposal_graph(
-            *inputs,
-            proposal_count=self.proposal_count,
-            nms_threshold=self.nms_threshold,
-            pre_nms_limit=self.pre_nms_limit,
-            bbox_std_dev=self.bbox_std_dev,
-        )
+        return proposal_graph(*inputs, **{name: getattr(self, name) for name in _PROPOSAL_SETTINGS})
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return (input_shape[0][0], self.proposal_count, 4)
 
-    def get_config(self):
-        names = ("proposal_count", "nms_threshold", "pre_nms_limit", "bbox_std_dev")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **{name: getattr(self, name) for name in _PROPOSAL_SETTINGS}}
 
 
-def proposal_graph(rpn_class, rpn_bbox, anchors, *, proposal_count, nms_threshold, pre_nms_limit, bbox_std_dev):
-    """Best anchors, moved by their deltas, clipped to the image, without near duplicates.
-
-    Args:
-        rpn_class: [batch, anchors, (background, foreground)] probabilities.
-        rpn_bbox: [batch, anchors, (dy, dx, log(dh), log(dw))].
-        anchors: [batch, anchors, (y1, x1, y2, x2)] normalized.
-        proposal_count, nms_threshold, pre_nms_limit, bbox_std_dev: see `ProposalLayer`.
-
-    Returns:
-        [batch, proposal_count, (y1, x1, y2, x2)] normalized, zero-padded.
-    """
+def proposal_graph(
+    rpn_class: Tensor,
+    rpn_bbox: Tensor,
+    anchors: Tensor,
+    *,
+    proposal_count: int,
+    nms_threshold: float,
+    pre_nms_limit: int,
+    bbox_std_dev: Sequence[float],
+) -> Tensor:
+    """The best anchors, moved by their deltas, clipped to the image, without near-duplicates; see `ProposalLayer`."""
     candidates = refined_anchors_graph(
         rpn_class, rpn_bbox, anchors, pre_nms_limit=pre_nms_limit, bbox_std_dev=bbox_std_dev
     )
@@ -100,44 +164,43 @@ def proposal_graph(rpn_class, rpn_bbox, anchors, *, proposal_count, nms_threshol
 
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
-class RefinedAnchorsLayer(keras.layers.Layer):
-    """What enters the non-maximum suppression of `ProposalLayer`, for a look inside.
+class RefinedAnchorsLayer(KL.Layer):
+    """The candidates of `ProposalLayer` before non-maximum suppression, for visualization.
 
     Args:
         pre_nms_limit, bbox_std_dev: see `ProposalLayer`.
     """
 
-    def __init__(self, pre_nms_limit, bbox_std_dev, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})  # boxes bear no less
+    def __init__(self, pre_nms_limit: int, bbox_std_dev: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})  # box coordinates need float32
         self.pre_nms_limit = pre_nms_limit
         self.bbox_std_dev = list(bbox_std_dev)
 
-    def call(self, inputs):
+    def call(self, inputs: list[Tensor]) -> dict[str, Tensor]:
         """inputs: as in `ProposalLayer.call` -> dict of `refined_anchors_graph`."""
         return refined_anchors_graph(*inputs, pre_nms_limit=self.pre_nms_limit, bbox_std_dev=self.bbox_std_dev)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> dict[str, tuple]:
         batch, count = input_shape[0][:2]
         limit = count and min(count, self.pre_nms_limit)
         boxes = {name: (batch, limit, 4) for name in ("pre_nms_anchors", "refined_anchors", "refined_anchors_clipped")}
         return {"pre_nms_scores": (batch, limit), **boxes}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pre_nms_limit": self.pre_nms_limit, "bbox_std_dev": self.bbox_std_dev}
 
 
-def refined_anchors_graph(rpn_class, rpn_bbox, anchors, *, pre_nms_limit, bbox_std_dev):
-    """Best anchors, and where their deltas move them.
-
-    Args:
-        rpn_class, rpn_bbox, anchors, pre_nms_limit, bbox_std_dev: see `proposal_graph`.
+def refined_anchors_graph(
+    rpn_class: Tensor, rpn_bbox: Tensor, anchors: Tensor, *, pre_nms_limit: int, bbox_std_dev: Sequence[float]
+) -> dict[str, Tensor]:
+    """The best anchors before and after their deltas are applied; arguments as in `ProposalLayer`.
 
     Returns:
-        dict, rows by falling score: pre_nms_scores [batch, n]; pre_nms_anchors, refined_anchors and
-        refined_anchors_clipped (to the image), each [batch, n, (y1, x1, y2, x2)] normalized; n is pre_nms_limit, or the
-        number of anchors if that is less.
+        dict, rows in descending order of score: pre_nms_scores [batch, n]; pre_nms_anchors, refined_anchors and
+        refined_anchors_clipped (to the image), each [batch, n, (y1, x1, y2, x2)] normalized; n is the minimum of
+        pre_nms_limit and the number of anchors.
     """
-    # The number of anchors is unknown beforehand in the resize modes whose result depends on the picture.
+    # the number of anchors is static only if all images have one shape
     anchor_count = rpn_class.shape[1] or ops.shape(rpn_class)[1]
     limit = min(pre_nms_limit, anchor_count) if rpn_class.shape[1] else ops.minimum(pre_nms_limit, anchor_count)
     scores, best = ops.top_k(rpn_class[:, :, 1], limit)
@@ -149,46 +212,6 @@ def refined_anchors_graph(rpn_class, rpn_bbox, anchors, *, pre_nms_limit, bbox_s
         "pre_nms_scores": scores,
         "pre_nms_anchors": chosen,
         "refined_anchors": refined,
-        # weights that diverged give boxes that are no numbers, which non-maximum suppression refuses
+        # diverged weights give NaN boxes, which non-maximum suppression refuses
         "refined_anchors_clipped": ops.where(ops.isfinite(clipped), clipped, 0.0),
     }
-
-
-def build_rpn_model(anchor_stride, anchors_per_location, depth, conv_channels=512):
-    """The region proposal network as a model `rpn_model`, shared by all levels.
-
-    Args:
-        anchor_stride: cells between anchors, 1 or 2.
-        anchors_per_location: ratios.
-        depth: channels of the maps.
-        conv_channels: channels of the shared convolution.
-
-    Returns:
-        model: map [batch, h, w, depth] -> dict of `rpn_graph`.
-    """
-    feature_map = keras.Input((None, None, depth), name="input_rpn_feature_map")
-    outputs = rpn_graph(feature_map, anchors_per_location, anchor_stride, conv_channels=conv_channels)
-    return keras.Model(feature_map, outputs, name="rpn_model")
-
-
-def rpn_graph(feature_map, anchors_per_location, anchor_stride, *, conv_channels=512):
-    """Scores and deltas of the anchors of one level.
-
-    Args:
-        feature_map: [batch, h, w, channels].
-        anchors_per_location, anchor_stride, conv_channels: see `build_rpn_model`.
-
-    Returns:
-        dict: rpn_class_logits and rpn_class [batch, anchors, (background, foreground)],
-        rpn_bbox [batch, anchors, (dy, dx, log(dh), log(dw))].
-    """
-    shared = KL.Conv2D(
-        conv_channels, 3, padding="same", activation="relu", strides=anchor_stride, name="rpn_conv_shared"
-    )(feature_map)
-    # what leaves the network is float32, whatever the precision inside
-    logits = KL.Conv2D(2 * anchors_per_location, 1, dtype="float32", name="rpn_class_raw")(shared)
-    logits = KL.Reshape((-1, 2), dtype="float32")(logits)
-    deltas = KL.Conv2D(4 * anchors_per_location, 1, dtype="float32", name="rpn_bbox_pred")(shared)
-    deltas = KL.Reshape((-1, 4), dtype="float32")(deltas)
-    probabilities = KL.Activation("softmax", dtype="float32", name="rpn_class_xxx")(logits)
-    return {"rpn_class_logits": logits, "rpn_class": probabilities, "rpn_bbox": deltas}
