@@ -20,7 +20,7 @@ from siamese_mrcnn_tf.io.images import read_image
 HEIGHT, WIDTH = 120, 160
 
 
-def save_picture(path, height=HEIGHT, width=WIDTH, seed=0, **options):
+def save_image(path, height=HEIGHT, width=WIDTH, seed=0, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)).save(path, **options)
     return path
@@ -36,16 +36,16 @@ def oriented(orientation):
 def photos(tmp_path):
     """Folder with a.png and b.png."""
     for seed, name in enumerate(("a.png", "b.png")):
-        save_picture(tmp_path / "photos" / name, seed=seed)
+        save_image(tmp_path / "photos" / name, seed=seed)
     return tmp_path / "photos"
 
 
 @pytest.fixture
 def convert(tmp_path, photos):
-    """Convert pictures, a dict of lists of regions by file name: the content of the annotation file."""
+    """Convert images, a dict of lists of regions by file name: the content of the annotation file."""
 
-    def run(pictures, form="json2", **options):
-        path = via_samples.write(tmp_path / "via" / "mine.json", pictures, form)
+    def run(images, form="json2", **options):
+        path = via_samples.write(tmp_path / "via" / "mine.json", images, form)
         (content,) = convert_via([path], photos, tmp_path / "set", progress=False, **options).values()
         return content
 
@@ -99,7 +99,7 @@ def test_arcs_are_near_their_chords(radius):
     assert radius - np.linalg.norm(middles - (7, -2), axis=1).min() <= 0.05 + 1e-9
 
 
-def test_polygons_are_cut_off_at_the_picture():
+def test_polygons_are_cut_off_at_the_image():
     square = np.array([[-5.0, -5], [5, -5], [5, 5], [-5, 5]])
     assert set(map(tuple, via.clip_outline(square, 10, 10))) == {(0, 0), (5, 0), (5, 5), (0, 5)}
     np.testing.assert_array_equal(via.clip_outline(square + 5, 10, 10), square + 5)
@@ -113,14 +113,14 @@ def test_what_reaches_out_is_cut_off_and_told(convert, caplog):
     first, second = convert({"a.png": [region(shape, kind="box") for shape in shapes]})["annotations"]
     assert first["bbox"] == [0, 100, 28, 20] and first["area"] == 28 * 20
     assert second["bbox"][0] + second["bbox"][2] == WIDTH
-    assert "region 2: reaches 12 pixels out of the picture" in caplog.text and "region 1" not in caplog.text
+    assert "region 2: reaches 12 pixels out of the image" in caplog.text and "region 1" not in caplog.text
 
 
 def test_points_are_left_out_and_named(convert, caplog):
     point = region({"name": "point", "cx": 4, "cy": 5})
     content = convert({"a.png": [point, region(SHAPES["box"], kind="box")], "b.png": [point]})
     assert [one["image_id"] for one in content["annotations"]] == [1] and len(content["images"]) == 2
-    assert "picture 'a.png', region 1; " in caplog.text and "picture 'b.png', region 1" in caplog.text
+    assert "image 'a.png', region 1; " in caplog.text and "image 'b.png', region 1" in caplog.text
 
 
 def test_polylines_are_closed_and_named(convert, caplog):
@@ -210,7 +210,7 @@ BAD_SHAPES = [
     (changed(SHAPES["box"], width=0), "width = 0, expected a size above 0"),
     (changed(SHAPES["box"], x="ten"), "x = 'ten', expected a number"),
     (changed(SHAPES["box"], y=True), "y = True, expected a number"),
-    (changed(SHAPES["box"], x=500), "has no pixel of the picture, 160 x 120"),
+    (changed(SHAPES["box"], x=500), "has no pixel of the image, 160 x 120"),
     (changed(SHAPES["disk"], r=-1), "r = -1"),
     (changed(SHAPES["disk"], cx=float("nan")), "cx = nan"),
     (changed(SHAPES["disk"], cx=10**400), "cx = 1000"),
@@ -230,25 +230,25 @@ def test_bad_shapes_name_file_and_region(convert, tmp_path, shape, named):
     with pytest.raises(ValueError) as caught:
         convert({"a.png": [region(SHAPES["box"], kind="box"), region(shape, kind="box")]})
     assert named in str(caught.value)
-    assert str(caught.value).startswith(f"{tmp_path / 'via' / 'mine.json'}: picture 'a.png', region 2: ")
+    assert str(caught.value).startswith(f"{tmp_path / 'via' / 'mine.json'}: image 'a.png', region 2: ")
     assert not (tmp_path / "set").exists()
 
 
 BAD_FILES = [
     ("{", "not JSON at line 1"),
     ("[]", "expected annotations of VIA"),
-    ("{}", "no pictures"),
+    ("{}", "no images"),
     ('{"images": [], "annotations": [], "categories": []}', "a COCO file"),
     ('{"project": {}, "metadata": {}, "view": {}, "file": {}}', "a project of VIA 3"),
     ('{"_via_img_metadata": []}', "_via_img_metadata = [], expected a dict"),
     ('{"a.png1": 3}', "'a.png1': 3, expected a dict"),
     ('{"a.png1": {"regions": []}}', "'a.png1': the key 'filename' is missing"),
-    ('{"a.png1": {"filename": "a.png"}}', "picture 'a.png': the key 'regions' is missing"),
+    ('{"a.png1": {"filename": "a.png"}}', "image 'a.png': the key 'regions' is missing"),
     ('{"a.png1": {"filename": "a.png", "regions": 3}}', "regions = 3, expected a dict or list"),
     ('{"a.png1": {"filename": "a.png", "regions": [{}]}}', "region 1: the key 'shape_attributes' is missing"),
     (
         '{"a.png1": {"filename": "a.png", "regions": []}, "a.png2": {"filename": "a.png", "regions": []}}',
-        "picture 'a.png': ",
+        "image 'a.png': ",
     ),
 ]
 
@@ -265,8 +265,8 @@ def test_bad_files_are_named(tmp_path, text, named):
 BAD_TABLES = [
     ("name,size\n", "the header"),
     (via_samples.CSV_HEADER + "\na.png,1\n", "line 2: 2 columns, expected 7"),
-    (via_samples.CSV_HEADER + '\na.png,1,"{}",1,0,"{}}","{}"', "line 2, picture 'a.png': region_shape_attributes"),
-    (via_samples.CSV_HEADER + '\na.png,1,"{}",1,0,"{}","[]"', "line 2, picture 'a.png': region_attributes"),
+    (via_samples.CSV_HEADER + '\na.png,1,"{}",1,0,"{}}","{}"', "line 2, image 'a.png': region_shape_attributes"),
+    (via_samples.CSV_HEADER + '\na.png,1,"{}",1,0,"{}","[]"', "line 2, image 'a.png': region_attributes"),
     (via_samples.CSV_HEADER + '\na.png,1,"{}",1,0,"{', "line 2: no row of a table"),
 ]
 
@@ -303,13 +303,13 @@ def test_bad_arguments_are_named(convert, tmp_path, options, named):
     assert not (tmp_path / "set").exists()
 
 
-# ---- pictures and the tree -----------------------------------------------------------------------------------------
+# ---- images and the tree -----------------------------------------------------------------------------------------
 
 
-def test_pictures_that_are_missing_or_broken_are_named(convert, photos, tmp_path):
-    with pytest.raises(ValueError, match=r"mine.json: picture 'c.png': no such file in .*photos"):
+def test_images_that_are_missing_or_broken_are_named(convert, photos, tmp_path):
+    with pytest.raises(ValueError, match=r"mine.json: image 'c.png': no such file in .*photos"):
         convert({"a.png": [region(SHAPES["box"], kind="box")], "c.png": []})
-    with pytest.raises(ValueError, match="picture '/x/a.png': is the file .*a.png, as is 'a.png' in "):
+    with pytest.raises(ValueError, match="image '/x/a.png': is the file .*a.png, as is 'a.png' in "):
         convert({"a.png": [region(SHAPES["box"], kind="box")], "/x/a.png": []})
     (photos / "b.png").write_bytes((photos / "a.png").read_bytes()[:200])
     with pytest.raises(ValueError, match="b.png: the image cannot be read"):
@@ -318,7 +318,7 @@ def test_pictures_that_are_missing_or_broken_are_named(convert, photos, tmp_path
 
 
 def test_paths_and_addresses_are_looked_for_by_their_last_part(convert, photos, tmp_path):
-    save_picture(photos / "deep" / "c.png")
+    save_image(photos / "deep" / "c.png")
     names = ["https://here.example/files/a.png", "C:\\Users\\me\\b.png", "deep/c.png"]
     content = convert({name: [region(SHAPES["box"], kind="box")] for name in names})
     assert [image["file_name"] for image in content["images"]] == ["a.png", "b.png", "deep/c.png"]
@@ -327,8 +327,8 @@ def test_paths_and_addresses_are_looked_for_by_their_last_part(convert, photos, 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(40, 60), (50, 50)])
-def test_pictures_are_upright_whatever_the_tag(convert, photos, tmp_path, orientation, size):
-    source = save_picture(photos / "a.png", *size, exif=oriented(orientation))
+def test_images_are_upright_whatever_the_tag(convert, photos, tmp_path, orientation, size):
+    source = save_image(photos / "a.png", *size, exif=oriented(orientation))
     content = convert({"a.png": [region(SHAPES["arrow"], kind="arrow")]})
     upright = read_image(source)
     image = content["images"][0]
@@ -339,19 +339,19 @@ def test_pictures_are_upright_whatever_the_tag(convert, photos, tmp_path, orient
 
 
 def test_orientation_tags_can_be_ignored(convert, photos, tmp_path):
-    source = save_picture(photos / "a.png", 40, 60, exif=oriented(6))
+    source = save_image(photos / "a.png", 40, 60, exif=oriented(6))
     image = convert({"a.png": [region(SHAPES["arrow"], kind="arrow")]}, ignore_orientation=True)["images"][0]
     assert (image["height"], image["width"]) == (40, 60)
     np.testing.assert_array_equal(coco_tree.load(tmp_path / "set").load_image(0), read_image(source, (40, 60)))
 
 
-def test_pictures_are_copied_or_linked(convert, photos, tmp_path):
-    pictures = {"a.png": [region(SHAPES["box"], kind="box")], "b.jpg": []}
-    save_picture(photos / "b.jpg", 50, 50, exif=oriented(3))
-    convert(pictures)
+def test_images_are_copied_or_linked(convert, photos, tmp_path):
+    images = {"a.png": [region(SHAPES["box"], kind="box")], "b.jpg": []}
+    save_image(photos / "b.jpg", 50, 50, exif=oriented(3))
+    convert(images)
     folder = tmp_path / "set" / "train2017"
     assert not (folder / "a.png").is_symlink() and (folder / "a.png").read_bytes() == (photos / "a.png").read_bytes()
-    convert(pictures, link=True, year="2018")
+    convert(images, link=True, year="2018")
     folder = tmp_path / "set" / "train2018"
     assert (folder / "a.png").is_symlink() and (folder / "a.png").samefile(photos / "a.png")
     assert not (folder / "b.jpg").is_symlink()  # written anew, upright
@@ -360,44 +360,44 @@ def test_pictures_are_copied_or_linked(convert, photos, tmp_path):
 
 
 def test_nothing_is_replaced_unless_told_to(convert, photos, tmp_path):
-    pictures = {"a.png": [region(SHAPES["box"], kind="box")]}
+    images = {"a.png": [region(SHAPES["box"], kind="box")]}
     path, copied = (tmp_path / "set" / name for name in ("annotations/instances_train2017.json", "train2017/a.png"))
-    convert(pictures)
+    convert(images)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="instances_train2017.json: is there already"):
-        convert(pictures)
+        convert(images)
     path.unlink()
-    convert(pictures)  # the same picture may be there, as after a run that was stopped
+    convert(images)  # the same image may be there, as after a run that was stopped
     assert path.read_bytes() == before
     path.unlink()
-    save_picture(copied, seed=5)
-    with pytest.raises(ValueError, match="a.png: another picture is there already"):
-        convert(pictures)
+    save_image(copied, seed=5)
+    with pytest.raises(ValueError, match="a.png: another image is there already"):
+        convert(images)
     assert not path.exists()
-    convert(pictures, force=True)
+    convert(images, force=True)
     assert path.read_bytes() == before and copied.read_bytes() == (photos / "a.png").read_bytes()
     assert not list(path.parent.glob(".*")) and not list(copied.parent.glob(".*"))
 
 
-def test_pictures_may_be_in_their_place(tmp_path):
+def test_images_may_be_in_their_place(tmp_path):
     folder = tmp_path / "set" / "train2017"
-    before = save_picture(folder / "a.jpg").read_bytes()
+    before = save_image(folder / "a.jpg").read_bytes()
     annotations = via_samples.write(tmp_path / "mine.json", {"a.jpg": [region(SHAPES["box"], kind="box")]})
     convert_via([annotations], folder, tmp_path / "set", progress=False)
     assert (folder / "a.jpg").read_bytes() == before
-    save_picture(folder / "a.jpg", exif=oriented(3))
-    with pytest.raises(ValueError, match="a.jpg: has to be written upright, but is the picture itself"):
+    save_image(folder / "a.jpg", exif=oriented(3))
+    with pytest.raises(ValueError, match="a.jpg: has to be written upright, but is the image itself"):
         convert_via([annotations], folder, tmp_path / "set", progress=False, force=True)
 
 
 def test_val_is_a_share_that_stays(tmp_path):
     names = [f"{number}.png" for number in range(10)]
     for name in names:
-        save_picture(tmp_path / "photos" / name, 20, 30)
+        save_image(tmp_path / "photos" / name, 20, 30)
     drawn = {}
     for count in (8, 10):
-        pictures = {name: [region({**SHAPES["disk"], "cx": 9, "cy": 9, "r": 5}, kind="disk")] for name in names[:count]}
-        path = via_samples.write(tmp_path / f"{count}.json", pictures)
+        images = {name: [region({**SHAPES["disk"], "cx": 9, "cy": 9, "r": 5}, kind="disk")] for name in names[:count]}
+        path = via_samples.write(tmp_path / f"{count}.json", images)
         found = convert_via([path], tmp_path / "photos", tmp_path / str(count), val_share=0.3, seed=1, progress=False)
         drawn[count] = {part: {one["file_name"] for one in found[part]["images"]} for part in found}
         ids = [one["id"] for content in found.values() for one in content["images"]]
@@ -419,7 +419,7 @@ def test_several_files_make_one_set(tmp_path, photos):
     ]
     content = convert_via(paths, photos, tmp_path / "set", progress=False)["train2017"]
     assert [one["id"] for one in content["images"]] == [one["id"] for one in content["annotations"]] == [1, 2]
-    with pytest.raises(ValueError, match="a.json: picture 'a.png': .*a.json has it already"):
+    with pytest.raises(ValueError, match="a.json: image 'a.png': .*a.json has it already"):
         via.read_via([paths[0], paths[0]])
 
 
@@ -431,14 +431,14 @@ def via_of_training_tree(training_tree, tmp_path_factory):
     """The polygons of the training tree, as annotations of VIA."""
     content = json.loads((training_tree / "annotations" / "instances_train2017.json").read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
-    pictures = {image["file_name"]: [] for image in content["images"]}
+    images = {image["file_name"]: [] for image in content["images"]}
     files = {image["id"]: image["file_name"] for image in content["images"]}
     for annotation in content["annotations"]:
         if isinstance(annotation["segmentation"], list):
             (points,) = annotation["segmentation"]
             shape = {"name": "polygon", "all_points_x": points[0::2], "all_points_y": points[1::2]}
-            pictures[files[annotation["image_id"]]].append(region(shape, name=names[annotation["category_id"]]))
-    return via_samples.write(tmp_path_factory.mktemp("via") / "mine.json", pictures)
+            images[files[annotation["image_id"]]].append(region(shape, name=names[annotation["category_id"]]))
+    return via_samples.write(tmp_path_factory.mktemp("via") / "mine.json", images)
 
 
 def test_masks_are_those_that_were_drawn(via_of_training_tree, training_tree, tmp_path):
@@ -477,8 +477,8 @@ def test_from_photos_to_a_checked_set(run, via_of_training_tree, training_tree, 
     assert code == 0
     assert "train2017: 6 images, " in text and "val2017: 2 images, " in text and "instances: ellipse " in text
     assert str(tmp_path / "set") in text
-    checked = ("check", "--dataset", tmp_path / "set", "--skip-pictures", "--samples", 0, "--config", "tiny")
-    code, text, _ = run(*checked, "--out", tmp_path / "pictures")
+    checked = ("check", "--dataset", tmp_path / "set", "--skip-images", "--samples", 0, "--config", "tiny")
+    code, text, _ = run(*checked, "--out", tmp_path / "images")
     assert code == 0 and "train2017: 6 images" in text
     code, _, errors = run("convert", via_of_training_tree, *images, *out)
     assert code == 2 and "instances_train2017.json: is there already" in errors

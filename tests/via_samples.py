@@ -7,7 +7,7 @@ import json
 CSV_HEADER = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
 FORMATS = ("json1", "json2", "project2", "csv1", "csv2")
 
-SHAPES = {  # in a picture of 120 x 160 pixels (height x width)
+SHAPES = {  # in an image of 120 x 160 pixels (height x width)
     "arrow": {
         "name": "polygon",
         "all_points_x": [10, 50, 30, 50, 10],
@@ -27,17 +27,17 @@ def region(shape, **attributes):
 
 
 def entry(name, regions, size=1234):
-    """(key, entry) of a picture in VIA's files."""
+    """(key, entry) of an image in VIA's files."""
     return f"{name}{size}", {"filename": name, "size": size, "regions": list(regions), "file_attributes": {}}
 
 
-def write(path, pictures, form="json2"):
-    """Write pictures, a dict of lists of regions by file name, as one of FORMATS; returns the path."""
-    entries = dict(entry(name, regions) for name, regions in pictures.items())
+def write(path, images, form="json2"):
+    """Write images, a dict of lists of regions by file name, as one of FORMATS; returns the path."""
+    entries = dict(entry(name, regions) for name, regions in images.items())
     path.parent.mkdir(parents=True, exist_ok=True)
     if form.startswith("csv"):
         path = path.with_suffix(".csv")
-        path.write_text(_table(pictures, "#" if form == "csv1" else ""), encoding="utf-8")
+        path.write_text(_table(images, "#" if form == "csv1" else ""), encoding="utf-8")
         return path
     if form == "json1":
         for one in entries.values():
@@ -52,10 +52,10 @@ def write(path, pictures, form="json2"):
     return path
 
 
-def _table(pictures, mark):
+def _table(images, mark):
     """The CSV that VIA exports: texts of dicts are quoted, nothing else is."""
     lines = [mark + CSV_HEADER]
-    for name, regions in pictures.items():
+    for name, regions in images.items():
         for index, one in enumerate(regions):
             cells = [_quoted(one[key]) for key in ("shape_attributes", "region_attributes")]
             lines.append(",".join([name, "1234", '"{}"', str(len(regions)), str(index), *cells]))

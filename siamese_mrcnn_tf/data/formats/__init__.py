@@ -1,5 +1,5 @@
-"""Importers of annotation tools: each turns its files into a COCO-format data set.
+"""Importers of annotation tools: each converts its files to a COCO-format data set.
 
-via: annotations of the VGG Image Annotator, read and checked.
-via_tree: the COCO-format data set made of them.
+via: reads and checks annotations of the VGG Image Annotator.
+via_tree: writes them as a COCO-format data set.
 """

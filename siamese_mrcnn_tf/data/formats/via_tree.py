@@ -1,9 +1,10 @@
-"""Annotations of the VGG Image Annotator become a COCO-format tree, pictures included."""
+"""Converts annotations of the VGG Image Annotator to a COCO-format tree, images included."""
 
 import dataclasses
 import io
 import logging
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from ...io import files
 from ...io.images import read_image
-from ..annotations import annotation_rle
+from ..annotations import Content, Entry, annotation_rle
 from . import via
 
 logger = logging.getLogger(__name__)
@@ -21,89 +22,86 @@ logger = logging.getLogger(__name__)
 SUBSETS = ("train", "val")
 
 _DECIMALS = 2  # of the polygons that are written
-_FEW_PIXELS = 3  # that a region may reach out of its picture without a warning: nobody draws borders more exactly
-_JPEG_QUALITY = 95  # of pictures that have to be written anew
+_TOLERANCE = 3  # pixels that a region may reach out of its image without a warning
+_JPEG_QUALITY = 95  # of images that are written upright
 
 
 def convert_via(
-    paths,
-    image_dir,
-    out,
+    paths: Iterable[files.StrPath],
+    image_dir: files.StrPath,
+    out: files.StrPath,
     *,
-    subset="train",
-    year="2017",
-    val_share=0.0,
-    seed=0,
-    attribute=None,
-    category=None,
-    categories=None,
-    link=False,
-    ignore_orientation=False,
-    force=False,
-    progress=True,
-):
-    """Write a COCO-format tree of annotations of VIA; nothing of it if anything is wrong with them.
+    subset: str = "train",
+    year: str = "2017",
+    val_share: float = 0.0,
+    seed: int = 0,
+    attribute: str | None = None,
+    category: str | None = None,
+    categories: Iterable[str] | None = None,
+    link: bool = False,
+    ignore_orientation: bool = False,
+    force: bool = False,
+    progress: bool = True,
+) -> dict[str, Content]:
+    """Write a COCO-format tree of VIA annotations; if anything is wrong with them, nothing is written.
 
-    Images are numbered from 1 in the order of the files. Regions that are points have no area: the log names them, and
-    they are left out. Others are cut off at the borders of the picture. A picture whose orientation tag would not be
-    obeyed later, because it turns the picture into one of the same size, is written anew, upright.
+    Images are numbered from 1 in the order of the files. Regions that are points have no area: they are left out, and
+    the log names them. Other regions are clipped to their image. An image whose EXIF orientation `CocoDataset` would
+    ignore, because the turned image has the same size, is written upright.
 
     Args:
         paths: annotation files.
-        image_dir: folder of the pictures.
+        image_dir: folder of the images.
         out: folder of the tree: `annotations/instances_{subset}{year}.json` and `{subset}{year}/`.
         subset: "train" or "val".
         val_share: if above 0, this share of the images, one at least, becomes the subset "val", the others "train".
-            Which ones depends on `seed` and their file names, so that images that are added later move few of them.
+            The choice depends on `seed` and the file names: images added later move few of the others.
         attribute, category, categories: as in `via.region_categories`.
-        link: link the pictures instead of copying them.
-        ignore_orientation: the regions were drawn on the pictures as they are stored, without regard to the tag.
-        force: replace what is there.
+        link: link the images instead of copying them.
+        ignore_orientation: the regions were drawn on the stored images, without their EXIF orientation.
+        force: replace existing files.
         progress: show a progress bar.
 
     Returns:
         dict by set name ("train2017"): the content of its annotation file.
 
     Raises:
-        ValueError: names what is wrong with the arguments, the annotation files or the pictures, or what is there.
+        ValueError: names the wrong argument, annotation file or image, or the existing file.
     """
     out = files.writable_folder(out)
-    pictures = _with_area(via.read_via(paths))
-    regions = [region for picture in pictures for region in picture.regions]
+    annotated = _with_area(via.read_via(paths))
+    regions = [region for image in annotated for region in image.regions]
     names, ids = via.region_categories(regions, attribute, category, categories)
     outlines = [via.region_outline(region) for region in regions]
-    parts = _parts([picture.name for picture in pictures], subset, val_share, seed)
+    parts = _parts([image.name for image in annotated], subset, val_share, seed)
     _refuse_annotations(out, parts, year, force)
-    sources = _sources(pictures, image_dir, ignore_orientation, progress)
+    sources = _sources(annotated, image_dir, ignore_orientation, progress)
     images = [source.entry(number) for number, source in enumerate(sources, start=1)]
-    image_of = [image for picture, image in zip(pictures, images, strict=True) for _ in picture.regions]
+    image_of = [entry for image, entry in zip(annotated, images, strict=True) for _ in image.regions]
     annotations = [
         _annotation(number, region, outline, ids[name], image)
         for number, (region, outline, name, image) in enumerate(zip(regions, outlines, names, image_of, strict=True), 1)
     ]
     contents = {f"{part}{year}": _content([images[i] for i in parts[part]], annotations, ids) for part in parts}
-    _write_pictures([(sources[i], out / f"{part}{year}") for part in parts for i in parts[part]], link, force)
+    _write_images([(sources[i], out / f"{part}{year}") for part in parts for i in parts[part]], link, force)
     for name, content in contents.items():
         files.write_json(_annotation_path(out, name), content)
     return contents
 
 
-def _with_area(pictures):
-    """The pictures without the regions that are points; the log names what is left out, or taken for something else."""
-    regions = [region for picture in pictures for region in picture.regions]
+def _with_area(images: list[via.AnnotatedImage]) -> list[via.AnnotatedImage]:
+    """The images without regions that are points; the log names these, and polylines."""
+    regions = [region for image in images for region in image.regions]
     for shape, words in (("point", "left out, points have no area"), ("polyline", "closed, and taken as polygons")):
         places = [region.place for region in regions if region.shape.get("name") == shape]
         if places:
             logger.warning("%s: %s", words, "; ".join(places))
-    return [dataclasses.replace(picture, regions=_without_points(picture.regions)) for picture in pictures]
+    kept = [[region for region in image.regions if region.shape.get("name") != "point"] for image in images]
+    return [dataclasses.replace(image, regions=tuple(found)) for image, found in zip(images, kept, strict=True)]
 
 
-def _without_points(regions):
-    return tuple(region for region in regions if region.shape.get("name") != "point")
-
-
-def _parts(names, subset, val_share, seed):
-    """dict by subset: the indices, ascending, of the pictures of these names that belong to it."""
+def _parts(names: list[str], subset: str, val_share: float, seed: int) -> dict[str, list[int]]:
+    """Indices, ascending, of the images of each subset."""
     if subset not in SUBSETS:
         raise ValueError(f"subset = {subset!r}: expected one of {', '.join(SUBSETS)}")
     if not 0 <= val_share < 1 or seed < 0:
@@ -113,26 +111,26 @@ def _parts(names, subset, val_share, seed):
     if not val_share:
         return {subset: list(range(len(names)))}
     if subset != "train" or len(names) < 2:
-        raise ValueError(f"val_share = {val_share}: expected the subset 'train' and two pictures or more")
+        raise ValueError(f"val_share = {val_share}: expected the subset 'train' and two images or more")
     count = min(max(round(val_share * len(names)), 1), len(names) - 1)
     draws = [np.random.default_rng([seed, *name.encode()]).random() for name in names]
     val = set(sorted(range(len(names)), key=draws.__getitem__)[:count])
     return {"train": [i for i in range(len(names)) if i not in val], "val": sorted(val)}
 
 
-def _annotation_path(out, name):
+def _annotation_path(out: Path, name: str) -> Path:
     return files.inside(out / "annotations", f"instances_{name}.json")
 
 
-def _refuse_annotations(out, parts, year, force):
+def _refuse_annotations(out: Path, parts: Iterable[str], year: str, force: bool) -> None:
     for part in parts:
         path = _annotation_path(out, f"{part}{year}")
         if path.exists() and not force:
             raise ValueError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
 
 
-def _content(images, annotations, ids):
-    """The annotation file of some images: a dict as COCO has it."""
+def _content(images: list[Entry], annotations: list[Entry], ids: dict[str, int]) -> Content:
+    """The content of the COCO annotation file of some images."""
     kept = {image["id"] for image in images}
     return {
         "info": {"description": "converted from annotations of the VGG Image Annotator"},
@@ -142,13 +140,14 @@ def _content(images, annotations, ids):
     }
 
 
-def _annotation(number, region, outline, category_id, image):
-    """A region as COCO annotation, cut off at the borders of its image.
+def _annotation(number: int, region: via.Region, outline: np.ndarray, category_id: int, image: Entry) -> Entry:
+    """A region as COCO annotation, clipped to its image.
 
     Raises:
         ValueError: no pixel of the image is in it; names the region.
     """
     height, width = image["height"], image["width"]
+    size = f"{width} x {height} (width x height)"
     polygon = via.clip_outline(outline, height, width)
     annotation = {
         "id": number,
@@ -162,65 +161,66 @@ def _annotation(number, region, outline, category_id, image):
     beyond = max((-outline).max(), (outline - (width, height)).max())
     if not area:
         words = f"outline from {outline.min(0).tolist()} to {outline.max(0).tolist()} (x, y)"
-        raise ValueError(f"{region.place}: {words} has no pixel of the picture, {width} x {height} (width x height)")
-    if beyond > _FEW_PIXELS:
-        size = f"{width} x {height} (width x height)"
-        logger.warning("%s: reaches %.0f pixels out of the picture, %s; cut off there", region.place, beyond, size)
+        raise ValueError(f"{region.place}: {words} has no pixel of the image, {size}")
+    if beyond > _TOLERANCE:
+        logger.warning("%s: reaches %.0f pixels out of the image, %s; clipped there", region.place, beyond, size)
     return annotation | {"area": area, "bbox": coco_mask.toBbox(rle).tolist()}
 
 
-# ---- pictures ------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """A picture file.
+    """An image file.
 
     Attributes:
         path: the file.
-        name: its path in the folder of the pictures, with slashes.
+        name: its path in the image folder, with slashes.
         size: (height, width) in pixels that the regions are for.
-        is_turned: `read_image` does not give the upright picture for that size.
+        is_turned: `read_image` does not give the upright image for that size.
     """
 
     path: Path
     name: str
-    size: tuple
+    size: Sequence[int]
     is_turned: bool
 
-    def entry(self, number):
-        """The image as COCO has it."""
+    def entry(self, number: int) -> Entry:
+        """The COCO entry of the image."""
         return {"id": number, "file_name": self.name, "height": self.size[0], "width": self.size[1]}
 
 
-def _sources(pictures, image_dir, ignore_orientation, progress):
-    """The files of the pictures, all of them read: list of _Source."""
-    paths = [_find(picture, image_dir) for picture in pictures]
-    first = {}
-    for picture, path in zip(pictures, paths, strict=True):
-        other = first.setdefault(path, picture)
-        if other is not picture:
-            raise ValueError(f"{picture.place}: is the file {path}, as is {other.name!r} in {other.source}")
+def _sources(
+    images: list[via.AnnotatedImage], image_dir: files.StrPath, ignore_orientation: bool, progress: bool
+) -> list[_Source]:
+    """The image files; all of them are read."""
+    paths = [_find(image, image_dir) for image in images]
+    first: dict[Path, via.AnnotatedImage] = {}
+    for image, path in zip(images, paths, strict=True):
+        other = first.setdefault(path, image)
+        if other is not image:
+            raise ValueError(f"{image.place}: is the file {path}, as is {other.name!r} in {other.source}")
     return [
         _Source(path, path.relative_to(image_dir).as_posix(), *_measure(path, ignore_orientation))
-        for path in tqdm(paths, desc="pictures", unit="image", disable=not progress)
+        for path in tqdm(paths, desc="images", unit="image", disable=not progress)
     ]
 
 
-def _find(picture, image_dir):
-    """The file of a picture; VIA may know it by a path or an address, of which the last part counts then."""
-    for name in (picture.name, re.split(r"[\\/]", picture.name)[-1]):
+def _find(image: via.AnnotatedImage, image_dir: files.StrPath) -> Path:
+    """The file of an image; of a path or an address in VIA, the last part is tried too."""
+    for name in (image.name, re.split(r"[\\/]", image.name)[-1]):
         try:
             path = files.inside(image_dir, name)
         except ValueError:  # an absolute path, for example
             continue
         if path.is_file():
             return path
-    raise ValueError(f"{picture.place}: no such file in {image_dir}")
+    raise ValueError(f"{image.place}: no such file in {image_dir}")
 
 
-def _measure(path, ignore_orientation):
-    """(height, width) of the picture that the regions are for, and whether `read_image` does not give it upright."""
+def _measure(path: Path, ignore_orientation: bool) -> tuple[Sequence[int], bool]:
+    """`size` and `is_turned` of a _Source."""
     upright = read_image(path)
     with Image.open(path) as image:
         stored, is_tagged = (image.height, image.width), _has_orientation(image)
@@ -230,15 +230,15 @@ def _measure(path, ignore_orientation):
     return size, is_tagged and not np.array_equal(read_image(path, size), upright)
 
 
-def _has_orientation(image):
+def _has_orientation(image: Image.Image) -> bool:
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except Exception:  # whatever a broken tag trips over; `read_image` ignores it then
+        return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
+    except Exception:  # broken EXIF data raise anything; `read_image` ignores them
         return False
 
 
-def _write_pictures(placed, link, force):
-    """Copy or link pictures into folders: pairs (_Source, folder). What is there is looked at before the first."""
+def _write_images(placed: list[tuple[_Source, Path]], link: bool, force: bool) -> None:
+    """Copy or link images into folders. Existing files are checked before the first is written."""
     targets = [files.inside(folder, source.name) for source, folder in placed]
     needed = [_is_needed(source, target, force) for (source, _), target in zip(placed, targets, strict=True)]
     for (source, _), target, is_needed in zip(placed, targets, needed, strict=True):
@@ -248,27 +248,25 @@ def _write_pictures(placed, link, force):
             if link and not source.is_turned:
                 temporary.symlink_to(source.path.resolve())
             else:
-                temporary.write_bytes(_picture_bytes(source))
+                temporary.write_bytes(_image_bytes(source))
 
 
-def _is_needed(source, target, force):
-    """Whether a picture has to be written to `target`; an error if another file is there."""
+def _is_needed(source: _Source, target: Path, force: bool) -> bool:
+    """Whether an image must be written to `target`; raises if another file is there."""
     if not target.exists():
         return True
     is_itself = target.samefile(source.path) and not target.is_symlink()
     if is_itself and source.is_turned:
-        raise ValueError(f"{target}: has to be written upright, but is the picture itself; choose another --out")
-    if is_itself or target.read_bytes() == _picture_bytes(source):
+        raise ValueError(f"{target}: has to be written upright, but is the image itself; choose another --out")
+    if is_itself or target.read_bytes() == _image_bytes(source):
         return False
     if not force:
-        raise ValueError(
-            f"{target}: another picture is there already; replace it with --force, or choose another --out"
-        )
+        raise ValueError(f"{target}: another image is there already; replace it with --force, or choose another --out")
     return True
 
 
-def _picture_bytes(source):
-    """The file to write: as it is, or the upright picture in the same format."""
+def _image_bytes(source: _Source) -> bytes:
+    """The content of the file to write: as it is, or the upright image in the same format."""
     if not source.is_turned:
         return source.path.read_bytes()
     with Image.open(source.path) as image:
