@@ -292,13 +292,13 @@ def test_a_report_from_python_has_the_analyses(loaded, tmp_path, source):
     """Figures 5 and A1 need nothing but the folder of `evaluate`, `rescore` or `merge`."""
     dataset, coco = loaded
     shard = (1, 1) if source != "merge" else (1, 2)
-    run(Noise(), loaded, folder=tmp_path / "out", about={"split": 0}, shard=shard)
+    run(Noise(), loaded, folder=tmp_path / "out", shard=shard)
     folder = tmp_path / "out"
     if source == "rescore":
         (folder / "analysis.json").unlink()
         rescore(folder, coco, dataset, progress=False)
     if source == "merge":
-        run(Noise(), loaded, folder=tmp_path / "other", about={"split": 0}, shard=(2, 2))
+        run(Noise(), loaded, folder=tmp_path / "other", shard=(2, 2))
         folder = tmp_path / "merged"
         merge([tmp_path / "out", tmp_path / "other"], folder, coco, progress=False)
     names = {path.name for path in writer.write_report([folder], tmp_path / "report")}

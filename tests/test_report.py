@@ -260,7 +260,7 @@ def test_the_same_report_every_time(tmp_path, four_splits):
 
 
 class Seeing:
-    """A searcher that finds the first instance of the category, and beside it a box at the upper left."""
+    """A detector that finds the first instance of the category, and beside it a box at the upper left."""
 
     needs_references, name, config = True, "seeing", TinyConfig()
 
@@ -278,7 +278,7 @@ class Seeing:
 
 @pytest.fixture
 def evaluated(tmp_path):
-    """A finished evaluation on pictures: (folder, data set); 3 images with 2 of 3 categories each."""
+    """A finished evaluation on images: (folder, data set); 3 images with 2 of 3 categories each."""
     coco_tree.write_tree(tmp_path / "tree", subset="val")
     dataset = IndexedCocoDataset()
     coco = dataset.load_coco(tmp_path / "tree", "val", return_coco=True)
@@ -291,7 +291,7 @@ def evaluated(tmp_path):
     return tmp_path / "run", dataset
 
 
-def pictures_of(page):
+def images_of(page):
     uris = re.findall(r'src="data:image/[a-z]+;base64,([^"]+)"', page)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB")) for uri in uris]
 
@@ -306,7 +306,7 @@ def test_page_has_tables_and_plots(tmp_path, four_splits):
     in_text = re.findall(r"^##+ (.*)$", (tmp_path / "out" / "report.md").read_text(), re.MULTILINE)
     assert [html.unescape(heading) for heading in headings] == in_text
     plotted = [np.asarray(Image.open(path).convert("RGB")) for path in paths if path.suffix == ".png"]
-    shown = pictures_of(page)
+    shown = images_of(page)
     assert len(shown) == len(plotted) == 1 + 1 + 4 * 2
     assert sorted(plot.shape for plot in shown) == sorted(plot.shape for plot in plotted)
 
@@ -338,7 +338,7 @@ def test_examples_stand_behind_the_main_tables(tmp_path, evaluated):
     captions = re.findall("<figcaption>(.*?)</figcaption>", row)
     assert re.fullmatch(r"reference: ellipse, image \d+", captions[0]) and len(captions) == 4
     assert captions[2:] == ["detections: 1 right, 1 false (score 0.5 or more)", "ground truth: 1, none missed"]
-    assert [picture.shape[:2] for picture in pictures_of(row)[2:]] == [coco_tree.SIZE] * 2
+    assert [image.shape[:2] for image in images_of(row)[2:]] == [coco_tree.SIZE] * 2
 
 
 def test_gallery_paints_what_is_right_and_what_is_wrong(evaluated):
@@ -371,7 +371,7 @@ def test_references_of_the_gallery_are_the_recorded_instances(evaluated):
     assert max(height, width) == 160 and height / width == pytest.approx((y2 - y1) / (x2 - x1), abs=0.02)
 
 
-def test_missing_pictures_and_crops_leave_notes(tmp_path, evaluated, caplog):
+def test_missing_images_and_crops_leave_notes(tmp_path, evaluated, caplog):
     folder, dataset = evaluated
     for path in (tmp_path / "tree" / "val2017").iterdir():
         path.unlink()
@@ -425,7 +425,7 @@ def test_folders_without_an_evaluation(tmp_path):
     ("change", "message"),
     [
         ({"split": 5}, "settings.json: split = 5, expected one of 0, 1, 2, 3, 4"),
-        ({"category_set": "some"}, "category_set = 'some', expected one of train, novel, all"),
+        ({"category_set": "some"}, "category_set = 'some', expected one of all, train, novel"),
         ({"shots": 0}, "shots = 0, expected the number of references of a query"),
     ],
 )
@@ -433,6 +433,23 @@ def test_bad_settings(tmp_path, change, message):
     folder = write_evaluation(tmp_path / "a", **change)
     with pytest.raises(ValueError, match=re.escape(message)):
         experiments.read_evaluation(folder)
+
+
+def test_settings_without_a_split_are_of_all_categories(tmp_path):
+    folder = write_evaluation(tmp_path / "a")
+    settings = json.loads((folder / "settings.json").read_text())
+    files.write_json(folder / "settings.json", {"shots": 2, "categories": settings["categories"]})
+    assert experiments.read_evaluation(folder).experiment == (None, 2, "all")
+
+
+def test_old_scores_have_an_interval_of_a_single_run(tmp_path):
+    """Scores written by version 0.1 hold 0.0 where there is null now."""
+    for name, interval in (("old", 0.0), ("new", None)):
+        folder = write_evaluation(tmp_path / name, runs=1)
+        means = {"mean": {"bbox": {"AP": 0.2}}, "interval": {"bbox": {"AP": interval}}}
+        change_scores(folder, lambda scores, means=means: scores.update(means))
+        (experiment,) = experiments.read_experiments([folder])
+        assert experiment.metric(1, "bbox", "AP") == (pytest.approx(20), None)
 
 
 def test_the_kind_of_categories_may_stand_under_categories(tmp_path):
@@ -452,12 +469,13 @@ def change_scores(folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda scores: scores.pop("runs"), "of another version: expected a list 'runs'"),
+        (lambda scores: scores.pop("runs"), "scores.json: not the scores of an evaluation .KeyError"),
+        (lambda scores: scores["runs"].clear(), "scores.json: not the scores of an evaluation .IndexError"),
         (lambda scores: scores["runs"].pop(), "scores.json: holds 2 of 3 runs"),
-        (lambda scores: scores["runs"][1].pop("segm"), "run 1: has not the layout of scores .segm: KeyError"),
-        (lambda scores: scores["runs"][2]["bbox"].pop("AP75"), "run 2: has not the layout of scores .bbox: KeyError"),
-        (lambda scores: scores["runs"][0].pop("per_class"), "run 0: has not the layout of scores"),
-        (lambda scores: scores["runs"][0]["bbox"].update(AP="high"), r"run 0: .* no number for \['AP'\]"),
+        (lambda scores: scores["runs"][1].pop("segm"), "not the scores of an evaluation .KeyError.'segm'"),
+        (lambda scores: scores["runs"][2]["bbox"].pop("AP75"), "not the scores of an evaluation .KeyError.'AP75'"),
+        (lambda scores: scores["runs"][0].pop("per_class"), "not the scores of an evaluation .KeyError.'per_class'"),
+        (lambda scores: scores["runs"][0]["bbox"].update(AP="high"), "not the scores of an evaluation .TypeError"),
     ],
 )
 def test_scores_of_another_layout(tmp_path, change, message):
@@ -481,7 +499,7 @@ def test_an_analysis_of_something_else(tmp_path):
     with pytest.raises(ValueError, match="analysis.json: does not belong to the scores.json beside it"):
         experiments.read_evaluation(folder)
     files.write_json(folder / "analysis.json", {"by_number": {}})
-    with pytest.raises(ValueError, match="analysis.json: has not the layout of analyses"):
+    with pytest.raises(ValueError, match="analysis.json: not the analysis of an evaluation"):
         experiments.read_evaluation(folder)
 
 
@@ -512,7 +530,7 @@ def test_the_same_evaluation_twice(tmp_path):
 # ---- plots -----------------------------------------------------------------------------------------------------------
 
 
-def test_plots_are_pictures(tmp_path):
+def test_plots_are_images(tmp_path):
     figure = plots.plot_classes(["a", "b"], {"bbox": ([20.0, None], [1.0, None])}, title="t")
     plots.save_plot(figure, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as image:

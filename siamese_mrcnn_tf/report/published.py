@@ -1,8 +1,8 @@
 """The results of the paper (arXiv 1811.11507), read from published.csv.
 
 Source: the runs that its authors keep in their repository, github.com/bethgelab/siamese-mask-rcnn, in the notebooks
-experiments/results_1-shot.ipynb, results_5-shot.ipynb and results_random.ipynb: five runs of each model, in percent with
-one decimal. The table holds their means and 95% intervals; the means over the splits equal the AP50 of the paper.
+experiments/results_1-shot.ipynb, results_5-shot.ipynb and results_random.ipynb: five runs of each model, in percent
+with one decimal. The table holds their means and 95% intervals; the means over the splits equal the AP50 of the paper.
 """
 
 import csv
