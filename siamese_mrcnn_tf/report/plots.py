@@ -1,56 +1,63 @@
 """Plots of an evaluation: scores by category and by number of instances, confusion of categories.
 
-Each function returns a matplotlib Figure of its own; nothing is shown, and pyplot's state is not touched. Scores are in
-percent.
+Each function returns a new matplotlib Figure and leaves pyplot alone. Scores are in percent, None where there is none.
 """
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..io.files import atomic_path
-from ..visualize.style import SERIES_COLORS
+from ..visualize.style import DPI, FONT_SIZE, INK, SERIES_COLORS, SOFT, new_figure, style_axes
 
-COLORS = {"bbox": "#3c6fb0", "segm": "#e08214"}  # told apart by colour-blind eyes too
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Scores = Sequence[float | None]
+
+COLORS = {"bbox": "#3c6fb0", "segm": "#e08214"}  # distinct for color-blind readers too
 KINDS = {"bbox": "boxes", "segm": "masks"}
 
-_DPI = 150
-_INK, _FAINT, _EMPTY, _DARK = "#333333", "#d9d9d9", "#efefef", "#1d3d66"
+_EMPTY, _DARK = "#efefef", "#1d3d66"
 _STYLES = {"bbox": {"linestyle": "-", "marker": "o"}, "segm": {"linestyle": "--", "marker": "s"}}
 _INCHES_PER_CLASS = 0.2
-_SMALLEST = (6.4, 4.2)  # inches
-_NUMBERED_CELLS = 24  # categories up to which a heat map has room for its numbers
-_HIGHEST = 104  # percent, with some air
-_LOWEST = 1  # percent that an axis reaches at least, if all scores are 0 too
+_MIN_WIDTH = 6.4  # inches
+_NUMBERED_CELLS = 24  # maximum number of categories of a heat map with numbers
+_MAX_PERCENT = 104  # with some air
+_MIN_PERCENT = 1  # minimum upper limit of an axis
 _ASIDE = 0.14  # between the bar of a category and its two intervals, in categories
-_SPREAD = 0.08  # between the points of neighbouring series, in bins
-_FONT_SIZE = 9
+_SPREAD = 0.08  # between the points of neighboring series, in bins
 
 
-def save_plot(figure, path):
+def save_plot(figure: "Figure", path: str | os.PathLike) -> None:
     """Write a figure as PNG, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)
+        figure.savefig(temporary, format="png", dpi=DPI)
 
 
-def plot_classes(names, scores, *, title, metric_name="AP50"):
-    """Bars of boxes and points of masks for every category, the best first.
+def plot_classes(
+    names: Sequence[str], scores: Mapping[str, Sequence[Scores]], *, title: str, metric_name: str = "AP50"
+) -> "Figure":
+    """Bars of boxes and points of masks for every category, in descending order.
 
     Args:
         names: [c].
-        scores: "bbox" and, if there are masks, "segm" -> ([c] means, [c] intervals); None for no score.
+        scores: "bbox" and, if there are masks, "segm" -> ([c] means, [c] intervals).
         title: above the plot.
-        metric_name: what the scores are.
-
-    Returns:
-        matplotlib Figure
+        metric_name: of the scores.
     """
     means = {kind: _as_floats(values[0]) for kind, values in scores.items()}
     leading = next(iter(means.values()))
     order = np.argsort(-np.nan_to_num(leading, nan=-1), kind="stable")
     places = np.arange(len(names))
-    figure, axes = _new_figure((max(_SMALLEST[0], 1.2 + _INCHES_PER_CLASS * len(names)), 4.6))
+    figure = new_figure((max(_MIN_WIDTH, 1.2 + _INCHES_PER_CLASS * len(names)), 4.6))
+    axes = figure.add_subplot()
     for kind, (_, intervals) in scores.items():
         label = f"{KINDS[kind]} (mean {_mean_of(means[kind])})"
         errors = np.nan_to_num(_as_floats(intervals)[order])
@@ -62,30 +69,34 @@ def plot_classes(names, scores, *, title, metric_name="AP50"):
             axes.errorbar(places + _ASIDE, means[kind][order], errors, label=label, markeredgewidth=0.5, **style)
     for place in places[np.isnan(leading[order])]:
         where = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}  # whatever the scores are
-        axes.text(place, 0.01, "no instance", rotation=90, color="#8a8a8a", fontsize=7, **where)
+        axes.text(place, 0.01, "no instance", rotation=90, color=SOFT, fontsize=7, **where)
     axes.set_xticks(places, [names[index] for index in order], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.7, len(names) - 0.3)
     _finish(axes, title, ylabel=f"{metric_name} (%)")
-    axes.set_ylim(0, min(max(axes.get_ylim()[1], _LOWEST), _HIGHEST))
+    axes.set_ylim(0, min(max(axes.get_ylim()[1], _MIN_PERCENT), _MAX_PERCENT))
     axes.legend(frameon=False, loc="upper right")
     return figure
 
 
-def plot_by_number(bins, series, *, counts, title, metric_name="AP50"):
+def plot_by_number(
+    bins: Sequence[str],
+    series: Sequence[tuple[str, str, Scores, Scores]],
+    *,
+    counts: Mapping[str, Sequence[int]],
+    title: str,
+    metric_name: str = "AP50",
+) -> "Figure":
     """Scores by the number of instances of the searched category in the image, with intervals.
 
     Args:
         bins: [b], names.
-        series: sequence of (label, iou type, [b] means, [b] intervals); None for no score. Those of one label share a
-            colour.
+        series: sequence of (label, iou type, [b] means, [b] intervals); a label has one color.
         counts: label -> [b] number of queries.
         title: above the plot.
-        metric_name: what the scores are.
-
-    Returns:
-        matplotlib Figure
+        metric_name: of the scores.
     """
-    figure, axes = _new_figure((7.2, 4.6))
+    figure = new_figure((7.2, 4.6))
+    axes = figure.add_subplot()
     labels = list(dict.fromkeys(label for label, *_ in series))
     for index, (label, kind, means, intervals) in enumerate(series):
         places = np.arange(len(bins)) + (index - (len(series) - 1) / 2) * _SPREAD
@@ -100,29 +111,38 @@ def plot_by_number(bins, series, *, counts, title, metric_name="AP50"):
     axes.set_xlabel(f"instances of the category in the image\n(in brackets: queries, {' and '.join(counts)})")
     _finish(axes, title, ylabel=f"{metric_name} (%)")
     axes.legend(frameon=False, ncols=max(1, len(labels)))
-    axes.set_ylim(0, max(axes.get_ylim()[1], _LOWEST) * 1.12)  # room for the legend
+    axes.set_ylim(0, max(axes.get_ylim()[1], _MIN_PERCENT) * 1.12)  # room for the legend
     return figure
 
 
-def plot_confusion(names, matrix, histogram, intervals, *, title, metric_name="AP50"):
-    """Heat map of a confusion matrix, above it the histogram of its columns.
+def plot_confusion(
+    names: Sequence[str],
+    matrix: Sequence[Scores] | np.ndarray,
+    histogram: Scores,
+    intervals: Scores,
+    *,
+    title: str,
+    metric_name: str = "AP50",
+) -> "Figure":
+    """Heat map of a confusion matrix below the histogram of its columns.
 
     Args:
         names: [c].
-        matrix: [c searched, c found]; None where the two never stand in one image.
+        matrix: [c searched, c found]; None where the two are never in one image.
         histogram: [c], mean of a column over the other rows.
         intervals: [c], of the histogram.
         title: above the plot.
-        metric_name: what the scores are.
-
-    Returns:
-        matplotlib Figure
+        metric_name: of the scores.
     """
+    import matplotlib  # slow to import
+
     values, count = np.array([_as_floats(row) for row in matrix]), len(names)
     side = max(5.2, 2.0 + 0.18 * count)  # inches of the heat map with its names
-    figure, (top, axes) = _new_figure((side + 0.9, side + 1.7), rows=2, height_ratios=(1.2, side - 0.6), sharex=True)
-    image = axes.imshow(values, cmap=_heat_colors(), vmin=0, vmax=max(np.nanmax(values, initial=0), 1), aspect="auto")
-    size = _FONT_SIZE if count <= _NUMBERED_CELLS else _FONT_SIZE - 1.5
+    figure = new_figure((side + 0.9, side + 1.7))
+    top, axes = figure.subplots(2, 1, height_ratios=(1.2, side - 0.6), sharex=True)
+    heat = matplotlib.colormaps["YlGnBu"].with_extremes(bad=_EMPTY)
+    image = axes.imshow(values, cmap=heat, vmin=0, vmax=max(np.nanmax(values, initial=0), 1), aspect="auto")
+    size = FONT_SIZE if count <= _NUMBERED_CELLS else FONT_SIZE - 1.5
     axes.set_xticks(np.arange(count), names, rotation=90, fontsize=size)
     axes.set_yticks(np.arange(count), names, fontsize=size)
     axes.set_xlabel("ground truth that the detections are scored against\n(grey: never in one image with the other)")
@@ -142,44 +162,27 @@ def plot_confusion(names, matrix, histogram, intervals, *, title, metric_name="A
 # ---- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _new_figure(size, *, rows=1, height_ratios=None, sharex=False):
-    from matplotlib.figure import Figure  # slow to import
-
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, 1, height_ratios=height_ratios, sharex=sharex)
-
-
-def _finish(axes, title, *, ylabel):
-    axes.set_title(title, loc="left", fontsize=_FONT_SIZE + 2, color=_INK)
+def _finish(axes: "Axes", title: str, *, ylabel: str) -> None:
+    style_axes(axes, title)
     axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=_FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=_FONT_SIZE, colors=_INK)
 
 
-def _heat_colors():
-    import matplotlib
-
-    return matplotlib.colormaps["YlGnBu"].with_extremes(bad=_EMPTY)
-
-
-def _number_cells(axes, values, *, size):
+def _number_cells(axes: "Axes", values: np.ndarray, *, size: float) -> None:
     dark = 0.55 * max(np.nanmax(values, initial=0), 1)
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
-            color = "white" if value > dark else _INK
+            color = "white" if value > dark else INK
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=size, color=color)
 
 
-def _bin_label(index, name, counts):
+def _bin_label(index: int, name: str, counts: Mapping[str, Sequence[int]]) -> str:
     return f"{name}\n({', '.join(f'{numbers[index]:,}' for numbers in counts.values())})"
 
 
-def _as_floats(values):
+def _as_floats(values: Scores | np.ndarray) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def _mean_of(values):
+def _mean_of(values: np.ndarray) -> str:
     return "unknown" if np.isnan(values).all() else f"{np.nanmean(values):.1f}"
