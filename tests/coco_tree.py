@@ -1,4 +1,4 @@
-"""Small COCO trees for tests: generated pictures of shapes, with polygons, both kinds of RLE, and a crowd."""
+"""Small COCO trees for tests: generated images of shapes, with polygons, both kinds of RLE, and a crowd."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pycocotools.mask as coco_mask
 from PIL import Image, ImageDraw
 
 CATEGORIES = ({"id": 3, "name": "ellipse"}, {"id": 7, "name": "rectangle"}, {"id": 18, "name": "triangle"})
-SIZE = (96, 128)  # height, width of the pictures
+SIZE = (96, 128)  # height, width of the images
 
 
 def write_tree(root, *, subset="val", year="2017", num_images=4, first_id=10, seed=0):

@@ -30,7 +30,7 @@ def _rng(seed=0):
 
 
 def _sample(count=2):
-    """A picture with a white rectangle on black and `count` masks, the first of it: image, masks."""
+    """An image with a white rectangle on black and `count` masks, the first of it: image, masks."""
     image = np.zeros((*SHAPE, 3), np.uint8)
     image[40:110, 60:150] = 255
     masks = _rng(1).random((*SHAPE, count)) < 0.5
@@ -157,7 +157,7 @@ def test_what_comes_in_from_outside_belongs_to_no_mask(iaa):
     assert new_image.min() > 250 and boxes.extract_bboxes(new_masks).tolist() == [[0, 10, 160, 240]]
 
 
-def test_a_mask_that_leaves_the_picture_is_empty(iaa):
+def test_a_mask_that_leaves_the_image_is_empty(iaa):
     image, masks = _sample(1)
     shift = augmentation.imgaug_augmentation(iaa.Affine(translate_px={"x": 200}))
     assert not shift(image, masks, _rng())[1].any()
@@ -364,7 +364,7 @@ def test_names_none_and_callables_stand_for_augmentations():
     named, native = augmentation.as_augmentation("fliplr"), augmentation.fliplr()
     flipped = [named(image, masks, _rng(seed))[0] for seed in range(8)]
     np.testing.assert_array_equal(flipped, [native(image, masks, _rng(seed))[0] for seed in range(8)])
-    assert 0 < sum(np.array_equal(picture, image) for picture in flipped) < 8
+    assert 0 < sum(np.array_equal(one, image) for one in flipped) < 8
     assert augmentation.as_augmentation(augmentation.flip_left_right) is augmentation.flip_left_right
 
 

@@ -1,4 +1,4 @@
-"""Training samples: the original's targets, targets by hand, what a numbered sample depends on, and batches."""
+"""Training samples: scenes of the original, samples by hand, what a numbered sample depends on, and batches."""
 
 import dataclasses
 import itertools
@@ -16,8 +16,6 @@ from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
 from siamese_mrcnn_tf.data import augmentation, data_generator, dataset, resize
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate, load_image_gt
 from siamese_mrcnn_tf.data.references import cut_reference
-from siamese_mrcnn_tf.data.rpn_targets import build_rpn_targets
-from siamese_mrcnn_tf.ops.anchors import pyramid_anchors
 from siamese_mrcnn_tf.ops.boxes import compute_overlaps, extract_bboxes
 
 ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of scenes, and of coco_tree's categories 3, 7, 18
@@ -25,7 +23,7 @@ CATEGORY = {ELLIPSE: 3, RECTANGLE: 7, TRIANGLE: 18}
 GREEN = (30, 200, 40)  # the rectangles of coco_tree
 EVERY_ANCHOR = 100_000  # RPN_TRAIN_ANCHORS_PER_IMAGE with which nothing is thinned out
 RECORDED_SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # seed, height, width
-TOP = 16  # rows of padding above coco_tree's pictures of 96 x 128 in a scene of TinyConfig
+TOP = 16  # rows of padding above coco_tree's images of 96 x 128 in a scene of TinyConfig
 
 TINY = TinyConfig().replace(  # its samples as the original's are
     QUERIES_PER_IMAGE=1, RPN_POSITIVE_IOU=0.7, USE_HARD_NEGATIVES=False
@@ -37,7 +35,7 @@ needs_shared = pytest.mark.skipif(
 
 
 class Scenes(dataset.Dataset):
-    """Pictures and masks given as arrays: a list of (image, masks, class_ids)."""
+    """Images and masks given as arrays: a list of (image, masks, class_ids)."""
 
     def __init__(self, scenes):
         super().__init__()
@@ -97,7 +95,7 @@ def test_every_pixel_of_recorded_scenes(scenes, index):
 
 
 def small_scene(*rectangles, class_ids=None):
-    """A Scenes of one random picture of 64 x 128 pixels with rectangles (y1, x1, y2, x2)."""
+    """A Scenes of one random image of 64 x 128 pixels with rectangles (y1, x1, y2, x2)."""
     image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
     masks = np.zeros((64, 128, len(rectangles)), bool)
     for index, (y1, x1, y2, x2) in enumerate(rectangles):
@@ -157,166 +155,6 @@ def test_augmentation_of_a_scene():
     assert boxes.tolist() == [[32, 121, 37, 128]]
 
 
-# ---- build_rpn_targets: the original -----------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def small_anchors():
-    return pyramid_anchors(SmallConfig(), (512, 512, 3))
-
-
-def recorded_match(record, name, anchors):
-    match = np.zeros(len(anchors), np.int32)
-    match[record[f"rpnt_{name}positive"]] = 1
-    if name.endswith("nosubsample_"):
-        match[np.unpackbits(record[f"rpnt_{name}negative_packed"])[: len(anchors)] == 1] = -1
-    else:
-        match[record[f"rpnt_{name}negative"]] = -1
-    return match
-
-
-def recorded_targets(record, name, anchors, *, rng, most=None):
-    """Our targets of the recorded scene, by the record's name."""
-    crowd = "crowd_" if "crowd_" in name else ""
-    config = SmallConfig() if most is None else SmallConfig().replace(RPN_TRAIN_ANCHORS_PER_IMAGE=most)
-    class_ids, boxes = record[f"rpnt_{crowd}class_ids"], record["rpnt_boxes"]
-    return build_rpn_targets((512, 512, 3), anchors, class_ids, boxes, config, rng=rng)
-
-
-@pytest.mark.parametrize("name", ["", "crowd_"])
-def test_recorded_targets_and_the_original_s_draws(record, small_anchors, name):
-    match, bbox = recorded_targets(record, name, small_anchors, rng=np.random.RandomState(0))
-    assert match.dtype == np.int32 and match.shape == (65472,)
-    np.testing.assert_array_equal(match, recorded_match(record, name, small_anchors))
-    np.testing.assert_allclose(bbox, record[f"rpnt_{name}bbox"], rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(("name", "positives"), [("nosubsample_", 15), ("crowd_nosubsample_", 14)])
-def test_recorded_targets_of_every_anchor(record, small_anchors, name, positives):
-    match, bbox = recorded_targets(record, name, small_anchors, rng=np.random.RandomState(0), most=2 * EVERY_ANCHOR)
-    np.testing.assert_array_equal(match, recorded_match(record, name, small_anchors))
-    assert bbox.shape == (2 * EVERY_ANCHOR, 4) and not bbox[positives:].any()
-    np.testing.assert_allclose(bbox[:positives], record[f"rpnt_{name}bbox"], rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("make_rng", [np.random.default_rng, np.random.RandomState])
-@pytest.mark.parametrize(("most", "positives"), [(64, 15), (8, 4), (9, 4), (31, 15), (30, 15), (0, 0)])
-def test_at_most_half_is_positive_and_the_rest_negative(record, small_anchors, make_rng, most, positives):
-    match, bbox = recorded_targets(record, "", small_anchors, rng=make_rng(3), most=most)
-    assert (match == 1).sum() == positives and (match == -1).sum() == most - positives
-    every = recorded_match(record, "nosubsample_", small_anchors)
-    assert (every[match == 1] == 1).all() and (every[match == -1] == -1).all()
-    rows = np.isin(np.flatnonzero(every == 1), np.flatnonzero(match == 1))  # those of the anchors that stayed
-    assert bbox.shape == (most, 4) and not bbox[positives:].any()
-    np.testing.assert_allclose(bbox[:positives], record["rpnt_nosubsample_bbox"][rows], rtol=1e-12, atol=1e-12)
-
-
-def test_choice_of_anchors_depends_on_the_generator_alone(record, small_anchors):
-    first, again, other = (
-        recorded_targets(record, "", small_anchors, rng=np.random.default_rng(seed), most=8)[0] for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first == 1, other == 1) and not np.array_equal(first == -1, other == -1)
-
-
-# ---- build_rpn_targets: by hand ----------------------------------------------------------------------------------
-def targets_of(anchors, gt_boxes, class_ids=None, *, most=8):
-    """rpn_match as a list, and the rows of rpn_bbox, times their RPN_BBOX_STD_DEV, up to the last one in use."""
-    config = TINY.replace(RPN_TRAIN_ANCHORS_PER_IMAGE=most)
-    class_ids = np.ones(len(gt_boxes), np.int32) if class_ids is None else class_ids
-    anchors, gt_boxes = np.array(anchors, float), np.array(gt_boxes, np.int32).reshape(-1, 4)
-    rng = np.random.default_rng(0)
-    match, bbox = build_rpn_targets((128, 128, 3), anchors, class_ids, gt_boxes, config, rng=rng)
-    assert bbox.shape == (most, 4) and match.shape == (len(anchors),)
-    count = (match == 1).sum()
-    assert not bbox[count:].any()
-    return match.tolist(), bbox[:count] * config.RPN_BBOX_STD_DEV
-
-
-ANCHORS = [[0, 0, 10, 10], [0, 5, 10, 15], [20, 20, 30, 30], [20, 20, 30, 34], [50, 50, 60, 60]]
-
-
-def test_the_best_anchor_is_positive_whatever_its_overlap():
-    # overlaps: 0.8 and 0.2 (of anchors 0, 1), 0.6 and 0.43 (of 2, 3), 0.2 (of 4)
-    gt_boxes = [[0, 0, 10, 8], [20, 20, 30, 26], [50, 50, 60, 52]]
-    match, deltas = targets_of(ANCHORS, gt_boxes)
-    assert match == [1, -1, 1, 0, 1]
-    expected = [[0, -0.1, 0, np.log(0.8)], [0, -0.2, 0, np.log(0.6)], [0, -0.4, 0, np.log(0.2)]]
-    np.testing.assert_allclose(deltas, expected, atol=1e-12)
-
-
-def test_rows_are_in_the_order_of_the_anchors():
-    gt_boxes = [[50, 50, 60, 52], [20, 20, 30, 26], [0, 0, 10, 8]]
-    match, deltas = targets_of(ANCHORS, gt_boxes)
-    assert match == [1, -1, 1, 0, 1]
-    np.testing.assert_allclose(np.exp(deltas[:, 3]), [0.8, 0.6, 0.2], atol=1e-12)
-
-
-def test_deltas_are_divided_by_their_deviation():
-    config = TINY.replace(RPN_BBOX_STD_DEV=(0.1, 0.2, 0.5, 0.25), RPN_TRAIN_ANCHORS_PER_IMAGE=2)
-    _, bbox = build_rpn_targets(None, np.array([[0.0, 0, 10, 10]]), [1], [[1, 1, 21, 11]], config)
-    np.testing.assert_allclose(bbox, [[6, 0.5, 2 * np.log(2), 0], [0, 0, 0, 0]], atol=1e-12)
-
-
-def test_borders_of_positive_and_negative():
-    anchors = [[0, 0, 10, 10], [0, 0, 10, 10.1], [40, 40, 50, 50], [40, 40, 50, 50.1], [0, 0, 10, 7], [40, 40, 50, 43]]
-    match, deltas = targets_of(anchors, [[0, 0, 10, 7], [40, 40, 50, 43]])  # the last two anchors are the best ones
-    assert match == [1, 0, 0, -1, 1, 1]  # 0.7 is positive, 0.3 is neutral
-    np.testing.assert_allclose(np.exp(deltas[:, 3]), [0.7, 1, 1])
-
-
-def test_the_border_of_positive_is_a_setting():
-    anchors, boxes = np.array(ANCHORS, float), np.array([[0, 0, 10, 10], [20, 20, 30, 32]])
-    # overlaps: 1 and 1 / 3 (of anchors 0, 1), 10 / 12 and 12 / 14 (of 2, 3); the best ones are positive at any border
-    for least, positive in ((0.9, [0, 3]), (0.83, [0, 2, 3]), (0.3, [0, 1, 2, 3])):
-        config = TINY.replace(RPN_POSITIVE_IOU=least, RPN_TRAIN_ANCHORS_PER_IMAGE=8)
-        match, bbox = build_rpn_targets(None, anchors, [1, 1], boxes, config)
-        assert np.flatnonzero(match == 1).tolist() == positive
-        assert bbox.any(axis=-1).sum() == len(positive) - 1  # anchor 0 is the object itself
-
-
-def test_an_anchor_goes_to_its_own_best_object():
-    """Though it is positive as the best one of another."""
-    match, deltas = targets_of([[0, 0, 10, 10], [30, 30, 40, 40]], [[0, 6, 10, 10], [0, 0, 10, 9]])
-    assert match == [1, -1]
-    np.testing.assert_allclose(deltas, [[0, -0.05, 0, np.log(0.9)]], atol=1e-12)
-
-
-def test_the_first_of_equal_objects_and_the_first_of_equal_anchors():
-    match, deltas = targets_of([[0, 0, 10, 10], [0, 0, 10, 10]], [[0, 0, 10, 6], [0, 4, 10, 10]])
-    assert match == [1, 0]
-    np.testing.assert_allclose(deltas, [[0, -0.2, 0, np.log(0.6)]], atol=1e-12)
-
-
-def test_crowds_neutralise():
-    gt_boxes = [[0, 0, 10, 8], [18, 18, 40, 40], [0, 5, 10, 15]]
-    assert targets_of(ANCHORS, gt_boxes[:1], [1])[0] == [1, -1, -1, -1, -1]
-    # but they leave positive what is, anchor 0 meeting both
-    assert targets_of(ANCHORS, gt_boxes, [1, -1, -1])[0] == [1, 0, 0, 0, -1]
-
-
-def test_a_crowd_neutralises_from_a_thousandth_on():
-    anchors = [[0, 0, 100, 100], [200, 200, 300, 300], [400, 400, 410, 410]]
-    crowds = [[0, 0, 1, 10], [200, 200, 201, 209]]  # 0.001 and 0.0009
-    assert targets_of(anchors, [*crowds, [400, 400, 410, 410]], [-1, -1, 1])[0] == [0, -1, 1]
-
-
-@pytest.mark.parametrize("most", [8, 3])
-def test_without_objects_anchors_are_negative(most):
-    for boxes, class_ids, negative in (([], [], range(5)), ([[0, 0, 10, 20]], [-1], range(2, 5))):
-        match, deltas = targets_of(ANCHORS, boxes, class_ids, most=most)
-        assert match.count(-1) == min(most, len(negative)) and 1 not in match
-        assert all(match[index] == 0 for index in range(5) if index not in negative)
-        assert deltas.shape == (0, 4)
-
-
-def test_an_object_that_meets_no_anchor_has_none():
-    assert targets_of(ANCHORS, [[100, 100, 110, 110]])[0] == [-1] * 5
-    assert targets_of(ANCHORS, [[10, 15, 20, 20]])[0] == [-1] * 5  # it touches two of them
-
-
-def test_no_anchors():
-    assert targets_of(np.zeros((0, 4)), [[0, 0, 10, 10]])[0] == []
-
-
 # ---- TrainingSamples -------------------------------------------------------------------------------------------------
 def load(root, active=None):
     data = dataset.IndexedCocoDataset()
@@ -366,14 +204,14 @@ def square(y1, x1, y2, x2):
 
 
 def padded(image):
-    """A picture or masks of coco_tree as in a scene of TinyConfig."""
+    """An image or masks of coco_tree as in a scene of TinyConfig."""
     return np.pad(image, ((TOP, TOP), (0, 0), (0, 0)))
 
 
 def test_a_sample_by_hand(tmp_path, content):
     data = load(tmp_path, [RECTANGLE])
-    maker = TrainingSamples(data, TINY)
-    sample = sample_of(maker, 0)
+    samples = TrainingSamples(data, TINY)
+    sample = sample_of(samples, 0)
     assert (sample.image_id, sample.class_id) == (0, RECTANGLE)
     assert sample.references in ([(0, 1)], [(1, 0)])
     np.testing.assert_array_equal(sample.image, padded(data.load_image(0)))
@@ -386,10 +224,10 @@ def test_a_sample_by_hand(tmp_path, content):
 
 
 def test_rpn_targets_of_a_sample(tmp_path, content):
-    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
-    sample = sample_of(maker, 0)
-    assert sample.rpn_match.shape == (len(maker.anchors),) and sample.rpn_bbox.shape == (64, 4)
-    overlaps = compute_overlaps(maker.anchors, sample.gt_boxes)[:, 0]
+    samples = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
+    sample = sample_of(samples, 0)
+    assert sample.rpn_match.shape == (len(samples.anchors),) and sample.rpn_bbox.shape == (64, 4)
+    overlaps = compute_overlaps(samples.anchors, sample.gt_boxes)[:, 0]
     positive, expected = sample.rpn_match == 1, overlaps >= 0.7
     expected[overlaps.argmax()] = True
     np.testing.assert_array_equal(positive, expected)
@@ -398,12 +236,12 @@ def test_rpn_targets_of_a_sample(tmp_path, content):
 
 
 def test_a_sample_is_the_same_whatever_was_asked_before(tmp_path, data):
-    maker = TrainingSamples(data, TINY, seed=3)
-    samples = [maker[number] for number in range(9)]
+    samples = TrainingSamples(data, TINY, seed=3)
+    made = [samples[number] for number in range(9)]
     other = TrainingSamples(load(tmp_path), TINY, seed=3)
     for number in (7, 0, 4, 8, 1, 7):
-        assert_same(other[number], samples[number])
-    assert_same(maker[2], samples[2])
+        assert_same(other[number], made[number])
+    assert_same(samples[2], made[2])
 
 
 def test_draws_do_not_depend_on_the_other_images_of_the_set(tmp_path, content):
@@ -418,44 +256,44 @@ def test_draws_do_not_depend_on_the_other_images_of_the_set(tmp_path, content):
 
 
 def test_samples_differ_with_seed_and_pass(data):
-    makers = [TrainingSamples(data, TINY, seed=seed) for seed in (0, 1)]
-    first, other = (choices(maker, 12) for maker in makers)
+    both = [TrainingSamples(data, TINY, seed=seed) for seed in (0, 1)]
+    first, other = (choices(samples, 12) for samples in both)
     assert first != other
     assert [image for image, _, _ in first] != [image for image, _, _ in other]
     passes = [tuple(sorted(first[start : start + 3])) for start in range(0, 12, 3)]
     assert len(set(map(str, passes))) > 1
-    anchors = [np.flatnonzero(sample_of(maker, 0, run).rpn_match == -1) for maker in makers for run in (0, 1)]
+    anchors = [np.flatnonzero(sample_of(samples, 0, run).rpn_match == -1) for samples in both for run in (0, 1)]
     assert all(not np.array_equal(one, another) for one, another in itertools.combinations(anchors, 2))
 
 
 def test_a_pass_visits_each_image_once(tmp_path):
     coco_tree.write_tree(tmp_path, num_images=8)  # the last one has no annotations
-    maker = TrainingSamples(load(tmp_path), TINY)
-    assert maker.image_ids.tolist() == list(range(7))
-    orders = [[maker.image_of(number) for number in range(7 * run, 7 * run + 7)] for run in range(5)]
+    samples = TrainingSamples(load(tmp_path), TINY)
+    assert samples.image_ids.tolist() == list(range(7))
+    orders = [[samples.image_of(number) for number in range(7 * run, 7 * run + 7)] for run in range(5)]
     assert all(sorted(order) == list(range(7)) for order in orders)
     assert len(set(map(tuple, orders))) == 5
-    assert maker[9].image_id == orders[1][2]
-    assert [maker.image_of(number) for number in range(7)] == orders[0]  # after later passes were asked for
+    assert samples[9].image_id == orders[1][2]
+    assert [samples.image_of(number) for number in range(7)] == orders[0]  # after later passes were asked for
 
 
 def test_without_shuffling_images_come_in_their_order(data):
-    maker = TrainingSamples(data, TINY, shuffle=False)
-    assert [maker.image_of(number) for number in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-    assert maker[4].image_id == 1
+    samples = TrainingSamples(data, TINY, shuffle=False)
+    assert [samples.image_of(number) for number in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert samples[4].image_id == 1
 
 
 def test_every_class_of_an_image_is_searched_for(data):
-    maker = TrainingSamples(data, TINY)
-    assert maker.class_ids == [ELLIPSE, RECTANGLE, TRIANGLE]
-    found = {image: {sample_of(maker, image, run).class_id for run in range(12)} for image in range(3)}
+    samples = TrainingSamples(data, TINY)
+    assert samples.class_ids == [ELLIPSE, RECTANGLE, TRIANGLE]
+    found = {image: {sample_of(samples, image, run).class_id for run in range(12)} for image in range(3)}
     assert found == {0: {ELLIPSE, RECTANGLE}, 1: {RECTANGLE, TRIANGLE}, 2: {ELLIPSE, TRIANGLE}}
 
 
 def test_only_the_instances_of_the_class_are_ground_truth(data):
-    maker = TrainingSamples(data, TINY)
+    samples = TrainingSamples(data, TINY)
     for number in range(12):
-        sample = maker[number]
+        sample = samples[number]
         (index,) = data.instances_of(sample.image_id, sample.class_id)
         expected = extract_bboxes(padded(data.instance_mask(sample.image_id, index)[..., None]))
         np.testing.assert_array_equal(sample.gt_boxes, expected)
@@ -468,9 +306,9 @@ def test_only_the_instances_of_the_class_are_ground_truth(data):
 def test_objects_of_other_trained_classes_can_come_too(data):
     """After those of the class, as background: crowds and classes that are held out do not."""
     config = TINY.replace(USE_HARD_NEGATIVES=True)
-    maker, alone = TrainingSamples(data, config), TrainingSamples(data, TINY)
+    samples, alone = TrainingSamples(data, config), TrainingSamples(data, TINY)
     for number in range(9):
-        sample, plain = maker[number], alone[number]
+        sample, plain = samples[number], alone[number]
         [other] = set(data.image_category_index[sample.image_id]) - {sample.class_id}
         (index,) = data.instances_of(sample.image_id, other)
         expected = extract_bboxes(padded(data.instance_mask(sample.image_id, index)[..., None]))
@@ -480,67 +318,69 @@ def test_objects_of_other_trained_classes_can_come_too(data):
         np.testing.assert_array_equal(sample.rpn_match, plain.rpn_match)
         np.testing.assert_array_equal(sample.rpn_bbox, plain.rpn_bbox)
     data.ACTIVE_CLASSES = np.array([RECTANGLE])
-    held_out = TrainingSamples(data, config)
-    assert all(held_out[number].gt_class_ids.tolist() == [1] for number in range(4))
+    fewer = TrainingSamples(data, config)
+    assert all(fewer[number].gt_class_ids.tolist() == [1] for number in range(4))
 
 
 def test_crowds_of_the_class_are_neutral(tmp_path, content):
     content["annotations"][1]["category_id"] = CATEGORY[TRIANGLE]  # in image 0, with the crowd
-    maker = TrainingSamples(reload(tmp_path, content, [TRIANGLE]), TINY)
-    sample = sample_of(maker, 0)
+    samples = TrainingSamples(reload(tmp_path, content, [TRIANGLE]), TINY)
+    sample = sample_of(samples, 0)
     assert sample.gt_class_ids.tolist() == [1, -1]
     assert sample.gt_boxes.tolist() == [[20 + TOP, 72, 60 + TOP, 120], [88 + TOP, 0, 96 + TOP, 128]]
     config = TINY.replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
-    match = sample_of(TrainingSamples(maker.dataset, config), 0).rpn_match
-    near_crowd = compute_overlaps(maker.anchors, sample.gt_boxes[1:])[:, 0] >= 0.001
-    best = compute_overlaps(maker.anchors, sample.gt_boxes[:1])[:, 0]
+    match = sample_of(TrainingSamples(samples.dataset, config), 0).rpn_match
+    near_crowd = compute_overlaps(samples.anchors, sample.gt_boxes[1:])[:, 0] >= 0.001
+    best = compute_overlaps(samples.anchors, sample.gt_boxes[:1])[:, 0]
     assert not (match[near_crowd] == -1).any()
     np.testing.assert_array_equal(match[~near_crowd] == -1, best[~near_crowd] < 0.3)
-    assert all((0, 2) not in sample_of(maker, image, run).references for image in maker.image_ids for run in range(6))
+    assert all(
+        (0, 2) not in sample_of(samples, image, run).references for image in samples.image_ids for run in range(6)
+    )
 
 
 def test_crowds_of_other_classes_are_background(tmp_path, content):
     config = TINY.replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
-    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), config)
-    crowd = padded(maker.dataset.instance_mask(0, 2)[..., None])
-    sample = sample_of(maker, 0)
-    near_crowd = compute_overlaps(maker.anchors, extract_bboxes(crowd))[:, 0] > 0.1
+    samples = TrainingSamples(load(tmp_path, [RECTANGLE]), config)
+    crowd = padded(samples.dataset.instance_mask(0, 2)[..., None])
+    sample = sample_of(samples, 0)
+    near_crowd = compute_overlaps(samples.anchors, extract_bboxes(crowd))[:, 0] > 0.1
     assert sample.gt_class_ids.tolist() == [1]
     assert near_crowd.any() and (sample.rpn_match[near_crowd] == -1).all()
 
 
-def test_held_out_classes_do_not_exist(tmp_path, content):
-    maker = TrainingSamples(load(tmp_path, [ELLIPSE]), TINY)
-    assert maker.image_ids.tolist() == [0, 2] and maker.class_ids == [ELLIPSE]
+def test_novel_classes_do_not_exist(tmp_path, content):
+    samples = TrainingSamples(load(tmp_path, [ELLIPSE]), TINY)
+    assert samples.image_ids.tolist() == [0, 2] and samples.class_ids == [ELLIPSE]
     for number in range(8):
-        sample = maker[number]
+        sample = samples[number]
         assert sample.class_id == ELLIPSE and sample.references in ([(0, 0)], [(2, 1)])
         assert len(sample.gt_boxes) == 1
-    maker = TrainingSamples(load(tmp_path, [TRIANGLE, ELLIPSE]), TINY)
-    assert maker.image_ids.tolist() == [0, 1, 2]
-    found = choices(maker, 24)
+    samples = TrainingSamples(load(tmp_path, [TRIANGLE, ELLIPSE]), TINY)
+    assert samples.image_ids.tolist() == [0, 1, 2]
+    found = choices(samples, 24)
     assert {(image, class_id) for image, class_id, _ in found} == {(0, 1), (1, 3), (2, 1), (2, 3)}
     drawn = {reference for _, _, references in found for reference in references}
     assert drawn == {(0, 0), (2, 1), (1, 1), (2, 0)}
 
 
 def test_several_references(data):
-    maker = TrainingSamples(data, TINY.replace(NUM_TARGETS=3))
+    samples = TrainingSamples(data, TINY.replace(NUM_TARGETS=3))
     several = 0
     for number in range(6):
-        sample = maker[number]
+        sample = samples[number]
         assert sample.targets.shape == (3, 64, 64, 3) and len(sample.references) == 3
         cut = [cut_reference(data, TINY, *reference) for reference in sample.references]
         np.testing.assert_array_equal(sample.targets, cut)
         several += len(set(sample.references)) > 1
     assert several
     one_shot = TrainingSamples(data, TINY)
-    assert one_shot[4].references == maker[4].references[:1]  # shots do not depend on each other
+    assert one_shot[4].references == samples[4].references[:1]  # shots do not depend on each other
 
 
 def test_whole_masks(data):
-    maker = TrainingSamples(data, TINY.replace(USE_MINI_MASK=False))
-    sample, mini = maker[0], TrainingSamples(data, TINY)[0]
+    samples = TrainingSamples(data, TINY.replace(USE_MINI_MASK=False))
+    sample, mini = samples[0], TrainingSamples(data, TINY)[0]
     (index,) = data.instances_of(sample.image_id, sample.class_id)
     assert sample.gt_masks.dtype == bool
     np.testing.assert_array_equal(sample.gt_masks, padded(data.instance_mask(sample.image_id, index)[..., None]))
@@ -565,12 +405,12 @@ PAIRS = TINY.replace(QUERIES_PER_IMAGE=2)
 
 def test_queries_of_an_image_are_for_different_classes(data):
     """Of the same scene, the first of them what a sample would be that has the image to itself."""
-    maker = TrainingSamples(data, PAIRS.replace(USE_MINI_MASK=False), augmentation=augmentation.fliplr(0.5))
+    samples = TrainingSamples(data, PAIRS.replace(USE_MINI_MASK=False), augmentation=augmentation.fliplr(0.5))
     single = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
     for place in range(9):
-        first, second = maker[2 * place], maker[2 * place + 1]
+        first, second = samples[2 * place], samples[2 * place + 1]
         assert_same(first, single[place])
-        assert first.image_id == second.image_id == maker.image_of(2 * place + 1)
+        assert first.image_id == second.image_id == samples.image_of(2 * place + 1)
         np.testing.assert_array_equal(second.image, first.image)
         np.testing.assert_array_equal(second.image_meta, first.image_meta)
         present = {int(class_id) for class_id in data.image_category_index[first.image_id]}
@@ -583,10 +423,10 @@ def test_queries_of_an_image_are_for_different_classes(data):
 
 def test_queries_of_an_image_with_one_class_differ_in_their_references(tmp_path):
     content = coco_tree.write_tree(tmp_path, num_images=8)
-    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), PAIRS.replace(NUM_TARGETS=2))
+    samples = TrainingSamples(load(tmp_path, [RECTANGLE]), PAIRS.replace(NUM_TARGETS=2))
     assert len(content["annotations"]) > 8  # rectangles to choose from
-    single = TrainingSamples(maker.dataset, TINY.replace(NUM_TARGETS=4))
-    pairs = [(maker[2 * place], maker[2 * place + 1]) for place in range(len(maker.image_ids))]
+    single = TrainingSamples(samples.dataset, TINY.replace(NUM_TARGETS=4))
+    pairs = [(samples[2 * place], samples[2 * place + 1]) for place in range(len(samples.image_ids))]
     for place, (first, second) in enumerate(pairs):
         assert first.class_id == second.class_id == RECTANGLE
         assert first.references + second.references == single[place].references  # shots 0, 1 and 2, 3
@@ -596,11 +436,11 @@ def test_queries_of_an_image_with_one_class_differ_in_their_references(tmp_path)
 
 
 def test_a_pass_with_several_queries_visits_each_image_once(data):
-    maker = TrainingSamples(data, TINY.replace(QUERIES_PER_IMAGE=3))
+    samples = TrainingSamples(data, TINY.replace(QUERIES_PER_IMAGE=3))
     for run in range(2):
-        order = [maker.image_of(number) for number in range(9 * run, 9 * run + 9)]
+        order = [samples.image_of(number) for number in range(9 * run, 9 * run + 9)]
         assert sorted(order[::3]) == [0, 1, 2] and order == np.repeat(order[::3], 3).tolist()
-    first, _, third = (maker[number] for number in range(3))
+    first, _, third = (samples[number] for number in range(3))
     assert first.class_id == third.class_id  # of two classes the first comes again
     with pytest.raises(RuntimeError, match="training sample 5, image .*: of the augmenter"):
 
@@ -611,18 +451,18 @@ def test_a_pass_with_several_queries_visits_each_image_once(data):
 
 
 def test_queries_in_a_row_that_show_several_scenes_are_refused(data):
-    maker = TrainingSamples(data, PAIRS)
-    samples = [maker[number] for number in range(4)]
-    assert len(collate(samples, PAIRS)["input_image"]) == 4
+    samples = TrainingSamples(data, PAIRS)
+    made = [samples[number] for number in range(4)]
+    assert len(collate(made, PAIRS)["input_image"]) == 4
     message = "samples 2 and 3 of a batch differ in their scene, but QUERIES_PER_IMAGE = 2"
     with pytest.raises(ValueError, match=message):
-        collate([*samples[:3], samples[0]], PAIRS)
+        collate([*made[:3], made[0]], PAIRS)
 
 
 # ---- TrainingSamples: crops ------------------------------------------------------------------------------------------
 @pytest.fixture
 def crops(tmp_path, content):
-    """Rectangles in random parts of 128 x 128 pixels of pictures scaled to 128 x 171."""
+    """Rectangles in random parts of 128 x 128 pixels of images scaled to 128 x 171."""
     config = TINY.replace(IMAGE_RESIZE_MODE="crop", IMAGE_MIN_DIM=128, USE_MINI_MASK=False)
     return TrainingSamples(load(tmp_path, [RECTANGLE]), config)
 
@@ -661,17 +501,17 @@ def test_flips_move_image_masks_and_boxes_together(data):
 
 
 def test_augmentation_depends_on_the_sample_alone(data):
-    maker = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
-    samples = [maker[number] for number in range(18)]
+    samples = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
+    made = [samples[number] for number in range(18)]
     again = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5))
     for number in (11, 3):
-        assert_same(again[number], samples[number])
-    plain = {sample.image_id: padded(data.load_image(sample.image_id)) for sample in samples}
-    flipped = [not np.array_equal(sample.image, plain[sample.image_id]) for sample in samples]
+        assert_same(again[number], made[number])
+    plain = {sample.image_id: padded(data.load_image(sample.image_id)) for sample in made}
+    flipped = [not np.array_equal(sample.image, plain[sample.image_id]) for sample in made]
     assert 3 <= sum(flipped) <= 15
     other = TrainingSamples(data, WHOLE_MASKS, augmentation=augmentation.fliplr(0.5), seed=1)
     others = [not np.array_equal(sample.image, plain[sample.image_id]) for sample in map(other.__getitem__, range(18))]
-    by_image = [sorted(zip([s.image_id for s in samples], flags, strict=True)) for flags in (flipped, others)]
+    by_image = [sorted(zip([s.image_id for s in made], flags, strict=True)) for flags in (flipped, others)]
     assert by_image[0] != by_image[1]
 
 
@@ -681,8 +521,8 @@ def test_instances_that_an_augmentation_moves_out(data, caplog):
     def emptied(image, masks, rng):
         return image // 2, np.zeros_like(masks)
 
-    maker = TrainingSamples(data, TINY, augmentation=emptied)
-    sample = sample_of(maker, 1)
+    samples = TrainingSamples(data, TINY, augmentation=emptied)
+    sample = sample_of(samples, 1)
     np.testing.assert_array_equal(sample.image, padded(data.load_image(1)) // 2)
     assert len(sample.gt_boxes) == 0 and "000000000020.png: none of its instances has a pixel left" in caplog.text
 
@@ -694,22 +534,22 @@ PIXEL = square(40, 64, 41, 65)  # vanishes in HALF
 
 def test_a_class_with_one_instance_is_its_own_reference(tmp_path, content):
     content["annotations"] = [a for a in content["annotations"] if a["id"] not in (103, 104)]
-    maker = TrainingSamples(reload(tmp_path, content, [RECTANGLE]), TINY)
-    assert maker.image_ids.tolist() == [0]
+    samples = TrainingSamples(reload(tmp_path, content, [RECTANGLE]), TINY)
+    assert samples.image_ids.tolist() == [0]
     for number in range(3):
-        assert maker[number].references == [(0, 1)] and len(maker[number].gt_boxes) == 1
+        assert samples[number].references == [(0, 1)] and len(samples[number].gt_boxes) == 1
 
 
 def test_an_image_whose_instance_vanishes_is_background(tmp_path, content, caplog):
     content["annotations"] = content["annotations"][1:2] + content["annotations"][3:]
     content["annotations"][0]["segmentation"] = PIXEL
     data = reload(tmp_path, content)
-    maker = TrainingSamples(data, HALF)
-    assert maker.image_ids.tolist() == [0, 1, 2]
+    samples = TrainingSamples(data, HALF)
+    assert samples.image_ids.tolist() == [0, 1, 2]
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        samples = [sample_of(maker, 0, run) for run in range(2)]
-    for sample in samples:
+        made = [sample_of(samples, 0, run) for run in range(2)]
+    for sample in made:
         assert sample.gt_class_ids.shape == (0,) and sample.gt_boxes.shape == (0, 4)
         assert sample.gt_masks.shape == (56, 56, 0)
         assert (sample.rpn_match == -1).sum() == 64 and not (sample.rpn_match == 1).any() and not sample.rpn_bbox.any()
@@ -717,29 +557,29 @@ def test_an_image_whose_instance_vanishes_is_background(tmp_path, content, caplo
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 1  # once an image
     assert "000000000010.png: none of its instances has a pixel left" in messages[0]
-    batch = collate(samples, HALF)
+    batch = collate(made, HALF)
     assert not batch["input_gt_class_ids"].any() and not batch["input_gt_masks"].any()
 
 
 def test_another_class_is_tried_where_one_vanishes(tmp_path, content, caplog):
     content["annotations"][1]["segmentation"] = PIXEL
-    maker = TrainingSamples(reload(tmp_path, content), HALF)
-    samples = [sample_of(maker, 0, run) for run in range(8)]
-    assert {sample.class_id for sample in samples} == {ELLIPSE}
-    assert all(len(sample.gt_boxes) == 1 for sample in samples) and not caplog.records
+    samples = TrainingSamples(reload(tmp_path, content), HALF)
+    made = [sample_of(samples, 0, run) for run in range(8)]
+    assert {sample.class_id for sample in made} == {ELLIPSE}
+    assert all(len(sample.gt_boxes) == 1 for sample in made) and not caplog.records
 
 
 def test_instances_that_vanish_are_not_ground_truth(tmp_path, content):
     content["annotations"].append(content["annotations"][1] | {"id": 200, "segmentation": PIXEL})
-    maker = TrainingSamples(reload(tmp_path, content, [RECTANGLE]), HALF)
-    sample = sample_of(maker, 0)
+    samples = TrainingSamples(reload(tmp_path, content, [RECTANGLE]), HALF)
+    sample = sample_of(samples, 0)
     assert sample.gt_class_ids.tolist() == [1] and sample.gt_boxes[0].tolist() != [0, 0, 0, 0]
 
 
 def test_an_image_of_crowds_is_left_out(tmp_path, content):
     content["annotations"] = content["annotations"][2:]
-    maker = TrainingSamples(reload(tmp_path, content), TINY)
-    assert maker.image_ids.tolist() == [1, 2]
+    samples = TrainingSamples(reload(tmp_path, content), TINY)
+    assert samples.image_ids.tolist() == [1, 2]
 
 
 def test_classes_without_a_reference_are_dropped(tmp_path, content, caplog):
@@ -749,11 +589,11 @@ def test_classes_without_a_reference_are_dropped(tmp_path, content, caplog):
             annotation["segmentation"] = []
     data = reload(tmp_path, content)
     caplog.clear()
-    maker = TrainingSamples(data, TINY)
-    assert maker.class_ids == [RECTANGLE, TRIANGLE]
+    samples = TrainingSamples(data, TINY)
+    assert samples.class_ids == [RECTANGLE, TRIANGLE]
     (message,) = [record.getMessage() for record in caplog.records]
     assert "2 of 4 classes have no instance" in message and message.endswith(": ellipse, absent")
-    assert {class_id for _, class_id, _ in choices(maker, 12)} == {RECTANGLE, TRIANGLE}
+    assert {class_id for _, class_id, _ in choices(samples, 12)} == {RECTANGLE, TRIANGLE}
 
 
 def test_images_of_dropped_classes_are_left_out(tmp_path, content):
@@ -761,8 +601,8 @@ def test_images_of_dropped_classes_are_left_out(tmp_path, content):
     for annotation in content["annotations"]:
         if annotation["category_id"] == CATEGORY[RECTANGLE]:
             annotation["segmentation"] = []
-    maker = TrainingSamples(reload(tmp_path, content), TINY)
-    assert maker.image_ids.tolist() == [0, 2]  # image 1 has a rectangle alone
+    samples = TrainingSamples(reload(tmp_path, content), TINY)
+    assert samples.image_ids.tolist() == [0, 2]  # image 1 has a rectangle alone
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "annotations", "images", "active"])
@@ -798,55 +638,55 @@ def test_more_instances_than_there_is_room_for(tmp_path, content):
     every = sample_of(TrainingSamples(data, TINY), 0)
     assert every.gt_class_ids.tolist() == [1, -1, 1, 1]
     config = TINY.replace(MAX_GT_INSTANCES=2)
-    maker = TrainingSamples(data, config)
+    samples = TrainingSamples(data, config)
     chosen = set()
     for run in range(8):
-        sample = sample_of(maker, 0, run)
+        sample = sample_of(samples, 0, run)
         rows = [every.gt_boxes.tolist().index(box) for box in sample.gt_boxes.tolist()]
         assert len(set(rows)) == 2
         np.testing.assert_array_equal(sample.gt_class_ids, every.gt_class_ids[rows])
         np.testing.assert_array_equal(sample.gt_masks, every.gt_masks[..., rows])
         chosen.add(frozenset(rows))
     assert len(chosen) > 2
-    limited = sample_of(maker, 0)
+    limited = sample_of(samples, 0)
     np.testing.assert_array_equal(limited.rpn_match, every.rpn_match)
     np.testing.assert_array_equal(limited.rpn_bbox, every.rpn_bbox)
     assert collate([limited], config)["input_gt_boxes"].shape == (1, 2, 4)
 
 
 # ---- TrainingSamples: errors -----------------------------------------------------------------------------------------
-def test_a_missing_picture(tmp_path, content):
-    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
+def test_a_missing_image(tmp_path, content):
+    samples = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
     (tmp_path / "val2017" / "000000000010.png").unlink()
-    number = next(number for number in range(2) if maker.image_of(number) == 0)
+    number = next(number for number in range(2) if samples.image_of(number) == 0)
     with pytest.raises(RuntimeError, match=rf"training sample {number}, image .*000000000010\.png: .*no such file"):
-        maker[number]
+        samples[number]
 
 
-def test_a_truncated_picture(tmp_path, content):
-    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
+def test_a_truncated_image(tmp_path, content):
+    samples = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
     path = tmp_path / "val2017" / "000000000020.png"
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(RuntimeError, match=r"training sample \d, image .*000000000020\.png: .*truncated") as caught:
-        sample_of(maker, 1)
+        sample_of(samples, 1)
     assert isinstance(caught.value.__cause__, ValueError)
 
 
 def test_a_broken_reference_is_named_too(tmp_path, content):
-    maker = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
-    run = next(run for run in range(20) if sample_of(maker, 0, run).references == [(1, 0)])
+    samples = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
+    run = next(run for run in range(20) if sample_of(samples, 0, run).references == [(1, 0)])
     (tmp_path / "val2017" / "000000000020.png").unlink()
     with pytest.raises(RuntimeError, match=r"image .*000000000010\.png: .*000000000020\.png: no such file"):
-        sample_of(maker, 0, run)
+        sample_of(samples, 0, run)
 
 
 def test_an_augmentation_that_fails(data):
     def failing(image, masks, rng):
         raise ZeroDivisionError("of the augmenter")
 
-    maker = TrainingSamples(data, TINY, augmentation=failing)
+    samples = TrainingSamples(data, TINY, augmentation=failing)
     with pytest.raises(RuntimeError, match=r"training sample 0, image .*\.png: of the augmenter"):
-        maker[0]
+        samples[0]
 
 
 # ---- batches -----------------------------------------------------------------------------------------------------
@@ -865,14 +705,14 @@ INPUTS = {  # in the order of the original's inputs, for two samples of TinyConf
 def test_batch_of_two(tmp_path, content):
     content["annotations"][1]["category_id"] = CATEGORY[TRIANGLE]  # image 0: with a crowd, image 1: one instance
     config = TINY.replace(NUM_TARGETS=3, MEAN_PIXEL=(100.0, 50.5, 1.25))
-    maker = TrainingSamples(reload(tmp_path, content, [TRIANGLE]), config)
-    samples = [sample_of(maker, 0), sample_of(maker, 1)]
-    batch = collate(samples, config)
+    samples = TrainingSamples(reload(tmp_path, content, [TRIANGLE]), config)
+    made = [sample_of(samples, 0), sample_of(samples, 1)]
+    batch = collate(made, config)
     assert tuple(batch) == data_generator.INPUT_NAMES == tuple(INPUTS)
     assert {name: (values.shape, values.dtype.type) for name, values in batch.items()} == {
         name: (shape, np.dtype(dtype).type) for name, (shape, dtype) in INPUTS.items()
     }
-    for index, (sample, count) in enumerate(zip(samples, (2, 1), strict=True)):
+    for index, (sample, count) in enumerate(zip(made, (2, 1), strict=True)):
         row = {name: values[index] for name, values in batch.items()}
         np.testing.assert_array_equal(row["input_image"], sample.image - np.float32([100, 50.5, 1.25]))
         np.testing.assert_array_equal(row["input_target"], sample.targets - np.float32([100, 50.5, 1.25]))
@@ -895,10 +735,10 @@ def test_batch_of_whole_masks(data):
 
 def test_generator_of_batches(data):
     config = TINY
-    maker = TrainingSamples(data, config, seed=5)
+    samples = TrainingSamples(data, config, seed=5)
     generator = data_generator.siamese_data_generator(data, config, batch_size=2, seed=5)
     for step, (inputs, targets) in enumerate(itertools.islice(generator, 3)):
-        expected = collate([maker[2 * step], maker[2 * step + 1]], config)
+        expected = collate([samples[2 * step], samples[2 * step + 1]], config)
         assert targets == [] and len(inputs) == len(expected)
         for found, values in zip(inputs, expected.values(), strict=True):
             np.testing.assert_array_equal(found, values)

@@ -458,11 +458,11 @@ def test_a_converted_set_trains(via_of_training_tree, training_tree, micro_confi
     from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate
 
     convert_via([via_of_training_tree], training_tree / "train2017", tmp_path, progress=False)
-    maker = TrainingSamples(coco_tree.load(tmp_path), micro_config)
+    samples = TrainingSamples(coco_tree.load(tmp_path), micro_config)
     model = SiameseMaskRCNN("training", micro_config, tmp_path / "logs", seed=0)
     model.set_trainable("mrcnn_class_logits|rpn_class_raw")
     model.compile(learning_rate=0.01, momentum=0.9)
-    batch = collate([maker[0], maker[1]], micro_config)
+    batch = collate([samples[0], samples[1]], micro_config)
     losses = model.keras_model.train_on_batch(list(batch.values()), return_dict=True)
     assert np.isfinite(list(map(float, losses.values()))).all() and float(losses["loss"]) > 0
 

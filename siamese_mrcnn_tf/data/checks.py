@@ -1,39 +1,40 @@
-"""A data set looked over before a run: what is in it, what is broken, and pictures of what the network is given.
+"""Checks a data set before a run: counts what it holds and lists what is broken.
 
-`check_dataset` counts and reads everything once and returns a `Report`; `draw_samples` draws training samples with
-their references, anchors and targets. Boxes of the annotation file are [x, y, width, height] in pixels of the picture,
-all others (y1, x1, y2, x2) in pixels of the molded scene, y2 and x2 exclusive.
+Boxes are [x, y, width, height] in pixels of the image, as in the annotation file.
 """
 
 import dataclasses
 import itertools
-import logging
 import os
 import textwrap
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pycocotools.mask as coco_mask
 from tqdm import tqdm
 
+from ..config import Config
 from ..ops.boxes import compute_overlaps
 from . import molding, resize
-from .annotations import annotation_rle
-from .dataset import split_classes
+from .annotations import Entry, Rle, annotation_rle
+from .dataset import CocoDataset, split_classes
 
-logger = logging.getLogger(__name__)
+Findings = dict[str, list[str]]  # texts by kind
 
-_WORKERS = 4  # threads that decode pictures; the decoders run beside each other
-_BLOCK = 256  # pictures handed to the threads at a time, so that a stop does not wait for all
-_OVERSHOOT = 0.5  # pixels that a box may reach beyond its picture: rounding
-_APART_IOU, _APART_PIXELS = 0.5, 5  # a box is apart from its mask below this overlap and above this shift of an edge
-_SPLIT_WORDS = ("trained", "held out")
+_WORKERS = 4  # threads that decode images; the decoders run in parallel
+_BLOCK = 256  # images handed to the threads at a time, so that a stop does not wait for all
+_OVERSHOOT = 0.5  # pixels that a box may reach beyond its image: rounding
+_APART_IOU, _APART_PIXELS = 0.5, 5  # a box is far from its mask below this IoU and above this shift of an edge
+_SPLIT_WORDS = ("train", "novel")
 _SHOWN, _TEXT_WIDTH = 10, 120  # findings of a kind in the text, and its characters in a line
 
 _KINDS = {  # of findings: heading, and whether it counts as broken
-    "broken_images": ("pictures that cannot be read", True),
+    "broken_images": ("images that cannot be read", True),
     "broken_outlines": ("annotations with broken polygons", True),
-    "boxes_outside": ("boxes that reach outside their pictures, the furthest first", True),
+    "boxes_outside": ("boxes that reach outside their images, the furthest first", True),
     "boxes_apart": ("boxes far from their masks", False),
     "boxes_without_area": ("boxes without area", False),
     "empty_masks": ("masks without a pixel (they are left out)", False),
@@ -43,11 +44,11 @@ _KINDS = {  # of findings: heading, and whether it counts as broken
 
 @dataclasses.dataclass(frozen=True)
 class ClassCount:
-    """What there is of a class.
+    """Counts of a class.
 
     Attributes:
         name, class_id, coco_id: of the data set, and the category id of the annotation file.
-        held_out: whether the split holds it out.
+        is_novel: whether the split leaves it out of training.
         images: number of images with an instance that is not a crowd.
         instances, crowds: numbers of annotations.
         references: number of instances that have a pixel at the network's scale.
@@ -56,14 +57,14 @@ class ClassCount:
     name: str
     class_id: int
     coco_id: int
-    held_out: bool
+    is_novel: bool
     images: int
     instances: int
     crowds: int
     references: int
 
     @property
-    def unusable(self):
+    def unusable(self) -> str:
         """Why the class has no references; empty if it has some."""
         if self.references:
             return ""
@@ -74,19 +75,19 @@ class ClassCount:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `check_dataset` found.
+    """The result of `check_dataset`.
 
     Attributes:
         set_name: the loaded subsets.
         split: 0..4.
         num_images, num_annotations, num_crowds: of the set; crowds are among the annotations.
-        num_bare_images: those without annotations.
-        num_trained_images, num_held_out_images: those with an instance of a class of that kind; crowds do not count.
+        num_bare_images: images without annotations.
+        num_train_images, num_novel_images: images with an instance of such a class; crowds do not count.
         classes: list of ClassCount, by class id.
-        findings: dict of lists of texts that name file, annotation id and category. "broken_images" (only if pictures
+        findings: dict of lists of texts that name file, annotation id and category. "broken_images" (only if images
             were read): missing, undecodable, or of another size than the annotation file says; "broken_outlines":
             polygons whose coordinates are no pixels of an image; "boxes_outside": more than half a pixel beyond the
-            picture, the furthest first; "boxes_apart": hardly any overlap with the box around the mask;
+            image, the furthest first; "boxes_apart": hardly any overlap with the box around the mask;
             "boxes_without_area"; "empty_masks": no pixel at all; "vanishing_masks": none once the scene is resized for
             the network.
     """
@@ -97,46 +98,52 @@ class Report:
     num_bare_images: int
     num_annotations: int
     num_crowds: int
-    num_trained_images: int
-    num_held_out_images: int
-    classes: list
-    findings: dict
+    num_train_images: int
+    num_novel_images: int
+    classes: list[ClassCount]
+    findings: Findings
 
     @property
-    def ok(self):
-        """Whether nothing is broken: pictures, polygons, and boxes inside their pictures.
+    def ok(self) -> bool:
+        """Whether no image or polygon is broken and all boxes are inside their images.
 
-        What the program copes with does not count: masks and boxes of no extent, and classes without references.
+        Masks and boxes of no extent, and classes without references, do not count.
         """
         return not any(self.findings.get(kind) for kind, (_, is_broken) in _KINDS.items() if is_broken)
 
-    def text(self, shown=_SHOWN):
-        """The report to read: totals, the table of classes, and `shown` findings of each kind."""
+    def text(self, shown: int = _SHOWN) -> str:
+        """The report as text: totals, the table of classes, and `shown` findings of each kind."""
         kinds = [_findings_text(heading, self.findings.get(kind), shown) for kind, (heading, _) in _KINDS.items()]
         blocks = _totals_text(self), _classes_text(self), _unusable_text(self.classes), "\n".join(kinds)
         return "\n\n".join(blocks)
 
 
-def check_dataset(dataset, *, config, split, read_images=True, workers=_WORKERS, progress=True):
-    """Count what is in a data set and look for what is broken; pictures may be missing.
+def check_dataset(
+    dataset: CocoDataset,
+    *,
+    config: Config,
+    split: int,
+    read_images: bool = True,
+    workers: int = _WORKERS,
+    progress: bool = True,
+) -> Report:
+    """Count the images, annotations and classes of a data set, and list what is broken. Image files may be missing.
 
     Args:
         dataset: a prepared CocoDataset.
         config: a Config; its scene size decides which masks vanish.
-        split: 1..4, or 0 for no held-out classes.
-        read_images, workers: whether to decode every picture, and in how many threads.
+        split: 1..4, or 0 for no novel classes.
+        read_images, workers: whether to decode every image, and in how many threads.
         progress: show progress bars.
-
-    Returns:
-        Report.
     """
     counter = _Counter(dataset, split)
-    findings = {kind: [] for kind in _KINDS if kind != "broken_images"}
+    findings: Findings = {kind: [] for kind in _KINDS if kind != "broken_images"}
+    outside: list[tuple[float, str]] = []
     for info in tqdm(dataset.image_info, desc="annotations", unit="image", disable=not progress):
-        counter.add(info, _check_annotations(info, dataset, config, findings))
-    findings["boxes_outside"] = [text for _, text in sorted(findings["boxes_outside"], key=lambda found: -found[0])]
+        counter.add(info, _check_annotations(info, dataset, config, findings, outside))
+    findings["boxes_outside"] = [text for _, text in sorted(outside, key=lambda found: -found[0])]
     if read_images:
-        findings["broken_images"] = _check_pictures(dataset, workers, progress)
+        findings["broken_images"] = _check_images(dataset, workers, progress)
     classes = counter.classes()
     return Report(
         set_name=dataset.set_name,
@@ -145,8 +152,8 @@ def check_dataset(dataset, *, config, split, read_images=True, workers=_WORKERS,
         num_bare_images=sum(not info["annotations"] for info in dataset.image_info),
         num_annotations=sum(len(info["annotations"]) for info in dataset.image_info),
         num_crowds=sum(count.crowds for count in classes),
-        num_trained_images=counter.num_trained_images,
-        num_held_out_images=counter.num_held_out_images,
+        num_train_images=counter.num_train_images,
+        num_novel_images=counter.num_novel_images,
         classes=classes,
         findings=findings,
     )
@@ -154,44 +161,48 @@ def check_dataset(dataset, *, config, split, read_images=True, workers=_WORKERS,
 
 # ---- counts --------------------------------------------------------------------------------------------------------
 class _Counter:
-    """Counts of each class, and of the images with trained and with held-out classes."""
+    """Counts of each class, and of the images with train and with novel classes."""
 
-    def __init__(self, dataset, split):
+    def __init__(self, dataset: CocoDataset, split: int) -> None:
         self.class_info = dataset.class_info
         self.class_of = {info["id"]: class_id for class_id, info in enumerate(dataset.class_info) if class_id}
         self.counts = np.zeros((dataset.num_classes, 4), int)  # images, instances, crowds, references
-        self.held_out = np.zeros(dataset.num_classes, bool)
-        self.held_out[split_classes(dataset.num_classes - 1, split)[1]] = True
-        self.num_trained_images = self.num_held_out_images = 0
+        self.is_novel = np.zeros(dataset.num_classes, bool)
+        self.is_novel[split_classes(dataset.num_classes - 1, split)[1]] = True
+        self.num_train_images = self.num_novel_images = 0
 
-    def add(self, info, is_usable):
-        """Count the annotations of an image; `is_usable`: bool [annotations], those with a mask to be seen."""
+    def add(self, info: Entry, is_usable: np.ndarray) -> None:
+        """Count the annotations of an image; `is_usable`: bool [annotations], whether their masks have a pixel."""
         classes = np.array([self.class_of[annotation["category_id"]] for annotation in info["annotations"]], int)
         is_crowd = np.array([annotation["iscrowd"] for annotation in info["annotations"]], bool)
         present = np.unique(classes[~is_crowd])
         groups = present, classes[~is_crowd], classes[is_crowd], classes[~is_crowd & is_usable]
         for column, group in enumerate(groups):
             np.add.at(self.counts[:, column], group, 1)
-        self.num_held_out_images += int(self.held_out[present].any())
-        self.num_trained_images += int((~self.held_out[present]).any())
+        self.num_novel_images += int(self.is_novel[present].any())
+        self.num_train_images += int((~self.is_novel[present]).any())
 
-    def classes(self):
-        """list of ClassCount."""
-        ids, names = ([info[key] for info in self.class_info] for key in ("id", "name"))
-        columns = names, range(len(names)), ids, self.held_out.tolist(), *self.counts.T.tolist()
-        return [ClassCount(*row) for row in zip(*columns, strict=True)][1:]  # without background
+    def classes(self) -> list[ClassCount]:
+        counted = enumerate(zip(self.class_info, self.is_novel.tolist(), self.counts.tolist(), strict=True))
+        return [
+            ClassCount(info["name"], class_id, info["id"], is_novel, *counts)
+            for class_id, (info, is_novel, counts) in counted
+            if class_id
+        ]
 
 
 # ---- annotations ---------------------------------------------------------------------------------------------------
-def _check_annotations(info, dataset, config, findings):
-    """Add what is wrong with the annotations of an image to `findings`.
+def _check_annotations(
+    info: Entry, dataset: CocoDataset, config: Config, findings: Findings, outside: list[tuple[float, str]]
+) -> np.ndarray:
+    """Add what is wrong with the annotations of an image to `findings`, and boxes outside it to `outside`.
 
     Returns:
-        bool [annotations], those whose mask has a pixel at the network's scale; of crowds, those with a pixel.
+        bool [annotations], whether the mask has a pixel at the network's scale; for crowds, whether it has a pixel.
     """
     annotations, size = info["annotations"], (info["height"], info["width"])
-    names, is_usable = [_words(entry, info, dataset) for entry in annotations], np.zeros(len(annotations), bool)
-    _check_boxes(annotations, names, size, findings)
+    names, is_usable = [_name(entry, info, dataset) for entry in annotations], np.zeros(len(annotations), bool)
+    _check_boxes(annotations, names, size, findings, outside)
     scale, _ = molding.resized_scene_shape(size, config)
     survivors = [_survivors(side, scale) for side in size]
     for index, (annotation, name) in enumerate(zip(annotations, names, strict=True)):
@@ -211,28 +222,34 @@ def _check_annotations(info, dataset, config, findings):
     return is_usable
 
 
-def _check_boxes(annotations, names, size, findings):
-    """Boxes outside a picture of `size` (height, width), with the pixels by which they are; boxes without area."""
+def _check_boxes(
+    annotations: list[Entry],
+    names: list[str],
+    size: tuple[int, int],
+    findings: Findings,
+    outside: list[tuple[float, str]],
+) -> None:
+    """Add boxes outside an image of `size` (height, width), with the pixels beyond it, and boxes without area."""
     boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
     corner, far_corner = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     beyond = np.concatenate([-corner, far_corner - size[::-1]], axis=1)  # left, top, right, bottom
     for index in np.flatnonzero((beyond > _OVERSHOOT).any(axis=1)).tolist():
         edge, pixels = ("left", "upper", "right", "lower")[beyond[index].argmax()], float(beyond[index].max())
         text = f"{pixels:.1f} pixels beyond the {edge} edge of {size[0]} x {size[1]} (height x width)"
-        findings["boxes_outside"].append((pixels, f"{names[index]}: {text}, {_box_text(boxes[index])}"))
+        outside.append((pixels, f"{names[index]}: {text}, {_box_text(boxes[index])}"))
     for index in np.flatnonzero((boxes[:, 2:] <= 0).any(axis=1)).tolist():
         findings["boxes_without_area"].append(f"{names[index]}: {_box_text(boxes[index])}")
 
 
-def _survivors(side, scale):
-    """Of the rows or columns of a picture those that `resize_mask` takes over: bool [side]."""
+def _survivors(side: int, scale: float) -> np.ndarray:
+    """Whether `resize_mask` keeps each row or column of an image: bool [side]."""
     numbered = resize.resize_mask(np.arange(1, side + 1).reshape(-1, 1, 1), scale, [(0, 0)] * 3)
-    kept = np.zeros(side + 1, bool)  # 0 stands for what falls off the border
+    kept = np.zeros(side + 1, bool)  # row 0 is the padding
     kept[numbered[:, 0, 0]] = True
     return kept[1:]
 
 
-def _survives(rle, mask_box, survivors):
+def _survives(rle: Rle, mask_box: np.ndarray, survivors: Sequence[np.ndarray]) -> bool:
     """Whether a mask has a pixel in the rows and columns that survive: (bool [height], bool [width])."""
     rows, columns = survivors
     if rows.all() and columns.all():
@@ -242,84 +259,86 @@ def _survives(rle, mask_box, survivors):
     return bool(part[rows[y1 : y1 + height]][:, columns[x1 : x1 + width]].any())
 
 
-def _are_apart(box, mask_box):
+def _are_apart(box: npt.ArrayLike, mask_box: npt.ArrayLike) -> bool:
     """Whether two boxes [x, y, width, height] differ grossly."""
-    corners = np.stack([box, mask_box]).astype(np.float64)
+    corners = np.array([box, mask_box], np.float64)
     corners[:, 2:] += corners[:, :2]
     shift = np.abs(corners[0] - corners[1]).max()
     return bool(shift > _APART_PIXELS and compute_overlaps(corners[:1], corners[1:])[0, 0] < _APART_IOU)
 
 
-def _words(annotation, info, dataset):
+def _name(annotation: Entry, info: Entry, dataset: CocoDataset) -> str:
     name = dataset.class_names[dataset.map_source_class_id(f"coco.{annotation['category_id']}")]
     file_name = info["path"].removeprefix(str(info["image_dir"])).lstrip(os.sep)
     return f"{file_name}, annotation {annotation['id']} ({name})"
 
 
-def _box_text(box):
+def _box_text(box: Any) -> str:
     return f"[x, y, width, height] = [{', '.join(f'{value:.1f}' for value in box)}]"
 
 
-def counted(count, what):
+def counted(count: int, what: str) -> str:
+    """For example "1 image" or "2 images"."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-# ---- pictures ------------------------------------------------------------------------------------------------------
-def _check_pictures(dataset, workers, progress):
-    """What is wrong with the pictures, in their order."""
+# ---- images --------------------------------------------------------------------------------------------------------
+def _check_images(dataset: CocoDataset, workers: int, progress: bool) -> list[str]:
+    """The errors of the image files, in their order."""
 
-    def complaint(image_id):
+    def error_of(image_id: int) -> str:
         try:
             dataset.load_image(image_id)
         except (OSError, ValueError) as error:
             return str(error)
+        return ""
 
     image_ids = range(len(dataset.image_info))
     with ThreadPoolExecutor(workers) as threads:
-        blocks = (threads.map(complaint, image_ids[start : start + _BLOCK]) for start in image_ids[::_BLOCK])
+        blocks = (threads.map(error_of, image_ids[start : start + _BLOCK]) for start in image_ids[::_BLOCK])
         texts = itertools.chain.from_iterable(blocks)
-        bar = tqdm(texts, total=len(image_ids), desc="pictures", unit="image", disable=not progress)
+        bar = tqdm(texts, total=len(image_ids), desc="images", unit="image", disable=not progress)
         return [text for text in bar if text]
 
 
 # ---- text ----------------------------------------------------------------------------------------------------------
-def _totals_text(report):
-    held_out = sum(count.held_out for count in report.classes)
+def _totals_text(report: Report) -> str:
+    novel = sum(count.is_novel for count in report.classes)
     return (
         f"{report.set_name}: {report.num_images} images, {report.num_bare_images} of them without annotations; "
         f"{report.num_annotations} annotations, {report.num_crowds} of them crowds\n"
-        f"split {report.split}: {len(report.classes) - held_out} classes trained, {held_out} held out"
+        f"split {report.split}: {len(report.classes) - novel} train classes, {novel} novel"
     )
 
 
-def _classes_text(report):
+def _classes_text(report: Report) -> str:
     """A row for each class, then one for each kind; the images of a kind are counted once."""
     head = ("class", "COCO id", "name", "split", "images", "instances", "crowds", "references")
     rows = [_class_row(count) for count in report.classes]
     sums = []
-    for held_out, images in ((False, report.num_trained_images), (True, report.num_held_out_images)):
-        counts = [count for count in report.classes if count.held_out == held_out]
+    for is_novel, images in ((False, report.num_train_images), (True, report.num_novel_images)):
+        counts = [count for count in report.classes if count.is_novel == is_novel]
         if counts:
             totals = [sum(getattr(count, key) for count in counts) for key in head[-3:]]
-            sums.append(("", "", f"{len(counts)} classes", _SPLIT_WORDS[held_out], str(images), *map(str, totals)))
+            sums.append(("", "", f"{len(counts)} classes", _SPLIT_WORDS[is_novel], str(images), *map(str, totals)))
     widths = [max(map(len, column)) for column in zip(head, *rows, *sums, strict=True)]
     rule = ["-" * width for width in widths]
     return "\n".join(_row(row, widths) for row in (head, rule, *rows, rule, *sums))
 
 
-def _class_row(count):
+def _class_row(count: ClassCount) -> tuple[str, ...]:
     numbers = str(count.images), str(count.instances), str(count.crowds), count.unusable or str(count.references)
-    return str(count.class_id), str(count.coco_id), count.name, _SPLIT_WORDS[count.held_out], *numbers
+    return str(count.class_id), str(count.coco_id), count.name, _SPLIT_WORDS[count.is_novel], *numbers
 
 
-def _row(cells, widths):
-    """Numbers to the right, names to the left, each as wide as its column."""
+def _row(cells: Sequence[str], widths: list[int]) -> str:
+    """Numbers aligned to the right, names to the left."""
     aligned = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
     aligned[2:4] = [cell.ljust(width) for cell, width in zip(cells[2:4], widths[2:4], strict=True)]
     return "  ".join(aligned)
 
 
-def _unusable_text(classes):
+def _unusable_text(classes: list[ClassCount]) -> str:
     """The classes without a reference, by reason."""
     unusable = [count for count in classes if count.unusable]
     lines = [f"classes that cannot be references: {len(unusable) or 'none'}"]
@@ -329,9 +348,9 @@ def _unusable_text(classes):
     return "\n".join(lines)
 
 
-def _findings_text(heading, findings, shown):
+def _findings_text(heading: str, findings: list[str] | None, shown: int) -> str:
     if findings is None:
-        return f"{heading}: not looked at"
+        return f"{heading}: not checked"
     lines = [f"{heading}: {len(findings) or 'none'}", *(f"  {text}" for text in findings[:shown])]
     if len(findings) > shown:
         lines.append(f"  ... and {len(findings) - shown} more")

@@ -17,8 +17,8 @@ from siamese_mrcnn_tf.data.loader import SampleLoader
 from siamese_mrcnn_tf.training.batches import TrainingBatches
 
 
-def toy_loader(maker=None, **options):
-    return SampleLoader(maker or toy.Numbers(), toy.CONFIG, collate=toy.collate, **options)
+def toy_loader(samples=None, **options):
+    return SampleLoader(samples or toy.Numbers(), toy.CONFIG, collate=toy.collate, **options)
 
 
 def numbers_of(batch):
@@ -26,22 +26,22 @@ def numbers_of(batch):
 
 
 @pytest.fixture(scope="module")
-def maker(training_parts, micro_config):
+def samples(training_parts, micro_config):
     return TrainingSamples(training_parts[0], micro_config, seed=3, augmentation=augmentation.fliplr())
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(1, False), (3, False), (2, True)])
-def test_batches_are_those_of_the_maker(maker, micro_config, workers, processes):
-    with SampleLoader(maker, micro_config, workers=workers, processes=processes) as loader:
+def test_batches_are_those_of_the_samples(samples, micro_config, workers, processes):
+    with SampleLoader(samples, micro_config, workers=workers, processes=processes) as loader:
         for step in (0, 1, 4, 5):
             found = loader.batch(step)
-            expected = collate([maker[number] for number in (2 * step, 2 * step + 1)], micro_config)
+            expected = collate([samples[number] for number in (2 * step, 2 * step + 1)], micro_config)
             assert list(found) == list(expected) == list(INPUT_NAMES)
             for name, values in expected.items():
                 np.testing.assert_array_equal(found[name], values, err_msg=f"batch {step}, {name}")
-            references = [maker.dataset.image_reference(maker.image_of(2 * step + place)) for place in (0, 1)]
+            references = [samples.dataset.image_reference(samples.image_of(2 * step + place)) for place in (0, 1)]
             assert loader.images(step) == references
-    assert len({maker.image_of(number) for number in range(12)}) == 5  # all pictures, in more than one pass
+    assert len({samples.image_of(number) for number in range(12)}) == 5  # all images, in more than one pass
 
 
 def test_the_workers_of_processes_do_not_import_keras():
@@ -58,15 +58,15 @@ def test_any_order_of_asking(workers):
 
 
 def test_samples_are_made_ahead_and_once():
-    maker = toy.Numbers()
-    with toy_loader(maker, workers=1) as loader:
+    samples = toy.Numbers()
+    with toy_loader(samples, workers=1) as loader:
         loader.batch(0)
         loader._pending[5].result()
-        assert maker.made == [0, 1, 2, 3, 4, 5]
+        assert samples.made == [0, 1, 2, 3, 4, 5]
         for step in (0, 1, 2):
             loader.batch(step)
         loader._pending[9].result()
-        assert maker.made == list(range(10))
+        assert samples.made == list(range(10))
         assert set(loader._pending) == set(range(10))
         loader.batch(4)
         assert min(loader._pending) == 4  # what is long past is let go
@@ -92,18 +92,18 @@ def test_a_sample_that_cannot_be_made_is_named_and_kept(processes):
         assert loader.failure is first
 
 
-def test_the_error_of_a_broken_picture_names_it(training_tree, tmp_path, micro_config):
+def test_the_error_of_a_broken_image_names_it(training_tree, tmp_path, micro_config):
     import shutil
 
     import coco_tree
 
     shutil.copytree(training_tree, tmp_path / "set")
     dataset = coco_tree.load(tmp_path / "set", subset="train")
-    maker = TrainingSamples(dataset, micro_config)
-    path = dataset.image_info[maker.image_of(3)]["path"]
+    samples = TrainingSamples(dataset, micro_config)
+    path = dataset.image_info[samples.image_of(3)]["path"]
     with open(path, "r+b") as file:
         file.truncate(400)
-    with SampleLoader(maker, micro_config, workers=2) as loader, pytest.raises(RuntimeError, match=str(path)):
+    with SampleLoader(samples, micro_config, workers=2) as loader, pytest.raises(RuntimeError, match=str(path)):
         for step in range(4):
             loader.batch(step)
 

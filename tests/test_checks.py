@@ -1,23 +1,15 @@
-"""What is found in trees that are broken on purpose, how the report reads, and pictures of samples."""
-
-import logging
+"""Findings in trees that are broken on purpose, counts, and the text of the report."""
 
 import coco_tree
-import numpy as np
 import pytest
-from matplotlib.image import imread
 from PIL import Image
 
-from siamese_mrcnn_tf import visualize
 from siamese_mrcnn_tf.config import TinyConfig
 from siamese_mrcnn_tf.data import checks
-from siamese_mrcnn_tf.data.data_generator import TrainingSamples
 from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset
-from siamese_mrcnn_tf.ops.boxes import box_refinement
-from siamese_mrcnn_tf.visualize import samples
 
 CONFIG = TinyConfig()
-LARGE = (960, 1280)  # height, width of a picture that TinyConfig shrinks to a tenth
+LARGE = (960, 1280)  # height, width of an image that TinyConfig shrinks to a tenth
 
 
 def load(root, subset="val"):
@@ -39,7 +31,7 @@ def change(root, content, index, **keys):
 
 
 def shrink(root, content, segmentation, bbox):
-    """Make the first picture large, and give its first annotation another outline; the second and the crowd go."""
+    """Make the first image large, and give its first annotation another outline; the second and the crowd go."""
     content["images"][0].update(height=LARGE[0], width=LARGE[1])
     Image.new("RGB", LARGE[::-1]).save(root / "val2017" / content["images"][0]["file_name"])
     content["annotations"][0].update(segmentation=segmentation, bbox=bbox)
@@ -49,16 +41,16 @@ def shrink(root, content, segmentation, bbox):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A tree of four pictures, the last without annotations, and the content of its annotation file."""
+    """A tree of four images, the last without annotations, and the content of its annotation file."""
     return tmp_path, coco_tree.write_tree(tmp_path)
 
 
 # ---- counts --------------------------------------------------------------------------------------------------------
 def test_counts_by_hand(tree):
-    report = check(tree[0], split=2)  # holds out class 2, the rectangle
+    report = check(tree[0], split=2)  # class 2, the rectangle, is novel
     assert report.ok and not any(report.findings.values())
     assert (report.num_images, report.num_bare_images, report.num_annotations, report.num_crowds) == (4, 1, 7, 1)
-    assert (report.num_trained_images, report.num_held_out_images) == (3, 2)
+    assert (report.num_train_images, report.num_novel_images) == (3, 2)
     assert report.classes == [
         checks.ClassCount("ellipse", 1, 3, False, images=2, instances=2, crowds=0, references=2),
         checks.ClassCount("rectangle", 2, 7, True, images=2, instances=2, crowds=0, references=2),
@@ -101,7 +93,7 @@ def test_an_empty_set(tmp_path):
 
 
 # ---- findings ------------------------------------------------------------------------------------------------------
-def test_broken_pictures_are_named_in_their_order(tree):
+def test_broken_images_are_named_in_their_order(tree):
     root, content = tree
     missing, truncated, wrong, _ = (root / "val2017" / image["file_name"] for image in content["images"])
     missing.unlink()
@@ -116,15 +108,15 @@ def test_broken_pictures_are_named_in_their_order(tree):
     assert report.classes == check(root, read_images=False).classes
 
 
-def test_pictures_may_be_skipped(tree):
+def test_images_may_be_skipped(tree):
     root, content = tree
     (root / "val2017" / content["images"][0]["file_name"]).unlink()
     report = check(root, read_images=False)
     assert report.ok and "broken_images" not in report.findings
-    assert "pictures that cannot be read: not looked at" in report.text()
+    assert "images that cannot be read: not checked" in report.text()
 
 
-def test_more_pictures_than_a_block(tree, monkeypatch):
+def test_more_images_than_a_block(tree, monkeypatch):
     monkeypatch.setattr(checks, "_BLOCK", 3)
     for image in tree[1]["images"]:
         (tree[0] / "val2017" / image["file_name"]).unlink()
@@ -209,19 +201,19 @@ def test_survival_agrees_with_the_references(tree, corner):
 def test_the_table_of_classes_is_aligned(tree):
     lines = check(tree[0], split=2).text().split("\n")
     assert lines[0] == "val2017: 4 images, 1 of them without annotations; 7 annotations, 1 of them crowds"
-    assert lines[1] == "split 2: 2 classes trained, 1 held out"
+    assert lines[1] == "split 2: 2 train classes, 1 novel"
     assert lines[3:11] == [
-        "class  COCO id  name       split     images  instances  crowds  references",
-        "-----  -------  ---------  --------  ------  ---------  ------  ----------",
-        "    1        3  ellipse    trained        2          2       0           2",
-        "    2        7  rectangle  held out       2          2       0           2",
-        "    3       18  triangle   trained        2          2       1           2",
-        "-----  -------  ---------  --------  ------  ---------  ------  ----------",
-        "                2 classes  trained        3          4       1           4",
-        "                1 classes  held out       2          2       0           2",
+        "class  COCO id  name       split  images  instances  crowds  references",
+        "-----  -------  ---------  -----  ------  ---------  ------  ----------",
+        "    1        3  ellipse    train       2          2       0           2",
+        "    2        7  rectangle  novel       2          2       0           2",
+        "    3       18  triangle   train       2          2       1           2",
+        "-----  -------  ---------  -----  ------  ---------  ------  ----------",
+        "                2 classes  train       3          4       1           4",
+        "                1 classes  novel       2          2       0           2",
     ]
     assert lines[12] == "classes that cannot be references: none"
-    assert lines[14:16] == ["pictures that cannot be read: none", "annotations with broken polygons: none"]
+    assert lines[14:16] == ["images that cannot be read: none", "annotations with broken polygons: none"]
 
 
 def test_the_text_shows_some_findings_and_the_number_of_all(tree):
@@ -229,67 +221,5 @@ def test_the_text_shows_some_findings_and_the_number_of_all(tree):
         (tree[0] / "val2017" / image["file_name"]).unlink()
     report = check(tree[0])
     text = report.text(shown=1)
-    assert "pictures that cannot be read: 4\n  " in text and "\n  ... and 3 more\n" in text
+    assert "images that cannot be read: 4\n  " in text and "\n  ... and 3 more\n" in text
     assert text.count("no such file") == 1 and report.text().count("no such file") == 4
-
-
-# ---- pictures of samples -------------------------------------------------------------------------------------------
-def test_pictures_of_samples(tree, tmp_path):
-    config = CONFIG.replace(NUM_TARGETS=3)
-    paths = samples.draw_samples(TrainingSamples(load(tree[0]), config), config, tmp_path / "out", 2, progress=False)
-    assert [path.name for path in paths] == ["sample_00.png", "sample_01.png"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sample_00.png", "sample_01.png"]
-    for path in paths:
-        pixels = imread(path)[..., :3]
-        assert pixels.shape == (640, 2000, 3)
-        for panel in np.array_split(pixels, 4, axis=1):  # something is drawn everywhere
-            assert panel.std() > 0.05
-
-
-def test_a_sample_in_four_panels(tree):
-    change(*tree, 0, category_id=18)  # the kind of the crowd in that picture
-    maker = TrainingSamples(load(tree[0]), CONFIG.replace(NUM_TARGETS=7))
-    sample = next(sample for sample in map(maker.__getitem__, range(9)) if (sample.gt_class_ids < 0).any())
-    figure = samples.draw_sample(sample, maker.dataset, maker.config, maker.anchors, number=4)
-    titles = [axes.get_title() for axes in figure.axes]
-    assert figure.get_suptitle() == "sample 4: triangle (class 3) in image 10"
-    assert titles[0] == "ground truth: 1 instance, 1 crowd" and len(titles) == 1 + 7 + 2
-    assert "crowd" in [text.get_text() for text in figure.axes[0].texts]
-    positive = (sample.rpn_match == 1).sum()
-    assert titles[-2].startswith(f"anchors: {positive} positive (drawn)")
-    assert titles[-1].startswith(f"targets: {positive} of {positive} anchors")
-
-
-def test_whole_masks_and_samples_without_instances(tree):
-    config = CONFIG.replace(USE_MINI_MASK=False)
-    maker = TrainingSamples(load(tree[0]), config, augmentation=lambda image, masks, rng: (image, masks & False))
-    figure = samples.draw_sample(maker[0], maker.dataset, config, maker.anchors)
-    assert figure.axes[0].get_title() == "ground truth: 0 instances"
-    maker = TrainingSamples(load(tree[0]), config)
-    assert samples.draw_sample(maker[0], maker.dataset, config, maker.anchors).axes[0].get_title()
-
-
-def test_samples_that_cannot_be_made_are_told_of(tree, tmp_path, caplog):
-    dataset = load(tree[0])
-    maker = TrainingSamples(dataset, CONFIG)
-    for image in tree[1]["images"]:
-        (tree[0] / "val2017" / image["file_name"]).unlink()
-    with caplog.at_level(logging.WARNING):
-        assert samples.draw_samples(maker, CONFIG, tmp_path / "out", 2, progress=False) == []
-    assert len(caplog.records) == 2 and "training sample 0" in caplog.text
-
-
-def test_groups_of_boxes_on_axes():
-    image = np.full((40, 60, 3), 200, np.uint8)
-    groups = [(np.array([[1, 2, 11, 22], [0, 0, 5, 5]]), "red", {"linewidth": 3}), (np.zeros((0, 4)), "blue", {})]
-    axes = visualize.display_boxes(image, groups, title="boxes", margin=0)
-    first, second = axes.collections
-    assert axes.get_title() == "boxes" and axes.get_xlim() == (-0.5, 59.5)
-    assert first.get_segments()[0].tolist() == [[1.5, 0.5], [21.5, 0.5], [21.5, 10.5], [1.5, 10.5], [1.5, 0.5]]
-    assert len(first.get_segments()) == 2 and len(second.get_segments()) == 0 and first.get_linewidth() == [3]
-
-
-def test_moved_undoes_box_refinement():
-    boxes = np.array([[0.0, 0, 10, 20], [5, 5, 8, 30]])
-    truth = np.array([[2.0, 3, 30, 9], [0, 0, 1, 1]])
-    np.testing.assert_allclose(samples._moved(boxes, box_refinement(boxes, truth)), truth, atol=1e-12)
