@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf import TinyConfig
+from siamese_mrcnn_tf.cli.options import resumed_arguments
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.training import checkpoints
 from siamese_mrcnn_tf.training.checkpoints import CheckpointManager, TrainerState, best_epoch, resolve_run
@@ -115,11 +116,11 @@ def test_the_command_is_kept_and_options_given_now_are_added(open_folder, model)
     assert json.loads((folder.path / "config.json").read_text()) == json.loads(json.dumps(TinyConfig().to_dict()))
     finish_epochs(folder, model, [1.0])
     for given in (["--resume"], ["--resume", "run"], ["--resume=run"]):
-        assert checkpoints.resumed_arguments(folder.path, [*given, "--epochs", "5"]) == [*begun, "--epochs", "5"]
-        assert checkpoints.resumed_arguments(folder.path, ["--keep", "1", *given]) == [*begun, "--keep", "1"]
+        assert resumed_arguments(folder.path, [*given, "--epochs", "5"]) == [*begun, "--epochs", "5"]
+        assert resumed_arguments(folder.path, ["--keep", "1", *given]) == [*begun, "--keep", "1"]
     (folder.path / "run.json").write_text('{"arguments": "train"}')
-    with pytest.raises(ValueError, match=r"run\.json: expected an object with the key 'arguments'"):
-        checkpoints.resumed_arguments(folder.path, [])
+    with pytest.raises(ValueError, match=r"run\.json: not the command of a run"):
+        resumed_arguments(folder.path, [])
 
 
 def test_what_a_killed_write_left_is_removed(open_folder, model):
@@ -258,9 +259,9 @@ def test_refused_before_anything_was_saved(open_folder, model):
         ("", r"state\.json: not JSON at line 1"),
         (
             "[]",
-            r"state\.json: expected an object with the keys epoch, history, metrics, settings, stage, step, weights",
+            r"state\.json: not the state of a run",
         ),
-        ('{"epoch": 3}', r"state\.json: expected an object with the keys epoch, history"),
+        ('{"epochs": 3}', r"state\.json: not the state of a run \(.*'epochs'"),
     ],
 )
 def test_broken_states_are_named(open_folder, text, message):
@@ -310,7 +311,7 @@ def test_folders_without_and_with_a_run(open_folder, model, tmp_path):
         resolve_run(folder.path)
     finish_epochs(folder, model, [1.0])
     assert resolve_run(str(folder.path)) == folder.path
-    with pytest.raises(ValueError, match="run: holds a run already; go on with it"):
+    with pytest.raises(ValueError, match="run: holds a run already; resume it"):
         checkpoints.refuse_run(folder.path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file is a file"):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from siamese_mrcnn_tf.config import TinyConfig
 from siamese_mrcnn_tf.pretraining import imagenet
-from siamese_mrcnn_tf.pretraining.imagenet import CLASS_SETS, WNIDS, excluded_classes, trained_classes
+from siamese_mrcnn_tf.pretraining.imagenet import CLASS_SETS, excluded_classes, trained_classes, wordnet_ids
 
 SIZE = 16
 
@@ -21,29 +21,29 @@ def tree(tmp_path):
 
 @pytest.fixture
 def pictures(tree):
-    return imagenet.find_pictures(tree, "train", 687, partial=True)
+    return imagenet.find_images(tree, "train", 687, partial=True)
 
 
 # ---- classes -----------------------------------------------------------------------------------------------------
 
 
 def test_wordnet_ids_are_those_of_ilsvrc():
-    assert len(WNIDS) == 1000 and list(WNIDS) == sorted(set(WNIDS))
-    assert WNIDS[0] == "n01440764" and WNIDS[-1] == "n15075141"
+    assert len(wordnet_ids()) == 1000 and list(wordnet_ids()) == sorted(set(wordnet_ids()))
+    assert wordnet_ids()[0] == "n01440764" and wordnet_ids()[-1] == "n15075141"
     # tabby, zebra, banana at the indices that everyone's class lists give them
-    assert [WNIDS.index(wnid) for wnid in ("n02123045", "n02391049", "n07753592")] == [281, 340, 954]
+    assert [wordnet_ids().index(wnid) for wnid in ("n02123045", "n02391049", "n07753592")] == [281, 340, 954]
 
 
 @pytest.mark.parametrize("count", CLASS_SETS)
 def test_class_sets_have_their_size(count):
     kept, left_out = trained_classes(count), excluded_classes(count)
     assert len(kept) == count and len(left_out) == 1000 - count
-    assert sorted(kept + left_out) == list(WNIDS) and list(kept) == sorted(kept)
+    assert sorted(kept + left_out) == list(wordnet_ids()) and list(kept) == sorted(kept)
 
 
 def test_what_coco_has_is_left_out():
     left_out = set(excluded_classes(687))
-    assert {WNIDS[index] for index in range(151, 269)} <= left_out  # dogs
+    assert {wordnet_ids()[index] for index in range(151, 269)} <= left_out  # dogs
     assert {"n02123045", "n02391049", "n02504458", "n07753592", "n02992529"} - left_out == {"n02992529"}
     milder = set(excluded_classes(771))
     assert milder < left_out | milder and "n02391049" not in milder and "n02123045" in milder
@@ -63,30 +63,30 @@ def test_pictures_of_trained_classes_are_found(pictures, tree):
     assert pictures.names[6] == "n01443537/n01443537_0.JPEG"
     assert pictures.image_reference(6) == str(tree / "train" / "n01443537" / "n01443537_0.JPEG")
     assert pictures.left_out == imagenet_tree.EXCLUDED and len(pictures.missing) == 684
-    assert "18 pictures of 3 classes; left out, because COCO has them too: 2 classes" in pictures.summary()
+    assert "18 images of 3 classes; left out, because COCO has them too: 2 classes" in pictures.summary()
 
 
 def test_all_classes_take_the_others_in(tree):
-    pictures = imagenet.find_pictures(tree, "train", 1000, partial=True)
+    pictures = imagenet.find_images(tree, "train", 1000, partial=True)
     assert sorted(set(pictures.labels.tolist())) == [0, 1, 2, 340, 954] and pictures.left_out == ()
 
 
 def test_missing_classes_are_named(tree):
-    with pytest.raises(ValueError, match=r"train: 684 of the 687 classes have no picture: n01491361, .* and 679 more"):
-        imagenet.find_pictures(tree, "train", 687)
+    with pytest.raises(ValueError, match=r"train: 684 of the 687 classes have no image: n01491361, .* and 679 more"):
+        imagenet.find_images(tree, "train", 687)
 
 
 def test_an_empty_folder_is_a_missing_class(tree):
     for path in (tree / "val" / "n01443537").iterdir():
         path.rename(path.with_suffix(".txt"))
-    assert "n01443537" in imagenet.find_pictures(tree, "val", 687, partial=True).missing
+    assert "n01443537" in imagenet.find_images(tree, "val", 687, partial=True).missing
 
 
 def test_a_whole_set_is_complete(tmp_path):
-    for wnid in WNIDS:
+    for wnid in wordnet_ids():
         (tmp_path / "train" / wnid).mkdir(parents=True)
         (tmp_path / "train" / wnid / f"{wnid}_1.JPEG").touch()
-    pictures = imagenet.find_pictures(tmp_path, "train", 687)
+    pictures = imagenet.find_images(tmp_path, "train", 687)
     assert pictures.missing == () and len(pictures.left_out) == 313
     np.testing.assert_array_equal(pictures.labels, np.arange(687))
 
@@ -97,24 +97,24 @@ def test_other_files_and_folders_are_no_pictures(tree, caplog):
         (folder / name).write_text("")
     Image.new("RGB", (9, 9)).save(folder / "z.png")
     (tree / "train" / "cats").mkdir()
-    pictures = imagenet.find_pictures(tree, "train", 687, partial=True)
+    pictures = imagenet.find_images(tree, "train", 687, partial=True)
     assert len(pictures) == 19 and pictures.names[6] == "n01440764/z.png"
     assert "1 folders are no classes of ILSVRC-2012: cats" in caplog.text
 
 
 def test_trees_of_another_form_are_explained(tree, tmp_path):
     with pytest.raises(ValueError, match="test: no such folder; expected DIR/train and DIR/val"):
-        imagenet.find_pictures(tree, "test", 687)
+        imagenet.find_images(tree, "test", 687)
     flat = tmp_path / "flat" / "val"
     flat.mkdir(parents=True)
     with pytest.raises(ValueError, match="val: no class folder there; expected folders named like n01440764"):
-        imagenet.find_pictures(tmp_path / "flat", "val", 687)
+        imagenet.find_images(tmp_path / "flat", "val", 687)
     Image.new("RGB", (9, 9)).save(flat / "ILSVRC2012_val_00000001.JPEG")
-    with pytest.raises(ValueError, match="pictures lie there side by side"):
-        imagenet.find_pictures(tmp_path / "flat", "val", 687)
+    with pytest.raises(ValueError, match="it holds the images themselves"):
+        imagenet.find_images(tmp_path / "flat", "val", 687)
     only_excluded = imagenet_tree.write_tree(tmp_path / "excluded", imagenet_tree.EXCLUDED)
-    with pytest.raises(ValueError, match="no picture of any of the 687 classes"):
-        imagenet.find_pictures(only_excluded, "train", 687, partial=True)
+    with pytest.raises(ValueError, match="no image of any of the 687 classes"):
+        imagenet.find_images(only_excluded, "train", 687, partial=True)
 
 
 # ---- samples -----------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_half_of_the_crops_are_mirrored(tmp_path):
     values = np.tile(np.arange(0, 240, 4, dtype=np.uint8)[:, None], (60, 1, 3))  # brighter to the right
     (tmp_path / "train" / "n01440764").mkdir(parents=True)
     Image.fromarray(values).save(tmp_path / "train" / "n01440764" / "a.png")
-    crops = imagenet.RandomCrops(imagenet.find_pictures(tmp_path, "train", 687, partial=True), SIZE, seed=0)
+    crops = imagenet.RandomCrops(imagenet.find_images(tmp_path, "train", 687, partial=True), SIZE, seed=0)
     rising = [crops[number].image[8, -1, 0] > crops[number].image[8, 0, 0] for number in range(60)]
     assert 20 < sum(rising) < 40
 

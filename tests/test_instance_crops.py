@@ -218,6 +218,6 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, data, kind):
 
 
 def test_import_is_light():
-    code = "import sys, siamese_mrcnn_tf.instance_crops; print({'tensorflow', 'keras'} & set(sys.modules))"
+    code = "import sys, siamese_mrcnn_tf.pretraining.instance_crops; print({'tensorflow', 'keras'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"

@@ -178,7 +178,7 @@ def finished(tmp_path_factory):
     """(folder of a run of two epochs, history, classifier)."""
     path = tmp_path_factory.mktemp("pretraining")
     tree = imagenet_tree.write_tree(path / "set")
-    train, val = (imagenet.find_pictures(tree, subset, 687, partial=True) for subset in ("train", "val"))
+    train, val = (imagenet.find_images(tree, subset, 687, partial=True) for subset in ("train", "val"))
     classifier = build_classifier(CONFIG, 687)
     _, history = pretrain(classifier, CONFIG, RECIPE, train, val, path / "run", progress=False, workers=2)
     return path / "run", history, classifier
@@ -201,9 +201,9 @@ def test_the_written_backbone_loads_into_the_detector(finished):
     folder, _, classifier = finished
     layers = network.build_layers(CONFIG.replace(TRAIN_BN=False))
     report = loading.load_weights(layers, folder / "imagenet_687.h5")
-    expected, _ = loading._model_weights(classifier.encoder)
+    expected, _ = loading.model_weights(classifier.encoder)
     assert sorted(report.loaded) == sorted(expected) and not report.unused and not report.zeroed
-    found, _ = loading._model_weights(layers.resnet_model)
+    found, _ = loading.model_weights(layers.resnet_model)
     for key, variable in expected.items():
         np.testing.assert_array_equal(found[key].numpy(), variable.numpy(), err_msg=key)
 
@@ -230,14 +230,14 @@ def test_the_real_backbone_is_that_of_the_detector(tmp_path):
 def test_a_run_is_not_resumed_with_other_samples(finished, tmp_path):
     folder, _, classifier = finished
     tree = imagenet_tree.write_tree(tmp_path / "more", train=7)
-    train = imagenet.find_pictures(tree, "train", 687, partial=True)
-    with pytest.raises(ValueError, match="pictures = 21, but the run was begun with 18"):
+    train = imagenet.find_images(tree, "train", 687, partial=True)
+    with pytest.raises(ValueError, match="images = 21, but the run was begun with 18"):
         pretrain(classifier, CONFIG, RECIPE, train, None, folder, resume=True, progress=False)
 
 
 def test_a_broken_picture_stops_the_run_and_is_named(tree, tmp_path):
     (tree / "train" / "n01440764" / "n01440764_3.JPEG").write_bytes(b"\xff\xd8\xff nothing")
-    train = imagenet.find_pictures(tree, "train", 687, partial=True)
+    train = imagenet.find_images(tree, "train", 687, partial=True)
     classifier = build_classifier(CONFIG, 687)
     with pytest.raises(RuntimeError, match="n01440764_3.JPEG: not an image that can be read"):
         pretrain(classifier, CONFIG, RECIPE, train, None, tmp_path / "run", progress=False)
@@ -286,10 +286,10 @@ def test_the_written_pyramid_loads_into_the_detector(with_pyramid):
     path, _, classifier, _ = with_pyramid
     layers = network.build_layers(ADAM.replace(TRAIN_BN=False))
     report = loading.load_weights(layers, path / "drawn_s1.h5")
-    expected, _ = loading._model_weights(classifier.encoder)
+    expected, _ = loading.model_weights(classifier.encoder)
     assert sorted(report.loaded) == sorted(expected) and not report.unused and not report.zeroed
     assert {"conv1/kernel", "bn_conv1/moving_mean", "fpn_c5p5/kernel", "fpn_p2/kernel", "fpn_p5/bias"} <= set(expected)
-    found, _ = loading._model_weights(layers)
+    found, _ = loading.model_weights(layers)
     for key, variable in expected.items():
         np.testing.assert_array_equal(found[key].numpy(), variable.numpy(), err_msg=key)
     missing = {key.split("/")[0] for key in report.missing}
@@ -311,8 +311,9 @@ def test_a_written_pyramid_is_described(with_pyramid, finished):
 _RESUME = """
 import json, sys, threading
 import keras
-from siamese_mrcnn_tf import devices, imagenet, pretraining, training
 from siamese_mrcnn_tf.config import TinyConfig
+from siamese_mrcnn_tf.pretraining import classifier, imagenet
+from siamese_mrcnn_tf.training import callbacks, distribution
 
 class StopAfter(threading.Event):
     left = 3
@@ -325,12 +326,12 @@ tree, out = sys.argv[1:]
 small = {"BACKBONE_STEM_WIDTH": 16, "BACKBONE_WIDTHS": (16, 16, 32, 32), "OPTIMIZER": "sgd"}
 config = classifier.pretraining_config(TinyConfig().replace(**small), batch=6)
 recipe = classifier.Recipe(epochs=2, steps_per_epoch=3, learning_rate=1.0, size=32)
-pictures = [imagenet.find_pictures(tree, subset, 687, partial=True) for subset in ("train", "val")]
+images = [imagenet.find_images(tree, subset, 687, partial=True) for subset in ("train", "val")]
 
 def run(name, **options):
-    classifier = classifier.build_classifier(config, 687)
+    model = classifier.build_classifier(config, 687)
     options["progress"] = False
-    return classifier.pretrain(classifier, config, recipe, *pictures, f"{out}/{name}", **options)[1]
+    return classifier.pretrain(model, config, recipe, *images, f"{out}/{name}", **options)[1]
 
 whole = run("whole")
 for step in range(9):
@@ -379,7 +380,7 @@ def test_help_does_not_start_tensorflow():
         (("--data", "{tree}", "--dataset", "{tree}"), "expected --data (folder of ImageNet, with train/ and val/) or"),
         (("--dataset", "nowhere"), "nowhere/annotations: no such folder"),
         (("--data", "nowhere"), "nowhere/train: no such folder"),
-        (("--data", "{tree}"), "684 of the 687 classes have no picture"),
+        (("--data", "{tree}"), "684 of the 687 classes have no image"),
         (("--data", "{tree}", "--partial", "--batch", 10, "--devices", 4), "cannot be shared evenly by 4 devices"),
         (("--data", "{tree}", "--partial", "--config", "huge"), "configuration 'huge'"),
         (("--resume", "nowhere"), "nowhere: no run to resume there"),
@@ -399,7 +400,7 @@ def test_impossible_numbers_are_refused(command, capsys, option, value):
 
 def test_a_folder_with_a_run_is_not_begun_again(command, capsys, tree, finished):
     assert command.main(["--data", str(tree), "--partial", "--out", str(finished[0])]) == 2
-    assert "holds a run already; go on with it (--resume)" in capsys.readouterr().err
+    assert "holds a run already; resume it (--resume)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -467,7 +468,7 @@ def test_what_the_command_trains_by_default(command):
     def chosen(*arguments):
         options = command.build_parser().parse_args(arguments)
         config, recipe = command.chosen_recipe(options)
-        return recipe, command.chosen_batch(options, config)
+        return recipe, config.BATCH_SIZE
 
     adam = dataclasses.replace(recipe_of(TinyConfig()), size=TinyConfig.TARGET_MAX_DIM)
     assert adam.decay == "cosine"

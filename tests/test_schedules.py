@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from siamese_mrcnn_tf.shapes.schedules import SHAPES_SCHEDULES
 from siamese_mrcnn_tf.training import schedules
 from siamese_mrcnn_tf.training.schedules import SCHEDULES, Stage, layer_pattern, load_schedule, shortened
 
@@ -18,7 +19,7 @@ def names():
     from siamese_mrcnn_tf.training import trainable_layers
 
     layers = network.build_layers(TinyConfig()).layers
-    return [layer.name for layer in trainable_layers.leaves(layers) if layer.weights]
+    return [layer.name for layer in trainable_layers.iter_layers(layers) if layer.weights]
 
 
 def chosen(names, selection):
@@ -82,8 +83,11 @@ def test_expressions_are_for_whole_names():
 def test_the_schedules_of_the_paper():
     assert SCHEDULES["paper"] == (Stage(1, "heads", 0.02), Stage(120, "all", 0.02), Stage(160, "all", 0.002))
     assert SCHEDULES["paper-full"] == (Stage(1, "heads", 0.02), Stage(240, "all", 0.02), Stage(320, "all", 0.002))
-    for name, stages in SCHEDULES.items():
-        assert load_schedule(name) is stages
+    with pytest.raises(ValueError, match="'shapes': none of paper, paper-full, small;"):
+        load_schedule("shapes")
+    known = {**SCHEDULES, **SHAPES_SCHEDULES}
+    for name, stages in known.items():
+        assert load_schedule(name, known) is stages
         ends = [stage.epochs for stage in stages]
         assert ends == sorted(set(ends)) and ends[0] >= 1
         assert {stage.layers for stage in stages} <= set(schedules.LAYER_SELECTIONS)
@@ -121,7 +125,7 @@ BROKEN = {
     "no epochs": ([stage(epochs=0)], r"\[0\]: epochs = 0, expected a whole number of 1 or more"),
     "half an epoch": ([stage(epochs=1.5)], r"\[0\]: epochs = 1.5, expected a whole number"),
     "epochs true": ([stage(epochs=True)], r"\[0\]: epochs = True, expected a whole number"),
-    "same end": ([stage(), stage()], r"\[1\]: epochs = 1, expected the epoch .* after 1"),
+    "same end": ([stage(), stage()], r"\[1\]: epochs = 1, expected the last epoch .* after 1"),
     "earlier end": ([stage(epochs=5), stage(epochs=8), stage(epochs=7)], r"\[2\]: epochs = 7, expected .* after 8"),
     "learning rate text": ([stage(learning_rate="0.1")], r"\[0\]: learning_rate = '0.1', expected a number above 0"),
     "learning rate 0": ([stage(learning_rate=0)], r"\[0\]: learning_rate = 0, expected a number above 0"),
@@ -172,6 +176,6 @@ def test_shortened(epochs, ends):
 def test_shortened_stages_decay_as_the_whole_ones_do():
     stages = (Stage(2, "heads", 0.02), Stage(15, "all", 0.001, decay_to=15))
     assert shortened(stages, 6) == (stages[0], Stage(6, "all", 0.001, decay_to=15))
-    for [whole] in (SCHEDULES["shapes"], SCHEDULES["shapes-long"]):
+    for [whole] in SHAPES_SCHEDULES.values():
         assert shortened([whole], 3) == (dataclasses.replace(whole, epochs=3),) and whole.decay_to == whole.epochs > 3
     assert [stage.decay_to for stage in SCHEDULES["paper"]] == [None] * 3

@@ -96,24 +96,18 @@ def run(options: argparse.Namespace) -> int:
     options, folder = chosen_run(options)
     train, val = find_images(options)
     start_keras(options)
-    from ..pretraining.classifier import build_classifier, pretrain, pretraining_config
+    from ..pretraining.classifier import build_classifier, pretrain
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
 
     if distribution.several_machines():
         raise ValueError("TF_CONFIG names several machines: pre-training runs on one, with --devices of it")
     config, recipe = chosen_recipe(options)
-    config = pretraining_config(config, batch=chosen_batch(options, config), devices=options.devices)
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours or days: show its progress
     distribution.prepare_backend(seed=options.seed, devices=options.devices)
     with distribution.device_scope(options.devices), callbacks.stopping_on_signals() as stop:
-        classifier = build_classifier(
-            config,
-            train.num_classes,
-            pyramid=options.dataset is not None,
-            weight_decay=recipe.weight_decay,
-            seed=options.seed,
-        )
+        how = {"pyramid": options.dataset is not None, "weight_decay": recipe.weight_decay, "seed": options.seed}
+        classifier = build_classifier(config, train.num_classes, **how)
         save_command(folder, "siamese-mrcnn", options.arguments, config)
         try:
             chosen = picked(options, "workers", "processes", "keep", "save_every")
@@ -155,7 +149,10 @@ def find_images(options: argparse.Namespace) -> "tuple[Images, Images | None]":
     """(images to train on, images to validate on or None); prints a summary of each."""
     if (options.data is None) == (options.dataset is None):
         raise ValueError("expected --data (folder of ImageNet, with train/ and val/) or --dataset (COCO-format)")
-    refuse_options(options)
+    kind, foreign = ("--data", _OF_DATASET) if options.dataset is None else ("--dataset", _OF_DATA)
+    for name in foreign:  # they would have no effect
+        if getattr(options, name) != _DEFAULTS.get(name):
+            raise ValueError(f"--{name.replace('_', '-')}: does not go with {kind}")
     find = find_imagenet if options.dataset is None else find_instances
     found = [find(options, subset) for subset in (("train",) if options.no_validation else ("train", "val"))]
     for images in found:
@@ -163,19 +160,11 @@ def find_images(options: argparse.Namespace) -> "tuple[Images, Images | None]":
     return found[0], None if options.no_validation else found[1]
 
 
-def refuse_options(options: argparse.Namespace) -> None:
-    """Refuse options of the other kind of images, which would have no effect."""
-    kind, foreign = ("--data", _OF_DATASET) if options.dataset is None else ("--dataset", _OF_DATA)
-    for name in foreign:
-        if getattr(options, name) != _DEFAULTS.get(name):
-            raise ValueError(f"--{name.replace('_', '-')}: does not go with {kind}")
-
-
 def find_imagenet(options: argparse.Namespace, subset: str) -> "ImageFolder":
     """The images of --data that belong to the classes."""
     from ..pretraining import imagenet
 
-    return imagenet.find_pictures(options.data, subset, options.classes, partial=options.partial)
+    return imagenet.find_images(options.data, subset, options.classes, partial=options.partial)
 
 
 def find_instances(options: argparse.Namespace, subset: str) -> "InstanceCrops":
@@ -188,24 +177,15 @@ def find_instances(options: argparse.Namespace, subset: str) -> "InstanceCrops":
 
 
 def chosen_recipe(options: argparse.Namespace) -> "tuple[Config, Recipe]":
-    """(the configuration whose backbone is trained, the Recipe)."""
-    from ..pretraining.classifier import recipe_of
+    """(the configuration whose backbone is trained, with the batch and devices; the Recipe)."""
+    from ..pretraining.classifier import REFERENCE_BATCH, pretraining_config, recipe_of
 
     config = load_config(options.config)
     if options.mixed_precision:
         config = config.replace(PRECISION="bfloat16")
-    given = {
-        "epochs": options.epochs,
-        "steps_per_epoch": options.steps,
-        "learning_rate": options.learning_rate,
-        "size": options.size or (config.TARGET_MAX_DIM if options.dataset is not None else None),
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    return config, dataclasses.replace(recipe_of(config), **given, seed=options.seed)
-
-
-def chosen_batch(options: argparse.Namespace, config: Config) -> int:
-    """Images of a step."""
-    from ..pretraining.classifier import REFERENCE_BATCH
-
-    return options.batch or (_ADAM_BATCH if config.OPTIMIZER == "adam" else REFERENCE_BATCH)
+    recipe = dataclasses.replace(recipe_of(config), seed=options.seed)
+    size = options.size or (config.TARGET_MAX_DIM if options.dataset is not None else None)
+    given = {"epochs": options.epochs, "steps_per_epoch": options.steps, "learning_rate": options.learning_rate}
+    given = {name: value for name, value in {**given, "size": size}.items() if value is not None}
+    batch = options.batch or (_ADAM_BATCH if config.OPTIMIZER == "adam" else REFERENCE_BATCH)
+    return pretraining_config(config, batch=batch, devices=options.devices), dataclasses.replace(recipe, **given)

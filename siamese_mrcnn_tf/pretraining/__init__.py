@@ -1,8 +1,8 @@
 """Pre-training of backbone and FPN by classification.
 
 classifier: the classifier and its training.
-imagenet: ImageNet's images and the categories that are left out.
-instance_crops: crops of a COCO-format data set's instances in the place of ImageNet.
+imagenet: ImageNet's images, without the classes that COCO has too.
+instance_crops: instances of a COCO-format data set in place of ImageNet.
 """
 
 from .. import lazy_names

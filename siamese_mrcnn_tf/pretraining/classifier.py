@@ -1,13 +1,13 @@
-"""Pre-training of the backbone: a classifier over ImageNet, less the classes that COCO has too.
+"""Pre-training of the backbone: a classifier over ImageNet, without the classes that COCO has too.
 
-    train = imagenet.find_pictures(data_dir, "train", 687)
-    val = imagenet.find_pictures(data_dir, "val", 687)
+    train = imagenet.find_images(data_dir, "train", 687)
+    val = imagenet.find_images(data_dir, "val", 687)
     config = pretraining_config(SmallConfig(), batch=256)
     classifier = build_classifier(config, train.num_classes)
     pretrain(classifier, config, Recipe(), train, val, folder)
 
-The recipe is that of He et al. (arXiv 1512.03385), in the form of Goyal et al. (arXiv 1706.02677). ImageFolder are molded
-as the detector's are. Expected, from the literature: 76 % of ImageNet-1k's validation pictures right (top1) after 90
+The recipe is that of He et al. (arXiv 1512.03385), in the form of Goyal et al. (arXiv 1706.02677). Images are molded as
+in the detector. Expected, from the literature: a top-1 accuracy of 76 % on ImageNet-1k's validation images after 90
 epochs.
 """
 
@@ -15,17 +15,21 @@ import contextlib
 import dataclasses
 import math
 import shutil
+import threading
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers as KL
 from keras import ops
 
+from ..config import Config
 from ..data.loader import SampleLoader
 from ..io.files import atomic_path
 from ..modeling.backbone import build_fpn_model, build_resnet_model
 from ..modeling.network import dtype_policy
-from ..training.checkpoints import CheckpointManager
+from ..training.checkpoints import CheckpointManager, StrPath
 from ..training.distribution import replicas_in_sync
 from ..training.schedules import Stage
 from ..training.trainer import Trainer, TrainingSettings
@@ -33,8 +37,8 @@ from ..training.training_model import build_optimizer, make_optimizer
 from . import imagenet
 
 WEIGHT_DECAY = 1e-4
-REFERENCE_BATCH = 256  # to which the learning rate belongs; in proportion for others
-_DECAY_AT, _DECAY = ((1, 3), (2, 3), (8, 9)), 0.1  # shares of the epochs: 30, 60 and 80 of 90
+REFERENCE_BATCH = 256  # the learning rate is in proportion to the batch
+_DECAY_AT, _DECAY = ((1, 3), (2, 3), (8, 9)), 0.1  # fractions of the epochs: 30, 60 and 80 of 90
 _ADAM_RATE = 0.004
 _WARM_UP_EPOCHS = 5  # for batches above the reference
 _CLASSIFIER_STD = 0.01  # of the initial weights of the last layer, from Goyal et al.
@@ -45,13 +49,13 @@ class Recipe:
     """How to train.
 
     Attributes:
-        epochs: to the end of training; the learning rate falls to a tenth after 1/3, 2/3 and 8/9 of them.
-        steps_per_epoch: None: as many as go through the pictures once.
-        learning_rate: for a batch of 256; with `decay` "cosine" for any, and then it is the highest.
+        epochs: number of epochs; the learning rate drops to a tenth after 1/3, 2/3 and 8/9 of them.
+        steps_per_epoch: None for one pass through the images.
+        learning_rate: for a batch of 256; with `decay` "cosine" the highest one, for any batch.
         size: side of a crop in pixels.
         seed: of initial weights and samples.
-        decay: "steps" as described, or "cosine" (`schedules.Stage.decay_to`).
-        weight_decay: of half the sum of squares of all kernels, for `build_classifier`.
+        decay: "steps" as described, or "cosine" (see `schedules.Stage.decay_to`).
+        weight_decay: factor of half the sum of squares of all kernels.
     """
 
     epochs: int = 90
@@ -63,27 +67,23 @@ class Recipe:
     weight_decay: float = WEIGHT_DECAY
 
 
-def recipe_of(config):
-    """The recipe that goes with a configuration's optimizer.
-
-    Returns:
-        Recipe: that of ImageNet; for Adam 20 epochs of 100 steps without weight decay.
-    """
+def recipe_of(config: Config) -> Recipe:
+    """The recipe for a configuration's optimizer: ImageNet's; for Adam 20 epochs of 100 steps without weight decay."""
     if config.OPTIMIZER == "adam":
         return Recipe(20, 100, _ADAM_RATE, decay="cosine", weight_decay=0.0)
     return Recipe()
 
 
-def pretraining_config(config, *, batch=REFERENCE_BATCH, devices=1):
+def pretraining_config(config: Config, *, batch: int = REFERENCE_BATCH, devices: int = 1) -> Config:
     """The configuration with batch normalization that trains its statistics.
 
     Args:
-        config: a Config; of the network only the backbone is used.
-        batch: pictures of a step, over all devices.
-        devices: that share them.
+        config: a Config; only its backbone and FPN are used.
+        batch: images of a step, over all devices.
+        devices: number of devices that share a batch.
 
     Raises:
-        ValueError: they cannot share them evenly, or a setting the network cannot be built with.
+        ValueError: devices cannot share the batch evenly, or a setting that the network cannot be built with.
     """
     if batch % devices:
         raise ValueError(f"batch = {batch}: cannot be shared evenly by {devices} devices")
@@ -92,21 +92,18 @@ def pretraining_config(config, *, batch=REFERENCE_BATCH, devices=1):
     return config
 
 
-def pretraining_schedule(recipe, batch):
-    """Stages of a recipe: the learning rate in proportion to the batch, warmed up where that exceeds the reference.
+def pretraining_schedule(recipe: Recipe, batch: int) -> tuple[Stage, ...]:
+    """Stages of a recipe: the learning rate in proportion to the batch, with a warm-up above the reference batch.
 
     Args:
         recipe: a Recipe.
-        batch: pictures of a step, over all devices.
-
-    Returns:
-        tuple of schedules.Stage, each with epochs.
+        batch: images of a step, over all devices.
     """
     if recipe.decay == "cosine":
         return (Stage(recipe.epochs, "all", recipe.learning_rate, decay_to=recipe.epochs),)
     peak = recipe.learning_rate * batch / REFERENCE_BATCH
     ends = [-(-recipe.epochs * part // whole) for part, whole in (*_DECAY_AT, (1, 1))]
-    stages = []
+    stages: list[Stage] = []
     if batch > REFERENCE_BATCH:
         shares = [(epoch + 0.5) / _WARM_UP_EPOCHS for epoch in range(min(_WARM_UP_EPOCHS, ends[0] - 1))]
         rates = [recipe.learning_rate + share * (peak - recipe.learning_rate) for share in shares]
@@ -118,33 +115,33 @@ def pretraining_schedule(recipe, batch):
 
 
 def pretrain(
-    classifier,
-    config,
-    recipe,
-    train,
-    val,
-    path,
+    classifier: "Classifier",
+    config: Config,
+    recipe: Recipe,
+    train: imagenet.LabeledImages,
+    val: imagenet.LabeledImages | None,
+    path: StrPath,
     *,
-    resume=False,
-    workers=1,
-    processes=False,
-    keep=3,
-    save_every=250,
-    progress=True,
-    stop=None,
-):
-    """Train a classifier, in a folder from which the run goes on after any stop.
+    resume: bool = False,
+    workers: int = 1,
+    processes: bool = False,
+    keep: int = 3,
+    save_every: int = 250,
+    progress: bool = True,
+    stop: threading.Event | None = None,
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Train a classifier, in a folder from which the run resumes after any stop.
 
     Args:
-        classifier: of `build_classifier`.
-        config: of `pretraining_config`.
+        classifier: from `build_classifier`.
+        config: from `pretraining_config`.
         recipe: a Recipe.
-        train, val: imagenet.ImageFolder or instance_crops.Instances; None for the second leaves validation out.
-        path: folder of the run. Beside its checkpoints it holds in the end the backbone's weights, imagenet_687.h5 or
-            what else `train.name` says; with the pyramid's where the classifier has one.
-        resume: go on with the run that is there.
+        train, val: images of training and of validation; None for no validation.
+        path: folder of the run. At the end it also holds the weights of the backbone, and of the pyramid if the
+            classifier has one: `train.name`.h5, such as imagenet_687.h5.
+        resume: resume the run in the folder.
         workers, processes: see `loader.SampleLoader`.
-        keep: epochs whose weights are kept, beside the best by validation loss.
+        keep: number of last epochs to keep, beside the best by validation loss.
         save_every, progress: see `trainer.TrainingSettings`.
         stop: threading.Event; once it is set, the run saves and stops.
 
@@ -164,18 +161,18 @@ def pretrain(
         save_every=save_every,
         seed=recipe.seed,
         progress=progress,
-        fixed={"size": recipe.size, "classes": train.num_classes, "pictures": len(train)},
+        fixed={"size": recipe.size, "classes": train.num_classes, "images": len(train)},
     )
     trainer = _ClassifierTrainer(classifier, classifier, config, folder, settings, stop=stop)
     if resume:
         trainer.resume()
-    made_by = {"workers": workers, "processes": processes, "collate": imagenet.make_crop_batch}
+    made_by: Any = {"workers": workers, "processes": processes, "collate": imagenet.make_crop_batch}
     with contextlib.ExitStack() as stack:
         crops = imagenet.RandomCrops(train, recipe.size, seed=recipe.seed)
         loader, val_loader = stack.enter_context(SampleLoader(crops, config, **made_by)), None
-        if val_steps:
-            crops = imagenet.CentreCrops(val, recipe.size)
-            val_loader = stack.enter_context(SampleLoader(crops, config, batch_size=val_batch, **made_by))
+        if val is not None and val_steps:
+            val_crops = imagenet.CentreCrops(val, recipe.size)
+            val_loader = stack.enter_context(SampleLoader(val_crops, config, batch_size=val_batch, **made_by))
         trainer.run(pretraining_schedule(recipe, batch), loader, val_loader)
     trained = folder.path / f"{name}_{trainer.state.epoch:04d}.h5"
     with atomic_path(folder.path / f"{name}.h5") as temporary:
@@ -188,36 +185,34 @@ def pretrain(
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What is kept of a classifier.
+    """The part of a classifier that is saved: its nested models, resnet_model and perhaps fpn_model."""
 
-    Attributes:
-        layers: its nested models, resnet_model and perhaps fpn_model.
-    """
-
-    layers: list
+    layers: list[keras.Model]
 
 
 class Classifier(keras.Model):
-    """A functional Keras model that trains to tell classes apart.
+    """A functional Keras model that learns to classify.
 
     Args:
-        inputs: dict of input_image and input_label, as `imagenet.make_crop_batch` gives them.
+        inputs: dict of input_image and input_label, as from `imagenet.make_crop_batch`.
         outputs: dict of logits [batch, heads, classes] and input_label [batch].
-        weight_decay: of half the sum of squares of all kernels.
+        weight_decay: factor of half the sum of squares of all kernels.
     """
 
-    def __init__(self, inputs, outputs, *, weight_decay, **kwargs):
+    def __init__(self, inputs: Any, outputs: Any, *, weight_decay: float, **kwargs: Any) -> None:
         super().__init__(inputs, outputs, **kwargs)
         self.weight_decay = weight_decay
         self.trackers = [keras.metrics.Mean(name="cross_entropy"), keras.metrics.Mean(name="top1")]
 
     @property
-    def encoder(self):
-        """The models whose weights are wanted, as an object with `layers`."""
+    def encoder(self) -> Encoder:
+        """The models whose weights are saved."""
         return Encoder([layer for layer in self.layers if isinstance(layer, keras.Model)])
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Cross-entropy and weight decay of a batch: a scalar, this device's share of it where there are several."""
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Cross-entropy and weight decay of a batch: a scalar, with several devices this one's share of it."""
         logits = y_pred["logits"]
         found = [classification_graph(y_pred["input_label"], logits[:, head]) for head in range(logits.shape[1])]
         counts, values = found[0][0], [sum(parts) / len(found) for parts in list(zip(*found, strict=True))[1:]]
@@ -229,13 +224,15 @@ class Classifier(keras.Model):
         return (total + 0.5 * self.weight_decay * decay) / replicas_in_sync()
 
 
-def build_classifier(config, num_classes, *, pyramid=False, weight_decay=WEIGHT_DECAY, seed=0):
-    """The backbone of a configuration with a linear classifier on the average of C5, initial weights by seed.
+def build_classifier(
+    config: Config, num_classes: int, *, pyramid: bool = False, weight_decay: float = WEIGHT_DECAY, seed: int = 0
+) -> Classifier:
+    """The backbone of a configuration with a linear classifier on the average of C5, with seeded initial weights.
 
     Args:
-        config: of `pretraining_config`.
-        num_classes: of the classifier.
-        pyramid: train the feature pyramid too, with a further classifier on the average of each of P2 to P5.
+        config: from `pretraining_config`.
+        num_classes: number of classes.
+        pyramid: train the feature pyramid too, with another classifier on the average of each of P2 to P5.
         weight_decay: see `Classifier`.
         seed: of the initial weights.
     """
@@ -257,27 +254,27 @@ def build_classifier(config, num_classes, *, pyramid=False, weight_decay=WEIGHT_
     return model
 
 
-def classification_graph(labels, logits):
-    """What a classifier gets right.
+def classification_graph(labels: Any, logits: Any) -> tuple[Any, Any, Any]:
+    """Cross-entropy and correctness of a batch.
 
     Args:
-        labels: int [batch]; NO_LABEL where there is nothing to get right.
+        labels: int [batch]; NO_LABEL for samples that do not count.
         logits: [batch, classes].
 
     Returns:
-        counts: float [batch], 1, or 0 where there is no label.
+        counts: float [batch], 1, or 0 without a label.
         cross_entropy: float [batch].
-        is_right: float [batch], 1 where the label has the highest of the logits.
+        is_right: float [batch], 1 if the label has the highest logit.
     """
     counts = ops.cast(labels != imagenet.NO_LABEL, "float32")
     log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    # a label out of range has no place in one_hot: such rows are 0
+    # a label out of range is a row of zeros in one_hot
     cross_entropy = -ops.sum(ops.one_hot(labels, logits.shape[-1]) * log_probabilities, axis=-1)
     is_right = ops.cast(ops.cast(ops.argmax(logits, axis=-1), "int32") == ops.cast(labels, "int32"), "float32")
     return counts, cross_entropy, is_right
 
 
-def _set_initial_weights(model, seed):
+def _set_initial_weights(model: keras.Model, seed: int) -> None:
     """Normal with the variance 2 / (outputs of a kernel) in convolutions (He et al., arXiv 1502.01852)."""
     kernels = [variable for variable in model.trainable_variables if variable.name == "kernel"]
     for index, kernel in enumerate(kernels):
@@ -290,17 +287,17 @@ def _set_initial_weights(model, seed):
 
 
 class _ClassifierTrainer(Trainer):
-    """Trains without clipping."""
+    """Trains without gradient clipping."""
 
-    def _compile(self, learning_rate):
+    def _compile(self, learning_rate: Any) -> None:
         self.model.compile(make_optimizer(self.config, learning_rate), jit_compile=False)
-        build_optimizer(self.model)  # else Keras would first run a batch, and of several devices' labels the average
+        build_optimizer(self.model)  # otherwise Keras runs a batch first, on several devices the mean of their labels
 
 
-def _even_batches(count, most, devices):
-    """(steps, batch) to go through `count` pictures in batches of up to `most`, the last as full as can be."""
+def _even_batches(count: int, maximum: int, devices: int) -> tuple[int, int]:
+    """(steps, batch) for one pass through `count` images in batches of up to `maximum`, as even as possible."""
     if not count:
-        return 0, most
-    steps = -(-count // most)
+        return 0, maximum
+    steps = -(-count // maximum)
     batch = -(-count // steps)
     return steps, -(-batch // devices) * devices

@@ -1,33 +1,37 @@
-"""Instances of a COCO-format data set as pictures to classify: what a backbone is pre-trained on without ImageNet.
+"""Instances of a COCO-format data set, cropped for classification: pre-training of a backbone without ImageNet.
 
-Samples look like references: the box of an instance, enlarged to the reference's square and padded; in training its
-edges are moved a little, and every other one is mirrored. Sample n depends on the data set, the seed and n alone.
-Nothing here imports Keras, so that worker processes start fast.
+Samples look like references: the box of an instance, resized to the reference's square and padded. In training its
+edges are jittered, and every other sample is mirrored. Nothing here imports Keras, so that worker processes start fast.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-_SHIFT = 0.06  # of a side of the box: how far its edges are moved
+from ..data.dataset import IndexedCocoDataset
+from .imagenet import Box
+
+_SHIFT = 0.06  # largest shift of an edge, as a share of the box's side
 
 
 class InstanceCrops:
-    """The instances of the active classes of a data set that can be cut out.
+    """The instances of a data set's active classes, without crowds and boxes below a pixel.
 
     Args:
         dataset: IndexedCocoDataset with indices built.
-        name: of the weight file that is trained on them, without suffix.
+        name: name of the weight file that is trained on them, without suffix.
 
     Attributes:
-        class_ids: of the data set; a label is an index in them.
-        num_classes: how many.
-        places: list of (image id, (y1, x1, y2, x2) in pixels, label), crowds and boxes below a pixel left out.
+        class_ids: of the data set; a label is an index into them.
+        num_classes: number of classes.
+        places: list of (image id, (y1, x1, y2, x2) in pixels, label).
 
     Raises:
-        ValueError: there is none, or only one class.
+        ValueError: instances of fewer than two classes.
     """
 
-    def __init__(self, dataset, name):
+    def __init__(self, dataset: IndexedCocoDataset, name: str) -> None:
         self.dataset, self.name = dataset, name
         self.class_ids = [int(class_id) for class_id in dataset.ACTIVE_CLASSES]
         self.num_classes = len(self.class_ids)
@@ -38,39 +42,39 @@ class InstanceCrops:
                 f"{dataset.set_name}: instances of {found} of {self.num_classes} active classes, expected two or more"
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.places)
 
-    def image_reference(self, index):
-        """What the picture of an instance is called in messages: its path."""
+    def image_reference(self, index: int) -> str:
+        """The path of an instance's image, for messages."""
         return self.dataset.image_reference(self.places[index][0])
 
-    def summary(self):
-        """What there is, in a line."""
+    def summary(self) -> str:
+        """Number of instances and classes, in a line."""
         return f"{self.dataset.set_name}: {len(self)} instances of {self.num_classes} classes"
 
-    def label_of(self, index):
+    def label_of(self, index: int) -> int:
         """The label of an instance."""
         return self.places[index][2]
 
-    def random_crop(self, index, size, rng):
-        """An instance with the edges of its box moved a little: uint8 [size, size, RGB]."""
+    def random_crop(self, index: int, size: int, rng: np.random.Generator) -> np.ndarray:
+        """An instance with the edges of its box jittered: uint8 [size, size, RGB]."""
         image_id, box, _ = self.places[index]
         image = self.dataset.load_image(image_id)
         return padded_box(image, _shifted(box, image.shape, rng), size)
 
-    def centre_crop(self, index, size):
+    def centre_crop(self, index: int, size: int) -> np.ndarray:
         """An instance: uint8 [size, size, RGB]."""
         image_id, box, _ = self.places[index]
         return padded_box(self.dataset.load_image(image_id), box, size)
 
 
-def padded_box(image, box, size):
-    """A box of a picture as references are: resized until its long side is `size`, padded with 0 to a square.
+def padded_box(image: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """A box of an image in the form of references: its long side resized to `size`, padded with 0 to a square.
 
     Args:
         image: uint8 [height, width, RGB].
-        box: (y1, x1, y2, x2) in pixels, inside the picture; fractions are allowed.
+        box: (y1, x1, y2, x2) in pixels, inside the image; fractions are allowed.
         size: side of the result.
 
     Returns:
@@ -86,7 +90,7 @@ def padded_box(image, box, size):
     return canvas
 
 
-def _places(dataset, class_ids):
+def _places(dataset: IndexedCocoDataset, class_ids: list[int]) -> Iterator[tuple[int, Box, int]]:
     labels = {dataset.class_info[class_id]["id"]: label for label, class_id in enumerate(class_ids)}
     for image_id, info in enumerate(dataset.image_info):
         for annotation in info["annotations"]:
@@ -97,10 +101,11 @@ def _places(dataset, class_ids):
                 yield image_id, (y1, x1, y2, x2), labels[annotation["category_id"]]
 
 
-def _shifted(box, shape, rng):
-    """A box with each of its edges moved at random, inside the picture."""
+def _shifted(box: Box, shape: tuple[int, ...], rng: np.random.Generator) -> Box:
+    """A box with each of its edges moved at random, inside the image."""
     y1, x1, y2, x2 = box
     sides = np.array([y2 - y1, x2 - x1] * 2)
     moved = np.array(box) + rng.uniform(-_SHIFT, _SHIFT, 4) * sides
     moved = np.clip(moved, 0, [*shape[:2], *shape[:2]])
-    return tuple(moved) if min(moved[2:] - moved[:2]) >= 1 else box
+    y1, x1, y2, x2 = moved.tolist()
+    return (y1, x1, y2, x2) if min(y2 - y1, x2 - x1) >= 1 else box

@@ -1,13 +1,13 @@
-"""Training runs.
+"""Training.
 
 trainer: the training loop.
-callbacks: what happens after each step.
+callbacks: what happens after each step; stopping on signals.
 batches: batches for `fit`.
 training_model: the Keras model with its losses, and its optimizer.
 schedules: stages of training.
 trainable_layers: which layers a stage trains.
-checkpoints: the folder of a run, from which it resumes.
-distribution: devices and machines.
+checkpoints: the folder of a run, for resuming.
+distribution: several devices and machines.
 """
 
 from .. import lazy_names

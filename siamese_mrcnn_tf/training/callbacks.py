@@ -1,9 +1,7 @@
-"""Training runs: the stages of a schedule, epoch by epoch, with a folder from which a run goes on after any stop.
+"""What happens after each step of a run: Keras callbacks, and stopping on signals.
 
-    trainer = Trainer(model, layers, config, CheckpointManager(path, layers, keep=3), settings)
-    trainer.run(schedule, loader, val_loader)
-
-An epoch is one `fit` and one `evaluate` of Keras; checkpoints, logs and resuming are around them.
+Keras' CSVLogger and TerminateOnNaN are not used: history.csv is rewritten when a run resumes, and a loss that is NaN
+stops the run with an error that names the images of the step and the last good checkpoint.
 """
 
 import contextlib
@@ -11,83 +9,95 @@ import logging
 import math
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from tqdm import tqdm
+
+from ..data.loader import SampleLoader
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
+Logs = dict[str, Any]
 
 
 class TrainingStopped(Exception):
-    """The run was asked to stop; it has saved where it stands."""
+    """The run was asked to stop and has saved its state."""
 
 
-class _StepCallback(keras.callbacks.Callback):
-    """After each step of `fit`: count it, check it, show it, save now and then, stop when asked to."""
+class StepCallback(keras.callbacks.Callback):
+    """After each step of `fit`: count it, check its losses, show them, save now and then, stop if asked to.
 
-    def __init__(self, trainer, loader, bar):
+    Attributes:
+        logs: losses of the epoch so far, by name.
+    """
+
+    def __init__(self, trainer: "Trainer", loader: SampleLoader, bar: tqdm) -> None:
         super().__init__()
         self._trainer, self._loader, self._bar = trainer, loader, bar
-        self.logs = {}
-        self._counters, self._counts = [], []  # variables; [(variable, value)] after the last step
+        self.logs: dict[str, float] = {}
+        self._counters: list[Any] = []  # variables
+        self._counts: list[tuple[Any, np.ndarray]] = []  # (variable, value) after the last step
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Keras has reset the metrics; in a resumed epoch they go on."""
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Restore the metrics of a resumed epoch, which Keras has reset."""
         for metric in self.model.metrics:
             values = self._trainer.state.metrics.get(metric.name)
             for variable, value in zip(metric.variables, values or (), strict=False):
                 variable.assign(value)
 
-    def on_train_batch_end(self, batch, logs=None):
-        trainer, state = self._trainer, self._trainer.state
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        trainer, state, settings = self._trainer, self._trainer.state, self._trainer.settings
         state.step += 1
-        self.logs = {name: float(value) for name, value in logs.items()}
+        self.logs = {name: float(value) for name, value in (logs or {}).items()}
         self._counters = self._counters or _counters(self.model)
         self._counts = [(variable, np.array(variable)) for variable in self._counters]
-        _check_finite(
-            self.logs,
-            f"epoch {state.epoch + 1}, step {state.step}",
-            lambda: self._loader.images(state.epoch * trainer.settings.steps_per_epoch + state.step - 1),
-            trainer,
-        )
+        number = state.epoch * settings.steps_per_epoch + state.step - 1
+        where = f"epoch {state.epoch + 1}, step {state.step}"
+        _check_finite(self.logs, where, lambda: self._loader.images(number), trainer)
         self._bar.set_postfix({name: f"{value:.3f}" for name, value in self.logs.items()}, refresh=False)
         self._bar.update()
         if trainer.stop.is_set():
             trainer.stop_now()
-        if state.step % trainer.settings.save_every == 0 or state.step == trainer.settings.steps_per_epoch:
+        if state.step % settings.save_every == 0 or state.step == settings.steps_per_epoch:
             trainer.save_now()
 
-    def undo_failed_step(self):
-        """Take back what a step has counted that got no samples: TensorFlow does not wait for them with that."""
+    def undo_failed_step(self) -> None:
+        """Undo the counting of a step that got no samples: TensorFlow counts without waiting for them."""
         for variable, value in self._counts:
             variable.assign(value)
 
 
-class _ValidationCallback(keras.callbacks.Callback):
-    """After each step of `evaluate`: check it, show it, stop when asked to."""
+class ValidationCallback(keras.callbacks.Callback):
+    """After each step of `evaluate`: check its losses, show progress, stop if asked to."""
 
-    def __init__(self, trainer, loader, bar):
+    def __init__(self, trainer: "Trainer", loader: SampleLoader, bar: tqdm) -> None:
         super().__init__()
         self._trainer, self._loader, self._bar = trainer, loader, bar
 
-    def on_test_batch_end(self, batch, logs=None):
-        where = f"validation of epoch {self._trainer.state.epoch + 1}, step {batch + 1}"
-        found = {f"val_{name}": float(value) for name, value in logs.items()}
-        _check_finite(found, where, lambda: self._loader.images(batch), self._trainer)
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        where = f"validation of epoch {self._trainer.state.epoch + 1}"
+        found = {f"val_{name}": float(value) for name, value in (logs or {}).items()}
+        _check_finite(found, f"{where}, step {batch + 1}", lambda: self._loader.images(batch), self._trainer)
         self._bar.update()
-        if self._trainer.stop.is_set():  # the epoch's last step is saved
-            raise TrainingStopped(f"stopped in the validation of epoch {self._trainer.state.epoch + 1}")
+        if self._trainer.stop.is_set():  # the epoch's last training step is saved already
+            raise TrainingStopped(f"stopped in the {where}")
 
 
-# ---- stopping --------------------------------------------------------------------------------------------------------
+# ---- stops and errors --------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def stopping_on_signals():
+def stopping_on_signals() -> Iterator[threading.Event]:
     """Context that yields an Event which Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
 
-    def ask(number, frame):
+    def ask(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
@@ -101,8 +111,21 @@ def stopping_on_signals():
             signal.signal(number, handler)
 
 
-def _check_finite(losses, where, images, trainer):
-    """Raise RuntimeError if a loss is NaN or infinite; `images` is a callable to the names of the step's images."""
+@contextlib.contextmanager
+def loader_errors(loader: SampleLoader) -> Iterator[None]:
+    """Context that raises the error of a loader itself instead of the data pipeline's version of it."""
+    try:
+        yield
+    except TrainingStopped:
+        raise
+    except Exception as error:
+        if loader.failure is not None and error is not loader.failure:
+            raise loader.failure from error
+        raise
+
+
+def _check_finite(losses: dict[str, float], where: str, images: Callable[[], list[str]], trainer: "Trainer") -> None:
+    """Raise RuntimeError if a loss is NaN or infinite; `images` returns the names of the step's images."""
     names = [name for name, value in losses.items() if not math.isfinite(value)]
     if names:
         raise RuntimeError(
@@ -111,8 +134,8 @@ def _check_finite(losses, where, images, trainer):
         )
 
 
-def _counters(model):
-    """Variables that no sample need have a part in: metrics (their counts), the optimizer's steps, random states."""
+def _counters(model: keras.Model) -> list[Any]:
+    """Variables that change without samples: metrics (their counts), the optimizer's steps, random states."""
     of_metrics = [variable for metric in model.metrics for variable in metric.variables]
     others = [variable for variable in [*model.variables, *model.optimizer.variables] if "int" in str(variable.dtype)]
     return of_metrics + others

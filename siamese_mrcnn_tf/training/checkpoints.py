@@ -1,78 +1,61 @@
-"""`SiameseMaskRCNN`: Matterport's facade over network, weights, training and predictor.
+"""The folder of a training run: its checkpoints and state, from which it resumes after a stop at any moment.
 
-Code written for the original Siamese Mask R-CNN changes its imports only (design section 11).
+    run.json, config.json               the command and the resolved configuration
+    state.json                          the TrainerState: progress, and the weights that belong to it
+    resume_{epoch:04d}_{step:06d}.weights.h5   weights and optimizer state within an epoch
+    siamese_mrcnn_{epoch:04d}.weights.h5  the same at the end of an epoch
+    siamese_mrcnn_{epoch:04d}.h5          its weights alone in the legacy layout, which the original reads too
+    history.csv, tensorboard/           losses of every epoch
+
+state.json is written after the weights that it names, and weights are removed only when it names others: a killed run
+leaves a state and its weights.
 """
 
 import csv
 import dataclasses
 import io
 import math
+import os
 import re
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
+from ..config import FORMER_NAMES, Config
 from ..io import files
 from ..weights import loading
 
-# MERGED DOC: """The folder of a training run: what is needed to go on after a stop at any moment, and the epochs that are kept.
-#
-#     run.json, config.json               the command and the resolved configuration
-#     state.json                          where training stands, and which weights belong to that
-#     resume_{epoch:04d}_{step:06d}.weights.h5   these weights, in the middle of an epoch, with the optimizer's state
-#     siamese_mrcnn_{epoch:04d}.weights.h5  the same of a finished epoch
-#     siamese_mrcnn_{epoch:04d}.h5          its weights alone in the legacy layout, which the original reads too
-#     history.csv, tensorboard/           losses of every epoch
-#
-# state.json is written after the weights that it names, and files are removed only when it names others: a run that is
-# killed finds a state and its weights.
-# """
-_CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
-
-
-def log_dir_of(config, model_dir):
-    """The log directory of a configuration: model_dir / siamese_{MODEL}_{NAME}_{EXPERIMENT}, in lower case."""
-    return Path(model_dir) / f"siamese_{config.MODEL}_{config.NAME}_{config.EXPERIMENT}".lower()
-
-
-def find_last_checkpoint(log_dir):
-    """Path of the `siamese_mrcnn_{epoch:04d}.h5` of the last epoch in `log_dir`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    folder = Path(log_dir)
-    found = sorted(path for path in folder.glob("*.h5") if _CHECKPOINT.fullmatch(path.name))
-    if not found:
-        raise ValueError(f"{folder}: no checkpoint siamese_mrcnn_####.h5 in it")
-    return str(found[-1])
-
-
 STATE_FILE, RUN_FILE = "state.json", "run.json"
+StrPath = str | os.PathLike[str]
+_CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
 _VALIDATED = "val_loss"
+_FORMER_SETTINGS = FORMER_NAMES | {"pictures": "images"}  # in states that version 0.1 wrote
 
 
 @dataclasses.dataclass
 class TrainerState:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
-        epoch: epochs that are finished.
-        step: steps of the next one that are done.
-        stage: the schedule's stage that the weights' optimizer belongs to, as a dict.
+        epoch: number of finished epochs.
+        step: number of finished steps of the next one.
+        stage: the schedule's stage that the optimizer state belongs to, as a dict.
         metrics: name -> values of the metric's variables, within an epoch.
         history: for each finished epoch {"epoch", "learning_rate", "loss", ..., "val_loss", ...}.
-        settings: what the samples of a run depend on; a run is resumed with the same.
+        settings: what the samples of a run depend on; a run resumes only with the same.
         weights: name of the file with weights and optimizer state.
     """
 
     epoch: int = 0
     step: int = 0
-    stage: dict | None = None
-    metrics: dict = dataclasses.field(default_factory=dict)
-    history: list = dataclasses.field(default_factory=list)
-    settings: dict = dataclasses.field(default_factory=dict)
+    stage: dict[str, Any] | None = None
+    metrics: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights: str | None = None
 
 
@@ -80,71 +63,75 @@ class CheckpointManager:
     """Writes and reads the folder of a run.
 
     Args:
-        path: the folder; made when something is written.
+        path: the folder; made on the first write.
         layers: object with the `layers` whose weights go into legacy files.
-        keep: of the finished epochs the last so many are kept, and the best by validation loss.
+        keep: number of last epochs to keep, beside the best by validation loss.
         save_legacy: callable (layers, path) that writes a legacy file.
-        name: pattern of the names of finished epochs, without suffix.
-        writes: False only reads, on machines that share the folder with the one that writes.
+        name: pattern for the names of finished epochs, without suffix.
+        writes: False for machines that share the folder with the one that writes.
     """
 
     def __init__(
-        self, path, layers, *, keep, save_legacy=loading.save_weights, name="siamese_mrcnn_{epoch:04d}", writes=True
-    ):
+        self,
+        path: StrPath,
+        layers: Any,
+        *,
+        keep: int,
+        save_legacy: Callable[[Any, Path], None] = loading.save_weights,
+        name: str = "siamese_mrcnn_{epoch:04d}",
+        writes: bool = True,
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep = {keep}: expected 1 or more epochs")
-        self.path = files.writable_folder(path)
-        self.writes = writes
+        self.path, self.writes = files.writable_folder(path), writes
         self._layers, self._keep, self._save_legacy, self._name = layers, keep, save_legacy, name
 
-    def load_state(self):
-        """The TrainerState of this folder, or None where no run was begun.
+    def load_state(self) -> TrainerState | None:
+        """The saved state, or None if the folder holds no run.
 
         Raises:
-            ValueError: the state cannot be read, or the weights that it names are missing.
+            ValueError: the state cannot be read, or its weights are missing.
         """
         path = self.path / STATE_FILE
         if not path.exists():
             return None
-        content, known = files.read_json(path), {field.name for field in dataclasses.fields(TrainerState)}
-        if not isinstance(content, dict) or set(content) != known:
-            raise ValueError(f"{path}: expected an object with the keys {', '.join(sorted(known))}")
-        state = TrainerState(**content)
+        try:
+            state = TrainerState(**files.read_json(path))
+        except TypeError as error:
+            raise ValueError(f"{path}: not the state of a run ({error})") from error
+        state.settings = {_FORMER_SETTINGS.get(name, name): value for name, value in state.settings.items()}
         if state.weights and not self.weights_path(state).is_file():
             raise ValueError(f"{self.weights_path(state)}: no such file, though {STATE_FILE} names it")
         return state
 
-    def weights_path(self, state):
-        """Path of the weights that belong to a state."""
-        return files.inside(self.path, state.weights)
+    def weights_path(self, state: TrainerState) -> Path:
+        """Path of the weights of a state that has been saved."""
+        return files.inside(self.path, state.weights or "")
 
-    def save_within_epoch(self, model, state):
-        """Save a state in the middle of an epoch; `state.weights` is set.
+    def save_within_epoch(self, model: keras.Model, state: TrainerState) -> None:
+        """Save a state within an epoch; sets `state.weights`.
 
         Raises:
-            RuntimeError: weights that are not finite; nothing is saved then.
+            RuntimeError: weights that are not finite; nothing is saved.
         """
         if self.writes:
-            _check_finite(model, self, state)
+            self._check_finite(model, state)
             self._save(model, state, f"resume_{state.epoch:04d}_{state.step:06d}.weights.h5")
 
-    def save_epoch(self, model, state):
-        """Save a state at the end of an epoch, its weights as a legacy file too, and the history.
-
-        Epochs that are not to be kept are removed.
+    def save_epoch(self, model: keras.Model, state: TrainerState) -> None:
+        """Save a state at the end of an epoch, its weights as a legacy file too, and the history; remove old epochs.
 
         Raises:
-            RuntimeError: weights that are not finite; nothing is saved then.
+            RuntimeError: weights that are not finite; nothing is saved.
         """
-        if not self.writes:
-            return
-        _check_finite(model, self, state)
-        name = self._name.format(epoch=state.epoch)
-        self._save_legacy(self._layers, self.path / f"{name}.h5")
-        self._save(model, state, f"{name}.weights.h5")
-        self.write_history(state)
+        if self.writes:
+            self._check_finite(model, state)
+            name = self._name.format(epoch=state.epoch)
+            self._save_legacy(self._layers, self.path / f"{name}.h5")
+            self._save(model, state, f"{name}.weights.h5")
+            self.write_history(state)
 
-    def write_history(self, state):
+    def write_history(self, state: TrainerState) -> None:
         """Write history.csv."""
         columns = list(dict.fromkeys(name for row in state.history for name in row))
         text = io.StringIO()
@@ -153,99 +140,102 @@ class CheckpointManager:
         writer.writerows(state.history)
         files.write_text(self.path / "history.csv", text.getvalue())
 
-    def kept_epochs(self, state):
+    def kept_epochs(self, state: TrainerState) -> set[int]:
         """Numbers of the epochs to keep: the last ones, and the best by validation loss."""
-        kept = set(range(state.epoch - self._keep + 1, state.epoch + 1))
-        return {epoch for epoch in (*kept, best_epoch(state.history) or 0) if epoch > 0}
+        kept = set(range(state.epoch - self._keep + 1, state.epoch + 1)) | {best_epoch(state.history) or 0}
+        return {epoch for epoch in kept if epoch > 0}
 
-    def last_good(self, state):
-        """What to go back to, for messages."""
+    def last_good(self, state: TrainerState) -> Path | str:
+        """The last checkpoint, for messages."""
         return self.weights_path(state) if state.weights else "none yet"
 
-    def _save(self, model, state, name):
+    def _save(self, model: keras.Model, state: TrainerState, name: str) -> None:
         with files.atomic_path(self.path / name) as temporary:
             model.save_weights(temporary)
         state.weights = name
         files.write_json(self.path / STATE_FILE, dataclasses.asdict(state), indent=1)
         self._clean_up(state)
 
-    def _clean_up(self, state):
-        """Remove what this run wrote and needs no more."""
+    def _clean_up(self, state: TrainerState) -> None:
+        """Remove files of this run that are no longer needed."""
         dropped = {row["epoch"] for row in state.history} - self.kept_epochs(state)
         stems = [self._name.format(epoch=epoch) for epoch in dropped]
         paths = [self.path / f"{stem}{suffix}" for stem in stems for suffix in (".h5", ".weights.h5")]
-        left_over = self.path.glob(".????????-*.h5")  # of a run that was killed while it saved
+        left_over = self.path.glob(".????????-*.h5")  # of a run that was killed while saving
         for path in [*paths, *left_over, *self.path.glob("resume_*.weights.h5")]:
             if path.name != state.weights:
                 path.unlink(missing_ok=True)
 
+    def _check_finite(self, model: keras.Model, state: TrainerState) -> None:
+        """Refuse to save weights that hold NaN or infinity."""
+        broken = [variable.path for variable in model.variables if not _is_finite(np.asarray(variable))]
+        if broken:
+            raise RuntimeError(
+                f"epoch {state.epoch + 1}, step {state.step}: {len(broken)} weights hold NaN or infinity, the first is "
+                f"{broken[0]}. They are not saved; the last good checkpoint: {self.last_good(state)}"
+            )
 
-def _check_finite(model, folder, state):
-    """Refuse to save weights that hold NaN or infinity."""
-    broken = [variable.path for variable in model.variables if not _is_finite(variable)]
-    if broken:
-        raise RuntimeError(
-            f"epoch {state.epoch + 1}, step {state.step}: {len(broken)} weights hold NaN or infinity, the first is "
-            f"{broken[0]}. They are not saved; the last good checkpoint: {folder.last_good(state)}"
-        )
 
-
-def _is_finite(variable):
-    values = np.asarray(variable)
+def _is_finite(values: np.ndarray) -> bool:
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
-def best_epoch(history):
-    """Number of the epoch with the lowest validation loss; None where none was validated."""
+def best_epoch(history: Sequence[dict[str, Any]]) -> int | None:
+    """Number of the epoch with the lowest validation loss; None without validation."""
     validated = [row for row in history if math.isfinite(row.get(_VALIDATED, math.nan))]
-    return min(validated, key=lambda row: row[_VALIDATED])["epoch"] if validated else None
+    return int(min(validated, key=lambda row: row[_VALIDATED])["epoch"]) if validated else None
 
 
-def save_command(path, program, arguments, config):
-    """Keep the command of a run and its resolved configuration in the run's folder.
+# ---- folders of runs ---------------------------------------------------------------------------------------------
 
-    Args:
-        path: the folder.
-        program: name of the program.
-        arguments: list of str, what the program was called with.
-        config: a Config.
+
+def log_dir_of(config: Config, model_dir: StrPath) -> Path:
+    """The log directory of a configuration: model_dir / siamese_{MODEL}_{NAME}_{EXPERIMENT}, in lower case."""
+    return Path(model_dir) / f"siamese_{config.MODEL}_{config.NAME}_{config.EXPERIMENT}".lower()
+
+
+def find_last_checkpoint(log_dir: StrPath) -> str:
+    """Path of the `siamese_mrcnn_{epoch:04d}.h5` of the last epoch in `log_dir`.
+
+    Raises:
+        ValueError: there is none.
     """
+    found = sorted(path for path in Path(log_dir).glob("*.h5") if _CHECKPOINT.fullmatch(path.name))
+    if not found:
+        raise ValueError(f"{log_dir}: no checkpoint siamese_mrcnn_####.h5 in it")
+    return str(found[-1])
+
+
+def save_command(path: StrPath, program: str, arguments: list[str], config: Config) -> None:
+    """Save the command line of a run, program and arguments, and its resolved configuration in the run's folder."""
     command = shlex.join([program, *arguments])
     files.write_json(Path(path) / RUN_FILE, {"command": command, "arguments": arguments}, indent=1)
     files.write_json(Path(path) / "config.json", config.to_dict(), indent=1)
 
 
-def read_arguments(path):
-    """The arguments that the run in a folder was begun with: list of str.
+def read_arguments(path: StrPath) -> list[str]:
+    """The arguments of the command that began the run in a folder.
 
     Raises:
-        ValueError: no run was begun there.
+        ValueError: no run was begun there, or its run.json is broken.
     """
     content = files.read_json(resolve_run(path) / RUN_FILE)
     if not isinstance(content, dict) or not isinstance(content.get("arguments"), list):
-        raise ValueError(f"{Path(path) / RUN_FILE}: expected an object with the key 'arguments'")
-    return content["arguments"]
+        raise ValueError(f"{Path(path) / RUN_FILE}: not the command of a run")
+    return list(content["arguments"])
 
 
-def refuse_run(path):
-    """Make sure that no run was begun in a folder.
-
-    Raises:
-        ValueError: one was.
-    """
+def refuse_run(path: StrPath) -> None:
+    """Raise ValueError if a run was begun in a folder."""
     if (Path(path) / STATE_FILE).exists():
         raise ValueError(
-            f"{path}: holds a run already; go on with it (--resume), or choose another folder (--logs, or --set "
+            f"{path}: holds a run already; resume it (--resume), or choose another folder (--logs, or --set "
             "EXPERIMENT=NAME)"
         )
 
 
-def resolve_run(path):
-    """The folder of a run that was begun.
-
-    Raises:
-        ValueError: there is none.
-    """
+def resolve_run(path: StrPath) -> Path:
+    """The folder as a Path; raises ValueError if no run was begun there."""
     path = Path(path)
     if not (path / STATE_FILE).is_file():
         raise ValueError(f"{path}: no run to resume there, it has no {STATE_FILE}")

@@ -1,23 +1,25 @@
 """Several devices and several machines, by `tf.distribute`; one device on any backend.
 
-Called before anything else uses TensorFlow: `prepare_backend`, then `device_scope`.
+Call `prepare_backend`, then `device_scope`, before anything else uses TensorFlow.
 """
 
 import contextlib
 import json
 import logging
 import os
+from contextlib import AbstractContextManager
+from typing import Any
 
 import keras
 
 logger = logging.getLogger(__name__)
 
 
-def prepare_backend(*, seed, devices=1):
+def prepare_backend(*, seed: int, devices: int = 1) -> None:
     """Set up Keras and TensorFlow for a run, before anything else uses them.
 
-    Initial weights are seeded. On a CPU numbers are added in the same order each time: otherwise runs part in their
-    last digits, and soon visibly. On GPUs TensorFlow has no such kernel for the gradient of crop_and_resize.
+    Initial weights are seeded. On CPUs the order of operations is deterministic; otherwise rounding differs between
+    runs and losses diverge. On GPUs TensorFlow has no deterministic kernel for the gradient of crop_and_resize.
     """
     keras.utils.set_random_seed(seed)
     if keras.backend.backend() != "tensorflow":
@@ -26,24 +28,24 @@ def prepare_backend(*, seed, devices=1):
 
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
-        if devices == 1 and not _machines():  # operations side by side gain no time and hold more memory
-            with contextlib.suppress(RuntimeError):  # TensorFlow has begun: it keeps its threads
+        if devices == 1 and not several_machines():  # parallel operations save no time and need more memory
+            with contextlib.suppress(RuntimeError):  # TensorFlow has started: it keeps its threads
                 tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-def device_scope(devices):
+def device_scope(devices: int) -> AbstractContextManager[Any]:
     """Context to build and train a model in, on several devices or machines.
 
-    Where TF_CONFIG names several machines it is that of `tf.distribute.MultiWorkerMirroredStrategy`, else, for more
-    than one device, that of `MirroredStrategy` over GPUs, or over parts of the CPU on a machine without any. Must be
-    asked for before TensorFlow has done anything else.
+    If TF_CONFIG names several machines, that of `tf.distribute.MultiWorkerMirroredStrategy`; else, for more than one
+    device, that of `MirroredStrategy` over GPUs, or over parts of the CPU on a machine without GPUs. Must be called
+    before anything else uses TensorFlow.
 
     Raises:
-        ValueError: more devices than there are GPUs; several machines and `devices` at once; another backend than
-            TensorFlow; a TF_CONFIG that cannot be read.
+        ValueError: more devices than GPUs; several machines together with `devices`; a backend other than TensorFlow;
+            a TF_CONFIG that cannot be read.
     """
-    machines = _machines()
-    if devices == 1 and not machines:
+    is_cluster = several_machines()
+    if devices == 1 and not is_cluster:
         return contextlib.nullcontext()
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -51,10 +53,10 @@ def device_scope(devices):
         )
     import tensorflow as tf
 
-    if machines and devices > 1:
+    if is_cluster and devices > 1:
         raise ValueError(f"devices = {devices}: where TF_CONFIG names several machines, each uses all of its GPUs")
-    if machines:
-        return tf.distribute.MultiWorkerMirroredStrategy().scope()
+    if is_cluster:
+        return _scope(tf.distribute.MultiWorkerMirroredStrategy())
     gpus = tf.config.list_physical_devices("GPU")
     if gpus and devices > len(gpus):
         raise ValueError(f"devices = {devices}: this machine has {len(gpus)} GPUs")
@@ -62,45 +64,44 @@ def device_scope(devices):
         _split_cpu(devices)
         logger.warning("this machine has no GPU: its CPU is used as %d devices", devices)
     kind = "GPU" if gpus else "CPU"
-    return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(devices)]).scope()
+    return _scope(tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(devices)]))
 
 
-def several_machines():
+def several_machines() -> bool:
     """Whether TF_CONFIG names more than this machine."""
-    return _machines() is not None
+    return _writes() is not None
 
 
-def is_chief():
-    """Whether this process is the one that writes: the chief of TF_CONFIG, its first worker where it has none."""
-    task = _machines()
-    return task is None or (task["type"], task["index"]) == (task["writer"], 0)
+def is_chief() -> bool:
+    """Whether this process is the one that writes: the chief of TF_CONFIG, or its first worker without a chief."""
+    return _writes() is not False
 
 
-def replicas_of(model):
-    """Devices that share a batch of this model."""
-    return model.distribute_strategy.num_replicas_in_sync if keras.backend.backend() == "tensorflow" else 1
+def replicas_of(model: keras.Model) -> int:
+    """Number of devices that share a batch of this model."""
+    return int(model.distribute_strategy.num_replicas_in_sync) if keras.backend.backend() == "tensorflow" else 1
 
 
-def strategy_scope(model):
+def strategy_scope(model: keras.Model) -> AbstractContextManager[Any]:
     """Context of the devices that a model was built on."""
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
-    return model.distribute_strategy.scope()
+    return _scope(model.distribute_strategy)
 
 
-def replicas_in_sync():
-    """Devices that share this step's batch."""
+def replicas_in_sync() -> int:
+    """Number of devices that share this step's batch."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
 
-    return tf.distribute.get_strategy().num_replicas_in_sync
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
-def shaped_logs(logs):
-    """Logs of a step, as `fit` can take them.
+def shaped_logs(logs: dict[str, Any]) -> dict[str, Any]:
+    """Logs of a step, in the shape that `fit` needs.
 
-    With several machines Keras joins the logs along their first axis, which scalars do not have (tensorflow#72388).
+    With several machines Keras joins logs along their first axis, which scalars do not have (tensorflow#72388).
     """
     if keras.backend.backend() != "tensorflow":
         return logs
@@ -111,24 +112,28 @@ def shaped_logs(logs):
     return {name: tf.reshape(value, [1]) for name, value in logs.items()}
 
 
-def _machines():
-    """This machine's task where TF_CONFIG names several: {"type", "index", "writer": type of the one that writes}."""
+def _writes() -> bool | None:
+    """Whether this machine is the one of TF_CONFIG's that writes; None if it does not name several machines."""
     text = os.environ.get("TF_CONFIG")
     if not text:
         return None
     try:
         content = json.loads(text)
-        cluster, task = content["cluster"], content["task"]
+        cluster, kind, index = content["cluster"], content["task"]["type"], int(content["task"]["index"])
         count = sum(len(addresses) for addresses in cluster.values())
-        found = {"type": task["type"], "index": int(task["index"])}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"TF_CONFIG = {text!r}: expected the JSON that tf.distribute describes ({error!r})") from error
-    if not set(cluster) <= {"chief", "worker"} or found["type"] not in cluster:
+    if not set(cluster) <= {"chief", "worker"} or kind not in cluster:
         raise ValueError(f"TF_CONFIG = {text!r}: expected a chief and workers, and this machine among them")
-    return found | {"writer": "chief" if "chief" in cluster else "worker"} if count > 1 else None
+    return (kind, index) == ("chief" if "chief" in cluster else "worker", 0) if count > 1 else None
 
 
-def _split_cpu(devices):
+def _scope(strategy: Any) -> AbstractContextManager[Any]:
+    scope: AbstractContextManager[Any] = strategy.scope()
+    return scope
+
+
+def _split_cpu(devices: int) -> None:
     import tensorflow as tf
 
     parts = [tf.config.LogicalDeviceConfiguration()] * devices
@@ -136,6 +141,6 @@ def _split_cpu(devices):
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
     except RuntimeError as error:
         raise ValueError(
-            f"devices = {devices}: this machine has no GPU, and TensorFlow has begun, so that its CPU cannot be split: "
-            "use 1 device (GPU_COUNT = 1), or start Python anew"
+            f"devices = {devices}: this machine has no GPU, and TensorFlow has started, so that its CPU cannot be "
+            "split: use 1 device (GPU_COUNT = 1), or restart Python"
         ) from error

@@ -1,12 +1,14 @@
-"""Which layers train: those that a selection names, inside nested models too; the others are frozen."""
+"""Which layers train: those of a selection, also inside nested models; the others are frozen."""
+
+from collections.abc import Collection, Iterable, Iterator
 
 import keras
 
 from .schedules import LAYER_SELECTIONS, layer_pattern
 
 
-def select_layers(layers, selection):
-    """Make the layers trainable that a selection names, inside nested models too, and freeze the others.
+def select_layers(layers: Collection[keras.layers.Layer], selection: str) -> list[str]:
+    """Make the layers of a selection trainable, also inside nested models, and freeze the others.
 
     Args:
         layers: Keras layers and models.
@@ -16,19 +18,19 @@ def select_layers(layers, selection):
         Names of the layers with weights that train.
 
     Raises:
-        ValueError: no layer matches, or the selection is no regular expression.
+        ValueError: no layer matches, or the selection is not a regular expression.
     """
     names = matching_layers(layers, selection)
     for layer in iter_layers(layers):
         if isinstance(layer, keras.Model):
-            layer.trainable = True  # a frozen model would freeze what is inside
+            layer.trainable = True  # a frozen model would freeze the layers inside
         elif layer.weights:
             layer.trainable = layer.name in names
     return names
 
 
-def matching_layers(layers, selection):
-    """Names of the layers with weights that a selection names; arguments and errors as `select_layers`."""
+def matching_layers(layers: Iterable[keras.layers.Layer], selection: str) -> list[str]:
+    """Names of the layers with weights that match a selection; arguments and errors as in `select_layers`."""
     pattern = layer_pattern(selection)
     weighted = [layer for layer in iter_layers(layers) if layer.weights and not isinstance(layer, keras.Model)]
     names = [layer.name for layer in weighted if pattern.fullmatch(layer.name)]
@@ -38,9 +40,9 @@ def matching_layers(layers, selection):
     return names
 
 
-def summarize_names(names):
-    """Layer names for people: those with one beginning together."""
-    groups = {}
+def summarize_names(names: Iterable[str]) -> str:
+    """Layer names for people, grouped by their first letters."""
+    groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name[:4], []).append(name)
     return ", ".join(
@@ -48,8 +50,8 @@ def summarize_names(names):
     )
 
 
-def iter_layers(layers):
-    """Layers, and what is inside those that are models after each of them."""
+def iter_layers(layers: Iterable[keras.layers.Layer]) -> Iterator[keras.layers.Layer]:
+    """All layers, each nested model followed by its layers."""
     for layer in layers:
         yield layer
         if isinstance(layer, keras.Model):

@@ -1,9 +1,9 @@
-"""Training runs: the stages of a schedule, epoch by epoch, with a folder from which a run goes on after any stop.
+"""The training loop: the stages of a schedule, epoch by epoch, resumable after a stop at any moment.
 
     trainer = Trainer(model, layers, config, CheckpointManager(path, layers, keep=3), settings)
     trainer.run(schedule, loader, val_loader)
 
-An epoch is one `fit` and one `evaluate` of Keras; checkpoints, logs and resuming are around them.
+`Trainer.run` is the whole run. What happens after each step is in `callbacks`; what is saved is in `checkpoints`.
 """
 
 import contextlib
@@ -11,23 +11,24 @@ import dataclasses
 import logging
 import sys
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from tensorboard.summary import Writer
 from tqdm import tqdm
 
+from ..config import Config
 from ..data.augmentation import as_augmentation
 from ..data.data_generator import TrainingSamples
+from ..data.dataset import IndexedCocoDataset
 from ..data.loader import SampleLoader
 from .batches import TrainingBatches
-from .callbacks import (
-    TrainingStopped,
-    _StepCallback,
-    _ValidationCallback,
-)
-from .checkpoints import TrainerState, best_epoch
+from .callbacks import StepCallback, TrainingStopped, ValidationCallback, loader_errors
+from .checkpoints import CheckpointManager, TrainerState, best_epoch
 from .distribution import replicas_of
+from .schedules import Stage
 from .trainable_layers import matching_layers, select_layers, summarize_names
 from .training_model import build_optimizer, compile_model
 
@@ -41,11 +42,11 @@ class TrainingSettings:
     """Settings of a run beyond the configuration.
 
     Attributes:
-        steps_per_epoch, validation_steps: batches; 0 validation steps leave validation out.
+        steps_per_epoch, validation_steps: batches; with 0 validation steps there is no validation.
         save_every: steps between checkpoints within an epoch.
-        seed: of samples and rois; kept with the run.
+        seed: of samples and rois; saved with the run.
         progress: show a progress bar.
-        fixed: further settings by name that a run can be resumed with only if they are the same.
+        fixed: further settings by name; a run resumes only with the same values.
     """
 
     steps_per_epoch: int
@@ -53,40 +54,95 @@ class TrainingSettings:
     save_every: int = 250
     seed: int = 0
     progress: bool = True
-    fixed: dict = dataclasses.field(default_factory=dict)
+    fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Trainer:
     """Trains a model, resumably.
 
     Args:
-        model: a Keras model whose `compute_loss` knows its loss, such as `training_model.build_training_model`.
-        layers: object with the `layers` to choose from, such as `network.build_layers`.
-        config: reads BATCH_SIZE, WARM_UP_STEPS and what `training_model.compile_model` does.
-        folder: checkpoints.CheckpointManager.
+        model: a Keras model with a `compute_loss` of its own, such as `training_model.build_training_model` returns.
+        layers: object with the `layers` to choose from, such as `network.build_layers` returns.
+        config: reads BATCH_SIZE, WARM_UP_STEPS and what `training_model.compile_model` reads.
+        folder: the CheckpointManager of the run.
         settings: TrainingSettings.
-        stop: threading.Event; once it is set, the run saves and stops after the step in hand.
+        stop: threading.Event; once it is set, the run saves and stops after the current step.
 
     Attributes:
         state: checkpoints.TrainerState.
     """
 
-    def __init__(self, model, layers, config, folder, settings, *, stop=None):
+    def __init__(
+        self,
+        model: keras.Model,
+        layers: Any,
+        config: Config,
+        folder: CheckpointManager,
+        settings: TrainingSettings,
+        *,
+        stop: threading.Event | None = None,
+    ) -> None:
         self.model, self.layers, self.config, self.folder, self.settings = model, layers, config, folder, settings
         self.stop = stop or threading.Event()
         self.state = TrainerState(settings=self._fixed_settings())
 
-    def begin_at(self, epoch):
+    def run(self, stages: Sequence[Stage], loader: SampleLoader, val_loader: SampleLoader | None = None) -> None:
+        """Train to the end of a schedule, from `state` on.
+
+        Args:
+            stages: the schedule.
+            loader, val_loader: of training and validation samples; None: no validation.
+
+        Raises:
+            TrainingStopped: `stop` was set; the message says where.
+            RuntimeError: a sample cannot be made, or a loss is NaN; names images, step and the last checkpoint.
+            ValueError: no layer matches a stage's selection, or devices cannot share a batch evenly.
+        """
+        self._check(stages)
+        state, restore = self.state, self.state.weights is not None
+        with contextlib.ExitStack() as stack:
+            board = self._open_board(stack)
+            for index, stage in enumerate(stages):
+                if state.epoch >= stage.epochs:  # a resumed run has finished this stage
+                    continue
+
+                # Compile: the stage's layers, and a new optimizer without momentum. Only the first stage of a resumed
+                # run takes weights (and momentum, if it is in the middle of the stage) from the checkpoint.
+                self._begin_stage(index, stage, restore=restore)
+                restore = False
+                if state.weights is None:  # save before the first step: a run killed in it can be resumed, too
+                    self.save_now()
+
+                while state.epoch < stage.epochs:
+                    # Fit: the steps of the epoch that are left. Each step is counted in `state.step` and checked.
+                    logs = self._fit(loader, total_epochs=stages[-1].epochs)
+                    # Validate: on the same samples each time.
+                    if val_loader is not None and self.settings.validation_steps:
+                        logs |= self._validate(val_loader)
+                    # Record: in the history, and for TensorBoard.
+                    row = {"epoch": state.epoch + 1, "learning_rate": self._learning_rate_of(stage), **logs}
+                    state.history.append(row)
+                    _write_row(board, row)
+                    # Save: the state counts the epoch as finished before it is written.
+                    state.epoch, state.step, state.metrics = state.epoch + 1, 0, {}
+                    self.folder.save_epoch(self.model, state)
+                    shown = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
+                    best = best_epoch(state.history) or "-"
+                    logger.info("epoch %d/%d: %s (best: %s)", state.epoch, stages[-1].epochs, shown, best)
+
+    # ---- where a run begins --------------------------------------------------------------------------------------
+
+    def begin_at(self, epoch: int) -> None:
         """Begin at the end of epoch `epoch`, with the weights that the model has.
 
         Raises:
-            ValueError: the folder holds a run that went further.
+            ValueError: the folder holds a run of more epochs.
         """
         before = self.folder.load_state()
         if before is not None and before.epoch > epoch:
             raise ValueError(
                 f"{self.folder.path}: holds a run of {before.epoch} epochs, and this one begins after epoch {epoch}: "
-                "go on from there (load_latest_checkpoint()), or choose another folder or EXPERIMENT"
+                "resume from there (load_latest_checkpoint()), or choose another folder or EXPERIMENT"
             )
         self.state.epoch = epoch
         if before is not None:
@@ -94,89 +150,67 @@ class Trainer:
             for name, mine, theirs in self._differences(before):
                 logger.warning("%s: %s = %r, before it was %r", self.folder.path, name, mine, theirs)
 
-    def resume(self):
-        """Take up the run of the folder.
+    def resume(self) -> None:
+        """Resume the run of the folder.
 
         Raises:
-            ValueError: there is none, or it was begun with other settings.
+            ValueError: there is none, or it has other settings.
         """
         state = self.folder.load_state()
         if state is None or state.weights is None:
             raise ValueError(f"{self.folder.path}: no run to resume there")
         for name, mine, theirs in self._differences(state):
-            raise ValueError(
-                f"{self.folder.path}: {name} = {mine!r}, but the run was begun with {theirs!r}: it goes on with that"
-            )
+            raise ValueError(f"{self.folder.path}: {name} = {mine!r}, but the run was begun with {theirs!r}; use that")
         self.state = state
         if state.history and self.folder.writes:
-            self.folder.write_history(state)  # a kill may have come before it
+            self.folder.write_history(state)  # the run may have been killed before that
 
-    def run(self, stages, loader, val_loader=None):
-        """Train to the end of a schedule.
+    def _fixed_settings(self) -> dict[str, Any]:
+        counts = {"steps_per_epoch": self.settings.steps_per_epoch, "batch_size": self.config.BATCH_SIZE}
+        return {"seed": self.settings.seed, **counts, **self.settings.fixed}
 
-        Args:
-            stages: sequence of schedules.Stage.
-            loader, val_loader: SampleLoader of training and of validation samples; None: no validation.
+    def _differences(self, state: TrainerState) -> list[tuple[str, Any, Any]]:
+        """[(name, value here, value in the state)] of the settings that differ from those of a saved run."""
+        mine = self._fixed_settings()
+        return [(name, mine[name], state.settings.get(name)) for name in mine if mine[name] != state.settings.get(name)]
 
-        Raises:
-            TrainingStopped: `stop` was set; the message says where.
-            RuntimeError: a sample could not be made, or a loss is NaN; names images, step and the last checkpoint.
-            ValueError: no layer matches a stage's selection, or devices cannot share a batch evenly.
-        """
-        self._check(stages)
-        with _board(self.folder) as board:
-            restore = self.state.weights is not None
-            for index, stage in enumerate(stages):
-                if self.state.epoch >= stage.epochs:
-                    continue
-                self._begin_stage(index, stage, restore=restore)
-                restore = False
-                if self.state.weights is None:  # a kill in the first steps, too, leaves something to go on from
-                    self.save_now()
-                while self.state.epoch < stage.epochs:
-                    self._run_epoch(stage, stages[-1].epochs, loader, val_loader, board)
+    # ---- stages --------------------------------------------------------------------------------------------------
 
-    def _check(self, stages):
-        """Find now what would stop the run after days."""
+    def _check(self, stages: Sequence[Stage]) -> None:
+        """Fail now instead of after days of training."""
         for stage in stages:
             matching_layers(self.layers.layers, stage.layers)
         replicas = replicas_of(self.model)
         if self.config.BATCH_SIZE % replicas:
             raise ValueError(f"a batch of {self.config.BATCH_SIZE} cannot be shared evenly by {replicas} devices")
 
-    def _fixed_settings(self):
-        counts = {"steps_per_epoch": self.settings.steps_per_epoch, "batch_size": self.config.BATCH_SIZE}
-        return {"seed": self.settings.seed, **counts, **self.settings.fixed}
+    def _begin_stage(self, index: int, stage: Stage, *, restore: bool) -> None:
+        """Choose the layers that train and compile; `restore` loads the weights of the state.
 
-    def _differences(self, state):
-        """[(name, value here, value in the state)] of the settings that are not as when the run was begun."""
-        mine = self._fixed_settings()
-        return [(name, mine[name], state.settings.get(name)) for name in mine if mine[name] != state.settings.get(name)]
-
-    def _begin_stage(self, index, stage, *, restore):
-        """Choose what trains and compile; with `restore` take the weights of the state.
-
-        The optimizer's state is taken too, unless the checkpoint is of the stage before: momentum starts anew then.
+        The optimizer's state is loaded too, unless the checkpoint is of the stage before: momentum starts anew then.
         """
         begun = {"index": index, "layers": stage.layers, "learning_rate": stage.learning_rate}
         if stage.decay_to is not None:
             begun["decay_to"] = stage.decay_to
-        goes_on = restore and _without_start(self.state.stage) == begun
-        first_epoch = self.state.stage.get("first_epoch", self.state.epoch) if goes_on else self.state.epoch
-        if restore and not goes_on:  # before there is an optimizer: that of another stage does not fit
+        saved = self.state.stage or {}
+        continues = restore and {name: saved[name] for name in saved if name != "first_epoch"} == begun
+        first_epoch = saved.get("first_epoch", self.state.epoch) if continues else self.state.epoch
+        if restore and not continues:  # before there is an optimizer: that of another stage does not fit
             self.model.load_weights(self.folder.weights_path(self.state))
         names = select_layers(self.layers.layers, stage.layers)
-        logger.info(
-            "to epoch %d: %s at learning rate %g; %d layers train: %s",
-            *(stage.epochs, stage.layers, stage.learning_rate, len(names), summarize_names(names)),
-        )
-        self._compile(self._learning_rate(stage, first_epoch))
+        text = "to epoch %d: %s at learning rate %g; %d layers train: %s"
+        logger.info(text, stage.epochs, stage.layers, stage.learning_rate, len(names), summarize_names(names))
+        self._compile(self._schedule_of(stage, first_epoch))
         build_optimizer(self.model)
-        if goes_on:
+        if continues:
             self.model.load_weights(self.folder.weights_path(self.state))
         self.state.stage = begun | ({} if stage.decay_to is None else {"first_epoch": first_epoch})
 
-    def _learning_rate(self, stage, first_epoch):
+    def _compile(self, learning_rate: Any) -> None:
+        """Give the model a new optimizer."""
+        compile_model(self.model, self.config, learning_rate=learning_rate)
+
+    def _schedule_of(self, stage: Stage, first_epoch: int) -> Any:
         """The learning rate of a stage that begins after epoch `first_epoch`: a number, or a schedule of Keras."""
         if stage.decay_to is None:
             return stage.learning_rate
@@ -185,56 +219,41 @@ class Trainer:
         start, peak = (0.0, stage.learning_rate) if warm_up else (stage.learning_rate, None)
         return keras.optimizers.schedules.CosineDecay(start, steps, warmup_target=peak, warmup_steps=warm_up)
 
-    def _compile(self, learning_rate):
-        """Give the model a new optimizer."""
-        compile_model(self.model, self.config, learning_rate=learning_rate)
+    def _learning_rate_of(self, stage: Stage) -> float:
+        """The current learning rate; without decay that of the stage, not rounded to float32."""
+        return stage.learning_rate if stage.decay_to is None else float(self.model.optimizer.learning_rate)
 
-    def _run_epoch(self, stage, epochs, loader, val_loader, board):
-        state, steps = self.state, self.settings.steps_per_epoch
-        first_step = state.epoch * steps
-        if state.step < steps:
-            logs = self._fit(loader, first_step, epochs)
-        else:  # stopped between the last step and the end of validation
-            logs = {name: _mean(values) for name, values in state.metrics.items()}
-        if val_loader is not None and self.settings.validation_steps:
-            logs.update(self._validate(val_loader))
-        rate = stage.learning_rate if stage.decay_to is None else float(self.model.optimizer.learning_rate)
-        row = {"epoch": state.epoch + 1, "learning_rate": rate, **logs}
-        state.history.append(row)
-        state.epoch, state.step, state.metrics = state.epoch + 1, 0, {}
-        if board is not None:
-            for name in row.keys() - {"epoch"}:
-                board.add_scalar(name, row[name], row["epoch"])
-            board.flush()
-        self.folder.save_epoch(self.model, state)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
-        logger.info("epoch %d/%d: %s (best: %s)", row["epoch"], epochs, shown, best_epoch(state.history) or "-")
+    # ---- epochs --------------------------------------------------------------------------------------------------
 
-    def _fit(self, loader, first_step, epochs):
+    def _fit(self, loader: SampleLoader, *, total_epochs: int) -> dict[str, float]:
         """Train the rest of an epoch; returns its losses by name."""
         state, steps = self.state, self.settings.steps_per_epoch
-        batches = TrainingBatches(loader, first_step=first_step + state.step, num_batches=steps - state.step)
-        with _progress_bar(f"epoch {state.epoch + 1}/{epochs}", steps, state.step, self.settings.progress) as bar:
-            callback = _StepCallback(self, loader, bar)
+        if state.step == steps:  # a run resumed between the last step and the end of validation
+            return {name: _mean(values) for name, values in state.metrics.items()}
+        first = state.epoch * steps + state.step
+        batches = TrainingBatches(loader, first_step=first, num_batches=steps - state.step)
+        with self._progress_bar(f"epoch {state.epoch + 1}/{total_epochs}", steps, state.step) as bar:
+            callback = StepCallback(self, loader, bar)
             try:
-                with _loader_errors(loader):
+                with loader_errors(loader):
                     self.model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
             except RuntimeError as error:
                 if error is loader.failure and self.stop.is_set() and callback.logs:
                     callback.undo_failed_step()
-                    self.stop_now()  # the signal has ended the processes that make samples, too
+                    self.stop_now()  # the signal has also ended the processes that make samples
                 raise
         return callback.logs
 
-    def _validate(self, val_loader):
+    def _validate(self, val_loader: SampleLoader) -> dict[str, float]:
+        """Validation losses of an epoch, by name."""
         steps = self.settings.validation_steps
         batches = TrainingBatches(val_loader, num_batches=steps)
-        with _progress_bar("validation", steps, 0, self.settings.progress) as bar, _loader_errors(val_loader):
-            callback = _ValidationCallback(self, val_loader, bar)
+        with self._progress_bar("validation", steps, 0) as bar, loader_errors(val_loader):
+            callback = ValidationCallback(self, val_loader, bar)
             logs = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[callback])
         return {f"val_{name}": float(value) for name, value in logs.items()}
 
-    def save_now(self):
+    def save_now(self) -> None:
         """Save within an epoch."""
         measured = self.model.metrics if self.state.step else ()  # before the first step they are of another epoch
         self.state.metrics = {
@@ -242,21 +261,39 @@ class Trainer:
         }
         self.folder.save_within_epoch(self.model, self.state)
 
-    def stop_now(self):
+    def stop_now(self) -> None:
         """Save and raise TrainingStopped."""
         self.save_now()
         raise TrainingStopped(f"stopped in epoch {self.state.epoch + 1} after step {self.state.step}")
 
+    def _open_board(self, stack: contextlib.ExitStack) -> Writer | None:
+        """A TensorBoard writer that `stack` closes; None if this machine does not write."""
+        if not self.folder.writes:
+            return None
+        return stack.enter_context(contextlib.closing(Writer(str(self.folder.path / "tensorboard"))))
+
+    def _progress_bar(self, text: str, total: int, done: int) -> tqdm:
+        seconds = _BAR_SECONDS[0 if sys.stderr.isatty() else 1]
+        hidden = not self.settings.progress
+        return tqdm(desc=text, total=total, initial=done, unit="step", mininterval=seconds, disable=hidden)
+
 
 def train_on_dataset(
-    trainer, stages, train_dataset, val_dataset=None, *, augmentation=None, workers=1, processes=False
-):
+    trainer: Trainer,
+    stages: Sequence[Stage],
+    train_dataset: IndexedCocoDataset,
+    val_dataset: IndexedCocoDataset | None = None,
+    *,
+    augmentation: Any = None,
+    workers: int = 1,
+    processes: bool = False,
+) -> None:
     """Run a Trainer on data sets.
 
     Args:
         trainer: Trainer of a training model.
-        stages: sequence of schedules.Stage.
-        train_dataset, val_dataset: IndexedCocoDataset with indices built; no validation without the second. Samples of
+        stages: the schedule.
+        train_dataset, val_dataset: data sets with indices built; without the second there is no validation. Samples of
             validation are the same each epoch, and never augmented.
         augmentation: see `augmentation.as_augmentation`.
         workers, processes: see `SampleLoader`.
@@ -265,51 +302,25 @@ def train_on_dataset(
         ValueError, RuntimeError, TrainingStopped: as `Trainer.run` and `TrainingSamples`.
     """
     config, seed = trainer.config, trainer.settings.seed
-    made_by = {"workers": workers, "processes": processes}
+    samples = TrainingSamples(train_dataset, config, seed=seed, augmentation=as_augmentation(augmentation))
     with contextlib.ExitStack() as stack:
-        maker = TrainingSamples(train_dataset, config, seed=seed, augmentation=as_augmentation(augmentation))
-        loader, val_loader = stack.enter_context(SampleLoader(maker, config, **made_by)), None
+        loader = stack.enter_context(SampleLoader(samples, config, workers=workers, processes=processes))
+        val_loader = None
         if val_dataset is not None and trainer.settings.validation_steps:
-            val_loader = stack.enter_context(
-                SampleLoader(TrainingSamples(val_dataset, config, seed=seed, purpose="validation"), config, **made_by)
-            )
+            val_samples = TrainingSamples(val_dataset, config, seed=seed, purpose="validation")
+            val_loader = stack.enter_context(SampleLoader(val_samples, config, workers=workers, processes=processes))
         trainer.run(stages, loader, val_loader)
 
 
-# ---- helpers -------------------------------------------------------------------------------------------------------
+def _write_row(board: Writer | None, row: dict[str, Any]) -> None:
+    """Write a row of the history for TensorBoard."""
+    if board is not None:
+        for name in row.keys() - {"epoch"}:
+            board.add_scalar(name, row[name], row["epoch"])
+        board.flush()
 
 
-def _board(folder):
-    """Context of a TensorBoard writer; of None where this machine does not write."""
-    if not folder.writes:
-        return contextlib.nullcontext()
-    return contextlib.closing(Writer(str(folder.path / "tensorboard")))
-
-
-def _progress_bar(text, total, done, shown):
-    seconds = _BAR_SECONDS[0 if sys.stderr.isatty() else 1]
-    return tqdm(desc=text, total=total, initial=done, unit="step", mininterval=seconds, disable=not shown)
-
-
-@contextlib.contextmanager
-def _loader_errors(loader):
-    """Context that raises a loader's own error in place of what the data pipeline makes of it."""
-    try:
-        yield
-    except TrainingStopped:
-        raise
-    except Exception as error:
-        if loader.failure is not None and error is not loader.failure:
-            raise loader.failure from error
-        raise
-
-
-def _without_start(stage):
-    """What identifies a stage: its dict in a TrainerState without the epoch it began after."""
-    return stage and {name: value for name, value in stage.items() if name != "first_epoch"}
-
-
-def _mean(values):
-    """The mean that the variables of a `keras.metrics.Mean` stand for."""
+def _mean(values: Sequence[Any]) -> float:
+    """The mean from the variables of a `keras.metrics.Mean`."""
     total, count = np.asarray(values, np.float32)  # rounded as Keras does
     return float(total / count)

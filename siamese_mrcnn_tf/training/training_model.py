@@ -1,21 +1,29 @@
 """The model that trains: five weighted losses and the weight decay in one compiled step.
 
-A batch is a list or dict of the eight inputs of `training_network.build_training_network`; there are no separate targets.
+A batch is a list or dict of the eight inputs of `training_network.build_training_network`, without separate targets.
+
+Private methods of Keras are overridden here: `_maybe_symbolic_build`, `_clip_gradients`, `_all_reduce_sum_gradients`.
+Tested with Keras 3.12 to 3.15; tests/test_training_model.py fails if Keras no longer calls one of them.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 
+from ..config import Config
 from ..modeling import losses, training_network
 from .distribution import replicas_in_sync, shaped_logs, strategy_scope
 
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss")
+Logs = dict[str, Any]
 
 
 class TrainingModel(keras.Model):
     """A functional Keras model whose loss is that of the paper.
 
-    `train_on_batch(inputs, return_dict=True)` gives `loss`, weighted and with the weight decay, and the five losses by
-    name, weighted.
+    `train_on_batch(inputs, return_dict=True)` returns `loss`, weighted and with weight decay, and the five weighted
+    losses by name.
 
     Args:
         inputs, outputs: of `training_network.build_training_network`.
@@ -23,15 +31,19 @@ class TrainingModel(keras.Model):
         weight_decay: see `losses.weight_decay_graph`.
     """
 
-    def __init__(self, inputs, outputs, *, loss_weights, weight_decay, **kwargs):
+    def __init__(
+        self, inputs: Any, outputs: Any, *, loss_weights: Mapping[str, float], weight_decay: float, **kwargs: Any
+    ) -> None:
         super().__init__(inputs, outputs, **kwargs)
         self.loss_weights = dict(loss_weights)
         self.weight_decay = weight_decay
         names = [name for name in LOSS_NAMES if "mask" not in name or "mrcnn_mask" in outputs]
         self.loss_trackers = [keras.metrics.Mean(name=name) for name in names]
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The total loss of a batch: a scalar, this device's share of it where there are several."""
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The total loss of a batch: a scalar, with several devices this one's share of it."""
         found = losses_graph(y_pred)
         total = losses.weight_decay_graph(self.trainable_variables, self.weight_decay)
         for tracker in self.loss_trackers:
@@ -40,47 +52,47 @@ class TrainingModel(keras.Model):
             total = total + loss
         return total / replicas_in_sync()
 
-    def train_step(self, data):
-        """Keras' own."""
+    def train_step(self, data: Any) -> Logs:
+        """The step of Keras, with logs that `fit` can take on several machines."""
         return shaped_logs(super().train_step(data))
 
-    def test_step(self, data):
-        """Keras' own."""
+    def test_step(self, data: Any) -> Logs:
+        """As `train_step`."""
         return shaped_logs(super().test_step(data))
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Build the optimizer. Keras would first run a batch to find the shapes, and several devices' batches, as an
-        average that booleans and unequal parts do not have.
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Build the optimizer only. Keras would run a batch first, on several devices the mean of their batches, which
+        fails for booleans and unequal parts.
         """
         build_optimizer(self)
 
 
-def build_training_model(config, layers, *, seed=None):
-    """The training model of a configuration, to be compiled.
+def build_training_model(config: Config, layers: Any, *, seed: int | None = None) -> TrainingModel:
+    """The training model of a configuration, not compiled.
 
     Args:
         config: a Config.
-        layers: of `network.build_layers`.
-        seed: of the choice of rois.
+        layers: from `network.build_layers`.
+        seed: for the sampling of rois.
 
     Raises:
         ValueError: a configuration that cannot be trained.
     """
     graph = training_network.build_training_network(config, layers, seed=seed)
-    settings = {"loss_weights": config.LOSS_WEIGHTS, "weight_decay": config.WEIGHT_DECAY}
-    return TrainingModel(graph.inputs, graph.outputs, **settings, name="mask_rcnn")
+    weights, decay = config.LOSS_WEIGHTS, config.WEIGHT_DECAY
+    return TrainingModel(graph.inputs, graph.outputs, loss_weights=weights, weight_decay=decay, name="mask_rcnn")
 
 
-class _ReducedClip:
-    """Of an optimizer, whose `global_clipnorm` then holds for the gradients of all devices together, after their sum.
+class _ReducedClip(keras.optimizers.Optimizer):
+    """Makes an optimizer's `global_clipnorm` apply to the gradients of all devices together, after their sum.
 
     Keras 3 clips on each device before it sums. On one device nothing changes.
     """
 
-    def _clip_gradients(self, grads):
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
         return super()._clip_gradients(grads) if replicas_in_sync() == 1 else grads
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):  # of Keras' TensorFlow backend
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[tuple[Any, Any]]:  # of Keras' TensorFlow backend
         reduced = list(super()._all_reduce_sum_gradients(grads_and_vars))
         if replicas_in_sync() == 1:
             return reduced
@@ -96,14 +108,14 @@ class ReducedClipAdam(_ReducedClip, keras.optimizers.Adam):
     """Keras' Adam that clips the gradients of all devices together."""
 
 
-def compile_model(model, config, *, learning_rate, momentum=None):
-    """Compile a training model with the optimizer of a configuration, whose momentum starts anew.
+def compile_model(model: keras.Model, config: Config, *, learning_rate: Any, momentum: float | None = None) -> None:
+    """Compile a training model with a new optimizer, whose momentum is 0.
 
     Args:
-        model: a Keras model whose `compute_loss` knows its loss.
+        model: a Keras model with a `compute_loss` of its own.
         config: reads OPTIMIZER, LEARNING_MOMENTUM, ADAM_BETA_2 and GRADIENT_CLIP_NORM.
         learning_rate: a number, or a schedule of Keras.
-        momentum: beta 1 of Adam; LEARNING_MOMENTUM by default.
+        momentum: for Adam beta 1; LEARNING_MOMENTUM by default.
     """
     with strategy_scope(model):
         optimizer = make_optimizer(config, learning_rate, momentum, global_clipnorm=config.GRADIENT_CLIP_NORM)
@@ -111,29 +123,26 @@ def compile_model(model, config, *, learning_rate, momentum=None):
         model.compile(optimizer, jit_compile=False)
 
 
-def make_optimizer(config, learning_rate, momentum=None, **settings):
-    """The optimizer of a configuration; arguments as in `compile_model`, and further ones of Keras' optimizers."""
+def make_optimizer(config: Config, learning_rate: Any, momentum: float | None = None, **settings: Any) -> _ReducedClip:
+    """The optimizer of a configuration; arguments as in `compile_model`, and those of Keras' optimizers."""
     momentum = config.LEARNING_MOMENTUM if momentum is None else momentum
     if config.OPTIMIZER == "adam":
         return ReducedClipAdam(learning_rate, momentum, config.ADAM_BETA_2, **settings)
     return ReducedClipSGD(learning_rate, momentum, **settings)
 
 
-def build_optimizer(model):
-    """Make the optimizer's variables, unless it has them."""
+def build_optimizer(model: keras.Model) -> None:
+    """Create the optimizer's variables, unless it has them."""
     if not model.optimizer.built:
         with strategy_scope(model):
             model.optimizer.build(model.trainable_variables)
 
 
-def losses_graph(outputs):
-    """The losses of a batch, unweighted.
+def losses_graph(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The unweighted losses of a batch: scalars by the names of LOSS_NAMES, mrcnn_mask_loss only with masks.
 
     Args:
         outputs: dict of the training network's outputs.
-
-    Returns:
-        dict of scalars by the names of LOSS_NAMES; mrcnn_mask_loss only where there are masks.
     """
     classes = outputs["target_class_ids"]
     found = {

@@ -7,9 +7,7 @@ import logging
 import math
 import os
 import pathlib
-import signal
 import threading
-import types
 
 import conftest
 import h5py
@@ -22,17 +20,11 @@ from siamese_mrcnn_tf import SiameseMaskRCNN
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples
 from siamese_mrcnn_tf.data.loader import SampleLoader
 from siamese_mrcnn_tf.training.batches import TrainingBatches
-from siamese_mrcnn_tf.training.callbacks import TrainingStopped, stopping_on_signals
+from siamese_mrcnn_tf.training.callbacks import TrainingStopped
 from siamese_mrcnn_tf.training.checkpoints import CheckpointManager
 from siamese_mrcnn_tf.training.schedules import Stage, layer_pattern, shortened
-from siamese_mrcnn_tf.training.trainer import Trainer, TrainingSettings, _loader_errors, train_on_dataset
-from siamese_mrcnn_tf.training.training_model import (
-    LOSS_NAMES,
-    ReducedClipAdam,
-    ReducedClipSGD,
-    TrainingModel,
-    compile_model,
-)
+from siamese_mrcnn_tf.training.trainer import Trainer, TrainingSettings, train_on_dataset
+from siamese_mrcnn_tf.training.training_model import LOSS_NAMES, TrainingModel
 
 STAGES = (Stage(1, "heads", 0.02), Stage(3, "all", 0.05))
 STEPS, VAL_STEPS = 4, 2
@@ -149,14 +141,14 @@ def test_a_run_that_is_killed_goes_on_from_the_last_checkpoint(train, whole):
         pass
 
     def kill(trainer):
-        run_epoch = trainer._run_epoch
+        fit = trainer.model.fit
 
-        def stop_in_the_middle(*arguments):
+        def stop_in_the_middle(*arguments, **named):
             if trainer.state.epoch == 1:
                 raise Killed
-            run_epoch(*arguments)
+            fit(*arguments, **named)
 
-        trainer._run_epoch = stop_in_the_middle
+        trainer.model.fit = stop_in_the_middle
 
     with pytest.raises(Killed):
         train("parts", begin=kill)
@@ -228,15 +220,6 @@ def test_a_sample_that_cannot_be_made_stops_the_run(train, part):
         train(**{part: toy.Numbers(broken=(3,))})
 
 
-def test_a_stop_is_told_though_the_next_sample_is_broken():
-    """Which was asked for ahead of time."""
-    loader = types.SimpleNamespace(failure=RuntimeError("training sample 8: cut off"))
-    with pytest.raises(TrainingStopped, match="after step 3"), _loader_errors(loader):
-        raise TrainingStopped("after step 3")
-    with pytest.raises(RuntimeError, match="sample 8"), _loader_errors(loader):
-        raise ValueError("from the data pipeline")
-
-
 def test_workers_that_a_signal_ends_do_not_lose_the_steps_done(train, whole):
     """SIGTERM may be sent to all processes of a run: samples fail then, while the stop is asked for."""
     stop = threading.Event()
@@ -274,7 +257,7 @@ def test_resuming_wants_a_run(train):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, "seed = 1, but the run was begun with 0: it goes on with that"),
+        ({"seed": 1}, "seed = 1, but the run was begun with 0; use that"),
         ({"steps_per_epoch": 5}, "steps_per_epoch = 5, but the run was begun with 4"),
     ],
 )
@@ -294,7 +277,9 @@ def test_resuming_with_another_batch_is_refused(train, monkeypatch):
 def test_a_run_that_went_further_is_not_overwritten(train, tmp_path):
     train("run", (Stage(2, "all", 0.1),))
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
-    with pytest.raises(ValueError, match="run: holds a run of 2 epochs, and this one begins after epoch 1: go on from"):
+    with pytest.raises(
+        ValueError, match="run: holds a run of 2 epochs, and this one begins after epoch 1: resume from"
+    ):
         train(begin=lambda trainer: trainer.begin_at(1))
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
 
@@ -331,7 +316,7 @@ def test_a_machine_that_does_not_write_trains_all_the_same(train, tmp_path):
     assert len(trainer.state.history) == 3 and not (tmp_path / "run").exists()
 
 
-# ---- learning rates that fall ------------------------------------------------------------------------------------
+# ---- learning rates that decay -----------------------------------------------------------------------------------
 
 DECAY = (Stage(1, "heads", 0.02), Stage(3, "all", 0.1, decay_to=4))  # falls over 12 steps, stops after 8 of them
 
@@ -354,7 +339,7 @@ def rates():
     return noted, begin
 
 
-def falling(highest, steps, *, warm_up=0):
+def decaying(highest, steps, *, warm_up=0):
     """Learning rates of `steps` steps and after the last of them: a rise along a line, half a cosine."""
     rise = [highest * step / warm_up for step in range(warm_up)]
     fall = [highest * (1 + math.cos(math.pi * step / (steps - warm_up))) / 2 for step in range(steps - warm_up + 1)]
@@ -366,7 +351,7 @@ def test_a_learning_rate_rises_and_falls(train, rates, monkeypatch, warm_up):
     monkeypatch.setattr(toy.CONFIG, "WARM_UP_STEPS", warm_up)
     noted, begin = rates
     trainer = train("run", (Stage(3, "all", 0.1, decay_to=3),), begin=begin)
-    expected = falling(0.1, 3 * STEPS, warm_up=warm_up)
+    expected = decaying(0.1, 3 * STEPS, warm_up=warm_up)
     assert expected[warm_up] == 0.1 and expected[-1] == 0 and len(expected) == 3 * STEPS + 1
     assert noted == pytest.approx(expected[:-1], abs=1e-7)
     history = [row["learning_rate"] for row in trainer.state.history]
@@ -386,7 +371,7 @@ def test_each_stage_has_its_own_learning_rate(train, rates, monkeypatch):
     noted, begin = rates
     trainer = train("run", DECAY, begin=begin)
     assert noted[:STEPS] == pytest.approx([0.02] * STEPS)  # without a decay there is no rise
-    assert noted[STEPS:] == pytest.approx(falling(0.1, 3 * STEPS, warm_up=2)[: 2 * STEPS], abs=1e-7)
+    assert noted[STEPS:] == pytest.approx(decaying(0.1, 3 * STEPS, warm_up=2)[: 2 * STEPS], abs=1e-7)
     assert trainer.state.history[-1]["learning_rate"] > 0.02
     assert trainer.state.stage["first_epoch"] == 1
 
@@ -399,7 +384,7 @@ def test_a_decay_begins_where_the_run_does(train, rates):
         begin(trainer)
 
     train("run", (Stage(3, "all", 0.1, decay_to=3),), begin=begin_late)
-    assert noted == pytest.approx(falling(0.1, 2 * STEPS)[:-1], abs=1e-7)
+    assert noted == pytest.approx(decaying(0.1, 2 * STEPS)[:-1], abs=1e-7)
 
 
 @pytest.mark.parametrize(("optimizer", "places"), [("sgd", (5, 10)), ("adam", (8, 11))])
@@ -425,87 +410,8 @@ def test_a_shortened_decay_can_be_prolonged(train, rates):
     noted, begin = rates
     train("parts", shortened(DECAY, 2), begin=begin)
     parts = train("parts", DECAY, begin=begin, resume=True)
-    assert noted == pytest.approx([0.02] * STEPS + falling(0.1, 3 * STEPS)[: 2 * STEPS], abs=1e-7)
+    assert noted == pytest.approx([0.02] * STEPS + decaying(0.1, 3 * STEPS)[: 2 * STEPS], abs=1e-7)
     assert_same_weights(parts.model, train("whole", DECAY).model)
-
-
-# ---- signals -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_ask_to_stop_and_the_second_interrupt_does(number, caplog):
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    with stopping_on_signals() as stop:
-        assert not stop.is_set()
-        os.kill(os.getpid(), number)
-        assert stop.wait(60)
-        assert f"{number.name}: saving after this step" in caplog.text
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-# ---- optimizer ---------------------------------------------------------------------------------------------------
-
-
-def test_on_one_device_the_optimizer_is_that_of_keras():
-    gradients = [np.float32([[3, -4], [0, 12]]), np.float32([1, 2])]  # of norm 13.2
-    updates = []
-    for kind in (keras.optimizers.SGD, ReducedClipSGD):
-        variables = [keras.Variable(np.ones(gradient.shape), dtype="float32") for gradient in gradients]
-        optimizer = kind(0.1, 0.9, global_clipnorm=5.0)
-        for share in (1, -0.5, 0.01):  # the last is not clipped
-            optimizer.apply([keras.ops.convert_to_tensor(share * gradient) for gradient in gradients], variables)
-        updates.append([variable.numpy() for variable in variables])
-    for keras_own, ours in zip(*updates, strict=True):
-        np.testing.assert_array_equal(ours, keras_own)
-    clipped = 5 / np.sqrt(sum(np.square(gradient).sum() for gradient in gradients))
-    steps = [clipped, -clipped, 0.01]
-    momentum = total = 0
-    for step in steps:
-        momentum = 0.9 * momentum - 0.1 * step
-        total += momentum
-    np.testing.assert_allclose(updates[1][0], 1 + total * gradients[0], rtol=1e-5)
-
-
-def test_adam_by_hand_with_clipping_over_all_variables():
-    """Two steps: the first gradient has the norm 10 and is cut to 5, the second has the norm 1."""
-    config = types.SimpleNamespace(
-        OPTIMIZER="adam", LEARNING_MOMENTUM=0.8, ADAM_BETA_2=0.95, GRADIENT_CLIP_NORM=5.0, WARM_UP_STEPS=0
-    )
-    model, _ = toy.build_model()
-    compile_model(model, config, learning_rate=0.1)
-    optimizer = model.optimizer
-    assert isinstance(optimizer, ReducedClipAdam)
-    assert (optimizer.beta_1, optimizer.beta_2, optimizer.global_clipnorm) == (0.8, 0.95, 5.0)
-    variables = [keras.Variable(np.zeros(1), dtype="float32") for _ in range(2)]
-    for gradients in ((6, 8), (0.6, -0.8)):
-        optimizer.apply([keras.ops.convert_to_tensor([float(gradient)]) for gradient in gradients], variables)
-    for variable, (first, second) in zip(variables, ((3, 0.6), (4, -0.8)), strict=True):
-        mean = (0.8 * 0.2 * first + 0.2 * second) / (1 - 0.8**2)
-        square = (0.95 * 0.05 * first**2 + 0.05 * second**2) / (1 - 0.95**2)
-        expected = -0.1 * (1 + mean / math.sqrt(square))  # a first step is as long as the learning rate
-        assert float(variable.value[0]) == pytest.approx(expected, abs=1e-5)
-
-
-def test_on_one_device_adam_is_that_of_keras():
-    updates = []
-    for kind in (keras.optimizers.Adam, ReducedClipAdam):
-        variables = [keras.Variable(np.ones(3), dtype="float32") for _ in range(2)]
-        optimizer = kind(0.1, 0.9, 0.99, global_clipnorm=2.0)
-        for share in (5.0, -0.5, 0.01):
-            optimizer.apply([keras.ops.convert_to_tensor(np.float32([3, -4, 0]) * share)] * 2, variables)
-        updates.append([variable.numpy() for variable in variables])
-    np.testing.assert_array_equal(*updates)
-
-
-def test_the_momentum_of_a_configuration_can_be_overruled():
-    model, _ = toy.build_model()
-    for optimizer, kind, name in (("adam", ReducedClipAdam, "beta_1"), ("sgd", ReducedClipSGD, "momentum")):
-        config = types.SimpleNamespace(**vars(toy.CONFIG) | {"OPTIMIZER": optimizer})
-        compile_model(model, config, learning_rate=0.1, momentum=0.5)
-        assert type(model.optimizer) is kind and getattr(model.optimizer, name) == 0.5
 
 
 # ---- the real model ----------------------------------------------------------------------------------------------
@@ -524,7 +430,7 @@ def file_content(path):
 
 @pytest.fixture(scope="module")
 def finished(training_parts, micro_config, tmp_path_factory):
-    """A run of three stages on generated pictures."""
+    """A run of three stages on generated images."""
     folder = tmp_path_factory.mktemp("run")
     model = SiameseMaskRCNN("training", micro_config, folder)
     conftest.set_seeded_weights(model.keras_model.layers)
