@@ -26,19 +26,13 @@ from typing import Any
 
 import numpy as np
 
-Augmentation = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+Sample = tuple[np.ndarray, np.ndarray]  # image and masks
+Rng = np.random.Generator
+Augmentation = Callable[[np.ndarray, np.ndarray, Rng], Sample]
 
 
-def flip_left_right(image: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror an image and its masks.
-
-    Args:
-        image: [height, width, channels].
-        masks: [height, width, num_instances].
-
-    Returns:
-        Image and masks of the same shapes and types, new arrays.
-    """
+def flip_left_right(image: np.ndarray, masks: np.ndarray) -> Sample:
+    """Mirror an image [height, width, channels] and its masks [height, width, num_instances] into new arrays."""
     return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(masks[:, ::-1])
 
 
@@ -178,13 +172,11 @@ class _ImgaugAugmentation:
         self._augmenter = pickle.loads(state["pickled"])
 
 
-def _flip_sometimes(
-    image: np.ndarray, masks: np.ndarray, rng: np.random.Generator, *, probability: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _flip_sometimes(image: np.ndarray, masks: np.ndarray, rng: Rng, *, probability: float) -> Sample:
     return flip_left_right(image, masks) if rng.random() < probability else (image, masks)
 
 
-def _augment(augmenter: Any, image: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _augment(augmenter: Any, image: np.ndarray, masks: np.ndarray) -> Sample:
     """Augment image and masks in one call, with the same random numbers."""
     count = masks.shape[-1]
     if not count:

@@ -5,7 +5,6 @@
 1..N (0 is background); the ids in the annotation file are called COCO ids.
 """
 
-import itertools
 import os
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -139,8 +138,8 @@ class CocoDataset(Dataset):
         annotation_path, image_dir = coco_layout(dataset_dir, subset, year)
         content = read_annotations(annotation_path)
         fill_areas(content)
-        kept_classes = _chosen(content["categories"], "class_ids", class_ids, f"category ids of {annotation_path}")
-        categories = [content["categories"][index] for index in kept_classes]
+        chosen = _chosen(content["categories"], "class_ids", class_ids, f"category ids of {annotation_path}")
+        categories = [content["categories"][index] for index in chosen]
         by_image = _annotations_by_image(content, categories)
         kept = _chosen(content["images"], "image_ids", image_ids, f"image ids of {annotation_path}")
         if class_ids is not None or subsubset is not None:
@@ -222,19 +221,15 @@ class IndexedCocoDataset(CocoDataset):
         """Fill `image_category_index` and `category_image_index`."""
         if self.num_images != len(self.image_info):
             raise RuntimeError("images were added since the last prepare(): call prepare() first")
-        annotations = [info["annotations"] for info in self.image_info]
-        images = np.repeat(self.image_ids, [len(entries) for entries in annotations])
-        flat = list(itertools.chain.from_iterable(annotations))
-        categories = np.array([entry["category_id"] for entry in flat], np.int64)
-        crowds = np.array([entry["iscrowd"] for entry in flat], bool)
-        known = np.array([info["id"] for info in self.class_info[1:]], np.int64)
-        order = np.argsort(known)
-        classes = order[np.searchsorted(known, categories, sorter=order)] + 1
-        pairs = np.unique((images * self.num_classes + classes)[~crowds])
-        images, classes = np.divmod(pairs, max(self.num_classes, 1))
-        self.image_category_index = _grouped(classes.tolist(), images, self.num_images)
-        order = np.argsort(classes, kind="stable")
-        self.category_image_index = _grouped(images[order], classes[order], self.num_classes)
+        class_ids = {info["id"]: class_id for class_id, info in enumerate(self.class_info) if class_id}
+        image_ids: list[list[int]] = [[] for _ in self.class_info]
+        self.image_category_index = []
+        for image_id, info in enumerate(self.image_info):
+            present = {class_ids[entry["category_id"]] for entry in info["annotations"] if not entry["iscrowd"]}
+            self.image_category_index.append(sorted(present))
+            for class_id in present:
+                image_ids[class_id].append(image_id)
+        self.category_image_index = [np.array(ids, int) for ids in image_ids]
 
     def images_of(self, class_id: int) -> np.ndarray:
         """Image ids with an instance of the class that is not a crowd: [n], ascending."""
@@ -288,14 +283,12 @@ def _chosen(entries: list[Entry], key: str, ids: Iterable[int] | None, expected:
 
 def _annotations_by_image(content: Content, categories: list[Entry]) -> list[list[Entry]]:
     """For each image, its annotations of `categories` in order of id."""
-    annotations = content["annotations"]
-    belongs = np.array([annotation["image_id"] for annotation in annotations], np.int64)
-    kinds = np.array([annotation["category_id"] for annotation in annotations], np.int64)
-    image_ids = np.array([image["id"] for image in content["images"]], np.int64)
-    kept = np.flatnonzero(np.isin(kinds, [category["id"] for category in categories]))
-    images = np.searchsorted(image_ids, belongs[kept])
-    order = np.argsort(images, kind="stable")
-    return _grouped([annotations[index] for index in kept[order].tolist()], images[order], len(image_ids))
+    kept = {category["id"] for category in categories}
+    found: dict[int, list[Entry]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        if annotation["category_id"] in kept:
+            found[annotation["image_id"]].append(annotation)
+    return list(found.values())
 
 
 def _part(images: Sequence[int], subsubset: str | None, val_images: int | None, path: Path) -> Sequence[int]:
@@ -315,9 +308,3 @@ def _part(images: Sequence[int], subsubset: str | None, val_images: int | None, 
 
 def _numbered(infos: list[Entry]) -> dict[str, int]:
     return {f"{info['source']}.{info['id']}": index for index, info in enumerate(infos)}
-
-
-def _grouped(values: Any, groups: np.ndarray, num_groups: int) -> list[Any]:
-    """Cut `values`, whose group numbers `groups` ascend, into a list with one piece for each group."""
-    borders = np.searchsorted(groups, np.arange(num_groups + 1)).tolist()
-    return [values[start:stop] for start, stop in itertools.pairwise(borders)]

@@ -11,18 +11,7 @@ import numpy.typing as npt
 from ..config import Config
 from ..ops.boxes import denorm_boxes, extract_bboxes, norm_boxes
 from ..ops.image_meta import compose_image_meta
-from .resize import (
-    PAD_MULTIPLE,
-    Box,
-    Crop,
-    Padding,
-    padding_of,
-    resample,
-    resize,
-    resize_image,
-    resize_mask,
-    scaled_shape,
-)
+from .resize import PAD_MULTIPLE, Resized, padding_of, resize, resize_image, resize_mask, scaled_shape
 
 _MASK_THRESHOLD = 0.5
 
@@ -33,9 +22,7 @@ def mold_image(image: npt.ArrayLike, config: Config) -> np.ndarray:
     image = np.asarray(image)
     # computed in float64 and rounded once, as in the original
     mean = np.asarray(config.MEAN_PIXEL, np.float64)
-    molded = np.empty(image.shape, np.float32)
-    np.subtract(image, mean, out=molded, casting="same_kind")
-    return molded
+    return np.asarray(np.subtract(image, mean, out=np.empty(image.shape, np.float32), casting="same_kind"))
 
 
 def unmold_image(image: npt.ArrayLike, config: Config) -> np.ndarray:
@@ -99,7 +86,7 @@ def mold_reference(crop: npt.ArrayLike, config: Config) -> np.ndarray:
     return resize_reference(_checked_image(crop, "reference"), config)[0].astype(np.uint8, copy=False)
 
 
-def resize_reference(crop: npt.ArrayLike, config: Config) -> tuple[np.ndarray, Box, float, Padding, Crop | None]:
+def resize_reference(crop: npt.ArrayLike, config: Config) -> Resized:
     """`resize_image` of a crop [height, width, channels] with the arguments for references."""
     # as in the original, the minimum scale of scenes holds for references too
     return resize_image(crop, config.TARGET_MIN_DIM, config.TARGET_MAX_DIM, config.IMAGE_MIN_SCALE, "square")
@@ -137,7 +124,7 @@ def reference_from_mask(image: npt.ArrayLike, mask: npt.ArrayLike, config: Confi
     box = extract_bboxes(resize_mask(mask[:, :, None] != 0, scale, padding=[(0, 0)] * 3))[0]
     if not box[2]:
         raise ValueError(f"mask: no pixel at the network's scale {scale:.4g} ({np.count_nonzero(mask)} before)")
-    return mold_reference(resample(image, shape, region=box, dtype=image.dtype), config)
+    return mold_reference(resize(image, shape, region=box, dtype=image.dtype), config)
 
 
 def reference_from_box(image: npt.ArrayLike, box: npt.ArrayLike, config: Config) -> np.ndarray:
@@ -148,7 +135,7 @@ def reference_from_box(image: npt.ArrayLike, box: npt.ArrayLike, config: Config)
     (top, _), (left, _), _ = padding_of(shape, config.IMAGE_MAX_DIM, config.IMAGE_RESIZE_MODE)
     y1, y2 = _scaled_extent(y1, y2, scale, top, shape[0])
     x1, x2 = _scaled_extent(x1, x2, scale, left, shape[1])
-    return mold_reference(resample(image, shape, region=(y1, x1, y2, x2), dtype=image.dtype), config)
+    return mold_reference(resize(image, shape, region=(y1, x1, y2, x2), dtype=image.dtype), config)
 
 
 # ---- unmolding ---------------------------------------------------------------------------------------------------

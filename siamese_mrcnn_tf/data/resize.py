@@ -15,24 +15,55 @@ from ..config import RESIZE_MODES
 
 Padding = list[tuple[int, int]]  # [(top, bottom), (left, right), (0, 0)] in pixels
 Crop = tuple[int, int, int, int]  # (y, x, height, width) in pixels of the resized image
-Box = tuple[int, int, int, int]  # (y1, x1, y2, x2) in pixels
+Resized = tuple[np.ndarray, tuple[int, int, int, int], float, Padding, Crop | None]  # see `resize_image`
+Gathered = Sequence[np.ndarray]  # neighbours of the output pixels along an axis, or their weights
 
 PAD_MULTIPLE = 64  # five halvings in the backbone, one more for P6
 _BLOCK_ROWS = 32  # rows worked on at a time, to stay in the processor's cache
 
 
 # ---- resizing ----------------------------------------------------------------------------------------------------
-def resize(array: npt.ArrayLike, shape: Sequence[int]) -> np.ndarray:
+def resize(
+    array: npt.ArrayLike,
+    shape: Sequence[int],
+    *,
+    region: Sequence[int] | None = None,
+    dtype: npt.DTypeLike = np.float64,
+) -> np.ndarray:
     """Resize bilinearly.
 
     Args:
         array: [height, width] or [height, width, channels], numbers or bool.
         shape: (height, width, ...) of the result; channels stay.
+        region: (y1, x1, y2, x2), the part of the result to compute; None computes all of it.
+        dtype: of the result; integers are truncated.
 
     Returns:
-        float64, [shape[0], shape[1]] or [shape[0], shape[1], channels], in the value range of `array`.
+        [shape[0], shape[1]] or [shape[0], shape[1], channels], in the value range of `array`.
     """
-    return resample(array, shape)
+    array = np.asarray(array)
+    if array.ndim not in (2, 3) or not array.size or min(shape[:2]) < 1:
+        raise ValueError(f"cannot resize shape {array.shape} to {tuple(shape[:2])}: an axis is missing or empty")
+    y1, x1, y2, x2 = (0, 0, *shape[:2]) if region is None else region
+    above, below, *row_weights = _taps(array.shape[0], shape[0], y1, y2)
+    left, right, *column_weights = _taps(array.shape[1], shape[1], x1, x2)
+    rows = np.unique(np.concatenate([above, below]))
+    channels = array.shape[2] if array.ndim == 3 else 1
+    flat = array.reshape(array.shape[0], -1)
+    columns = [(tap[:, None] * channels + np.arange(channels)).ravel() for tap in (left, right)]
+    column_weights = [np.repeat(weight, channels) for weight in column_weights]
+    # columns first, then rows, in float64: the original's order, so that values truncate alike
+    narrow = np.empty((len(rows), len(columns[0])))
+    for block in _blocks(len(rows)):
+        _blend(flat[rows[block]].astype(np.float64), columns, column_weights, axis=1, out=narrow[block])
+    result = np.empty((y2 - y1, narrow.shape[1]), dtype)
+    lowest, highest = array.min(), array.max()
+    above, below = np.searchsorted(rows, above), np.searchsorted(rows, below)
+    for block in _blocks(len(result)):
+        weights = [weight[block, None] for weight in row_weights]
+        blended = _blend(narrow, (above[block], below[block]), weights, axis=0)
+        result[block] = np.clip(blended, lowest, highest, out=blended)
+    return result.reshape(y2 - y1, x2 - x1, *array.shape[2:])
 
 
 def resize_image(
@@ -43,7 +74,7 @@ def resize_image(
     mode: str = "square",
     *,
     rng: np.random.Generator | None = None,
-) -> tuple[np.ndarray, Box, float, Padding, Crop | None]:
+) -> Resized:
     """Resize and pad an image as Matterport's function of that name.
 
     Args:
@@ -68,7 +99,7 @@ def resize_image(
     _check_resize_args(min_dim, max_dim, mode, rng)
     scale, shape = scaled_shape(image.shape, min_dim, max_dim, min_scale, mode)
     if shape != image.shape[:2]:
-        image = resample(image, shape, dtype=image.dtype)
+        image = resize(image, shape, dtype=image.dtype)
     padding = padding_of(shape, max_dim, mode)
     crop = None
     if mode == "crop" and min_dim and rng:
@@ -138,41 +169,6 @@ def expand_mask(bbox: npt.ArrayLike, mini_mask: np.ndarray, image_shape: Sequenc
 
 
 # ---- helpers: pixels ---------------------------------------------------------------------------------------------
-def resample(
-    array: npt.ArrayLike,
-    shape: Sequence[int],
-    *,
-    region: Sequence[int] | None = None,
-    dtype: npt.DTypeLike = np.float64,
-) -> np.ndarray:
-    """The part (y1, x1, y2, x2) `region` of `resize(array, shape)`, cast to `dtype` (integers truncate).
-
-    Columns first, then rows, in float64: the original's order, so that values truncate alike.
-    """
-    array = np.asarray(array)
-    if array.ndim not in (2, 3) or not array.size or min(shape[:2]) < 1:
-        raise ValueError(f"cannot resize shape {array.shape} to {tuple(shape[:2])}: an axis is missing or empty")
-    y1, x1, y2, x2 = (0, 0, *shape[:2]) if region is None else region
-    above, below, *row_weights = _taps(array.shape[0], shape[0], y1, y2)
-    left, right, *column_weights = _taps(array.shape[1], shape[1], x1, x2)
-    rows = np.unique(np.concatenate([above, below]))
-    channels = array.shape[2] if array.ndim == 3 else 1
-    flat = array.reshape(array.shape[0], -1)
-    columns = [(tap[:, None] * channels + np.arange(channels)).ravel() for tap in (left, right)]
-    column_weights = [np.repeat(weight, channels) for weight in column_weights]
-    narrow = np.empty((len(rows), len(columns[0])))
-    for block in _blocks(len(rows)):
-        _blend(flat[rows[block]].astype(np.float64), columns, column_weights, axis=1, out=narrow[block])
-    result = np.empty((y2 - y1, narrow.shape[1]), dtype)
-    lowest, highest = array.min(), array.max()
-    above, below = np.searchsorted(rows, above), np.searchsorted(rows, below)
-    for block in _blocks(len(result)):
-        weights = [weight[block, None] for weight in row_weights]
-        blended = _blend(narrow, (above[block], below[block]), weights, axis=0)
-        result[block] = np.clip(blended, lowest, highest, out=blended)
-    return result.reshape(y2 - y1, x2 - x1, *array.shape[2:])
-
-
 def _taps(size: int, new_size: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Neighbours and weights of output pixels start..stop along one axis; a neighbour outside weighs 0."""
     centres = (np.arange(start, stop) + 0.5) * (size / new_size) - 0.5
@@ -188,12 +184,7 @@ def _blocks(count: int) -> list[slice]:
 
 
 def _blend(
-    array: np.ndarray,
-    taps: Sequence[np.ndarray],
-    weights: Sequence[np.ndarray],
-    *,
-    axis: int,
-    out: np.ndarray | None = None,
+    array: np.ndarray, taps: Gathered, weights: Gathered, *, axis: int, out: np.ndarray | None = None
 ) -> np.ndarray:
     """The weighted sum of two gathers along an axis."""
     first = np.take(array, taps[0], axis, out=out, mode="clip")
