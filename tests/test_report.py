@@ -150,7 +150,7 @@ def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
         "5-shot, novel categories",
         "random boxes, novel categories",
     ]
-    text = tables.markdown(found)
+    text = tables.as_markdown(tables.contents(found))
     assert "|  |  | S1 | all 80 |" in text
     here, there = rows_of(text, "Random boxes, novel categories")[1]
     assert there[2:] == ["*0.8 ± 0.04*", ""]
@@ -171,13 +171,13 @@ def test_controls_are_experiments_of_their_own_without_published_metrics(tmp_pat
     assert [experiment.is_control for experiment in found] == [False, True, True, True, True]
     assert len({experiment.slug for experiment in found}) == 5
     assert found[0].published(1, "bbox") and not any(control.published(1, "bbox") for control in found[1:])
-    here, there = rows_of(tables.markdown(found), found[1].title)[1]
+    here, there = rows_of(tables.as_markdown(tables.contents(found)), found[1].title)[1]
     assert here[-1].startswith("21.1") and there[1:] == ["*published*", ""]
 
 
 def test_full_tables_have_all_metrics(tmp_path, four_splits):
     found = experiments.read_experiments(four_splits)
-    text = tables.markdown(found)
+    text = tables.as_markdown(tables.contents(found))
     header = "|  | split |  | AP | AP50 | AP75 | APs | APm | APl | AR1 | AR10 | AR100 | ARs | ARm | ARl |"
     assert header in text
     here, there = rows_of(text.partition(header)[2], "detection")[0]

@@ -46,7 +46,7 @@ class Evaluated:
         runs: a dict for each run: iou type -> metric -> percent.
         per_class: a dict for each run: iou type -> category id as text -> "AP" and "AP50" -> percent.
         counts: num_images, num_queries, num_results, None if unknown.
-        analysis: content of analysis.json, scores in 0..1; None without.
+        analysis: content of analysis.json, scores in 0..1; {} without.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class Evaluated:
     runs: list[dict[str, Percents]]
     per_class: list[dict[str, dict[str, Percents]]]
     counts: dict[str, int | None]
-    analysis: dict[str, Any] | None
+    analysis: dict[str, Any]
 
     @property
     def split(self) -> int:
@@ -76,7 +76,7 @@ class Evaluated:
     def class_name(self, category_id: str) -> str:
         """The name of a category, by its id as text."""
         named = {str(entry["id"]): entry["name"] for entry in self.settings.get("categories", ())}
-        named |= (self.analysis or {}).get("category_names", {})
+        named |= self.analysis.get("category_names", {})
         return named.get(category_id, f"category {category_id}")
 
 
@@ -156,7 +156,7 @@ class Experiment:
         having = [part for part in self.evaluations.values() if category_id in part.per_class[0]["bbox"]]
         row: dict[str, Any] = {"category_id": int(category_id), "name": having[0].class_name(category_id)}
         row["splits"] = [part.split for part in having]
-        row["num_instances"] = (having[0].analysis or {}).get("num_instances", {}).get(category_id)
+        row["num_instances"] = having[0].analysis.get("num_instances", {}).get(category_id)
         for kind in self.kinds:
             row[kind] = {
                 name: mean_over_splits([[run[kind][category_id][name] for run in part.per_class] for part in having])
@@ -164,16 +164,16 @@ class Experiment:
             }
         return row
 
-    def by_number(self) -> dict[str, Any] | None:
+    def by_number(self) -> dict[str, Any]:
         """Results by number of instances, over the splits.
 
         Returns:
-            dict bins [b], num_queries [b], and iou type -> AP and AP50 -> [b] of (mean, interval) in percent; None
-            unless all evaluations were analysed.
+            dict bins [b], num_queries [b], and iou type -> AP and AP50 -> [b] of (mean, interval) in percent; {}
+            unless all evaluations have an analysis.
         """
         tables = [part.analysis["by_number"] for part in self.evaluations.values() if part.analysis]
         if len(tables) < len(self.evaluations):
-            return None
+            return {}
         bins = tables[0]["bins"]
         counts = [sum(numbers) for numbers in zip(*(table["num_queries"] for table in tables), strict=True)]
         scores = {
@@ -269,10 +269,10 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_analysis(path: Path, num_runs: int) -> dict[str, Any] | None:
+def _read_analysis(path: Path, num_runs: int) -> dict[str, Any]:
     if not path.is_file():
-        return None
-    analysis = files.read_json(path)
+        return {}
+    analysis: dict[str, Any] = files.read_json(path)
     try:
         is_of_scores = len(analysis["by_number"]["runs"]) == num_runs and "category_ids" in analysis["confusion"]
     except (KeyError, TypeError) as error:

@@ -91,7 +91,7 @@ def examples(
     for query in records.queries(run):
         if category_ids is None or query["category_id"] in category_ids:
             graded[query["category_id"]].append(_grade(dataset, query, threshold))
-    ranks = {}
+    ranks: dict[_Graded, str] = {}
     for entries in graded.values():
         entries.sort(key=lambda entry: entry.quality, reverse=True)
         ranks |= {entry: f"{rank} of {len(entries)}" for rank, entry in enumerate(entries, 1)}
@@ -224,7 +224,8 @@ def _painted(
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     boxes = np.rint(boxes * scale).astype(int)
     image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-    shrunk = [Image.fromarray(np.asarray(mask, np.uint8)).resize(size, Image.Resampling.NEAREST) for mask in masks]
+    scaled = (Image.fromarray(np.asarray(mask, np.uint8)).resize(size, Image.Resampling.NEAREST) for mask in masks)
+    shrunk = [np.asarray(mask) for mask in scaled]
     stacked = np.stack(shrunk, axis=-1) if shrunk else None
     return draw_overlay(image, boxes, stacked, None, captions=captions, colors=colors)
 

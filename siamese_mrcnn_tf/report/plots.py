@@ -1,11 +1,11 @@
-"""Plots of an evaluation: scores by category and by number of instances, confusion of categories.
+"""Plots of an evaluation: AP50 by category and by number of instances, confusion of categories.
 
 Each function returns a new matplotlib Figure and leaves pyplot alone. Scores are in percent, None where there is none.
 """
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,16 +41,13 @@ def save_plot(figure: "Figure", path: str | os.PathLike) -> None:
         figure.savefig(temporary, format="png", dpi=DPI)
 
 
-def plot_classes(
-    names: Sequence[str], scores: Mapping[str, Sequence[Scores]], *, title: str, metric_name: str = "AP50"
-) -> "Figure":
+def plot_classes(names: Sequence[str], scores: Mapping[str, Sequence[Scores]], *, title: str) -> "Figure":
     """Bars of boxes and points of masks for every category, in descending order.
 
     Args:
         names: [c].
         scores: "bbox" and, if there are masks, "segm" -> ([c] means, [c] intervals).
         title: above the plot.
-        metric_name: of the scores.
     """
     means = {kind: _as_floats(values[0]) for kind, values in scores.items()}
     leading = next(iter(means.values()))
@@ -65,14 +62,24 @@ def plot_classes(
             axes.bar(places, means[kind][order], 0.78, label=label, color=COLORS[kind], alpha=0.75)
             axes.errorbar(places - _ASIDE, means[kind][order], errors, fmt="none", ecolor=_DARK, elinewidth=1)
         else:
-            style = {"fmt": "s", "color": COLORS[kind], "markersize": 3.5, "elinewidth": 1, "markeredgecolor": "white"}
+            style: dict[str, Any] = {
+                "fmt": "s",
+                "color": COLORS[kind],
+                "markersize": 3.5,
+                "elinewidth": 1,
+                "markeredgecolor": "white",
+            }
             axes.errorbar(places + _ASIDE, means[kind][order], errors, label=label, markeredgewidth=0.5, **style)
     for place in places[np.isnan(leading[order])]:
-        where = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}  # whatever the scores are
+        where: dict[str, Any] = {
+            "transform": axes.get_xaxis_transform(),
+            "ha": "center",
+            "va": "bottom",
+        }  # whatever the scores are
         axes.text(place, 0.01, "no instance", rotation=90, color=SOFT, fontsize=7, **where)
     axes.set_xticks(places, [names[index] for index in order], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.7, len(names) - 0.3)
-    _finish(axes, title, ylabel=f"{metric_name} (%)")
+    _finish(axes, title, ylabel="AP50 (%)")
     axes.set_ylim(0, min(max(axes.get_ylim()[1], _MIN_PERCENT), _MAX_PERCENT))
     axes.legend(frameon=False, loc="upper right")
     return figure
@@ -84,7 +91,6 @@ def plot_by_number(
     *,
     counts: Mapping[str, Sequence[int]],
     title: str,
-    metric_name: str = "AP50",
 ) -> "Figure":
     """Scores by the number of instances of the searched category in the image, with intervals.
 
@@ -93,7 +99,6 @@ def plot_by_number(
         series: sequence of (label, iou type, [b] means, [b] intervals); a label has one color.
         counts: label -> [b] number of queries.
         title: above the plot.
-        metric_name: of the scores.
     """
     figure = new_figure((7.2, 4.6))
     axes = figure.add_subplot()
@@ -101,7 +106,14 @@ def plot_by_number(
     for index, (label, kind, means, intervals) in enumerate(series):
         places = np.arange(len(bins)) + (index - (len(series) - 1) / 2) * _SPREAD
         color = SERIES_COLORS[labels.index(label) % len(SERIES_COLORS)]
-        style = {"color": color, "capsize": 3, "markersize": 5, "linewidth": 1.6, "elinewidth": 1.2, **_STYLES[kind]}
+        style: dict[str, Any] = {
+            "color": color,
+            "capsize": 3,
+            "markersize": 5,
+            "linewidth": 1.6,
+            "elinewidth": 1.2,
+            **_STYLES[kind],
+        }
         errors = np.nan_to_num(_as_floats(intervals))
         face = color if kind == "bbox" else "white"
         axes.errorbar(
@@ -109,7 +121,7 @@ def plot_by_number(
         )
     axes.set_xticks(np.arange(len(bins)), [_bin_label(index, name, counts) for index, name in enumerate(bins)])
     axes.set_xlabel(f"instances of the category in the image\n(in brackets: queries, {' and '.join(counts)})")
-    _finish(axes, title, ylabel=f"{metric_name} (%)")
+    _finish(axes, title, ylabel="AP50 (%)")
     axes.legend(frameon=False, ncols=max(1, len(labels)))
     axes.set_ylim(0, max(axes.get_ylim()[1], _MIN_PERCENT) * 1.12)  # room for the legend
     return figure
@@ -122,7 +134,6 @@ def plot_confusion(
     intervals: Scores,
     *,
     title: str,
-    metric_name: str = "AP50",
 ) -> "Figure":
     """Heat map of a confusion matrix below the histogram of its columns.
 
@@ -132,7 +143,6 @@ def plot_confusion(
         histogram: [c], mean of a column over the other rows.
         intervals: [c], of the histogram.
         title: above the plot.
-        metric_name: of the scores.
     """
     import matplotlib  # slow to import
 
@@ -155,7 +165,7 @@ def plot_confusion(
     top.errorbar(np.arange(count), np.nan_to_num(_as_floats(histogram)), errors, fmt="none", ecolor=_DARK)
     top.tick_params(axis="x", length=0, labelbottom=False)
     _finish(top, title, ylabel="found instead\nof others")
-    figure.colorbar(image, ax=axes, label=f"{metric_name} (%)", fraction=0.04, pad=0.015, aspect=40)
+    figure.colorbar(image, ax=axes, label="AP50 (%)", fraction=0.04, pad=0.015, aspect=40)
     return figure
 
 

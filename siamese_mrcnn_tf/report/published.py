@@ -37,10 +37,10 @@ def published(shots: int, split: int | str, categories: str, iou_type: str, *, m
 
 @functools.cache
 def _table() -> dict[tuple[str, ...], Published]:
-    rows = {}
-    with resources.files(__package__).joinpath("published.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            cells = {name: row[name].partition("±") for name in METRICS if row[name]}
-            key = tuple(row[name] for name in ("experiment", "split", "categories", "iou_type"))
-            rows[key] = {name: (float(mean), float(interval)) for name, (mean, _, interval) in cells.items()}
+    rows: dict[tuple[str, ...], Published] = {}
+    text = resources.files(__package__).joinpath("published.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        cells = {name: row[name].partition("±") for name in METRICS if row[name]}
+        key = tuple(row[name] for name in ("experiment", "split", "categories", "iou_type"))
+        rows[key] = {name: (float(mean), float(interval)) for name, (mean, _, interval) in cells.items()}
     return rows

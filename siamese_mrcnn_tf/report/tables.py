@@ -1,4 +1,4 @@
-"""What a report says: its sections of texts and tables, as Markdown and as parts of an HTML page.
+"""The contents of a report: sections of texts and tables, as Markdown and as parts of an HTML page.
 
 Scores are in percent.
 """
@@ -6,55 +6,60 @@ Scores are in percent.
 import dataclasses
 import html
 import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.coco_scores import IOU_TYPES
-from ..evaluation.intervals import mean_text
+from ..evaluation.coco_scores import IOU_TYPES, METRICS
+from ..evaluation.intervals import MeanAndInterval, mean_text
 from ..visualize import pages
-from .experiments import SPLITS
-from .published import MEAN, METRICS
+from .experiments import SPLITS, Evaluated, Experiment, Line
+from .published import MEAN
 
 CLASS_COLUMNS = tuple((kind, name) for kind in IOU_TYPES for name in ("AP50", "AP"))
 
 _KIND_NAMES = {"bbox": "detection", "segm": "segmentation"}
 _SHORT_NAMES = {name: name.replace("_small", "s").replace("_medium", "m").replace("_large", "l") for name in METRICS}
-_UNKNOWN, _NOTHING = "", "n/a"  # a metric that was not published, and one without ground truth
-_CONFUSIONS = 10  # pairs of categories in the text
-_GROUP_LEVEL = 2  # of headings that begin a group of sections
-_LONG = 30  # rows of a table from which on the page folds it
+_UNKNOWN, _NOTHING = "", "n/a"  # not published; no ground truth
+_CONFUSIONS = 10  # number of confused pairs in the text
+_GROUP_LEVEL = 2  # level of headings that begin a group of sections
+_LONG = 30  # the page folds tables with more rows
 _INTRODUCTION = """\
 Scores are COCO's average precision (AP) and recall (AR) in percent: the mean of {runs} with fresh references and, from
 two runs on, its 95% confidence interval (1.96 * std / sqrt(runs)); for a mean over splits, of the means over the splits
 of each run. *Published*: the paper (arXiv 1811.11507), from the runs in its authors' repository, on COCO 2017's
-validation images; they compare only with an evaluation of these, those of random boxes in kind alone
-(a model's detections were shifted there, not the ground truth). `{nothing}`: the images hold nothing to score.
+validation images; they compare only with an evaluation of the same images, and those of random boxes in kind only (they
+are shifted detections of a model, not shifted ground truth). `{nothing}`: the images have no such instances.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of texts: heads [c] and rows [r][c]; `*text*` is emphasised and `text` between backticks is code."""
+    """A table of texts: heads [c] and rows [r][c]; `*text*` is emphasized and `text` between backticks is code."""
 
-    heads: list
-    rows: list
+    heads: list[str]
+    rows: list[list[str]]
+
+
+Block = str | Table
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading of a level, below it texts and Tables, then the plots of these file names."""
+    """A heading, below it texts and Tables, then the plots with these file names."""
 
     heading: str
-    blocks: list
+    blocks: Sequence[Block]
     level: int = 2
-    plots: tuple = ()
+    plots: tuple[str, ...] = ()
 
 
 # ---- contents --------------------------------------------------------------------------------------------------------
 
 
-def contents(experiments):
-    """What report.md and report.html say: list of Section."""
+def contents(experiments: Sequence[Experiment]) -> list[Section]:
+    """The sections of report.md and report.html."""
     first = next(iter(experiments[0].evaluations.values()))
     runs = f"{len(first.runs)} run{'s' if len(first.runs) > 1 else ''}"
     introduction = _INTRODUCTION.format(runs=runs, nothing=_NOTHING)
@@ -76,7 +81,7 @@ def contents(experiments):
     return sections
 
 
-def _sources(experiments):
+def _sources(experiments: Sequence[Experiment]) -> Table:
     rows = []
     for experiment in experiments:
         for split, part in experiment.evaluations.items():
@@ -86,22 +91,20 @@ def _sources(experiments):
     return Table(["evaluation", "split", "protocol", "images", "queries", "detections", "folder"], rows)
 
 
-def _main_table(experiments, kind):
+def _main_table(experiments: Sequence[Experiment], kind: str) -> Table:
     """Rows experiments, columns splits, each row beside the published one."""
-    columns = [*SPLITS, MEAN, 0]
-    columns = [line for line in columns if any(line in experiment.lines for experiment in experiments)]
+    every: list[Line] = [*SPLITS, MEAN, 0]
+    columns = [line for line in every if any(line in experiment.lines for experiment in experiments)]
     rows = []
     for experiment in experiments:
-        here, there = [], []
-        for line in columns:
-            is_there = line in experiment.lines
-            here.append(_cell(experiment.metric(line, kind, "AP50")) if is_there else _UNKNOWN)
-            there.append(_published_cell(experiment, line, kind, "AP50") if is_there else _UNKNOWN)
-        rows += [[heading_of(experiment), "here", *here], ["", "*published*", *there]]
+        cells = {line: _cell(experiment.metric(line, kind, "AP50")) for line in experiment.lines}
+        known = {line: _published_cell(experiment, line, kind, "AP50") for line in experiment.lines}
+        rows.append([heading_of(experiment), "here", *(cells.get(line, _UNKNOWN) for line in columns)])
+        rows.append(["", "*published*", *(known.get(line, _UNKNOWN) for line in columns)])
     return Table(["", "", *(split_name(line) for line in columns)], rows)
 
 
-def _full_table(experiment):
+def _full_table(experiment: Experiment) -> Table:
     """Rows splits and kinds, columns all 12 metrics."""
     rows = []
     for kind in experiment.kinds:
@@ -114,8 +117,9 @@ def _full_table(experiment):
     return Table(["", "split", "", *_SHORT_NAMES.values()], rows)
 
 
-def _number_table(experiments):
-    rows, bins = [], None
+def _number_table(experiments: Sequence[Experiment]) -> Table:
+    rows: list[list[str]] = []
+    bins: list[str] = []
     for experiment in experiments:
         table = experiment.by_number()
         if table:
@@ -125,9 +129,9 @@ def _number_table(experiments):
     return Table(["instances of the category", "", *bins], rows)
 
 
-def _confusion_sections(experiments):
+def _confusion_sections(experiments: Sequence[Experiment]) -> list[Section]:
     text = (
-        "The most confused pairs: AP50 of what was found for references of the first category, scored as detections of "
+        "The most confused pairs: AP50 of the detections for references of the first category, scored as detections of "
         "the second in the same images. All pairs are in confusion_*.csv and in the plots."
     )
     sections = []
@@ -140,7 +144,7 @@ def _confusion_sections(experiments):
     return [Section("Confusion (the paper's Figure A1)", [text]), *sections] if sections else []
 
 
-def _confusion_table(part):
+def _confusion_table(part: Evaluated) -> Block:
     kind = part.kinds[0]
     matrix = confusion_matrix(part, kind)
     np.fill_diagonal(matrix, np.nan)
@@ -153,54 +157,47 @@ def _confusion_table(part):
     return Table(heads, rows) if rows else "No category was found in place of another."
 
 
-def _class_blocks(experiment):
+def _class_blocks(experiment: Experiment) -> list[Block]:
     columns = [(kind, name) for kind, name in CLASS_COLUMNS if kind in experiment.kinds]
-    rows, single = [], False
-    for entry in experiment.classes():
-        single |= entry["num_instances"] == 1
+    rows, classes = [], experiment.classes()
+    for entry in classes:
         splits = ", ".join(split_name(split) for split in entry["splits"])
         cells = [_cell(entry[kind][name]) for kind, name in columns]
         rows.append([entry["name"], splits, _number(entry["num_instances"]), *cells])
     heads = [f"{name} {_KIND_NAMES[kind]}" for kind, name in columns]
-    note = ["Of a category with a single instance, the score says little."] if single else []
+    is_single = any(entry["num_instances"] == 1 for entry in classes)
+    note = ["Of a category with a single instance, the score says little."] if is_single else []
     return [Table(["category", "splits", "instances", *heads], rows), *note]
 
 
-def _published_cell(experiment, line, kind, name):
+def _published_cell(experiment: Experiment, line: Line, kind: str, name: str) -> str:
     known = experiment.published(line, kind)
     return f"*{_cell(known[name])}*" if name in known else _UNKNOWN
 
 
-def _cell(metric):
+def _cell(metric: MeanAndInterval) -> str:
     mean, interval = metric
-    if mean is None:
-        return _NOTHING
-    return mean_text(mean, interval)
+    return _NOTHING if mean is None else mean_text(mean, interval)
 
 
-def _number(value):
+def _number(value: int | None) -> str:
     return _UNKNOWN if value is None else f"{value:,}"
 
 
-def heading_of(experiment):
+def heading_of(experiment: Experiment) -> str:
     """Its title with a capital letter."""
     return experiment.title[0].upper() + experiment.title[1:]
 
 
-def split_name(line):
-    """A split, or the mean of several, as tables call it."""
+def split_name(line: Line) -> str:
+    """The name of a split, or of the mean of several, in tables."""
     return "mean" if line == MEAN else f"S{line}" if line else "all 80" if line == 0 else str(line)
 
 
 # ---- Markdown and HTML -----------------------------------------------------------------------------------------------
 
 
-def markdown(experiments):
-    """The tables as Markdown text."""
-    return as_markdown(contents(experiments))
-
-
-def as_markdown(sections):
+def as_markdown(sections: Iterable[Section]) -> str:
     """Sections as Markdown text."""
     parts = []
     for section in sections:
@@ -208,8 +205,8 @@ def as_markdown(sections):
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _markdown_block(block):
-    """A text as it is; of a table, columns of numbers to the right but for the first."""
+def _markdown_block(block: Block) -> str:
+    """A text unchanged, or a table with columns of numbers aligned right, except the first."""
     if not isinstance(block, Table):
         return block
     columns = list(zip(*block.rows, strict=True))[1:]
@@ -217,13 +214,13 @@ def _markdown_block(block):
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [block.heads, ["---", *rule], *block.rows])
 
 
-def as_html(sections, folder, examples=()):
+def as_html(sections: Sequence[Section], folder: Path, examples: Iterable[pages.Html] = ()) -> list[pages.Html]:
     """The parts of a page.
 
     Args:
         sections: of `contents`.
-        folder: where the plots are.
-        examples: Html that comes after the first group of sections, the main tables.
+        folder: of the plots.
+        examples: parts to insert after the first group of sections, the main tables.
     """
     parts, groups = [_html_block(block) for block in sections[0].blocks], 0
     for section in sections[1:]:
@@ -236,15 +233,15 @@ def as_html(sections, folder, examples=()):
     return parts
 
 
-def _html_block(block):
+def _html_block(block: Block) -> pages.Html:
     if not isinstance(block, Table):
         return pages.paragraph(_inline(" ".join(block.split())))
     made = pages.table(block.heads, [[_inline(cell) for cell in row] for row in block.rows])
     return pages.folded(f"{len(block.rows)} rows", made) if len(block.rows) > _LONG else made
 
 
-def _inline(text):
-    """The marks of Markdown in a text as markup."""
+def _inline(text: str) -> pages.Html:
+    """Markup of a text with `*` and backticks of Markdown."""
     marked = re.sub(r"\*(\S(?:[^*]*[^*\s])?)\*", r"<em>\1</em>", html.escape(text))
     return pages.Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", marked))
 
@@ -252,26 +249,26 @@ def _inline(text):
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
-def full_name(experiment, split):
+def full_name(experiment: Experiment, split: int) -> str:
     """Name of an evaluation in file names."""
     return f"{experiment.slug}_s{split}" if split else experiment.slug
 
 
-def plotted_together(experiments):
-    """Name -> the analysed experiments of one plot: trained and held-out categories with as many shots."""
-    together = {}
+def plotted_together(experiments: Iterable[Experiment]) -> dict[str, list[Experiment]]:
+    """Name -> the analysed experiments of one plot: train and novel categories with the same number of shots."""
+    together: dict[str, list[Experiment]] = {}
     for experiment in experiments:
         if experiment.by_number():
             together.setdefault(experiment.model or f"{experiment.shots}shot", []).append(experiment)
     return together
 
 
-def confusion_names(part):
+def confusion_names(part: Evaluated) -> list[str]:
     """Categories in the order of the confusion matrix."""
     return [part.class_name(str(category)) for category in part.analysis["confusion"]["category_ids"]]
 
 
-def confusion_matrix(part, kind):
-    """[c, c] in percent, NaN where nothing is known."""
+def confusion_matrix(part: Evaluated, kind: str) -> np.ndarray:
+    """[c, c] in percent, NaN where two categories are never in one image."""
     rows = part.analysis["confusion"][kind]["matrix"]
     return 100 * np.array([[np.nan if value is None else value for value in row] for row in rows], float)

@@ -1,60 +1,66 @@
-"""The report of one evaluation or of many: tables beside the paper's metrics, examples, plots, CSV and JSON.
+"""The report of one evaluation or several: tables beside the published results, examples, plots, CSV and JSON.
 
-`write_report` takes the folders of finished evaluations (category splits, trained and held-out categories, numbers of
-shots) and makes of them what the paper shows: Table 1, Tables A2 to A6, Figures 5 and A1. Scores are in percent.
+`write_report` takes the folders of finished evaluations (category splits, train and novel categories, numbers of shots)
+and writes the paper's Table 1, Tables A2 to A6, Figures 5 and A1. Scores are in percent.
 """
 
 import csv
 import io
 import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.dataset import CocoDataset
+from ..evaluation.coco_scores import METRICS
 from ..io import files
 from ..visualize import pages
-from . import gallery, plots
-from .experiments import read_experiments
-from .published import MEAN, METRICS
-from .tables import (
-    CLASS_COLUMNS,
-    as_html,
-    as_markdown,
-    confusion_matrix,
-    confusion_names,
-    contents,
-    full_name,
-    heading_of,
-    plotted_together,
-    split_name,
-)
+from . import gallery, plots, tables
+from .experiments import Evaluated, Experiment, Line, read_experiments
+from .published import MEAN
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
 REPORT_FILE, PAGE_FILE = "report.md", "report.html"
 
-_EXAMPLES, _THRESHOLD = 12, 0.5  # how many, and the score from which on detections are drawn
+_EXAMPLES, _THRESHOLD = 12, 0.5  # number of examples, and minimum score of their detections
 _EXAMPLES_TEXT = """\
 From left to right: the references, the detections in the first run with a score of {threshold:g} or more, the ground
-truth. Blue: found, the boxes overlap by half or more. Orange: a false detection, or an instance that was missed. Grey:
-a crowd. Of each category shown, the queries are the best and the worst by the F-measure of this matching.
+truth. Blue: found, the boxes overlap by half or more. Orange: a false detection, or a missed instance. Grey: a crowd.
+Of each category shown, the queries are the best and the worst by the F-measure of this matching.
 """
 
 
-def write_report(folders, out, dataset=None, *, limit=_EXAMPLES, threshold=_THRESHOLD):
-    """Write tables and plots of evaluations, and a page to read with all of them and examples as pictures.
+def write_report(
+    folders: Iterable[str | os.PathLike],
+    out: str | os.PathLike,
+    dataset: CocoDataset | None = None,
+    *,
+    limit: int = _EXAMPLES,
+    threshold: float = _THRESHOLD,
+) -> list[Path]:
+    """Write tables and plots of evaluations, and a page with all of them and examples as images.
 
     Args:
-        folders: of finished evaluations, each with settings.json, scores.json and perhaps analysis.json: splits,
-            trained and held-out categories, shots, in any order.
-        out: folder to write to; files of the same names are replaced.
-        dataset: the CocoDataset that the evaluations were made on, for the examples; None leaves them out. Pictures
-            and records may be missing, the page says so then.
+        folders: of finished evaluations (`evaluate` with a folder): splits, train and novel categories, shots, in any
+            order.
+        out: folder to write to; replaces files of the same names.
+        dataset: the CocoDataset of the evaluations, for the examples; None leaves them out. If image files or records
+            are missing, the page says so.
         limit: number of examples, of all evaluations together.
-        threshold: score from which on detections are drawn in examples.
+        threshold: minimum score of the detections in examples.
 
     Returns:
-        list of the paths written: report.html, report.md, metrics.csv, per_class.csv, and where the evaluations were
-        analysed by_number.csv, confusion_*.csv; report.json; then the plots (PNG).
+        list of the paths written: report.html, report.md, metrics.csv, per_class.csv, and where the evaluations
+        have an analysis by_number.csv, confusion_*.csv; report.json; then the plots (PNG).
 
     Raises:
         ValueError: the evaluations cannot be read or do not belong together (`experiments.read_experiments`),
@@ -62,9 +68,9 @@ def write_report(folders, out, dataset=None, *, limit=_EXAMPLES, threshold=_THRE
     """
     experiments = read_experiments(folders)
     out = files.writable_folder(out)
-    sections = contents(experiments)
+    sections = tables.contents(experiments)
     texts = {
-        REPORT_FILE: as_markdown(sections),
+        REPORT_FILE: tables.as_markdown(sections),
         "metrics.csv": _csv(metric_rows(experiments)),
         "per_class.csv": _csv(class_rows(experiments)),
         "by_number.csv": _csv(number_rows(experiments)),
@@ -81,14 +87,14 @@ def write_report(folders, out, dataset=None, *, limit=_EXAMPLES, threshold=_THRE
     files.write_json(paths[-1], _as_json(experiments), indent=1)
     paths += _write_plots(experiments, out)
     shown = [] if dataset is None else [_examples(experiments, dataset, limit, threshold)]
-    pages.write_page(out / PAGE_FILE, "Evaluation", as_html(sections, out, shown))
+    pages.write_page(out / PAGE_FILE, "Evaluation", tables.as_html(sections, out, shown))
     return [out / PAGE_FILE, *paths]
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def metric_rows(experiments):
+def metric_rows(experiments: Iterable[Experiment]) -> list[Row]:
     """Every metric as a dict: model, shots, categories, split, kind, metric, mean, interval, published,
     published_interval, run_0, run_1, ...; None where there is none."""
     rows = []
@@ -100,7 +106,7 @@ def metric_rows(experiments):
     return rows
 
 
-def _metric_row(experiment, line, kind, name, known):
+def _metric_row(experiment: Experiment, line: Line, kind: str, name: str, known: tuple[float, float] | None) -> Row:
     mean, interval = experiment.metric(line, kind, name)
     row = _keys(experiment) | {"split": line, "kind": kind, "metric": name, "mean": mean, "interval": interval}
     row["published"], row["published_interval"] = known or (None, None)
@@ -110,26 +116,26 @@ def _metric_row(experiment, line, kind, name, known):
     return row | {f"run_{number}": value for number, value in enumerate(runs)}
 
 
-def class_rows(experiments):
+def class_rows(experiments: Iterable[Experiment]) -> list[Row]:
     """Every category of every experiment as a dict: its AP and AP50 with intervals, boxes and masks."""
     rows = []
     for experiment in experiments:
         for entry in experiment.classes():
             row = _keys(experiment) | {"splits": " ".join(map(str, entry["splits"]))}
             row |= {key: entry[key] for key in ("category_id", "name", "num_instances")}
-            for kind, name in CLASS_COLUMNS:
+            for kind, name in tables.CLASS_COLUMNS:
                 mean, interval = entry[kind][name] if kind in entry else (None, None)
                 row |= {f"{kind}_{name}": mean, f"{kind}_{name}_interval": interval}
             rows.append(row)
     return rows
 
 
-def number_rows(experiments):
+def number_rows(experiments: Iterable[Experiment]) -> list[Row]:
     """Every bin of instance numbers of every analysed experiment as a dict."""
     rows = []
     for experiment in experiments:
         table = experiment.by_number()
-        for index, name in enumerate(table["bins"] if table else ()):
+        for index, name in enumerate(table.get("bins", ())):
             row = _keys(experiment) | {"instances": name, "num_queries": table["num_queries"][index]}
             for kind in experiment.kinds:
                 for metric in ("AP50", "AP"):
@@ -139,19 +145,19 @@ def number_rows(experiments):
     return rows
 
 
-def _keys(experiment):
+def _keys(experiment: Experiment) -> Row:
     return {"model": experiment.model, "shots": experiment.shots, "categories": experiment.categories}
 
 
 # ---- examples --------------------------------------------------------------------------------------------------------
 
 
-def _examples(experiments, dataset, limit, threshold):
+def _examples(experiments: Sequence[Experiment], dataset: CocoDataset, limit: int, threshold: float) -> pages.Html:
     """The section of examples, `limit` of all evaluations together."""
     evaluations = [(e, split, part) for e in experiments for split, part in e.evaluations.items()]
     parts = [" ".join(_EXAMPLES_TEXT.format(threshold=threshold).split())]
     for experiment, split, part in evaluations:
-        heading = f"{heading_of(experiment)}, {split_name(split)}"
+        heading = f"{tables.heading_of(experiment)}, {tables.split_name(split)}"
         try:
             found = gallery.examples(part.folder, dataset, limit=-(-limit // len(evaluations)), threshold=threshold)
             shown = [pages.section(one.title, pages.image_grid([one.cells]), level=4) for one in found]
@@ -165,7 +171,7 @@ def _examples(experiments, dataset, limit, threshold):
 # ---- CSV and JSON ----------------------------------------------------------------------------------------------------
 
 
-def _csv(rows):
+def _csv(rows: list[Row]) -> str:
     """Rows as CSV text with a header; "" without rows."""
     if not rows:
         return ""
@@ -176,9 +182,9 @@ def _csv(rows):
     return text.getvalue()
 
 
-def _confusion_csv(part, kind):
+def _confusion_csv(part: Evaluated, kind: str) -> str:
     """The matrix with its histogram as last row."""
-    text, names, confusion = io.StringIO(), confusion_names(part), part.analysis["confusion"][kind]
+    text, names, confusion = io.StringIO(), tables.confusion_names(part), part.analysis["confusion"][kind]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["searched \\ found", *names])
     for name, row in zip(names, confusion["matrix"], strict=True):
@@ -187,7 +193,7 @@ def _confusion_csv(part, kind):
     return text.getvalue()
 
 
-def _as_json(experiments):
+def _as_json(experiments: Sequence[Experiment]) -> dict[str, Any]:
     evaluations = [part for experiment in experiments for part in experiment.evaluations.values()]
     return {
         "evaluations": [{"folder": part.folder, "settings": part.settings, **part.counts} for part in evaluations],
@@ -200,11 +206,11 @@ def _as_json(experiments):
 # ---- plots -----------------------------------------------------------------------------------------------------------
 
 
-def _write_plots(experiments, out):
-    figures = {}
+def _write_plots(experiments: Sequence[Experiment], out: Path) -> list[Path]:
+    figures: dict[str, Figure] = {}
     for experiment in experiments:
         figures[f"per_class_{experiment.slug}.png"] = _class_plot(experiment)
-    for name, of_plot in plotted_together(experiments).items():
+    for name, of_plot in tables.plotted_together(experiments).items():
         figures[f"by_number_{name}.png"] = _number_plot(of_plot)
     for slug, part, kind in _confusions(experiments):
         figures[f"confusion_{slug}_{kind}.png"] = _confusion_plot(part, kind)
@@ -213,7 +219,7 @@ def _write_plots(experiments, out):
     return [out / name for name in figures]
 
 
-def _class_plot(experiment):
+def _class_plot(experiment: Experiment) -> "Figure":
     entries = experiment.classes()
     scores = {kind: list(zip(*(entry[kind]["AP50"] for entry in entries), strict=True)) for kind in experiment.kinds}
     return plots.plot_classes(
@@ -221,8 +227,9 @@ def _class_plot(experiment):
     )
 
 
-def _number_plot(experiments):
-    series, counts = [], {}
+def _number_plot(experiments: Sequence[Experiment]) -> "Figure":
+    series: list[tuple] = []
+    counts = {}
     for experiment in experiments:
         table, label = experiment.by_number(), f"{experiment.categories} categories"
         counts[label] = table["num_queries"]
@@ -231,10 +238,10 @@ def _number_plot(experiments):
     return plots.plot_by_number(table["bins"], series, counts=counts, title=f"AP50 by number of instances: {what}")
 
 
-def _confusions(experiments):
-    """(slug, Evaluated, iou type) of every confusion matrix there is."""
+def _confusions(experiments: Iterable[Experiment]) -> list[tuple[str, Evaluated, str]]:
+    """(slug, Evaluated, iou type) of every confusion matrix."""
     return [
-        (full_name(experiment, split), part, kind)
+        (tables.full_name(experiment, split), part, kind)
         for experiment in experiments
         for split, part in experiment.evaluations.items()
         if part.analysis
@@ -242,14 +249,16 @@ def _confusions(experiments):
     ]
 
 
-def _confusion_plot(part, kind):
+def _confusion_plot(part: Evaluated, kind: str) -> "Figure":
     confusion = part.analysis["confusion"][kind]
     model, shots, categories = part.experiment
     where = f", split {part.split}" if part.split else ""
     title = f"Confusion, {model or f'{shots}-shot'}, {categories} categories{where}: {plots.KINDS[kind]}"
     histogram, intervals = _in_percent(confusion["histogram"]), _in_percent(confusion["histogram_interval"])
-    return plots.plot_confusion(confusion_names(part), confusion_matrix(part, kind), histogram, intervals, title=title)
+    return plots.plot_confusion(
+        tables.confusion_names(part), tables.confusion_matrix(part, kind), histogram, intervals, title=title
+    )
 
 
-def _in_percent(values):
+def _in_percent(values: Iterable[float | None]) -> list[float | None]:
     return [None if value is None else 100 * value for value in values]
