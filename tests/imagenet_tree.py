@@ -1,4 +1,4 @@
-"""Small ImageNet trees for tests: pictures of noise, each class with a colour of its own."""
+"""Small ImageNet trees for tests: images of noise, each class with a colour of its own."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from PIL import Image
 
 TRAINED = ("n01440764", "n01443537", "n01484850")  # tench, goldfish, great white shark: the first of the 687
 EXCLUDED = ("n02391049", "n07753592")  # zebra, banana
-SIZES = ((48, 64), (40, 33))  # heights and widths of pictures, in turn
+SIZES = ((48, 64), (40, 33))  # heights and widths of images, in turn
 
 
 def write_tree(root, wnids=TRAINED + EXCLUDED, *, train=6, val=3):
-    """Write `train` and `val` pictures of each class below `root`; returns it as a Path."""
+    """Write `train` and `val` images of each class below `root`; returns it as a Path."""
     for subset, count in (("train", train), ("val", val)):
         for index, wnid in enumerate(wnids):
             folder = Path(root) / subset / wnid

@@ -20,7 +20,7 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def pictures(tree):
+def images(tree):
     return imagenet.find_images(tree, "train", 687, partial=True)
 
 
@@ -57,18 +57,18 @@ def test_another_number_of_classes_is_an_error():
 # ---- folders -----------------------------------------------------------------------------------------------------
 
 
-def test_pictures_of_trained_classes_are_found(pictures, tree):
-    assert len(pictures) == 18 and pictures.num_classes == 687
-    np.testing.assert_array_equal(pictures.labels, np.repeat([0, 1, 2], 6))
-    assert pictures.names[6] == "n01443537/n01443537_0.JPEG"
-    assert pictures.image_reference(6) == str(tree / "train" / "n01443537" / "n01443537_0.JPEG")
-    assert pictures.left_out == imagenet_tree.EXCLUDED and len(pictures.missing) == 684
-    assert "18 images of 3 classes; left out, because COCO has them too: 2 classes" in pictures.summary()
+def test_images_of_trained_classes_are_found(images, tree):
+    assert len(images) == 18 and images.num_classes == 687
+    np.testing.assert_array_equal(images.labels, np.repeat([0, 1, 2], 6))
+    assert images.names[6] == "n01443537/n01443537_0.JPEG"
+    assert images.image_reference(6) == str(tree / "train" / "n01443537" / "n01443537_0.JPEG")
+    assert images.left_out == imagenet_tree.EXCLUDED and len(images.missing) == 684
+    assert "18 images of 3 classes; left out, because COCO has them too: 2 classes" in images.summary()
 
 
 def test_all_classes_take_the_others_in(tree):
-    pictures = imagenet.find_images(tree, "train", 1000, partial=True)
-    assert sorted(set(pictures.labels.tolist())) == [0, 1, 2, 340, 954] and pictures.left_out == ()
+    images = imagenet.find_images(tree, "train", 1000, partial=True)
+    assert sorted(set(images.labels.tolist())) == [0, 1, 2, 340, 954] and images.left_out == ()
 
 
 def test_missing_classes_are_named(tree):
@@ -86,19 +86,19 @@ def test_a_whole_set_is_complete(tmp_path):
     for wnid in wordnet_ids():
         (tmp_path / "train" / wnid).mkdir(parents=True)
         (tmp_path / "train" / wnid / f"{wnid}_1.JPEG").touch()
-    pictures = imagenet.find_images(tmp_path, "train", 687)
-    assert pictures.missing == () and len(pictures.left_out) == 313
-    np.testing.assert_array_equal(pictures.labels, np.arange(687))
+    images = imagenet.find_images(tmp_path, "train", 687)
+    assert images.missing == () and len(images.left_out) == 313
+    np.testing.assert_array_equal(images.labels, np.arange(687))
 
 
-def test_other_files_and_folders_are_no_pictures(tree, caplog):
+def test_other_files_and_folders_are_not_images(tree, caplog):
     folder = tree / "train" / "n01440764"
     for name in ("notes.txt", "._n01440764_0.JPEG"):
         (folder / name).write_text("")
     Image.new("RGB", (9, 9)).save(folder / "z.png")
     (tree / "train" / "cats").mkdir()
-    pictures = imagenet.find_images(tree, "train", 687, partial=True)
-    assert len(pictures) == 19 and pictures.names[6] == "n01440764/z.png"
+    images = imagenet.find_images(tree, "train", 687, partial=True)
+    assert len(images) == 19 and images.names[6] == "n01440764/z.png"
     assert "1 folders are no classes of ILSVRC-2012: cats" in caplog.text
 
 
@@ -120,25 +120,25 @@ def test_trees_of_another_form_are_explained(tree, tmp_path):
 # ---- samples -----------------------------------------------------------------------------------------------------
 
 
-def test_a_pass_has_each_picture_once_in_an_order_of_its_own(pictures):
-    crops = imagenet.RandomCrops(pictures, SIZE, seed=3)
+def test_a_pass_has_each_image_once_in_an_order_of_its_own(images):
+    crops = imagenet.RandomCrops(images, SIZE, seed=3)
     passes = [[crops.image_of(number) for number in range(start, start + 18)] for start in (0, 18)]
     assert sorted(passes[0]) == sorted(passes[1]) == list(range(18)) and passes[0] != passes[1]
-    other = imagenet.RandomCrops(pictures, SIZE, seed=4)
+    other = imagenet.RandomCrops(images, SIZE, seed=4)
     assert [other.image_of(number) for number in range(18)] != passes[0]
 
 
-def test_a_sample_depends_on_seed_and_number_alone(pictures):
-    crops = imagenet.RandomCrops(pictures, SIZE, seed=3)
+def test_a_sample_depends_on_seed_and_number_alone(images):
+    crops = imagenet.RandomCrops(images, SIZE, seed=3)
     expected = [crops[number] for number in range(40)]
-    again = pickle.loads(pickle.dumps(imagenet.RandomCrops(pictures, SIZE, seed=3)))  # as a worker process has it
+    again = pickle.loads(pickle.dumps(imagenet.RandomCrops(images, SIZE, seed=3)))  # as a worker process has it
     for number in (39, 0, 21, 7):
         sample = again[number]
         np.testing.assert_array_equal(sample.image, expected[number].image)
-        assert sample.label == expected[number].label == pictures.labels[crops.image_of(number)]
+        assert sample.label == expected[number].label == images.labels[crops.image_of(number)]
         assert sample.image.shape == (SIZE, SIZE, 3) and sample.image.dtype == np.uint8
-    same_picture = next(number for number in range(18, 36) if crops.image_of(number) == crops.image_of(0))
-    assert (expected[same_picture].image != expected[0].image).any()
+    same_image = next(number for number in range(18, 36) if crops.image_of(number) == crops.image_of(0))
+    assert (expected[same_image].image != expected[0].image).any()
 
 
 def test_random_boxes_lie_inside_and_vary_as_they_should():
@@ -150,7 +150,7 @@ def test_random_boxes_lie_inside_and_vary_as_they_should():
     assert 0.72 < ratios.min() < 0.8 and 1.25 < ratios.max() < 1.37
 
 
-def test_a_picture_too_narrow_for_a_random_box_gives_its_middle():
+def test_an_image_too_narrow_for_a_random_box_gives_its_middle():
     assert imagenet.random_box((10, 400), np.random.default_rng(0)) == (0, 195, 10, 205)
 
 
@@ -174,8 +174,8 @@ def test_half_of_the_crops_are_mirrored(tmp_path):
     assert 20 < sum(rising) < 40
 
 
-def test_validation_goes_through_the_pictures_and_fills_up(pictures):
-    crops = imagenet.CentreCrops(pictures, SIZE)
+def test_validation_goes_through_the_images_and_fills_up(images):
+    crops = imagenet.CentreCrops(images, SIZE)
     assert [crops[number].label for number in (0, 6, 17, 18, 40)] == [0, 1, 2, imagenet.NO_LABEL, imagenet.NO_LABEL]
     assert crops.image_of(17) == crops.image_of(40) == 17
     np.testing.assert_array_equal(crops[5].image, crops[5].image)
@@ -191,8 +191,8 @@ def test_a_batch_is_molded_like_the_detector_s():
 
 
 @pytest.mark.parametrize("devices, rows", [(1, 3), (2, 4), (4, 4), (5, 5)])
-def test_a_last_batch_holds_what_devices_need_to_share_it(pictures, devices, rows):
-    crops = imagenet.CentreCrops(pictures, SIZE)
+def test_a_last_batch_holds_what_devices_need_to_share_it(images, devices, rows):
+    crops = imagenet.CentreCrops(images, SIZE)
     batch = imagenet.make_crop_batch(
         [crops[number] for number in range(15, 20)], TinyConfig().replace(GPU_COUNT=devices)
     )
@@ -200,17 +200,17 @@ def test_a_last_batch_holds_what_devices_need_to_share_it(pictures, devices, row
     assert batch["input_label"].tolist() == [2, 2, 2, -1, -1][:rows]
 
 
-def test_a_broken_picture_is_named(tree, pictures):
+def test_a_broken_image_is_named(tree, images):
     broken = tree / "train" / "n01443537" / "n01443537_2.JPEG"
     broken.write_bytes(broken.read_bytes()[:300])
-    crops = imagenet.RandomCrops(pictures, SIZE, seed=0)
+    crops = imagenet.RandomCrops(images, SIZE, seed=0)
     number = next(number for number in range(18) if crops.image_of(number) == 8)
     with pytest.raises(RuntimeError, match="n01443537_2.JPEG: the image cannot be read"):
         crops[number]
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
-def test_pictures_of_other_modes_are_taken(pictures, tree, mode):
+def test_images_of_other_modes_are_taken(images, tree, mode):
     path = tree / "train" / "n01440764" / "n01440764_0.JPEG"
     Image.new(mode, (20, 30)).save(path, "JPEG" if mode in ("L", "CMYK") else "PNG")  # ImageNet has a PNG named .JPEG
-    assert imagenet.CentreCrops(pictures, SIZE)[0].image.shape == (SIZE, SIZE, 3)
+    assert imagenet.CentreCrops(images, SIZE)[0].image.shape == (SIZE, SIZE, 3)

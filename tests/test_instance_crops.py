@@ -1,4 +1,4 @@
-"""Instances as pictures to classify: which there are, how they are cut, and what a numbered sample depends on."""
+"""Instances as images to classify: which there are, how they are cut, and what a numbered sample depends on."""
 
 import subprocess
 import sys
@@ -85,13 +85,13 @@ def test_fewer_than_two_classes(tmp_path, content, data):
 
 
 @pytest.fixture
-def picture():
+def image():
     """uint8 [40, 60, RGB], noise of 100 to 199 in all channels."""
     return np.random.default_rng(0).integers(100, 200, (40, 60, 3), dtype=np.uint8)
 
 
-def test_a_box_of_the_size_is_cut_out(picture):
-    np.testing.assert_array_equal(padded_box(picture, (4, 10, 36, 42), 32), picture[4:36, 10:42])
+def test_a_box_of_the_size_is_cut_out(image):
+    np.testing.assert_array_equal(padded_box(image, (4, 10, 36, 42), 32), image[4:36, 10:42])
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_a_box_of_the_size_is_cut_out(picture):
         ((0, 0, 5, 32), (13, 18), (0, 32)),  # an odd number of rows: the smaller half of the padding is above
     ],
 )
-def test_padding_keeps_the_aspect(picture, box, rows, columns):
+def test_padding_keeps_the_aspect(image, box, rows, columns):
     y1, x1, y2, x2 = box
-    crop = padded_box(picture, box, 32)
+    crop = padded_box(image, box, 32)
     inner = np.zeros((32, 32), bool)
     inner[slice(*rows), slice(*columns)] = True
     assert crop.dtype == np.uint8 and not crop[~inner].any()
-    np.testing.assert_array_equal(crop[inner].reshape(y2 - y1, x2 - x1, 3), picture[y1:y2, x1:x2])
+    np.testing.assert_array_equal(crop[inner].reshape(y2 - y1, x2 - x1, 3), image[y1:y2, x1:x2])
 
 
 def test_boxes_are_enlarged_and_shrunk_to_the_size():
@@ -174,7 +174,7 @@ def test_a_training_sample_depends_on_seed_and_number_alone(data):
 
 
 def test_training_samples_are_moved_a_little_and_every_other_one_mirrored(tmp_path):
-    """Of a picture whose red grows to the right and whose green grows downwards."""
+    """Of an image whose red grows to the right and whose green grows downwards."""
     content = coco_tree.write_tree(tmp_path)
     rows, columns = np.indices(coco_tree.SIZE)
     image = np.stack([columns, rows, np.full_like(rows, 255)], axis=-1).astype(np.uint8)
@@ -206,7 +206,7 @@ def test_a_tiny_box_is_not_moved_below_a_pixel(tmp_path, content):
 
 
 @pytest.mark.parametrize("kind", ["training", "validation"])
-def test_a_picture_that_cannot_be_read_is_named(tmp_path, data, kind):
+def test_an_image_that_cannot_be_read_is_named(tmp_path, data, kind):
     instances = InstanceCrops(data, "some")
     path = tmp_path / "val2017" / "000000000020.png"
     path.write_bytes(path.read_bytes()[:2000])

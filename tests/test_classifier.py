@@ -1,12 +1,10 @@
-"""Pre-training of the backbone, and its command line."""
+"""The classifier, its recipe and its training."""
 
 import dataclasses
 import json
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import coco_tree
 import h5py
@@ -14,7 +12,6 @@ import imagenet_tree
 import keras
 import numpy as np
 import pytest
-from scripts import load_script
 
 from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
 from siamese_mrcnn_tf.modeling import network
@@ -43,11 +40,6 @@ RECIPE = Recipe(epochs=2, steps_per_epoch=3, learning_rate=1.0, size=32)
 @pytest.fixture
 def tree(tmp_path):
     return imagenet_tree.write_tree(tmp_path / "set")
-
-
-@pytest.fixture(scope="module")
-def command():
-    return load_script("samples/imagenet/pretrain.py")
 
 
 # ---- recipe ------------------------------------------------------------------------------------------------------
@@ -189,7 +181,7 @@ def test_a_run_writes_the_backbone_and_its_history(finished):
     assert [row["epoch"] for row in history] == [1, 2]
     assert set(history[0]) >= {"loss", "cross_entropy", "top1", "val_loss", "val_cross_entropy", "val_top1"}
     assert history[1]["cross_entropy"] < history[0]["cross_entropy"]
-    decay = history[1]["val_loss"] - history[1]["val_cross_entropy"]  # nothing but the 9 pictures counts
+    decay = history[1]["val_loss"] - history[1]["val_cross_entropy"]  # nothing but the 9 images counts
     assert 0 < decay < 0.2
     assert {path.name for path in folder.iterdir()} == {
         *("imagenet_687.h5", "state.json", "history.csv", "tensorboard"),
@@ -235,7 +227,7 @@ def test_a_run_is_not_resumed_with_other_samples(finished, tmp_path):
         pretrain(classifier, CONFIG, RECIPE, train, None, folder, resume=True, progress=False)
 
 
-def test_a_broken_picture_stops_the_run_and_is_named(tree, tmp_path):
+def test_a_broken_image_stops_the_run_and_is_named(tree, tmp_path):
     (tree / "train" / "n01440764" / "n01440764_3.JPEG").write_bytes(b"\xff\xd8\xff nothing")
     train = imagenet.find_images(tree, "train", 687, partial=True)
     classifier = build_classifier(CONFIG, 687)
@@ -245,7 +237,7 @@ def test_a_broken_picture_stops_the_run_and_is_named(tree, tmp_path):
 
 @pytest.fixture(scope="module")
 def instances(tmp_path_factory):
-    """(instances of training, instances of validation) of generated pictures."""
+    """(instances of training, instances of validation) of generated images."""
     root = tmp_path_factory.mktemp("instances")
     coco_tree.write_tree(root, subset="train", num_images=8)
     return [InstanceCrops(coco_tree.load(root, subsubset=part, val_images=3), "drawn_s1") for part in ("train", "val")]
@@ -269,7 +261,7 @@ def with_pyramid(instances, tmp_path_factory):
     return path, history, classifier, rates
 
 
-def test_instances_are_learned_with_adam_and_a_falling_rate(with_pyramid):
+def test_instances_are_learned_with_adam_and_a_decaying_rate(with_pyramid):
     path, history, classifier, rates = with_pyramid
     assert isinstance(classifier.optimizer, keras.optimizers.Adam) and classifier.optimizer.global_clipnorm is None
     assert (classifier.optimizer.beta_1, classifier.optimizer.beta_2) == (0.9, TinyConfig.ADAM_BETA_2)
@@ -357,143 +349,3 @@ def test_a_resumed_run_is_the_same_as_one_that_was_not_stopped(tree, tmp_path):
     assert whole == parts
     files = [(tmp_path / name / "imagenet_687.h5").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]
-
-
-# ---- command line ------------------------------------------------------------------------------------------------
-
-
-def test_help_does_not_start_tensorflow():
-    probe = (
-        "import sys, runpy\nsys.argv = ['pretrain.py', '--help']\ntry:\n"
-        f" runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\nexcept SystemExit:\n pass\n"
-        "sys.exit('keras' in sys.modules)"
-    )
-    finished = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert all(option in finished.stdout for option in ("--data", "--classes", "--resume", "--devices"))
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ((), "expected --data (folder of ImageNet, with train/ and val/) or --dataset (COCO-format)"),
-        (("--data", "{tree}", "--dataset", "{tree}"), "expected --data (folder of ImageNet, with train/ and val/) or"),
-        (("--dataset", "nowhere"), "nowhere/annotations: no such folder"),
-        (("--data", "nowhere"), "nowhere/train: no such folder"),
-        (("--data", "{tree}"), "684 of the 687 classes have no image"),
-        (("--data", "{tree}", "--partial", "--batch", 10, "--devices", 4), "cannot be shared evenly by 4 devices"),
-        (("--data", "{tree}", "--partial", "--config", "huge"), "configuration 'huge'"),
-        (("--resume", "nowhere"), "nowhere: no run to resume there"),
-    ],
-)
-def test_what_the_user_can_mend_is_said(command, capsys, tree, arguments, message):
-    assert command.main([str(argument).format(tree=tree) for argument in arguments]) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("option, value", [("--learning-rate", "0"), ("--learning-rate", "x"), ("--size", "8")])
-def test_impossible_numbers_are_refused(command, capsys, option, value):
-    with pytest.raises(SystemExit):
-        command.main(["--data", "d", option, value])
-    assert f"got '{value}'" in capsys.readouterr().err
-
-
-def test_a_folder_with_a_run_is_not_begun_again(command, capsys, tree, finished):
-    assert command.main(["--data", str(tree), "--partial", "--out", str(finished[0])]) == 2
-    assert "holds a run already; resume it (--resume)" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_command_stops_on_two_devices_and_goes_on(tree, tmp_path):
-    out = tmp_path / "out"
-    (tmp_path / "config.json").write_text('{"BASE": "tiny", "OPTIMIZER": "sgd"}')
-    begin = ["--data", tree, "--out", out, "--partial", "--config", tmp_path / "config.json", "--size", 32]
-    begin += ["--batch", 4, "--epochs", 1]
-    process = _start(*begin, "--steps", 12, "--save-every", 1, "--devices", 2, "--learning-rate", 0.5)
-    deadline = time.monotonic() + 60
-    while not (out / "state.json").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, text = process.communicate(timeout=600)
-    assert process.returncode == 130, text
-    assert "stopped in epoch 1 after step" in text and f"--resume {out}" in text
-    assert "left out, because COCO has them too: 2 classes" in text
-    process = _start("--resume", out, "--devices", 1)
-    said, text = process.communicate(timeout=600)
-    assert process.returncode == 0, text
-    assert "trained to epoch 1" in said and str(out / "imagenet_687.h5") in said
-    assert json.loads((out / "config.json").read_text())["GPU_COUNT"] == 1
-    assert loading.load_weights(network.build_layers(TinyConfig()), out / "imagenet_687.h5").loaded
-
-
-@pytest.mark.slow
-def test_the_command_trains_on_the_instances_of_a_data_set(command, capsys, tmp_path):
-    coco_tree.write_tree(tmp_path / "drawn", subset="train", num_images=8)
-    settings = {"BASE": "tiny", "TARGET_MIN_DIM": 32, "TARGET_MAX_DIM": 32, **SMALL}
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    arguments = ["--dataset", tmp_path / "drawn", "--split", 1, "--config", tmp_path / "config.json", "--batch", 4]
-    arguments += ["--steps", 1, "--epochs", 1, "--val-images", 3, "--out", tmp_path / "run"]
-    assert command.main([str(argument) for argument in arguments]) == 0
-    said, text = capsys.readouterr()
-    # of the 8 and 6 instances in 4 and 3 annotated images, 3 and 2 are of the class that split 1 holds out
-    assert "train2017: 5 instances of 2 classes" in text and "train2017: 4 instances of 2 classes" in text
-    written = tmp_path / "run" / "drawn_s1.h5"
-    assert f"The backbone is in {written}" in said and "of the validation pictures right" in said
-    report = loading.load_weights(network.build_layers(TinyConfig().replace(**SMALL)), written)
-    assert "fpn_p2/kernel" in report.loaded and not report.unused
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (config["OPTIMIZER"], config["TRAIN_BN"], config["IMAGES_PER_GPU"]) == ("adam", None, 4)
-    state = json.loads((tmp_path / "run" / "state.json").read_text())
-    assert state["settings"]["size"] == 32 and state["settings"]["classes"] == 2
-    assert state["stage"]["learning_rate"] == 0.004 and state["stage"]["decay_to"] == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--data", "d", "--split", "1"), "--split: does not go with --data"),
-        (("--data", "d", "--val-images", "3"), "--val-images: does not go with --data"),
-        (("--dataset", "d", "--classes", "771"), "--classes: does not go with --dataset"),
-        (("--dataset", "d", "--partial"), "--partial: does not go with --dataset"),
-    ],
-)
-def test_options_of_the_other_kind_of_pictures_are_refused(command, capsys, tmp_path, arguments, message):
-    assert command.main([*arguments, "--out", str(tmp_path)]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_what_the_command_trains_by_default(command):
-    """The recipe goes with the optimizer, the size of a crop with the pictures."""
-
-    def chosen(*arguments):
-        options = command.build_parser().parse_args(arguments)
-        config, recipe = command.chosen_recipe(options)
-        return recipe, config.BATCH_SIZE
-
-    adam = dataclasses.replace(recipe_of(TinyConfig()), size=TinyConfig.TARGET_MAX_DIM)
-    assert adam.decay == "cosine"
-    assert chosen("--data", "d") == (Recipe(), 256)
-    assert chosen("--dataset", "d") == (Recipe(size=96), 256)
-    assert chosen("--dataset", "d", "--config", "tiny") == (adam, 32)
-    assert chosen("--data", "d", "--config", "tiny") == (dataclasses.replace(adam, size=224), 32)
-    given = ("--epochs", "3", "--steps", "5", "--learning-rate", "0.5", "--size", "40", "--batch", "7", "--seed", "2")
-    expected = dataclasses.replace(adam, epochs=3, steps_per_epoch=5, learning_rate=0.5, size=40, seed=2)
-    assert chosen("--dataset", "d", "--config", "tiny", *given) == (expected, 7)
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ((), "imagenet_687"),
-        (("--classes", "771"), "imagenet_771"),
-        (("--dataset", "some/where/drawn/"), "drawn"),
-        (("--dataset", "drawn", "--split", "3"), "drawn_s3"),
-    ],
-)
-def test_weights_are_named_after_what_they_are_of(command, arguments, name):
-    assert command.name_of(command.build_parser().parse_args(arguments)) == name
-
-
-def _start(*arguments):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
