@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: models are built once a worker, by the first test that needs them."""
 
 import collections
+import dataclasses
 import os
 import pathlib
 
@@ -109,6 +110,38 @@ def training_tree(tmp_path_factory):
 def training_parts(training_tree):
     """(training data, validation data): 5 of the annotated images and the last 2."""
     return coco_tree.load(training_tree, subsubset="train"), coco_tree.load(training_tree, subsubset="val")
+
+
+@pytest.fixture
+def short_training(monkeypatch):
+    """Runs in this process take one step an epoch and one epoch a call, and are not compiled, which takes longer.
+
+    TensorFlow computes in the same order each time only as long as the test lasts.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.config import disable_op_determinism
+
+    from siamese_mrcnn_tf.model import SiameseMaskRCNN
+    from siamese_mrcnn_tf.training.trainer import Trainer
+
+    train, run = SiameseMaskRCNN.train, Trainer.run
+
+    def train_an_epoch(self, *arguments, **named):
+        return train(self, *arguments, **named | {"epochs": self.epoch + 1})
+
+    def run_eagerly(self, *arguments):
+        validation = min(self.settings.validation_steps, 1)
+        self.settings = dataclasses.replace(self.settings, steps_per_epoch=1, validation_steps=validation)
+        tf.config.run_functions_eagerly(True)
+        try:
+            run(self, *arguments)
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+    monkeypatch.setattr(SiameseMaskRCNN, "train", train_an_epoch)
+    monkeypatch.setattr(Trainer, "run", run_eagerly)
+    yield
+    disable_op_determinism()
 
 
 @pytest.fixture

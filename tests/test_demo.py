@@ -32,18 +32,17 @@ def scenes(tmp_path_factory):
 
 
 @pytest.fixture
-def short_demo(scenes, monkeypatch):
-    """The demo with a tiny network and two steps of each training on the small tree; takes the output folder."""
+def short_demo(scenes, short_training, monkeypatch):
+    """The demo with a smaller network and a step of each training on the small tree; takes the output folder."""
     small = type("TinyConfig", (TinyConfig,), conftest.MICRO | {"NAME": TinyConfig.NAME, "DETECTION_MAX_INSTANCES": 5})
     monkeypatch.setitem(config.CONFIGS, "tiny", small)
     monkeypatch.setattr(demo, "TinyConfig", small)
     for module in (demo, shapes):
         monkeypatch.setattr(module, "find_dataset", lambda name: scenes)
     monkeypatch.setattr(demo, "_VAL_IMAGES", "8")
-    monkeypatch.setattr(demo, "_RECIPES", {"shapes": ["--epochs", "1", "--steps", "2"]})
+    monkeypatch.setattr(demo, "_RECIPES", {"shapes": ["--epochs", "1"]})
     whole = demo.train_command
-    shorter = ["--epochs", "1", "--steps", "2", "--val-steps", "1"]
-    monkeypatch.setattr(demo, "train_command", lambda *arguments: whole(*arguments) + shorter)
+    monkeypatch.setattr(demo, "train_command", lambda *arguments: [*whole(*arguments), "--epochs", "1"])
     return lambda out: main(["demo", "--out", str(out), "--images", "4", "--runs", "2", "--debug"])
 
 
@@ -53,17 +52,17 @@ def test_the_demo_runs_resumes_and_repeats(short_demo, tmp_path, capsys):
     page = tmp_path / "first" / "index.html"
     assert str(page) in capsys.readouterr().out
     text = page.read_text()
-    for part in ("random boxes", "five references", "held-out", "--stages shapes", "Pre-training", "data:image/jpeg"):
+    for part in ("random boxes", "five references", "novel", "--stages shapes", "Pre-training", "data:image/jpeg"):
         assert part in text
-    figures = json.loads((tmp_path / "first" / "figures.json").read_text())
-    assert figures["random-boxes"]["seen"]["boxes"][0] >= 0
-    assert set(figures["1-shot"]) == {"seen", "held-out"} and set(figures["1-shot"]["seen"]) == {"boxes", "masks"}
+    figures = json.loads((tmp_path / "first" / "metrics.json").read_text())
+    assert figures["random-boxes"]["train"]["boxes"][0] >= 0
+    assert set(figures["1-shot"]) == {"train", "novel"} and set(figures["1-shot"]["train"]) == {"boxes", "masks"}
 
-    (tmp_path / "first" / "figures.json").unlink()
+    (tmp_path / "first" / "metrics.json").unlink()
     assert short_demo(tmp_path / "first") == 0  # all steps are done: only the page is made again
-    again = json.loads((tmp_path / "first" / "figures.json").read_text())
+    again = json.loads((tmp_path / "first" / "metrics.json").read_text())
     assert short_demo(tmp_path / "second") == 0
-    other = json.loads((tmp_path / "second" / "figures.json").read_text())
+    other = json.loads((tmp_path / "second" / "metrics.json").read_text())
     for found in (again, other):
         assert {**found, "seconds": None} == {**figures, "seconds": None}
 
@@ -112,7 +111,7 @@ def searched(scenes):
 @pytest.mark.slow
 def test_bundled_weights_find_categories_they_were_not_trained_on_and_heed_the_reference(searched, tmp_path):
     dataset, coco, search = searched
-    parts = dict(zip(("seen", "held-out"), split_classes(dataset.num_classes - 1, 1), strict=True))
+    parts = dict(zip(("train", "novel"), split_classes(dataset.num_classes - 1, 1), strict=True))
     right, wrong = search(WEIGHTS), search(WEIGHTS, control="present")
     for class_ids in parts.values():
         found, misled = (

@@ -24,7 +24,7 @@ _PLACES = re.compile(rf"{re.escape(str(ROOT))}/|/(?:home|root|Users|tmp|var)/|\b
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(short_training, tmp_path, monkeypatch):
     """An empty working directory; what a notebook changes in this process is undone."""
     logger = logging.getLogger("siamese_mrcnn_tf")
     level = logger.level

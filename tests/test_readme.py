@@ -177,7 +177,6 @@ def test_no_snippet_is_overlooked(path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly` option is set")
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_all_snippets_run(path, workplace):
     for snippet in snippets_of(path):
@@ -461,15 +460,11 @@ def small_weights(tmp_path_factory):
 
 
 @pytest.fixture
-def small_settings(small_weights, monkeypatch):
+def small_settings(small_weights, short_training, monkeypatch):
     """Configurations, data sets and runs made small, under the names of the real ones."""
-    import tensorflow as tf
-
     from siamese_mrcnn_tf.cli import train as train_module
     from siamese_mrcnn_tf.data.dataset import CocoDataset
-    from siamese_mrcnn_tf.model import SiameseMaskRCNN
     from siamese_mrcnn_tf.training import distribution
-    from siamese_mrcnn_tf.training.trainer import Trainer
     from siamese_mrcnn_tf.weights import pretrained
 
     for name, kind in SMALL.items():
@@ -482,19 +477,3 @@ def small_settings(small_weights, monkeypatch):
     monkeypatch.setitem(CocoDataset.load_coco.__kwdefaults__, "val_images", 2)
     monkeypatch.setattr(distribution, "device_scope", lambda devices: contextlib.nullcontext())
     monkeypatch.setattr(distribution, "prepare_backend", lambda **settings: None)  # it would hold for later tests
-    train = SiameseMaskRCNN.train
-
-    def train_an_epoch(self, *arguments, **named):
-        return train(self, *arguments, **named | {"epochs": self.epoch + 1})
-
-    monkeypatch.setattr(SiameseMaskRCNN, "train", train_an_epoch)
-    run = Trainer.run
-
-    def run_eagerly(self, *arguments):
-        tf.config.run_functions_eagerly(True)  # to trace a graph takes far longer than these few steps
-        try:
-            run(self, *arguments)
-        finally:
-            tf.config.run_functions_eagerly(False)
-
-    monkeypatch.setattr(Trainer, "run", run_eagerly)
