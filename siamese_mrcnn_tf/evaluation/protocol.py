@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,6 @@ from .queries import Detections, Detector, OneShotDetector, Query, queries_of
 from .records import Folder, Record, Records, RecordWriter, Settings, Shard, merge_records, read_records
 from .references import MismatchedReferenceSampler, Queries, RandomReferenceSampler, Reference, Sampler, classes_in
 from .settings import EvaluationSettings, complete_settings, require_counts
-
-__all__ = ["Evaluation", "EvaluationSettings", "evaluate", "merge", "rescore"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +69,8 @@ def evaluate(
     Args:
         detector: SiamesePredictor; or a queries.Detector such as queries.RandomBoxes.
         dataset: IndexedCocoDataset with indices built; references are drawn from all of it.
-        coco: the `pycocotools.coco.COCO` of its annotation file.
-        settings: EvaluationSettings; the defaults if None.
+        coco: of its annotation file.
+        settings: the defaults if None.
         sampler: function (image id, class id, run, shots) -> references that replaces the random draws
             (`references.ReplayReferenceSampler`); a reference is (image id, annotation index) or a crop uint8
             [h, w, RGB].
@@ -85,9 +83,6 @@ def evaluate(
             another.
         progress: show a progress bar.
         changes: fields of EvaluationSettings that replace those of `settings`.
-
-    Returns:
-        Evaluation.
 
     Raises:
         ValueError: nothing to evaluate, a class without a usable reference, a missing image, or a folder with another
@@ -102,8 +97,15 @@ def evaluate(
     described = {"model": asked.name, **settings.to_dict(), "references": "given" if sampler else "drawn"}
     described |= _data_settings(dataset, queries, settings.class_ids) | {"config": asked.config.to_dict()}
     content = complete_settings(described, weights=weights)
-    recorder = _Recorder(asked, dataset, draw, settings)
-    records = _recorded(recorder, queries, content, folder, resume, shard, workers, progress)
+    mine = list(zip(content["images"], queries, strict=True))[shard[0] - 1 :: shard[1]]
+    recorder = _Recorder(asked, dataset, draw, settings, workers=workers, progress=progress)
+    if folder is None:
+        records = Records(content, dict(recorder.records(mine)))
+    else:
+        with RecordWriter(folder, content, shard, resume=resume) as writer:
+            for _, record in recorder.records(mine, writer.done):
+                writer.append(record)
+        records = read_records(folder)
     return Evaluation(records, _scored(records, coco, folder, progress) if shard[1] == 1 else None)
 
 
@@ -114,12 +116,9 @@ def rescore(
 
     Args:
         folder: of a whole evaluation, in one or several records files; or one of its files.
-        coco: the `pycocotools.coco.COCO` of its annotation file.
+        coco: of its annotation file.
         dataset: IndexedCocoDataset with indices built, to check the categories of the records; None skips the check.
         progress: show a progress bar.
-
-    Returns:
-        Evaluation.
 
     Raises:
         ValueError: no evaluation there, images are missing in it, or it is of another set.
@@ -182,14 +181,47 @@ def _queries_and_sampler(
 
 
 class _Recorder:
-    """Searches images and turns the detections into entries of records."""
+    """Searches images in threads and makes their records."""
 
     def __init__(
-        self, detector: Detector, dataset: IndexedCocoDataset, sampler: Sampler, settings: EvaluationSettings
+        self,
+        detector: Detector,
+        dataset: IndexedCocoDataset,
+        sampler: Sampler,
+        settings: EvaluationSettings,
+        *,
+        workers: int,
+        progress: bool,
     ) -> None:
         self._detector, self._dataset, self._sampler, self._settings = detector, dataset, sampler, settings
+        self._workers, self._progress = workers, progress
 
-    def entries(self, image_id: int, present: list[int]) -> list[dict[str, Any]]:
+    def records(
+        self, queries: list[tuple[int, tuple[int, list[int]]]], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Record]]:
+        """Yield (COCO image id, record) of the images that are not done, in their order.
+
+        Args:
+            queries: (COCO image id, (image id, [class ids])) of all images.
+            done: COCO image ids.
+        """
+        todo = [(coco_id, query) for coco_id, query in queries if coco_id not in done]
+        bar = {"desc": "evaluate", "unit": "image", "initial": len(queries) - len(todo), "total": len(queries)}
+        pool, waiting = ThreadPoolExecutor(self._workers, "evaluation"), iter(todo)
+        start = time.perf_counter()
+        try:
+            ahead: collections.deque = collections.deque()
+            for coco_id, _ in tqdm(todo, disable=not self._progress, **bar):
+                for _, query in itertools.islice(waiting, 2 * self._workers - len(ahead)):
+                    ahead.append(pool.submit(self._entries, *query))
+                entries = ahead.popleft().result()
+                end = time.perf_counter()
+                yield coco_id, {"image_id": coco_id, "seconds": round(end - start, 4), "queries": entries}
+                start = end
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _entries(self, image_id: int, present: list[int]) -> list[dict[str, Any]]:
         """The queries of an image's record (see `records`): the classes `present`, in all runs."""
         queries = [
             Query(self._settings.seed, run, class_id, self._references(image_id, class_id, run))
@@ -229,48 +261,6 @@ class _Recorder:
 
     def _coco_id(self, image_id: int) -> int:
         return int(self._dataset.image_info[image_id]["id"])
-
-
-def _recorded(
-    recorder: _Recorder,
-    queries: Queries,
-    settings: Settings,
-    folder: Folder | None,
-    resume: bool,
-    shard: Shard,
-    workers: int,
-    progress: bool,
-) -> Records:
-    """The Records of a shard; makes those that `folder` lacks."""
-    index, count = shard
-    mine = list(zip(settings["images"], queries, strict=True))[index - 1 :: count]
-    if folder is None:
-        return Records(settings, dict(_made(recorder, mine, set(), workers, progress)))
-    with RecordWriter(folder, settings, shard, resume=resume) as writer:
-        for _, record in _made(recorder, mine, writer.done, workers, progress):
-            writer.append(record)
-    return read_records(folder)
-
-
-def _made(
-    recorder: _Recorder, queries: list, done: set[int], workers: int, progress: bool
-) -> Iterator[tuple[int, Record]]:
-    """Yield (COCO image id, record) of the images that are not done, in their order."""
-    todo = [(coco_id, query) for coco_id, query in queries if coco_id not in done]
-    bar = {"desc": "evaluate", "unit": "image", "initial": len(queries) - len(todo), "total": len(queries)}
-    pool, waiting = ThreadPoolExecutor(workers, "evaluation"), iter(todo)
-    start = time.perf_counter()
-    try:
-        ahead: collections.deque = collections.deque()
-        for coco_id, _ in tqdm(todo, disable=not progress, **bar):
-            for _, query in itertools.islice(waiting, 2 * workers - len(ahead)):
-                ahead.append(pool.submit(recorder.entries, *query))
-            entries = ahead.popleft().result()
-            end = time.perf_counter()
-            yield coco_id, {"image_id": coco_id, "seconds": round(end - start, 4), "queries": entries}
-            start = end
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _data_settings(dataset: IndexedCocoDataset, queries: Queries, class_ids: Sequence[int] | None) -> dict[str, Any]:

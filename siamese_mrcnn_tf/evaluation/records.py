@@ -28,6 +28,7 @@ Settings = dict[str, Any]  # the content of settings.json
 Record = dict[str, Any]  # of an image
 Shard = tuple[int, int]  # (i, n), the part i of n, from 1
 
+_QUERY_KEYS = {"run", "category_id", "references", "detections"}
 _RECORDS_NAME = re.compile(r"records-(\d{4,})-of-(\d{4,})\.jsonl")
 
 
@@ -223,19 +224,16 @@ class _Lines:
                 if not line.endswith(b"\n"):
                     logger.warning("%s: line %d was cut short, its image is done again", path, number)
                     break
-                content = _parsed(line, f"{path}, line {number}")
-                if number == 1:
+                try:
+                    content = json.loads(line)
+                    image_id = None if number == 1 else _image_id(content)
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    raise ValueError(f"{path}, line {number}: not a record of an evaluation ({error!r})") from error
+                if image_id is None:
                     _require_header(content, header, path)
-                elif self.places.setdefault(_checked(content, f"{path}, line {number}"), self.end) != self.end:
-                    raise ValueError(f"{path}, line {number}: image {content['image_id']} was recorded before")
+                elif self.places.setdefault(image_id, self.end) != self.end:
+                    raise ValueError(f"{path}, line {number}: image {image_id} was recorded before")
                 self.end += len(line)
-
-
-def _parsed(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not a record of an evaluation ({error})") from error
 
 
 def _require_header(content: Any, header: dict[str, Any], path: Path) -> None:
@@ -245,14 +243,8 @@ def _require_header(content: Any, header: dict[str, Any], path: Path) -> None:
         raise ValueError(f"{path}: holds records of an evaluation with other settings than {SETTINGS_FILE} beside it")
 
 
-def _checked(record: Any, where: str) -> int:
-    """The image id of a record; raises ValueError unless it has the keys and types of a record."""
-    try:
-        for query in record["queries"]:
-            if not all(isinstance(query[key], int) for key in ("run", "category_id")):
-                raise TypeError("run and category_id: expected numbers")
-            if not all(isinstance(query[key], list) for key in ("references", "detections")):
-                raise TypeError("references and detections: expected lists")
-        return int(record["image_id"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: not a record of an evaluation ({error!r})") from error
+def _image_id(record: Any) -> int:
+    """The COCO image id of a record; an error if it lacks a key."""
+    if any(_QUERY_KEYS - query.keys() for query in record["queries"]):
+        raise KeyError(f"a query needs {', '.join(sorted(_QUERY_KEYS))}")
+    return int(record["image_id"])
