@@ -1,11 +1,13 @@
 """The one-shot evaluation protocol (paper, Algorithm 1).
 
 protocol: `evaluate`, `rescore` and `merge`.
-queries: what is asked of each image, and who answers: the model or random boxes.
+settings: `EvaluationSettings` and settings.json.
+queries: the queries of an image, and the detectors: the model or random boxes.
 references: samplers of references.
-records: the files that hold every query and its detections.
-coco_scores: COCOeval's metrics, and their mean and confidence interval over runs.
-analysis: metrics by category and by number of instances, and the confusion of categories.
+records: the files with all queries and their detections.
+coco_scores: COCOeval's metrics of each run, and over runs.
+intervals: means and confidence intervals.
+analysis: metrics by number of instances, and the confusion of categories.
 original: `evaluate_dataset`, the original's function.
 """
 

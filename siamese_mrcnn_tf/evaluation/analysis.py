@@ -73,7 +73,7 @@ def analyse(
     """Both analyses of all runs of an evaluation, with means and intervals, as plain values for a JSON file.
 
     Args:
-        coco: `pycocotools.coco.COCO` of the annotation file.
+        coco: of the annotation file.
         runs: iterable of the COCO results of each run; only one run is in memory at a time.
         image_ids, category_ids: COCO ids that were evaluated.
         iou_types: of "bbox" and "segm".
@@ -120,7 +120,7 @@ def match_queries(
     """The queries of one run, in order of image and category: every category in every image that has it.
 
     Args:
-        coco: `pycocotools.coco.COCO` of the annotation file.
+        coco: of the annotation file.
         results: list of COCO results; other images, other categories, and categories that are not in the image are
             left out.
         iou_type: "bbox" or "segm".

@@ -6,6 +6,7 @@ Boxes of the network are (y1, x1, y2, x2) in pixels; COCO's are [x, y, width, he
 import contextlib
 import dataclasses
 import io
+import itertools
 import logging
 import math
 import numbers
@@ -102,8 +103,8 @@ def score_records(
     """Score the records of a whole evaluation.
 
     Args:
-        coco: `pycocotools.coco.COCO` of the annotation file.
-        records: records.Records.
+        coco: of the annotation file.
+        records: of all images.
         has_masks: score masks too.
         image_ids: COCO ids of the images to score; None: all.
 
@@ -123,13 +124,15 @@ def score_records(
         chosen: dict[str, Any] = {"image_ids": images, "category_ids": categories}
         runs.append({iou_type: score(coco, results, iou_type=iou_type, **chosen) for iou_type in iou_types})
     scored = [record for record in records if wanted is None or record["image_id"] in wanted]
-    pairs = {kind: {name: mean_and_ci([run[kind].stats[name] for run in runs]) for name in METRICS} for kind in runs[0]}
+    mean: dict[str, dict[str, float]] = {kind: {} for kind in iou_types}
+    interval: dict[str, dict[str, float | None]] = {kind: {} for kind in iou_types}
+    for kind, name in itertools.product(iou_types, METRICS):
+        value, interval[kind][name] = mean_and_ci([run[kind].stats[name] for run in runs])
+        mean[kind][name] = -1.0 if value is None else value
     return EvaluationScores(
         runs=runs,
-        mean={
-            kind: {name: -1.0 if mean is None else mean for name, (mean, _) in pairs[kind].items()} for kind in pairs
-        },
-        interval={kind: {name: interval for name, (_, interval) in pairs[kind].items()} for kind in pairs},
+        mean=mean,
+        interval=interval,
         num_images=len(images),
         num_queries=sum(len(record["queries"]) for record in scored),
         num_results=num_results,
@@ -240,7 +243,7 @@ def score(
     result, or else the mask's.
 
     Args:
-        coco: `pycocotools.coco.COCO` of the annotation file.
+        coco: of the annotation file.
         results: list of COCO results as of `results_of`; other images or categories do not count.
         iou_type: "bbox" or "segm".
         image_ids, category_ids: COCO ids [n].

@@ -1,36 +1,43 @@
 """`evaluate_dataset`: the original's function of that name, for code and notebooks written for it.
 
-One run with references drawn as the original draws them. `protocol.evaluate` is the protocol with its runs, records
-and intervals.
+One run with references drawn as in the original. `protocol.evaluate` is the protocol with runs, records and intervals.
 """
 
-import contextlib
 import io
 import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
+from ..data.dataset import IndexedCocoDataset
 from ..data.references import get_one_target
-from .coco_scores import IOU_TYPES, coco_evaluation, coco_stats, results_of
+from .coco_scores import IOU_TYPES, Result, coco_evaluation, coco_stats, results_of
 from .queries import queries_of
+
+if TYPE_CHECKING:
+    from ..model import SiameseMaskRCNN
 
 
 def evaluate_dataset(
-    model,
-    dataset,
-    dataset_object,
-    eval_type="bbox",
-    dataset_type="coco",
-    limit=0,
-    image_ids=None,
-    class_index=None,
-    verbose=1,
-    random_detections=False,
-    return_results=False,
+    model: "SiameseMaskRCNN",
+    dataset: IndexedCocoDataset,
+    dataset_object: COCO,
+    eval_type: str | Sequence[str] = "bbox",
+    dataset_type: str = "coco",
+    limit: int = 0,
+    image_ids: Iterable[int] | None = None,
+    class_index: npt.ArrayLike | None = None,
+    verbose: int = 1,
+    random_detections: bool = False,
+    return_results: bool = False,
     *,
-    rng=None,
-):
+    rng: np.random.Generator | None = None,
+) -> COCOeval | None:
     """Search each image for each active class in it, references drawn by `get_one_target`, and score with COCOeval.
 
     Args:
@@ -39,10 +46,9 @@ def evaluate_dataset(
         dataset_object: the `pycocotools.coco.COCO` of its annotation file.
         eval_type: "bbox" or "segm", or a list of both.
         dataset_type: "coco".
-        limit: only the first so many images; 0 takes all.
-        image_ids: image ids [n] of the data set; None takes all.
-        class_index: places of the categories whose metrics are averaged, from 0 in order of category id (class ids
-            less 1); None takes all.
+        limit: only the first `limit` images; 0: all.
+        image_ids: image ids [n] of the data set; None: all.
+        class_index: indices of the categories to average over, from 0 in order of category id; None: all.
         verbose: 1 writes COCOeval's tables and the times to standard output, 2 shows progress too, 0 neither.
         random_detections: shift the detections at random (`SiameseMaskRCNN.detect`).
         return_results: return the COCOeval.
@@ -54,61 +60,65 @@ def evaluate_dataset(
 
     Raises:
         ValueError: an unknown type or index, nothing to search for, or a class without a usable reference.
+        RuntimeError: a query failed; names image and category.
     """
     eval_types = [eval_type] if isinstance(eval_type, str) else list(eval_type)
     categories = sorted(dataset_object.cats)
-    class_index = None if class_index is None else np.atleast_1d(np.asarray(class_index, int))
-    _check(eval_types, dataset_type, class_index, len(categories))
+    chosen = None if class_index is None else np.atleast_1d(np.asarray(class_index, int))
+    _check(eval_types, dataset_type, chosen, len(categories))
     rng = np.random.default_rng() if rng is None else rng
-    image_ids = [int(image_id) for image_id in (dataset.image_ids if image_ids is None else image_ids)]
-    image_ids = image_ids[:limit] if limit else image_ids
+    images = [int(image_id) for image_id in (dataset.image_ids if image_ids is None else image_ids)][: limit or None]
     start = time.perf_counter()
-    results, seconds = _search(model, dataset, image_ids, random_detections, rng, progress=verbose > 1)
-    chosen = {"image_ids": [dataset.image_info[image_id]["id"] for image_id in image_ids], "category_ids": categories}
+    results, seconds = _search(model, dataset, images, random_detections, rng, progress=verbose > 1)
+    coco_ids = [dataset.image_info[image_id]["id"] for image_id in images]
     for name in eval_types:
-        evaluation, table = coco_evaluation(dataset_object, results, iou_type=name, **chosen), io.StringIO()
-        coco_stats(evaluation, class_index=class_index, out=table)
+        evaluation = coco_evaluation(
+            dataset_object, results, iou_type=name, image_ids=coco_ids, category_ids=categories
+        )
+        table = io.StringIO()
+        coco_stats(evaluation, class_index=chosen, out=table)
         if verbose:
             tqdm.write(table.getvalue().rstrip("\n"))
     if verbose:
-        each = seconds / max(len(image_ids), 1)
-        tqdm.write(
-            f"Prediction time: {seconds:.1f} s, {each:.2f} s an image; in all {time.perf_counter() - start:.1f} s"
-        )
+        each, total = seconds / max(len(images), 1), time.perf_counter() - start
+        tqdm.write(f"Prediction time: {seconds:.1f} s, {each:.2f} s an image; in all {total:.1f} s")
     return evaluation if return_results else None
 
 
-def _search(model, dataset, image_ids, random_detections, rng, *, progress):
+def _search(
+    model: "SiameseMaskRCNN",
+    dataset: IndexedCocoDataset,
+    image_ids: list[int],
+    random_detections: bool,
+    rng: np.random.Generator,
+    *,
+    progress: bool,
+) -> tuple[list[Result], float]:
     """(COCO results of all queries, seconds spent in the network)."""
-    present, results, seconds = dict(queries_of(dataset)), [], 0.0
+    present, seconds = dict(queries_of(dataset)), 0.0
+    results: list[Result] = []
     for image_id in tqdm(image_ids, desc="evaluate", unit="image", disable=not progress):
         if image_id not in present:
             continue
-        image, coco_id = dataset.load_image(image_id), dataset.image_info[image_id]["id"]
+        image = dataset.load_image(image_id)
         for class_id in present[image_id]:
             targets = [
                 get_one_target(class_id, dataset, model.config, rng=rng) for _ in range(model.config.NUM_TARGETS)
             ]
             start = time.perf_counter()
-            with _naming(dataset, image_id, class_id):
-                found = model.detect([targets], [image], random_detections=random_detections, rng=rng)[0]
+            try:
+                found: Any = model.detect([targets], [image], random_detections=random_detections, rng=rng)[0]
+            except Exception as error:  # whatever the backend raises, a failed query must not go unnoticed
+                where = f"{dataset.image_reference(image_id)}, category {dataset.class_names[class_id]!r}"
+                raise RuntimeError(f"{where}: the query failed ({error})") from error
             seconds += time.perf_counter() - start
             masks = found["masks"] if model.config.MODEL == "mrcnn" else None
-            results += results_of(coco_id, dataset.class_info[class_id]["id"], found["rois"], found["scores"], masks)
+            ids = dataset.image_info[image_id]["id"], dataset.class_info[class_id]["id"]
+            results += results_of(*ids, found["rois"], found["scores"], masks)
     return results, seconds
 
 
-@contextlib.contextmanager
-def _naming(dataset, image_id, class_id):
-    """Context whose errors name image and class: a failed query must not pass in silence."""
-    try:
-        yield
-    except Exception as error:
-        where = f"{dataset.image_reference(image_id)}, category {dataset.class_names[class_id]!r}"
-        raise RuntimeError(f"{where}: the query failed ({error})") from error
-
-
-def _check(eval_types, dataset_type, class_index, num_categories):
+def _check(eval_types: list[str], dataset_type: str, class_index: np.ndarray | None, num_categories: int) -> None:
     unknown = [name for name in eval_types if name not in IOU_TYPES]
     if unknown or not eval_types:
         raise ValueError(f"eval_type = {eval_types}: expected {' or '.join(IOU_TYPES)}, or a list of both")

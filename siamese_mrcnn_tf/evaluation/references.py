@@ -57,21 +57,15 @@ class RandomReferenceSampler:
         Raises:
             NoReferenceError: names the class.
         """
-        first: dict[int, int] = {}
-        for image_id, present in queries:
-            for class_id in present:
-                first.setdefault(class_id, image_id)
-                self._check_images(image_id, class_id)
+        first = {class_id: image_id for image_id, present in reversed(queries) for class_id in present}
         for class_id, image_id in first.items():
+            if self._exclude and len(self._dataset.images_of(class_id)) == 1:
+                name, coco_id = self._dataset.class_names[class_id], self._dataset.image_info[image_id]["id"]
+                raise NoReferenceError(
+                    f"class {class_id} ({name}) is in image {coco_id} of {self._dataset.set_name} alone: there is no "
+                    "reference for it in other images; leave the class out, or take references from the query image too"
+                )
             self(image_id, class_id, 0, 1)
-
-    def _check_images(self, image_id: int, class_id: int) -> None:
-        if self._exclude and len(self._dataset.images_of(class_id)) == 1:
-            name, coco_id = self._dataset.class_names[class_id], self._dataset.image_info[image_id]["id"]
-            raise NoReferenceError(
-                f"class {class_id} ({name}) is in image {coco_id} of {self._dataset.set_name} alone: there is no "
-                "reference for it in other images; leave the class out, or take references from the query image too"
-            )
 
 
 class MismatchedReferenceSampler:

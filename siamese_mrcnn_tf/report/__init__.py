@@ -1,8 +1,8 @@
 """Reports of evaluations.
 
-writer: the report as a page, as Markdown and as tables.
-tables: what stands in a report.
-experiments: evaluation folders read back.
+writer: `write_report`: a page, Markdown, CSV, JSON and plots.
+tables: the sections and tables of a report.
+experiments: evaluation folders, grouped into experiments.
 gallery: examples with their references and ground truth.
 plots: plots by category, by number of instances, and of confusion.
 published: the paper's results.
