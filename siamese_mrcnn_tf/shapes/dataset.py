@@ -1,15 +1,14 @@
-"""The Shapes data set: seeded scenes of 20 categories of objects, on which one-shot learning shows within minutes.
-
-`outlines.py` has the categories, `scenes.py` the scenes; here they become data sets.
-"""
+"""The Shapes data set on disk: seeded scenes of 20 categories in COCO's layout."""
 
 import contextlib
 import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,27 +17,34 @@ from tqdm import tqdm
 from ..io.files import read_json, write_json
 from ..ops.boxes import extract_bboxes
 from .outlines import CATEGORIES
-from .scenes import MIN_SIZE, SceneJob, make_scene, write_picture, write_scene
+from .scenes import MIN_SIZE, SceneJob, make_scene, write_image, write_scene
 
-SHAPES = "shapes"  # what the commands call the standard data set
+SHAPES = "shapes"  # name of the standard data set on the command line
 FOLDER = Path("datasets") / SHAPES  # under the current folder
-GENERATOR_VERSION = "1"  # another one for every change of what a seed gives
-STANDARD = {"train": 8000, "val": 500, "size": 128, "seed": 0}  # of `ensure_standard`
+GENERATOR_VERSION = "1"  # changes whenever a seed gives other scenes
+STANDARD: dict[str, Any] = {"train": 8000, "val": 500, "size": 128, "seed": 0}  # of `ensure_standard`
 SPLITS = ("train", "val")
 SEGMENTATIONS = ("rle", "polygons")
 YEAR = 2017  # in the names of COCO's files
 
-_DESCRIPTION = "Shapes"  # in annotation files, by which they are known again
-_LEAST = {"train": 1, "val": 1, "size": MIN_SIZE, "seed": 0, "workers": 1}
-_LEAST_VARIED = MIN_SIZE * 4 // 3  # of a long side whose short side is 3/4 of it or more
-_LONG = 300  # scenes from which on a progress bar is shown
-_CHUNK = 16  # scenes given to a worker at once
-_IDS_PER_SCENE = 100  # more than a scene has objects, so that no id comes twice in both splits together
+_DESCRIPTION = "Shapes"  # in annotation files, to recognize them
+_MINIMUM = {"train": 1, "val": 1, "size": MIN_SIZE, "seed": 0, "workers": 1}
+_MINIMUM_VARIED = MIN_SIZE * 4 // 3  # of a long side whose short side is 3/4 of it or more
+_LONG = 300  # minimum number of scenes for a progress bar
+_CHUNK = 16  # scenes passed to a worker at once
+_IDS_PER_SCENE = 100  # more than a scene has objects, so that ids are unique over both splits
+
+Made = tuple[tuple[int, int], list[dict[str, Any]]]  # (height, width), annotations: as of `write_scene`
 
 
 # ---- data sets ---------------------------------------------------------------------------------------------------
-def ensure_standard(folder):
-    """The standard data set (`STANDARD`: square scenes, masks as RLE), made where it is missing or not complete.
+def find_dataset(name: str) -> str | Path:
+    """The folder of a data set: for "shapes" the standard one, made if it is missing; otherwise `name` itself."""
+    return ensure_standard(FOLDER) if name == SHAPES else name
+
+
+def ensure_standard(folder: str | Path) -> Path:
+    """Make the standard data set (`STANDARD`: square scenes, masks as RLE) if it is missing or incomplete.
 
     Args:
         folder: of the COCO tree.
@@ -47,11 +53,11 @@ def ensure_standard(folder):
         Path: `folder`.
 
     Raises:
-        ValueError: what is there was made by another version or with other parameters, or is another data set.
+        ValueError: the folder holds a set of another version, with other parameters, or another data set.
     """
     folder = Path(folder)
     expected = _info(**STANDARD, square=True, segmentation="rle")
-    present = [path for path in map(_annotation_path, [folder] * len(SPLITS), SPLITS) if path.exists()]
+    present = _present_annotations(folder)
     for path in present:
         _check_info(path, expected)
     if len(present) < len(SPLITS):
@@ -61,23 +67,33 @@ def ensure_standard(folder):
     return folder
 
 
-def write_coco(folder, *, train, val, size, seed, square=True, segmentation="rle", workers=1, progress=True):
+def write_coco(
+    folder: str | Path,
+    *,
+    train: int,
+    val: int,
+    size: int,
+    seed: int,
+    square: bool = True,
+    segmentation: str = "rle",
+    workers: int = 1,
+    progress: bool = True,
+) -> dict[str, int]:
     """Write scenes as a data set in COCO's layout.
 
-    `annotations/instances_train2017.json`, `train2017/000000000001.jpg`, and the same for val. Annotation files come
-    last: a tree that lacks one is not complete. A scene depends on `seed`, its split, its index, `size` and `square`
-    alone.
+    `annotations/instances_train2017.json`, `train2017/000000000001.jpg`, and the same for val. Annotation files are
+    written last: a tree without one of them is incomplete. A scene depends only on `seed`, its split, its index, `size`
+    and `square`.
 
     Args:
-        folder: of the tree; made where it is missing. A Shapes data set in it is replaced.
+        folder: of the tree; made if it is missing. A Shapes data set in it is replaced.
         train, val: number of scenes, at least 1.
         size: long side in pixels.
         seed: of all draws, 0 or more.
         square: False draws the short side between 3/4 and all of the long one.
         segmentation: "rle" is exact; "polygons" follows the borders of the pixels, and masks with holes stay RLE.
-        workers: number of processes that draw; 1 draws in this one. A script that asks for more needs the usual
-            `if __name__ == "__main__":`.
-        progress: show a bar on stderr when there are many scenes.
+        workers: number of processes that draw; 1 draws in this one. More need `if __name__ == "__main__":` in scripts.
+        progress: show a bar on stderr for many scenes.
 
     Returns:
         dict: split to number of annotations.
@@ -90,14 +106,14 @@ def write_coco(folder, *, train, val, size, seed, square=True, segmentation="rle
         raise ValueError(f"segmentation = {segmentation!r}: expected {' or '.join(SEGMENTATIONS)}")
     folder = Path(folder)
     _remove_annotations(folder)
-    least_side = size if square else size * 3 // 4
-    jobs, records = [], {}
+    min_side = size if square else size * 3 // 4
+    jobs, records = list[SceneJob](), dict[str, list[dict[str, Any]]]()
     for split, first_id in (("train", 1), ("val", 1 + train)):
         count = {"train": train, "val": val}[split]
         records[split] = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(first_id, first_id + count)]
         for index, record in enumerate(records[split]):
             path, key = folder / f"{split}{YEAR}" / record["file_name"], (seed, SPLITS.index(split), index)
-            jobs.append(SceneJob(path, key, least_side, size, segmentation == "polygons"))
+            jobs.append(SceneJob(path, key, min_side, size, segmentation == "polygons"))
     made = iter(_run(jobs, workers, progress))
     info = _info(train=train, val=val, size=size, seed=seed, square=square, segmentation=segmentation)
     contents = {split: _content(info, images, made) for split, images in records.items()}
@@ -106,11 +122,11 @@ def write_coco(folder, *, train, val, size, seed, square=True, segmentation="rle
     return {split: len(content["annotations"]) for split, content in contents.items()}
 
 
-def write_demo(folder, *, size, seed):
+def write_demo(folder: str | Path, *, size: int, seed: int) -> dict[str, tuple[int, int, int, int] | None]:
     """Write `scene.png` and `reference_<category>.png` for each category in it.
 
     Args:
-        folder: made where it is missing.
+        folder: made if it is missing.
         size: side of the scene in pixels.
         seed: of the scene, 0 or more.
 
@@ -119,16 +135,18 @@ def write_demo(folder, *, size, seed):
     """
     _check_arguments(seed=seed)
     scene = make_scene(np.random.default_rng(seed), size, size)
-    written = {"scene.png": None}
-    write_picture(Path(folder) / "scene.png", scene[0])
+    written: dict[str, tuple[int, int, int, int] | None] = {"scene.png": None}
+    write_image(Path(folder) / "scene.png", scene[0])
     for name, (crop, box) in reference_crops(*scene).items():
-        write_picture(Path(folder) / f"reference_{name}.png", crop)
+        write_image(Path(folder) / f"reference_{name}.png", crop)
         written[f"reference_{name}.png"] = box
     return written
 
 
-def reference_crops(image, masks, class_ids):
-    """The box of the largest object of each category in a scene.
+def reference_crops(
+    image: np.ndarray, masks: np.ndarray, class_ids: np.ndarray
+) -> dict[str, tuple[np.ndarray, tuple[int, int, int, int]]]:
+    """Crops of the largest object of each category in a scene.
 
     Args:
         image, masks, class_ids: as `make_scene` returns them.
@@ -137,22 +155,22 @@ def reference_crops(image, masks, class_ids):
         dict: category name to (crop uint8 [h, w, RGB], box (y1, x1, y2, x2) in pixels).
     """
     boxes, areas, crops = extract_bboxes(masks), masks.sum(axis=(0, 1)), {}
-    for index in np.argsort(areas):  # the largest comes last and stays
+    for index in np.argsort(areas):  # the largest is stored last
         y1, x1, y2, x2 = map(int, boxes[index])
         crops[CATEGORIES[class_ids[index] - 1]] = image[y1:y2, x1:x2], (y1, x1, y2, x2)
     return crops
 
 
 # ---- drawing in processes ----------------------------------------------------------------------------------------
-def _run(jobs, workers, progress):
-    """What `write_scene` returns for each job, in order."""
+def _run(jobs: list[SceneJob], workers: int, progress: bool) -> list[Made]:
+    """The results of `write_scene`, in order."""
     with contextlib.ExitStack() as stack:
         if workers == 1 or not _can_spawn():
-            made = map(write_scene, jobs)
+            made: Iterator[Made] = map(write_scene, jobs)
         else:
-            # fresh processes: those of a program that runs threads (TensorFlow's) cannot be forked safely
+            # fresh processes: a program with running threads (TensorFlow's) cannot be forked safely
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(min(workers, len(jobs)), context, cv2.setNumThreads, (1,))
+            pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _use_one_thread)
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             with _interruptions_held():
                 made = pool.map(write_scene, jobs, chunksize=_CHUNK)
@@ -160,9 +178,13 @@ def _run(jobs, workers, progress):
         return list(tqdm(made, desc="scenes", total=len(jobs), unit="scene", disable=quiet))
 
 
+def _use_one_thread() -> None:
+    cv2.setNumThreads(1)
+
+
 @contextlib.contextmanager
-def _interruptions_held():
-    """Hold Ctrl-C back for a while. Processes that start meanwhile never get it: their parent alone answers it."""
+def _interruptions_held() -> Iterator[None]:
+    """Block Ctrl-C in this process and in the processes that it starts meanwhile, which never receive it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -173,31 +195,35 @@ def _interruptions_held():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _can_spawn():
-    """Whether fresh processes can import the running program, as Python has them do; not one that came from stdin."""
+def _can_spawn() -> bool:
+    """Whether fresh processes can import the running program, which they cannot if it was read from stdin."""
     main_module = sys.modules["__main__"]
     path = getattr(main_module, "__file__", None)
     return path is None or main_module.__spec__ is not None or Path(path).exists()
 
 
-def _usable_cores():
+def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ---- annotation files --------------------------------------------------------------------------------------------
-def _annotation_path(folder, split):
+def _present_annotations(folder: Path) -> list[Path]:
+    return [path for path in (_annotation_path(folder, split) for split in SPLITS) if path.exists()]
+
+
+def _annotation_path(folder: Path, split: str) -> Path:
     return folder / "annotations" / f"instances_{split}{YEAR}.json"
 
 
-def _content(info, images, made):
-    """The content of one split's annotation file.
+def _content(info: dict[str, Any], images: list[dict[str, Any]], made: Iterator[Made]) -> dict[str, Any]:
+    """The content of a split's annotation file.
 
     Args:
-        info: what describes the data set.
+        info: description of the data set.
         images: ids and file names of the split's scenes.
-        made: iterator over what `write_scene` returned for them; it goes on with the next split.
+        made: iterator over the results of `write_scene` for them, and for the next split after them.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image in images:
         (image["height"], image["width"]), found = next(made)
         image["license"] = 1
@@ -213,34 +239,34 @@ def _content(info, images, made):
     }
 
 
-def _info(**parameters):
+def _info(**parameters: Any) -> dict[str, Any]:
     return {"description": _DESCRIPTION, "version": GENERATOR_VERSION, "year": YEAR, **parameters}
 
 
-def _read_info(path):
-    """The "info" of an annotation file, a dict, empty if it has none."""
+def _read_info(path: Path) -> dict[str, Any]:
+    """The "info" of an annotation file, empty if it has none."""
     content = read_json(path)
     info = content.get("info") if isinstance(content, dict) else None
     return info if isinstance(info, dict) else {}
 
 
-def _check_info(path, expected):
+def _check_info(path: Path, expected: dict[str, Any]) -> None:
     found = _read_info(path)
     for key, value in expected.items():
         if found.get(key) != value:
             raise ValueError(
                 f"{path}: info.{key} = {found.get(key)!r}, expected {value!r} as in the standard Shapes data set; "
-                "remove the folder to have it made anew, or name another"
+                "remove the folder to make it again, or choose another folder"
             )
 
 
-def _remove_annotations(folder):
-    """Remove a former data set's annotation files, which would vouch for pictures that are being replaced.
+def _remove_annotations(folder: Path) -> None:
+    """Remove the annotation files of an earlier Shapes data set, before its images are replaced.
 
     Raises:
         ValueError: an annotation file is of another data set; none is removed.
     """
-    paths = [path for path in (_annotation_path(folder, split) for split in SPLITS) if path.exists()]
+    paths = _present_annotations(folder)
     for path in paths:
         description = _read_info(path).get("description")
         if not str(description).startswith(_DESCRIPTION):
@@ -252,19 +278,8 @@ def _remove_annotations(folder):
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------
-def _check_arguments(*, square=True, **values):
+def _check_arguments(*, square: bool = True, **values: int) -> None:
     for name, value in values.items():
-        least = _LEAST_VARIED if name == "size" and not square else _LEAST[name]
-        if value < least:
-            raise ValueError(f"{name} = {value}: expected {least} or more")
-
-
-def find_dataset(name):
-    """The folder of a data set: for "shapes" the standard one, made now where it is missing; else what was named.
-
-    Raises:
-        ValueError: the standard folder holds something else.
-    """
-    if name != SHAPES:
-        return name
-    return ensure_standard(FOLDER)
+        minimum = _MINIMUM_VARIED if name == "size" and not square else _MINIMUM[name]
+        if value < minimum:
+            raise ValueError(f"{name} = {value}: expected {minimum} or more")

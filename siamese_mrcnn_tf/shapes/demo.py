@@ -1,48 +1,55 @@
 """The demo: pre-training, training and evaluation on the Shapes data set, and a page with the results."""
 
 import dataclasses
+import functools
 import shlex
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pycocotools.coco import COCO
 
 from ..config import TinyConfig
 from ..data.dataset import IndexedCocoDataset
 from ..evaluation import protocol
 from ..evaluation.queries import OneShotDetector, RandomBoxes
+from ..evaluation.settings import EvaluationSettings
 from ..io.files import read_json
 from ..predictor import SiamesePredictor
 from ..training.checkpoints import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of
 from .dataset import SHAPES, find_dataset
 from .demo_page import write_demo_page
 
-SEARCHES = {  # name -> how `protocol.evaluate` searches
+_Result = TypeVar("_Result")
+
+EVALUATIONS: dict[str, dict[str, Any]] = {  # name -> settings of `protocol.evaluate`
     "random-boxes": {},
     "1-shot": {},
     "5-shot": {"shots": 5},
     "control-present": {"control": "present"},
     "control-absent": {"control": "absent"},
 }
-MIN_CONFIDENCE = 0.05  # average precision counts all scores; the default cut of 0.7 is for pictures
+MIN_CONFIDENCE = 0.05  # average precision counts all scores; the default of 0.7 is for drawings
 
-_RECIPES = {"shapes": [], "shapes-long": ["--epochs", "40"]}  # stages -> further arguments of pretrain
-_VAL_IMAGES = "300"  # of the training scenes, to follow the losses on
-# Queries matched and scenes searched at once. In turns, medians of 3: batches of 8 took 0.65 of the time of one by one
-# (60 scenes), 12 with two workers 0.83 of that of 8 with one (150 scenes).
+_RECIPES = {"shapes": [], "shapes-long": ["--epochs", "40"]}  # stages -> further options of pretrain
+_VAL_IMAGES = "300"  # training scenes for the validation losses
+# Queries of a batch, and worker threads. Measured in turns, medians of 3: batches of 8 take 0.65 of the time of single
+# queries (60 scenes), 12 with two workers 0.83 of that of 8 with one (150 scenes).
 _BATCH, _WORKERS = 12, 2
 
 
 @dataclasses.dataclass(frozen=True)
 class DemoSettings:
-    """What the demo does.
+    """Settings of the demo.
 
     Attributes:
-        out: folder of all it writes.
+        out: folder for everything that it writes.
         seed: of weights and samples.
         split: category split, 1..4.
         stages: recipe, "shapes" or "shapes-long".
-        images: validation scenes to search; None for all.
+        images: number of validation scenes; None for all.
         runs: draws of references.
     """
 
@@ -55,16 +62,16 @@ class DemoSettings:
 
 
 def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) -> int:
-    """Run all steps; a step that is done is not repeated.
+    """Run all steps; a finished step is not repeated.
 
     Args:
-        settings: DemoSettings.
+        settings: of the demo.
         run_command: runs a command line, such as ["train", "--dataset", "shapes"]; returns its exit code.
 
     Returns:
         0, or the exit code of a step that was stopped or failed.
     """
-    out, seconds = Path(settings.out), {}
+    out, seconds = Path(settings.out), dict[str, float]()
     folder = timed(seconds, "data set", lambda: find_dataset(SHAPES))
     pretrained = out / "pretraining" / f"{SHAPES}_s{settings.split}.h5"
     log_dir = Path(log_dir_of(TinyConfig(), str(out / "logs")))
@@ -72,60 +79,55 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
         "pre-training": (pretrain_command(settings, pretrained.parent), pretrained.parent),
         "training": (train_command(settings, pretrained, out / "logs"), log_dir),
     }
-    for command, of_run in steps.values():
-        refuse_another_run(command, of_run)
-    for name, work in steps.items():
-        code = timed(seconds, name, lambda work=work: step(run_command, *work))
+    for command, run_folder in steps.values():
+        refuse_another_run(command, run_folder)
+    for name, (command, run_folder) in steps.items():
+        code = timed(seconds, name, functools.partial(run_step, run_command, command, run_folder))
         if code:
             print("the same command resumes the demo", file=sys.stderr)
             return code
     data = open_scenes(folder)
-    timed(seconds, "evaluation", lambda: search(settings, *data, log_dir, out))
+    timed(seconds, "evaluation", lambda: evaluate_all(settings, *data, log_dir, out))
     commands = [shlex.join(["siamese-mrcnn", *command]) for command, _ in steps.values()]
-    histories = {name: of_run / "history.csv" for name, (_, of_run) in steps.items()}
+    histories = {name: run_folder / "history.csv" for name, (_, run_folder) in steps.items()}
     page = write_demo_page(out, *data, commands=commands, histories=histories, seconds=seconds, split=settings.split)
     print(f"\nThe metrics, loss curves and examples are in {page}")
     return 0
 
 
 def pretrain_command(settings: DemoSettings, folder: Path) -> list[str]:
-    """["pretrain", argument, ...]"""
+    """The command line of pre-training, without the program."""
     command = ["pretrain", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny"]
     command += ["--val-images", _VAL_IMAGES, "--seed", str(settings.seed)]
     return [*command, *_RECIPES[settings.stages], "--out", str(folder)]
 
 
 def train_command(settings: DemoSettings, pretrained: Path, logs: Path) -> list[str]:
-    """["train", argument, ...]"""
+    """The command line of training, without the program."""
     command = ["train", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny"]
     command += ["--stages", settings.stages, "--model", str(pretrained)]
     command += ["--val-images", _VAL_IMAGES, "--seed", str(settings.seed)]
     return [*command, "--logs", str(logs)]
 
 
-def refuse_another_run(command, folder):
-    """Make sure that a run in `folder` is of this command: another seed or recipe would be taken for it.
-
-    Raises:
-        ValueError: it is of another one.
-    """
+def refuse_another_run(command: list[str], folder: Path) -> None:
+    """Raise ValueError if `folder` holds a run of another command, such as one with another seed or recipe."""
     if (folder / RUN_FILE).is_file():
         begun = read_json(folder / RUN_FILE)["arguments"]
         if begun != command:
             raise ValueError(f"{folder}: holds a run of {shlex.join(begun)}; choose another folder (--out)")
 
 
-def step(run_command, command, folder):
-    """Run a command, or resume it where its folder holds a run; its exit code."""
+def run_step(run_command: Callable[[list[str]], int], command: list[str], folder: Path) -> int:
+    """Run a command, or resume the run in its folder; returns the exit code."""
     if (folder / STATE_FILE).is_file():
         command = [command[0], "--resume", str(folder)]
     print(f"\n$ {shlex.join(['siamese-mrcnn', *command])}", file=sys.stderr)
     return run_command(command)
 
 
-def open_scenes(folder):
-    """(IndexedCocoDataset of the validation scenes, its pycocotools COCO)."""
-
+def open_scenes(folder: str | Path) -> tuple[IndexedCocoDataset, COCO]:
+    """The validation scenes and their annotations."""
     dataset = IndexedCocoDataset()
     annotations = dataset.load_coco(folder, "val", return_coco=True)
     dataset.prepare()
@@ -133,37 +135,32 @@ def open_scenes(folder):
     return dataset, annotations
 
 
-def search(settings, dataset, annotations, log_dir, out):
-    """Evaluate all that SEARCHES names, as far as it is not done."""
-
+def evaluate_all(
+    settings: DemoSettings, dataset: IndexedCocoDataset, annotations: COCO, log_dir: Path, out: Path
+) -> None:
+    """Run EVALUATIONS, or what is missing of them."""
     weights = find_last_checkpoint(log_dir)
     config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=MIN_CONFIDENCE)
-    searcher = OneShotDetector(SiamesePredictor(config, weights=weights), batch=_BATCH)
-    for name, how in SEARCHES.items():
-        print(f"\n{name}: {out / 'evaluation' / name}", file=sys.stderr)
+    detector = OneShotDetector(SiamesePredictor(config, weights=weights), batch=_BATCH)
+    about = {"split": settings.split, "category_set": "all", "protocol": "default", "subset": "val", "year": "2017"}
+    common: dict[str, Any] = {"runs": settings.runs, "limit": settings.images, "about": about}
+    for name, special in EVALUATIONS.items():
+        folder, is_random = out / "evaluation" / name, name == "random-boxes"
+        print(f"\n{name}: {folder}", file=sys.stderr)
         protocol.evaluate(
-            RandomBoxes() if name == "random-boxes" else searcher,
+            RandomBoxes() if is_random else detector,
             dataset,
             annotations,
-            runs=settings.runs,
-            limit=settings.images,
-            folder=out / "evaluation" / name,
+            EvaluationSettings(**common, **special),
+            folder=folder,
             resume=True,
             workers=_WORKERS,
-            weights=None if name == "random-boxes" else weights,
-            about={
-                "split": settings.split,
-                "category_set": "all",
-                "protocol": "default",
-                "subset": "val",
-                "year": "2017",
-            },
-            **how,
+            weights=None if is_random else weights,
         )
 
 
-def timed(seconds, name, work):
-    """The result of `work`; how long it took goes into the dict `seconds`."""
+def timed(seconds: dict[str, float], name: str, work: Callable[[], _Result]) -> _Result:
+    """The result of `work`; its duration is stored under `name` in `seconds`."""
     start = time.perf_counter()
     result = work()
     seconds[name] = time.perf_counter() - start

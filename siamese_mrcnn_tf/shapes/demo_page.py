@@ -1,8 +1,13 @@
-"""The page that the demo writes: figures, loss curves, examples."""
+"""The page that the demo writes: metrics, loss curves, examples."""
 
 import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from ..data.dataset import split_classes
+from pycocotools.coco import COCO
+
+from ..data.dataset import IndexedCocoDataset, split_classes
 from ..evaluation.coco_scores import over_categories, score_records
 from ..evaluation.intervals import mean_text
 from ..evaluation.protocol import SCORES_FILE
@@ -10,13 +15,13 @@ from ..evaluation.records import read_records
 from ..io import files
 from ..report.gallery import examples
 from ..visualize.diagnostics import plot_losses
-from ..visualize.pages import code, figure, image_grid, section, table, write_page
+from ..visualize.pages import Html, code, figure, image_grid, section, table, write_page
 
 PAGE_FILE, METRICS_FILE = "index.html", "metrics.json"
 KINDS = {"bbox": "boxes", "segm": "masks"}
-PARTS = ("seen", "held-out")  # categories
+PARTS = ("train", "novel")  # categories
 
-_ROWS = {  # evaluation -> what stands in the table
+_ROWS = {  # evaluation -> its name in the table
     "random-boxes": "random boxes: the right number of outlines of the right sizes, at random places",
     "1-shot": "one reference",
     "5-shot": "five references",
@@ -25,35 +30,49 @@ _ROWS = {  # evaluation -> what stands in the table
     "control-absent": "control: one reference, of a category that is not in the scene",
 }
 _SAME_SCENES = "1-shot, two categories"  # the right reference where control-present has a wrong one
-_THRESHOLD = 0.85  # score from which on detections are drawn
-_EXAMPLES = 12  # of the seen categories, and of the held-out ones
+_THRESHOLD = 0.85  # minimum score of detections that are drawn
+_EXAMPLES = 12  # of the train categories, and of the novel ones
 
 _INTRODUCTION = """\
-Siamese Mask R-CNN is shown a picture of a thing, and finds and segments every such thing in a scene, also things of
-categories that it was never trained on. Here that is tried on scenes drawn by a program: {seen} categories ("seen")
-were trained, {held_out} ("held-out") were in the training scenes as background only and never a reference.
+Siamese Mask R-CNN takes an image of an object, and finds and segments every object of that category in a scene, also
+for categories that it was never trained on. This demo shows that on scenes drawn by a program. The {train} train
+categories were searched for in training. The {novel} novel categories were part of the background in the training
+scenes and never a reference.
 """
-_FIGURES_TEXT = """\
+_METRICS_TEXT = """\
 COCO's average precision at an overlap of 0.5 (AP50), in percent, on {images} validation scenes: the mean of {runs}
-draws of references and its 95% interval. A network that ignores its reference scores as high with a wrong one as with
-the right one: the controls tell that apart.
+draws of references and its 95% interval. The controls use a wrong reference: a network that ignores its reference
+scores as high with it as with the right one.
 """
 _EXAMPLES_TEXT = """\
-From left to right: the references, what was found with a score of {threshold:g} or more, the ground truth. Blue: found.
-Orange: a false detection, or an instance that was missed. Of each category the best and the worst searches are shown.
+From left to right: the references, the detections with a score of {threshold:g} or more, the ground truth. Blue: found.
+Orange: a false detection, or an instance that was missed. Each category shows its best and its worst queries.
 """
 
+RunScores = dict[str, dict[str, dict[str, float]]]  # iou type -> category id as text -> {"AP50": ...}
+Scores = dict[str, list[RunScores]]  # evaluation -> runs
+Metrics = dict[str, dict[str, dict[str, tuple[float, float | None]]]]  # evaluation -> part -> "boxes" -> mean, interval
 
-def write_demo_page(out, dataset, annotations, *, commands, histories, seconds, split):
-    """Write the page and its figures as JSON.
+
+def write_demo_page(
+    out: Path,
+    dataset: IndexedCocoDataset,
+    annotations: COCO,
+    *,
+    commands: Iterable[str],
+    histories: Mapping[str, Path],
+    seconds: Mapping[str, float],
+    split: int,
+) -> Path:
+    """Write the page, and its metrics as JSON.
 
     Args:
         out: folder of the demo, with evaluation/.
-        dataset: IndexedCocoDataset that was searched.
+        dataset: IndexedCocoDataset of the evaluations.
         annotations: its `pycocotools.coco.COCO`.
-        commands: list of str, what was run.
-        histories: name of a run -> Path of its history.csv.
-        seconds: name of a step -> how long it took now.
+        commands: that were run.
+        histories: name of a run -> its history.csv.
+        seconds: name of a step -> its duration in this run.
         split: category split.
 
     Returns:
@@ -61,103 +80,85 @@ def write_demo_page(out, dataset, annotations, *, commands, histories, seconds, 
     """
     classes = dict(zip(PARTS, split_classes(dataset.num_classes - 1, split), strict=True))
     categories = {part: [dataset.class_info[class_id]["id"] for class_id in ids] for part, ids in classes.items()}
-    scores = class_scores(out, annotations)
-    figures = figures_of(scores, categories)
-    files.write_json(out / METRICS_FILE, figures | {"seconds": seconds}, indent=1)
+    scores = read_scores(out, annotations)
+    metrics = metrics_of(scores, categories)
+    files.write_json(out / METRICS_FILE, metrics | {"seconds": seconds}, indent=1)
     images = files.read_json(out / "evaluation" / "1-shot" / SCORES_FILE)["num_images"]
-    about = _FIGURES_TEXT.format(images=images, runs=len(scores["1-shot"]))
+    about = _METRICS_TEXT.format(images=images, runs=len(scores["1-shot"]))
+    times = table(["step", "seconds"], [[name, f"{value:.0f}"] for name, value in seconds.items()])
     sections = [
-        _INTRODUCTION.format(seen=len(classes["seen"]), held_out=len(classes["held-out"])),
-        section("Figures", about, figures_table(figures), *category_tables(scores["1-shot"], dataset, categories)),
-        section("Losses", *loss_curves(histories)),
+        _INTRODUCTION.format(**{part: len(ids) for part, ids in classes.items()}),
+        section("Metrics", about, metrics_table(metrics), *category_tables(scores["1-shot"], dataset, categories)),
+        section("Losses", *map(loss_curves, histories, histories.values())),
         *(section(f"Examples: {part} categories", *gallery(out, dataset, ids)) for part, ids in categories.items()),
-        section("How this was made", code("\n".join(commands)), table(["step", "seconds"], seconds_rows(seconds))),
+        section("How this was made", code("\n".join(commands)), times),
     ]
     write_page(out / PAGE_FILE, "Siamese Mask R-CNN on Shapes", sections)
     return out / PAGE_FILE
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------
-
-
-def class_scores(out, annotations):
-    """{evaluation: for each run {iou type: {category id as text: {"AP50": ...}}}} of the evaluations in `out`."""
+# ---- metrics ---------------------------------------------------------------------------------------------------------
+def read_scores(out: Path, annotations: COCO) -> Scores:
+    """The scores of each category, of the evaluations in `out`."""
     folders = {name: out / "evaluation" / name for name in _ROWS if name != _SAME_SCENES}
     runs = {name: files.read_json(folder / SCORES_FILE)["runs"] for name, folder in folders.items()}
-    records = read_records(folders["1-shot"])
     images = read_records(folders["control-present"]).settings["images"]
-    runs[_SAME_SCENES] = score_records(annotations, records, image_ids=images).to_dict()["runs"]
-    return {name: [{kind: _by_text(run["per_class"][kind]) for kind in KINDS} for run in runs[name]] for name in _ROWS}
+    runs[_SAME_SCENES] = score_records(annotations, read_records(folders["1-shot"]), image_ids=images).to_dict()["runs"]
+    return {name: [_class_scores(run["per_class"]) for run in runs[name]] for name in _ROWS}
 
 
-def figures_of(scores, categories):
-    """AP50 in percent: {evaluation: {part: {"boxes": [mean, interval], "masks": [...]}}}; of a part, the mean of it."""
+def _class_scores(per_class: Mapping[str, Mapping[Any, Any]]) -> RunScores:
+    return {kind: {str(category_id): scores for category_id, scores in per_class[kind].items()} for kind in KINDS}
+
+
+def metrics_of(scores: Scores, categories: Mapping[str, Sequence[int]]) -> Metrics:
+    """AP50 in percent, {evaluation: {part: {"boxes": [mean, interval], "masks": [...]}}}, the mean over a part."""
     return {
         name: {part: {what: _ap50(runs, kind, ids) for kind, what in KINDS.items()} for part, ids in categories.items()}
         for name, runs in scores.items()
     }
 
 
-def figures_table(figures):
+def metrics_table(metrics: Metrics) -> Html:
     """The table of all evaluations."""
     heads = ["searched with", *(f"{part}, {kind}" for part in PARTS for kind in KINDS.values())]
-    cells = {
-        name: [mean_text(mean, interval, digits=(1, 1)) for part in PARTS for mean, interval in parts[part].values()]
-        for name, parts in figures.items()
-    }
-    return table(heads, [[_ROWS[name], *row] for name, row in cells.items()])
+    rows = [
+        [_ROWS[name], *(mean_text(*pair, digits=(1, 1)) for part in PARTS for pair in parts[part].values())]
+        for name, parts in metrics.items()
+    ]
+    return table(heads, rows)
 
 
-def category_tables(runs, dataset, categories):
-    """Of each part the AP50 of every category with one reference, the mean of all draws."""
+def category_tables(
+    runs: list[RunScores], dataset: IndexedCocoDataset, categories: Mapping[str, Sequence[int]]
+) -> list[Html]:
+    """For each part a table with the AP50 of its categories with one reference, the mean of all draws."""
     names = {info["id"]: info["name"] for info in dataset.class_info}
     tables = []
     for part, ids in categories.items():
         rows = [[names[one], *(f"{_ap50(runs, kind, [one])[0]:.1f}" for kind in KINDS)] for one in ids]
         rows.sort(key=lambda row: float(row[1]), reverse=True)
-        tables.append(
-            table(["category", *KINDS.values()], rows, caption=f"AP50 of the {part} categories, one reference")
-        )
+        caption = f"AP50 of the {part} categories, one reference"
+        tables.append(table(["category", *KINDS.values()], rows, caption=caption))
     return tables
 
 
-def _ap50(runs, kind, category_ids):
-    """[mean, 95% interval] over runs of the mean over categories that there are instances of, in percent."""
-    ids = [str(category_id) for category_id in category_ids]
-    mean, interval = over_categories([run[kind] for run in runs], ids)
-    return [100 * mean, None if interval is None else 100 * interval]
+def _ap50(runs: list[RunScores], kind: str, category_ids: Iterable[int]) -> tuple[float, float | None]:
+    """Mean and 95% interval over runs of the mean over categories with instances, in percent."""
+    mean, interval = over_categories([run[kind] for run in runs], list(map(str, category_ids)))
+    return 100 * mean, None if interval is None else 100 * interval
 
 
-def _by_text(per_class):
-    return {str(category_id): scores for category_id, scores in per_class.items()}
+# ---- losses and examples ---------------------------------------------------------------------------------------------
+def loss_curves(name: str, path: Path) -> Html:
+    """The curves of a run, from its history.csv."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return figure(plot_losses(csv.DictReader(file), title=name.capitalize()), caption=name.capitalize())
 
 
-# ---- the rest --------------------------------------------------------------------------------------------------------
-
-
-def loss_curves(histories):
-    """The curves of each run."""
-    found = []
-    for name, path in histories.items():
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        found.append(figure(plot_losses(rows, title=name.capitalize()), caption=name.capitalize()))
-    return found
-
-
-def gallery(out, dataset, category_ids):
-    """Text and pictures of some searches."""
-    chosen = examples(
-        out / "evaluation" / "1-shot",
-        dataset,
-        limit=_EXAMPLES,
-        threshold=_THRESHOLD,
-        category_ids=set(category_ids),
-    )
+def gallery(out: Path, dataset: IndexedCocoDataset, category_ids: Iterable[int]) -> list[str]:
+    """Text and images of some queries."""
+    options: dict[str, Any] = {"limit": _EXAMPLES, "threshold": _THRESHOLD, "category_ids": set(category_ids)}
+    chosen = examples(out / "evaluation" / "1-shot", dataset, **options)
     shown = [part for one in chosen for part in (one.title, image_grid([one.cells]))]
     return [_EXAMPLES_TEXT.format(threshold=_THRESHOLD), *shown]
-
-
-def seconds_rows(seconds):
-    """Rows of the table of times."""
-    return [[name, f"{value:.0f}"] for name, value in seconds.items()]

@@ -1,17 +1,20 @@
-"""Outlines of the 20 categories of the Shapes data set, and stamps: one shape by itself, ready to be put on a scene.
+"""Outlines of the 20 categories of the Shapes data set, and stamps: one shape by itself, to be placed on a scene.
 
-An outline is a list of polygons that are painted one after the other, each adding to the shape or cutting from it.
-Categories differ by outline and structure alone (holes, spokes, notches, arms).
+An outline is a list of polygons that are painted in order, each adding to the shape or cutting from it. Categories
+differ by outline and structure alone (holes, spokes, notches, arms).
 """
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-# Class ids 1, 2, ... A category split holds out every fourth one, which is a column here: compact shapes
-# in each, and shapes of thin parts.
+Outline = list[tuple[np.ndarray, bool]]  # (corners [n, (x, y)], whether the polygon adds to the shape)
+
+# Class ids 1, 2, ... The novel categories of a split are a column here; each has compact and thin shapes.
 CATEGORIES = (
     "star", "disc", "square", "triangle",
     "heart", "arrow", "cross", "ring",
@@ -22,7 +25,7 @@ CATEGORIES = (
 
 RADIUS = (0.14, 0.28)  # of the circle around a shape before it is stretched, in short sides of the scene
 STRETCH = (0.85, 1.2)  # of a shape along one axis before it is turned
-MARGIN = 3  # pixels around a shape on its stamp, to see what it borders on
+MARGIN = 3  # pixels around a shape on its stamp, for the colors around it
 
 _SUPERSAMPLING = 4  # per axis, for smooth edges
 _SHIFT = 4  # fractional bits of the corners that OpenCV fills
@@ -30,16 +33,16 @@ _FINE = 72  # corners of a full circle
 
 
 # ---- stamps ------------------------------------------------------------------------------------------------------
-def make_stamp(rng, name, short_side):
+def make_stamp(rng: np.random.Generator, name: str, short_side: int) -> np.ndarray:
     """A shape of random size, stretch, rotation and handedness.
 
     Args:
-        rng: numpy.random.Generator.
+        rng: generator of the draws.
         name: out of CATEGORIES.
         short_side: of the scene, in pixels.
 
     Returns:
-        uint8 [side, side], how much of each pixel it covers, 0..255.
+        uint8 [side, side], coverage of each pixel, 0..255.
     """
     radius = rng.uniform(*RADIUS) * short_side
     stretch = rng.uniform(*STRETCH)
@@ -48,45 +51,45 @@ def make_stamp(rng, name, short_side):
     return draw(name, radius, stretch=stretch, angle=angle, mirror=mirror)
 
 
-def draw(name, radius, *, stretch=1.0, angle=0.0, mirror=1):
-    """A shape in the middle of a square picture that it fills but for MARGIN.
+def draw(name: str, radius: float, *, stretch: float = 1.0, angle: float = 0.0, mirror: int = 1) -> np.ndarray:
+    """A shape in the middle of a square image that it fills up to MARGIN.
 
     Args:
         name: out of CATEGORIES.
         radius: of the circle around it before it is stretched, in pixels.
         stretch: factor along its x axis.
-        angle: by which it is turned, in radians.
+        angle: rotation in radians.
         mirror: -1 flips left and right first, 1 does not.
 
     Returns:
-        uint8 [side, side], how much of each pixel it covers, 0..255.
+        uint8 [side, side], coverage of each pixel, 0..255.
     """
     side = 2 * (math.ceil(radius * max(stretch, 1)) + MARGIN)
     cosine, sine = math.cos(angle), math.sin(angle)
     scale = np.array([[stretch * mirror], [1.0]]) * radius * _SUPERSAMPLING
     turn = scale * np.array([[cosine, sine], [-sine, cosine]])
-    centre = side * _SUPERSAMPLING / 2 - 0.5  # OpenCV's whole numbers are middles of pixels
+    center = side * _SUPERSAMPLING / 2 - 0.5  # OpenCV's whole numbers are centers of pixels
     canvas = np.zeros((side * _SUPERSAMPLING,) * 2, np.uint8)
     for corners, adds in unit_outline(name):
-        fixed = np.around((corners @ turn + centre) * (1 << _SHIFT)).astype(np.int32)
+        fixed = np.around((corners @ turn + center) * (1 << _SHIFT)).astype(np.int32)
         cv2.fillPoly(canvas, [fixed], 255 if adds else 0, shift=_SHIFT)
     return cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)
 
 
 @functools.cache
-def unit_outline(name):
-    """The polygons of a category, moved and scaled so that the unit circle is the smallest around it.
+def unit_outline(name: str) -> tuple[tuple[np.ndarray, bool], ...]:
+    """The polygons of a category, moved and scaled so that the unit circle is their minimum enclosing circle.
 
     Returns:
-        tuple of (corners float [n, (x, y)], adds): y points down; adds is False where the polygon is cut out.
+        (corners float [n, (x, y)], adds): y points down; adds is False where the polygon is cut out.
     """
     outline = _OUTLINES[name]()
     (x, y), radius = cv2.minEnclosingCircle(_painted(outline))
     return tuple(((np.asarray(corners, float) - (x, y)) / radius, adds) for corners, adds in outline)
 
 
-def _painted(outline):
-    """Points on the border of what an outline paints, in its own unit: float32 [n, (x, y)]."""
+def _painted(outline: Outline) -> np.ndarray:
+    """Points on the border of a painted outline, in its own unit: float32 [n, (x, y)]."""
     scale = 200  # pixels a unit
     canvas = np.zeros((4 * scale, 4 * scale), np.uint8)
     for corners, adds in outline:
@@ -96,105 +99,105 @@ def _painted(outline):
 
 
 # ---- parts of outlines: corners float [n, (x, y)] ----------------------------------------------------------------
-def _arc(radius, start, stop, centre=(0.0, 0.0)):
+def _arc(radius: float, start: float, stop: float, center: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     """From one angle to another, in degrees clockwise from the right."""
     steps = max(2, math.ceil(_FINE * abs(stop - start) / 360) + 1)
     angles = np.radians(np.linspace(start, stop, steps))
-    return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * radius + centre
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * radius + center
 
 
-def _circle(radius, centre=(0.0, 0.0)):
-    return _arc(radius, 0, 360, centre)[:-1]
+def _circle(radius: float, center: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    return _arc(radius, 0, 360, center)[:-1]
 
 
-def _spokes(radii):
+def _spokes(radii: list[float]) -> np.ndarray:
     """Corners at even angles, the first at the top."""
     angles = np.arange(len(radii)) * (2 * math.pi / len(radii))
     return np.stack([np.sin(angles), -np.cos(angles)], axis=-1) * np.asarray(radii)[:, None]
 
 
-def _box(x1, y1, x2, y2):
+def _box(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
     return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], float)
 
 
-def _turned(corners, degrees):
+def _turned(corners: npt.ArrayLike, degrees: float) -> np.ndarray:
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.asarray(corners, float) @ np.array([[cosine, sine], [-sine, cosine]])
 
 
-def _mirrored(half):
-    """A closed outline from its right half, given from the top to the bottom."""
+def _mirrored(half: Sequence[tuple[float, float] | np.ndarray]) -> np.ndarray:
+    """A closed outline from its right half, from top to bottom."""
     return np.array([*half, *((-x, y) for x, y in half[::-1] if x)], float)
 
 
-def _solid(*polygons):
+def _solid(*polygons: np.ndarray) -> Outline:
     return [(polygon, True) for polygon in polygons]
 
 
-def _cut(outline, *holes):
+def _cut(outline: Outline, *holes: np.ndarray) -> Outline:
     return [*outline, *((hole, False) for hole in holes)]
 
 
 # ---- categories --------------------------------------------------------------------------------------------------
-def _cross():
+def _cross() -> Outline:
     return _solid(_box(-1, -0.34, 1, 0.34), _box(-0.34, -1, 0.34, 1))
 
 
-def _arrow():
+def _arrow() -> Outline:
     return _solid(_mirrored([(0, -1), (0.85, 0), (0.34, 0), (0.34, 1)]))
 
 
-def _heart():
+def _heart() -> Outline:
     lobe = _arc(0.5, -180, 40, (0.5, -0.4))
     return _solid(_mirrored([*lobe, (0, 1)]))
 
 
-def _gear():
+def _gear() -> Outline:
     tooth = [1, 1, 0.7, 0.7]  # two corners on top, two in the gap
     angles = np.radians(np.add.outer(np.arange(9) * 40, [-9, 9, 12, 28]).ravel())
     rim = np.stack([np.cos(angles), np.sin(angles)], axis=-1) * np.tile(tooth, 9)[:, None]
     return _cut(_solid(rim), _circle(0.3))
 
 
-def _key():
+def _key() -> Outline:
     head, shaft = _circle(0.55, (0, -0.45)), _box(-0.2, -0.1, 0.2, 1)
     bits = _box(0, 0.22, 0.6, 0.5), _box(0, 0.72, 0.6, 1)
     return _cut(_solid(head, shaft, *bits), _circle(0.22, (0, -0.45)))
 
 
-def _eight():
-    centres = (0, -0.46), (0, 0.46)
-    return _cut(_solid(*(_circle(0.54, centre) for centre in centres)), *(_circle(0.22, centre) for centre in centres))
+def _eight() -> Outline:
+    centers = (0, -0.46), (0, 0.46)
+    return _cut(_solid(*(_circle(0.54, center) for center in centers)), *(_circle(0.22, center) for center in centers))
 
 
-def _comb():
+def _comb() -> Outline:
     teeth = (_box(x - 0.22, 0, x + 0.22, 1.1) for x in (-0.78, 0, 0.78))
     return _solid(_box(-1, -0.5, 1, 0.2), *teeth)
 
 
-def _horseshoe():
+def _horseshoe() -> Outline:
     outer, inner = _arc(1, 180, 360), _arc(0.38, 360, 180)
     return _solid(np.concatenate([outer, [(1, 1), (0.38, 1)], inner, [(-0.38, 1), (-1, 1)]]))
 
 
-def _ladder():
+def _ladder() -> Outline:
     rails = _box(-0.6, -1, -0.24, 1), _box(0.24, -1, 0.6, 1)
     return _solid(*rails, *(_box(-0.5, y - 0.17, 0.5, y + 0.17) for y in (-0.5, 0.5)))
 
 
-def _pacman():
+def _pacman() -> Outline:
     return _solid(np.concatenate([[(-0.1, 0)], _arc(1, 47, 313)]))
 
 
-def _asterisk():
+def _asterisk() -> Outline:
     return _solid(*(_turned(_box(-1, -0.2, 1, 0.2), turn) for turn in (0, 60, 120)))
 
 
-def _hourglass():
+def _hourglass() -> Outline:
     return _solid(_mirrored([(0, -1), (0.8, -1), (0.16, 0), (0.8, 1), (0, 1)]))
 
 
-def _spiral():
+def _spiral() -> Outline:
     turn = np.linspace(0, 2 * math.pi * 1.5, 2 * _FINE)
     middle, half = 0.1 + 0.095 * turn, 0.2  # the gap between turns is as wide as the stroke or wider
     across = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
@@ -202,16 +205,16 @@ def _spiral():
     return _solid(np.concatenate([outer, inner[::-1]]))
 
 
-def _flower():
+def _flower() -> Outline:
     petals = (_turned(_circle(0.34, (0, -0.66)), turn) for turn in range(0, 360, 72))
     return _solid(_circle(0.55), *petals)
 
 
-def _tee():
+def _tee() -> Outline:
     return _solid(_box(-0.9, -1, 0.9, -0.4), _box(-0.32, -1, 0.32, 1))
 
 
-_OUTLINES = {
+_OUTLINES: dict[str, Callable[[], Outline]] = {
     "disc": lambda: _solid(_circle(1)),
     "square": lambda: _solid(_spokes([1] * 4)),
     "triangle": lambda: _solid(_spokes([1] * 3)),
