@@ -16,6 +16,7 @@ import dataclasses
 import math
 import shutil
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +184,6 @@ def pretrain(
 # ---- model -------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """The part of a classifier that is saved: its nested models, resnet_model and perhaps fpn_model."""
-
-    layers: list[keras.Model]
-
-
 class Classifier(keras.Model):
     """A functional Keras model that learns to classify.
 
@@ -205,9 +199,9 @@ class Classifier(keras.Model):
         self.trackers = [keras.metrics.Mean(name="cross_entropy"), keras.metrics.Mean(name="top1")]
 
     @property
-    def encoder(self) -> Encoder:
-        """The models whose weights are saved."""
-        return Encoder([layer for layer in self.layers if isinstance(layer, keras.Model)])
+    def encoder(self) -> types.SimpleNamespace:
+        """An object with the `layers` that are saved: resnet_model and perhaps fpn_model."""
+        return types.SimpleNamespace(layers=[layer for layer in self.layers if isinstance(layer, keras.Model)])
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

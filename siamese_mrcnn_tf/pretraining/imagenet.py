@@ -45,22 +45,6 @@ _AREA, _LOG_RATIO = (0.08, 1.0), (math.log(3 / 4), math.log(4 / 3))  # of a rand
 _TRIES = 10  # at a random crop that fits in the image
 _CENTRE = 224 / 256  # side of the crop at validation over the short side of the image
 
-# Classes that COCO has too, chosen by the paper's authors: indices into the sorted WordNet ids.
-_IN_COCO = {
-    687: """
-4 7-24 33 71 80-100 127-146 151-268 281-287 292 294-297 321 323 338-341 348 356 361-362 385-386 404 407
-409 414 423 436 440 444 451-452 457 466 468 472 475 499 508 511 515 526 530 532 539 544 554-555 559 564
-569 576 589 595 609 620 623 625 627 630 651 654 656 661 664-665 671 673 675 703-704 717 720 724-726 731
-734 737 742 747-748 751 760-761 765-766 770 774 779 783 795 799 814 817 831 850-851 857 859 864 867 874
-878-879 883 892 896-899 901 906-907 914 919-920 923 933-934 937 948 950 954 963 968 981-983 985-986
-""",
-    771: """
-7-24 80-100 127-146 151-268 281-287 339 348 404 407 423 436 440 444 466 468 472 511 532 554 559 576 609
-625 627 654 656 661 664-665 671 720 737 751 765 779 814 817 831 857 874 898-899 901 907 914 981-983
-985-986
-""",
-    1000: "",
-}
 _Draw = enum.IntEnum("_Draw", ["ORDER", "CROP"])  # what a random number is for: a part of its key
 
 
@@ -68,31 +52,33 @@ _Draw = enum.IntEnum("_Draw", ["ORDER", "CROP"])  # what a random number is for:
 
 
 @functools.cache
+def _classes() -> dict[str, list[str]]:
+    """{WordNet id: sizes of the class sets that leave the class out}, sorted."""
+    text = (importlib.resources.files(__package__) / "imagenet_wnids.txt").read_text(encoding="utf-8")
+    rows = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    return {wnid: sizes for wnid, *sizes in rows}
+
+
 def wordnet_ids() -> tuple[str, ...]:
     """WordNet ids of the 1,000 classes of ILSVRC-2012, sorted."""
-    return tuple((importlib.resources.files(__package__) / "imagenet_wnids.txt").read_text(encoding="utf-8").split())
+    return tuple(_classes())
 
 
 def trained_classes(count: int) -> tuple[str, ...]:
-    """WordNet ids of a class set, sorted; the index in it is a class's label.
-
-    Args:
-        count: 687, 771 or 1000.
-
-    Raises:
-        ValueError: another number.
-    """
+    """WordNet ids of a class set of 687, 771 or 1000, sorted; the index in it is a class's label."""
     excluded = set(excluded_classes(count))
-    return tuple(wnid for wnid in wordnet_ids() if wnid not in excluded)
+    return tuple(wnid for wnid in _classes() if wnid not in excluded)
 
 
 def excluded_classes(count: int) -> tuple[str, ...]:
-    """WordNet ids of the classes that a class set leaves out, sorted."""
-    if count not in _IN_COCO:
+    """WordNet ids of the classes that a class set leaves out, sorted.
+
+    Raises:
+        ValueError: not the size of a class set.
+    """
+    if count not in CLASS_SETS:
         raise ValueError(f"classes = {count!r}: expected one of {', '.join(map(str, CLASS_SETS))}")
-    bounds = [part.partition("-") for part in _IN_COCO[count].split()]
-    indices = (index for first, _, last in bounds for index in range(int(first), int(last or first) + 1))
-    return tuple(wordnet_ids()[index] for index in sorted(indices))
+    return tuple(wnid for wnid, sizes in _classes().items() if str(count) in sizes)
 
 
 # ---- folders -----------------------------------------------------------------------------------------------------
