@@ -1,9 +1,4 @@
-"""Drawings of the inner workings and plots of numbers: what lands where on axes, by hand, and bad input."""
-
-import csv
-import io
-import math
-from types import SimpleNamespace
+"""Drawings of the inside of the network: what is drawn where on axes, by hand, and bad input."""
 
 import numpy as np
 import pytest
@@ -11,7 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from siamese_mrcnn_tf import visualize
-from siamese_mrcnn_tf.visualize import diagnostics, stages
+from siamese_mrcnn_tf.visualize import stages
 
 NAMES = ["BG", "square", "bar"]
 GRAY = stages._GRAY
@@ -45,7 +40,7 @@ def texts(ax):
     return [text.get_text() for text in ax.texts]
 
 
-# ---- several pictures ------------------------------------------------------------------------------------------------
+# ---- several images --------------------------------------------------------------------------------------------------
 def test_display_images_in_rows(image):
     axes = visualize.display_images([image, image[..., 0], image], ["a", "b", "c"], cols=2, cmap="gray")
     assert [ax.get_title() for ax in axes] == ["a", "b", "c"]
@@ -182,12 +177,6 @@ def test_mask_overlaps_by_hand(masks):
     assert stages.mask_overlaps(np.zeros((60, 80, 0)), masks).shape == (0, 2)
 
 
-def test_an_instance_is_found_once():
-    overlaps = [[0.9, 0.6], [0.8, 0.55], [0.7, 0.2]]
-    assert stages.match_greedily(overlaps, 0.5).tolist() == [0, 1, -1]
-    assert stages.match_greedily(np.zeros((2, 0)), 0.5).tolist() == [-1, -1]
-
-
 # ---- maps ------------------------------------------------------------------------------------------------------------
 def test_display_matching_takes_the_part_of_the_scene(image):
     molded = np.zeros((8, 8), np.float32)  # of a molded image of 128 pixels with the scene in rows 32 to 96
@@ -202,7 +191,7 @@ def test_display_matching_takes_the_part_of_the_scene(image):
         values = np.asarray(heat.get_array())
         assert values[30, 0] == pytest.approx(0, abs=0.02) and values[30, 79] == pytest.approx(factor, abs=0.02)
         assert heat.get_clim() == pytest.approx((0, factor)) and heat.get_alpha() == 0.6  # what is shown, no padding
-        assert len(ax.child_axes) == 1  # the colour bar
+        assert len(ax.child_axes) == 1  # the color bar
 
 
 def test_display_matching_of_the_image_itself(image):
@@ -252,139 +241,3 @@ def test_results_that_do_not_fit(boxes, masks, change, message):
         visualize.results_to_detections({"rois": boxes, "scores": [0.9, 0.8], "masks": masks} | change)
     with pytest.raises(ValueError, match="result: expected rois, scores and masks, 'scores' is missing"):
         visualize.results_to_detections({"rois": boxes, "masks": masks})
-
-
-# ---- losses ----------------------------------------------------------------------------------------------------------
-def history(epochs=4):
-    rows = []
-    for epoch in range(1, epochs + 1):
-        row = {"epoch": epoch, "learning_rate": 0.02 if epoch < 3 else 0.002, "rpn_class_loss": 1 / epoch}
-        rows.append(row | {"loss": 2 / epoch, "val_loss": abs(epoch - 3) + 1.0, "val_rpn_class_loss": 0.5})
-    return rows
-
-
-def test_plot_losses_has_a_panel_for_each_loss():
-    rows = history()
-    rows[1]["val_loss"] = math.nan
-    figure = visualize.plot_losses(rows, title="run 7")
-    assert figure.get_suptitle() == "run 7"
-    titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert titles == ["loss", "rpn class loss", "learning rate"]
-    total, part, rate = figure.axes
-    assert total.lines[0].get_ydata().tolist() == pytest.approx([2, 1, 2 / 3, 0.5])
-    assert total.lines[1].get_xdata().tolist() == [1, 2, 3, 4] and np.isnan(total.lines[1].get_ydata()[1])
-    assert total.get_title(loc="right") == "best: epoch 3, 1"
-    assert [text.get_text() for text in part.get_legend().get_texts()] == ["training", "validation"]
-    assert [line.get_xdata()[0] for line in part.lines if line.get_linestyle() == ":"] == [2.5]
-    assert rate.get_yscale() == "log" and [t.get_text() for t in rate.get_yticklabels()][:2] == ["0.002", "0.02"]
-
-
-def test_plot_losses_takes_rows_of_history_csv():
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history()[0]))
-    writer.writeheader()
-    writer.writerows(history())
-    rows = list(csv.DictReader(io.StringIO(text.getvalue())))
-    lines = visualize.plot_losses(rows).axes[0].lines
-    assert lines[1].get_ydata().tolist() == [3, 2, 1, 2]
-
-
-def test_plot_losses_without_validation_and_with_one_epoch():
-    rows = [{key: value for key, value in row.items() if not key.startswith("val_")} for row in history(1)]
-    figure = visualize.plot_losses(rows)
-    assert [len(ax.lines) for ax in figure.axes] == [1, 1, 1] and figure.axes[0].get_title(loc="right") == ""
-    with pytest.raises(ValueError, match="history: expected a row for each epoch, got none"):
-        visualize.plot_losses([])
-    with pytest.raises(ValueError, match="expected rows with a number under 'epoch', got the keys loss"):
-        visualize.plot_losses([{"loss": 1}])
-
-
-def test_a_rate_that_always_changes_has_no_lines():
-    rows = [{"epoch": epoch, "loss": 1, "learning_rate": 0.1 / epoch} for epoch in range(1, 30)]
-    assert not [line for line in visualize.plot_losses(rows).axes[0].lines if line.get_linestyle() == ":"]
-
-
-# ---- scores ----------------------------------------------------------------------------------------------------------
-def test_plot_precision_recall():
-    ax = Figure().add_subplot()
-    assert visualize.plot_precision_recall(0.4321, [1, 0.5], [0.2, 0.8], ax=ax) is ax
-    assert ax.lines[0].get_xdata().tolist() == [0.2, 0.8] and ax.lines[0].get_ydata().tolist() == [1, 0.5]
-    assert "0.432" in ax.get_title(loc="left")
-    visualize.plot_precision_recall(0, [], [])
-    with pytest.raises(ValueError, match="recalls: expected 2 like precisions, got 1"):
-        visualize.plot_precision_recall(0, [1, 1], [1])
-
-
-def test_plot_overlaps_says_what_matches():
-    overlaps = [[0.8, 0.1], [0.6, 0.0], [0, 0]]
-    ax = visualize.plot_overlaps([1, 2], [1, 2, 0], [0.9, 0.75, 0], overlaps, NAMES)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["square (0.90)", "bar (0.75)"]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["square", "bar"]
-    assert texts(ax) == ["0.80\nmatch", "0.10", "0.60\nwrong", "0.00"]
-    assert np.asarray(ax.images[0].get_array()).tolist() == [[0.8, 0.1], [0.6, 0]]
-    ax = Figure().add_subplot()
-    assert visualize.plot_overlaps([1], [], [], np.zeros((0, 1)), NAMES, ax=ax) is ax and not ax.texts
-    with pytest.raises(ValueError, match=r"overlaps: expected \[2 detections, 1 instances\], got \(1, 1\)"):
-        visualize.plot_overlaps([1], [1, 1], [1, 1], np.zeros((1, 1)), NAMES)
-    with pytest.raises(ValueError, match="pred_scores: expected one for each of 1 detections, got 0"):
-        visualize.plot_overlaps([1], [1], [], np.zeros((1, 1)), NAMES)
-
-
-# ---- weights ---------------------------------------------------------------------------------------------------------
-class Weight:
-    def __init__(self, path, values):
-        self.path, self.values = path, np.asarray(values, np.float32)
-
-    def __array__(self, dtype=None, copy=None):
-        return self.values
-
-
-def test_display_weight_stats_marks_what_is_suspicious():
-    weights = [Weight("a/kernel", [[1, -3]]), Weight("a/bias", [0, 0]), Weight("<b>/kernel", [2, 2])]
-    weights += [Weight("c/kernel", [0, 2000]), Weight("d/kernel", [0, math.nan])]
-    stats = visualize.display_weight_stats(SimpleNamespace(weights=weights))
-    assert [row["remark"] for row in stats.rows] == ["", "", "dead?", "overflow?", "not finite"]
-    assert stats.rows[0] == {
-        **{"name": "a/kernel", "shape": (1, 2), "min": -3, "max": 1, "mean": -1, "std": 2, "remark": ""},
-    }
-    lines = str(stats).splitlines()
-    assert len(lines) == 6 and lines[1].split() == ["a/kernel", "(1,", "2)", "-3.0000", "+1.0000", "-1.0000", "+2.0000"]
-    markup = stats._repr_html_()
-    assert "&lt;b&gt;/kernel" in markup and "<em>dead?</em>" in markup and markup.count("<tr>") == 6
-    facade = SimpleNamespace(keras_model=SimpleNamespace(weights=weights[:1]))
-    assert len(diagnostics.display_weight_stats(facade).rows) == 1
-
-
-def test_display_weight_stats_of_a_network(tiny_model):
-    stats = visualize.display_weight_stats(tiny_model)
-    assert len(stats.rows) == len(tiny_model.keras_model.weights)
-    assert all(row["min"] <= row["mean"] <= row["max"] for row in stats.rows)
-    assert "rpn_class_raw/kernel" in "\n".join(row["name"] for row in stats.rows)
-
-
-# ---- all -------------------------------------------------------------------------------------------------------------
-def test_everything_can_be_written_and_pyplot_is_left_alone(image, boxes, masks, tmp_path):
-    from matplotlib import pyplot
-
-    drawn = [
-        visualize.display_images([image])[0].figure,
-        visualize.display_top_masks(image, masks, [1, 2], NAMES)[0].figure,
-        visualize.draw_boxes(image, boxes, boxes + 3, masks, ["a", "b"], [0, 1]).figure,
-        visualize.draw_rois(image, boxes, boxes, np.ones((2, 28, 28)), [0, 1], NAMES).figure,
-        visualize.display_differences(image, boxes, None, masks, boxes, None, [1, 1], masks).figure,
-        visualize.display_matching(image, [np.ones((3, 3))])[0].figure,
-        visualize.plot_losses(history()),
-        visualize.plot_precision_recall(0.1, [1], [1]).figure,
-        visualize.plot_overlaps([1], [1], [1], [[1]], NAMES).figure,
-    ]
-    for number, figure in enumerate(drawn):
-        figure.savefig(tmp_path / f"{number}.png", dpi=40)
-    assert len(list(tmp_path.iterdir())) == 9 and not pyplot.get_fignums()
-
-
-def test_all_names_are_exported():
-    import siamese_mrcnn_tf
-
-    for name in visualize.__all__:
-        if name not in ("apply_mask", "random_colors"):
-            assert getattr(siamese_mrcnn_tf, name) is getattr(visualize, name)

@@ -1,4 +1,4 @@
-"""HTML pages: what is escaped, which pictures are inside, and what browsers need."""
+"""HTML pages: what is escaped, which images are inside, and what browsers need."""
 
 import base64
 import io
@@ -132,7 +132,7 @@ def test_rows_that_do_not_fit_are_refused():
         pages.table(["a", "b"], [[1, 2], [3]])
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------
+# ---- images ----------------------------------------------------------------------------------------------------------
 def test_figures_are_png_of_their_size():
     plot = Figure(figsize=(3, 2))
     plot.add_subplot()
@@ -142,7 +142,7 @@ def test_figures_are_png_of_their_size():
     assert reader.all("img")[0][0]["alt"] == "a plot" and reader.all("figcaption")[0][1] == "losses"
 
 
-def test_pictures_keep_their_pixels():
+def test_images_keep_their_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     exact = decoded(pages.image_uri(pixels, lossless=True))
     assert exact.format == "PNG" and np.array_equal(np.asarray(exact), pixels)
@@ -169,6 +169,6 @@ def test_grid_has_rows_captions_and_notes():
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
-def test_what_is_no_picture_is_refused(bad):
+def test_what_is_no_image_is_refused(bad):
     with pytest.raises(ValueError, match=r"image: expected uint8 \[height, width, 3\], got"):
         pages.image_grid([[GridImage(bad)]])
