@@ -4,7 +4,7 @@ import argparse
 import collections
 from typing import Any
 
-from .options import Commands, add_command, at_least, picked
+from .options import Commands, add_command, at_least, picked, share
 
 _TEXT = "Turn annotations of the VGG Image Annotator (VIA) into a COCO-format data set for the other commands."
 _NOTES = (
@@ -34,17 +34,6 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--link", action="store_true", help="link the images instead of copying them")
     parser.add_argument("--ignore-orientation", action="store_true", help=_ORIENTATION_HELP)
     parser.add_argument("--force", action="store_true", help="replace what is in --out")
-
-
-def share(text: str) -> float:
-    """Argument type: a number from 0 to below 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to below 1, got {text!r}")
-    return number
 
 
 def run(options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from .options import (
     choose_config,
     open_dataset,
     open_predictor,
+    picked,
     start_keras,
 )
 
@@ -112,27 +113,15 @@ def run_split(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
     detector, weights = open_detector(options, split)
     dataset, coco = open_dataset(options, options.subset)
     train, novel = split_classes(dataset.num_classes - 1, split)
-    about = {"split": split, "category_set": options.categories, "protocol": options.protocol}
-    about |= {"subset": options.subset, "year": options.year}
-    outcome = protocol.evaluate(
-        detector,
-        dataset,
-        coco,
-        class_ids={"train": train, "novel": novel, "all": None}[options.categories],
-        shots=options.shots,
-        seed=options.seed,
-        runs=options.runs,
-        limit=options.limit,
+    about = {"split": split, "category_set": options.categories, **picked(options, "protocol", "subset", "year")}
+    settings = protocol.EvaluationSettings(
+        class_ids={"train": list(train), "novel": list(novel), "all": None}[options.categories],
         area="box" if options.protocol == "paper" else "mask",
-        exclude_query_image=options.exclude_query_image,
-        control=options.control,
-        folder=folder,
-        resume=options.resume,
-        shard=options.shard,
-        workers=options.workers,
         about=about,
-        weights=weights,
+        **picked(options, "shots", "seed", "runs", "limit", "exclude_query_image", "control"),
     )
+    chosen = picked(options, "resume", "shard", "workers")
+    outcome = protocol.evaluate(detector, dataset, coco, settings, folder=folder, weights=weights, **chosen)
     return outcome, dataset
 
 
@@ -185,13 +174,10 @@ def take_over(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
     from ..evaluation import protocol
 
     dataset, coco = open_dataset(options, options.subset)
-    if options.merge:
-        parts = [part_of(part, options, split) for part in options.merge]
-        outcome = protocol.merge(parts, folder, coco, dataset)
-    else:
-        folder = results_folder(options, split)
-        outcome = protocol.rescore(folder, coco, dataset)
-    return outcome, dataset
+    if not options.merge:
+        return protocol.rescore(results_folder(options, split), coco, dataset), dataset
+    parts = [part_of(part, options, split) for part in options.merge]
+    return protocol.merge(parts, folder, coco, dataset), dataset
 
 
 def show(scores: "EvaluationScores") -> None:

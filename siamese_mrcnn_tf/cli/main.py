@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
@@ -36,7 +36,16 @@ def main(
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     if not options.debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it hides reaches the user as an exception too
-    return exit_code(options.prog, lambda: options.command(options), debug=options.debug)
+    try:
+        return options.command(options) or 0
+    except (ImportError, ValueError, RuntimeError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"{options.prog}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{options.prog}: interrupted", file=sys.stderr)
+        return _INTERRUPTED
 
 
 def parse(
@@ -93,26 +102,3 @@ def name_of(program: Sequence[str]) -> str:
     if program[-1].endswith(".py"):
         return Path(program[-1]).name
     return " ".join(["python", *program[1:]]) if "-m" in program else PROGRAM
-
-
-def exit_code(program: str, work: Callable[[], int | None], *, debug: bool = False) -> int:
-    """Do the work of a program; an error that the user can fix becomes a message on the error stream.
-
-    Args:
-        program: its name, for messages.
-        work: callable that returns an exit code, or None for 0.
-        debug: let errors through with their traceback.
-
-    Returns:
-        That of `work`, 2 for an error, 130 where it was interrupted.
-    """
-    try:
-        return work() or 0
-    except (ImportError, ValueError, RuntimeError, OSError) as error:
-        if debug:
-            raise
-        sys.stderr.write(f"{program}: error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{program}: interrupted\n")
-        return _INTERRUPTED

@@ -1,6 +1,7 @@
 """Options that several commands share, argument types, and what the options stand for."""
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -24,8 +25,8 @@ _DATASET_HELP = (
     "(datasets/shapes, made where it is missing; a folder of that name is ./shapes)"
 )
 _WEIGHTS_HELP = (
-    "a legacy .h5 file, a known file by name such as small_siamese_mrcnn_0160, 'last' (the last checkpoint of --config "
-    "under --logs), or 'untrained'"
+    "an .h5 file, a known file by name such as shapes (bundled) or small_siamese_mrcnn_0160, 'last' (last checkpoint "
+    "of --config under --logs), or 'untrained'"
 )
 _TRAINING_WEIGHTS = " (default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained)"
 _CHECKPOINTS_HELP = "folder in which known files are looked for, and to which they are downloaded (default checkpoints)"
@@ -35,26 +36,28 @@ _START_UP_LINE = rb"[IW]\d{4} \d\d:|WARNING: All log messages before absl::|To e
 
 
 # ---- argument types ----------------------------------------------------------------------------------------------
-def at_least(bound: int) -> Callable[[str], int]:
+def number(kind: Callable[[str], float], accepts: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    """Argument type: a number of a kind, `int` or `float`, for which `accepts` is true; `expected` describes it."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return value
+
+    return parse
+
+
+def at_least(bound: int) -> Callable[[str], float]:
     """Argument type: a whole number from `bound` on."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < bound:
-            raise argparse.ArgumentTypeError(f"expected a whole number of {bound} or more, got {text!r}")
-        return int(text)
-
-    return number
+    return number(int, lambda value: value >= bound, f"a whole number of {bound} or more")
 
 
-def above_zero(text: str) -> float:
-    """Argument type: a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return number
+above_zero = number(float, lambda value: 0 < value < math.inf, "a number above 0")
+share = number(float, lambda value: 0 <= value < 1, "a share from 0 to below 1")
 
 
 # ---- options -----------------------------------------------------------------------------------------------------
