@@ -1,19 +1,22 @@
-"""One-shot inference: encode a scene once, then detect with as many references as wanted.
+"""One-shot inference: encode a scene once, then detect with any number of references.
 
     predictor = SiamesePredictor(LargeConfig(), weights="large_siamese_mrcnn_coco_full_0320.h5")
     predictor.set_image(scene)
     detections = predictor.detect([crop])
 
-The same three steps (`encode_scenes`, `encode_references`, `match`) serve batches; `SiameseMaskRCNN.detect` is made of
-them.
+`encode_scenes`, `encode_references` and `match` are the same steps for batches; `SiameseMaskRCNN.detect` uses them.
 """
 
 import dataclasses
 import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeAlias
 
 import keras
 import numpy as np
 
+from .config import Config
 from .data import molding
 from .io.files import atomic_path
 from .modeling import network
@@ -21,10 +24,12 @@ from .ops.anchors import pyramid_anchors
 from .ops.boxes import norm_boxes
 from .weights import loading
 
+PathLike: TypeAlias = str | Path
+
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceEmbedding:
-    """What the network keeps of references. It belongs to the weights that it was made with.
+    """The network's representation of references, valid for the weights that it was computed with.
 
     Attributes:
         vectors: float32 [references, levels, channels], averages of each reference's P2..P6.
@@ -32,30 +37,28 @@ class ReferenceEmbedding:
 
     vectors: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         vectors = np.asarray(self.vectors)
         if vectors.ndim != 3 or not vectors.size or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
-            raise ValueError(
-                "embedding: expected finite numbers [references, levels, channels], "
-                f"got {vectors.dtype} of shape {vectors.shape}"
-            )
+            expected, got = "finite numbers [references, levels, channels]", f"{vectors.dtype} of shape {vectors.shape}"
+            raise ValueError(f"embedding: expected {expected}, got {got}")
 
     @property
-    def mean(self):
-        """float32 [levels, channels]: the query that all references make together (K-shot)."""
-        return self.vectors.mean(axis=0)
+    def mean(self) -> np.ndarray:
+        """float32 [levels, channels]: the mean over the references, the query of K-shot detection."""
+        return np.asarray(self.vectors.mean(axis=0))
 
-    def save(self, path):
-        """Write the embedding to an .npz file, whole or not at all."""
+    def save(self, path: PathLike) -> None:
+        """Write the embedding to an .npz file, atomically."""
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, vectors=self.vectors)
 
     @classmethod
-    def load(cls, path):
-        """Read an embedding that `save` wrote.
+    def load(cls, path: PathLike) -> Self:
+        """Read an embedding written by `save`.
 
         Raises:
-            ValueError: no such file, or something else than an embedding is in it.
+            ValueError: no such file, or no embedding in it.
         """
         try:
             with np.load(path, allow_pickle=False) as content:
@@ -64,98 +67,89 @@ class ReferenceEmbedding:
             raise ValueError(f"{path}: not a saved reference embedding ({error})") from error
 
 
+References: TypeAlias = np.ndarray | Sequence[np.ndarray] | ReferenceEmbedding  # one crop, K crops, or encoded
+Images: TypeAlias = Sequence[np.ndarray] | np.ndarray
+Arrays: TypeAlias = dict[str, np.ndarray]  # outputs or detections by name
+
+
 @dataclasses.dataclass(frozen=True)
 class EncodedScenes:
-    """Scenes after backbone and pyramid.
+    """Scenes after backbone and pyramid."""
 
-    Attributes:
-        pyramid: [P2..P6], each [scenes, h, w, channels].
-        image_metas: float32 [scenes, meta].
-        windows: int [scenes, (y1, x1, y2, x2)], the picture inside its padding, pixels of the molded image.
-        anchors: float32 [scenes, anchors, (y1, x1, y2, x2)] normalized.
-        shapes: original (height, width, channels) of each scene.
-        molded_shape: (height, width, channels) of all.
-    """
-
-    pyramid: list
-    image_metas: np.ndarray
-    windows: np.ndarray
-    anchors: np.ndarray
-    shapes: list
-    molded_shape: tuple
+    pyramid: list[Any]  # tensors P2..P6, each [scenes, h, w, channels]
+    image_metas: np.ndarray  # float32 [scenes, meta]
+    windows: np.ndarray  # int [scenes, (y1, x1, y2, x2)], the images inside their padding, in molded pixels
+    anchors: np.ndarray  # float32 [scenes, anchors, (y1, x1, y2, x2)] normalized
+    shapes: list[tuple[int, ...]]  # original (height, width, channels) of each scene
+    molded_shape: tuple[int, ...]  # (height, width, channels) of all scenes
 
 
 class SiamesePredictor:
-    """Finds and segments what looks like a reference.
+    """Detects and segments objects of the category that references show.
 
     Args:
-        config: a Config; MOLD_TARGETS_AT_INFERENCE and the DETECTION_* settings matter here.
-        weights: path of a legacy .h5 file that has all weights, or None to keep initial ones.
-        layers: SharedLayers to work with, when a model has them already.
+        config: a Config; detection reads MOLD_TARGETS_AT_INFERENCE and the DETECTION_* settings.
+        weights: path of a legacy .h5 file with all weights, or None to keep the initial ones.
+        layers: SharedLayers to use, by default new ones.
 
     Raises:
-        ValueError: a setting the network cannot be built with, or weights that do not fit or are not all there.
+        ValueError: the network cannot be built with a setting, or weights do not fit or are missing.
     """
 
-    def __init__(self, config, *, weights=None, layers=None):
+    def __init__(
+        self, config: Config, *, weights: PathLike | None = None, layers: network.SharedLayers | None = None
+    ) -> None:
         self.config = config
         self.layers = network.build_layers(config) if layers is None else layers
         parts = network.build_parts(config, self.layers)
         self._encode_scene = compiled(parts.scene_encoder)
         self._encode_reference = compiled(parts.reference_encoder)
         self._detect = compiled(parts.detector)
-        self._anchors = {}
-        self._scene = None
+        self._anchors: dict[tuple[int, ...], np.ndarray] = {}
+        self._scene: EncodedScenes | None = None
         if weights is not None:
             report = self.load_weights(weights)
             if report.missing:
                 raise ValueError(
-                    f"{weights}: cannot detect, {len(report.missing)} weights are not in it\n{report.summary()}"
+                    f"{weights}: cannot detect, {len(report.missing)} weights are missing\n{report.summary()}"
                 )
 
-    def load_weights(self, path, *, exclude=()):
-        """Load a weight file; returns the `loading.LoadReport`. A scene that was set is forgotten."""
+    def load_weights(self, path: PathLike, *, exclude: Sequence[str] = ()) -> loading.LoadReport:
+        """Load a weight file, and forget the scene of `set_image`."""
         self._scene = None
         return loading.load_weights(self.layers, path, exclude=exclude)
 
-    def set_image(self, image):
-        """Encode the scene that `detect` is to search: uint8 [height, width, RGB]."""
-        self._scene = None  # a picture that is refused must not leave the one before in its place
+    def set_image(self, image: np.ndarray) -> None:
+        """Encode the scene for `detect`: uint8 [height, width, RGB]."""
+        self._scene = None  # an invalid image must not leave the previous scene in its place
         self._scene = self.encode_scenes([image])
 
-    def detect(self, references):
-        """Find all that looks like the references in the scene of `set_image`.
+    def detect(self, references: References) -> Arrays:
+        """Detect the objects that look like the references in the scene of `set_image`.
 
         Args:
             references: one crop uint8 [h, w, RGB], a sequence of K crops of one category (K-shot), or a
                 ReferenceEmbedding.
 
         Returns:
-            dict: rois int32 [n, (y1, x1, y2, x2)] in pixels of the scene, class_ids int32 [n] (all 1), scores
-            float32 [n] falling, masks bool [height, width, n] ([height, width, 0] for MODEL = "frcnn").
+            dict, in descending order of score: rois int32 [n, (y1, x1, y2, x2)] in pixels of the scene, class_ids
+            int32 [n] (all 1), scores float32 [n], masks bool [height, width, n] ([height, width, 0] for "frcnn").
 
         Raises:
             RuntimeError: no scene was set.
-            ValueError: no reference, or a crop that is empty or no picture.
+            ValueError: no reference, or a crop that is empty or not an image.
         """
         if self._scene is None:
             raise RuntimeError("no scene to search: call set_image(image) first")
         return self.detect_in(self._scene, [references])[0]
 
-    def detect_in(self, scenes, references):
-        """Detect in encoded scenes: `unmold` of `match`; arguments and result as there."""
+    def detect_in(self, scenes: EncodedScenes, references: Sequence[References]) -> list[Arrays]:
+        """Detect in encoded scenes, with references for each of them: `match`, then `unmold`."""
         return self.unmold(scenes, self.match(scenes, references))
 
-    def encode_scenes(self, images):
-        """Encode scenes for many queries.
-
-        Args:
-            images: sequence of uint8 [height, width, RGB].
-
-        Returns:
-            EncodedScenes.
-        """
-        molded, image_metas, windows = molding.mold_inputs(images, self.config)
+    def encode_scenes(self, images: Images) -> EncodedScenes:
+        """Encode scenes, each uint8 [height, width, RGB], for any number of queries."""
+        molded, image_metas, windows = molding.mold_inputs(list(images), self.config)
         anchors = self.get_anchors(molded.shape[1:])
         return EncodedScenes(
             pyramid=self._encode_scene(molded),
@@ -166,39 +160,31 @@ class SiamesePredictor:
             molded_shape=molded.shape[1:],
         )
 
-    def get_anchors(self, image_shape):
+    def get_anchors(self, image_shape: Sequence[int]) -> np.ndarray:
         """Anchors of a molded image: float32 [anchors, (y1, x1, y2, x2)] normalized."""
         shape = tuple(image_shape[:2])
         if shape not in self._anchors:
             self._anchors[shape] = norm_boxes(pyramid_anchors(self.config, shape), shape)
         return self._anchors[shape]
 
-    def encode_references(self, crops):
-        """Encode references of one category.
-
-        Args:
-            crops: one uint8 [h, w, RGB] or a sequence of them.
-
-        Returns:
-            ReferenceEmbedding.
-        """
-        references = molding.mold_references(
-            crops_of(crops), self.config, subtract_mean=self.config.MOLD_TARGETS_AT_INFERENCE
-        )
+    def encode_references(self, crops: Images) -> ReferenceEmbedding:
+        """Encode references of one category: one crop uint8 [h, w, RGB] or a sequence of them."""
+        subtract_mean = self.config.MOLD_TARGETS_AT_INFERENCE
+        references = molding.mold_references(crops_of(crops), self.config, subtract_mean=subtract_mean)
         return ReferenceEmbedding(np.asarray(self._encode_reference(references)))
 
-    def match(self, scenes, references):
+    def match(self, scenes: EncodedScenes, references: Sequence[References]) -> Arrays:
         """Raw network outputs for encoded scenes.
 
         Args:
             scenes: EncodedScenes.
-            references: for each scene what `detect` takes.
+            references: for each scene, as in `detect`.
 
         Returns:
-            dict of arrays by name, see `network.build_inference_model`.
+            dict of the outputs of `network.build_inference_model`.
 
         Raises:
-            ValueError: not one query for each scene.
+            ValueError: the numbers of scenes and queries differ.
         """
         if len(references) != len(scenes.shapes):
             raise ValueError(
@@ -216,16 +202,8 @@ class SiamesePredictor:
         outputs = self._detect(*scenes.pyramid, embedding, scenes.image_metas, scenes.anchors)
         return {name: np.asarray(output) for name, output in outputs.items()}
 
-    def unmold(self, scenes, outputs):
-        """Detections in pixels of the original pictures.
-
-        Args:
-            scenes: EncodedScenes.
-            outputs: of `match`.
-
-        Returns:
-            list with one dict a scene, as `detect` returns it.
-        """
+    def unmold(self, scenes: EncodedScenes, outputs: Arrays) -> list[Arrays]:
+        """Detections in pixels of the original images, from the outputs of `match`: one dict per scene, as `detect`."""
         masks = outputs.get("mrcnn_mask", [None] * len(scenes.shapes))
         results = []
         for index, shape in enumerate(scenes.shapes):
@@ -236,11 +214,11 @@ class SiamesePredictor:
         return results
 
 
-def crops_of(references):
-    """References as a list of crops, whether one [h, w, RGB], an array [K, h, w, RGB] or a sequence came.
+def crops_of(references: Images) -> list[np.ndarray]:
+    """List of crops from one crop [h, w, RGB], an array [K, h, w, RGB] or a sequence of crops.
 
     Raises:
-        ValueError: no crop at all, or something that is none.
+        ValueError: no crop.
     """
     if isinstance(references, np.ndarray) and references.ndim == 3:
         return [references]
@@ -250,11 +228,10 @@ def crops_of(references):
     return crops
 
 
-def compiled(model):
-    """A model as a compiled function of its inputs, one argument each.
+def compiled(model: keras.Model) -> Callable[..., Any]:
+    """A compiled function of a model's inputs, one argument each.
 
-    On TensorFlow results stay tensors, so that the maps of a scene are not copied between the parts. Elsewhere Keras
-    compiles, and results are arrays.
+    On TensorFlow it returns tensors, so that feature maps are not copied between models; otherwise arrays.
     """
     single = len(model.inputs) == 1
     if keras.backend.backend() != "tensorflow":
@@ -263,8 +240,8 @@ def compiled(model):
 
     signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
 
-    @tf.function(input_signature=signature)
-    def run(*inputs):
+    def run(*inputs: Any) -> Any:
         return model(inputs[0] if single else list(inputs), training=False)
 
-    return run
+    function: Callable[..., Any] = tf.function(run, input_signature=signature)
+    return function

@@ -92,7 +92,7 @@ def test_backbone_weights_are_not_enough(tiny_model, tmp_path):
         layers = [tiny_model.predictor.layers.resnet_model]
 
     loading.save_weights(Backbone, tmp_path / "backbone.h5")
-    with pytest.raises(ValueError, match="backbone.h5: cannot detect, 76 weights are not in it"):
+    with pytest.raises(ValueError, match="backbone.h5: cannot detect, 76 weights are missing"):
         SiamesePredictor(tiny_model.config, weights=tmp_path / "backbone.h5")
 
 
