@@ -3,23 +3,14 @@
 import argparse
 
 from ..config import load_config, parse_settings
-from .options import (
-    SPLIT_HELP,
-    Commands,
-    add_command,
-    add_config_arguments,
-    add_dataset_arguments,
-    at_least,
-    open_dataset,
-)
+from .options import Commands, add_command, add_config_arguments, add_dataset_arguments, at_least, open_dataset
 
 
 def add_parser(commands: Commands) -> None:
     text = "Inspect a data set: count instances by category, list what is broken, draw training samples."
     parser = add_command(commands, "check", run, text)
-    add_dataset_arguments(parser)
+    add_dataset_arguments(parser, split=True)
     parser.add_argument("--subset", default="train", help="'train' or 'val' (default train)")
-    parser.add_argument("--split", type=int, choices=range(5), default=0, help=SPLIT_HELP)
     parser.add_argument("--shots", type=at_least(1), default=1, metavar="K", help="references of a query (default 1)")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the samples (default 0)")
     parser.add_argument("--augment", choices=("none", "fliplr"), default="none", help="of the samples (default none)")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-SPLIT_HELP = "category split of the paper: 1 to 4 leave a quarter of the categories out, 0 trains on all (default 0)"
+_SPLIT_HELP = "category split of the paper: 1 to 4 leave a quarter of the categories out, 0 trains on all (default 0)"
 _DATASET_HELP = (
     "folder with annotations/ and the image folders; or 'shapes', scenes that this program draws itself "
     "(datasets/shapes, made where it is missing; a folder of that name is ./shapes)"
@@ -64,15 +64,7 @@ share = number(float, lambda value: 0 <= value < 1, "a share from 0 to below 1")
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], text: str, **parts: Any
 ) -> argparse.ArgumentParser:
-    """Add a command with the options that all have.
-
-    Args:
-        commands: what `add_subparsers` returned.
-        name: of the command.
-        run: does its work; takes the options and returns an exit code, or None for 0.
-        text: what the command does.
-        parts: other texts of argparse: `help` for the list of commands, `epilog`.
-    """
+    """Add a command with the options that all have; `parts` are other texts: `help` for the list of commands, `epilog`."""
     parser = commands.add_parser(name, **({"help": text, "description": text} | parts))
     parser.set_defaults(command=run)
     parser.add_argument("--verbose", action="store_true", help="say more")
@@ -80,20 +72,17 @@ def add_command(
     return parser
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose images."""
+def add_dataset_arguments(parser: argparse.ArgumentParser, *, split: bool = False) -> None:
+    """Add the options that choose images, and with `split` the categories to train on."""
     parser.add_argument("--dataset", metavar="DIR", help=_DATASET_HELP)
     parser.add_argument("--year", default="2017", help="of the annotation file (default 2017)")
     parser.add_argument("--images", type=int, nargs="+", metavar="ID", help="only the images with these COCO ids")
+    if split:
+        parser.add_argument("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, detects: bool = True, required: bool = True) -> None:
-    """Add the options that choose configuration and weights.
-
-    Args:
-        detects: False for training, where --model names the initial weights.
-        required: False where the command can do without weights.
-    """
+    """Add the options that choose configuration and weights; for training (not `detects`) these are initial weights."""
     help = _WEIGHTS_HELP if detects else _WEIGHTS_HELP + _TRAINING_WEIGHTS
     parser.add_argument("--model", required=required, metavar="FILE|NAME", help=help)
     add_config_arguments(parser, "the one that fits the weights" if detects else "small")

@@ -183,9 +183,9 @@ def chosen_recipe(options: argparse.Namespace) -> "tuple[Config, Recipe]":
     config = load_config(options.config)
     if options.mixed_precision:
         config = config.replace(PRECISION="bfloat16")
-    recipe = dataclasses.replace(recipe_of(config), seed=options.seed)
     size = options.size or (config.TARGET_MAX_DIM if options.dataset is not None else None)
-    given = {"epochs": options.epochs, "steps_per_epoch": options.steps, "learning_rate": options.learning_rate}
-    given = {name: value for name, value in {**given, "size": size}.items() if value is not None}
+    given = picked(options, "epochs", "learning_rate", "seed") | {"steps_per_epoch": options.steps, "size": size}
+    given = {name: value for name, value in given.items() if value is not None}
     batch = options.batch or (_ADAM_BATCH if config.OPTIMIZER == "adam" else REFERENCE_BATCH)
-    return pretraining_config(config, batch=batch, devices=options.devices), dataclasses.replace(recipe, **given)
+    config = pretraining_config(config, batch=batch, devices=options.devices)
+    return config, dataclasses.replace(recipe_of(config), **given)

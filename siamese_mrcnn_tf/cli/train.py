@@ -12,7 +12,6 @@ from ..config import Config, load_config, parse_settings
 from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.schedules import SCHEDULES, load_schedule, shortened
 from .options import (
-    SPLIT_HELP,
     Commands,
     add_command,
     add_dataset_arguments,
@@ -62,8 +61,7 @@ _BACKBONE_SETTINGS = ("BACKBONE", "BACKBONE_BLOCKS", "BACKBONE_STEM_WIDTH", "BAC
 def add_parser(commands: Commands) -> None:
     text = "Train a model on a COCO-format data set, by the paper's schedule."
     parser = add_command(commands, "train", run, text, epilog=_TRAIN_NOTES)
-    add_dataset_arguments(parser)
-    parser.add_argument("--split", type=int, choices=range(5), default=0, help=SPLIT_HELP)
+    add_dataset_arguments(parser, split=True)
     parser.add_argument("--shots", type=at_least(1), metavar="K", help="references of a query (default 1)")
     parser.add_argument("--stages", default="paper", metavar="NAME|FILE", help=_STAGES_HELP)
     parser.add_argument("--epochs", type=at_least(1), metavar="N", help="stop after epoch N of the schedule")
@@ -171,5 +169,6 @@ def open_trainer(
 def training_datasets(options: argparse.Namespace) -> "list[IndexedCocoDataset]":
     """[training data, validation data unless --val-images is 0], with the classes of the split."""
     parts = ("train", "val") if options.val_images != 0 else ("train",)
-    chosen = {"split": options.split, "val_images": options.val_images}
-    return [open_dataset(options, "train", subsubset=part, **chosen)[0] for part in parts]
+    return [
+        open_dataset(options, "train", subsubset=part, **picked(options, "split", "val_images"))[0] for part in parts
+    ]
