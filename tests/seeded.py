@@ -1,4 +1,4 @@
-"""Weights, scenes and references by rule: the inputs of the recorded numbers, made again without any file.
+"""Weights, scenes and references by rule: the inputs of the recorded numbers, reproduced without files.
 
 The rules are those under which the original implementation's outputs were recorded; same names and seeds give the same
 numbers, bit for bit. They draw from numpy's legacy RandomState because its streams never change.
@@ -32,7 +32,7 @@ def seeded_weight(name, shape):
     """The value of a weight: float32 of `shape`.
 
     Args:
-        name: "layer/weight:0" as stored in a weight file, what stands before the layer is ignored.
+        name: "layer/weight:0" as stored in a weight file; a prefix of the layer is ignored.
         shape: kernels (height, width, in, out), of the transposed convolution (height, width, out, in).
     """
     layer, weight = name.rpartition(":")[0].split("/")[-2:]
@@ -44,7 +44,7 @@ def seeded_weight(name, shape):
 
 
 def make_scene(height, width, seed, num_objects=8):
-    """A picture with textured objects, the later ones in front.
+    """An image with textured objects, later ones in front.
 
     Returns:
         image: uint8 [height, width, RGB].
@@ -62,8 +62,8 @@ def make_scene(height, width, seed, num_objects=8):
     image += rng.normal(0, 6.0, size=image.shape)
     image = np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
     masks = owner[:, :, None] == np.arange(num_objects)
-    seen = np.flatnonzero(masks.sum(axis=(0, 1)) >= _MIN_VISIBLE)
-    return image, masks[:, :, seen], (seen % 3 + 1).astype(np.int32)
+    visible = np.flatnonzero(masks.sum(axis=(0, 1)) >= _MIN_VISIBLE)
+    return image, masks[:, :, visible], (visible % 3 + 1).astype(np.int32)
 
 
 def boxes_of(masks):

@@ -26,7 +26,7 @@ def fill(model, seed=0):
     return model
 
 
-def picture(*shape, seed=1):
+def random_map(*shape, seed=1):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
@@ -73,7 +73,7 @@ def test_released_widths():
 
 @pytest.mark.parametrize("size", [(64, 96), (32, 32), (96, 160)])
 def test_strides_and_channels(size):
-    stages = narrow_model(BACKBONE_BLOCKS=(1, 1, 1, 1))(picture(2, *size, 3))
+    stages = narrow_model(BACKBONE_BLOCKS=(1, 1, 1, 1))(random_map(2, *size, 3))
     strides, channels = (4, 4, 8, 16, 32), (4, 4, 6, 8, 10)
     expected = [
         (2, size[0] // stride, size[1] // stride, width) for stride, width in zip(strides, channels, strict=True)
@@ -95,7 +95,7 @@ def test_stem_by_hand():
     kernel[3, 3, 0, 2] = -1
     kernel[6, 3, 1, 3] = 1  # three rows below
     model.get_layer("conv1").set_weights([kernel, np.array([0, -5, 0, 0])])
-    image = picture(2, 32, 64, 3)
+    image = random_map(2, 32, 64, 3)
     norm = np.float32(1 / np.sqrt(1 + 1e-3))
     below = np.pad(image, ((0, 0), (0, 3), (0, 0), (0, 0)))[:, 3::2, ::2, 1]
     red = image[:, ::2, ::2, 0]
@@ -117,7 +117,7 @@ def test_residual_block_equals_plain_operations(stride, project):
         x = ops.conv(x, kernel, strides=step, padding="same") + bias
         return (x - mean) / ops.sqrt(variance + 1e-3) * gamma + beta
 
-    x = picture(2, 8, 12, 6)
+    x = random_map(2, 8, 12, 6)
     inner = ops.relu(conv_bn(ops.relu(conv_bn(x, "2a", stride)), "2b", 1))
     expected = ops.relu(conv_bn(inner, "2c", 1) + (conv_bn(x, "1", stride) if project else x))
     assert model.output_shape == (None, 8 // stride, 12 // stride, 6)
@@ -148,7 +148,7 @@ def test_a_callable_backbone(train_bn):
     config = Config().replace(BACKBONE=pooling_pyramid, TRAIN_BN=train_bn)
     model = backbone.build_resnet_model(config)
     assert calls == [(True, train_bn)]
-    image = picture(1, 64, 64, 3)
+    image = random_map(1, 64, 64, 3)
     stages = model(image)
     assert [tuple(stage.shape) for stage in stages] == [(1, side, side, 3) for side in (16, 16, 8, 4, 2)]
     np.testing.assert_allclose(stages[4][0, 0, 0], image[0, :32, :32].mean(axis=(0, 1)), atol=1e-6)
@@ -159,7 +159,7 @@ def test_a_backbone_survives_a_file(tmp_path):
     model.save(tmp_path / "backbone.keras")
     restored = keras.saving.load_model(tmp_path / "backbone.keras")
     assert restored.get_layer("bn2a_branch2a").train_bn is None
-    for before, after in zip(model(picture(1, 64, 64, 3)), restored(picture(1, 64, 64, 3)), strict=True):
+    for before, after in zip(model(random_map(1, 64, 64, 3)), restored(random_map(1, 64, 64, 3)), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
@@ -208,7 +208,7 @@ def test_other_ways_to_normalize_are_refused(train_bn):
 @pytest.mark.parametrize(("train_bn", "changes"), [(False, False), (None, True)])
 def test_train_bn_reaches_every_layer_of_the_backbone(train_bn, changes):
     model = fill(narrow_model(BACKBONE_BLOCKS=(1, 1, 1, 1), TRAIN_BN=train_bn))
-    image = picture(2, 64, 64, 3)
+    image = random_map(2, 64, 64, 3)
     for plain, trained in zip(model(image), model(image, training=True), strict=True):
         assert np.array_equal(plain, trained) != changes
 
@@ -225,7 +225,7 @@ def fpn():
 @pytest.fixture(scope="module")
 def stages():
     sizes = zip(SIDES, CHANNELS, strict=True)
-    return [picture(2, *side, channels, seed=index) for index, (side, channels) in enumerate(sizes)]
+    return [random_map(2, *side, channels, seed=index) for index, (side, channels) in enumerate(sizes)]
 
 
 def test_fpn_names_and_shapes(fpn, stages):

@@ -1,4 +1,4 @@
-"""`DetectionTargetLayer`: which proposals train the heads, and towards what."""
+"""`DetectionTargetLayer`: sampling of proposals and their targets."""
 
 import conftest
 import keras
@@ -179,7 +179,7 @@ def test_images_without_boxes_have_no_jittered_ones():
     assert not found[0].any() and found[1].any(axis=-1).all()
 
 
-def test_jittered_boxes_stay_in_the_picture_and_near_their_box():
+def test_jittered_boxes_stay_in_the_image_and_near_their_box():
     rng = np.random.default_rng(1)
     corners = np.sort(rng.random((1, 20, 2, 2), np.float32), axis=2)  # the lower coordinates first
     noise = rng.random((1, 4000, 5), np.float32)

@@ -5,7 +5,6 @@ import csv
 import pathlib
 
 import conftest
-import keras
 import numpy as np
 import pytest
 
@@ -13,7 +12,6 @@ from siamese_mrcnn_tf import IndexedCocoDataset, SiameseMaskRCNN, TinyConfig
 from siamese_mrcnn_tf.data import augmentation
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate
 from siamese_mrcnn_tf.model import shift_detections
-from siamese_mrcnn_tf.modeling import rpn
 from siamese_mrcnn_tf.ops import boxes
 from siamese_mrcnn_tf.training.trainer import Trainer
 from siamese_mrcnn_tf.weights import loading
@@ -126,24 +124,12 @@ def moved(boxes_norm, deltas):
 
 
 @pytest.mark.parametrize("mode", ["pad64", "none"])
-def test_run_graph_of_pictures_of_any_shape(mode, crop, tiny_weights, tmp_path):
+def test_run_graph_of_images_of_any_shape(mode, crop, tiny_weights, tmp_path):
     model = SiameseMaskRCNN("inference", TinyConfig().replace(IMAGE_RESIZE_MODE=mode), tmp_path)
     model.load_weights(tiny_weights)
-    picture = np.zeros((128, 192, 3), np.uint8)
-    values = model.run_graph([[crop]], [picture], ["refined_anchors", "rpn_class"])
+    image = np.zeros((128, 192, 3), np.uint8)
+    values = model.run_graph([[crop]], [image], ["refined_anchors", "rpn_class"])
     assert values["refined_anchors"].shape[1] == min(values["rpn_class"].shape[1], model.config.PRE_NMS_LIMIT)
-
-
-@pytest.mark.parametrize(("anchors", "rows"), [(9, 5), (3, 3)])
-def test_layer_of_refined_anchors_survives_its_configuration(anchors, rows):
-    layer = rpn.RefinedAnchorsLayer(5, (0.1, 0.1, 0.2, 0.2), name="refined_anchors")
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
-    assert again.get_config() == layer.get_config() and again.pre_nms_limit == 5
-    shapes = [(None, anchors, 2), (None, anchors, 4), (None, anchors, 4)]
-    outputs = again([np.zeros((2, *shape[1:]), np.float32) for shape in shapes])
-    expected = {name: tuple(values.shape[1:]) for name, values in outputs.items()}
-    assert {name: shape[1:] for name, shape in layer.compute_output_shape(shapes).items()} == expected
-    assert expected["refined_anchors"] == (rows, 4)
 
 
 def test_checkpoints_are_found_and_give_their_epoch(tiny_model, tmp_path):
@@ -184,7 +170,7 @@ def test_set_trainable_reaches_into_nested_models(tmp_path):
 
 @pytest.mark.slow
 def test_training_as_in_the_notebook_of_the_original(training_tree, micro_config, tmp_path):
-    """One call of `train` for each entry of a schedule, then another session that goes on from its last checkpoint."""
+    """One call of `train` for each entry of a schedule, then another session that resumes from its last checkpoint."""
     parts = []
     for part in ("train", "val"):
         dataset = IndexedCocoDataset()

@@ -101,12 +101,12 @@ def test_bad_configurations_are_refused_before_anything_is_built():
 
 
 @pytest.mark.parametrize("mode", ["pad64", "none"])
-def test_pictures_of_any_shape_without_the_square(mode, crop, tiny_weights):
+def test_images_of_any_shape_without_the_square(mode, crop, tiny_weights):
     config = TinyConfig().replace(IMAGE_RESIZE_MODE=mode, IMAGE_MIN_DIM=64, DETECTION_MIN_CONFIDENCE=0.0)
     model = SiameseMaskRCNN("inference", config, "logs")
     model.load_weights(tiny_weights)
-    picture = np.random.default_rng(0).integers(0, 256, (128, 192, 3), np.uint8)
-    found = model.detect([[crop]], [picture])[0]
+    image = np.random.default_rng(0).integers(0, 256, (128, 192, 3), np.uint8)
+    found = model.detect([[crop]], [image])[0]
     assert found["masks"].shape == (128, 192, len(found["rois"]))
     assert len(found["rois"]) > 0
 

@@ -1,4 +1,4 @@
-"""`SiamesePredictor`: encode once, prompt many times."""
+"""`SiamesePredictor`: encode once, detect with many references."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_embeddings_are_saved_and_loaded(predictor, scene, crop, tmp_path):
     assert_same(predictor.detect(loaded), predictor.detect(embedding))
 
 
-def test_a_refused_picture_does_not_leave_the_one_before(predictor, scene, crop):
+def test_an_invalid_image_does_not_leave_the_previous_scene(predictor, scene, crop):
     predictor.set_image(scene)
     with pytest.raises(ValueError, match="image 0"):
         predictor.set_image(scene[:, :, 0])
@@ -111,7 +111,7 @@ PARTIAL = object()
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None, PARTIAL])
-def test_what_is_no_embedding_is_refused(tmp_path, content):
+def test_invalid_embedding_files_are_refused(tmp_path, content):
     path = tmp_path / "broken.npz"
     if content is PARTIAL:
         ReferenceEmbedding(np.ones((2, 5, 64), np.float32)).save(path)

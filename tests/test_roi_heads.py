@@ -1,102 +1,17 @@
-"""The heads: order of the anchors, values against numpy on tiny sizes, rois folded into the batch."""
+"""The RoI heads: values against numpy on tiny sizes, rois folded into the batch."""
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
+from network_values import batch_norm, fill, relu, softmax
 
-from siamese_mrcnn_tf.modeling import roi_heads, rpn
+from siamese_mrcnn_tf.modeling import roi_heads
 from siamese_mrcnn_tf.modeling.roi_align import PyramidROIAlign
-from siamese_mrcnn_tf.ops.anchors import generate_anchors
 from siamese_mrcnn_tf.ops.image_meta import compose_image_meta
 
 CHANNELS, COUNT, FC, MASK_CHANNELS, CLASSES = 3, 5, 4, 6, 2
 SIDES = (16, 8, 4, 2)
-
-
-def fill(layers, seed=0):
-    """Random weights, variances positive."""
-    rng = np.random.default_rng(seed)
-    for layer in layers:
-        for weight in layer.weights:
-            low, high = (0.5, 1.5) if weight.name in ("gamma", "moving_variance") else (-0.5, 0.5)
-            weight.assign(rng.uniform(low, high, weight.shape))
-
-
-def relu(x):
-    return np.maximum(x, 0)
-
-
-def batch_norm(x, layer):
-    gamma, beta, mean, variance = (weight.numpy() for weight in layer.weights)
-    return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
-
-
-def softmax(x):
-    exponents = np.exp(x - x.max(axis=-1, keepdims=True))
-    return exponents / exponents.sum(axis=-1, keepdims=True)
-
-
-# ---- RPN ---------------------------------------------------------------------------------------------------------
-def counting_rpn(ratios, stride):
-    """An RPN whose outputs tell where they come from: the cell's value plus 1000 times the filter's index."""
-    model = rpn.build_rpn_model(stride, ratios, 1, 2)
-    shared = np.zeros((3, 3, 1, 2))
-    at = 1 if stride == 1 else 0  # the cell itself; "same" padding of even sizes at stride 2 begins at it
-    shared[at, at, 0, 0] = 1
-    model.get_layer("rpn_conv_shared").set_weights([shared, np.zeros(2)])
-    for name, filters in (("rpn_class_raw", 2 * ratios), ("rpn_bbox_pred", 4 * ratios)):
-        kernel = np.zeros((1, 1, 2, filters))
-        kernel[0, 0, 0] = 1
-        model.get_layer(name).set_weights([kernel, 1000.0 * np.arange(filters)])
-    return model
-
-
-@pytest.mark.parametrize(("ratios", "stride"), [(3, 1), (2, 1), (3, 2)])
-def test_rpn_rows_are_ordered_by_y_x_ratio(ratios, stride):
-    feature_map = np.arange(2 * 4 * 6, dtype=np.float32).reshape(2, 4, 6, 1)
-    outputs = counting_rpn(ratios, stride)(feature_map)
-    places = feature_map[:, ::stride, ::stride].reshape(2, -1, 1, 1)
-    logits = places + 1000.0 * np.arange(2 * ratios).reshape(ratios, 2)
-    deltas = places + 1000.0 * np.arange(4 * ratios).reshape(ratios, 4)
-    np.testing.assert_array_equal(outputs["rpn_class_logits"], logits.reshape(2, -1, 2))
-    np.testing.assert_array_equal(outputs["rpn_bbox"], deltas.reshape(2, -1, 4))
-    anchors = generate_anchors(8, [1] * ratios, (4, 6), 1, stride)
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2  # with 1 pixel a cell: the cell of each row
-    cells = feature_map[0, centres[:, 0].astype(int), centres[:, 1].astype(int), 0]
-    np.testing.assert_array_equal(np.asarray(outputs["rpn_bbox"])[0, :, 0] % 1000, cells)
-
-
-def test_rpn_equals_plain_operations():
-    model = rpn.build_rpn_model(1, 3, CHANNELS, 7)
-    fill(model.layers)
-    assert {layer.name for layer in model.layers if layer.weights} == {
-        "rpn_conv_shared",
-        "rpn_class_raw",
-        "rpn_bbox_pred",
-    }
-    feature_map = np.random.default_rng(1).normal(size=(2, 5, 4, CHANNELS)).astype(np.float32)
-    kernel, bias = model.get_layer("rpn_conv_shared").weights
-    shared = relu(np.asarray(ops.conv(feature_map, kernel, padding="same") + bias))
-    outputs = {name: np.asarray(values) for name, values in model(feature_map).items()}
-    assert set(outputs) == {"rpn_class_logits", "rpn_class", "rpn_bbox"}
-    for name, layer, width in (("rpn_class_logits", "rpn_class_raw", 2), ("rpn_bbox", "rpn_bbox_pred", 4)):
-        kernel, bias = (weight.numpy() for weight in model.get_layer(layer).weights)
-        np.testing.assert_allclose(outputs[name], (shared @ kernel[0, 0] + bias).reshape(2, -1, width), atol=1e-5)
-    np.testing.assert_allclose(outputs["rpn_class"], softmax(outputs["rpn_class_logits"]), atol=1e-6)
-
-
-def test_rpn_takes_maps_of_any_size():
-    model = rpn.build_rpn_model(1, 3, CHANNELS, 4)
-    for height, width in ((1, 1), (4, 7)):
-        outputs = model(np.zeros((2, height, width, CHANNELS)))
-        assert outputs["rpn_class"].shape == (2, height * width * 3, 2)
-        assert outputs["rpn_bbox"].shape == (2, height * width * 3, 4)
-
-
-def test_rpn_of_an_empty_batch(empty_convolutions):
-    model = rpn.build_rpn_model(1, 3, CHANNELS, 4)
-    assert model(np.zeros((0, 4, 4, CHANNELS)))["rpn_bbox"].shape == (0, 48, 4)
 
 
 # ---- class, box and mask heads -----------------------------------------------------------------------------------
