@@ -93,14 +93,12 @@ def display_top_masks(
     classes = [int(class_id) for class_id in np.unique(class_ids) if areas[class_ids == class_id].any()]
     classes.sort(key=lambda class_id: -areas[class_ids == class_id].sum())
     images, titles = [image], [f"height x width = {image.shape[0]} x {image.shape[1]}"]
-    for class_id in classes[:limit]:
-        merged = np.zeros(image.shape[:2], int)
+    for place in range(limit):
+        merged, class_id = np.zeros(image.shape[:2], int), classes[place] if place < len(classes) else None
         for number, index in enumerate(np.flatnonzero(class_ids == class_id), 1):
             merged[mask[:, :, index].astype(bool)] = number
         images.append(merged)
-        titles.append(str(class_names[class_id]))
-    missing = limit + 1 - len(images)
-    images, titles = images + [np.zeros(image.shape[:2], int)] * missing, titles + ["-"] * missing
+        titles.append("-" if class_id is None else str(class_names[class_id]))
     return display_images(images, titles, cols=limit + 1, cmap="Blues_r", interpolation="nearest", ax=ax)
 
 
@@ -130,12 +128,9 @@ def draw_boxes(
     image = style.checked_image(image, "image")
     given = {"boxes": boxes, "refined_boxes": refined_boxes}
     count = max((len(np.asarray(values)) for values in given.values() if values is not None), default=0)
-    old, refined = (
-        style.checked_count(
-            style.checked_boxes(np.zeros((count, 4)) if values is None else values, name), count, " and ".join(given)
-        )
-        for name, values in given.items()
-    )
+    blank = np.zeros((count, 4))
+    checked = [style.checked_boxes(blank if values is None else values, name) for name, values in given.items()]
+    old, refined = (style.checked_count(values, count, "boxes and refined_boxes") for values in checked)
     if masks is not None:
         masks = style.checked_shape(masks, (*image.shape[:2], count), "masks")
     captions = style.checked_count([""] * count if captions is None else captions, count, "captions")
@@ -180,21 +175,16 @@ def draw_rois(
     Returns:
         The axes; the title has the counts.
     """
-    image, rois, class_ids = (
-        style.checked_image(image, "image"),
-        style.checked_boxes(rois, "rois"),
-        np.asarray(class_ids, int),
-    )
+    image, rois = style.checked_image(image, "image"), style.checked_boxes(rois, "rois")
     refined = style.checked_count(style.checked_boxes(refined_rois, "refined_rois"), len(rois), "refined_rois")
-    style.checked_count(class_ids, len(rois), "class_ids")
+    class_ids = style.checked_count(np.asarray(class_ids, int), len(rois), "class_ids")
     real = np.flatnonzero(rois.any(axis=1))
     positive = np.count_nonzero(class_ids[real] > 0)
     title = f"{len(real)} proposals, {positive} of objects ({100 * positive / max(len(real), 1):.0f}%)"
     chosen = real[np.linspace(0, len(real) - 1, min(limit, len(real))).astype(int)]
     title += "" if len(chosen) == len(real) else f"; {len(chosen)} shown"
     is_object = class_ids[chosen] > 0
-    names = ["" if class_names is None else str(class_names[class_id]) for class_id in class_ids[chosen]]
-    captions = [name if shown else "" for name, shown in zip(names, is_object, strict=True)]
+    captions = [str(class_names[i]) if class_names is not None and i > 0 else "" for i in class_ids[chosen]]
     masks = np.zeros((*image.shape[:2], len(chosen)), bool)
     if mask is not None:
         probabilities = style.checked_count(np.asarray(mask), len(rois), "mask")
@@ -239,11 +229,8 @@ def display_differences(
         iou_threshold: minimum overlap of a match, which has a `*` after its overlap.
         score_threshold: minimum score of a detection.
     """
-    image, truth, found = (
-        style.checked_image(image, "image"),
-        style.checked_boxes(gt_box, "gt_box"),
-        style.checked_boxes(pred_box, "pred_box"),
-    )
+    image = style.checked_image(image, "image")
+    truth, found = style.checked_boxes(gt_box, "gt_box"), style.checked_boxes(pred_box, "pred_box")
     scores = style.checked_count(np.asarray(pred_score, float), len(found), "pred_score")
     kept = np.argsort(-scores, kind="stable")
     kept = kept[scores[kept] >= score_threshold]
@@ -251,11 +238,10 @@ def display_differences(
     if gt_mask is None or pred_mask is None:
         overlaps = compute_overlaps(found[kept], truth)
     else:
-        gt_masks = style.checked_shape(gt_mask, (*image.shape[:2], len(truth)), "gt_mask")
-        masks = np.asarray(
-            style.checked_shape(pred_mask, (*image.shape[:2], len(found)), "pred_mask")[:, :, kept], bool
-        )
-        overlaps, masks = mask_overlaps(masks, gt_masks), np.concatenate([np.asarray(gt_masks, bool), masks], axis=2)
+        gt_masks = style.checked_shape(gt_mask, (*image.shape[:2], len(truth)), "gt_mask").astype(bool)
+        pred_masks = style.checked_shape(pred_mask, (*image.shape[:2], len(found)), "pred_mask").astype(bool)
+        masks = np.concatenate([gt_masks, pred_masks[:, :, kept]], axis=2)
+        overlaps = mask_overlaps(pred_masks[:, :, kept], gt_masks)
     if gt_class_id is not None and pred_class_id is not None:
         overlaps = overlaps * (np.asarray(pred_class_id)[kept][:, None] == np.asarray(gt_class_id)[None])
     matches = match_greedily(overlaps, iou_threshold)
@@ -370,12 +356,13 @@ def results_to_detections(result: Mapping[str, Any]) -> dict[str, np.ndarray | N
     class_ids = result.get("class_ids")
     class_ids = np.ones(len(rois)) if class_ids is None else style.checked_count(class_ids, len(rois), "class_ids")
     masks = np.asarray(result["masks"], bool)
-    has_masks = masks.ndim == 3 and (masks.shape[2] or not len(rois))
-    if has_masks:
+    mask = None
+    if masks.ndim == 3 and (masks.shape[2] or not len(rois)):
         style.checked_shape(masks, (*masks.shape[:2], len(rois)), "masks")
+        mask = np.ascontiguousarray(np.moveaxis(masks, -1, 0))
     return {
         "xyxy": rois[:, [1, 0, 3, 2]].astype(np.float32),
-        "mask": np.ascontiguousarray(np.moveaxis(masks, -1, 0)) if has_masks else None,
+        "mask": mask,
         "confidence": scores,
         "class_id": np.asarray(class_ids, np.int64),
     }

@@ -4,8 +4,8 @@ Boxes are (y1, x1, y2, x2) in pixels, y2 and x2 exclusive; colors are (red, gree
 on first use, because it is slow to import and overlays do without it.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence, Sized
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Color = tuple[float, float, float]
 Values = Sequence[Any] | np.ndarray  # one for each instance, image, ...
+_Sized = TypeVar("_Sized", bound=Sized)
 
 SERIES_COLORS = ("#3c6fb0", "#c9512b", "#4a9a5b", "#8061a5", "#8a6d3b", "#5a5a5a")
 INK, SOFT, FAINT = "#333333", "#8a8a8a", "#d9d9d9"  # of text, of remarks and lines of reference, of grid lines
@@ -97,7 +98,7 @@ def checked_shape(values: npt.ArrayLike, shape: tuple[int, ...], what: str) -> n
     return np.asarray(values)
 
 
-def checked_count(values: Any, count: int, what: str) -> Any:
+def checked_count(values: _Sized, count: int, what: str) -> _Sized:
     """The values; ValueError names `what` if their number is another."""
     if len(values) != count:
         raise ValueError(f"{what}: expected {count}, one for each, got {len(values)}")
