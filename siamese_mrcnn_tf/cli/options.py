@@ -64,7 +64,7 @@ share = number(float, lambda value: 0 <= value < 1, "a share from 0 to below 1")
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], text: str, **parts: Any
 ) -> argparse.ArgumentParser:
-    """Add a command with the options that all have; `parts` are other texts: `help` for the list of commands, `epilog`."""
+    """Add a command with the options that all have; `parts` are further texts of argparse: `help`, `epilog`."""
     parser = commands.add_parser(name, **({"help": text, "description": text} | parts))
     parser.set_defaults(command=run)
     parser.add_argument("--verbose", action="store_true", help="say more")
