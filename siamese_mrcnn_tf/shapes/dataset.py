@@ -34,6 +34,7 @@ _LONG = 300  # minimum number of scenes for a progress bar
 _CHUNK = 16  # scenes passed to a worker at once
 _IDS_PER_SCENE = 100  # more than a scene has objects, so that ids are unique over both splits
 
+Box = tuple[int, int, int, int]  # (y1, x1, y2, x2)
 Made = tuple[tuple[int, int], list[dict[str, Any]]]  # (height, width), annotations: as of `write_scene`
 
 
@@ -122,7 +123,7 @@ def write_coco(
     return {split: len(content["annotations"]) for split, content in contents.items()}
 
 
-def write_demo(folder: str | Path, *, size: int, seed: int) -> dict[str, tuple[int, int, int, int] | None]:
+def write_demo(folder: str | Path, *, size: int, seed: int) -> dict[str, Box | None]:
     """Write `scene.png` and `reference_<category>.png` for each category in it.
 
     Args:
@@ -135,7 +136,7 @@ def write_demo(folder: str | Path, *, size: int, seed: int) -> dict[str, tuple[i
     """
     _check_arguments(seed=seed)
     scene = make_scene(np.random.default_rng(seed), size, size)
-    written: dict[str, tuple[int, int, int, int] | None] = {"scene.png": None}
+    written: dict[str, Box | None] = {"scene.png": None}
     write_image(Path(folder) / "scene.png", scene[0])
     for name, (crop, box) in reference_crops(*scene).items():
         write_image(Path(folder) / f"reference_{name}.png", crop)
@@ -143,9 +144,7 @@ def write_demo(folder: str | Path, *, size: int, seed: int) -> dict[str, tuple[i
     return written
 
 
-def reference_crops(
-    image: np.ndarray, masks: np.ndarray, class_ids: np.ndarray
-) -> dict[str, tuple[np.ndarray, tuple[int, int, int, int]]]:
+def reference_crops(image: np.ndarray, masks: np.ndarray, class_ids: np.ndarray) -> dict[str, tuple[np.ndarray, Box]]:
     """Crops of the largest object of each category in a scene.
 
     Args:

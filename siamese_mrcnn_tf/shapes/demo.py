@@ -1,13 +1,13 @@
 """The demo: pre-training, training and evaluation on the Shapes data set, and a page with the results."""
 
+import contextlib
 import dataclasses
-import functools
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pycocotools.coco import COCO
 
@@ -21,8 +21,6 @@ from ..predictor import SiamesePredictor
 from ..training.checkpoints import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of
 from .dataset import SHAPES, find_dataset
 from .demo_page import write_demo_page
-
-_Result = TypeVar("_Result")
 
 EVALUATIONS: dict[str, dict[str, Any]] = {  # name -> settings of `protocol.evaluate`
     "random-boxes": {},
@@ -72,7 +70,8 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
         0, or the exit code of a step that was stopped or failed.
     """
     out, seconds = Path(settings.out), dict[str, float]()
-    folder = timed(seconds, "data set", lambda: find_dataset(SHAPES))
+    with timed(seconds, "data set"):
+        folder = find_dataset(SHAPES)
     pretrained = out / "pretraining" / f"{SHAPES}_s{settings.split}.h5"
     log_dir = Path(log_dir_of(TinyConfig(), str(out / "logs")))
     steps = {
@@ -82,12 +81,14 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
     for command, run_folder in steps.values():
         refuse_another_run(command, run_folder)
     for name, (command, run_folder) in steps.items():
-        code = timed(seconds, name, functools.partial(run_step, run_command, command, run_folder))
+        with timed(seconds, name):
+            code = run_step(run_command, command, run_folder)
         if code:
             print("the same command resumes the demo", file=sys.stderr)
             return code
     data = open_scenes(folder)
-    timed(seconds, "evaluation", lambda: evaluate_all(settings, *data, log_dir, out))
+    with timed(seconds, "evaluation"):
+        evaluate_all(settings, *data, log_dir, out)
     commands = [shlex.join(["siamese-mrcnn", *command]) for command, _ in steps.values()]
     histories = {name: run_folder / "history.csv" for name, (_, run_folder) in steps.items()}
     page = write_demo_page(out, *data, commands=commands, histories=histories, seconds=seconds, split=settings.split)
@@ -159,9 +160,9 @@ def evaluate_all(
         )
 
 
-def timed(seconds: dict[str, float], name: str, work: Callable[[], _Result]) -> _Result:
-    """The result of `work`; its duration is stored under `name` in `seconds`."""
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Store the duration of the body under `name` in `seconds`."""
     start = time.perf_counter()
-    result = work()
+    yield
     seconds[name] = time.perf_counter() - start
-    return result

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_Place = tuple[int, int]  # (x, y) in pixels
+_Pair = tuple[int, int]  # (x, y) or (width, height) in pixels
+_Plate = tuple[int, int, int, int]  # (x1, y1, x2, y2) in pixels
 
 _GOLDEN_RATIO = 0.618033988749895  # steps of it around the color circle keep clear of each other
 _TINT = 0.45  # share of the color in a mask of an overlay
@@ -340,18 +341,13 @@ def _paint_mask(image: np.ndarray, mask: np.ndarray, color: Color, line: int) ->
 
 
 def _draw_labels(
-    draw: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    boxes: np.ndarray,
-    labels: Values,
-    colors: Values,
-    order: Iterable[int],
+    draw: ImageDraw.ImageDraw, size: _Pair, boxes: np.ndarray, labels: Values, colors: Values, order: Iterable[int]
 ) -> None:
     """Draw labels on plates of their color; the first ones of `order` choose their places first."""
     smallest, largest = _LABEL_PIXELS
     pixels = min(max(round(min(size) * _LABEL_SCALE), smallest), largest)
     font, pad = ImageFont.load_default(pixels), max(pixels // 8, 1)
-    taken: list[tuple[int, int, int, int]] = []
+    taken: list[_Plate] = []
     for index in order:
         if not labels[index]:
             continue
@@ -364,7 +360,7 @@ def _draw_labels(
         draw.text((x + pad - left, y + pad - top), labels[index], fill=ink, font=font)
 
 
-def _label_place(box: np.ndarray, plate: _Place, size: _Place, taken: Iterable[tuple[int, int, int, int]]) -> _Place:
+def _label_place(box: np.ndarray, plate: _Pair, size: _Pair, taken: Iterable[_Plate]) -> _Pair:
     """The corner (x, y) of a plate (width, height) at its box, inside the image, clear of the plates in `taken`."""
     y1, x1, y2, x2 = map(int, box)
     width, height = plate
@@ -373,7 +369,7 @@ def _label_place(box: np.ndarray, plate: _Place, size: _Place, taken: Iterable[t
     return min(places, key=lambda place: sum(_shared_area(place, plate, other) for other in taken))
 
 
-def _shared_area(place: _Place, plate: _Place, other: tuple[int, int, int, int]) -> int:
+def _shared_area(place: _Pair, plate: _Pair, other: _Plate) -> int:
     across = min(place[0] + plate[0], other[2]) - max(place[0], other[0])
     down = min(place[1] + plate[1], other[3]) - max(place[1], other[1])
     return max(across, 0) * max(down, 0)
