@@ -1,11 +1,10 @@
-"""Seconds of one detection beside the machine's float32 matrix rate, measured in turns in one run.
+"""Time of one detection, compared with the machine's float32 matrix rate, measured alternately in one run.
 
     python benchmarks/detect.py [--config small large] [--repeats 7]
 
-One detection is a new scene and a new reference: molding, encoding, matching, proposals, heads, masks, unmolding. The
-share of a matrix rate is the network's operations over the time, over the rate of a matrix product on the same cores,
-measured before and after it. Two rates are given: TensorFlow's own product, which measures its convolutions, and
-numpy's, which some processors run faster.
+One detection has a new scene and a new reference: molding, encoding, matching, proposals, heads, masks, unmolding. The
+share is the network's operations per second, divided by the rate of a matrix product on the same cores, measured before
+and after. Two rates are given: TensorFlow's matrix product, and numpy's, which is faster on some processors.
 """
 
 import argparse
@@ -13,6 +12,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -25,14 +25,14 @@ import tensorflow as tf
 from siamese_mrcnn_tf.config import CONFIGS
 from siamese_mrcnn_tf.predictor import SiamesePredictor
 
-GIGA_OPERATIONS = {"small": 203, "large": 790}  # of one detection; multiplications and additions of the convolutions
+GIGA_OPERATIONS = {"small": 203, "large": 790}  # of one detection: multiplications and additions of the convolutions
 MATRIX_SIDE = 4096
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="+", choices=sorted(GIGA_OPERATIONS), default=["small", "large"])
-    parser.add_argument("--repeats", type=int, default=7, help="measurements, of which the median is taken")
+    parser.add_argument("--repeats", type=int, default=7, help="number of measurements; the median is reported")
     options = parser.parse_args()
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}", flush=True
@@ -49,7 +49,7 @@ def main():
         print(f"| {name} | {scene + query:.2f} | {scene:.2f} | {query:.2f} | {columns} |", flush=True)
 
 
-def measure(name, repeats):
+def measure(name: str, repeats: int) -> list[tuple[float, ...]]:
     """[(seconds of set_image, seconds of detect, TensorFlow's rate, numpy's rate in GFLOP/s)] for each repeat."""
     keras.utils.set_random_seed(0)
     predictor = SiamesePredictor(CONFIGS[name]().replace(DETECTION_MIN_CONFIDENCE=0.0))
@@ -61,14 +61,14 @@ def measure(name, repeats):
     rows = []
     for _ in range(repeats):
         before = matrix_rates()
-        scene_seconds = seconds(lambda: predictor.set_image(scene) or predictor._scene.pyramid[-1].numpy())
+        scene_seconds = seconds(lambda: predictor.encode_scenes([scene]).pyramid[-1].numpy())
         query_seconds = seconds(lambda: predictor.detect(reference))
         rates = np.mean([before, matrix_rates()], axis=0)
         rows.append((scene_seconds, query_seconds, *rates))
     return rows
 
 
-def matrix_rates():
+def matrix_rates() -> list[float]:
     """GFLOP/s of a float32 matrix product by TensorFlow and by numpy."""
     matrix = np.random.default_rng(0).standard_normal((MATRIX_SIDE, MATRIX_SIDE), np.float32)
     tensor = tf.constant(matrix)
@@ -76,7 +76,7 @@ def matrix_rates():
     return [2 * MATRIX_SIDE**3 / seconds(product) / 1e9 for product in products]
 
 
-def seconds(function):
+def seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

@@ -1,10 +1,9 @@
-"""Seconds of an evaluation beside as many detections one by one, measured in turns in one run.
+"""Time of an evaluation, compared with the same detections one by one, measured alternately in one run.
 
     python benchmarks/evaluate.py DIR [--config small] [--repeats 3]
 
-DIR is a COCO-format folder; its first image with three categories is searched for each of them in five runs, with
-references of their own: 15 queries. The evaluation reads pictures and cuts references itself, the
-other side is given them.
+DIR is a COCO-format folder. Its first image with three categories is searched for each of them in five runs, each with
+another reference: 15 queries. The evaluation includes reading the image and cutting the references.
 """
 
 import argparse
@@ -20,7 +19,7 @@ import keras
 import numpy as np
 
 from siamese_mrcnn_tf import IndexedCocoDataset, SiameseMaskRCNN
-from siamese_mrcnn_tf.config import CONFIGS
+from siamese_mrcnn_tf.config import CONFIGS, Config
 from siamese_mrcnn_tf.data.references import cut_reference
 from siamese_mrcnn_tf.evaluation.queries import OneShotDetector, Query, queries_of
 from siamese_mrcnn_tf.evaluation.references import RandomReferenceSampler
@@ -28,11 +27,11 @@ from siamese_mrcnn_tf.evaluation.references import RandomReferenceSampler
 CATEGORIES, RUNS = 3, 5
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", metavar="DIR")
     parser.add_argument("--config", choices=sorted(CONFIGS), default="small")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements, of which the median is taken")
+    parser.add_argument("--repeats", type=int, default=3, help="number of measurements; the median is reported")
     options = parser.parse_args()
     rows = np.array(measure(CONFIGS[options.config](), options.dataset, options.repeats))
     together, alone = np.median(rows, axis=0)
@@ -42,7 +41,7 @@ def main():
     print(f"| {options.config} | {queries} | {together:.1f} | {alone:.1f} | {ratio:.2f} |")
 
 
-def measure(config, folder, repeats):
+def measure(config: Config, folder: str, repeats: int) -> list[tuple[float, float]]:
     """[(seconds of the evaluation, seconds of detections one by one)] for each repeat."""
     keras.utils.set_random_seed(0)
     dataset = IndexedCocoDataset()
@@ -57,7 +56,7 @@ def measure(config, folder, repeats):
     ]
     image = dataset.load_image(image_id)
     crops = [cut_reference(dataset, config, *query.references[0]) for query in queries]
-    model.detect([[crops[0]]], [image])  # both sides are compiled before anything is measured
+    model.detect([[crops[0]]], [image])  # compile both sides before measuring
     OneShotDetector(model.predictor).search(dataset, image_id, queries[:1])
     rows = []
     for _ in range(repeats):

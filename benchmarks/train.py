@@ -1,11 +1,11 @@
-"""Seconds and memory of a training step, and samples a second that are made for it.
+"""Time and memory of a training step, and the rate at which samples are prepared.
 
     python benchmarks/train.py                                   # steps, small configuration, all layers
     taskset -c 0 python benchmarks/train.py --samples DIR        # samples of a COCO-format folder, on one core
 
-Each kind of step runs in a process of its own, whose largest resident memory is given; the kinds take turns, and
-medians over all rounds are printed. Samples are counted in processor time, JPEG decoding, references and molding
-included.
+Each kind of step runs in a process of its own, whose peak resident memory is reported; the kinds alternate, and medians
+over all rounds are printed. The rate of samples is per second of processor time, and includes JPEG decoding, references
+and molding.
 """
 
 import argparse
@@ -18,26 +18,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from siamese_mrcnn_tf.config import CONFIGS
+from siamese_mrcnn_tf.config import CONFIGS, Config
 
 SAMPLES_COUNTED = 60
 INSTANCES = 3  # of a generated training sample
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=sorted(CONFIGS), default="small")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 2], help="samples of a step (default 1 2)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 2], help="samples per step (default 1 2)")
     parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    parser.add_argument("--queries", type=int, nargs="+", default=[1], help="samples a scene in a batch (default 1)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of all kinds of step (default 3)")
-    parser.add_argument("--repeats", type=int, default=5, help="steps measured in each turn (default 5)")
+    parser.add_argument("--queries", type=int, nargs="+", default=[1], help="samples per scene in a batch (default 1)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds over all kinds of step (default 3)")
+    parser.add_argument("--repeats", type=int, default=5, help="steps measured in each round (default 5)")
     parser.add_argument("--samples", metavar="DIR", help="measure samples of this folder instead")
     parser.add_argument("--child", nargs=3, metavar=("BATCH", "QUERIES", "PRECISION"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -46,31 +47,31 @@ def main():
         print(json.dumps(measure_steps(options.config, int(batch), int(queries), precision, options.repeats)))
     elif options.samples:
         for name in ("small", "large"):
-            print(f"{name}: {measure_samples(name, options.samples):.1f} samples a second", flush=True)
+            print(f"{name}: {measure_samples(name, options.samples):.1f} samples per second", flush=True)
     else:
         print_steps(options)
 
 
-def print_steps(options):
+def print_steps(options: argparse.Namespace) -> None:
     """Print the table of steps."""
     kinds = list(itertools.product(options.batch, options.queries, options.precision))
     kinds = [kind for kind in kinds if kind[0] % kind[1] == 0]  # a batch holds all samples of a scene
     if not kinds:
-        sys.exit("benchmarks/train.py: error: none of --batch is a multiple of one of --queries")
-    found = {kind: [] for kind in kinds}
+        sys.exit("benchmarks/train.py: error: expected a --batch that is a multiple of a --queries")
+    found: dict[tuple, list[dict]] = {kind: [] for kind in kinds}
     for _, kind in itertools.product(range(options.rounds), kinds):
         command = [sys.executable, __file__, "--config", options.config, "--repeats", str(options.repeats)]
         finished = subprocess.run([*command, "--child", *map(str, kind)], stdout=subprocess.PIPE, check=True, text=True)
         found[kind].append(json.loads(finished.stdout.splitlines()[-1]))
-    print("| configuration | batch | samples a scene | precision | s a step | peak GB |\n|---|---|---|---|---|---|")
+    print("| configuration | batch | samples per scene | precision | s per step | peak GB |\n|---|---|---|---|---|---|")
     for (batch, queries, precision), turns in found.items():
         seconds = statistics.median(itertools.chain.from_iterable(turn["seconds"] for turn in turns))
         memory = statistics.median(turn["peak"] for turn in turns)
         print(f"| {options.config} | {batch} | {queries} | {precision} | {seconds:.2f} | {memory:.2f} |", flush=True)
 
 
-def measure_steps(name, batch_size, queries, precision, repeats):
-    """{"seconds": of each step, "peak": largest resident memory in GB} of training all layers."""
+def measure_steps(name: str, batch_size: int, queries: int, precision: str, repeats: int) -> dict[str, Any]:
+    """{"seconds": of each step, "peak": peak resident memory in GB} of training all layers."""
     from siamese_mrcnn_tf.modeling import network
     from siamese_mrcnn_tf.training import distribution, trainable_layers, training_model
 
@@ -92,8 +93,8 @@ def measure_steps(name, batch_size, queries, precision, repeats):
     return {"seconds": seconds, "peak": peak}
 
 
-def generated_batch(config):
-    """A batch of random pictures with a few boxes in each."""
+def generated_batch(config: Config) -> dict[str, np.ndarray]:
+    """A batch of random images with a few boxes in each."""
     from siamese_mrcnn_tf.data.data_generator import Sample, collate
     from siamese_mrcnn_tf.data.rpn_targets import build_rpn_targets
     from siamese_mrcnn_tf.ops.anchors import pyramid_anchors
@@ -127,8 +128,8 @@ def generated_batch(config):
     return collate(samples, config)
 
 
-def measure_samples(name, folder):
-    """Samples of the folder's training images a second of processor time."""
+def measure_samples(name: str, folder: str) -> float:
+    """Training samples of a folder per second of processor time."""
     from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate
     from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset
 
@@ -136,11 +137,11 @@ def measure_samples(name, folder):
     dataset.load_coco(folder, "train")
     dataset.prepare()
     dataset.build_indices()
-    maker = TrainingSamples(dataset, config)
-    collate([maker[0]], config)
+    samples = TrainingSamples(dataset, config)
+    collate([samples[0]], config)
     start = time.process_time()
     for number in range(SAMPLES_COUNTED):
-        collate([maker[number]], config)
+        collate([samples[number]], config)
     return SAMPLES_COUNTED / (time.process_time() - start)
 
 

@@ -64,7 +64,7 @@ class SiameseMaskRCNN:
         self.config = config
         self.model_dir = str(model_dir)
         self.epoch = 0
-        self.predictor: SiamesePredictor | None = None
+        self.predictor = cast(SiamesePredictor, None)  # set in inference mode
         self._tensors: dict[str, Any] = {}
         self._graphs: dict[tuple, Callable[..., Any]] = {}
         if mode == "training":
@@ -161,10 +161,6 @@ class SiameseMaskRCNN:
         if self.mode != mode:
             raise RuntimeError(f"mode = {self.mode!r}: build SiameseMaskRCNN with mode={mode!r} for this")
 
-    def _require_predictor(self) -> SiamesePredictor:
-        self._require("inference")
-        return cast(SiamesePredictor, self.predictor)
-
     # ---- detection ---------------------------------------------------------------------------------------------
     def detect(
         self,
@@ -195,17 +191,17 @@ class SiameseMaskRCNN:
         Raises:
             ValueError: no image, the numbers of images and queries differ, or something is not an image.
         """
-        predictor = self._require_predictor()
+        self._require("inference")
         if len(targets) != len(images):
             raise ValueError(f"targets: expected one query for each of {len(images)} images, got {len(targets)}")
         if verbose:
             _log.info("detecting in %d images of shapes %s", len(images), [np.shape(image) for image in images])
-        scenes = predictor.encode_scenes(images)
-        outputs = predictor.match(scenes, targets)
+        scenes = self.predictor.encode_scenes(images)
+        outputs = self.predictor.match(scenes, targets)
         if random_detections:
             rng = np.random.default_rng() if rng is None else rng
             outputs = shift_detections(outputs, norm_boxes(scenes.windows, scenes.molded_shape), rng)
-        return predictor.unmold(scenes, outputs)
+        return self.predictor.unmold(scenes, outputs)
 
     def mold_inputs(self, images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`molding.mold_inputs` with this configuration: (molded_images, image_metas, windows)."""
@@ -215,7 +211,8 @@ class SiameseMaskRCNN:
 
     def get_anchors(self, image_shape: Sequence[int]) -> np.ndarray:
         """Anchors of a molded image: float32 [anchors, (y1, x1, y2, x2)] normalized."""
-        return self._require_predictor().get_anchors(image_shape)
+        self._require("inference")
+        return self.predictor.get_anchors(image_shape)
 
     def run_graph(
         self, targets: Sequence[References], images: Images, outputs: Sequence[Any], image_metas: Any = None

@@ -39,7 +39,7 @@ def test_detect_takes_lists_and_arrays_of_crops(tiny_model, scene, crop):
 def test_detect_counts_its_arguments(tiny_model, scene, crop):
     with pytest.raises(ValueError, match="one query for each of 1 images, got 2"):
         tiny_model.detect([[crop], [crop]], [scene])
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         tiny_model.detect([], [])
 
 
