@@ -40,26 +40,11 @@ if TYPE_CHECKING:
         results_to_detections,
     )
 
-__all__ = [
-    "apply_mask",
-    "display_boxes",
-    "display_differences",
-    "display_grid",
-    "display_images",
-    "display_instances",
-    "display_matching",
-    "display_results",
-    "display_top_masks",
-    "display_weight_stats",
-    "draw_boxes",
-    "draw_overlay",
-    "draw_rois",
-    "plot_losses",
-    "plot_overlaps",
-    "plot_precision_recall",
-    "random_colors",
-    "results_to_detections",
-]
+__all__ = ["display_boxes", "display_grid", "display_instances", "display_results", "draw_overlay"]
+__all__ += ["apply_mask", "random_colors"]
+__all__ += ["display_differences", "display_images", "display_matching", "display_top_masks"]
+__all__ += ["draw_boxes", "draw_rois", "results_to_detections"]
+__all__ += ["display_weight_stats", "plot_losses", "plot_overlaps", "plot_precision_recall"]
 
 _look_up = lazy_names(__name__, ".instances", ".stages", ".diagnostics")
 
