@@ -133,6 +133,15 @@ _FORMER_NAMES = {
     "Instances": "InstanceCrops",
     "LabelledCrop": "LabeledImage",
     "gather_rows": "gather_batched",
+    "leaves": "iter_layers",
+    "abridged": "summarize_names",
+    "most_positive_rois": "max_positive_rois",
+    "Verdict": "WeightsInfo",
+    "find_pictures": "find_images",
+    "picture_grid": "image_grid",
+    "picture_uri": "image_uri",
+    "checked_picture": "checked_image",
+    "draw_picture": "draw_image",
 }
 
 __all__ = ["__version__", *_HOMES]
