@@ -11,12 +11,11 @@
 # ---
 
 # %% [markdown]
-# # Demo: find all that looks like one example
+# # Demo: find every object that looks like one example
 #
-# A picture, a crop of one thing, and all the others like it in the picture, with their masks; also for categories that
-# the network has never been trained on. The scenes are drawn by this repository, and the weights come with it. They
-# are those of `TinyConfig`, a small network for small pictures: it shows how everything works, and it errs more often
-# than the released networks.
+# From one crop of an object, the network finds every object like it in a scene, with its mask, also of categories that
+# it was never trained on. The package draws the scenes and brings the weights. They belong to `TinyConfig`, a small
+# network for small images, which makes more mistakes than the released networks.
 
 # %%
 # %matplotlib inline
@@ -32,17 +31,12 @@ from IPython.display import display
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from siamese_mrcnn_tf import (  # noqa: E402
-    ReferenceEmbedding,
-    SiamesePredictor,
-    TinyConfig,
-    visualize,  # noqa: E402
-)
-from siamese_mrcnn_tf.data.dataset import split_classes  # noqa: E402
+from siamese_mrcnn_tf import ReferenceEmbedding, SiamesePredictor, TinyConfig, visualize
+from siamese_mrcnn_tf.data.dataset import split_classes
 from siamese_mrcnn_tf.shapes import dataset as shapes
-from siamese_mrcnn_tf.visualize.style import new_figure  # noqa: E402
+from siamese_mrcnn_tf.visualize.style import new_figure
 
-WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
+WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the package
 
 # %% [markdown]
 # ## The network
@@ -57,10 +51,10 @@ predictor = SiamesePredictor(config, weights=WEIGHTS)
 # %% [markdown]
 # ## A scene and references
 #
-# These weights were trained on category split 1, which holds out the 1st, 5th, 9th, ... category of shapes. Crosses
-# were trained, hearts were not: wherever hearts were in training scenes, they were background. The references are
-# cut from other scenes than the one that is searched. Colours and textures are drawn at random, so that only the shape
-# tells what belongs together.
+# These weights were trained on category split 1, in which the 1st, 5th, 9th, ... category of shapes is novel. Crosses
+# are a train category, hearts are novel: in training scenes they were background. The references are cut from other
+# scenes than the one that is searched. Colours and textures are drawn at random, so that only the shape tells what
+# belongs together.
 
 
 # %%
@@ -80,14 +74,14 @@ def draw_references(category, count, seed=7):
     return [shapes.reference_crops(*scene)[category][0] for scene in scenes]
 
 
-trained, held_out = ([shapes.CATEGORIES[i - 1] for i in ids] for ids in split_classes(len(shapes.CATEGORIES), split=1))
-print("trained: ", ", ".join(trained))
-print("held out:", ", ".join(held_out))
+train, novel = ([shapes.CATEGORIES[i - 1] for i in ids] for ids in split_classes(len(shapes.CATEGORIES), split=1))
+print("train categories:", ", ".join(train))
+print("novel categories:", ", ".join(novel))
 
 
 def title_of(category):
-    """The category, and whether it was never trained."""
-    return f"{category} (never trained)" if category in held_out else category
+    """The category, and whether it is novel."""
+    return f"{category} (novel)" if category in novel else category
 
 
 scene = draw_scene("cross", "heart")
@@ -97,11 +91,11 @@ axes[0].figure.set_size_inches(8, 3)
 display(axes[0].figure)
 
 # %% [markdown]
-# ## A category that was trained
+# ## A train category
 #
-# At the left the reference, at the right the scene with what was found: each instance in a colour of its own, with its
-# mask, its box and its score. The crosses of the scene should be among the first, with good outlines. A box around
-# something else is a false detection; most of these score less.
+# Left is the reference, right the scene with the detections: each instance has a colour of its own, a mask, a box and a
+# score. The crosses of the scene should have the highest scores and good outlines. A box around something else is a
+# false detection; most of these score less.
 
 
 # %%
@@ -127,21 +121,21 @@ print("masks    ", found["masks"].dtype, found["masks"].shape, "(height, width, 
 print("class_ids", found["class_ids"].dtype, found["class_ids"].shape, "all 1: there is one category, the reference's")
 
 # %% [markdown]
-# ## A category that was never trained
+# ## A novel category
 #
-# The same scene, searched for hearts. The network has learned to compare, not to know categories; so it can find
-# hearts by one crop of one heart. With held-out categories expect more that is missed and more that is wrong than
-# with trained ones.
+# The same scene, searched for hearts. The network has learned to compare, not to know categories; so it can find hearts
+# from one crop of a heart. For novel categories, expect more misses and more false detections than for train
+# categories.
 
 # %%
-found = find_and_draw([heart], "hearts, never trained")
+found = find_and_draw([heart], "hearts, a novel category")
 
 # %% [markdown]
 # ## Five references
 #
-# Several crops of one category make one query: the network takes the mean of what it keeps of each. That averages out
-# what is special about a single crop, such as its colour or how it is turned. Compare the scores, and what is found,
-# with the picture above; the gain is small where one reference is good already.
+# Several crops of one category make one query: the network averages their embeddings. This averages out what is special
+# about a single crop, such as its colour or its rotation. Compare the scores, and what is found, with the image above;
+# the gain is small where one reference is good already.
 
 # %%
 hearts = draw_references("heart", 5)
@@ -150,9 +144,9 @@ found = find_and_draw(hearts, "hearts, by five references")
 # %% [markdown]
 # ## One scene, many queries
 #
-# `set_image` runs the scene through backbone and pyramid, which is the most expensive part; each `detect` after it
-# runs only the rest. `encode_references` does the same for references: an embedding of a few numbers for each pyramid
-# level, which can be saved and used for other scenes on another day. It belongs to the weights that it was made with.
+# `set_image` runs the scene through backbone and pyramid, which is the most expensive part; each `detect` after it runs
+# only the rest. `encode_references` does the same for references: an embedding of a few numbers for each pyramid level,
+# which can be saved and used for other scenes on another day. It is valid only with the weights that made it.
 
 # %%
 query = predictor.encode_references(hearts)
@@ -165,8 +159,8 @@ print("the same detections by the saved embedding:", np.array_equal(again["rois"
 
 # %% [markdown]
 # One scene, searched three times; the upper row has the references. The boxes move to other objects when the reference
-# changes. The last one, a spiral, is not in the scene: whatever is found with it is wrong, and shows what the network
-# takes for similar. There is always something that is most alike; the score has to tell.
+# changes. The last one, a spiral, is not in the scene: every detection is wrong, and shows what looks similar to the
+# network. Something is always the most similar; the score tells whether it is a match.
 
 # %%
 categories = ["cross", "heart", "spiral"]
@@ -182,10 +176,9 @@ display(axes[0, 0].figure)
 # %% [markdown]
 # ## Many scenes
 #
-# `encode_scenes` and `detect_in` do the same for a batch: one query for each scene. Six scenes that were not trained,
-# in the upper row searched for trained categories, in the lower row for held-out ones; the references are in the
-# corners. Look for what is missed and for what is wrongly found, too: this is what the small network does on scenes
-# that nobody chose.
+# `encode_scenes` and `detect_in` do the same for a batch: one query for each scene. Six new scenes: the upper row is
+# searched for train categories, the lower row for novel ones; the references are in the corners. Look for misses and
+# false detections, too: the scenes are not selected.
 
 # %%
 categories = ["disc", "cross", "hourglass", "star", "heart", "ladder"]

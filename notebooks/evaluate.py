@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Evaluation
 #
-# How good is a model, on the categories it was trained on and on those it has never been trained on? And does it
-# really compare with its reference? Single searches are looked at first, then scored in numbers as the paper does it.
-# Weights and scenes come with this repository; on so few scenes the numbers are rough.
+# How good is a model on train categories and on novel ones? And does it compare the scene with the reference? This
+# notebook first shows single detections, then computes the metrics of the paper. Weights and scenes come with the
+# package; on so few scenes the metrics are rough.
 
 # %%
 # %matplotlib inline
@@ -31,29 +31,29 @@ from IPython.display import display
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from siamese_mrcnn_tf import (  # noqa: E402
+from siamese_mrcnn_tf import (
     IndexedCocoDataset,
     SiameseMaskRCNN,
     TinyConfig,
     evaluate_dataset,
     get_one_target,
-    visualize,  # noqa: E402
+    visualize,
 )
-from siamese_mrcnn_tf.data.dataset import split_classes  # noqa: E402
-from siamese_mrcnn_tf.evaluation.coco_scores import over_categories, score_records  # noqa: E402
-from siamese_mrcnn_tf.evaluation.protocol import evaluate  # noqa: E402
-from siamese_mrcnn_tf.evaluation.queries import RandomBoxes  # noqa: E402
-from siamese_mrcnn_tf.ops.boxes import extract_bboxes  # noqa: E402
+from siamese_mrcnn_tf.data.dataset import split_classes
+from siamese_mrcnn_tf.evaluation.coco_scores import over_categories, score_records
+from siamese_mrcnn_tf.evaluation.protocol import evaluate
+from siamese_mrcnn_tf.evaluation.queries import RandomBoxes
+from siamese_mrcnn_tf.ops.boxes import extract_bboxes
 from siamese_mrcnn_tf.shapes import dataset as shapes
-from siamese_mrcnn_tf.visualize.stages import mask_overlaps  # noqa: E402
+from siamese_mrcnn_tf.visualize.stages import mask_overlaps
 
-WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
+WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the package
 
 # %% [markdown]
 # ## Data set and categories
 #
-# `return_coco` gives the annotation file as pycocotools has it, which the scores need. The weights are of split 1:
-# the held-out categories were in the training scenes as background only, never searched for and never a reference.
+# `return_coco` gives the annotation file as pycocotools has it, which the scores need. The weights are of split 1: the
+# novel categories were only background in the training scenes, never searched for and never a reference.
 
 # %%
 folder = tempfile.mkdtemp()
@@ -62,17 +62,17 @@ dataset = IndexedCocoDataset()
 coco = dataset.load_coco(folder, "val", return_coco=True)
 dataset.prepare()
 dataset.build_indices()
-seen, held_out = split_classes(dataset.num_classes - 1, split=1)
+train, novel = split_classes(dataset.num_classes - 1, split=1)
 names = np.array(dataset.class_names)
 print(f"{dataset.num_images} scenes")
-print("seen:    ", ", ".join(names[seen]))
-print("held out:", ", ".join(names[held_out]))
+print("train categories:", ", ".join(names[train]))
+print("novel categories:", ", ".join(names[novel]))
 
 # %% [markdown]
 # ## Model
 #
-# Average precision counts all detections, the less confident ones too, so the model returns everything from a low
-# score on; in pictures those of a score of `SHOWN` or more are drawn.
+# Average precision counts all detections, the less confident ones too, so the model returns detections from a low score
+# on; the images show those with a score of at least `SHOWN`.
 
 # %%
 SHOWN = 0.85
@@ -85,7 +85,8 @@ print(f"{len(report.loaded)} weights loaded, {len(report.missing)} missing")
 # ## Single searches
 #
 # `get_one_target` draws a reference of the category from any scene of the set; `detect` takes references and scenes.
-# `display_results` draws the reference beside what was found. First rows: seen categories; last rows: held-out ones.
+# `display_results` draws the reference beside what was found. The first rows show train categories, the last rows novel
+# ones.
 
 # %%
 rng = np.random.default_rng(6)
@@ -104,7 +105,7 @@ def confident(found):
 
 
 searches = []
-for part in (seen, held_out):
+for part in (train, novel):
     for class_id in rng.choice([c for c in part if len(dataset.images_of(c)) > 1], 2, replace=False):
         image_id, reference = scene_with(class_id)
         image = dataset.load_image(image_id)
@@ -117,7 +118,7 @@ for part in (seen, held_out):
             found["masks"],
             found["class_ids"],
             scores=found["scores"],
-            title=f"{names[class_id]} ({'held out' if class_id in held_out else 'seen'})",
+            title=f"{names[class_id]} ({'novel' if class_id in novel else 'train'})",
             figsize=(5, 3.4),
         )
         display(axes[0].figure)
@@ -125,9 +126,9 @@ for part in (seen, held_out):
 # %% [markdown]
 # ## Differences to the ground truth
 #
-# The same searches: ground truth is green, detections are red with their score and their overlap with the best
-# instance of the category, a star for those that count as found. Red without a star is a false detection, green
-# without red a miss.
+# The same searches: ground truth is green, detections are red with their score and their overlap with the best instance
+# of the category, a star for those that count as found. Red without a star is a false detection, green without red a
+# miss.
 
 # %%
 axes = visualize.display_images([image for _, _, image, _ in searches], cols=2)
@@ -189,11 +190,11 @@ display(axes.figure)
 # `evaluate_dataset` searches each scene for each active class in it, with references drawn at random, and scores with
 # COCOeval: average precision (AP) and recall (AR) over several overlaps, sizes, and numbers of detections; -1 stands
 # where there is no ground truth. `class_index` (class ids less 1) are the categories that are averaged. AP50, the
-# second line, is the paper's main figure.
+# second line, is the paper's main metric.
 
 # %%
 results = {}
-for part, class_ids in {"seen": seen, "held out": held_out}.items():
+for part, class_ids in {"train": train, "novel": novel}.items():
     dataset.ACTIVE_CLASSES = class_ids
     results[part] = evaluate_dataset(
         model,
@@ -215,7 +216,7 @@ for part, class_ids in {"seen": seen, "held out": held_out}.items():
 # recall below 1, the other instances were not found at any score.
 
 # %%
-for part, class_ids in {"seen": seen, "held out": held_out}.items():
+for part, class_ids in {"train": train, "novel": novel}.items():
     precision = results[part].eval["precision"][0, :, class_ids - 1, 0, -1]  # [category, recall] at an overlap of 0.5
     precision = precision[precision[:, 0] > -1].mean(axis=0)  # without categories that no scene has
     axes = visualize.plot_precision_recall(results[part].stats[1], precision, results[part].params.recThrs)
@@ -227,11 +228,11 @@ for part, class_ids in {"seen": seen, "held out": held_out}.items():
 # ## The paper's protocol, and two controls
 #
 # `protocol.evaluate` repeats the searches in several runs with fresh references and gives means with 95% intervals.
-# Each scene is encoded once for all its searches. Two controls say what the figures are worth:
+# Each scene is encoded once for all its searches. Two controls say what the scores mean:
 #
 # - `RandomBoxes` knows which categories are in a scene, how many instances, and their outlines, but not their places.
 # - `control="present"` searches with the reference of another category that is in the scene, and scores as if it were
-#   the right one. A model that found objects whatever the reference says would score as high as with the right one.
+#   the right one. A model that ignores the reference scores as well with these as with the right ones.
 #
 # The control leaves out scenes with a single category; for comparison the right references are scored in its scenes
 # alone, too.
@@ -250,11 +251,11 @@ rows = {
     "right reference, scenes of the control": several,
     "wrong reference": wrong.scores,
 }
-print(f"AP50 in percent, {runs} runs{'':24}{'seen':>12}{'held out':>14}")
+print(f"AP50 in percent, {runs} runs{'':24}{'train':>12}{'novel':>14}")
 for name, scores in rows.items():
     for kind, what in {"bbox": "boxes", "segm": "masks"}.items():
         per_class, cells = [run[kind].per_class for run in scores.runs], []
-        for class_ids in (seen, held_out):
+        for class_ids in (train, novel):
             category_ids = [dataset.class_info[class_id]["id"] for class_id in class_ids]
             mean, interval = over_categories(per_class, category_ids)
             cells.append(f"{100 * mean:.1f} +- {100 * interval:.1f}")
@@ -262,14 +263,14 @@ for name, scores in rows.items():
 
 # %% [markdown]
 # What to look for: the right reference far above random boxes says that objects are found at all; above the wrong
-# reference, that the reference decides which. What is left between seen and held-out categories is what generalizes
-# less.
+# reference, that the reference decides which. The gap between train and novel categories shows what does not
+# generalize.
 
 # %% [markdown]
 # ## Reading scores
 #
-# A result has all twelve figures of COCO, means and intervals, as `table` prints them; those of each run and
-# category; and the records: every query with its references and detections.
+# A result has the twelve COCO metrics, means and intervals, as `table` prints them; those of each run and category; and
+# the records: every query with its references and detections.
 
 # %%
 print(right.scores.table("segm"))
@@ -289,9 +290,9 @@ print(f"reference (image, annotation) {query['references'][0]}")
 # %% [markdown]
 # ## The same by command line
 #
-#     samples/coco/coco.py evaluate --dataset shapes --split 1 --categories novel --config tiny --model WEIGHTS.h5
-#     samples/coco/coco.py evaluate --dataset shapes --model random-boxes
-#     samples/coco/coco.py evaluate --dataset shapes --control present --config tiny --model WEIGHTS.h5
+#     siamese-mrcnn evaluate --dataset shapes --split 1 --categories novel --config tiny --model WEIGHTS.h5
+#     siamese-mrcnn evaluate --dataset shapes --model random-boxes
+#     siamese-mrcnn evaluate --dataset shapes --control present --config tiny --model WEIGHTS.h5
 #
-# `--min-confidence 0.05` sets the least score; `--out` gets the records, figures by category, plots and a report
-# beside the published figures; `--resume`, `--shard` and `--merge` stop, go on with and share a long evaluation.
+# `--min-confidence 0.05` sets the minimum score; `--out` gets the records, metrics by category, plots and a report
+# beside the published results; `--resume`, `--shard` and `--merge` stop, resume and share a long evaluation.

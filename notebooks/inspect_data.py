@@ -11,11 +11,11 @@
 # ---
 
 # %% [markdown]
-# # Data: from pictures to what the network is given
+# # Data: from images to network inputs
 #
-# A data set in COCO's layout is loaded, and followed through every stage up to a batch: masks, references, resizing,
-# mini masks, anchors and their targets, augmentation. The scenes are drawn by this repository; put the folder of your
-# own data set in place of `folder` to see yours.
+# A data set in COCO's layout is loaded, and shown at every stage up to a batch: masks, references, resizing, mini
+# masks, anchors and their targets, augmentation. The package draws the scenes; put the folder of your own data set in
+# place of `folder` to see yours.
 
 # %%
 # %matplotlib inline
@@ -28,32 +28,24 @@ from IPython.display import display
 
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from siamese_mrcnn_tf import (  # noqa: E402
-    IndexedCocoDataset,
-    TinyConfig,
-    get_one_target,
-    visualize,  # noqa: E402
-)
-from siamese_mrcnn_tf.data import (
-    molding,  # noqa: E402
-    resize,  # noqa: E402
-)
-from siamese_mrcnn_tf.data.augmentation import fliplr, imgaug_augmentation, import_imgaug  # noqa: E402
-from siamese_mrcnn_tf.data.checks import check_dataset  # noqa: E402
-from siamese_mrcnn_tf.data.data_generator import INPUT_NAMES, TrainingSamples, load_image_gt, siamese_data_generator  # noqa: E402
-from siamese_mrcnn_tf.data.dataset import split_classes  # noqa: E402
-from siamese_mrcnn_tf.data.rpn_targets import build_rpn_targets  # noqa: E402
-from siamese_mrcnn_tf.ops.anchors import compute_backbone_shapes, pyramid_anchors  # noqa: E402
-from siamese_mrcnn_tf.ops.boxes import compute_overlaps  # noqa: E402
+from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig, get_one_target, visualize
+from siamese_mrcnn_tf.data import molding, resize
+from siamese_mrcnn_tf.data.augmentation import fliplr, imgaug_augmentation, import_imgaug
+from siamese_mrcnn_tf.data.checks import check_dataset
+from siamese_mrcnn_tf.data.data_generator import INPUT_NAMES, TrainingSamples, load_image_gt, siamese_data_generator
+from siamese_mrcnn_tf.data.dataset import split_classes
+from siamese_mrcnn_tf.data.rpn_targets import build_rpn_targets
+from siamese_mrcnn_tf.ops.anchors import compute_backbone_shapes, pyramid_anchors
+from siamese_mrcnn_tf.ops.boxes import compute_overlaps
 from siamese_mrcnn_tf.shapes import dataset as shapes
-from siamese_mrcnn_tf.visualize.samples import draw_sample  # noqa: E402
+from siamese_mrcnn_tf.visualize.samples import draw_sample
 
 # %% [markdown]
 # ## A data set
 #
-# `load_coco` reads `annotations/instances_train2017.json` and knows the pictures in `train2017/`; `prepare` numbers
-# images and classes (images from 0, classes from 1; 0 is the background), and `build_indices` finds out which class
-# is in which image. Several subsets may be loaded into one data set before `prepare`.
+# `load_coco` reads `annotations/instances_train2017.json` and finds the images in `train2017/`; `prepare` numbers
+# images and classes (images from 0, classes from 1; 0 is the background), and `build_indices` lists the images of each
+# class. Several subsets may be loaded into one data set before `prepare`.
 
 # %%
 folder = tempfile.mkdtemp()
@@ -70,14 +62,13 @@ print("with", ", ".join(dataset.class_names[class_id] for class_id in dataset.im
 # %% [markdown]
 # ## Classes and the category split
 #
-# A category split holds out every fourth class: split 1 the classes 1, 5, 9, ... Held-out classes are never trained:
+# In a category split every fourth class is novel: in split 1 the classes 1, 5, 9, ... Novel classes are never trained:
 # their instances are background in training, and never a reference. `ACTIVE_CLASSES` are those that are trained or
 # evaluated. `check_dataset` counts what there is of each class and lists what is broken.
 
 # %%
 config = TinyConfig()
-trained, held_out = split_classes(dataset.num_classes - 1, split=1)
-dataset.ACTIVE_CLASSES = trained
+dataset.ACTIVE_CLASSES, _ = split_classes(dataset.num_classes - 1, split=1)
 report = check_dataset(dataset, config=config, split=1, progress=False)
 print(report.text())
 
@@ -85,7 +76,7 @@ print(report.text())
 # ## Images with masks
 #
 # Each row is an image and the masks of the classes that cover most of it, with a colour for each instance. A mask
-# covers what is seen of an instance: where two overlap, the hidden part belongs to the one in front.
+# covers the visible part of an instance: where two overlap, the hidden part belongs to the one in front.
 
 # %%
 by_classes = sorted(dataset.image_ids, key=lambda image_id: -len(dataset.image_category_index[image_id]))
@@ -110,8 +101,8 @@ display(axes.figure)
 # ## References
 #
 # A query is a scene and a reference: the box of one instance of the class, cut from any image of the set. In each row
-# are references of one class: different instances, of different sizes, colours and angles, with whatever stands
-# behind them or reaches into their boxes. Small crops are scaled up; black is the padding to a square.
+# are references of one class: different instances, of different sizes, colours and angles, with their background and
+# parts of other objects in the box. Small crops are scaled up; black is the padding to a square.
 
 # %%
 rng = np.random.default_rng(0)
@@ -126,8 +117,8 @@ for class_id in rng.choice(dataset.ACTIVE_CLASSES, 3, replace=False):
 #
 # The network takes squares. A scene is scaled so that its long side fits (with the released configurations, a short
 # side below `IMAGE_MIN_DIM` is scaled up as far as the long side permits), then padded with zeros. `window`, drawn in
-# white, is where the picture is inside its padding. Masks go through the same, by the nearest pixel; the boxes come
-# from the resized masks.
+# white, is where the image is inside its padding. Masks go through the same, by the nearest pixel; the boxes come from
+# the resized masks.
 
 # %%
 image_id = min(dataset.image_ids, key=lambda image_id: dataset.image_info[image_id]["height"])  # the widest
@@ -135,9 +126,9 @@ image = dataset.load_image(image_id)
 masks, class_ids = dataset.load_mask(image_id)
 molded, window, scale, padding, crop = resize.resize_image(image, *molding.scene_resize_args(config))
 molded_masks = resize.resize_mask(masks, scale, padding, crop)
-print(f"picture {image.shape}, scaled by {scale:.2f} and padded: {molded.shape}, window {tuple(map(int, window))}")
+print(f"image {image.shape}, scaled by {scale:.2f} and padded: {molded.shape}, window {tuple(map(int, window))}")
 
-axes = visualize.display_images([image, molded, molded_masks.any(axis=2)], ["picture", "resized", "its masks"], cols=3)
+axes = visualize.display_images([image, molded, molded_masks.any(axis=2)], ["image", "resized", "its masks"], cols=3)
 visualize.display_boxes(molded, [([window], "white", {"linewidth": 2})], title="resized, window", ax=axes[1], margin=2)
 axes[1].title.set_fontsize(9)
 axes[0].figure.set_size_inches(9, 3.2)
@@ -146,10 +137,10 @@ display(axes[0].figure)
 # %% [markdown]
 # ## Mini masks
 #
-# A mask of the whole scene for each instance takes much memory. A mini mask is the part in the instance's box,
-# resized to `MINI_MASK_SHAPE`; the box says where it belongs. What training compares with is cut from it. The mini
-# masks here are of half the usual side, so that the last row has something to show: what is lost when they are
-# expanded again, pixels along the outlines of instances that are larger than a mini mask.
+# A mask of the whole scene for each instance takes much memory. A mini mask is the part in the instance's box, resized
+# to `MINI_MASK_SHAPE`; the box says where it belongs. What training compares with is cut from it. The mini masks here
+# are of half the usual side, so that the last row has something to show: what is lost when they are expanded again,
+# pixels along the outlines of instances that are larger than a mini mask.
 
 # %%
 image_id = 3
@@ -167,17 +158,17 @@ rows = [
     [masks[..., index] ^ expanded[..., index] for index in range(count)],
 ]
 titles = [*names, *["mini mask"] * count, *["lost pixels"] * count]
-pictures = [picture for row in rows for picture in row]
-axes = visualize.display_images(pictures, titles, cols=count, cmap="gray", interpolation="nearest")
+images = [image for row in rows for image in row]
+axes = visualize.display_images(images, titles, cols=count, cmap="gray", interpolation="nearest")
 axes[0].figure.set_size_inches(2.2 * count, 7)
 display(axes[0].figure)
 
 # %% [markdown]
 # ## Anchors
 #
-# The region proposal network judges a fixed set of boxes, the anchors. Each level of the pyramid has its own scale,
-# and an anchor of each ratio at every cell of its map. The panels show the centres of all anchors of a level (dots)
-# and those of one cell in the middle: coarser levels have fewer and larger ones, which may reach beyond the scene.
+# The region proposal network judges a fixed set of boxes, the anchors. Each level of the pyramid has its own scale, and
+# an anchor of each ratio at every cell of its map. The panels show the centres of all anchors of a level (dots) and
+# those of one cell in the middle: coarser levels have fewer and larger ones, which may reach beyond the scene.
 
 # %%
 anchors = pyramid_anchors(config, config.IMAGE_SHAPE)
@@ -205,10 +196,10 @@ display(axes[0].figure)
 # ## Targets of the anchors
 #
 # An anchor that overlaps an instance enough (`RPN_POSITIVE_IOU`) is positive, and the best one of each instance is in
-# any case. Those that overlap nothing much are negative. The others are neutral, as are those that were left over
-# when `RPN_TRAIN_ANCHORS_PER_IMAGE` were drawn, at most half of them positive: they do not count in the loss. Left:
-# positive anchors. Middle: where their targets move them, onto the boxes of their instances. Right: negative anchors,
-# away from them; they may overlap an instance a little, or lie inside a far larger one.
+# any case. Those that overlap nothing much are negative. The others are neutral, as are those that were left over when
+# `RPN_TRAIN_ANCHORS_PER_IMAGE` were drawn, at most half of them positive: they do not count in the loss. Left: positive
+# anchors. Middle: where their targets move them, onto the boxes of their instances. Right: negative anchors, away from
+# them; they may overlap an instance a little, or lie inside a far larger one.
 
 # %%
 match, deltas = build_rpn_targets(scene.shape, anchors, class_ids, boxes, config, rng=np.random.default_rng(0))
@@ -241,14 +232,14 @@ display(axes[0].figure)
 #
 # In training one class of the image is searched for. Its instances are the ground truth, all of class 1 ("looks like
 # the reference"), everything else is background, and references are drawn from the whole set. `TrainingSamples` makes
-# numbered samples: sample n depends on data set, configuration, seed and n alone. `draw_sample` shows one as `coco.py
-# check` does: ground truth, reference, positive anchors, and where their targets move them.
+# numbered samples: sample n depends on data set, configuration, seed and n alone. `draw_sample` shows one as
+# `siamese-mrcnn check` does: ground truth, reference, positive anchors, and where their targets move them.
 
 # %%
-maker = TrainingSamples(dataset, config, seed=0)
-most = max(range(40), key=lambda number: len(maker[number].gt_boxes))  # the sample with the most instances
-for number in (0, most):
-    figure = draw_sample(maker[number], dataset, config, maker.anchors, number=number)
+samples = TrainingSamples(dataset, config, seed=0)
+richest = max(range(40), key=lambda number: len(samples[number].gt_boxes))  # the sample with the most instances
+for number in (0, richest):
+    figure = draw_sample(samples[number], dataset, config, samples.anchors, number=number)
     figure.set_size_inches(13, 4)
     figure.set_dpi(80)
     for ax in figure.axes:
@@ -258,7 +249,7 @@ for number in (0, most):
 # %% [markdown]
 # `siamese_data_generator` makes batches of them, as the inputs of the training model: the mean colour is subtracted,
 # ground truth is zero-padded to `MAX_GT_INSTANCES`. Two samples in a row search the same image for different classes
-# where `QUERIES_PER_IMAGE` is 2. The picture shows the batch's scenes with their references, the mean added again.
+# where `QUERIES_PER_IMAGE` is 2. The image shows the batch's scenes with their references, the mean added again.
 
 # %%
 inputs, outputs = next(siamese_data_generator(dataset, config, batch_size=4))
@@ -284,11 +275,10 @@ display(axes[0].figure)
 # %% [markdown]
 # ## Augmentation
 #
-# An augmentation changes image and masks together; the boxes come from the new masks. `fliplr` mirrors. The
-# augmenters of imgaug go through an adapter, which refuses those that masks cannot follow. `train(...,
-# augmentation=)` and `siamese_data_generator(..., augmentation=)` take both; `coco.py train --augment fliplr` mirrors
-# half of the samples. Masks, boxes and pictures below have moved together; noise and brightness leave masks as they
-# are.
+# An augmentation changes image and masks together; the boxes come from the new masks. `fliplr` mirrors. The augmenters
+# of imgaug go through an adapter, which refuses those that masks cannot follow. `train(..., augmentation=)` and
+# `siamese_data_generator(..., augmentation=)` take both; `siamese-mrcnn train --augment fliplr` mirrors half of the
+# samples. Masks, boxes and images below have moved together; noise and brightness leave masks as they are.
 
 # %%
 iaa = import_imgaug().augmenters

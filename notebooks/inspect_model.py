@@ -13,9 +13,9 @@
 # %% [markdown]
 # # The network, stage by stage
 #
-# One detection from the reference to the masks, with a look at what every stage makes of the one before. The scene is
-# drawn by this repository, and the weights come with it: those of `TinyConfig`, a small network for scenes of 128
-# pixels. Everything here works the same with the released networks.
+# One detection from the reference to the masks, with the output of every stage. The package draws the scene and brings
+# the weights: those of `TinyConfig`, a small network for scenes of 128 pixels. Everything here works the same with the
+# released networks.
 
 # %%
 # %matplotlib inline
@@ -31,18 +31,14 @@ from IPython.display import display
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from siamese_mrcnn_tf import (  # noqa: E402
-    SiameseMaskRCNN,
-    TinyConfig,
-    visualize,  # noqa: E402
-)
-from siamese_mrcnn_tf.data import molding  # noqa: E402
-from siamese_mrcnn_tf.ops.anchors import compute_backbone_shapes  # noqa: E402
-from siamese_mrcnn_tf.ops.boxes import denorm_boxes  # noqa: E402
+from siamese_mrcnn_tf import SiameseMaskRCNN, TinyConfig, visualize
+from siamese_mrcnn_tf.data import molding
+from siamese_mrcnn_tf.ops.anchors import compute_backbone_shapes
+from siamese_mrcnn_tf.ops.boxes import denorm_boxes
 from siamese_mrcnn_tf.shapes import dataset as shapes
-from siamese_mrcnn_tf.visualize.style import new_figure  # noqa: E402
+from siamese_mrcnn_tf.visualize.style import new_figure
 
-WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
+WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the package
 LEVELS = ("P2", "P3", "P4", "P5", "P6")
 
 # %% [markdown]
@@ -63,10 +59,10 @@ for start in range(0, len(names), 6):
 # %% [markdown]
 # ## Scene and references
 #
-# The scene has crosses and hearts. The search is for crosses. Two more references serve for comparison: a heart,
-# which is in the scene too, of a category that these weights were never trained on; and a spiral, which is not in the
-# scene. The three crops have the same colours, so that only their shapes differ. The pictures are shown as the network
-# takes them: resized, and padded to a square where they are none. From the pixels a mean is then subtracted.
+# The scene has crosses and hearts. The search is for crosses. Two more references serve for comparison: a heart, which
+# is in the scene too, of a novel category; and a spiral, which is not in the scene. The three crops have the same
+# colours, so that only their shapes differ. The images are shown as the network takes them: resized, and padded to a
+# square where they are none. From the pixels a mean is then subtracted.
 
 
 # %%
@@ -87,8 +83,8 @@ def draw_reference(category):
 scene = draw_scene("cross", "heart")
 crops = {name: draw_reference(name) for name in ("cross", "heart", "spiral")}
 molded, image_metas, windows = model.mold_inputs([scene])
-picture = molding.unmold_image(molded[0], config)  # all boxes below are in pixels of this
-shown = [picture, *(molding.resize_reference(crop, config)[0] for crop in crops.values())]
+image = molding.unmold_image(molded[0], config)  # all boxes below are in pixels of this
+shown = [image, *(molding.resize_reference(crop, config)[0] for crop in crops.values())]
 axes = visualize.display_images(shown, ["scene", *(f"reference: {name}" for name in crops)])
 axes[0].figure.set_size_inches(9, 2.6)
 display(axes[0].figure)
@@ -98,8 +94,7 @@ display(axes[0].figure)
 # ## One call for all of them
 #
 # `run_graph` takes a query for each scene, as `detect` does, and gives the named tensors of all of them: here the same
-# scene with each of the three references. A line for each tensor says its shape; the first axis is that of the
-# queries.
+# scene with each of the three references. A line for each tensor says its shape; the first axis is that of the queries.
 
 # %%
 OUTPUTS = [
@@ -116,11 +111,11 @@ for key, array in values.items():
 # %% [markdown]
 # ## Embedding of a reference
 #
-# The reference goes through the same backbone and pyramid as the scene. Of each pyramid level only the average over
-# all places is kept: a vector of as many numbers as the level has channels. Above, the maps of P2 to P4 of the cross
-# (mean over channels), which still know places; the average does not. Below, the vectors of the three references, a
-# row for each level. They are alike in much, having colour and texture in common; the channels in which they differ
-# tell the shapes apart.
+# The reference goes through the same backbone and pyramid as the scene. Of each pyramid level only the average over all
+# places is kept: a vector of as many numbers as the level has channels. Above, the maps of P2 to P4 of the cross (mean
+# over channels), which still know places; the average does not. Below, the vectors of the three references, a row for
+# each level. They are alike in much, having colour and texture in common; the channels in which they differ tell the
+# shapes apart.
 
 
 # %%
@@ -175,10 +170,10 @@ display(axes[0].figure)
 # %% [markdown]
 # ## Scores of the RPN
 #
-# For each anchor, a box of fixed size at a fixed place, the RPN says how likely it holds what is searched for. A row
-# for each reference shows the highest score at each place of P3 to P5; each picture has a scale of its own. Objects
-# are brighter than the background, and those of the wanted category should be brighter than the others. Compare the
-# rows: the RPN is to miss nothing, so it is generous, and the heads decide.
+# For each anchor, a box of fixed size at a fixed place, the RPN gives the probability that it holds an object of the
+# target category. A row for each reference shows the highest score at each place of P3 to P5; each image has a scale of
+# its own. Objects are brighter than the background, and those of the wanted category should be brighter than the
+# others. Compare the rows: the RPN proposes generously, and the heads decide.
 
 
 # %%
@@ -210,7 +205,7 @@ values = inner["cross"]
 
 
 def pixels(boxes_norm):
-    """Boxes in pixels of the molded picture, as numbers with fractions."""
+    """Boxes in pixels of the molded image, as numbers with fractions."""
     height, width = config.IMAGE_SHAPE[:2]
     return boxes_norm * np.array([height - 1, width - 1, height - 1, width - 1]) + np.array([0, 0, 1, 1])
 
@@ -218,7 +213,7 @@ def pixels(boxes_norm):
 figure = new_figure((9, 3.6))
 ax = figure.add_subplot(1, 2, 1)
 best = pixels(values["pre_nms_anchors"][:40])
-visualize.display_boxes(picture, [(best, "yellow", {"linewidth": 0.8})], "the 40 best anchors", ax=ax)
+visualize.display_boxes(image, [(best, "yellow", {"linewidth": 0.8})], "the 40 best anchors", ax=ax)
 ax = figure.add_subplot(1, 2, 2)
 ax.hist(values["rpn_class"][:, 1], bins=50, range=(0, 1), log=True)
 ax.set(xlabel="score", ylabel="anchors", title=f"{len(values['rpn_class'])} anchors")
@@ -228,17 +223,17 @@ display(figure)
 # ## Refined anchors
 #
 # The RPN also says how each anchor is to be moved and stretched. Left, the best anchors (dashed) and what they become
-# (solid): they close around objects, or parts of them. Right, the same boxes clipped to the picture, which are the
+# (solid): they close around objects, or parts of them. Right, the same boxes clipped to the image, which are the
 # proposals before non-maximum suppression, the first of very many.
 
 # %%
 figure = new_figure((9, 4.3))
 ax = figure.add_subplot(1, 2, 1)
 anchors, refined = pixels(values["pre_nms_anchors"]), pixels(values["refined_anchors"])
-visualize.draw_boxes(picture, anchors[:12:2], refined[:12:2], title="anchors and what they become", ax=ax)
+visualize.draw_boxes(image, anchors[:12:2], refined[:12:2], title="anchors and what they become", ax=ax)
 before = pixels(values["refined_anchors_clipped"])
 ax = figure.add_subplot(1, 2, 2)
-visualize.display_boxes(picture, [(before[:100], "yellow", {"linewidth": 0.6})], "the 100 best before NMS", ax=ax)
+visualize.display_boxes(image, [(before[:100], "yellow", {"linewidth": 0.6})], "the 100 best before NMS", ax=ax)
 display(figure)
 
 # %% [markdown]
@@ -254,14 +249,14 @@ figure = new_figure((9, 4.3))
 groups = ((rois[:20], f"the 20 best of {len(rois)} proposals"), (rois, "all of them"))
 for place, (part, title) in enumerate(groups, 1):
     ax = figure.add_subplot(1, 2, place)
-    visualize.display_boxes(picture, [(pixels(part), "yellow", {"linewidth": 0.8})], title, ax=ax)
+    visualize.display_boxes(image, [(pixels(part), "yellow", {"linewidth": 0.8})], title, ax=ax)
 display(figure)
 
 # %% [markdown]
 # ## Rois by pyramid level
 #
 # A proposal is pooled from the pyramid level that fits its size: small ones from P2, large ones from P5. One panel a
-# level, which may be empty. The last picture shows what pooling gives for the best proposals: maps of 7 x 7, here the
+# level, which may be empty. The last image shows what pooling gives for the best proposals: maps of 7 x 7, here the
 # mean of the absolute values over all channels. The heads see nothing else.
 
 # %%
@@ -270,7 +265,7 @@ figure = new_figure((10, 3))
 for place, level in enumerate(range(2, 6), 1):
     ax = figure.add_subplot(1, 4, place)
     part = pixels(rois[levels == level])
-    visualize.display_boxes(picture, [(part, "yellow", {"linewidth": 0.7})], f"P{level}: {len(part)} rois", ax=ax)
+    visualize.display_boxes(image, [(part, "yellow", {"linewidth": 0.7})], f"P{level}: {len(part)} rois", ax=ax)
 display(figure)
 
 pooled = np.abs(values["roi_align_classifier"][:8]).mean(axis=-1)
@@ -282,7 +277,7 @@ display(axes[0].figure)
 # ## Class scores
 #
 # The class head gives each proposal the probability that it shows what the reference shows. Left, all of them, in
-# falling order of the RPN's score: the second look is much stricter, and its order is another one. The line is
+# descending order of the RPN's score: the second look is much stricter, and its order is another one. The line is
 # `DETECTION_MIN_CONFIDENCE`. Right, the proposals above the line, coloured by their score.
 
 # %%
@@ -296,7 +291,7 @@ ax.set(xlabel="proposal, best of the RPN first", ylabel="probability of a match"
 ax.set_title(f"{np.count_nonzero(kept)} of {len(rois)} proposals above the line")
 ax = figure.add_subplot(1, 2, 2)
 group = pixels(rois[kept]), [(1.0, score, 0.0) for score in match_scores[kept]], {"linewidth": 1.2}
-visualize.display_boxes(picture, [group], "proposals above the line, yellow is best", ax=ax)
+visualize.display_boxes(image, [group], "proposals above the line, yellow is best", ax=ax)
 display(figure)
 
 # %% [markdown]
@@ -312,9 +307,9 @@ figure = new_figure((9, 4.5))
 ax = figure.add_subplot(1, 2, 1)
 best = np.argsort(-match_scores)[:8]
 title = "the 8 best proposals and their refined boxes"
-visualize.draw_boxes(picture, pixels(rois[best]), pixels(refined_rois[best]), title=title, ax=ax)
+visualize.draw_boxes(image, pixels(rois[best]), pixels(refined_rois[best]), title=title, ax=ax)
 ax = figure.add_subplot(1, 2, 2)
-visualize.draw_rois(picture, pixels(rois), pixels(refined_rois), None, kept.astype(int), None, limit=30, ax=ax)
+visualize.draw_rois(image, pixels(rois), pixels(refined_rois), None, kept.astype(int), None, limit=30, ax=ax)
 ax.title.set_fontsize(9)
 display(figure)
 
@@ -337,22 +332,22 @@ ax = figure.add_subplot()
 captions = [f"{score:.2f}" for score in detections[:, 5]] + [""] * len(dropped)
 visibilities = [2] * len(final) + [0] * len(dropped)
 title = f"{len(final)} detections, {len(dropped)} near duplicates dropped"
-visualize.draw_boxes(picture, np.concatenate([final, dropped]), None, None, captions, visibilities, title, ax=ax)
+visualize.draw_boxes(image, np.concatenate([final, dropped]), None, None, captions, visibilities, title, ax=ax)
 display(figure)
 
 # %% [markdown]
 # ## Masks
 #
-# The mask head pools each detected box once more and gives a map of 28 x 28 probabilities of the object inside its
-# box. Upper row, these maps for the best detections; below, the same resized to their boxes, cut at 0.5, and painted
-# into the picture. Corners and holes that 28 x 28 cells cannot show are lost here.
+# The mask head pools each detected box once more and gives a map of 28 x 28 probabilities of the object inside its box.
+# Upper row, these maps for the best detections; below, the same resized to their boxes, cut at 0.5, and painted into
+# the image. Corners and holes that 28 x 28 cells cannot show are lost here.
 
 # %%
 count = min(len(detections), 5)
 mini_masks = values["mrcnn_mask"][:count]
 integers = denorm_boxes(detections[:count, :4], config.IMAGE_SHAPE[:2])
 full = [molding.unmold_mask(mask, box, config.IMAGE_SHAPE) for mask, box in zip(mini_masks, integers, strict=True)]
-full = [visualize.apply_mask(picture.copy(), mask, (1.0, 1.0, 0.0), alpha=0.6) for mask in full]
+full = [visualize.apply_mask(image.copy(), mask, (1.0, 1.0, 0.0), alpha=0.6) for mask in full]
 titles = [f"score {score:.2f}" for score in detections[:count, 5]] + [""] * count
 axes = visualize.display_images([*mini_masks, *full], titles, cols=count, cmap="Blues_r", interpolation="nearest")
 axes[0].figure.set_size_inches(2 * count, 4.4)
@@ -361,13 +356,13 @@ display(axes[0].figure)
 # %% [markdown]
 # ## The result
 #
-# `detect` does all of this, and gives boxes and masks in pixels of the original picture. Beside the cross the same
-# search with the heart and with the spiral: the scene was the same, and so was every weight; only the reference was
-# another one. Nothing is right for the spiral, which is not there.
+# `detect` does all of this, and gives boxes and masks in pixels of the original image. Beside the cross the same search
+# with the heart and with the spiral: the scene was the same, and so was every weight; only the reference was another
+# one. Nothing is right for the spiral, which is not there.
 
 # %%
 results = [model.detect([[crop]], [scene])[0] for crop in crops.values()]
-titles = ["cross", "heart (never trained)", "spiral (not in the scene)"]
+titles = ["cross", "heart (novel)", "spiral (not in the scene)"]
 axes = new_figure((9, 4.2)).subplots(2, 3, height_ratios=(1, 3))
 for column, (crop, found, title) in enumerate(zip(crops.values(), results, titles, strict=True)):
     drawn = found["rois"], found["masks"], found["class_ids"], found["scores"]

@@ -15,7 +15,7 @@
 #
 # Legacy `.h5` files are those of the original implementation and of Matterport's Mask R-CNN. Here is how to see what
 # one is, what it fits, what loading it does, and whether its weights look sound. The file is the one that comes with
-# this repository, trained with `TinyConfig`; put the path of yours in place of `WEIGHTS`.
+# the package, trained with `TinyConfig`; put the path of yours in place of `WEIGHTS`.
 
 # %%
 # %matplotlib inline
@@ -33,20 +33,20 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 logging.getLogger("siamese_mrcnn_tf").setLevel(logging.ERROR)  # reports are printed below, not logged too
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from siamese_mrcnn_tf import SiameseMaskRCNN, TinyConfig, display_weight_stats  # noqa: E402
+from siamese_mrcnn_tf import SiameseMaskRCNN, TinyConfig, display_weight_stats
 from siamese_mrcnn_tf.shapes import dataset as shapes
-from siamese_mrcnn_tf.visualize.diagnostics import WeightStats  # noqa: E402
-from siamese_mrcnn_tf.visualize.style import new_figure  # noqa: E402
-from siamese_mrcnn_tf.weights.loading import describe_weights, fitting_config  # noqa: E402
+from siamese_mrcnn_tf.visualize.diagnostics import WeightStats
+from siamese_mrcnn_tf.visualize.style import new_figure
+from siamese_mrcnn_tf.weights.loading import describe_weights, fitting_config
 
 WEIGHTS = os.path.relpath(Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5"))
 
 # %% [markdown]
 # ## What is in the file
 #
-# `describe_weights` needs no model. It says what the file is, by names and shapes; how many weights and parameters
-# each part has; which configurations it fits, and what would be left out. `samples/coco/coco.py weights FILE` prints
-# the same. People most often mix up the small and the large files of the releases: this tells them apart.
+# `describe_weights` needs no model. It says what the file is, by names and shapes; how many weights and parameters each
+# part has; which configurations it fits, and what would be left out. `siamese-mrcnn weights FILE` prints the same. It
+# tells the small and the large files of the releases apart.
 
 # %%
 print(describe_weights(WEIGHTS))
@@ -166,11 +166,11 @@ display(figure)
 # %% [markdown]
 # ## Dead units and overflow
 #
-# `display_weight_stats` gives a row for each weight. Its remark says "dead?" where all values are the same,
-# "overflow?" where one is beyond 1000, and "not finite" for NaN and infinity. Here the rows of the class and box head,
-# then all that are marked. A mark is a question, not a verdict. `TRAIN_BN = False` never updates moving statistics, so
-# those of layers that began at random stay at 0 and 1; and the moving variance of the first layer may be large,
-# because pixels go from 0 to 255. A kernel among the marked would be bad news.
+# `display_weight_stats` gives a row for each weight. Its remark says "dead?" where all values are the same, "overflow?"
+# where one is beyond 1000, and "not finite" for NaN and infinity. Here the rows of the class and box head, then all
+# that are marked. A mark is a question, not a verdict. `TRAIN_BN = False` never updates moving statistics, so those of
+# layers that began at random stay at 0 and 1; and the moving variance of the first layer may be large, because pixels
+# go from 0 to 255. A kernel among the marked would be bad news.
 
 # %%
 stats = display_weight_stats(model)
@@ -180,9 +180,9 @@ print(f"{len(marked)} of {len(stats.rows)} weights are marked")
 print("\n".join(f"{row['remark']}: {row['name']}" for row in marked))
 
 # %% [markdown]
-# Channels that give 0 for every input are harder to see in weights. After batch normalisation and ReLU, a channel
-# whose scale (gamma) is near 0 carries nothing but its shift. The histogram shows all gammas of the model; the print
-# counts those close to 0.
+# Channels that give 0 for every input are harder to see in weights. After batch normalisation and ReLU, a channel whose
+# scale (gamma) is near 0 carries nothing but its shift. The histogram shows all gammas of the model; the print counts
+# those close to 0.
 
 # %%
 gammas = np.concatenate([values for path, values in trained.items() if path.endswith("gamma")])

@@ -13,9 +13,8 @@
 # %% [markdown]
 # # Training
 #
-# A run from start to end, on a scale of seconds: configuration, data sets, initial weights, stages, loss curves,
-# stopping and going on. It learns little in so few steps; what matters is that every part of a long run is here. The
-# scenes are drawn by this repository.
+# A complete training run within seconds: configuration, data sets, initial weights, stages, loss curves and resuming.
+# The model learns little in so few steps, but every part of a long run is here. The package draws the scenes.
 
 # %%
 # %matplotlib inline
@@ -34,27 +33,20 @@ from IPython.display import display
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from siamese_mrcnn_tf import (  # noqa: E402
-    IndexedCocoDataset,
-    SiameseMaskRCNN,
-    TinyConfig,
-    get_one_target,
-    plot_losses,
-    visualize,  # noqa: E402
-)
-from siamese_mrcnn_tf.data.data_generator import TrainingSamples  # noqa: E402
-from siamese_mrcnn_tf.data.dataset import split_classes  # noqa: E402
-from siamese_mrcnn_tf.data.resize import expand_mask  # noqa: E402
+from siamese_mrcnn_tf import IndexedCocoDataset, SiameseMaskRCNN, TinyConfig, get_one_target, plot_losses, visualize
+from siamese_mrcnn_tf.data.data_generator import TrainingSamples
+from siamese_mrcnn_tf.data.dataset import split_classes
+from siamese_mrcnn_tf.data.resize import expand_mask
 from siamese_mrcnn_tf.shapes import dataset as shapes
 
-WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the repository
+WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes with the package
 
 # %% [markdown]
 # ## Configuration
 #
-# A class derived from a configuration sets what is different; `SmallConfig` and `LargeConfig` are those of the
-# released weights. NAME and EXPERIMENT name the folder of the run. The learning rate that belongs to a batch changes
-# with its size.
+# A class derived from a configuration sets what is different; `SmallConfig` and `LargeConfig` are those of the released
+# weights. NAME and EXPERIMENT name the folder of the run. The learning rate that belongs to a batch changes with its
+# size.
 
 
 # %%
@@ -74,7 +66,7 @@ for name in ("BATCH_SIZE", "STEPS_PER_EPOCH", "IMAGE_SHAPE", "TARGET_SHAPE", "OP
 # ## Data sets
 #
 # The last training images are set aside for validation during training. `ACTIVE_CLASSES` are the classes that are
-# trained: here all but those that split 1 holds out. Instances of held-out classes stay in the scenes, as background.
+# trained: here all but the novel ones of split 1. Instances of novel classes stay in the scenes, as background.
 
 # %%
 folder = tempfile.mkdtemp()
@@ -102,8 +94,8 @@ print(f"{len(train_set.ACTIVE_CLASSES)} of {train_set.num_classes - 1} classes a
 # with it. Objects of other classes are to be left alone.
 
 # %%
-maker = TrainingSamples(train_set, config, seed=0)
-samples = [maker[number] for number in range(0, 8, 2)]
+training_samples = TrainingSamples(train_set, config, seed=0)
+samples = [training_samples[number] for number in range(0, 8, 2)]
 axes = visualize.display_grid(
     [sample.targets for sample in samples],
     [sample.image for sample in samples],
@@ -119,10 +111,10 @@ display(axes[0].figure)
 # %% [markdown]
 # ## Model and initial weights
 #
-# `load_weights` finds weights by name. Everything is loaded to go on from trained weights; `exclude` keeps layers at
-# their initial values, here the last ones of three branches, as for another task. The loss curves below show how they
-# learn again. A backbone alone is loaded by `load_weights` too, or by `load_imagenet_weights("imagenet-687")` from
-# the folder of checkpoints; `TinyConfig` has a backbone of its own, which `samples/imagenet/pretrain.py` trains.
+# `load_weights` finds weights by name. Without `exclude`, training continues from all weights; `exclude` keeps layers
+# at their initial values, here the last ones of three branches, as for another task. The loss curves below show how
+# they learn again. A backbone alone is loaded by `load_weights` too, or by `load_imagenet_weights("imagenet-687")` from
+# the folder of checkpoints; `TinyConfig` has a backbone of its own, which `siamese-mrcnn pretrain` trains.
 
 # %%
 model_dir = tempfile.mkdtemp()
@@ -133,8 +125,8 @@ print(f"{len(report.loaded)} weights loaded, {len(report.excluded)} excluded, {l
 # %% [markdown]
 # ## First stage: heads
 #
-# Only heads, RPN and pyramid are trained; the backbone stays as it is. `epochs` is the epoch that the stage ends
-# with. The progress bars, which `train` writes to standard error, are left out here.
+# Only heads, RPN and pyramid are trained; the backbone stays as it is. `epochs` is the epoch that the stage ends with.
+# The progress bars, which `train` writes to standard error, are left out here.
 
 
 # %%
@@ -148,13 +140,13 @@ def train(model, **stage):
 train(model, learning_rate=config.LEARNING_RATE, epochs=3, layers="heads")
 
 # %% [markdown]
-# ## Going on from the last checkpoint, second stage: all layers
+# ## Resume from the last checkpoint, second stage: all layers
 #
-# The same model could go on with another call of `train`. Here a new one does, as it would in a new process: it takes
-# the weights of the last finished epoch, and goes on with the next. Momentum starts anew, as at the start of each
-# stage; the command line's `--resume` also takes up the state of the optimizer and the place within an epoch.
-# `layers` takes "heads", "rpn", "2+" to "5+" (the backbone from that stage on), "all", or a regular expression. Half
-# of the samples are mirrored.
+# The same model could continue with another call of `train`. Here a new one does, as it would in a new process: it
+# loads the weights of the last finished epoch and continues with the next. Momentum starts anew, as at the start of
+# each stage; the option `--resume` of the command also restores the optimizer and the position within an epoch.
+# `layers` takes "heads", "rpn", "2+" to "5+" (the backbone from that stage on), "all", or a regular expression. Half of
+# the samples are mirrored.
 
 # %%
 model = SiameseMaskRCNN("training", config, model_dir)
@@ -163,8 +155,8 @@ print(f"the last checkpoint is of epoch {model.epoch}")
 train(model, learning_rate=config.LEARNING_RATE / 4, epochs=6, layers="all", augmentation="fliplr")
 
 # %% [markdown]
-# The folder of the run holds weights of the last epochs (`siamese_mrcnn_0006.h5` in the layout of the original), what
-# a run needs to go on, the losses, and what TensorBoard reads:
+# The folder of the run holds weights of the last epochs (`siamese_mrcnn_0006.h5` in the layout of the original), what a
+# run needs to resume, the losses, and what TensorBoard reads:
 
 # %%
 print(Path(model.log_dir).name)
@@ -174,10 +166,10 @@ for path in sorted(Path(model.log_dir).iterdir()):
 # %% [markdown]
 # ## Loss curves
 #
-# `history.csv` has a row for each epoch. A panel for each loss shows training and validation; the dotted line is
-# where the learning rate changes. The losses of the classes, of the anchors' classes and of the masks begin high and
-# fall, because their last layers learn from nothing; those of the boxes, whose layers were loaded, only jump: there
-# are few steps in an epoch, and few validation samples.
+# `history.csv` has a row for each epoch. A panel for each loss shows training and validation; the dotted line is where
+# the learning rate changes. The losses of the classes, of the anchors' classes and of the masks begin high and fall,
+# because their last layers learn from nothing; those of the boxes, whose layers were loaded, only jump: there are few
+# steps in an epoch, and few validation samples.
 
 # %%
 with open(Path(model.log_dir) / "history.csv", encoding="utf-8", newline="") as file:
@@ -219,9 +211,8 @@ display(axes[0].figure)
 #
 # The whole of it, with schedules, checkpoints within epochs, several devices and resuming:
 #
-#     samples/coco/coco.py train --dataset shapes --split 1 --config tiny --stages shapes --model PRETRAINED.h5
-#     samples/coco/coco.py train --config tiny --resume
+#     siamese-mrcnn train --dataset shapes --split 1 --config tiny --stages shapes --model PRETRAINED.h5
+#     siamese-mrcnn train --config tiny --resume
 #
 # `--dataset` takes the folder of any set in COCO's layout, `--stages` a schedule by name or in a file.
-# `docs/training.md` has all of it, `samples/shapes/demo.py` runs pre-training, training and evaluation on these
-# scenes.
+# `docs/training.md` has all of it, `siamese-mrcnn demo` runs pre-training, training and evaluation on these scenes.
