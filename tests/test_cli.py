@@ -129,6 +129,14 @@ def test_tensorflow_starts_quietly_but_for_debug(images):
     assert "untrained weights: detections mean nothing" in quiet.stderr
 
 
+@pytest.mark.parametrize("arguments", [("train", "--resume", "gone"), ("pretrain", "--data", "gone")])
+def test_trainings_start_quietly(arguments):
+    finished = python(*MODULE, *arguments)
+    assert finished.returncode == 2 and finished.stderr.startswith(
+        f"python -m siamese_mrcnn_tf {arguments[0]}: error: gone"
+    )
+
+
 def test_errors_of_a_crash_while_keras_is_imported_are_shown(tmp_path):
     log = b"I0000 00:00:17 port.cc:153] oneDNN\nF0000 00:00:17 cpu.cc:1] no AVX\n"
     (tmp_path / "keras.py").write_text(f"import os\nos.write(2, {log!r})\nos.kill(os.getpid(), 9)\n")

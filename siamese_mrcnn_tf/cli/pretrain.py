@@ -95,7 +95,6 @@ def run(options: argparse.Namespace) -> int:
     """Start a run, or resume one."""
     options, folder = chosen_run(options)
     train, val = find_images(options)
-    start_keras(options)
     from ..pretraining.classifier import build_classifier, pretrain
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
@@ -124,6 +123,7 @@ def run(options: argparse.Namespace) -> int:
 
 def chosen_run(options: argparse.Namespace) -> tuple[argparse.Namespace, Path]:
     """(the options, with those of the run to resume; the folder of the run)."""
+    start_keras(options)
     from ..training.checkpoints import refuse_run
 
     folder = Path(options.resume or options.out or f"logs/{name_of(options)}")

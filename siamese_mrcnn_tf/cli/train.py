@@ -106,12 +106,13 @@ def run(options: argparse.Namespace) -> int:
 
 def resumed_options(options: argparse.Namespace) -> tuple[argparse.Namespace, Path | None]:
     """(the options of the run to resume, with those given now; its folder or None)."""
-    from ..training.checkpoints import log_dir_of
-
     if options.resume is None:
         return options, None
     if options.model is not None:
         raise ValueError(f"--model {options.model}: a run that is resumed has its own weights")
+    start_keras(options)
+    from ..training.checkpoints import log_dir_of
+
     folder = Path(options.resume or log_dir_of(training_config(options), options.logs))
     arguments = resumed_arguments(folder, options.arguments[1:])
     return options.parse(arguments), folder
