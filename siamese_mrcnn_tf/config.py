@@ -79,7 +79,7 @@ class Config:
     BACKBONE_STEM_WIDTH = 64  # channels of C1
     BACKBONE_WIDTHS = (256, 512, 1024, 2048)  # channels of C2..C5
     BACKBONE_BOTTLENECK = 4  # channels of C2..C5 divided by those inside a residual block
-    TRAIN_BN: bool | None = False  # False: use the moving statistics; None: train them
+    TRAIN_BN: bool | None = False  # False: moving statistics; None: statistics of the batch in training
     FPN_FEATUREMAPS = 256  # channels of P2..P6; the matched maps have 3/2 of these
     TOP_DOWN_PYRAMID_SIZE = 256  # unused, kept from the original, which reads FPN_FEATUREMAPS
     RPN_CONV_CHANNELS = 512

@@ -82,7 +82,7 @@ def resnet_graph(
     Args:
         input_image: [batch, h, w, 3].
         architecture: "resnet50" or "resnet101".
-        stage5: whether to build C5; if not, None is returned in its place.
+        stage5: whether to build C5; if not, the result has None in its place.
         train_bn: see `BatchNorm`.
         blocks: residual blocks of stages 2 to 5, by default the architecture's.
         stem_width: channels of C1.

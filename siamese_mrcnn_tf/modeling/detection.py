@@ -76,10 +76,7 @@ def refine_detections_graph(
         probabilities: [batch, n, (background, match)].
         deltas: [batch, n, (dy, dx, log(dh), log(dw))].
         window: [batch, (y1, x1, y2, x2)] normalized, the image without its padding.
-        max_instances, min_confidence, nms_threshold, argmax: see `DetectionLayer`.
-
-    Returns:
-        [batch, max_instances, (y1, x1, y2, x2, class_id, score)] normalized, zero-padded.
+        max_instances, min_confidence, nms_threshold, argmax: see `DetectionLayer`, also for the result.
     """
     candidates = probabilities if argmax else probabilities * ops.convert_to_tensor([0.0, 1.0])
     class_ids = ops.argmax(candidates, axis=-1)

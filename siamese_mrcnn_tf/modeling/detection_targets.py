@@ -85,14 +85,11 @@ class DetectionTargetLayer(keras.layers.Layer):
 
 
 def jittered_boxes_graph(boxes: Tensor, noise: Tensor) -> Tensor:
-    """Boxes chosen at random, moved by up to a fifth of their sides and stretched by up to a fifth.
+    """Boxes [batch, n, 4] chosen at random, shifted and stretched by up to a fifth of their sides, clipped to 0..1.
 
     Args:
-        boxes: [batch, g, (y1, x1, y2, x2)] normalized, zero-padded.
+        boxes: [batch, g, (y1, x1, y2, x2)] normalized, zero-padded; without any the result is zeros.
         noise: [batch, n, 5] in 0..1: choice of the box, shift (y, x), change of height and width.
-
-    Returns:
-        [batch, n, (y1, x1, y2, x2)] in 0..1; zeros for an image without boxes.
     """
     count = ops.sum(ops.cast(ops.any(boxes != 0, axis=-1), "float32"), axis=-1)[:, None]
     chosen = gather_batched(boxes, ops.cast(ops.minimum(noise[..., 0] * count, ops.maximum(count - 1, 0)), "int32"))

@@ -46,15 +46,12 @@ class PyramidROIAlign(keras.layers.Layer):
 
 
 def roi_levels_graph(rois: Tensor, image_meta: Tensor, *, canonical_size: int) -> Tensor:
-    """Pyramid level of each roi: clip(4 + round(log2(sqrt(h w) / (canonical_size / sqrt(H W)))), 2, 5).
+    """Level of each roi, int32 [batch, n]: clip(4 + round(log2(sqrt(h w) / (canonical_size / sqrt(H W)))), 2, 5).
 
     Args:
-        rois: [batch, n, (y1, x1, y2, x2)] normalized.
+        rois: [batch, n, (y1, x1, y2, x2)] normalized; those without area go to level 2.
         image_meta: [batch, meta]; its molded shape is H and W.
         canonical_size: pixels.
-
-    Returns:
-        int32 [batch, n]; rois without area go to level 2.
     """
     shape = parse_image_meta(image_meta)["image_shape"][:, None]
     height, width = rois[..., 2] - rois[..., 0], rois[..., 3] - rois[..., 1]
@@ -68,16 +65,13 @@ def roi_levels_graph(rois: Tensor, image_meta: Tensor, *, canonical_size: int) -
 def pyramid_roi_align_graph(
     rois: Tensor, levels: Tensor, feature_maps: list[Tensor], *, pool_shape: tuple[int, int]
 ) -> Tensor:
-    """Crop each roi from the map of its level, one bilinear sample per cell.
+    """Crop each roi from the map of its level, one bilinear sample per cell: [batch, n, *pool_shape, channels].
 
     Args:
         rois: [batch, n, (y1, x1, y2, x2)] normalized.
         levels: int32 [batch, n], 2 for the first map.
         feature_maps: P2, P3, ..., each [batch, h, w, channels].
         pool_shape: (height, width).
-
-    Returns:
-        [batch, n, height, width, channels].
     """
     batch, count = ops.shape(rois)[0], rois.shape[1]
     boxes = ops.stop_gradient(ops.reshape(rois, (-1, 4)))

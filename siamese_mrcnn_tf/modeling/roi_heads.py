@@ -83,12 +83,7 @@ def build_mask_layers(*, train_bn: bool | None = False, channels: int = 256) -> 
 def build_fpn_mask_graph(
     rois: Tensor, maps: list[Tensor], image_meta: Tensor, layers: Layers, *, pool_size: int, canonical_size: int = 224
 ) -> dict[str, Tensor]:
-    """Mask of each roi.
-
-    Args:
-        rois, maps, image_meta, canonical_size: see `fpn_classifier_graph`.
-        layers: of `build_mask_layers`.
-        pool_size: side of the pooled maps; masks have twice that.
+    """Mask of each roi; arguments as in `fpn_classifier_graph`, with layers of `build_mask_layers`.
 
     Returns:
         dict: roi_align_mask [batch, n, pool, pool, channels], mrcnn_mask_bn1..4 [batch, n, pool, pool, channels] before
