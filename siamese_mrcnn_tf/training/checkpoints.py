@@ -109,20 +109,15 @@ class CheckpointManager:
         return files.inside(self.path, state.weights or "")
 
     def save_within_epoch(self, model: keras.Model, state: TrainerState) -> None:
-        """Save a state within an epoch; sets `state.weights`.
-
-        Raises:
-            RuntimeError: weights that are not finite; nothing is saved.
-        """
+        """Save a state within an epoch; sets `state.weights`. Weights that are not finite are a RuntimeError."""
         if self.writes:
             self._check_finite(model, state)
             self._save(model, state, f"resume_{state.epoch:04d}_{state.step:06d}.weights.h5")
 
     def save_epoch(self, model: keras.Model, state: TrainerState) -> None:
-        """Save a state at the end of an epoch, its weights as a legacy file too, and the history; remove old epochs.
+        """Save a state at the end of an epoch, with a legacy file and the history, and remove old epochs.
 
-        Raises:
-            RuntimeError: weights that are not finite; nothing is saved.
+        Weights that are not finite are a RuntimeError; nothing is saved then.
         """
         if self.writes:
             self._check_finite(model, state)
@@ -195,11 +190,7 @@ def log_dir_of(config: Config, model_dir: StrPath) -> Path:
 
 
 def find_last_checkpoint(log_dir: StrPath) -> str:
-    """Path of the `siamese_mrcnn_{epoch:04d}.h5` of the last epoch in `log_dir`.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Path of the `siamese_mrcnn_{epoch:04d}.h5` of the last epoch in `log_dir`; raises ValueError without one."""
     found = sorted(path for path in Path(log_dir).glob("*.h5") if _CHECKPOINT.fullmatch(path.name))
     if not found:
         raise ValueError(f"{log_dir}: no checkpoint siamese_mrcnn_####.h5 in it")
@@ -214,11 +205,7 @@ def save_command(path: StrPath, program: str, arguments: list[str], config: Conf
 
 
 def read_arguments(path: StrPath) -> list[str]:
-    """The arguments of the command that began the run in a folder.
-
-    Raises:
-        ValueError: no run was begun there, or its run.json is broken.
-    """
+    """The arguments of the command that began the run in a folder; raises ValueError without one."""
     content = files.read_json(resolve_run(path) / RUN_FILE)
     if not isinstance(content, dict) or not isinstance(content.get("arguments"), list):
         raise ValueError(f"{Path(path) / RUN_FILE}: not the command of a run")
@@ -228,10 +215,8 @@ def read_arguments(path: StrPath) -> list[str]:
 def refuse_run(path: StrPath) -> None:
     """Raise ValueError if a run was begun in a folder."""
     if (Path(path) / STATE_FILE).exists():
-        raise ValueError(
-            f"{path}: holds a run already; resume it (--resume), or choose another folder (--logs, or --set "
-            "EXPERIMENT=NAME)"
-        )
+        other = "choose another folder (--logs, or --set EXPERIMENT=NAME)"
+        raise ValueError(f"{path}: holds a run already; resume it (--resume), or {other}")
 
 
 def resolve_run(path: StrPath) -> Path:

@@ -55,11 +55,7 @@ SCHEDULES: Schedules = {
 
 
 def layer_pattern(layers: str) -> re.Pattern[str]:
-    """The compiled regular expression of a layer selection.
-
-    Raises:
-        ValueError: neither a known selection nor a regular expression.
-    """
+    """The compiled pattern of a layer selection; ValueError if it is neither known nor a regular expression."""
     try:
         return re.compile(LAYER_SELECTIONS.get(layers, layers))
     except (re.error, TypeError) as error:
@@ -88,10 +84,8 @@ def load_schedule(name_or_path: str | os.PathLike[str], known: Schedules = SCHED
     stages = tuple(_stage(entry, f"schedule {name_or_path}: [{index}]") for index, entry in enumerate(entries))
     for index in range(1, len(stages)):
         if stages[index].epochs <= stages[index - 1].epochs:
-            raise ValueError(
-                f"schedule {name_or_path}: [{index}]: epochs = {stages[index].epochs}, expected the last epoch of the "
-                f"stage, after {stages[index - 1].epochs}"
-            )
+            text = f"epochs = {stages[index].epochs}, expected an epoch after {stages[index - 1].epochs}"
+            raise ValueError(f"schedule {name_or_path}: [{index}]: {text}")
     return stages
 
 

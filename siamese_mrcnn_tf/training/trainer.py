@@ -120,7 +120,8 @@ class Trainer:
                     if val_loader is not None and self.settings.validation_steps:
                         logs |= self._validate(val_loader)
                     # Record: in the history, and for TensorBoard.
-                    row = {"epoch": state.epoch + 1, "learning_rate": self._learning_rate_of(stage), **logs}
+                    rate = stage.learning_rate if stage.decay_to is None else float(self.model.optimizer.learning_rate)
+                    row = {"epoch": state.epoch + 1, "learning_rate": rate, **logs}
                     state.history.append(row)
                     _write_row(board, row)
                     # Save: the state counts the epoch as finished before it is written.
@@ -130,14 +131,8 @@ class Trainer:
                     best = best_epoch(state.history) or "-"
                     logger.info("epoch %d/%d: %s (best: %s)", state.epoch, stages[-1].epochs, shown, best)
 
-    # ---- where a run begins --------------------------------------------------------------------------------------
-
     def begin_at(self, epoch: int) -> None:
-        """Begin at the end of epoch `epoch`, with the weights that the model has.
-
-        Raises:
-            ValueError: the folder holds a run of more epochs.
-        """
+        """Begin at the end of an epoch, with the weights of the model; ValueError if the folder holds a longer run."""
         before = self.folder.load_state()
         if before is not None and before.epoch > epoch:
             raise ValueError(
@@ -151,11 +146,7 @@ class Trainer:
                 logger.warning("%s: %s = %r, before it was %r", self.folder.path, name, mine, theirs)
 
     def resume(self) -> None:
-        """Resume the run of the folder.
-
-        Raises:
-            ValueError: there is none, or it has other settings.
-        """
+        """Resume the run of the folder; ValueError if there is none, or if it has other settings."""
         state = self.folder.load_state()
         if state is None or state.weights is None:
             raise ValueError(f"{self.folder.path}: no run to resume there")
@@ -173,8 +164,6 @@ class Trainer:
         """[(name, value here, value in the state)] of the settings that differ from those of a saved run."""
         mine = self._fixed_settings()
         return [(name, mine[name], state.settings.get(name)) for name in mine if mine[name] != state.settings.get(name)]
-
-    # ---- stages --------------------------------------------------------------------------------------------------
 
     def _check(self, stages: Sequence[Stage]) -> None:
         """Fail now instead of after days of training."""
@@ -218,12 +207,6 @@ class Trainer:
         steps = max((stage.decay_to - first_epoch) * self.settings.steps_per_epoch - warm_up, 1)
         start, peak = (0.0, stage.learning_rate) if warm_up else (stage.learning_rate, None)
         return keras.optimizers.schedules.CosineDecay(start, steps, warmup_target=peak, warmup_steps=warm_up)
-
-    def _learning_rate_of(self, stage: Stage) -> float:
-        """The current learning rate; without decay that of the stage, not rounded to float32."""
-        return stage.learning_rate if stage.decay_to is None else float(self.model.optimizer.learning_rate)
-
-    # ---- epochs --------------------------------------------------------------------------------------------------
 
     def _fit(self, loader: SampleLoader, *, total_epochs: int) -> dict[str, float]:
         """Train the rest of an epoch; returns its losses by name."""

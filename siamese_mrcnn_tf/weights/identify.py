@@ -29,7 +29,7 @@ class WeightsInfo:
 
     Attributes:
         kind: "siamese", "matterport", "backbone" or "unknown".
-        settings: {setting: value} inferred from shapes; without BACKBONE if the blocks are those of no known ResNet.
+        settings: {setting: value} inferred from shapes; without BACKBONE if the blocks fit no known ResNet.
         blocks: number of residual blocks in stages 2 to 5; zeros without a ResNet.
         num_classes: classes of the class head, with background; None without one.
         has_masks: whether there is a mask head.
@@ -150,7 +150,7 @@ def _changes(settings: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Settings in which a configuration must change: {name: value}."""
     others = {name: value for name, value in settings.items() if name not in _BLOCK_SETTINGS}
     changed = {name: value for name, value in others.items() if getattr(config, name) != value}
-    blocks = config.BACKBONE_BLOCKS or RESNET_BLOCKS.get(config.BACKBONE)
+    blocks = config.BACKBONE_BLOCKS or RESNET_BLOCKS.get(str(config.BACKBONE))  # a callable is in no table
     wanted = settings.get("BACKBONE_BLOCKS") or RESNET_BLOCKS.get(settings.get("BACKBONE", ""))
     if wanted and blocks != wanted:
         by_name = "BACKBONE" in settings and config.BACKBONE_BLOCKS is None

@@ -210,10 +210,8 @@ def _check_blocks(file: WeightFile, info: WeightsInfo, offered: Iterable[str], w
         counts.append(f"{len(extra)} of its residual blocks are not in the model ({_block_list(extra)})")
     if lacking:
         counts.append(f"{len(lacking)} of the model's residual blocks are not in it ({_block_list(lacking)})")
-    raise ValueError(
-        f"{file.path}: {info.text}. {' and '.join(counts)}. {info.advice}; "
-        'to load the other weights exclude "resnet_model"'
-    )
+    way = f'{info.advice}; to load the other weights exclude "resnet_model"'
+    raise ValueError(f"{file.path}: {info.text}. {' and '.join(counts)}. {way}")
 
 
 def _check_shapes(file: WeightFile, info: WeightsInfo, offered: Collection[str], wanted: Mapping[str, Shape]) -> None:
@@ -222,21 +220,16 @@ def _check_shapes(file: WeightFile, info: WeightsInfo, offered: Collection[str],
         return
     first, *others = differing
     more = f"; so do {len(others)} more weights ({_layer_list(others)})" if others else ""
-    raise ValueError(
-        f"{file.path}: shapes of {first} differ: {_shape(file.shapes[first])} in the file, {_shape(wanted[first])} in "
-        f"the model{more}. {info.advice}; or exclude these layers by name"
-    )
+    shapes = f"{_shape(file.shapes[first])} in the file, {_shape(wanted[first])} in the model{more}"
+    raise ValueError(f"{file.path}: shapes of {first} differ: {shapes}. {info.advice}; or exclude these layers by name")
 
 
 def _check_matched(file: WeightFile, report: LoadReport, variables: Collection[str]) -> None:
-    if report.loaded:
-        return
-    if report.excluded:
+    if not report.loaded and report.excluded:
         raise ValueError(f"{file.path}: exclude leaves nothing to load, it matches {_layer_list(report.excluded)}")
-    raise ValueError(
-        f"{file.path}: {report.description}. None of its weights is in the model: the file has "
-        f"{_layer_list(file.shapes)}, the model {_layer_list(variables)}"
-    )
+    if not report.loaded:
+        held = f"the file has {_layer_list(file.shapes)}, the model {_layer_list(variables)}"
+        raise ValueError(f"{file.path}: {report.description}. None of its weights is in the model: {held}")
 
 
 def _report(
@@ -284,10 +277,8 @@ def _notes(
     if broken:
         notes.append(f"{len(broken)} weights hold NaN or infinity ({_layer_list(broken)}): their training has diverged")
     names = {layer_of(key) for key in (*homes, *file.shapes)} | set(homes.values())
-    for item in _items(exclude):
-        if not any(re.fullmatch(item, name) for name in names):
-            notes.append(f"exclude {item!r} matches no layer with weights")
-    return notes
+    idle = [item for item in _items(exclude) if not any(re.fullmatch(item, name) for name in names)]
+    return notes + [f"exclude {item!r} matches no layer with weights" for item in idle]
 
 
 # ---- text --------------------------------------------------------------------------------------------------------

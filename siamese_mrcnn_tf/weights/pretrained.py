@@ -147,8 +147,8 @@ def _fetch(known: str, folder: pathlib.Path, *, wanted: str) -> None:
 def _missing(known: str, folder: pathlib.Path) -> str:
     """Text of the error for a known file that is missing and cannot be downloaded to `folder`."""
     entry = KNOWN_FILES[known]
-    text = f"{folder / known}: no such file. {known} is {entry.what}: get it from {entry.url or entry.source}"
-    text += " and put it there"
+    source = entry.url or entry.source
+    text = f"{folder / known}: no such file. {known} is {entry.what}: get it from {source} and put it there"
     if entry.url or entry.substitute:
         fetched = "it" if entry.url else entry.substitute
         text += f"; by its name alone, {known.removesuffix('.h5')}, {fetched} is downloaded into the checkpoints folder"
@@ -164,7 +164,7 @@ def _known_names() -> str:
 
 
 def _suggestions(name: str) -> str:
-    """End of a sentence: known files with this prefix or a similar name, with what they are."""
+    """End of a sentence: known files with this prefix or a similar name, and what they are."""
     stems = [known.removesuffix(".h5") for known in KNOWN_FILES]
     found = [stem for stem in stems if stem.startswith(_stem(name))]
     found = (found or difflib.get_close_matches(_stem(name), stems, _NAMES_SUGGESTED))[:_NAMES_SUGGESTED]
