@@ -33,116 +33,58 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Config": "config",
-    "SmallConfig": "config",
-    "LargeConfig": "config",
-    "TinyConfig": "config",
-    "SiameseMaskRCNN": "model",
-    "SiamesePredictor": "predictor",
-    "ReferenceEmbedding": "predictor",
-    "CocoDataset": "data.dataset",
-    "Dataset": "data.dataset",
-    "IndexedCocoDataset": "data.dataset",
-    "get_one_target": "data.references",
-    "siamese_data_generator": "data.data_generator",
-    "evaluate_dataset": "evaluation.original",
-    "display_instances": "visualize.instances",
-    "display_results": "visualize.instances",
-    "display_grid": "visualize.instances",
-    "draw_overlay": "visualize.instances",
-    "display_boxes": "visualize.instances",
-    "draw_boxes": "visualize.stages",
-    "draw_rois": "visualize.stages",
-    "display_images": "visualize.stages",
-    "display_top_masks": "visualize.stages",
-    "display_differences": "visualize.stages",
-    "display_matching": "visualize.stages",
-    "results_to_detections": "visualize.stages",
-    "plot_losses": "visualize.diagnostics",
-    "plot_precision_recall": "visualize.diagnostics",
-    "plot_overlaps": "visualize.diagnostics",
-    "display_weight_stats": "visualize.diagnostics",
+_PUBLIC_NAMES = {  # module -> names
+    "config": "Config SmallConfig LargeConfig TinyConfig",
+    "model": "SiameseMaskRCNN",
+    "predictor": "SiamesePredictor ReferenceEmbedding",
+    "data.dataset": "CocoDataset Dataset IndexedCocoDataset",
+    "data.references": "get_one_target",
+    "data.data_generator": "siamese_data_generator",
+    "evaluation.original": "evaluate_dataset",
+    "visualize.instances": "display_instances display_results display_grid draw_overlay display_boxes",
+    "visualize.stages": "draw_boxes draw_rois display_images "
+    "display_top_masks display_differences display_matching results_to_detections",
+    "visualize.diagnostics": "plot_losses plot_precision_recall plot_overlaps display_weight_stats",
 }
+_HOMES = {name: module for module, names in _PUBLIC_NAMES.items() for name in names.split()}
 
-# Modules of version 0.1 and where their names are now; code that imports them keeps working.
-_FORMER_MODULES = {
-    "analysis": ("evaluation.analysis",),
-    "annotations": ("data.annotations",),
-    "augmentation": ("data.augmentation",),
-    "backbone": ("modeling.backbone",),
-    "baselines": ("evaluation.queries",),
-    "box_ops": ("ops.box_ops",),
-    "boxes": ("ops.boxes", "ops.anchors"),
-    "checkpoints": ("training.checkpoints",),
-    "data_generator": ("data.data_generator", "data.rpn_targets"),
-    "dataset": ("data.dataset", "data.references"),
-    "detection_targets": ("modeling.detection_targets",),
-    "devices": ("training.distribution",),
-    "diagnostics": ("visualize.diagnostics",),
-    "drawing": ("visualize.instances", "visualize.style"),
-    "evaluation_original": ("evaluation.original",),
-    "evaluation_queries": ("evaluation.queries", "evaluation.references"),
-    "evaluation_records": ("evaluation.records",),
-    "evaluation_results": ("report.experiments",),
-    "evaluation_scores": ("evaluation.coco_scores",),
-    "figures": ("visualize.stages",),
-    "files": ("io.files", "io.download"),
-    "gallery": ("report.gallery",),
-    "heads": ("modeling.roi_heads", "modeling.rpn"),
-    "html_pages": ("visualize.pages",),
-    "image_meta": ("ops.image_meta",),
-    "imagenet": ("pretraining.imagenet",),
-    "images": ("io.images",),
-    "inspection": ("data.checks", "visualize.samples"),
-    "instance_crops": ("pretraining.instance_crops",),
-    "kernels": ("ops.kernels",),
-    "known_weights": ("weights.pretrained",),
-    "layer_selection": ("training.trainable_layers",),
-    "layers": ("modeling.matching", "modeling.rpn", "modeling.roi_align", "modeling.detection"),
-    "losses": ("modeling.losses",),
-    "molding": ("data.molding", "data.resize"),
-    "network": ("modeling.network", "modeling.training_network"),
-    "plots": ("report.plots",),
-    "published": ("report.published",),
-    "report_contents": ("report.tables",),
-    "schedules": ("training.schedules",),
-    "scoring": ("evaluation.coco_scores",),
-    "training_batches": ("data.loader", "training.batches"),
-    "training_model": ("training.training_model",),
-    "via": ("data.formats.via",),
-    "via_tree": ("data.formats.via_tree",),
-    "weight_files": ("weights.legacy_h5",),
-    "weight_kinds": ("weights.identify",),
-}
-_FORMER_NAMES = {
-    "SampleMaker": "TrainingSamples",
-    "make_batch": "collate",
-    "DrawnReferences": "RandomReferenceSampler",
-    "ControlReferences": "MismatchedReferenceSampler",
-    "RecordedReferences": "ReplayReferenceSampler",
-    "ReferenceSearch": "OneShotDetector",
-    "query_rule": "scene_resize_args",
-    "query_shape": "resized_scene_shape",
-    "judge": "identify_weights",
-    "over_runs": "mean_and_ci",
-    "figure_rows": "metric_rows",
-    "RunFolder": "CheckpointManager",
-    "RunState": "TrainerState",
-    "Pictures": "ImageFolder",
-    "Instances": "InstanceCrops",
-    "LabelledCrop": "LabeledImage",
-    "gather_rows": "gather_batched",
-    "leaves": "iter_layers",
-    "abridged": "summarize_names",
-    "most_positive_rois": "max_positive_rois",
-    "Verdict": "WeightsInfo",
-    "find_pictures": "find_images",
-    "picture_grid": "image_grid",
-    "picture_uri": "image_uri",
-    "checked_picture": "checked_image",
-    "draw_picture": "draw_image",
-}
+# Modules and names of version 0.1 and what they are now; code that imports them keeps working.
+_FORMER_MODULES = dict(
+    pair.split("=")
+    for pair in """
+    analysis=evaluation.analysis annotations=data.annotations augmentation=data.augmentation
+    backbone=modeling.backbone baselines=evaluation.queries box_ops=ops.box_ops boxes=ops.boxes+ops.anchors
+    checkpoints=training.checkpoints data_generator=data.data_generator+data.rpn_targets
+    dataset=data.dataset+data.references detection_targets=modeling.detection_targets devices=training.distribution
+    diagnostics=visualize.diagnostics drawing=visualize.instances+visualize.style
+    evaluation_original=evaluation.original evaluation_queries=evaluation.queries+evaluation.references
+    evaluation_records=evaluation.records evaluation_results=report.experiments
+    evaluation_scores=evaluation.coco_scores figures=visualize.stages files=io.files+io.download
+    gallery=report.gallery heads=modeling.roi_heads+modeling.rpn html_pages=visualize.pages image_meta=ops.image_meta
+    imagenet=pretraining.imagenet images=io.images inspection=data.checks+visualize.samples
+    instance_crops=pretraining.instance_crops kernels=ops.kernels known_weights=weights.pretrained
+    layer_selection=training.trainable_layers
+    layers=modeling.matching+modeling.rpn+modeling.roi_align+modeling.detection losses=modeling.losses
+    molding=data.molding+data.resize network=modeling.network+modeling.training_network plots=report.plots
+    published=report.published report_contents=report.tables schedules=training.schedules
+    scoring=evaluation.coco_scores training_batches=data.loader+training.batches
+    training_model=training.training_model via=data.formats.via via_tree=data.formats.via_tree
+    weight_files=weights.legacy_h5 weight_kinds=weights.identify
+""".split()
+)
+_FORMER_NAMES = dict(
+    pair.split("=")
+    for pair in """
+    SampleMaker=TrainingSamples make_batch=collate DrawnReferences=RandomReferenceSampler
+    ControlReferences=MismatchedReferenceSampler RecordedReferences=ReplayReferenceSampler
+    ReferenceSearch=OneShotDetector query_rule=scene_resize_args query_shape=resized_scene_shape
+    judge=identify_weights over_runs=mean_and_ci figure_rows=metric_rows RunFolder=CheckpointManager
+    RunState=TrainerState Pictures=ImageFolder Instances=InstanceCrops LabelledCrop=LabeledImage
+    gather_rows=gather_batched leaves=iter_layers abridged=summarize_names most_positive_rois=max_positive_rois
+    Verdict=WeightsInfo find_pictures=find_images picture_grid=image_grid picture_uri=image_uri
+    checked_picture=checked_image draw_picture=draw_image
+""".split()
+)
 
 __all__ = ["__version__", *_HOMES]
 
@@ -177,8 +119,8 @@ class _FormerModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        homes = (f"{__name__}.{home}" for home in _FORMER_MODULES[module.__name__.rpartition(".")[2]])
-        module.__getattr__ = lazy_names(module.__name__, *homes)  # type: ignore[method-assign]
+        homes = _FORMER_MODULES[module.__name__.rpartition(".")[2]].split("+")
+        module.__getattr__ = lazy_names(module.__name__, *(f"{__name__}.{home}" for home in homes))  # type: ignore[method-assign]
 
 
 sys.meta_path.append(_FormerModules())
