@@ -176,6 +176,7 @@ def finished(tmp_path_factory):
     return path / "run", history, classifier
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_backbone_and_its_history(finished):
     folder, history, _ = finished
     assert [row["epoch"] for row in history] == [1, 2]

@@ -146,6 +146,7 @@ def test_errors_of_a_crash_while_keras_is_imported_are_shown(tmp_path):
 
 
 # ---- evaluate ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_evaluate_prints_tables_and_writes_records(run, tree, tiny_weights, tmp_path):
     out = tmp_path / "out"
     common = ("evaluate", "--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--runs", 2)
@@ -165,6 +166,7 @@ def test_evaluate_prints_tables_and_writes_records(run, tree, tiny_weights, tmp_
     assert json.loads((out / "scores.json").read_text()) == scores
 
 
+@pytest.mark.slow
 def test_evaluation_in_parts_is_joined(run, tree, tiny_weights, tmp_path):
     common = ("evaluate", "--dataset", tree, "--split", 1, "--categories", "train")
     model = ("--model", tiny_weights, "--min-confidence", 0, "--runs", 2)
@@ -178,6 +180,7 @@ def test_evaluation_in_parts_is_joined(run, tree, tiny_weights, tmp_path):
     assert joined["mean"] == whole["mean"] and joined["runs"] == whole["runs"]
 
 
+@pytest.mark.slow
 def test_evaluate_with_references_of_the_wrong_category(run, tree, tiny_weights, tmp_path):
     common = ("evaluate", "--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--runs", 1)
     images = {"present": [10, 20], "absent": [20]}  # image 10 has all three categories, one as a crowd
@@ -202,6 +205,7 @@ def test_random_boxes_over_all_splits(run, tree, tmp_path):
     assert "random" in text.lower()
 
 
+@pytest.mark.slow
 def test_parts_of_all_splits_are_joined_and_scored_again(run, tree, tmp_path):
     common = ("evaluate", "--dataset", tree, "--split", "all")
     model = ("--categories", "train", "--model", "random-boxes", "--runs", 2)
@@ -222,6 +226,7 @@ def test_weights_of_all_splits_are_found_before_the_first_is_evaluated(run, tree
     assert code == 2 and "weights_2.h5" in errors and "no such file" in errors
 
 
+@pytest.mark.slow
 def test_evaluate_paper_protocol(run, tree, tiny_weights, tmp_path):
     common = ("--dataset", tree, "--model", tiny_weights, "--min-confidence", 0, "--protocol", "paper", "--limit", 1)
     assert run("evaluate", *common, "--out", tmp_path / "out")[0] == 0
@@ -234,6 +239,7 @@ def test_evaluate_paper_protocol(run, tree, tiny_weights, tmp_path):
     assert areas and all(area == of_box for area, of_box in areas)
 
 
+@pytest.mark.slow
 def test_predict_with_several_queries(run, images, tiny_weights):
     box = f"{images / 'scene.png'}:5,5,50,60"
     references = ("--reference", images / "crop.png", box, "--reference", box)
@@ -264,6 +270,7 @@ def test_records_are_either_joined_or_scored_again(capsys):
     assert "--results: not allowed with argument --merge" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_last_checkpoint_of_the_named_run(run, images, tiny_model, tmp_path):
     folder = tmp_path / "logs" / "siamese_mrcnn_tiny_mine"
     folder.mkdir(parents=True)
@@ -274,6 +281,7 @@ def test_last_checkpoint_of_the_named_run(run, images, tiny_model, tmp_path):
     assert run("predict", *query, *chosen)[0] == 0
 
 
+@pytest.mark.slow
 def test_predict_untrained_says_so(run, images):
     arguments = ("--image", images / "scene.png", "--reference", images / "crop.png", "--out", images / "out")
     code, _, errors = run("predict", "--model", "untrained", *arguments)
@@ -427,6 +435,7 @@ def test_bad_annotation_files(run, tree, tiny_weights, tmp_path, change, culprit
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_category_without_instances_is_no_error(run, tree, tiny_weights, tmp_path):
     content = json.loads((tree / "annotations" / "instances_val2017.json").read_text())
     content["categories"].append({"id": 99, "name": "unicorn"})

@@ -73,6 +73,7 @@ def test_shifted_boxes_stay_inside_and_keep_their_size():
     assert detections[0, 0, 5] == 0.9  # the argument is left alone
 
 
+@pytest.mark.slow
 def test_run_graph_by_name_and_by_tensor(tiny_model, scene, crop):
     roi = tiny_model.keras_model.get_layer("ROI").output
     values = tiny_model.run_graph([[crop]], [scene], ["matched_P3", ("proposals", roi), "ROI"])
@@ -86,6 +87,7 @@ def test_run_graph_by_name_and_by_tensor(tiny_model, scene, crop):
         tiny_model.run_graph([[crop]], [scene], ["matched_P7"])
 
 
+@pytest.mark.slow
 def test_run_graph_shows_what_layers_compute_on_the_way(tiny_model, scene, crop):
     names = ["pre_nms_scores", "pre_nms_anchors", "refined_anchors", "refined_anchors_clipped", "roi_levels"]
     names += ["refined_rois", "rpn_class", "rpn_bbox", "ROI", "mrcnn_bbox", "mrcnn_class", "mrcnn_detection"]

@@ -29,6 +29,7 @@ def model_inputs(model, scene, crop, batch=1, references=1):
     }
 
 
+@pytest.mark.slow
 def test_inputs_and_outputs_have_the_original_names(tiny_model, scene, crop):
     names = ["input_image", "input_image_meta", "input_target", "input_anchors"]
     assert [tensor.name for tensor in tiny_model.keras_model.inputs] == names
@@ -42,6 +43,7 @@ def test_inputs_and_outputs_have_the_original_names(tiny_model, scene, crop):
     np.testing.assert_array_equal(by_name["rpn_rois"], by_name["ROI"])
 
 
+@pytest.mark.slow
 def test_output_shapes_follow_the_configuration(tiny_model, scene, crop):
     config = tiny_model.config
     outputs = tiny_model.keras_model.predict(model_inputs(tiny_model, scene, crop, batch=3, references=2), verbose=0)
@@ -66,6 +68,7 @@ def test_layers_of_the_original_are_found_by_name(tiny_model):
     assert model.get_layer("mrcnn_mask_conv1") is tiny_model.predictor.layers.mask["mrcnn_mask_conv1"]
 
 
+@pytest.mark.slow
 def test_frcnn_has_no_masks(scene, crop):
     model = SiameseMaskRCNN("inference", TinyConfig().replace(MODEL="frcnn", DETECTION_MIN_CONFIDENCE=0.0), "logs")
     assert (
@@ -78,6 +81,7 @@ def test_frcnn_has_no_masks(scene, crop):
     assert len(found["rois"]) == len(found["scores"])
 
 
+@pytest.mark.slow
 def test_loading_into_one_model_loads_into_all(scene, crop, tiny_weights, tiny_model):
     config = tiny_model.config
     model = SiameseMaskRCNN("inference", config, "logs")
@@ -100,6 +104,7 @@ def test_bad_configurations_are_refused_before_anything_is_built():
         network.build_layers(TinyConfig().replace(BACKBONE="vgg16"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["pad64", "none"])
 def test_images_of_any_shape_without_the_square(mode, crop, tiny_weights):
     config = TinyConfig().replace(IMAGE_RESIZE_MODE=mode, IMAGE_MIN_DIM=64, DETECTION_MIN_CONFIDENCE=0.0)

@@ -96,6 +96,7 @@ def test_backbone_weights_are_not_enough(tiny_model, tmp_path):
         SiamesePredictor(tiny_model.config, weights=tmp_path / "backbone.h5")
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_numbers_find_nothing_instead_of_failing(tiny_model, scene, crop):
     predictor = SiamesePredictor(tiny_model.config)
     predictor.layers.rpn_model.get_layer("rpn_bbox_pred").bias.assign(np.full(12, np.nan))
@@ -122,6 +123,7 @@ def test_invalid_embedding_files_are_refused(tmp_path, content):
         ReferenceEmbedding.load(path)
 
 
+@pytest.mark.slow
 def test_weights_by_path(tiny_model, tiny_weights, scene, crop):
     predictor = SiamesePredictor(tiny_model.config, weights=tiny_weights)
     predictor.set_image(scene)
@@ -148,6 +150,7 @@ def test_errors_name_what_is_wrong(predictor, tiny_model, scene, crop):
         predictor.match(predictor.encode_scenes([scene]), [[crop], [crop]])
 
 
+@pytest.mark.slow
 def test_min_confidence_cuts_by_score(tiny_model, scene, crop):
     tiny_model.predictor.set_image(scene)
     scores = tiny_model.predictor.detect(crop)["scores"]

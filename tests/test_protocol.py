@@ -494,6 +494,7 @@ class Counting:
         return self._predictor.detect_in(scenes, references)
 
 
+@pytest.mark.slow
 def test_the_network_encodes_each_scene_and_reference_once(loaded, tiny_model):
     counting = Counting(tiny_model.predictor)
     outcome = run(counting, loaded, limit=2, runs=3, shots=2)

@@ -115,6 +115,7 @@ def test_what_was_not_published_is_empty():
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_main_table_of_four_splits(tmp_path, four_splits):
     writer.write_report(four_splits, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
@@ -185,6 +186,7 @@ def test_full_tables_have_all_metrics(tmp_path, four_splits):
     assert there[3] == "*8.6 ± 0.17*" and there[-1] == "*43.2 ± 0.91*"
 
 
+@pytest.mark.slow
 def test_csv_and_json_hold_every_metric(tmp_path, four_splits):
     writer.write_report(four_splits, tmp_path / "out")
     with open(tmp_path / "out" / "metrics.csv", newline="") as file:
@@ -247,6 +249,7 @@ def test_metrics_without_ground_truth(tmp_path):
     assert '"mean": null' in (tmp_path / "out" / "report.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_report_every_time(tmp_path, four_splits):
     writer.write_report(four_splits, tmp_path / "out")
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -296,6 +299,7 @@ def images_of(page):
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB")) for uri in uris]
 
 
+@pytest.mark.slow
 def test_page_has_tables_and_plots(tmp_path, four_splits):
     paths = writer.write_report(four_splits, tmp_path / "out")
     page = paths[0].read_text()

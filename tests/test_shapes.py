@@ -53,6 +53,7 @@ def centered(name, stretch, angle=0.0, mirror=1):
     return cv2.warpAffine(stamp, matrix, (side, side), flags=cv2.INTER_AREA) >= 128
 
 
+@pytest.mark.slow
 def test_no_two_categories_look_alike():
     """The best overlap of two categories over turns, mirrored or not, and stretches, beside that of one with itself."""
     stretches, turns = (0.8, 1.0, 1.25), np.radians(np.arange(4, 360, 10))
@@ -310,6 +311,7 @@ def test_an_interrupted_run_leaves_no_annotation_file(tmp_path, monkeypatch):
     assert not list((tmp_path / "annotations").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a group of processes")
 def test_an_interruption_ends_the_workers_too(tmp_path):
     """Ctrl-C reaches the whole group; the program ends soon, without annotation files."""

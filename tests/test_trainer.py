@@ -105,6 +105,7 @@ def test_a_run_goes_through_its_stages_and_samples_in_order(whole):
     assert whole.state.stage == {"index": 1, "layers": "all", "learning_rate": 0.05}
 
 
+@pytest.mark.slow
 def test_momentum_starts_anew_in_each_stage(train):
     """The second of two equal stages is a run of its own from the weights that the first ends with."""
     halves = train("halves", (Stage(1, "all", 0.1), Stage(2, "all", 0.1)))
@@ -387,6 +388,7 @@ def test_a_decay_begins_where_the_run_does(train, rates):
     assert noted == pytest.approx(decaying(0.1, 2 * STEPS)[:-1], abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "places"), [("sgd", (5, 10)), ("adam", (8, 11))])
 def test_a_stop_while_the_learning_rate_falls_changes_nothing(train, rates, monkeypatch, optimizer, places):
     """In the validation before the stage, within an epoch of it, after the last step of one and in its validation."""
@@ -406,6 +408,7 @@ def test_a_stop_while_the_learning_rate_falls_changes_nothing(train, rates, monk
         assert_same_weights(parts.model, whole.model)
 
 
+@pytest.mark.slow
 def test_a_shortened_decay_can_be_prolonged(train, rates):
     noted, begin = rates
     train("parts", shortened(DECAY, 2), begin=begin)
