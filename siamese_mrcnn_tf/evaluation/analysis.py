@@ -159,19 +159,11 @@ def by_number(queries: Sequence[QueryMatches], bins: Sequence[Bin] = BINS) -> Ta
     Returns:
         dict bins [b] (their names), num_queries [b], num_instances [b], AP [b], AP50 [b]; None for an empty bin.
     """
-    table: Table = {
-        "bins": [bin_name(part) for part in bins],
-        "num_queries": [],
-        "num_instances": [],
-        "AP": [],
-        "AP50": [],
-    }
+    table: Table = {name: [] for name in ("bins", "num_queries", "num_instances", *_METRICS)}
     for first, last in bins:
         of_bin = [query for query in queries if first <= query.num_instances <= (last or np.inf)]
-        by_category: defaultdict[int, list[QueryMatches]] = defaultdict(list)
-        for query in of_bin:
-            by_category[query.category_id].append(query)
-        precisions = [_precision(part) for part in by_category.values()]  # of [10] each
+        precisions = [_precision(part) for part in _by_category(of_bin).values()]  # of [10] each
+        table["bins"].append(bin_name((first, last)))
         table["num_queries"].append(len(of_bin))
         table["num_instances"].append(sum(query.num_instances for query in of_bin))
         table["AP"].append(float(np.mean(precisions)) if precisions else None)
@@ -196,9 +188,7 @@ def confusion(queries: Sequence[QueryMatches], category_ids: Sequence[int]) -> n
         [c, c], row i searched, column j found; NaN where no image with i has an instance of j.
     """
     column = {category: index for index, category in enumerate(category_ids)}
-    by_category: defaultdict[int, list[QueryMatches]] = defaultdict(list)
-    for query in queries:
-        by_category[query.category_id].append(query)
+    by_category = _by_category(queries)
     matrix = np.full((len(column), len(column)), np.nan)
     for category in set(by_category) & set(column):
         for other, precision in _confused_with(by_category[category]).items():
@@ -218,10 +208,14 @@ def column_histogram(matrix: npt.ArrayLike) -> np.ndarray:
     """
     others = np.array(matrix, float)
     np.fill_diagonal(others, np.nan)
-    valid = ~np.isnan(others)
-    counts = valid.sum(axis=0)
-    sums = np.where(valid, others, 0).sum(axis=0)
-    return np.asarray(np.divide(sums, counts, out=np.full(len(others), np.nan), where=counts > 0))
+    return np.asarray(np.ma.masked_invalid(others).mean(axis=0).filled(np.nan))
+
+
+def _by_category(queries: Iterable[QueryMatches]) -> dict[int, list[QueryMatches]]:
+    grouped: defaultdict[int, list[QueryMatches]] = defaultdict(list)
+    for query in queries:
+        grouped[query.category_id].append(query)
+    return grouped
 
 
 # ---- helpers: matching -----------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def evaluate(
     described |= _data_settings(dataset, queries, settings.class_ids) | {"config": asked.config.to_dict()}
     content = complete_settings(described, weights=weights)
     mine = list(zip(content["images"], queries, strict=True))[shard[0] - 1 :: shard[1]]
-    recorder = _Recorder(asked, dataset, draw, settings, workers=workers, progress=progress)
+    recorder = _Recorder(asked, dataset, draw, settings, workers, progress)
     if folder is None:
         records = Records(content, dict(recorder.records(mine)))
     else:
@@ -180,21 +180,16 @@ def _queries_and_sampler(
     return queries, sampler
 
 
+@dataclasses.dataclass(frozen=True)
 class _Recorder:
     """Searches images in threads and makes their records."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        dataset: IndexedCocoDataset,
-        sampler: Sampler,
-        settings: EvaluationSettings,
-        *,
-        workers: int,
-        progress: bool,
-    ) -> None:
-        self._detector, self._dataset, self._sampler, self._settings = detector, dataset, sampler, settings
-        self._workers, self._progress = workers, progress
+    detector: Detector
+    dataset: IndexedCocoDataset
+    sampler: Sampler
+    settings: EvaluationSettings
+    workers: int
+    progress: bool
 
     def records(
         self, queries: list[tuple[int, tuple[int, list[int]]]], done: Collection[int] = ()
@@ -207,12 +202,12 @@ class _Recorder:
         """
         todo = [(coco_id, query) for coco_id, query in queries if coco_id not in done]
         bar = {"desc": "evaluate", "unit": "image", "initial": len(queries) - len(todo), "total": len(queries)}
-        pool, waiting = ThreadPoolExecutor(self._workers, "evaluation"), iter(todo)
+        pool, waiting = ThreadPoolExecutor(self.workers, "evaluation"), iter(todo)
         start = time.perf_counter()
         try:
             ahead: collections.deque = collections.deque()
-            for coco_id, _ in tqdm(todo, disable=not self._progress, **bar):
-                for _, query in itertools.islice(waiting, 2 * self._workers - len(ahead)):
+            for coco_id, _ in tqdm(todo, disable=not self.progress, **bar):
+                for _, query in itertools.islice(waiting, 2 * self.workers - len(ahead)):
                     ahead.append(pool.submit(self._entries, *query))
                 entries = ahead.popleft().result()
                 end = time.perf_counter()
@@ -224,32 +219,31 @@ class _Recorder:
     def _entries(self, image_id: int, present: list[int]) -> list[dict[str, Any]]:
         """The queries of an image's record (see `records`): the classes `present`, in all runs."""
         queries = [
-            Query(self._settings.seed, run, class_id, self._references(image_id, class_id, run))
-            for run in range(self._settings.runs)
+            Query(self.settings.seed, run, class_id, self._references(image_id, class_id, run))
+            for run in range(self.settings.runs)
             for class_id in present
         ]
-        found = self._detector.search(self._dataset, image_id, queries)
+        found = self.detector.search(self.dataset, image_id, queries)
         return [self._entry(image_id, query, one) for query, one in zip(queries, found, strict=True)]
 
     def _references(self, image_id: int, class_id: int, run: int) -> tuple[Reference, ...]:
-        if not self._detector.needs_references:
+        if not self.detector.needs_references:
             return ()
-        shots = self._settings.shots
-        references = self._sampler(image_id, class_id, run, shots)
+        shots = self.settings.shots
+        references = self.sampler(image_id, class_id, run, shots)
         if len(references) != shots:
             where = f"image {self._coco_id(image_id)}, class {class_id}, run {run}"
             raise ValueError(f"sampler: expected {shots} references for {where}, got {len(references)}")
         return tuple((int(each[0]), int(each[1])) if np.ndim(each) == 1 else each for each in references)
 
     def _entry(self, image_id: int, query: Query, found: Detections) -> dict[str, Any]:
-        category = int(self._dataset.class_info[query.class_id]["id"])
-        masks = found["masks"] if self._detector.config.MODEL == "mrcnn" else None
-        keys = (self._coco_id(image_id), category)
+        keys = self._coco_id(image_id), int(self.dataset.class_info[query.class_id]["id"])
+        masks = found["masks"] if self.detector.config.MODEL == "mrcnn" else None
         return {
             "run": query.run,
-            "category_id": category,
+            "category_id": keys[1],
             "references": [self._coco_reference(reference) for reference in query.references],
-            "detections": results_of(*keys, found["rois"], found["scores"], masks, area=self._settings.area),
+            "detections": results_of(*keys, found["rois"], found["scores"], masks, area=self.settings.area),
         }
 
     def _coco_reference(self, reference: Reference) -> list[int] | None:
@@ -257,10 +251,10 @@ class _Recorder:
         if not isinstance(reference, tuple):
             return None
         image_id, index = reference
-        return [self._coco_id(image_id), self._dataset.image_info[image_id]["annotations"][index]["id"]]
+        return [self._coco_id(image_id), self.dataset.image_info[image_id]["annotations"][index]["id"]]
 
     def _coco_id(self, image_id: int) -> int:
-        return int(self._dataset.image_info[image_id]["id"])
+        return int(self.dataset.image_info[image_id]["id"])
 
 
 def _data_settings(dataset: IndexedCocoDataset, queries: Queries, class_ids: Sequence[int] | None) -> dict[str, Any]:

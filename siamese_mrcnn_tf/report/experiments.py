@@ -77,7 +77,7 @@ class Evaluated:
         """The name of a category, by its id as text."""
         named = {str(entry["id"]): entry["name"] for entry in self.settings.get("categories", ())}
         named |= self.analysis.get("category_names", {})
-        return named.get(category_id, f"category {category_id}")
+        return str(named.get(category_id, f"category {category_id}"))
 
 
 @dataclasses.dataclass(frozen=True)
