@@ -277,6 +277,16 @@ def test_a_pass_visits_each_image_once(tmp_path):
     assert [samples.image_of(number) for number in range(7)] == orders[0]  # after later passes were asked for
 
 
+def test_a_loop_ends_after_a_pass_and_numbers_do_not(data):
+    samples = TrainingSamples(data, TINY.replace(QUERIES_PER_IMAGE=2))
+    assert len(samples) == 6
+    found = [sample.image_id for sample in samples]
+    assert found == [samples.image_of(number) for number in range(6)] and sorted(found) == [0, 0, 1, 1, 2, 2]
+    assert samples[6].image_id == samples.image_of(6)
+    with pytest.raises(IndexError, match="training sample -1: expected 0 or more"):
+        samples[-1]
+
+
 def test_without_shuffling_images_come_in_their_order(data):
     samples = TrainingSamples(data, TINY, shuffle=False)
     assert [samples.image_of(number) for number in range(7)] == [0, 1, 2, 0, 1, 2, 0]

@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-Sample = tuple[np.ndarray, np.ndarray]  # image and masks
+ImageAndMasks = tuple[np.ndarray, np.ndarray]
 Rng = np.random.Generator
-Augmentation = Callable[[np.ndarray, np.ndarray, Rng], Sample]
+Augmentation = Callable[[np.ndarray, np.ndarray, Rng], ImageAndMasks]
 
 
-def flip_left_right(image: np.ndarray, masks: np.ndarray) -> Sample:
+def flip_left_right(image: np.ndarray, masks: np.ndarray) -> ImageAndMasks:
     """Mirror an image [height, width, channels] and its masks [height, width, num_instances] into new arrays."""
     return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(masks[:, ::-1])
 
@@ -152,7 +152,7 @@ class _ImgaugAugmentation:
     def __repr__(self) -> str:
         return f"imgaug_augmentation({self._augmenter})"
 
-    def __call__(self, image: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: np.ndarray, masks: np.ndarray, rng: Rng) -> ImageAndMasks:
         _check_sample(image, masks)
         augmenter = self._augmenter.deepcopy()  # its random state belongs to this sample and this thread
         augmenter.seed_(int(rng.integers(_MAX_SEED)), deterministic_too=True)
@@ -172,11 +172,11 @@ class _ImgaugAugmentation:
         self._augmenter = pickle.loads(state["pickled"])
 
 
-def _flip_sometimes(image: np.ndarray, masks: np.ndarray, rng: Rng, *, probability: float) -> Sample:
+def _flip_sometimes(image: np.ndarray, masks: np.ndarray, rng: Rng, *, probability: float) -> ImageAndMasks:
     return flip_left_right(image, masks) if rng.random() < probability else (image, masks)
 
 
-def _augment(augmenter: Any, image: np.ndarray, masks: np.ndarray) -> Sample:
+def _augment(augmenter: Any, image: np.ndarray, masks: np.ndarray) -> ImageAndMasks:
     """Augment image and masks in one call, with the same random numbers."""
     count = masks.shape[-1]
     if not count:
