@@ -46,27 +46,26 @@ _PUBLIC_NAMES = {  # module -> names
     "display_top_masks display_differences display_matching results_to_detections",
     "visualize.diagnostics": "plot_losses plot_precision_recall plot_overlaps display_weight_stats",
 }
-_HOMES = {name: module for module, names in _PUBLIC_NAMES.items() for name in names.split()}
 
 # Modules and names of version 0.1 and what they are now; code that imports them keeps working.
 _FORMER_MODULES = dict(
     pair.split("=")
     for pair in """
-    analysis=evaluation.analysis annotations=data.annotations augmentation=data.augmentation
+    analysis=evaluation.analysis+evaluation.intervals annotations=data.annotations augmentation=data.augmentation
     backbone=modeling.backbone baselines=evaluation.queries box_ops=ops.box_ops boxes=ops.boxes+ops.anchors
     checkpoints=training.checkpoints data_generator=data.data_generator+data.rpn_targets
     dataset=data.dataset+data.references detection_targets=modeling.detection_targets devices=training.distribution
     diagnostics=visualize.diagnostics drawing=visualize.instances+visualize.style
     evaluation_original=evaluation.original evaluation_queries=evaluation.queries+evaluation.references
-    evaluation_records=evaluation.records evaluation_results=report.experiments
+    evaluation_records=evaluation.records+evaluation.settings evaluation_results=report.experiments
     evaluation_scores=evaluation.coco_scores figures=visualize.stages files=io.files+io.download
     gallery=report.gallery heads=modeling.roi_heads+modeling.rpn html_pages=visualize.pages image_meta=ops.image_meta
-    imagenet=pretraining.imagenet images=io.images inspection=data.checks+visualize.samples
-    instance_crops=pretraining.instance_crops kernels=ops.kernels known_weights=weights.pretrained
-    layer_selection=training.trainable_layers
+    imagenet=pretraining.imagenet imagenet_classes=pretraining.imagenet images=io.images
+    inspection=data.checks+visualize.samples instance_crops=pretraining.instance_crops kernels=ops.kernels
+    known_weights=weights.pretrained layer_selection=training.trainable_layers
     layers=modeling.matching+modeling.rpn+modeling.roi_align+modeling.detection losses=modeling.losses
     molding=data.molding+data.resize network=modeling.network+modeling.training_network plots=report.plots
-    published=report.published report_contents=report.tables schedules=training.schedules
+    prediction=cli.predict published=report.published report_contents=report.tables schedules=training.schedules
     scoring=evaluation.coco_scores training_batches=data.loader+training.batches
     training_model=training.training_model via=data.formats.via via_tree=data.formats.via_tree
     weight_files=weights.legacy_h5 weight_kinds=weights.identify
@@ -78,35 +77,41 @@ _FORMER_NAMES = dict(
     SampleMaker=TrainingSamples make_batch=collate DrawnReferences=RandomReferenceSampler
     ControlReferences=MismatchedReferenceSampler RecordedReferences=ReplayReferenceSampler
     ReferenceSearch=OneShotDetector query_rule=scene_resize_args query_shape=resized_scene_shape
-    judge=identify_weights over_runs=mean_and_ci figure_rows=metric_rows RunFolder=CheckpointManager
-    RunState=TrainerState Pictures=ImageFolder Instances=InstanceCrops LabelledCrop=LabeledImage
-    gather_rows=gather_batched leaves=iter_layers abridged=summarize_names most_positive_rois=max_positive_rois
-    Verdict=WeightsInfo find_pictures=find_images picture_grid=image_grid picture_uri=image_uri
-    checked_picture=checked_image draw_picture=draw_image
+    judge=identify_weights FIGURES=METRICS figure_rows=metric_rows RunFolder=CheckpointManager RunState=TrainerState
+    Pictures=ImageFolder Instances=InstanceCrops LabelledCrop=LabeledImage gather_rows=gather_batched
+    leaves=iter_layers abridged=summarize_names most_positive_rois=max_positive_rois Verdict=WeightsInfo
+    find_pictures=find_images picture_grid=image_grid picture_uri=image_uri checked_picture=checked_image
+    draw_picture=draw_image proposals_graph=propose_graph read_query=read_references
 """.split()
 )
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *(name for names in _PUBLIC_NAMES.values() for name in names.split())]
 
 
-def lazy_names(package: str, *modules: str) -> Callable[[str], Any]:
-    """A `__getattr__` for `package` that looks names up in its `modules` and imports these on first use.
+def lazy_names(package: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """A `__getattr__` for `package` that imports a module when one of its names is looked up.
 
     Args:
         package: absolute name, such as `siamese_mrcnn_tf.weights`.
-        modules: absolute names or names in the package, searched in their order.
+        names: module in the package, such as ".loading" -> its names, separated by spaces.
     """
+    homes = {name: module for module, listed in names.items() for name in listed.split()}
 
     def look_up(name: str) -> Any:
-        if not name.startswith("__"):
-            for module in modules:
-                found = importlib.import_module(module, package)
-                for known in (name, _FORMER_NAMES.get(name, name)):
-                    if hasattr(found, known):
-                        return getattr(found, known)
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return _find(name, [importlib.import_module(homes[name], package)])
 
     return look_up
+
+
+def _find(name: str, modules: list[ModuleType]) -> Any:
+    """What `name`, perhaps of version 0.1, stands for in the first of the modules that has it."""
+    for module in modules:
+        for known in (name, _FORMER_NAMES.get(name, name)):
+            if hasattr(module, known):
+                return getattr(module, known)
+    raise AttributeError(f"{', '.join(module.__name__ for module in modules)}: has no attribute {name!r}")
 
 
 class _FormerModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -114,24 +119,26 @@ class _FormerModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         package, _, name = fullname.rpartition(".")
-        if package == __name__ and name in _FORMER_MODULES:
-            return importlib.machinery.ModuleSpec(fullname, self)
-        return None
+        is_former = package == __name__ and name in _FORMER_MODULES
+        return importlib.machinery.ModuleSpec(fullname, self) if is_former else None
 
     def exec_module(self, module: ModuleType) -> None:
         homes = _FORMER_MODULES[module.__name__.rpartition(".")[2]].split("+")
-        module.__getattr__ = lazy_names(module.__name__, *(f"{__name__}.{home}" for home in homes))  # type: ignore[method-assign]
+
+        def look_up(name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return _find(name, [importlib.import_module(f"{__name__}.{home}") for home in homes])
+
+        module.__getattr__ = look_up  # type: ignore[method-assign]
 
 
 sys.meta_path.append(_FormerModules())
+_public_name = lazy_names(__name__, {f".{module}": names for module, names in _PUBLIC_NAMES.items()})
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FORMER_MODULES:
-        return importlib.import_module(f".{name}", __name__)
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return importlib.import_module(f".{name}", __name__) if name in _FORMER_MODULES else _public_name(name)
 
 
 def __dir__() -> list[str]:

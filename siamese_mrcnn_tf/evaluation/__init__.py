@@ -13,4 +13,10 @@ original: `evaluate_dataset`, the original's function.
 
 from .. import lazy_names
 
-__getattr__ = lazy_names(__name__, ".protocol", ".coco_scores", ".records")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".protocol": "Evaluation SCORES_FILE evaluate merge rescore",
+        ".settings": "EvaluationSettings",
+    },
+)

@@ -9,4 +9,10 @@ from .. import lazy_names
 
 CLASS_SETS = {687: "imagenet_687", 771: "imagenet_771", 1000: "imagenet_1k"}  # classes -> name of the weight file
 
-__getattr__ = lazy_names(__name__, ".classifier")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".classifier": "Classifier REFERENCE_BATCH Recipe WEIGHT_DECAY build_classifier classification_graph pretrain "
+        "pretraining_config pretraining_schedule recipe_of"
+    },
+)

@@ -10,4 +10,6 @@ published: the paper's results.
 
 from .. import lazy_names
 
-__getattr__ = lazy_names(__name__, ".writer")
+__getattr__ = lazy_names(
+    __name__, {".writer": "PAGE_FILE REPORT_FILE class_rows figure_rows metric_rows number_rows write_report"}
+)

@@ -12,4 +12,10 @@ distribution: several devices and machines.
 
 from .. import lazy_names
 
-__getattr__ = lazy_names(__name__, ".trainer", ".callbacks", ".training_model", ".checkpoints")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".trainer": "Trainer TrainingSettings train_on_dataset",
+        ".callbacks": "TrainingStopped stopping_on_signals",
+    },
+)

@@ -15,7 +15,7 @@ style: colors, figures, axes and marks that all drawings share.
 pages: self-contained HTML pages, from page.html.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import lazy_names
 
@@ -40,19 +40,15 @@ if TYPE_CHECKING:
         results_to_detections,
     )
 
-__all__ = ["display_boxes", "display_grid", "display_instances", "display_results", "draw_overlay"]
-__all__ += ["apply_mask", "random_colors"]
-__all__ += ["display_differences", "display_images", "display_matching", "display_top_masks"]
-__all__ += ["draw_boxes", "draw_rois", "results_to_detections"]
-__all__ += ["display_weight_stats", "plot_losses", "plot_overlaps", "plot_precision_recall"]
+_NAMES = {
+    ".instances": "apply_mask display_boxes display_grid display_instances display_results draw_overlay random_colors",
+    ".stages": "display_differences display_images display_matching display_top_masks draw_boxes draw_rois "
+    "results_to_detections",
+    ".diagnostics": "display_weight_stats plot_losses plot_overlaps plot_precision_recall",
+}
 
-_look_up = lazy_names(__name__, ".instances", ".stages", ".diagnostics")
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:  # a module, such as style, is imported as such
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _look_up(name)
+__all__ = [name for names in _NAMES.values() for name in names.split()]
+__getattr__ = lazy_names(__name__, _NAMES)
 
 
 def __dir__() -> list[str]:

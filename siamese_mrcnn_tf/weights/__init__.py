@@ -8,4 +8,4 @@ pretrained: published files, found or downloaded.
 
 from .. import lazy_names
 
-__getattr__ = lazy_names(__name__, ".loading", ".legacy_h5", ".identify", ".pretrained")
+__getattr__ = lazy_names(__name__, {".loading": "LoadReport describe_weights fitting_config load_weights save_weights"})
