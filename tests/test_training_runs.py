@@ -1,4 +1,4 @@
-"""Runs of `coco.py train` as processes: killed, stopped, resumed, on two devices, on two machines."""
+"""Runs of `train` as processes: killed, stopped, resumed, on two devices, on two machines."""
 
 import contextlib
 import csv
@@ -14,8 +14,8 @@ import time
 import conftest
 import keras
 import pytest
-from scripts import load_script
 
+from siamese_mrcnn_tf.cli.main import main
 from siamese_mrcnn_tf.training import distribution
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "coco" / "coco.py"
@@ -106,7 +106,8 @@ def whole(begin, start, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_it_were_not(begin, start, whole, tmp_path):
+@pytest.mark.xdist_group("training_runs_stopped")
+def test_a_killed_run_resumes_as_if_it_were_not(begin, start, whole, tmp_path):
     """Killed in the middle of the first epoch, stopped by SIGTERM in that of the second, on either resumed."""
     process = start(*begin, "--logs", tmp_path, "--processes")
     wait_for_step(process, tmp_path, 0, 2)
@@ -123,7 +124,7 @@ def test_a_killed_run_goes_on_as_if_it_were_not(begin, start, whole, tmp_path):
     state = json.loads((run_folder(tmp_path) / "state.json").read_text())
     assert state["epoch"] == 1 and 2 <= state["step"] <= STEPS
     assert "SIGTERM: saving after this step" in text and "stopped in" in text
-    assert f"{SCRIPT} train --resume {run_folder(tmp_path)}" in text.partition("To go on: ")[2]
+    assert f"{SCRIPT} train --resume {run_folder(tmp_path)}" in text.partition("To resume: ")[2]
     assert "Traceback" not in text
 
     assert "trained to epoch 2" in finish(start("--resume", run_folder(tmp_path)))
@@ -135,10 +136,13 @@ def test_a_killed_run_goes_on_as_if_it_were_not(begin, start, whole, tmp_path):
 _TWO_DEVICES = """
 import json, sys
 import coco_tree, conftest, numpy as np, toy
-from siamese_mrcnn_tf import TinyConfig, devices, network
-from siamese_mrcnn_tf import training_model as tm
-from siamese_mrcnn_tf.data_generator import TrainingSamples, collate
-from siamese_mrcnn_tf.training_batches import SampleLoader, TrainingBatches
+from siamese_mrcnn_tf import TinyConfig
+from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate
+from siamese_mrcnn_tf.data.loader import SampleLoader
+from siamese_mrcnn_tf.modeling import network
+from siamese_mrcnn_tf.training import distribution
+from siamese_mrcnn_tf.training import training_model as tm
+from siamese_mrcnn_tf.training.batches import TrainingBatches
 
 CLIP, STEP = 0.5, 0.01
 distribution.prepare_backend(seed=0, devices=2)
@@ -154,11 +158,11 @@ def real():
     conftest.set_seeded_weights(layers.layers)
     return model
 
-def three_steps(model, maker, collate):
+def three_steps(model, samples, collate):
     weights, losses = [[variable.numpy() for variable in model.trainable_variables]], []
     tm.compile_model(model, config, learning_rate=STEP, momentum=0.0)
     tm.build_optimizer(model)
-    with SampleLoader(maker, config, collate=collate) as loader:
+    with SampleLoader(samples, config, collate=collate) as loader:
         for step in range(3):
             batches = TrainingBatches(loader, first_step=step, num_batches=1)
             logs = model.fit(batches, shuffle=False, verbose=0).history
@@ -185,6 +189,7 @@ json.dump(result, sys.stdout)
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("training_runs_devices")
 def test_two_devices_do_what_one_does(training_tree):
     """Equal samples, as a loss's mean over the positives of each device is not that over all of them; and a toy whose
     samples are not equal, so that clipping on each device would give another direction.
@@ -210,6 +215,7 @@ def test_two_devices_do_what_one_does(training_tree):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("training_runs_machines")
 def test_two_machines_do_what_two_devices_do(begin, start, tmp_path):
     shorter = [*begin, "--batch", 4, "--epochs", 1, "--steps", 2, "--workers", 1]
     finish(start(*shorter, "--logs", tmp_path / "devices", "--devices", 2))
@@ -293,15 +299,14 @@ def test_other_backends_train_on_one_device(machine, monkeypatch):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Run `coco.py train` in this process, which is left as it is: (exit code, standard error)."""
+    """Run `siamese-mrcnn train` in this process, which is left as it is: (exit code, standard error)."""
     import tensorflow as tf
 
-    module = load_script("samples/coco/coco.py")
     monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
     monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", lambda count: None)
 
     def run(*arguments):
-        return module.main(["train", *map(str, arguments)]), capsys.readouterr().err
+        return main(["train", *map(str, arguments)]), capsys.readouterr().err
 
     return run
 
@@ -310,7 +315,7 @@ def command(monkeypatch, capsys):
 def test_a_tf_config_that_cannot_be_read(command, begin, monkeypatch, tmp_path, text):
     monkeypatch.setenv("TF_CONFIG", text)
     code, errors = command(*begin, "--logs", tmp_path / "logs")
-    assert code == 2 and errors.startswith("coco.py: error: TF_CONFIG = ") and repr(text) in errors
+    assert code == 2 and errors.startswith("siamese-mrcnn train: error: TF_CONFIG = ") and repr(text) in errors
     assert not (tmp_path / "logs").exists()
 
 
@@ -341,7 +346,7 @@ def test_a_batch_that_parts_the_samples_of_a_scene(command, begin, tmp_path):
     ("changes", "message"),
     [
         (("--stages", "papr"), "schedule 'papr': none of paper, paper-full, small"),
-        (("--resume", "{path}/nowhere"), "--model untrained: a run that is resumed goes on with its own weights"),
+        (("--resume", "{path}/nowhere"), "--model untrained: a run that is resumed has its own weights"),
         (("--model", "{path}/gone.h5"), "gone.h5"),
         (("--model", "last"), "no checkpoint siamese_mrcnn_####.h5"),
         (("--dataset", "{path}/gone"), "gone"),
