@@ -23,8 +23,8 @@ from .annotations import Entry, Rle, annotation_rle
 from .dataset import CocoDataset, split_classes
 
 Findings = dict[str, list[str]]  # texts by kind
+Outside = list[tuple[float, str]]  # pixels beyond the image, and text
 
-_WORKERS = 4  # threads that decode images; the decoders run in parallel
 _BLOCK = 256  # images handed to the threads at a time, so that a stop does not wait for all
 _OVERSHOOT = 0.5  # pixels that a box may reach beyond its image: rounding
 _APART_IOU, _APART_PIXELS = 0.5, 5  # a box is far from its mask below this IoU and above this shift of an edge
@@ -44,24 +44,16 @@ _KINDS = {  # of findings: heading, and whether it counts as broken
 
 @dataclasses.dataclass(frozen=True)
 class ClassCount:
-    """Counts of a class.
-
-    Attributes:
-        name, class_id, coco_id: of the data set, and the category id of the annotation file.
-        is_novel: whether the split leaves it out of training.
-        images: number of images with an instance that is not a crowd.
-        instances, crowds: numbers of annotations.
-        references: number of instances that have a pixel at the network's scale.
-    """
+    """Counts of a class."""
 
     name: str
     class_id: int
-    coco_id: int
-    is_novel: bool
-    images: int
+    coco_id: int  # category id of the annotation file
+    is_novel: bool  # the split leaves it out of training
+    images: int  # with an instance that is not a crowd
     instances: int
     crowds: int
-    references: int
+    references: int  # instances that have a pixel at the network's scale
 
     @property
     def unusable(self) -> str:
@@ -78,29 +70,22 @@ class Report:
     """The result of `check_dataset`.
 
     Attributes:
-        set_name: the loaded subsets.
-        split: 0..4.
-        num_images, num_annotations, num_crowds: of the set; crowds are among the annotations.
-        num_bare_images: images without annotations.
-        num_train_images, num_novel_images: images with an instance of such a class; crowds do not count.
-        classes: list of ClassCount, by class id.
         findings: dict of lists of texts that name file, annotation id and category. "broken_images" (only if images
             were read): missing, undecodable, or of another size than the annotation file says; "broken_outlines":
             polygons whose coordinates are no pixels of an image; "boxes_outside": more than half a pixel beyond the
             image, the furthest first; "boxes_apart": hardly any overlap with the box around the mask;
-            "boxes_without_area"; "empty_masks": no pixel at all; "vanishing_masks": none once the scene is resized for
-            the network.
+            "boxes_without_area"; "empty_masks": no pixel at all; "vanishing_masks": none at the network's scale.
     """
 
-    set_name: str
-    split: int
+    set_name: str  # the loaded subsets
+    split: int  # 0..4
     num_images: int
-    num_bare_images: int
-    num_annotations: int
+    num_bare_images: int  # without annotations
+    num_annotations: int  # crowds among them
     num_crowds: int
-    num_train_images: int
+    num_train_images: int  # with an instance of a train class that is not a crowd
     num_novel_images: int
-    classes: list[ClassCount]
+    classes: list[ClassCount]  # by class id
     findings: Findings
 
     @property
@@ -113,9 +98,14 @@ class Report:
 
     def text(self, shown: int = _SHOWN) -> str:
         """The report as text: totals, the table of classes, and `shown` findings of each kind."""
+        novel = sum(count.is_novel for count in self.classes)
+        totals = (
+            f"{self.set_name}: {self.num_images} images, {self.num_bare_images} of them without annotations; "
+            f"{self.num_annotations} annotations, {self.num_crowds} of them crowds\n"
+            f"split {self.split}: {len(self.classes) - novel} train classes, {novel} novel"
+        )
         kinds = [_findings_text(heading, self.findings.get(kind), shown) for kind, (heading, _) in _KINDS.items()]
-        blocks = _totals_text(self), _classes_text(self), _unusable_text(self.classes), "\n".join(kinds)
-        return "\n\n".join(blocks)
+        return "\n\n".join([totals, _classes_text(self), _unusable_text(self.classes), "\n".join(kinds)])
 
 
 def check_dataset(
@@ -124,21 +114,20 @@ def check_dataset(
     config: Config,
     split: int,
     read_images: bool = True,
-    workers: int = _WORKERS,
+    workers: int = 4,
     progress: bool = True,
 ) -> Report:
     """Count the images, annotations and classes of a data set, and list what is broken. Image files may be missing.
 
     Args:
-        dataset: a prepared CocoDataset.
-        config: a Config; its scene size decides which masks vanish.
+        dataset: prepared.
+        config: its scene size decides which masks vanish.
         split: 1..4, or 0 for no novel classes.
         read_images, workers: whether to decode every image, and in how many threads.
-        progress: show progress bars.
     """
     counter = _Counter(dataset, split)
     findings: Findings = {kind: [] for kind in _KINDS if kind != "broken_images"}
-    outside: list[tuple[float, str]] = []
+    outside: Outside = []
     for info in tqdm(dataset.image_info, desc="annotations", unit="image", disable=not progress):
         counter.add(info, _check_annotations(info, dataset, config, findings, outside))
     findings["boxes_outside"] = [text for _, text in sorted(outside, key=lambda found: -found[0])]
@@ -183,17 +172,14 @@ class _Counter:
         self.num_train_images += int((~self.is_novel[present]).any())
 
     def classes(self) -> list[ClassCount]:
-        counted = enumerate(zip(self.class_info, self.is_novel.tolist(), self.counts.tolist(), strict=True))
-        return [
-            ClassCount(info["name"], class_id, info["id"], is_novel, *counts)
-            for class_id, (info, is_novel, counts) in counted
-            if class_id
-        ]
+        rows = enumerate(zip(self.class_info, self.is_novel.tolist(), self.counts.tolist(), strict=True))
+        classes = [ClassCount(info["name"], i, info["id"], is_novel, *row) for i, (info, is_novel, row) in rows]
+        return classes[1:]  # without the background
 
 
 # ---- annotations ---------------------------------------------------------------------------------------------------
 def _check_annotations(
-    info: Entry, dataset: CocoDataset, config: Config, findings: Findings, outside: list[tuple[float, str]]
+    info: Entry, dataset: CocoDataset, config: Config, findings: Findings, outside: Outside
 ) -> np.ndarray:
     """Add what is wrong with the annotations of an image to `findings`, and boxes outside it to `outside`.
 
@@ -223,11 +209,7 @@ def _check_annotations(
 
 
 def _check_boxes(
-    annotations: list[Entry],
-    names: list[str],
-    size: tuple[int, int],
-    findings: Findings,
-    outside: list[tuple[float, str]],
+    annotations: list[Entry], names: list[str], size: tuple[int, int], findings: Findings, outside: Outside
 ) -> None:
     """Add boxes outside an image of `size` (height, width), with the pixels beyond it, and boxes without area."""
     boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
@@ -269,7 +251,7 @@ def _are_apart(box: npt.ArrayLike, mask_box: npt.ArrayLike) -> bool:
 
 def _name(annotation: Entry, info: Entry, dataset: CocoDataset) -> str:
     name = dataset.class_names[dataset.map_source_class_id(f"coco.{annotation['category_id']}")]
-    file_name = info["path"].removeprefix(str(info["image_dir"])).lstrip(os.sep)
+    file_name = os.path.relpath(info["path"], info["image_dir"])
     return f"{file_name}, annotation {annotation['id']} ({name})"
 
 
@@ -302,20 +284,13 @@ def _check_images(dataset: CocoDataset, workers: int, progress: bool) -> list[st
 
 
 # ---- text ----------------------------------------------------------------------------------------------------------
-def _totals_text(report: Report) -> str:
-    novel = sum(count.is_novel for count in report.classes)
-    return (
-        f"{report.set_name}: {report.num_images} images, {report.num_bare_images} of them without annotations; "
-        f"{report.num_annotations} annotations, {report.num_crowds} of them crowds\n"
-        f"split {report.split}: {len(report.classes) - novel} train classes, {novel} novel"
-    )
-
-
 def _classes_text(report: Report) -> str:
     """A row for each class, then one for each kind; the images of a kind are counted once."""
-    head = ("class", "COCO id", "name", "split", "images", "instances", "crowds", "references")
-    rows = [_class_row(count) for count in report.classes]
-    sums = []
+    head = "class", "COCO id", "name", "split", "images", "instances", "crowds", "references"
+    rows, sums = [], []
+    for count in report.classes:
+        numbers = str(count.images), str(count.instances), str(count.crowds), count.unusable or str(count.references)
+        rows.append((str(count.class_id), str(count.coco_id), count.name, _SPLIT_WORDS[count.is_novel], *numbers))
     for is_novel, images in ((False, report.num_train_images), (True, report.num_novel_images)):
         counts = [count for count in report.classes if count.is_novel == is_novel]
         if counts:
@@ -323,19 +298,10 @@ def _classes_text(report: Report) -> str:
             sums.append(("", "", f"{len(counts)} classes", _SPLIT_WORDS[is_novel], str(images), *map(str, totals)))
     widths = [max(map(len, column)) for column in zip(head, *rows, *sums, strict=True)]
     rule = ["-" * width for width in widths]
-    return "\n".join(_row(row, widths) for row in (head, rule, *rows, rule, *sums))
-
-
-def _class_row(count: ClassCount) -> tuple[str, ...]:
-    numbers = str(count.images), str(count.instances), str(count.crowds), count.unusable or str(count.references)
-    return str(count.class_id), str(count.coco_id), count.name, _SPLIT_WORDS[count.is_novel], *numbers
-
-
-def _row(cells: Sequence[str], widths: list[int]) -> str:
-    """Numbers aligned to the right, names to the left."""
-    aligned = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-    aligned[2:4] = [cell.ljust(width) for cell, width in zip(cells[2:4], widths[2:4], strict=True)]
-    return "  ".join(aligned)
+    line = "  ".join(
+        f"{{:{'<' if key in ('name', 'split') else '>'}{width}}}" for key, width in zip(head, widths, strict=True)
+    )
+    return "\n".join(line.format(*row) for row in (head, rule, *rows, rule, *sums))
 
 
 def _unusable_text(classes: list[ClassCount]) -> str:

@@ -26,6 +26,9 @@ from .rpn_targets import build_rpn_targets
 
 logger = logging.getLogger(__name__)
 
+Rng = np.random.Generator
+Resizing = tuple[float, resize.Padding, resize.Crop | None]  # of a scene: arguments of `resize.resize_mask`
+
 _INPUTS = "image image_meta target rpn_match rpn_bbox gt_class_ids gt_boxes gt_masks"
 INPUT_NAMES = tuple(f"input_{name}" for name in _INPUTS.split())  # in the order of the training model's inputs
 _MATCH = 1  # class id of objects of the target category
@@ -75,8 +78,7 @@ class TrainingSamples:
     `len(samples)` is the first one of the second pass.
 
     Args:
-        dataset: IndexedCocoDataset with indices built; its ACTIVE_CLASSES are trained.
-        config: a Config.
+        dataset: with indices built; its ACTIVE_CLASSES are trained.
         seed: 0 or more.
         augmentation: see the module `augmentation`; applied to the resized scene and its masks.
         shuffle: False visits the images in their order.
@@ -102,8 +104,8 @@ class TrainingSamples:
     ) -> None:
         if seed < 0:
             raise ValueError(f"seed = {seed}: expected 0 or more")
-        self.dataset, self.config, self.seed, self.augmentation = dataset, config, seed, augmentation
-        self.shuffle = shuffle
+        self.dataset, self.config, self.seed = dataset, config, seed
+        self.augmentation, self.shuffle = augmentation, shuffle
         self.class_ids = _usable_classes(dataset, config, purpose)
         has_class = [not set(self.class_ids).isdisjoint(classes) for classes in dataset.image_category_index]
         self.image_ids = np.flatnonzero(has_class)
@@ -151,44 +153,30 @@ class TrainingSamples:
         dataset, config = self.dataset, self.config
         coco_id = dataset.image_info[image_id]["id"]
 
-        def rng(purpose: int, *further: int) -> np.random.Generator:
+        def rng(purpose: int, *further: int) -> Rng:
             return np.random.default_rng([self.seed, run, coco_id, purpose, *further])
 
         original, args = dataset.load_image(image_id), molding.scene_resize_args(config)
         scene, window, scale, padding, crop = resize.resize_image(original, *args, rng=rng(_Draw.CROP))
         meta = compose_image_meta(coco_id, original.shape, scene.shape, window, scale, np.ones(config.NUM_CLASSES))
         resizing = scale, padding, crop
-        class_id, scene, masks, gt_class_ids = self._choose_class(image_id, scene, resizing, rng, query)
+        class_id, scene, masks, gt_class_ids = self._choose_class(image_id, query, scene, resizing, rng)
         references = [
             draw_reference(dataset, class_id, seed=self.seed, run=run, image_id=image_id, shot=shot, config=config)
             for shot in range(query * config.NUM_TARGETS, (query + 1) * config.NUM_TARGETS)
         ]
+        targets = np.stack([_cut(dataset, config, reference) for reference in references])
         boxes, own = extract_bboxes(masks), (query,) if query else ()
-        targets_rng = rng(_Draw.RPN_TARGETS, *own)
-        rpn = build_rpn_targets(scene.shape, self.anchors, gt_class_ids, boxes, config, rng=targets_rng)
+        rpn_rng = rng(_Draw.RPN_TARGETS, *own)
+        rpn = build_rpn_targets(scene.shape, self.anchors, gt_class_ids, boxes, config, rng=rpn_rng)
         chosen = _chosen_instances(gt_class_ids, config.MAX_GT_INSTANCES, rng(_Draw.INSTANCES, *own))
-        boxes, masks = boxes[chosen], masks[..., chosen]
-        return Sample(
-            image_id=image_id,
-            class_id=class_id,
-            references=references,
-            image=scene,
-            image_meta=meta,
-            targets=np.stack([_cut(dataset, config, reference) for reference in references]),
-            rpn_match=rpn[0],
-            rpn_bbox=rpn[1],
-            gt_class_ids=gt_class_ids[chosen],
-            gt_boxes=boxes,
-            gt_masks=resize.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else masks,
-        )
+        gt_class_ids, boxes, masks = gt_class_ids[chosen], boxes[chosen], masks[..., chosen]
+        if config.USE_MINI_MASK:
+            masks = resize.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
+        return Sample(image_id, class_id, references, scene, meta, targets, *rpn, gt_class_ids, boxes, masks)
 
     def _choose_class(
-        self,
-        image_id: int,
-        scene: np.ndarray,
-        resizing: tuple[float, resize.Padding, resize.Crop | None],
-        rng: Callable[..., np.random.Generator],
-        query: int,
+        self, image_id: int, query: int, scene: np.ndarray, resizing: Resizing, rng: Callable[..., Rng]
     ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
         """The target class, the scene, its masks [height, width, n] and 1, -1 (crowds) or 0 for each of them.
 
@@ -207,24 +195,15 @@ class TrainingSamples:
             if (matches > 0).any():
                 break
         else:
-            self._report(image_id)
-        return class_id, image, masks, matches
-
-    def _report(self, image_id: int) -> None:
-        if image_id not in self._reported:
+            if image_id not in self._reported:
+                message = "%s: none of its instances has a pixel left in the network's scene; trained on as background"
+                logger.warning(message, self.dataset.image_reference(image_id))
             self._reported.add(image_id)
-            logger.warning(
-                "%s: none of its instances has a pixel left in the network's scene; it is trained on as background",
-                self.dataset.image_reference(image_id),
-            )
+        return class_id, image, masks, matches
 
 
 def collate(samples: Sequence[Sample], config: Config) -> dict[str, np.ndarray]:
     """A batch of samples as the training model takes it.
-
-    Args:
-        samples: sequence of Sample.
-        config: a Config.
 
     Returns:
         dict by INPUT_NAMES: input_image float32 [batch, h, w, 3] and input_target float32 [batch, K, T, T, 3], the mean
@@ -235,11 +214,16 @@ def collate(samples: Sequence[Sample], config: Config) -> dict[str, np.ndarray]:
     Raises:
         ValueError: QUERIES_PER_IMAGE samples in a row, which share the first one's features, differ in their scene.
     """
-    _check_groups(samples, config.QUERIES_PER_IMAGE)
-    count, rows = len(samples), config.MAX_GT_INSTANCES
+    queries, count, rows = config.QUERIES_PER_IMAGE, len(samples), config.MAX_GT_INSTANCES
     class_ids, boxes = np.zeros((count, rows), np.int32), np.zeros((count, rows, 4), np.float32)
     masks = np.zeros((count, *samples[0].gt_masks.shape[:2], rows), bool)
     for index, sample in enumerate(samples):
+        first = index - index % queries
+        if first < index and not np.array_equal(sample.image, samples[first].image):
+            raise ValueError(
+                f"samples {first} and {index} of a batch differ in their scene, but QUERIES_PER_IMAGE = {queries} in a "
+                "row share one: the batch begins between them, or an augmentation draws random numbers of its own"
+            )
         found = len(sample.gt_class_ids)
         class_ids[index, :found], boxes[index, :found] = sample.gt_class_ids, sample.gt_boxes
         masks[index, ..., :found] = sample.gt_masks
@@ -254,16 +238,6 @@ def collate(samples: Sequence[Sample], config: Config) -> dict[str, np.ndarray]:
         masks,
     )
     return dict(zip(INPUT_NAMES, values, strict=True))
-
-
-def _check_groups(samples: Sequence[Sample], queries: int) -> None:
-    for index, sample in enumerate(samples):
-        first = index - index % queries
-        if first < index and not np.array_equal(sample.image, samples[first].image):
-            raise ValueError(
-                f"samples {first} and {index} of a batch differ in their scene, but QUERIES_PER_IMAGE = {queries} in a "
-                "row share one: the batch begins between them, or an augmentation draws random numbers of its own"
-            )
 
 
 def siamese_data_generator(
@@ -307,14 +281,11 @@ def load_image_gt(
     augmentation: Any = None,
     use_mini_mask: bool = False,
     *,
-    rng: np.random.Generator | None = None,
+    rng: Rng | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """An image with all of its instances, as Matterport's function of that name.
 
     Args:
-        dataset: a Dataset.
-        config: a Config.
-        image_id: of the data set.
         augment: mirror the image with probability 0.5 (Matterport's older way to say it).
         augmentation: see `augmentation.as_augmentation`; applied to the resized image and masks.
         use_mini_mask: cut masks to their boxes and resize them to MINI_MASK_SHAPE.
@@ -335,15 +306,13 @@ def load_image_gt(
     mask = resize.resize_mask(mask, scale, padding, crop)
     if augment:
         image, mask = fliplr()(image, mask, rng)
-    augmentation = as_augmentation(augmentation)
-    if augmentation is not None:
-        image, mask = augmentation(image, mask, rng)
+    if (change := as_augmentation(augmentation)) is not None:
+        image, mask = change(image, mask, rng)
     kept = mask.any(axis=(0, 1))
     mask, class_ids = mask[..., kept], np.asarray(class_ids)[kept]
     bbox = extract_bboxes(mask)
-    active = np.zeros(dataset.num_classes)
-    source = dataset.image_info[image_id]["source"]
-    active[[info["source"] in ("", source) for info in dataset.class_info]] = 1
+    sources = "", dataset.image_info[image_id]["source"]
+    active = np.array([info["source"] in sources for info in dataset.class_info], float)
     if use_mini_mask:
         mask = resize.minimize_mask(bbox, mask, config.MINI_MASK_SHAPE)
     meta = compose_image_meta(image_id, original.shape, image.shape, window, scale, active)
@@ -355,13 +324,12 @@ def _usable_classes(dataset: IndexedCocoDataset, config: Config, purpose: str) -
     usable = [class_id for class_id in map(int, dataset.ACTIVE_CLASSES) if has_reference(dataset, class_id, config)]
     unusable = [dataset.class_names[class_id] for class_id in dataset.ACTIVE_CLASSES if class_id not in usable]
     if not usable:
-        raise ValueError(
-            f"{dataset.set_name}: none of its {len(unusable)} active classes has an instance that could be a reference"
-        )
+        classes = f"none of its {len(unusable)} active classes"
+        raise ValueError(f"{dataset.set_name}: {classes} has an instance that could be a reference")
     if unusable:
-        unusable_text = f"{len(unusable)} of {len(unusable) + len(usable)} classes"
+        classes = f"{len(unusable)} of {len(unusable) + len(usable)} classes"
         message = "%s, images of %s: %s have no instance that could be a reference and are left out: %s"
-        logger.warning(message, dataset.set_name, purpose, unusable_text, ", ".join(unusable))
+        logger.warning(message, dataset.set_name, purpose, classes, ", ".join(unusable))
     return usable
 
 
@@ -378,18 +346,14 @@ def _load_instances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masks bool [height, width, n] and matches int32 [n]: 1 or -1 (crowds) for a class, then 0 for the other ones."""
     category, others = dataset.class_info[class_id]["id"], {dataset.class_info[other]["id"] for other in other_ids}
-    found = []
-    for index, annotation in enumerate(dataset.image_info[image_id]["annotations"]):
-        if annotation["category_id"] == category:
-            found.append((-_MATCH if annotation["iscrowd"] else _MATCH, index))
-        elif annotation["category_id"] in others and not annotation["iscrowd"]:
-            found.append((_OTHER, index))
-    found.sort(key=lambda one: one[0] == _OTHER)
-    masks = [dataset.instance_mask(image_id, index) for _, index in found]
-    return np.stack(masks, axis=-1), np.array([match for match, _ in found], np.int32)
+    entries = [(i, a["category_id"], a["iscrowd"]) for i, a in enumerate(dataset.image_info[image_id]["annotations"])]
+    found = [(index, -_MATCH if crowd else _MATCH) for index, owner, crowd in entries if owner == category]
+    found += [(index, _OTHER) for index, owner, crowd in entries if owner in others and not crowd]
+    masks = [dataset.instance_mask(image_id, index) for index, _ in found]
+    return np.stack(masks, axis=-1), np.array([match for _, match in found], np.int32)
 
 
-def _chosen_instances(gt_class_ids: np.ndarray, maximum: int, rng: np.random.Generator) -> np.ndarray:
+def _chosen_instances(gt_class_ids: np.ndarray, maximum: int, rng: Rng) -> np.ndarray:
     """Indices of at most `maximum` random instances; objects of other classes are dropped first."""
     if len(gt_class_ids) <= maximum:
         return np.arange(len(gt_class_ids))

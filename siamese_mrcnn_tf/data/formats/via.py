@@ -8,10 +8,12 @@ import collections
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import logging
 import math
 import reprlib
+import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,12 +36,11 @@ class Region:
     """A region of an image.
 
     Attributes:
-        place: its name in messages: annotation file, image, and number, from 1 on as in VIA.
         shape: VIA's shape attributes, {"name": "rect", "x": ...}, in pixels.
         attributes: VIA's region attributes by name: text, or a dict from option to whether it is ticked.
     """
 
-    place: str
+    place: str  # its name in messages: annotation file, image, and number, from 1 on as in VIA
     shape: dict[str, Any]
     attributes: dict[str, Any]
 
@@ -56,6 +57,9 @@ class AnnotatedImage:
     def place(self) -> str:
         """Its name in messages."""
         return f"{self.source}: image {self.name!r}"
+
+
+Regions = Sequence[Region]
 
 
 def read_via(paths: Iterable[files.StrPath]) -> list[AnnotatedImage]:
@@ -82,15 +86,11 @@ def read_via(paths: Iterable[files.StrPath]) -> list[AnnotatedImage]:
 
 
 def region_categories(
-    regions: Sequence[Region],
-    attribute: str | None = None,
-    category: str | None = None,
-    categories: Iterable[str] | None = None,
+    regions: Regions, attribute: str | None = None, category: str | None = None, categories: Iterable[str] | None = None
 ) -> tuple[list[str], dict[str, int]]:
     """The categories of regions.
 
     Args:
-        regions: sequence of Region.
         attribute: the region attribute that holds the category; None finds it (`find_attribute`).
         category: one category for all regions, whatever their attributes.
         categories: all categories in the order of their ids; None sorts the categories found by name.
@@ -118,7 +118,7 @@ def region_categories(
     return names, {name: number for number, name in enumerate(order, start=1)}
 
 
-def find_attribute(regions: Sequence[Region]) -> str:
+def find_attribute(regions: Regions) -> str:
     """The region attribute that holds the category: the only one, or the only one that all regions have.
 
     If all regions have several, it is the one with a usual name (USUAL_ATTRIBUTES, in upper or lower case).
@@ -135,21 +135,19 @@ def find_attribute(regions: Sequence[Region]) -> str:
     raise ValueError(f"which region attribute holds the category? {_attributes_text(regions)}")
 
 
-def _attribute_counts(regions: Sequence[Region]) -> collections.Counter[str]:
+def _attribute_counts(regions: Regions) -> collections.Counter[str]:
     """The number of regions with a value, by attribute."""
-    return collections.Counter(
-        name for region in regions for name, value in region.attributes.items() if value not in ("", {}, None)
-    )
+    attributes = itertools.chain.from_iterable(region.attributes.items() for region in regions)
+    return collections.Counter(name for name, value in attributes if value not in ("", {}, None))
 
 
-def _attributes_text(regions: Sequence[Region]) -> str:
+def _attributes_text(regions: Regions) -> str:
     counts = [f"{name!r} ({count} of {len(regions)})" for name, count in sorted(_attribute_counts(regions).items())]
     there = f"the regions have {', '.join(counts)}" if counts else "the regions have no attributes with values"
     return f"{there}; name an attribute, or one category for all regions"
 
 
-def _category(region: Region, attribute: str, regions: Sequence[Region]) -> str:
-    """The category in an attribute of a region."""
+def _category(region: Region, attribute: str, regions: Regions) -> str:
     value = region.attributes.get(attribute, "")
     if isinstance(value, dict):
         ticked = [option for option, is_ticked in value.items() if is_ticked is True]
@@ -191,9 +189,10 @@ def clip_outline(outline: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _polygon(region: Region) -> np.ndarray:
-    points = [_required(region.shape, key, list, region.place) for key in ("all_points_x", "all_points_y")]
-    for key, values in zip(("all_points_x", "all_points_y"), points, strict=True):
-        for index, value in enumerate(values):
+    points = []
+    for key in ("all_points_x", "all_points_y"):
+        points.append(_required(region.shape, key, list, region.place))
+        for index, value in enumerate(points[-1]):
             _check_number(value, f"{region.place}: {key}[{index}]")
     if len(points[0]) != len(points[1]):
         counts = f"all_points_x has {len(points[0])} values, all_points_y {len(points[1])}"
@@ -210,29 +209,20 @@ def _rectangle(region: Region) -> np.ndarray:
     return np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], np.float64)
 
 
-def _circle(region: Region) -> np.ndarray:
-    radius = _extent(region, "r")
-    return _arc(region, radius, radius, 0.0)
-
-
 def _ellipse(region: Region) -> np.ndarray:
-    angle = _number(region, "theta") if "theta" in region.shape else 0.0  # ellipses of early VIA have no angle
-    return _arc(region, _extent(region, "rx"), _extent(region, "ry"), angle)
-
-
-def _arc(region: Region, radius_x: float, radius_y: float, angle: float) -> np.ndarray:
-    """Polygon of an ellipse turned by `angle` (radians, from the x axis towards the y axis)."""
+    """An ellipse turned by theta (radians, from the x axis towards the y axis), which early VIA lacks, or a circle."""
+    radii = [_extent(region, key) for key in (("r", "r") if region.shape["name"] == "circle" else ("rx", "ry"))]
+    angle = _number(region, "theta") if "theta" in region.shape else 0.0
     center = np.array([_number(region, "cx"), _number(region, "cy")], np.float64)
-    largest = max(radius_x, radius_y, 1.0)
-    count = math.ceil(math.pi / math.acos(1 - _MAX_ARC_ERROR / largest))
+    count = math.ceil(math.pi / math.acos(1 - _MAX_ARC_ERROR / max(*radii, 1.0)))
     steps = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    points = np.stack([radius_x * np.cos(steps), radius_y * np.sin(steps)], axis=1)
+    points = np.stack([radii[0] * np.cos(steps), radii[1] * np.sin(steps)], axis=1)
     cosine, sine = math.cos(angle), math.sin(angle)
     turned: np.ndarray = points @ np.array([(cosine, sine), (-sine, cosine)])
     return turned + center
 
 
-_OUTLINES = {"polygon": _polygon, "polyline": _polygon, "rect": _rectangle, "ellipse": _ellipse, "circle": _circle}
+_OUTLINES = {"polygon": _polygon, "polyline": _polygon, "rect": _rectangle, "ellipse": _ellipse, "circle": _ellipse}
 
 
 def _number(region: Region, key: str) -> float:
@@ -286,8 +276,8 @@ def _csv_entries(path: Path) -> dict[str, Any]:
         if shape or attributes:  # an image without regions has a row of its own
             regions.append({"shape_attributes": shape, "region_attributes": attributes})
     for key, entry in entries.items():
-        if counts[key] != str(len(entry["regions"])):
-            found = len(entry["regions"])
+        found = str(len(entry["regions"]))
+        if counts[key] != found:
             logger.warning("%s: image %r: region_count = %s, found %s", path, entry["filename"], counts[key], found)
     return entries
 
@@ -321,24 +311,23 @@ def _csv_dict(row: dict[str, str], key: str, place: str) -> dict[str, Any]:
 
 def _image(path: Path, key: str, entry: Any) -> AnnotatedImage:
     image = AnnotatedImage(_required(entry, "filename", str, f"{path}: {key!r}"), str(path), ())
-    regions = _required(entry, "regions", (dict, list), image.place)
+    regions = _required(entry, "regions", dict | list, image.place)
     regions = regions.values() if isinstance(regions, dict) else regions  # VIA 1 has a dict: "0", "1", ...
-    found = [_region(f"{image.place}, region {number}", region) for number, region in enumerate(regions, 1)]
+    found = []
+    for number, region in enumerate(regions, 1):
+        place = f"{image.place}, region {number}"
+        shape, attributes = (_required(region, key, dict, place) for key in ("shape_attributes", "region_attributes"))
+        found.append(Region(place, shape, attributes))
     return dataclasses.replace(image, regions=tuple(found))
 
 
-def _region(place: str, entry: Any) -> Region:
-    shape, attributes = (_required(entry, key, dict, place) for key in ("shape_attributes", "region_attributes"))
-    return Region(place, shape, attributes)
-
-
-def _required(entry: Any, key: str, kind: type | tuple[type, ...], place: str) -> Any:
+def _required(entry: Any, key: str, kind: type | types.UnionType, place: str) -> Any:
     """The value of a key, which must be there and of a kind."""
     if not isinstance(entry, dict):
         raise ValueError(f"{place}: {reprlib.repr(entry)}, expected a dict")
     if key not in entry:
         raise ValueError(f"{place}: the key {key!r} is missing")
     if not isinstance(entry[key], kind):
-        kinds = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-        raise ValueError(f"{place}: {key} = {reprlib.repr(entry[key])}, expected a {kinds}")
+        expected = getattr(kind, "__name__", str(kind).replace("|", "or"))
+        raise ValueError(f"{place}: {key} = {reprlib.repr(entry[key])}, expected a {expected}")
     return entry[key]

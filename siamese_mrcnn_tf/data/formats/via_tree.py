@@ -60,7 +60,6 @@ def convert_via(
         link: link the images instead of copying them.
         ignore_orientation: the regions were drawn on the stored images, without their EXIF orientation.
         force: replace existing files.
-        progress: show a progress bar.
 
     Returns:
         dict by set name ("train2017"): the content of its annotation file.
@@ -74,9 +73,15 @@ def convert_via(
     names, ids = via.region_categories(regions, attribute, category, categories)
     outlines = [via.region_outline(region) for region in regions]
     parts = _parts([image.name for image in annotated], subset, val_share, seed)
-    _refuse_annotations(out, parts, year, force)
+    for part in parts:
+        path = _annotation_path(out, f"{part}{year}")
+        if path.exists() and not force:
+            raise ValueError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
     sources = _sources(annotated, image_dir, ignore_orientation, progress)
-    images = [source.entry(number) for number, source in enumerate(sources, start=1)]
+    images = [
+        {"id": number, "file_name": source.name, "height": source.size[0], "width": source.size[1]}
+        for number, source in enumerate(sources, start=1)
+    ]
     image_of = [entry for image, entry in zip(annotated, images, strict=True) for _ in image.regions]
     annotations = [
         _annotation(number, region, outline, ids[name], image)
@@ -105,9 +110,8 @@ def _parts(names: list[str], subset: str, val_share: float, seed: int) -> dict[s
     if subset not in SUBSETS:
         raise ValueError(f"subset = {subset!r}: expected one of {', '.join(SUBSETS)}")
     if not 0 <= val_share < 1 or seed < 0:
-        raise ValueError(
-            f"val_share = {val_share}, seed = {seed}: expected a share from 0 to below 1, and no negative seed"
-        )
+        given = f"val_share = {val_share}, seed = {seed}"
+        raise ValueError(f"{given}: expected a share from 0 to below 1, and no negative seed")
     if not val_share:
         return {subset: list(range(len(names)))}
     if subset != "train" or len(names) < 2:
@@ -120,13 +124,6 @@ def _parts(names: list[str], subset: str, val_share: float, seed: int) -> dict[s
 
 def _annotation_path(out: Path, name: str) -> Path:
     return files.inside(out / "annotations", f"instances_{name}.json")
-
-
-def _refuse_annotations(out: Path, parts: Iterable[str], year: str, force: bool) -> None:
-    for part in parts:
-        path = _annotation_path(out, f"{part}{year}")
-        if path.exists() and not force:
-            raise ValueError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
 
 
 def _content(images: list[Entry], annotations: list[Entry], ids: dict[str, int]) -> Content:
@@ -149,13 +146,8 @@ def _annotation(number: int, region: via.Region, outline: np.ndarray, category_i
     height, width = image["height"], image["width"]
     size = f"{width} x {height} (width x height)"
     polygon = via.clip_outline(outline, height, width)
-    annotation = {
-        "id": number,
-        "image_id": image["id"],
-        "category_id": category_id,
-        "segmentation": [polygon.round(_DECIMALS).ravel().tolist()],
-        "iscrowd": 0,
-    }
+    annotation = {"id": number, "image_id": image["id"], "category_id": category_id}
+    annotation |= {"segmentation": [polygon.round(_DECIMALS).ravel().tolist()], "iscrowd": 0}
     rle = annotation_rle(annotation, height, width)
     area = float(coco_mask.area(rle))
     beyond = max((-outline).max(), (outline - (width, height)).max())
@@ -172,23 +164,12 @@ def _annotation(number: int, region: via.Region, outline: np.ndarray, category_i
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """An image file.
-
-    Attributes:
-        path: the file.
-        name: its path in the image folder, with slashes.
-        size: (height, width) in pixels that the regions are for.
-        is_turned: `read_image` does not give the upright image for that size.
-    """
+    """An image file."""
 
     path: Path
-    name: str
-    size: Sequence[int]
-    is_turned: bool
-
-    def entry(self, number: int) -> Entry:
-        """The COCO entry of the image."""
-        return {"id": number, "file_name": self.name, "height": self.size[0], "width": self.size[1]}
+    name: str  # its path in the image folder, with slashes
+    size: Sequence[int]  # (height, width) in pixels that the regions are for
+    is_turned: bool  # `read_image` does not give the upright image for that size
 
 
 def _sources(
@@ -223,27 +204,21 @@ def _measure(path: Path, ignore_orientation: bool) -> tuple[Sequence[int], bool]
     """`size` and `is_turned` of a _Source."""
     upright = read_image(path)
     with Image.open(path) as image:
-        stored, is_tagged = (image.height, image.width), _has_orientation(image)
+        stored = image.height, image.width
+        try:
+            is_tagged = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        except Exception:  # broken EXIF data raise anything; `read_image` ignores them
+            is_tagged = False
     if is_tagged and ignore_orientation:
         return stored, False
     size = upright.shape[:2]
     return size, is_tagged and not np.array_equal(read_image(path, size), upright)
 
 
-def _has_orientation(image: Image.Image) -> bool:
-    try:
-        return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
-    except Exception:  # broken EXIF data raise anything; `read_image` ignores them
-        return False
-
-
 def _write_images(placed: list[tuple[_Source, Path]], link: bool, force: bool) -> None:
     """Copy or link images into folders. Existing files are checked before the first is written."""
-    targets = [files.inside(folder, source.name) for source, folder in placed]
-    needed = [_is_needed(source, target, force) for (source, _), target in zip(placed, targets, strict=True)]
-    for (source, _), target, is_needed in zip(placed, targets, needed, strict=True):
-        if not is_needed:
-            continue
+    pairs = [(source, files.inside(folder, source.name)) for source, folder in placed]
+    for source, target in [pair for pair in pairs if _is_needed(*pair, force)]:
         with files.atomic_path(target) as temporary:
             if link and not source.is_turned:
                 temporary.symlink_to(source.path.resolve())
