@@ -126,8 +126,8 @@ def short_training(monkeypatch):
 
     train, run = SiameseMaskRCNN.train, Trainer.run
 
-    def train_an_epoch(self, *arguments, **named):
-        return train(self, *arguments, **named | {"epochs": self.epoch + 1})
+    def train_an_epoch(self, train_dataset, val_dataset, learning_rate, epochs, *arguments, **named):
+        train(self, train_dataset, val_dataset, learning_rate, self.epoch + 1, *arguments, **named)
 
     def run_eagerly(self, *arguments):
         validation = min(self.settings.validation_steps, 1)

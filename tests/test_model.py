@@ -171,7 +171,7 @@ def test_set_trainable_reaches_into_nested_models(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_as_in_the_notebook_of_the_original(training_tree, micro_config, tmp_path):
+def test_training_as_in_the_notebook_of_the_original(training_tree, micro_config, short_training, tmp_path):
     """One call of `train` for each entry of a schedule, then another session that resumes from its last checkpoint."""
     parts = []
     for part in ("train", "val"):

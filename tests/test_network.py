@@ -134,11 +134,12 @@ def test_large_configuration(scene, crop):
     config = LargeConfig().replace(DETECTION_MIN_CONFIDENCE=0.0)
     model = SiameseMaskRCNN("inference", config, "logs")
     conftest.set_seeded_weights(model.keras_model.layers)
-    found = model.detect([[crop, 255 - crop]], [scene])[0]
+    scenes = model.predictor.encode_scenes([scene])
+    found = model.predictor.detect_in(scenes, [[crop, 255 - crop]])[0]
     outputs = model.keras_model.predict(model_inputs(model, scene, crop, references=1), verbose=0)
     assert outputs["ROI"].shape == (1, 1000, 4) and outputs["mrcnn_detection"].shape == (1, 100, 6)
     assert outputs["rpn_class"].shape == (1, 261888, 2)
-    alone = model.detect([[crop]], [scene])[0]
+    alone = model.predictor.detect_in(scenes, [[crop]])[0]
     count = len(alone["scores"])
     assert count > 0 and len(found["rois"]) > 0
     np.testing.assert_allclose(outputs["mrcnn_detection"][0, :count, 5], alone["scores"], atol=1e-4)
