@@ -55,16 +55,19 @@ class WeightsInfo:
     @property
     def text(self) -> str:
         """What the weights are, in words."""
+        backbone = _BACKBONE_TITLES.get(self.settings.get("BACKBONE", ""))
+        backbone = (
+            backbone or f"ResNet with {'+'.join(map(str, self.blocks))} blocks" if any(self.blocks) else "no ResNet"
+        )
         if self.kind == "siamese":
             size = f"{self.config} configuration" if self.config else "of no named configuration"
-            masks = "with mask head" if self.has_masks else "without mask head"
-            return f"siamese weights, {size}, {self._backbone_text}, {masks}"
+            return f"siamese weights, {size}, {backbone}, {'with' if self.has_masks else 'without'} mask head"
         if self.kind == "matterport":
             classes = f", {self.num_classes} classes" if self.num_classes else ""
-            return f"Matterport Mask R-CNN weights, {self._backbone_text}{classes} (backbone and FPN can be used)"
+            return f"Matterport Mask R-CNN weights, {backbone}{classes} (backbone and FPN can be used)"
         if self.kind == "backbone":
             parts = "backbone and FPN" if self.has_pyramid else "backbone"
-            return f"{parts} weights, {self._backbone_text}, {'with' if self.has_biases else 'without'} conv biases"
+            return f"{parts} weights, {backbone}, {'with' if self.has_biases else 'without'} conv biases"
         return "weights of an unknown network"
 
     @property
@@ -86,13 +89,6 @@ class WeightsInfo:
     def is_foreign_head(self, key: str) -> bool:
         """Whether a weight belongs to Matterport's RPN or heads, whose inputs differ from the siamese network's."""
         return self.kind == "matterport" and _is_head(key)
-
-    @property
-    def _backbone_text(self) -> str:
-        if not any(self.blocks):
-            return "no ResNet"
-        title = _BACKBONE_TITLES.get(self.settings.get("BACKBONE", ""))
-        return title or f"ResNet with {'+'.join(map(str, self.blocks))} blocks"
 
 
 def identify_weights(shapes: Mapping[str, Shape]) -> WeightsInfo:

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..io.files import atomic_path
+from ..io.files import StrPath, atomic_path
 
 ACCEPTED = "legacy Keras .h5 weights (Keras 1 and 2, Matterport, files written by this package)"
 Shape = tuple[int, ...]
@@ -58,10 +58,9 @@ _FILE_LAYERS = """
     mrcnn_mask_deconv mrcnn_mask concatenate_7
 """.split()
 _MATCHING_LAYERS = [f"fpn_distance_P{level}" for level in range(2, 7)]
-_FIRST_MASK_LAYER = "lambda_19"  # from here on a file without masks lacks all
-_NESTED_ORDER = """
-    fpn_c5p5 fpn_c4p4 fpn_c3p3 fpn_c2p2 fpn_p5 fpn_p2 fpn_p3 fpn_p4 rpn_conv_shared rpn_class_raw rpn_bbox_pred
-""".split()  # inside fpn_model and rpn_model
+_MASK_LAYERS = _FILE_LAYERS[_FILE_LAYERS.index("lambda_19") :]
+_FPN_ORDER = "fpn_c5p5 fpn_c4p4 fpn_c3p3 fpn_c2p2 fpn_p5 fpn_p2 fpn_p3 fpn_p4".split()  # inside fpn_model
+_NESTED_ORDER = [*_FPN_ORDER, "rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred"]
 _BLOCK_ORDER = ("res2a", "bn2a", "res2b", "bn2b", "res2c", "res1", "bn2c", "bn1")  # inside a residual block
 WRITTEN_KERAS_VERSION = "2.1.6"  # the Keras whose layout is written; readers choose their conversions by it
 WRITTEN_BACKEND = "tensorflow"
@@ -132,13 +131,10 @@ def group_of(layer: str) -> str | None:
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_weights(path: str | pathlib.Path, *, expected: Iterable[str] = (), values: bool = True) -> WeightFile:
-    """Read a legacy .h5 file: bare weights or a whole saved model, from a training or an inference model.
+def read_weights(path: StrPath, *, expected: Iterable[str] = (), values: bool = True) -> WeightFile:
+    """Read a legacy .h5 file: bare weights or a whole saved model; without `values` its shapes alone.
 
-    Args:
-        path: the file.
-        expected: layer names to recognise besides those of the network.
-        values: False reads shapes only.
+    `expected` are layer names to recognise besides those of the network.
 
     Raises:
         WeightFileError: missing, not HDF5, damaged, in the layout of Keras 3, or without weights.
@@ -155,11 +151,15 @@ def read_weights(path: str | pathlib.Path, *, expected: Iterable[str] = (), valu
 
 
 def _read_groups(path: pathlib.Path, h5: h5py.File, expected: frozenset[str], values: bool) -> WeightFile:
-    root = h5["model_weights"] if "model_weights" in h5 and not _has_list(h5.attrs, "layer_names") else h5
-    _check_layout(path, root)
+    names = {"layer_names", "layer_names0"}
+    root = h5["model_weights"] if "model_weights" in h5 and names.isdisjoint(h5.attrs) else h5
+    if names.isdisjoint(root.attrs):
+        content = f"HDF5 without layer_names, perhaps of Keras 3, that holds {', '.join(list(root)[:6]) or 'nothing'}"
+        raise WeightFileError(f"{path}: not a legacy Keras .h5 weight file ({content}); expected {ACCEPTED}")
     stored = list(_stored_weights(path, root))
     layers = {_split(name, group)[0] for group, name, _ in stored}
-    file = WeightFile(path, attributes=_attributes(h5, root))
+    about = itertools.product(("keras_version", "backend"), (h5, root))
+    file = WeightFile(path, attributes={name: _string(at.attrs[name]) for name, at in about if name in at.attrs})
     datasets: dict[str, h5py.Dataset] = {}
     for group, name, dataset in stored:
         key, style = _canonical(name, group, layers, expected)
@@ -194,17 +194,16 @@ def _canonical(name: str, group: str, layers: set[str], expected: frozenset[str]
     """Stored weight name -> (canonical name, naming style or None for Keras 2); `layers` are those of all names."""
     layer, weight, style = _split(name, group)
     bare = _SUFFIX.sub("", layer)
-    known = layer
     for candidate in (layer,) if bare in layers else (layer, bare, group):
         if candidate in expected or is_network_layer(candidate):
-            known = candidate
+            layer = candidate
             break
         if translated := _applications_layer(candidate):
-            known, style = translated, "keras-applications"
+            layer, style = translated, "keras-applications"
             break
     weight = _KERAS1_WEIGHTS.get(weight, weight)
     bare_weight = _SUFFIX.sub("", weight)
-    return f"{known}/{bare_weight if bare_weight in _WEIGHTS else weight}", style
+    return f"{layer}/{bare_weight if bare_weight in _WEIGHTS else weight}", style
 
 
 def _split(name: str, group: str) -> tuple[str, str, str | None]:
@@ -238,28 +237,9 @@ def _check_hdf5(path: pathlib.Path) -> None:
     except OSError as error:
         raise WeightFileError(f"{path}: cannot be read ({error.strerror})") from error
     if not any(head.startswith(_HDF5_SIGNATURE, offset) for offset in _HDF5_OFFSETS):
-        what = "a zip archive, such as a .keras or PyTorch file" if head.startswith(b"PK") else f"begins {head[:16]!r}"
-        raise WeightFileError(
-            f"{path}: not a legacy Keras .h5 weight file ({what if head else 'empty'}); expected {ACCEPTED}"
-        )
-
-
-def _check_layout(path: pathlib.Path, root: h5py.Group) -> None:
-    if not _has_list(root.attrs, "layer_names"):
-        content = ", ".join(list(root)[:6]) or "nothing"
-        raise WeightFileError(
-            f"{path}: not a legacy Keras .h5 weight file (HDF5 without layer_names, perhaps of Keras 3, that holds "
-            f"{content}); expected {ACCEPTED}"
-        )
-
-
-def _attributes(h5: h5py.File, root: h5py.Group) -> dict[str, str]:
-    pairs = itertools.product(("keras_version", "backend"), (h5, root))
-    return {name: _string(where.attrs[name]) for name, where in pairs if name in where.attrs}
-
-
-def _has_list(attributes: h5py.AttributeManager, name: str) -> bool:
-    return name in attributes or f"{name}0" in attributes
+        what = f"begins {head[:16]!r}" if head else "empty"
+        what = "a zip archive, such as a .keras or PyTorch file" if head.startswith(b"PK") else what
+        raise WeightFileError(f"{path}: not a legacy Keras .h5 weight file ({what}); expected {ACCEPTED}")
 
 
 def _string_list(attributes: h5py.AttributeManager, name: str) -> list[str]:
@@ -277,22 +257,21 @@ def _string(value: Any) -> str:
 
 
 def file_layout(homes: Mapping[str, str]) -> dict[str, list[str]]:
-    """{group: [canonical names]} in the order in which the original writes the same weights.
-
-    Args:
-        homes: {"conv1/kernel": group}, in the order of the model.
-    """
+    """{group: [canonical names]} in the original's order, from {"conv1/kernel": group} in the order of the model."""
     layers = sorted(dict.fromkeys(layer_of(key) for key in homes), key=_layer_rank)
-    rank = {layer: index for index, layer in enumerate(layers)}
     groups: dict[str, list[str]] = {name: [] for name in _layer_names(set(homes.values()))}
-    for key in sorted(homes, key=lambda key: _weight_rank(key, rank)):
+
+    def rank(key: str) -> tuple[bool, int, int]:
+        layer, _, weight = key.rpartition("/")
+        place = _WEIGHTS.index(weight) if weight in _WEIGHTS else len(_WEIGHTS)
+        return weight.startswith("moving_"), layers.index(layer), place
+
+    for key in sorted(homes, key=rank):
         groups.setdefault(homes[key], []).append(key)
     return groups
 
 
-def write_weights(
-    path: str | pathlib.Path, groups: Mapping[str, Collection[str]], values: Callable[[str], npt.ArrayLike]
-) -> None:
+def write_weights(path: StrPath, groups: Mapping[str, Collection[str]], values: Callable[[str], Any]) -> None:
     """Write a file in the legacy layout, atomically: `groups` as from `file_layout`, `values` gives arrays by name."""
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as h5:
         set_strings(h5.attrs, "layer_names", list(groups))
@@ -308,33 +287,24 @@ def write_weights(
 def set_strings(attributes: h5py.AttributeManager, name: str, strings: Collection[str]) -> None:
     """Fixed-length bytes, as Keras 2 calls `decode` on each item; split if one HDF5 attribute cannot hold them."""
     data = np.array([string.encode("utf-8") for string in strings], "S")
-    if data.nbytes <= _ATTRIBUTE_BYTES:
-        attributes[name] = data
-        return
     count = _ATTRIBUTE_BYTES // data.itemsize
-    for index, start in enumerate(range(0, len(data), count)):
-        attributes[f"{name}{index}"] = data[start : start + count]
+    for index, start in enumerate(range(0, max(len(data), 1), count)):
+        attributes[f"{name}{index}" if len(data) > count else name] = data[start : start + count]
 
 
 def _layer_names(groups: set[str]) -> list[str]:
     """The original's `layer_names` without layers that the model lacks: those with weights, or the whole mask head."""
     if not groups.intersection(_MATCHING_LAYERS):
         return [name for name in _FILE_LAYERS if name in groups]
-    names = _FILE_LAYERS if "mrcnn_mask" in groups else _FILE_LAYERS[: _FILE_LAYERS.index(_FIRST_MASK_LAYER)]
-    return [name for name in names if name in groups or not (is_network_layer(name) or name.endswith("_model"))]
+    lacking = () if "mrcnn_mask" in groups else _MASK_LAYERS
+    left = [name for name in _FILE_LAYERS if name not in lacking]
+    return [name for name in left if name in groups or not (is_network_layer(name) or name.endswith("_model"))]
 
 
 def _layer_rank(layer: str) -> tuple[Any, ...]:
     """Sort key of a layer in its group; unknown layers come last, in the order of the model."""
-    match = _BLOCK_LAYER.fullmatch(layer)
-    if match:
+    if match := _BLOCK_LAYER.fullmatch(layer):
         return (0, match[2], match[3], _BLOCK_ORDER.index(match[1] + match[4]))
     if is_backbone_layer(layer):
         return (0, "1", "", ("conv1", "bn_conv1").index(layer))
     return (1, _NESTED_ORDER.index(layer)) if layer in _NESTED_ORDER else (2,)
-
-
-def _weight_rank(key: str, layer_rank: Mapping[str, int]) -> tuple[bool, int, int]:
-    weight = key.rpartition("/")[2]
-    kind = _WEIGHTS.index(weight) if weight in _WEIGHTS else len(_WEIGHTS)
-    return weight.startswith("moving_"), layer_rank[layer_of(key)], kind

@@ -15,22 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from ..io.files import StrPath
+from . import legacy_h5
 from .identify import WeightsInfo, identify_weights, residual_blocks
-from .legacy_h5 import (
-    Shape,
-    WeightFile,
-    file_layout,
-    group_of,
-    is_backbone_layer,
-    is_network_layer,
-    layer_of,
-    read_weights,
-    write_weights,
-)
+from .legacy_h5 import Shape, WeightFile, group_of, is_backbone_layer, is_network_layer, layer_of
 
 logger = logging.getLogger(__name__)
 
 Exclude = str | Iterable[str] | None  # names of layers or nested models, or regular expressions that match them whole
+_Excluded = Callable[[str], bool]  # of a weight's name
 _NAMES_SHOWN = 6  # names in a message before "and 12 more"
 
 
@@ -66,11 +59,8 @@ class LoadReport:
     def summary(self) -> str:
         """The report in a few lines."""
         lines = [f"{self.path}: {self.description}", f"  loaded: {len(self.loaded)} weights"]
-        for title, keys in (
-            ("not in the file, values kept", self.missing),
-            ("in the file, not used", self.unused),
-            ("left out by exclude", self.excluded),
-        ):
+        kept, left_out = ("not in the file, values kept", self.missing), ("left out by exclude", self.excluded)
+        for title, keys in (kept, ("in the file, not used", self.unused), left_out):
             if keys:
                 lines.append(f"  {title}: {len(keys)} weights ({_layer_list(keys)})")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
@@ -79,7 +69,7 @@ class LoadReport:
 # ---- loading and saving ------------------------------------------------------------------------------------------
 
 
-def load_weights(model: Any, path: str | pathlib.Path, exclude: Exclude = ()) -> LoadReport:
+def load_weights(model: Any, path: StrPath, exclude: Exclude = ()) -> LoadReport:
     """Load a weight file into a model, by name.
 
     Args:
@@ -91,12 +81,15 @@ def load_weights(model: Any, path: str | pathlib.Path, exclude: Exclude = ()) ->
         ValueError: unreadable file, nothing matched, a shape or a backbone that does not fit. The model is unchanged.
     """
     variables, homes = model_weights(model)
-    file = read_weights(path, expected={layer_of(key) for key in variables})
+    file = legacy_h5.read_weights(path, expected={layer_of(key) for key in variables})
     info = identify_weights(file.shapes)
     is_excluded = _exclusion(exclude, homes)
     offered = {key for key in file.shapes if not is_excluded(key) and not info.is_foreign_head(key)}
     wanted = {key: tuple(variable.shape) for key, variable in variables.items() if not is_excluded(key)}
-    _check_family(file)
+    if any("_preact_" in key for key in file.shapes):
+        raise ValueError(f"{file.path}: a pre-activation ResNet (V2); expected a ResNet-50 or ResNet-101")
+    if file.attributes.get("backend") == "theano":
+        raise ValueError(f"{file.path}: written with Theano, which flips kernels; expected TensorFlow's layout")
     _check_blocks(file, info, offered, wanted)
     _check_shapes(file, info, offered, wanted)
     report = _report(file, info, offered, variables, is_excluded)
@@ -106,28 +99,27 @@ def load_weights(model: Any, path: str | pathlib.Path, exclude: Exclude = ()) ->
         variables[key].assign(file.arrays[key])
     for key in report.zeroed:
         variables[key].assign(np.zeros(wanted[key], np.float32))
-    is_partial = bool(report.missing or report.notes)
-    logger.log(logging.WARNING if is_partial else logging.INFO, "%s", report.summary())
+    logger.log(logging.WARNING if report.missing or report.notes else logging.INFO, "%s", report.summary())
     return report
 
 
-def save_weights(model: Any, path: str | pathlib.Path) -> None:
+def save_weights(model: Any, path: StrPath) -> None:
     """Write the weights of a model (object with `layers`) in the legacy layout that the original reads, atomically."""
     variables, homes = model_weights(model)
-    write_weights(path, file_layout(homes), lambda key: variables[key].numpy())
+    legacy_h5.write_weights(path, legacy_h5.file_layout(homes), lambda key: variables[key].numpy())
 
 
 # ---- what a file holds -------------------------------------------------------------------------------------------
 
 
-def fitting_config(path: str | pathlib.Path) -> str | None:
+def fitting_config(path: StrPath) -> str | None:
     """Name of the configuration ("small", "large", "tiny") that a siamese file fits; None for every other file."""
-    return identify_weights(read_weights(path, values=False).shapes).config
+    return identify_weights(legacy_h5.read_weights(path, values=False).shapes).config
 
 
-def describe_weights(path: str | pathlib.Path) -> str:
+def describe_weights(path: StrPath) -> str:
     """What a weight file holds, which configurations it fits and what is left out, as text of several lines."""
-    file = read_weights(path, values=False)
+    file = legacy_h5.read_weights(path, values=False)
     info = identify_weights(file.shapes)
     origin = f"Keras {file.attributes.get('keras_version', 'of unknown version')}, names in the style of {file.style}"
     if file.renamed:
@@ -171,7 +163,7 @@ def _leaf_layers(model: Any, outermost: str | None, seen: set[int]) -> Iterator[
             yield layer, outermost
 
 
-def _exclusion(exclude: Exclude, homes: Mapping[str, str]) -> Callable[[str], bool]:
+def _exclusion(exclude: Exclude, homes: Mapping[str, str]) -> _Excluded:
     """Callable that tells whether a weight's layer, or the nested model around it, is excluded."""
     try:
         patterns = [re.compile(item) for item in _items(exclude)]
@@ -192,23 +184,14 @@ def _items(exclude: Exclude) -> list[str]:
 # ---- checks before the first assignment --------------------------------------------------------------------------
 
 
-def _check_family(file: WeightFile) -> None:
-    """Refuse files that look like the network's backbone and are not."""
-    if any("_preact_" in key for key in file.shapes):
-        raise ValueError(f"{file.path}: a pre-activation ResNet (V2); expected a ResNet-50 or ResNet-101")
-    if file.attributes.get("backend") == "theano":
-        raise ValueError(f"{file.path}: written with Theano, which flips kernels; expected TensorFlow's layout")
-
-
 def _check_blocks(file: WeightFile, info: WeightsInfo, offered: Iterable[str], wanted: Iterable[str]) -> None:
     in_file, in_model = residual_blocks(offered), residual_blocks(wanted)
     if not in_file or in_file == in_model:
         return
-    extra, lacking = sorted(in_file - in_model), sorted(in_model - in_file)
     counts = []
-    if extra:
+    if extra := in_file - in_model:
         counts.append(f"{len(extra)} of its residual blocks are not in the model ({_block_list(extra)})")
-    if lacking:
+    if lacking := in_model - in_file:
         counts.append(f"{len(lacking)} of the model's residual blocks are not in it ({_block_list(lacking)})")
     way = f'{info.advice}; to load the other weights exclude "resnet_model"'
     raise ValueError(f"{file.path}: {info.text}. {' and '.join(counts)}. {way}")
@@ -233,38 +216,22 @@ def _check_matched(file: WeightFile, report: LoadReport, variables: Collection[s
 
 
 def _report(
-    file: WeightFile,
-    info: WeightsInfo,
-    offered: Collection[str],
-    variables: Mapping[str, Any],
-    is_excluded: Callable[[str], bool],
+    file: WeightFile, info: WeightsInfo, offered: Collection[str], model: dict[str, Any], is_excluded: _Excluded
 ) -> LoadReport:
-    loaded = [key for key in variables if key in offered]
-    zeroed = [key for key in variables if not is_excluded(key) and _lacks_bias(key, offered, info)]
-    excluded = [key for key in dict.fromkeys([*variables, *file.shapes]) if is_excluded(key)]
-    shapes = {key: tuple(variables[key].shape) for key in excluded if key in variables and key in file.shapes}
+    loaded = [key for key in model if key in offered]
+    convolutions = {layer_of(key) for key in offered if key.endswith("/kernel") and is_backbone_layer(layer_of(key))}
+    biases = {f"{layer}/bias" for layer in convolutions} if not info.has_biases else set()
+    zeroed = [key for key in model if key in biases and not is_excluded(key)]
+    excluded = [key for key in dict.fromkeys([*model, *file.shapes]) if is_excluded(key)]
+    shapes = {key: tuple(model[key].shape) for key in excluded if key in model and key in file.shapes}
+    mismatched = [(key, file.shapes[key], shape) for key, shape in shapes.items() if file.shapes[key] != shape]
     done = {*loaded, *zeroed, *excluded}
-    return LoadReport(
-        path=file.path,
-        description=info.text,
-        loaded=loaded,
-        zeroed=zeroed,
-        missing=[key for key in variables if key not in done],
-        unused=[key for key in file.shapes if key not in done],
-        excluded=excluded,
-        mismatched=[(key, file.shapes[key], shape) for key, shape in shapes.items() if file.shapes[key] != shape],
-        notes=[],
-    )
-
-
-def _lacks_bias(key: str, offered: Collection[str], info: WeightsInfo) -> bool:
-    """Whether this is the bias of a backbone convolution and the file's backbone has no biases."""
-    layer, _, weight = key.rpartition("/")
-    return weight == "bias" and not info.has_biases and is_backbone_layer(layer) and f"{layer}/kernel" in offered
+    missing, unused = ([key for key in keys if key not in done] for keys in (model, file.shapes))
+    return LoadReport(file.path, info.text, loaded, zeroed, missing, unused, excluded, mismatched, [])
 
 
 def _notes(
-    file: WeightFile, info: WeightsInfo, report: LoadReport, exclude: Exclude, homes: Mapping[str, str]
+    file: WeightFile, info: WeightsInfo, report: LoadReport, exclude: Exclude, homes: dict[str, str]
 ) -> list[str]:
     notes = []
     if info.kind == "matterport":
@@ -290,19 +257,14 @@ def _table(file: WeightFile) -> list[str]:
     for key in file.shapes:
         parts.setdefault(group_of(layer_of(key)) or file.groups[key], []).append(key)
     rows = [("part", "weights", "parameters", "")]
-    rows += [(part, str(len(keys)), _parameters(file, keys), _content(file, keys)) for part, keys in parts.items()]
-    rows.append(("all", str(len(file.shapes)), _parameters(file, file.shapes), ""))
+    for part, keys in (*parts.items(), ("all", list(file.shapes))):
+        layers = {layer_of(key) for key in keys}
+        content = f"{len(layers)} layers" if len(layers) > 1 else _shape(file.shapes[keys[0]])
+        size = sum(math.prod(file.shapes[key]) for key in keys)
+        rows.append((part, str(len(keys)), f"{size:,}", content))
+    rows[-1] = (*rows[-1][:3], "")
     width = max(len(row[0]) for row in rows)
     return [f"{name:{width}}  {count:>7}  {size:>10}  {content}".rstrip() for name, count, size, content in rows]
-
-
-def _parameters(file: WeightFile, keys: Iterable[str]) -> str:
-    return f"{sum(math.prod(file.shapes[key]) for key in keys):,}"
-
-
-def _content(file: WeightFile, keys: list[str]) -> str:
-    layers = {layer_of(key) for key in keys}
-    return f"{len(layers)} layers" if len(layers) > 1 else _shape(file.shapes[keys[0]])
 
 
 def _shape(shape: Shape) -> str:
@@ -317,5 +279,5 @@ def _layer_list(keys: Iterable[str]) -> str:
 
 
 def _block_list(blocks: Iterable[tuple[int, str]]) -> str:
-    names = [f"res{stage}{letter}" for stage, letter in blocks]
+    names = [f"res{stage}{letter}" for stage, letter in sorted(blocks)]
     return f"{names[0]} .. {names[-1]}" if len(names) > _NAMES_SHOWN else ", ".join(names)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import h5py
 
 from ..io.download import download
+from ..io.files import StrPath
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +71,7 @@ KNOWN_FILES = {
 }
 
 
-def find_weights(
-    name: str | pathlib.Path, checkpoints: str | pathlib.Path, last: Callable[[], str] | None = None
-) -> pathlib.Path:
+def find_weights(name: StrPath, checkpoints: StrPath, last: Callable[[], str] | None = None) -> pathlib.Path:
     """The weight file that a name stands for, downloaded if necessary.
 
     An existing file is never downloaded again. A path into a folder other than `checkpoints` downloads nothing.
