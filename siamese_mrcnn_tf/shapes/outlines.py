@@ -6,7 +6,7 @@ differ by outline and structure alone (holes, spokes, notches, arms).
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -30,6 +30,7 @@ MARGIN = 3  # pixels around a shape on its stamp, for the colors around it
 _SUPERSAMPLING = 4  # per axis, for smooth edges
 _SHIFT = 4  # fractional bits of the corners that OpenCV fills
 _FINE = 72  # corners of a full circle
+_TOOTH = [-9, 9, 12, 28]  # degrees of a gear's tooth: two corners on top, two in the gap
 
 
 # ---- stamps ------------------------------------------------------------------------------------------------------
@@ -44,11 +45,8 @@ def make_stamp(rng: np.random.Generator, name: str, short_side: int) -> np.ndarr
     Returns:
         uint8 [side, side], coverage of each pixel, 0..255.
     """
-    radius = rng.uniform(*RADIUS) * short_side
-    stretch = rng.uniform(*STRETCH)
-    angle = rng.uniform(0, 2 * math.pi)
-    mirror = rng.choice((-1, 1))
-    return draw(name, radius, stretch=stretch, angle=angle, mirror=mirror)
+    radius, stretch = rng.uniform(*RADIUS) * short_side, rng.uniform(*STRETCH)
+    return draw(name, radius, stretch=stretch, angle=rng.uniform(0, 2 * math.pi), mirror=rng.choice((-1, 1)))
 
 
 def draw(name: str, radius: float, *, stretch: float = 1.0, angle: float = 0.0, mirror: int = 1) -> np.ndarray:
@@ -83,27 +81,75 @@ def unit_outline(name: str) -> tuple[tuple[np.ndarray, bool], ...]:
     Returns:
         (corners float [n, (x, y)], adds): y points down; adds is False where the polygon is cut out.
     """
-    outline = _OUTLINES[name]()
-    (x, y), radius = cv2.minEnclosingCircle(_painted(outline))
-    return tuple(((np.asarray(corners, float) - (x, y)) / radius, adds) for corners, adds in outline)
-
-
-def _painted(outline: Outline) -> np.ndarray:
-    """Points on the border of a painted outline, in its own unit: float32 [n, (x, y)]."""
-    scale = 200  # pixels a unit
+    outline, scale = _outlines()[name], 200  # pixels a unit
     canvas = np.zeros((4 * scale, 4 * scale), np.uint8)
     for corners, adds in outline:
-        cv2.fillPoly(canvas, [np.around((np.asarray(corners) + 2) * scale).astype(np.int32)], 255 if adds else 0)
+        cv2.fillPoly(canvas, [np.around((corners + 2) * scale).astype(np.int32)], 255 if adds else 0)
     contours, _ = cv2.findContours(canvas, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return (np.concatenate(contours)[:, 0] / scale - 2).astype(np.float32)
+    (x, y), radius = cv2.minEnclosingCircle((np.concatenate(contours)[:, 0] / scale - 2).astype(np.float32))
+    return tuple(((corners - (x, y)) / radius, adds) for corners, adds in outline)
+
+
+# ---- categories --------------------------------------------------------------------------------------------------
+@functools.cache
+def _outlines() -> dict[str, Outline]:
+    """The outline of every category, each in its own unit."""
+    bar, lobe, wheel = _box(-1, -0.2, 1, 0.2), _arc(0.5, -180, 40, (0.5, -0.4)), np.add.outer(np.arange(9) * 40, _TOOTH)
+    petal, outer, inner = _circle(0.34, (0, -0.66)), _arc(1, 180, 360), _arc(0.38, 360, 180)
+    turn, half = np.linspace(0, 2 * math.pi * 1.5, 2 * _FINE), 0.2
+    middle = 0.1 + 0.095 * turn  # the gap between turns of the spiral is as wide as the stroke or wider
+    return {
+        "disc": _outline(_circle(1)),
+        "square": _outline(_spokes([1] * 4)),
+        "triangle": _outline(_spokes([1] * 3)),
+        "star": _outline(_spokes([1, 0.45] * 5)),
+        "ring": _outline(_circle(1), holes=[_circle(0.45)]),
+        "cross": _outline(_box(-1, -0.34, 1, 0.34), _box(-0.34, -1, 0.34, 1)),
+        "arrow": _outline(_mirrored([(0, -1), (0.85, 0), (0.34, 0), (0.34, 1)])),
+        "heart": _outline(_mirrored([*lobe, (0, 1)])),
+        "gear": _outline(_polar(np.radians(wheel.ravel()), np.tile([1, 1, 0.7, 0.7], 9)), holes=[_circle(0.3)]),
+        "key": _outline(
+            _circle(0.55, (0, -0.45)),
+            _box(-0.2, -0.1, 0.2, 1),
+            _box(0, 0.22, 0.6, 0.5),
+            _box(0, 0.72, 0.6, 1),
+            holes=[_circle(0.22, (0, -0.45))],
+        ),
+        "eight": _outline(
+            *(_circle(0.54, (0, y)) for y in (-0.46, 0.46)), holes=[_circle(0.22, (0, y)) for y in (-0.46, 0.46)]
+        ),
+        "comb": _outline(_box(-1, -0.5, 1, 0.2), *(_box(x - 0.22, 0, x + 0.22, 1.1) for x in (-0.78, 0, 0.78))),
+        "horseshoe": _outline(np.concatenate([outer, [(1, 1), (0.38, 1)], inner, [(-0.38, 1), (-1, 1)]])),
+        "ladder": _outline(
+            _box(-0.6, -1, -0.24, 1),
+            _box(0.24, -1, 0.6, 1),
+            *(_box(-0.5, y - 0.17, 0.5, y + 0.17) for y in (-0.5, 0.5)),
+        ),
+        "pacman": _outline(np.concatenate([[(-0.1, 0)], _arc(1, 47, 313)])),
+        "asterisk": _outline(*(_turned(bar, degrees) for degrees in (0, 60, 120))),
+        "hourglass": _outline(_mirrored([(0, -1), (0.8, -1), (0.16, 0), (0.8, 1), (0, 1)])),
+        "spiral": _outline(
+            np.concatenate([_polar(turn, middle + half), _polar(turn, np.maximum(middle - half, 0))[::-1]])
+        ),
+        "flower": _outline(_circle(0.55), *(_turned(petal, degrees) for degrees in range(0, 360, 72))),
+        "tee": _outline(_box(-0.9, -1, 0.9, -0.4), _box(-0.32, -1, 0.32, 1)),
+    }
 
 
 # ---- parts of outlines: corners float [n, (x, y)] ----------------------------------------------------------------
+def _outline(*polygons: np.ndarray, holes: Sequence[np.ndarray] = ()) -> Outline:
+    return [*((polygon, True) for polygon in polygons), *((hole, False) for hole in holes)]
+
+
+def _polar(angles: np.ndarray, radii: npt.ArrayLike) -> np.ndarray:
+    """Corners at angles in radians clockwise from the right; a radius for each, or one for all."""
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * np.reshape(radii, (-1, 1))
+
+
 def _arc(radius: float, start: float, stop: float, center: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     """From one angle to another, in degrees clockwise from the right."""
     steps = max(2, math.ceil(_FINE * abs(stop - start) / 360) + 1)
-    angles = np.radians(np.linspace(start, stop, steps))
-    return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * radius + center
+    return _polar(np.radians(np.linspace(start, stop, steps)), radius) + center
 
 
 def _circle(radius: float, center: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
@@ -120,119 +166,11 @@ def _box(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
     return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], float)
 
 
-def _turned(corners: npt.ArrayLike, degrees: float) -> np.ndarray:
+def _turned(corners: np.ndarray, degrees: float) -> np.ndarray:
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return np.asarray(corners, float) @ np.array([[cosine, sine], [-sine, cosine]])
+    return corners @ np.array([[cosine, sine], [-sine, cosine]])
 
 
 def _mirrored(half: Sequence[tuple[float, float] | np.ndarray]) -> np.ndarray:
     """A closed outline from its right half, from top to bottom."""
     return np.array([*half, *((-x, y) for x, y in half[::-1] if x)], float)
-
-
-def _solid(*polygons: np.ndarray) -> Outline:
-    return [(polygon, True) for polygon in polygons]
-
-
-def _cut(outline: Outline, *holes: np.ndarray) -> Outline:
-    return [*outline, *((hole, False) for hole in holes)]
-
-
-# ---- categories --------------------------------------------------------------------------------------------------
-def _cross() -> Outline:
-    return _solid(_box(-1, -0.34, 1, 0.34), _box(-0.34, -1, 0.34, 1))
-
-
-def _arrow() -> Outline:
-    return _solid(_mirrored([(0, -1), (0.85, 0), (0.34, 0), (0.34, 1)]))
-
-
-def _heart() -> Outline:
-    lobe = _arc(0.5, -180, 40, (0.5, -0.4))
-    return _solid(_mirrored([*lobe, (0, 1)]))
-
-
-def _gear() -> Outline:
-    tooth = [1, 1, 0.7, 0.7]  # two corners on top, two in the gap
-    angles = np.radians(np.add.outer(np.arange(9) * 40, [-9, 9, 12, 28]).ravel())
-    rim = np.stack([np.cos(angles), np.sin(angles)], axis=-1) * np.tile(tooth, 9)[:, None]
-    return _cut(_solid(rim), _circle(0.3))
-
-
-def _key() -> Outline:
-    head, shaft = _circle(0.55, (0, -0.45)), _box(-0.2, -0.1, 0.2, 1)
-    bits = _box(0, 0.22, 0.6, 0.5), _box(0, 0.72, 0.6, 1)
-    return _cut(_solid(head, shaft, *bits), _circle(0.22, (0, -0.45)))
-
-
-def _eight() -> Outline:
-    centers = (0, -0.46), (0, 0.46)
-    return _cut(_solid(*(_circle(0.54, center) for center in centers)), *(_circle(0.22, center) for center in centers))
-
-
-def _comb() -> Outline:
-    teeth = (_box(x - 0.22, 0, x + 0.22, 1.1) for x in (-0.78, 0, 0.78))
-    return _solid(_box(-1, -0.5, 1, 0.2), *teeth)
-
-
-def _horseshoe() -> Outline:
-    outer, inner = _arc(1, 180, 360), _arc(0.38, 360, 180)
-    return _solid(np.concatenate([outer, [(1, 1), (0.38, 1)], inner, [(-0.38, 1), (-1, 1)]]))
-
-
-def _ladder() -> Outline:
-    rails = _box(-0.6, -1, -0.24, 1), _box(0.24, -1, 0.6, 1)
-    return _solid(*rails, *(_box(-0.5, y - 0.17, 0.5, y + 0.17) for y in (-0.5, 0.5)))
-
-
-def _pacman() -> Outline:
-    return _solid(np.concatenate([[(-0.1, 0)], _arc(1, 47, 313)]))
-
-
-def _asterisk() -> Outline:
-    return _solid(*(_turned(_box(-1, -0.2, 1, 0.2), turn) for turn in (0, 60, 120)))
-
-
-def _hourglass() -> Outline:
-    return _solid(_mirrored([(0, -1), (0.8, -1), (0.16, 0), (0.8, 1), (0, 1)]))
-
-
-def _spiral() -> Outline:
-    turn = np.linspace(0, 2 * math.pi * 1.5, 2 * _FINE)
-    middle, half = 0.1 + 0.095 * turn, 0.2  # the gap between turns is as wide as the stroke or wider
-    across = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
-    outer, inner = across * (middle + half)[:, None], across * np.maximum(middle - half, 0)[:, None]
-    return _solid(np.concatenate([outer, inner[::-1]]))
-
-
-def _flower() -> Outline:
-    petals = (_turned(_circle(0.34, (0, -0.66)), turn) for turn in range(0, 360, 72))
-    return _solid(_circle(0.55), *petals)
-
-
-def _tee() -> Outline:
-    return _solid(_box(-0.9, -1, 0.9, -0.4), _box(-0.32, -1, 0.32, 1))
-
-
-_OUTLINES: dict[str, Callable[[], Outline]] = {
-    "disc": lambda: _solid(_circle(1)),
-    "square": lambda: _solid(_spokes([1] * 4)),
-    "triangle": lambda: _solid(_spokes([1] * 3)),
-    "star": lambda: _solid(_spokes([1, 0.45] * 5)),
-    "ring": lambda: _cut(_solid(_circle(1)), _circle(0.45)),
-    "cross": _cross,
-    "arrow": _arrow,
-    "heart": _heart,
-    "gear": _gear,
-    "key": _key,
-    "eight": _eight,
-    "comb": _comb,
-    "horseshoe": _horseshoe,
-    "ladder": _ladder,
-    "pacman": _pacman,
-    "asterisk": _asterisk,
-    "hourglass": _hourglass,
-    "spiral": _spiral,
-    "flower": _flower,
-    "tee": _tee,
-}
