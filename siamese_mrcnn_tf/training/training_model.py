@@ -3,7 +3,7 @@
 A batch is a list or dict of the eight inputs of `training_network.build_training_network`, without separate targets.
 
 Private methods of Keras are overridden here: `_maybe_symbolic_build`, `_clip_gradients`, `_all_reduce_sum_gradients`.
-Tested with Keras 3.12 to 3.15; tests/test_training_model.py fails if Keras no longer calls one of them.
+Tested with Keras 3.14 and 3.15; tests/test_training_model.py fails if Keras no longer calls one of them.
 """
 
 from collections.abc import Mapping
@@ -40,9 +40,7 @@ class TrainingModel(keras.Model):
         names = [name for name in LOSS_NAMES if "mask" not in name or "mrcnn_mask" in outputs]
         self.loss_trackers = [keras.metrics.Mean(name=name) for name in names]
 
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The total loss of a batch: a scalar, with several devices this one's share of it."""
         found = losses_graph(y_pred)
         total = losses.weight_decay_graph(self.trainable_variables, self.weight_decay)
@@ -68,15 +66,11 @@ class TrainingModel(keras.Model):
 
 
 def build_training_model(config: Config, layers: Any, *, seed: int | None = None) -> TrainingModel:
-    """The training model of a configuration, not compiled.
+    """The training model of a configuration, not compiled; ValueError if the configuration cannot be trained.
 
     Args:
-        config: a Config.
         layers: from `network.build_layers`.
         seed: for the sampling of rois.
-
-    Raises:
-        ValueError: a configuration that cannot be trained.
     """
     graph = training_network.build_training_network(config, layers, seed=seed)
     weights, decay = config.LOSS_WEIGHTS, config.WEIGHT_DECAY
@@ -139,17 +133,14 @@ def build_optimizer(model: keras.Model) -> None:
 
 
 def losses_graph(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The unweighted losses of a batch: scalars by the names of LOSS_NAMES, mrcnn_mask_loss only with masks.
+    """The unweighted losses of a batch from the training network's outputs, by the names of LOSS_NAMES.
 
-    Args:
-        outputs: dict of the training network's outputs.
+    They are scalars; mrcnn_mask_loss only with masks.
     """
-    classes = outputs["target_class_ids"]
+    classes, match = outputs["target_class_ids"], outputs["input_rpn_match"]
     found = {
-        "rpn_class_loss": losses.rpn_class_loss_graph(outputs["input_rpn_match"], outputs["rpn_class_logits"]),
-        "rpn_bbox_loss": losses.rpn_bbox_loss_graph(
-            outputs["input_rpn_bbox"], outputs["input_rpn_match"], outputs["rpn_bbox"]
-        ),
+        "rpn_class_loss": losses.rpn_class_loss_graph(match, outputs["rpn_class_logits"]),
+        "rpn_bbox_loss": losses.rpn_bbox_loss_graph(outputs["input_rpn_bbox"], match, outputs["rpn_bbox"]),
         "mrcnn_class_loss": losses.mrcnn_class_loss_graph(classes, outputs["mrcnn_class_logits"]),
         "mrcnn_bbox_loss": losses.mrcnn_bbox_loss_graph(outputs["target_bbox"], classes, outputs["mrcnn_bbox"]),
     }
