@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf import TinyConfig
-from siamese_mrcnn_tf.cli.options import resumed_arguments
+from siamese_mrcnn_tf.cli.inputs import resumed_arguments
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.training import checkpoints
 from siamese_mrcnn_tf.training.checkpoints import CheckpointManager, TrainerState, best_epoch, resolve_run

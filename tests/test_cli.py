@@ -161,7 +161,7 @@ def test_trainings_start_quietly(arguments):
 def test_errors_of_a_crash_while_keras_is_imported_are_shown(tmp_path):
     log = b"I0000 00:00:17 port.cc:153] oneDNN\nF0000 00:00:17 cpu.cc:1] no AVX\n"
     (tmp_path / "keras.py").write_text(f"import os\nos.write(2, {log!r})\nos.kill(os.getpid(), 9)\n")
-    code = "from siamese_mrcnn_tf.cli import main, options; options.start_keras(main.parse(['demo']))"
+    code = "from siamese_mrcnn_tf.cli import inputs, main; inputs.start_keras(main.parse(['demo']))"
     finished = python("-c", code, PYTHONPATH=str(tmp_path))
     assert finished.returncode < 0 and finished.stderr == "F0000 00:00:17 cpu.cc:1] no AVX\n"
 

@@ -1,23 +1,24 @@
-"""`siamese-mrcnn check`: what is in a data set, and what is broken in it."""
+"""Check a data set: count instances per category, list errors and draw training samples."""
 
 import argparse
 
 from ..config import load_config, parse_settings
-from .options import Commands, add_command, add_config_arguments, add_dataset_arguments, at_least, open_dataset
+from .inputs import open_dataset
+from .options import Commands, add_command, add_config_arguments, add_dataset_arguments, at_least
 
 
 def add_parser(commands: Commands) -> None:
-    text = "Inspect a data set: count instances by category, list what is broken, draw training samples."
-    parser = add_command(commands, "check", run, text)
+    parser = add_command(commands, "check", run, __doc__)
+    add = parser.add_argument
     add_dataset_arguments(parser, split=True)
-    parser.add_argument("--subset", default="train", help="'train' or 'val' (default train)")
-    parser.add_argument("--shots", type=at_least(1), default=1, metavar="K", help="references of a query (default 1)")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the samples (default 0)")
-    parser.add_argument("--augment", choices=("none", "fliplr"), default="none", help="of the samples (default none)")
-    parser.add_argument("--samples", type=at_least(0), default=10, metavar="N", help="number to draw (default 10)")
-    parser.add_argument("--skip-images", action="store_true", help="do not open every image of the data set")
-    parser.add_argument("--skip-pictures", dest="skip_images", action="store_true", help=argparse.SUPPRESS)  # as in 0.1
-    parser.add_argument("--out", default="check", metavar="DIR", help="folder of the drawn samples (default check)")
+    add("--subset", default="train", help="'train' or 'val' (default train)")
+    add("--shots", type=at_least(1), default=1, metavar="K", help="references per query (K-shot) (default 1)")
+    add("--seed", type=at_least(0), default=0, help="seed of the samples (default 0)")
+    add("--augment", choices=("none", "fliplr"), default="none", help="of the samples (default none)")
+    add("--samples", type=at_least(0), default=10, metavar="N", help="number of samples to draw (default 10)")
+    add("--skip-images", action="store_true", help="do not check the image files")
+    add("--skip-pictures", dest="skip_images", action="store_true", help=argparse.SUPPRESS)  # as in 0.1
+    add("--out", default="check", metavar="DIR", help="folder of the drawn samples (default check)")
     add_config_arguments(parser, "small")
 
 
@@ -36,8 +37,7 @@ def run(options: argparse.Namespace) -> int:
     report = check_dataset(dataset, config=config, split=options.split, read_images=not options.skip_images)
     print(report.text())
     if options.samples:
-        augmentation = parse_augmentation(options.augment)
-        samples = TrainingSamples(dataset, config, seed=options.seed, augmentation=augmentation)
+        samples = TrainingSamples(dataset, config, seed=options.seed, augmentation=parse_augmentation(options.augment))
         paths = draw_samples(samples, config, out, count=options.samples)
         print(f"\n{len(paths)} training samples are drawn in {out}")
     return 0 if report.ok else 1

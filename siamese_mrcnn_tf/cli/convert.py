@@ -1,39 +1,39 @@
-"""`siamese-mrcnn convert`: annotations of other tools become a COCO-format data set."""
+"""Convert annotations of the VGG Image Annotator (VIA) to a COCO-format data set.
+
+Polygons, polylines (closed), rectangles, circles and ellipses become instances; points are left out, with a warning.
+Nothing is written if anything is wrong with an annotation or an image.
+"""
 
 import argparse
 import collections
 from typing import Any
 
-from .options import Commands, add_command, at_least, picked, share
+from .inputs import picked
+from .options import Commands, add_command, at_least, share
 
-_TEXT = "Turn annotations of the VGG Image Annotator (VIA) into a COCO-format data set for the other commands."
-_NOTES = (
-    "Polygons, polylines (closed), rectangles, circles and ellipses become instances; points are left out, with a "
-    "warning. Nothing is written if anything is wrong with an annotation or an image."
-)
-_FILES_HELP = "annotations exported by VIA 1 or 2 as JSON or CSV, or projects of VIA 2"
 _ATTRIBUTE_HELP = "region attribute that holds the category (default: the only one that all regions have)"
 _CATEGORIES_HELP = "all categories in the order of their ids (default: those found, by name)"
-_SHARE_HELP = "share of the images drawn for the subset val (default 0: none)"
 _ORIENTATION_HELP = "the regions belong to the images as stored, before the orientation tag (browsers before 2020)"
 
 
 def add_parser(commands: Commands) -> None:
-    parser = add_command(commands, "convert", run, _TEXT, epilog=_NOTES)
-    parser.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder with the images")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the data set to write")
-    parser.add_argument("--subset", choices=("train", "val"), default="train", help="of the images (default train)")
-    parser.add_argument("--year", default="2017", help="in the names of the files (default 2017, as in COCO)")
-    parser.add_argument("--val-share", type=share, default=0.0, metavar="P", help=_SHARE_HELP)
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of that draw (default 0)")
+    parser = add_command(commands, "convert", run, __doc__)
+    add = parser.add_argument
+    text = "annotations exported by VIA 1 or 2 as JSON or CSV, or projects of VIA 2"
+    add("files", nargs="+", metavar="FILE", help=text)
+    add("--images", required=True, metavar="DIR", help="folder with the images")
+    add("--out", required=True, metavar="DIR", help="folder of the data set to write")
+    add("--subset", choices=("train", "val"), default="train", help="of the images (default train)")
+    add("--year", default="2017", help="year in the name of the annotation file (default 2017, as in COCO)")
+    add("--val-share", type=share, default=0.0, metavar="P", help="share of the images drawn for val (default 0: none)")
+    add("--seed", type=at_least(0), default=0, help="seed of that draw (default 0)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--attribute", metavar="NAME", help=_ATTRIBUTE_HELP)
     which.add_argument("--category", metavar="NAME", help="one category for all regions")
-    parser.add_argument("--categories", nargs="+", metavar="NAME", help=_CATEGORIES_HELP)
-    parser.add_argument("--link", action="store_true", help="link the images instead of copying them")
-    parser.add_argument("--ignore-orientation", action="store_true", help=_ORIENTATION_HELP)
-    parser.add_argument("--force", action="store_true", help="replace what is in --out")
+    add("--categories", nargs="+", metavar="NAME", help=_CATEGORIES_HELP)
+    add("--link", action="store_true", help="link the images instead of copying them")
+    add("--ignore-orientation", action="store_true", help=_ORIENTATION_HELP)
+    add("--force", action="store_true", help="replace existing files in --out")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,32 +1,33 @@
-"""`siamese-mrcnn demo`: the whole method on scenes that the program draws itself."""
+"""Pre-train, train and evaluate a small model on synthetic scenes, offline and within minutes.
+
+Makes the Shapes data set, pre-trains backbone and FPN on crops of three quarters of its categories, trains the tiny
+configuration on these, and evaluates on all categories with one reference, with five, and with references of the wrong
+category. Writes a page with the metrics, the loss curves and examples. A demo that is stopped resumes when it is
+started again.
+"""
 
 import argparse
 
-from .options import Commands, add_command, at_least, picked, start_keras
+from .inputs import picked, start_keras
+from .options import Commands, add_command, at_least
 
-_TEXT = "Run the whole method within minutes, without COCO, on scenes that the program draws itself."
-_NOTES = (
-    "Makes the Shapes data set, pre-trains backbone and FPN on crops of three quarters of its categories, trains the "
-    "tiny configuration on these, and evaluates on all categories with one reference, with five, and with references "
-    "of the wrong category. Writes a page with the metrics, the loss curves and examples. A demo that is stopped "
-    "resumes when it is started again."
-)
 _STAGES_HELP = "recipe (default shapes); shapes-long takes six to seven times as long: docs/shapes.md"
 
 
 def add_parser(commands: Commands) -> None:
-    parser = add_command(commands, "demo", run, _TEXT, epilog=_NOTES)
+    parser = add_command(commands, "demo", run, __doc__)
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder of everything it writes (default demo)")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights and samples (default 0)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of weights and samples (default 0)")
     parser.add_argument("--split", type=int, choices=range(1, 5), default=1, help="category split (default 1)")
     parser.add_argument("--stages", choices=("shapes", "shapes-long"), default="shapes", help=_STAGES_HELP)
     parser.add_argument("--images", type=at_least(1), metavar="N", help="validation scenes to search (default: all)")
-    parser.add_argument("--runs", type=at_least(1), default=3, metavar="N", help="draws of references (default 3)")
+    runs = "runs, each with its own draw of references (default 3)"
+    parser.add_argument("--runs", type=at_least(1), default=3, metavar="N", help=runs)
 
 
 def run(options: argparse.Namespace) -> int:
     start_keras(options)
     from ..shapes.demo import DemoSettings, run_demo
 
-    settings = picked(options, "out", "seed", "split", "stages", "images", "runs")
-    return run_demo(DemoSettings(**settings), options.run_command)
+    settings = DemoSettings(**picked(options, "out", "seed", "split", "stages", "images", "runs"))
+    return run_demo(settings, options.run_command)

@@ -1,23 +1,15 @@
-"""`siamese-mrcnn evaluate`: the paper's one-shot protocol, and the report."""
+"""Evaluate a model on a COCO-format data set by the paper's one-shot protocol and write a report.
+
+{split} in --model stands for the number of the split.
+"""
 
 import argparse
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import (
-    Commands,
-    add_command,
-    add_dataset_arguments,
-    add_model_arguments,
-    at_least,
-    choose_config,
-    open_dataset,
-    open_predictor,
-    picked,
-    start_keras,
-)
+from .inputs import choose_config, open_dataset, open_predictor, picked, start_keras
+from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least
 
 if TYPE_CHECKING:
     from ..data.dataset import IndexedCocoDataset
@@ -26,17 +18,17 @@ if TYPE_CHECKING:
     from ..evaluation.queries import Detector
     from ..predictor import SiamesePredictor
 
-_MODEL_NOTES = "--model random-boxes is the paper's baseline; {split} in --model stands for the number of the split."
-_SPLIT_HELP = "category split of the paper, 1 to 4, or all of them in turn; 0 has no split (default 0)"
-_CATEGORIES_HELP = "train and novel categories are those of the split (default all)"
+_SPLIT_HELP = "category split: 1 to 4, 'all' for the four in turn, 0 for none (default 0)"
+_CATEGORIES_HELP = "evaluate the train categories of the split, its novel categories, or all (default all)"
+_LIMIT_HELP = "evaluate only the first N images that contain an evaluated category"
 _PROTOCOL_HELP = (
-    "'paper' does not subtract the mean from references and sorts masks into sizes by their box, as the original does"
+    "'paper' reproduces the original: the mean is not subtracted from references, and masks are sorted into size "
+    "classes by the area of their box"
 )
 _CONTROL_HELP = (
     "search with references of a wrong category that is present in the image or absent from it: a model that ignores "
     "the reference scores as well with these"
 )
-_RESUME_HELP = "resume the evaluation in --out"
 _SHARD_HELP = "evaluate part I of N, to share the images among processes or machines; --merge joins the parts"
 _WORKERS_HELP = "threads that search images; results do not depend on their number (default 1)"
 _MERGE_HELP = "join the parts in these folders to one evaluation in --out, instead of evaluating"
@@ -44,28 +36,28 @@ _RESULTS_HELP = "score the evaluation in this folder (or this file of it) again,
 
 
 def add_parser(commands: Commands) -> None:
-    text = "Score a model on a COCO-format data set by the paper's one-shot protocol, and report."
-    parser = add_command(commands, "evaluate", run, text, epilog=_MODEL_NOTES)
+    parser = add_command(commands, "evaluate", run, __doc__)
+    add = parser.add_argument
     add_dataset_arguments(parser)
-    parser.add_argument("--subset", default="val", help="'val' or 'train' (default val)")
-    parser.add_argument("--split", choices=(*"01234", "all"), default="0", help=_SPLIT_HELP)
-    parser.add_argument("--categories", choices=("train", "novel", "all"), default="all", help=_CATEGORIES_HELP)
-    parser.add_argument("--shots", type=at_least(1), default=1, metavar="K", help="references of a query (default 1)")
-    parser.add_argument("--runs", type=at_least(1), default=5, metavar="N", help="draws of references (default 5)")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of the reference draws (default 0)")
-    parser.add_argument("--limit", type=at_least(1), metavar="N", help="only the first N images with a category")
-    parser.add_argument("--protocol", choices=("default", "paper"), default="default", help=_PROTOCOL_HELP)
-    other_images = "draw references from other images than the scene"
-    parser.add_argument("--exclude-query-image", action="store_true", help=other_images)
-    parser.add_argument("--control", choices=("present", "absent"), help=_CONTROL_HELP)
-    parser.add_argument("--out", default="evaluation", metavar="DIR", help="folder of results (default evaluation)")
-    parser.add_argument("--resume", action="store_true", help=_RESUME_HELP)
-    parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help=_WORKERS_HELP)
-    parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help=_SHARD_HELP)
+    add("--subset", default="val", help="'val' or 'train' (default val)")
+    add("--split", choices=(*"01234", "all"), default="0", help=_SPLIT_HELP)
+    add("--categories", choices=("train", "novel", "all"), default="all", help=_CATEGORIES_HELP)
+    add("--shots", type=at_least(1), default=1, metavar="K", help="references per query (K-shot) (default 1)")
+    runs = "runs, each with its own draw of references (default 5)"
+    add("--runs", type=at_least(1), default=5, metavar="N", help=runs)
+    add("--seed", type=at_least(0), default=0, help="seed of the reference draws (default 0)")
+    add("--limit", type=at_least(1), metavar="N", help=_LIMIT_HELP)
+    add("--protocol", choices=("default", "paper"), default="default", help=_PROTOCOL_HELP)
+    add("--exclude-query-image", action="store_true", help="draw no reference from the image that is searched")
+    add("--control", choices=("present", "absent"), help=_CONTROL_HELP)
+    add("--out", default="evaluation", metavar="DIR", help="folder of results (default evaluation)")
+    add("--resume", action="store_true", help="resume the evaluation in --out")
+    add("--workers", type=at_least(1), default=1, metavar="N", help=_WORKERS_HELP)
+    add("--shard", type=shard, default=(1, 1), metavar="I/N", help=_SHARD_HELP)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--merge", nargs="+", metavar="DIR", help=_MERGE_HELP)
     instead.add_argument("--results", metavar="DIR|FILE", help=_RESULTS_HELP)
-    add_model_arguments(parser, required=False)
+    add_model_arguments(parser, more=", or 'random-boxes' (the paper's baseline)", required=False)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -79,27 +71,26 @@ def shard(text: str) -> tuple[int, int]:
 def run(options: argparse.Namespace) -> None:
     from ..io.files import writable_folder
     from ..report.writer import write_report
+    from ..weights.pretrained import find_weights
 
     out = writable_folder(options.out)
     if options.split == "0" and options.categories != "all":
         raise ValueError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
     splits = range(1, 5) if options.split == "all" else [int(options.split)]
-    takes_over = bool(options.merge or options.results)
-    if not takes_over:
-        require_weights(options, splits)
+    evaluate_split = take_over if options.merge or options.results else run_split
+    if evaluate_split is run_split and "{split}" in (options.model or ""):
+        for split in splits:  # fail early if the weights of a later split are missing
+            find_weights(options.model.replace("{split}", str(split)), options.checkpoints)
     start_keras(options)
     folders = []
     for split in splits:
-        folder = part_of(out, options, split)
-        if takes_over:
-            outcome, dataset = take_over(options, split, folder)
-        else:
-            outcome, dataset = run_split(options, split, folder)
+        folder = part_of(options.results or out, options, split)
+        outcome, dataset = evaluate_split(options, split, folder)
         if outcome.scores is None:
             print(f"part {options.shard[0]} of {options.shard[1]} is in {folder}; join the parts with --merge")
             continue
         show(outcome.scores)
-        folders.append(results_folder(options, split) if options.results else folder)
+        folders.append(folder)
     if folders:
         paths = write_report(folders, out, dataset)
         print(f"\nTables and plots are in {out}, records in {', '.join(map(str, folders))}; begin with {paths[0]}")
@@ -113,16 +104,14 @@ def run_split(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
     detector, weights = open_detector(options, split)
     dataset, coco = open_dataset(options, options.subset)
     train, novel = split_classes(dataset.num_classes - 1, split)
-    about = {"split": split, "category_set": options.categories, **picked(options, "protocol", "subset", "year")}
     settings = protocol.EvaluationSettings(
         class_ids={"train": list(train), "novel": list(novel), "all": None}[options.categories],
         area="box" if options.protocol == "paper" else "mask",
-        about=about,
+        about={"split": split, "category_set": options.categories, **picked(options, "protocol", "subset", "year")},
         **picked(options, "shots", "seed", "runs", "limit", "exclude_query_image", "control"),
     )
     chosen = picked(options, "resume", "shard", "workers")
-    outcome = protocol.evaluate(detector, dataset, coco, settings, folder=folder, weights=weights, **chosen)
-    return outcome, dataset
+    return protocol.evaluate(detector, dataset, coco, settings, folder=folder, weights=weights, **chosen), dataset
 
 
 def open_detector(options: argparse.Namespace, split: int) -> "tuple[Detector | SiamesePredictor, Path | None]":
@@ -137,36 +126,15 @@ def open_detector(options: argparse.Namespace, split: int) -> "tuple[Detector | 
         if options.control:
             raise ValueError(f"--control {options.control}: --model random-boxes takes no references")
         return RandomBoxes(), None
-    options = argparse.Namespace(**{**vars(options), "model": model_of(options, split)})
-    paper = {"MOLD_TARGETS_AT_INFERENCE": False} if options.protocol == "paper" else {}
-    config, path = choose_config(options, paper)
+    options = argparse.Namespace(**{**vars(options), "model": options.model.replace("{split}", str(split))})
+    config, path = choose_config(options, {"MOLD_TARGETS_AT_INFERENCE": False} if options.protocol == "paper" else {})
     return open_predictor(options, config, path), path
 
 
-def model_of(options: argparse.Namespace, split: int) -> str:
-    """What --model names for a split."""
-    return str(options.model).replace("{split}", str(split))
-
-
-def require_weights(options: argparse.Namespace, splits: Iterable[int]) -> None:
-    """Fail early if the weights of a later split are missing."""
-    from ..weights.pretrained import find_weights
-
-    if options.model in (None, "random-boxes", "untrained", "last") or "{split}" not in options.model:
-        return
-    for split in splits:
-        find_weights(model_of(options, split), options.checkpoints)
-
-
 def part_of(folder: str | Path, options: argparse.Namespace, split: int) -> Path:
-    """The folder of a split in that of an evaluation: with --split all one of its own."""
-    return Path(folder) / f"split_{split}" if options.split == "all" else Path(folder)
-
-
-def results_folder(options: argparse.Namespace, split: int) -> Path:
-    """The folder of the evaluation that --results names."""
-    named = part_of(options.results, options, split)
-    return named.parent if named.is_file() else named
+    """The folder of a split in that of an evaluation (or in that of its file): with --split all one of its own."""
+    part = Path(folder) / f"split_{split}" if options.split == "all" else Path(folder)
+    return part.parent if part.is_file() else part
 
 
 def take_over(options: argparse.Namespace, split: int, folder: Path) -> "tuple[Evaluation, IndexedCocoDataset]":
@@ -175,7 +143,7 @@ def take_over(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
 
     dataset, coco = open_dataset(options, options.subset)
     if not options.merge:
-        return protocol.rescore(results_folder(options, split), coco, dataset), dataset
+        return protocol.rescore(folder, coco, dataset), dataset
     parts = [part_of(part, options, split) for part in options.merge]
     return protocol.merge(parts, folder, coco, dataset), dataset
 

@@ -1,4 +1,4 @@
-"""The `siamese-mrcnn` command: train and evaluate on COCO-format data, detect in images, inspect weights."""
+"""One-shot instance segmentation with Siamese Mask R-CNN: detect, train, evaluate and prepare data."""
 
 import argparse
 import logging
@@ -13,25 +13,21 @@ from . import check, convert, demo, evaluate, predict, pretrain, shapes, train, 
 
 PROGRAM = "siamese-mrcnn"
 _COMMANDS = (demo, predict, train, evaluate, check, convert, weights, pretrain, shapes)
-_INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def main(
     arguments: Sequence[str] | None = None, *, program: Sequence[str] | None = None, command: str | None = None
 ) -> int:
-    """Run one command.
+    """Run one command and return its exit code.
+
+    It is 0, 1 where `check` finds something broken, 2 after an error that the user can fix, 130 after an interrupt.
 
     Args:
         arguments: of the command line; None takes those of this process.
         program: words that start this program, for usage and messages; None takes what the user typed.
         command: the only command of a program that is named after it, such as samples/imagenet/pretrain.py.
-
-    Returns:
-        The exit code: 0, 1 where `check` finds something broken, 2 after an error that the user can fix, 130 where the
-        command was interrupted.
     """
-    if program is None:
-        program = typed_program() if arguments is None else [PROGRAM]
+    program = program or (typed_program() if arguments is None else [PROGRAM])
     options = parse(sys.argv[1:] if arguments is None else arguments, program=program, command=command)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     if not options.debug:
@@ -45,7 +41,7 @@ def main(
         return 2
     except KeyboardInterrupt:
         print(f"{options.prog}: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return 130
 
 
 def parse(

@@ -1,8 +1,4 @@
-"""`siamese-mrcnn predict`: detection in image files, written as overlays, masks and COCO JSON.
-
-A reference set is one category, given by one reference or several (K-shot). Each image is encoded once for all
-reference sets, each reference set once for all images.
-"""
+"""Detect and segment the objects in images that look like a reference."""
 
 import argparse
 import dataclasses
@@ -14,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config
-from .options import Commands, add_command, add_model_arguments, choose_config, open_predictor
+from .inputs import choose_config, open_predictor
+from .options import Commands, add_command, add_model_arguments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,13 +27,12 @@ _REFERENCE_HELP = (
 
 
 def add_parser(commands: Commands) -> None:
-    text = "Find and segment what looks like a reference in images."
-    parser = add_command(commands, "predict", run, text)
-    metavar, help = "FILE|DIR|GLOB", "images to search"
-    parser.add_argument("--image", required=True, nargs="+", action="extend", metavar=metavar, help=help)
-    metavar = "FILE[:y1,x1,y2,x2]"
-    parser.add_argument("--reference", required=True, nargs="+", action="append", metavar=metavar, help=_REFERENCE_HELP)
-    parser.add_argument("--out", default="predictions", metavar="DIR", help="folder of results (default predictions)")
+    parser = add_command(commands, "predict", run, __doc__)
+    add = parser.add_argument
+    add("--image", required=True, nargs="+", action="extend", metavar="FILE|DIR|GLOB", help="images to search")
+    box = "FILE[:y1,x1,y2,x2]"
+    add("--reference", required=True, nargs="+", action="append", metavar=box, help=_REFERENCE_HELP)
+    add("--out", default="predictions", metavar="DIR", help="folder of results (default predictions)")
     add_model_arguments(parser)
 
 
@@ -55,11 +51,9 @@ def run(options: argparse.Namespace) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceSet:
-    """References of one category.
+    """References of one category (K-shot); its `name` is that of the file of the first.
 
-    Attributes:
-        name: of the category, from the file of its first reference.
-        crops: list of uint8 [T, T, RGB], T = TARGET_MAX_DIM.
+    `crops` are uint8 [T, T, RGB], T = TARGET_MAX_DIM.
     """
 
     name: str
@@ -91,9 +85,7 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
 def read_references(sources: Sequence[str], config: Config) -> ReferenceSet:
     """Read the references of one category.
 
-    Args:
-        sources: each an image file that is the crop, or "FILE:y1,x1,y2,x2" to cut a box in pixels from an image.
-        config: the Config of the model.
+    A source is an image file that is the crop, or "FILE:y1,x1,y2,x2" to cut a box in pixels from an image.
 
     Raises:
         ValueError: no source; a file that is not an image; a box that is empty or outside its image.
@@ -111,22 +103,13 @@ def predict_files(
     *,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Detect in image files and write the detections.
+    """Detect in image files, write the detections and return them as COCO results; `progress` shows a progress bar.
 
-    Writes below `out`: `results.json` (COCO results), `images.json` (the images and categories that the results refer
-    to, in COCO's format), `overlays/{image}.{category}.png`, and `masks/{image}.{category}.{number}.png` (0 and 255,
-    best score first). An image that cannot be read does not stop the others; the error comes after them. If no image
-    can be read, nothing is written.
-
-    Args:
-        predictor: SiamesePredictor.
-        paths: image files.
-        references: categories to search for.
-        out: folder.
-        progress: show a progress bar.
-
-    Returns:
-        COCO results.
+    Each image is encoded once for all references, each reference once for all images. Written below `out` are
+    `results.json` (COCO results), `images.json` (the images and categories of the results, in COCO's format),
+    `overlays/{image}.{category}.png`, and `masks/{image}.{category}.{number}.png` (0 and 255, best score first). An
+    image that cannot be read does not stop the others; the error comes after them. If no image can be read, nothing is
+    written.
 
     Raises:
         ValueError: `out` is not a folder, or images cannot be read.
@@ -162,8 +145,8 @@ def predict_files(
         write_json(out / "images.json", {"images": images, "categories": records, "annotations": []}, indent=1)
         write_json(out / "results.json", results)
     if unreadable:
-        kept = f"; the results of the other {len(images)} are in {out}" if images else ""
-        raise ValueError("; ".join(unreadable) + kept)
+        unreadable += [f"the results of the other {len(images)} are in {out}"] if images else []
+        raise ValueError("; ".join(unreadable))
     return results
 
 

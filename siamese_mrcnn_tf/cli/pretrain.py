@@ -1,4 +1,7 @@
-"""`siamese-mrcnn pretrain`: pre-training of the backbone by classification."""
+"""Pre-train the backbone on the ImageNet classes that are not in COCO and write imagenet_687.h5.
+With --dataset, pre-train backbone and FPN on the instances of a COCO-format data set, without the novel categories of
+the split.
+"""
 
 import argparse
 import dataclasses
@@ -10,17 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..config import CONFIGS, Config, load_config
 from ..pretraining import CLASS_SETS
-from .options import (
-    Commands,
-    above_zero,
-    add_command,
-    add_run_arguments,
-    at_least,
-    open_dataset,
-    picked,
-    resumed_arguments,
-    start_keras,
-)
+from .inputs import open_dataset, picked, resumed_arguments, start_keras
+from .options import Commands, above_zero, add_command, add_run_arguments, at_least
 
 if TYPE_CHECKING:
     from ..pretraining.classifier import Recipe
@@ -29,11 +23,6 @@ if TYPE_CHECKING:
 
     Images: TypeAlias = ImageFolder | InstanceCrops
 
-_HELP = "Pre-train the backbone on ImageNet, or on a COCO-format data set."
-_TEXT = (
-    "Pre-train the backbone on ImageNet without the classes that COCO has too; writes imagenet_687.h5. Or, with "
-    "--dataset, backbone and FPN on the instances of a COCO-format data set, without the novel categories of a split."
-)
 _ADAM_BATCH = 32
 _OF_DATA, _OF_DATASET = ("classes", "partial"), ("split", "val_images", "year")  # options of one kind of images alone
 _DEFAULTS = {"classes": 687, "partial": False, "split": 0, "year": "2017"}
@@ -45,49 +34,44 @@ _DATASET_HELP = (
     "in place of --data: folder of a COCO-format data set, or 'shapes' (datasets/shapes, made where it is missing); "
     "trains on crops of its instances, and trains the FPN too"
 )
-_SPLIT_HELP = "category split of --dataset: 1 to 4 leave a quarter of the categories out, 0 none (default 0)"
-_VAL_IMAGES_HELP = (
-    "of --dataset: training images to hold back for validation, the last by id (default a tenth, at most 3000)"
-)
+_SPLIT_HELP = "of --dataset: 1 to 4 exclude a quarter of the categories from training, 0 excludes none (default 0)"
+_VAL_IMAGES_HELP = "of --dataset: images set aside for validation, the last by id (default a tenth, at most 3000)"
 _CLASSES_HELP = (
-    "687: those without a correspondence in COCO, as in the paper; 771: a milder cut; 1000: all (default 687)"
+    "687: those that correspond to none in COCO, as in the paper; 771: a milder cut; 1000: all (default 687)"
 )
 _PARTIAL_HELP = "train although classes are missing (a small tree of your own); labels stay those of the whole set"
 _CONFIG_HELP = f"{', '.join(CONFIGS)} or a JSON file: its backbone is trained (default small, a ResNet-50)"
 _BATCH_HELP = (
-    "images of a step, over all devices (default 256, with Adam 32); the learning rate is scaled in proportion to 256"
+    "images per step, over all devices (default 256, with Adam 32); the learning rate is scaled in proportion to 256"
 )
-_STEPS_HELP = "of an epoch (default: once through the images, with Adam 100)"
-_SIZE_HELP = "side of a crop (default 224, with --dataset that of the references)"
 _RATE_HELP = (
     "for a batch of 256; divided by 10 after 1/3, 2/3 and 8/9 of the epochs (default 0.1). With a configuration whose "
     "OPTIMIZER is Adam: the maximum for any batch, with a cosine decay (default 0.004)"
 )
-_RESUME_HELP = (
-    "resume the run in this folder (default: that of --out) from its last checkpoint, with its options; you may add "
-    "options"
-)
 
 
 def add_parser(commands: Commands) -> None:
-    parser = add_command(commands, "pretrain", run, _TEXT, help=_HELP)
-    parser.add_argument("--data", metavar="DIR", help=_DATA_HELP)
-    parser.add_argument("--dataset", metavar="DIR", help=_DATASET_HELP)
-    parser.add_argument("--year", default="2017", help="of the annotation file of --dataset (default 2017)")
-    parser.add_argument("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
-    parser.add_argument("--val-images", type=at_least(1), metavar="N", help=_VAL_IMAGES_HELP)
-    parser.add_argument("--classes", type=int, choices=tuple(CLASS_SETS), default=687, help=_CLASSES_HELP)
-    parser.add_argument("--partial", action="store_true", help=_PARTIAL_HELP)
-    parser.add_argument("--no-validation", action="store_true", help="train only, without val/")
-    parser.add_argument("--out", metavar="DIR", help="folder of the run (default logs/NAME of the weights)")
-    parser.add_argument("--config", default="small", metavar="NAME|FILE", help=_CONFIG_HELP)
-    parser.add_argument("--batch", type=at_least(1), metavar="N", help=_BATCH_HELP)
-    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="default 90, with Adam 20")
-    parser.add_argument("--steps", type=at_least(1), metavar="N", help=_STEPS_HELP)
-    parser.add_argument("--learning-rate", type=above_zero, metavar="R", help=_RATE_HELP)
-    parser.add_argument("--size", type=at_least(32), metavar="N", help=_SIZE_HELP)
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of weights and samples (default 0)")
-    add_run_arguments(parser, resume_help=_RESUME_HELP)
+    parser = add_command(commands, "pretrain", run, __doc__)
+    add = parser.add_argument
+    add("--data", metavar="DIR", help=_DATA_HELP)
+    add("--dataset", metavar="DIR", help=_DATASET_HELP)
+    add("--year", default="2017", help="year in the name of the annotation file (default 2017)")
+    add("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
+    add("--val-images", type=at_least(1), metavar="N", help=_VAL_IMAGES_HELP)
+    add("--classes", type=int, choices=tuple(CLASS_SETS), default=687, help=_CLASSES_HELP)
+    add("--partial", action="store_true", help=_PARTIAL_HELP)
+    add("--no-validation", action="store_true", help="train only, without val/")
+    add("--out", metavar="DIR", help="folder of the run (default logs/NAME of the weights)")
+    add("--config", default="small", metavar="NAME|FILE", help=_CONFIG_HELP)
+    add("--batch", type=at_least(1), metavar="N", help=_BATCH_HELP)
+    add("--epochs", type=at_least(1), metavar="N", help="default 90, with Adam 20")
+    text = "steps per epoch (default: once through the images, with Adam 100)"
+    add("--steps", type=at_least(1), metavar="N", help=text)
+    add("--learning-rate", type=above_zero, metavar="R", help=_RATE_HELP)
+    text = "side of a crop (default 224, with --dataset that of the references)"
+    add("--size", type=at_least(32), metavar="N", help=text)
+    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of weights and samples (default 0)")
+    add_run_arguments(parser, "that of --out")
     parser.set_defaults(devices=1, images=None)
 
 
@@ -113,8 +97,7 @@ def run(options: argparse.Namespace) -> int:
             resume = options.resume is not None
             path, history = pretrain(classifier, config, recipe, train, val, folder, resume=resume, stop=stop, **chosen)
         except callbacks.TrainingStopped as reason:
-            command = shlex.join([*options.program, "--resume", str(folder)])
-            print(f"{reason}. To resume: {command}", file=sys.stderr)
+            print(f"{reason}. To resume: {shlex.join([*options.program, '--resume', str(folder)])}", file=sys.stderr)
             return 130
     accuracy = f", validation accuracy {history[-1]['val_top1']:.1%}" if val else ""
     print(f"trained to epoch {len(history)}{accuracy}. The backbone is in {path}, for train --model {path}")
@@ -130,10 +113,8 @@ def chosen_run(options: argparse.Namespace) -> tuple[argparse.Namespace, Path]:
     if options.resume is None:
         refuse_run(folder)
         return options, folder
-    arguments = resumed_arguments(folder, options.arguments[1:])
-    if arguments[:1] != ["pretrain"]:  # version 0.1 did not write the command's name
-        arguments = ["pretrain", *arguments]
-    options = options.parse(arguments)
+    arguments = resumed_arguments(folder, options.arguments[1:])  # version 0.1 did not write the command's name
+    options = options.parse(arguments if arguments[:1] == ["pretrain"] else ["pretrain", *arguments])
     options.resume = str(folder)
     return options, folder
 
@@ -153,36 +134,28 @@ def find_images(options: argparse.Namespace) -> "tuple[Images, Images | None]":
     for name in foreign:  # they would have no effect
         if getattr(options, name) != _DEFAULTS.get(name):
             raise ValueError(f"--{name.replace('_', '-')}: does not go with {kind}")
-    find = find_imagenet if options.dataset is None else find_instances
-    found = [find(options, subset) for subset in (("train",) if options.no_validation else ("train", "val"))]
+    found = [find_subset(options, subset) for subset in (("train",) if options.no_validation else ("train", "val"))]
     for images in found:
         print(images.summary(), file=sys.stderr)
     return found[0], None if options.no_validation else found[1]
 
 
-def find_imagenet(options: argparse.Namespace, subset: str) -> "ImageFolder":
-    """The images of --data that belong to the classes."""
-    from ..pretraining import imagenet
+def find_subset(options: argparse.Namespace, subset: str) -> "Images":
+    """The images of --data that belong to the classes, or the instances of --dataset."""
+    from ..pretraining import imagenet, instance_crops
 
-    return imagenet.find_images(options.data, subset, options.classes, partial=options.partial)
-
-
-def find_instances(options: argparse.Namespace, subset: str) -> "InstanceCrops":
-    """The instances in the training images of --dataset; the last images are for validation."""
-    from ..pretraining.instance_crops import InstanceCrops
-
-    part = None if options.no_validation else subset
-    dataset, _ = open_dataset(options, "train", split=options.split, subsubset=part, val_images=options.val_images)
-    return InstanceCrops(dataset, name_of(options))
+    if options.dataset is None:
+        return imagenet.find_images(options.data, subset, options.classes, partial=options.partial)
+    part = None if options.no_validation else subset  # of the training images, the last by id are for validation
+    dataset, _ = open_dataset(options, "train", subsubset=part, **picked(options, "split", "val_images"))
+    return instance_crops.InstanceCrops(dataset, name_of(options))
 
 
 def chosen_recipe(options: argparse.Namespace) -> "tuple[Config, Recipe]":
     """(the configuration whose backbone is trained, with the batch and devices; the Recipe)."""
     from ..pretraining.classifier import REFERENCE_BATCH, pretraining_config, recipe_of
 
-    config = load_config(options.config)
-    if options.mixed_precision:
-        config = config.replace(PRECISION="bfloat16")
+    config = load_config(options.config).replace(**({"PRECISION": "bfloat16"} if options.mixed_precision else {}))
     size = options.size or (config.TARGET_MAX_DIM if options.dataset is not None else None)
     given = picked(options, "epochs", "learning_rate", "seed") | {"steps_per_epoch": options.steps, "size": size}
     given = {name: value for name, value in given.items() if value is not None}

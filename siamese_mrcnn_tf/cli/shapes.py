@@ -1,25 +1,23 @@
-"""`siamese-mrcnn shapes`: the Shapes data set."""
+"""Draw a synthetic COCO-format data set of simple shapes, or one scene and its reference crops."""
 
 import argparse
 import shlex
 import sys
 from pathlib import Path
 
-from .options import Commands, add_command, picked
-
-_TEXT = "Draw seeded scenes of simple objects, with masks: a COCO-format data set, or one scene and its crops."
+from .inputs import picked
+from .options import Commands, add_command
 
 
 def add_parser(commands: Commands) -> None:
-    parser = add_command(commands, "shapes", run, _TEXT)
+    parser = add_command(commands, "shapes", run, __doc__)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--train", type=int, default=200, metavar="N", help="training scenes (default 200)")
     parser.add_argument("--val", type=int, default=50, metavar="N", help="validation scenes (default 50)")
     parser.add_argument("--size", type=int, default=256, metavar="N", help="long side in pixels (default 256)")
     parser.add_argument("--vary-sides", action="store_true", help="draw short sides of 3/4 to all of the long one")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the scenes (default 0)")
-    masks = "format of the masks (default rle)"
-    parser.add_argument("--segmentation", choices=("rle", "polygons"), default="rle", help=masks)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the scenes (default 0)")
+    parser.add_argument("--segmentation", choices=("rle", "polygons"), default="rle", help="mask format (default rle)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that draw (default 1)")
     parser.add_argument("--demo", action="store_true", help="write one scene and reference crops of it instead")
 
@@ -42,8 +40,6 @@ def _write_scene(options: argparse.Namespace) -> None:
 def _write_data_set(options: argparse.Namespace) -> None:
     from ..shapes.dataset import YEAR, write_coco
 
-    scenes = {"train": options.train, "val": options.val}
-    chosen = picked(options, "size", "seed", "segmentation", "workers")
-    written = write_coco(options.out, **scenes, **chosen, square=not options.vary_sides)
-    for split, count in written.items():
-        print(f"{options.out}: {split}{YEAR} with {scenes[split]} scenes, {count} objects")
+    chosen = picked(options, "train", "val", "size", "seed", "segmentation", "workers")
+    for split, count in write_coco(options.out, **chosen, square=not options.vary_sides).items():
+        print(f"{options.out}: {split}{YEAR} with {chosen[split]} scenes, {count} objects")

@@ -1,15 +1,14 @@
-"""`siamese-mrcnn weights`: what is in a weight file."""
+"""Show the contents of a weight file, the configuration it fits and the weights that would not be loaded."""
 
 import argparse
 
-from .options import Commands, add_checkpoints_argument, add_command
+from .options import CHECKPOINTS_HELP, FILE_HELP, Commands, add_command
 
 
 def add_parser(commands: Commands) -> None:
-    text = "Say what is in a weight file, which configuration it fits and what would be left out."
-    parser = add_command(commands, "weights", run, text)
-    parser.add_argument("file", metavar="FILE", help="an .h5 file, or a known file by name")
-    add_checkpoints_argument(parser)
+    parser = add_command(commands, "weights", run, __doc__)
+    parser.add_argument("file", metavar="FILE", help=FILE_HELP)
+    parser.add_argument("--checkpoints", default="checkpoints", metavar="DIR", help=CHECKPOINTS_HELP)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,0 +1,112 @@
+"""What the options stand for: data set, configuration, weights, predictor, the run to resume."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import CONFIGS, Config, load_config, parse_settings
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+
+    from ..data.dataset import IndexedCocoDataset
+    from ..predictor import SiamesePredictor
+
+# TensorFlow's libraries log these while they are loaded, before they read TF_CPP_MIN_LOG_LEVEL.
+_START_UP_LINE = rb"[IW]\d{4} \d\d:|WARNING: All log messages before absl::|To enable the following instructions:"
+
+
+def picked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options with these names."""
+    return {name: getattr(options, name) for name in names}
+
+
+def open_dataset(
+    options: argparse.Namespace, subset: str, *, split: int = 0, **chosen: Any
+) -> tuple["IndexedCocoDataset", "COCO"]:
+    """(data set that the options name, with indices and the classes that a split trains; its pycocotools COCO)."""
+    from ..data.dataset import IndexedCocoDataset, split_classes
+    from ..shapes.dataset import find_dataset
+
+    if options.dataset is None:
+        raise ValueError("--dataset: expected the folder of a COCO-format data set, or 'shapes'")
+    folder, dataset = find_dataset(options.dataset), IndexedCocoDataset()
+    chosen |= {"year": options.year, "image_ids": options.images, "return_coco": True}
+    coco = dataset.load_coco(folder, subset, **chosen)
+    dataset.prepare()
+    dataset.build_indices()
+    dataset.ACTIVE_CLASSES, _ = split_classes(dataset.num_classes - 1, split)
+    return dataset, coco
+
+
+def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> tuple[Config, Path | None]:
+    """(configuration, weight file or None for initial weights) that the options name."""
+    from ..weights.loading import fitting_config
+    from ..weights.pretrained import find_weights
+
+    path = None
+    if options.model != "untrained":
+        path = find_weights(options.model, options.checkpoints, last=lambda: find_last(options))
+    name = options.config or (fitting_config(path) if path else "tiny")
+    if name is None:
+        raise ValueError(f"{path}: fits none of {', '.join(CONFIGS)}; name its configuration with --config")
+    settings = parse_settings(options.set) | (changes or {})
+    if options.min_confidence is not None:
+        settings["DETECTION_MIN_CONFIDENCE"] = options.min_confidence
+    config = load_config(name).replace(**settings)
+    config.validate()
+    return config, path
+
+
+def find_last(options: argparse.Namespace) -> str:
+    """Path of the last checkpoint of the run that --config, --set and --logs name."""
+    from ..training.checkpoints import find_last_checkpoint, log_dir_of
+
+    config = load_config(options.config or "small").replace(**parse_settings(options.set))
+    return find_last_checkpoint(log_dir_of(config, options.logs))
+
+
+def open_predictor(options: argparse.Namespace, config: Config, path: Path | None) -> "SiamesePredictor":
+    """The predictor with the weights of a file, or with initial ones and a warning."""
+    start_keras(options)
+    import keras
+
+    from ..predictor import SiamesePredictor
+
+    keras.utils.set_random_seed(0)
+    if path is None:
+        print("untrained weights: detections mean nothing, this only shows that everything runs", file=sys.stderr)
+    return SiamesePredictor(config, weights=path)
+
+
+def start_keras(options: argparse.Namespace) -> None:
+    """Import Keras and its backend, without the start-up lines of TensorFlow's libraries unless --debug is given.
+
+    Another process filters the error stream meanwhile: the last words of a crash are not lost.
+    """
+    if options.debug or "keras" in sys.modules:
+        return
+    kept = f"line for line in sys.stdin.buffer if not re.match({_START_UP_LINE!r}, line)"
+    words = [sys.executable, "-c", f"import re, sys; sys.stderr.buffer.writelines({kept})"]
+    with os.fdopen(os.dup(2)) as stderr, subprocess.Popen(words, stdin=subprocess.PIPE) as filtering:
+        os.dup2(filtering.stdin.fileno(), 2)  # type: ignore[union-attr]  # PIPE gives one
+        try:
+            import keras  # noqa: F401
+        finally:
+            os.dup2(stderr.fileno(), 2)
+
+
+def resumed_arguments(folder: str | Path, given: list[str]) -> list[str]:
+    """The arguments that a run was begun with, followed by those given now but for --resume.
+
+    Raises:
+        ValueError: no run was begun in `folder`.
+    """
+    from ..training.checkpoints import read_arguments
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", nargs="?")
+    return [*read_arguments(folder), *parser.parse_known_args(given)[1]]
