@@ -36,10 +36,7 @@ def coco_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Pat
         ValueError: one of them is missing.
     """
     folder = Path(dataset_dir) / "annotations"
-    if subset in _COCO_2014_SUBSETS:
-        year, images = "2014", "val2014"
-    else:
-        images = f"{subset}{year}"
+    year, images = ("2014", "val2014") if subset in _COCO_2014_SUBSETS else (year, f"{subset}{year}")
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder, expected one with instances_{subset}{year}.json")
     path = files.inside(folder, f"instances_{subset}{year}.json")
@@ -67,8 +64,12 @@ def read_annotations(path: files.StrPath) -> Content:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise ValueError(f"{path}: expected a COCO instances file with a list {name!r}")
         sections[name] = _Section(path, name, content[name])
-        _check_ids(sections[name])
-    _check_images(sections["images"])
+        sections[name].check_ids()
+    images = sections["images"]
+    for key in ("height", "width"):
+        images.require(key, images.column(key, (int,)), lambda size: size > 0, "a size in pixels")
+    names = images.column("file_name", (str,))
+    images.require("file_name", names, _stays, "a name in the image folder, but this leads out of it")
     sections["categories"].column("name", (str,))
     _check_annotations(sections["annotations"], content)
     for section in sections.values():
@@ -107,7 +108,11 @@ def annotation_rle(annotation: Entry, height: int, width: int) -> Rle:
         is_raw = isinstance(segmentation["counts"], list)
         return coco_mask.frPyObjects(segmentation, height, width) if is_raw else segmentation
     polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]  # fewer points have no area
-    if not all(_are_coordinates(polygon) for polygon in polygons):
+    try:
+        fine = all((np.abs(np.asarray(polygon, np.float64)) < _MAX_COORDINATE).all() for polygon in polygons)
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
         raise ValueError(f"annotation {annotation['id']}: a polygon has coordinates that are no pixels of an image")
     if polygons:
         return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
@@ -167,27 +172,18 @@ class _Section:
     def refuse(self, index: int, key: str, value: Any, expected: str) -> NoReturn:
         raise ValueError(f"{self._place(index)}: {key} = {reprlib.repr(value)}, expected {expected}")
 
+    def check_ids(self) -> None:
+        ids = self.column("id", (int,))
+        self.require("id", ids, lambda i: 0 <= i < 2**63, "a number that is not negative")
+        if len(set(ids)) < len(ids):
+            first = {i: index for index, i in reversed(list(enumerate(ids)))}
+            again = next(index for index, i in enumerate(ids) if first[i] < index)
+            self.refuse(again, "id", ids[again], "an id of its own; another entry has the same")
+
     def _place(self, index: int) -> str:
-        """The file, the position of an entry, and its id if it has one."""
         entry = self.entries[index]
         known = f" (id {entry['id']})" if isinstance(entry, dict) and "id" in entry else ""
         return f"{self.path}: {self.name}[{index}]{known}"
-
-
-def _check_ids(section: _Section) -> None:
-    ids = section.column("id", (int,))
-    section.require("id", ids, lambda i: 0 <= i < 2**63, "a number that is not negative")
-    if len(set(ids)) < len(ids):
-        first = {i: index for index, i in reversed(list(enumerate(ids)))}
-        again = next(index for index, i in enumerate(ids) if first[i] < index)
-        section.refuse(again, "id", ids[again], "an id of its own; another entry has the same")
-
-
-def _check_images(section: _Section) -> None:
-    for key in ("height", "width"):
-        section.require(key, section.column(key, (int,)), lambda size: size > 0, "a size in pixels")
-    names = section.column("file_name", (str,))
-    section.require("file_name", names, _stays, "a name in the image folder, but this leads out of it")
 
 
 def _stays(name: str) -> bool:
@@ -209,7 +205,8 @@ def _check_annotations(section: _Section, content: Content) -> None:
     section.require("bbox", boxes, _is_box, "[x, y, width, height] in pixels", fine=_are_boxes(boxes))
     areas = [annotation.get("area", 0) for annotation in section.entries]
     fine = set(map(type, areas)) <= set(_NUMBER) and _in_range(areas, 0)
-    section.require("area", areas, _is_area, "an area in square pixels", fine=fine)
+    expected = "an area in square pixels"
+    section.require("area", areas, lambda a: type(a) in _NUMBER and 0 <= a < math.inf, expected, fine=fine)
     _check_segmentations(section, [sizes[image] for image in images])
 
 
@@ -220,10 +217,6 @@ def _is_box(box: list[Any]) -> bool:
 def _are_boxes(boxes: list[list[Any]]) -> bool:
     values = list(itertools.chain.from_iterable(boxes))
     return set(map(len, boxes)) <= {4} and set(map(type, values)) <= set(_NUMBER) and _in_range(values, -math.inf)
-
-
-def _is_area(area: Any) -> bool:
-    return type(area) in _NUMBER and 0 <= area < math.inf
 
 
 def _in_range(values: Iterable[float], minimum: float) -> bool:
@@ -237,22 +230,18 @@ def _check_segmentations(section: _Section, sizes: list[list[int]]) -> None:
     parts = list(itertools.chain.from_iterable(shape for shape in shapes if type(shape) is list))
     fine = set(map(type, parts)) <= {list} and not any(len(part) % 2 for part in parts)
     section.require("segmentation", shapes, _are_polygons, "polygons [[x, y, x, y, ...], ...]", fine=fine)
-    for index, shape in enumerate(shapes):
-        if type(shape) is dict and not _is_sized_rle(shape, sizes[index], section.entries[index]["iscrowd"]):
-            section.refuse(index, "segmentation", shape, f"an RLE of its image's size {sizes[index]}")
+    for index, rle in enumerate(shapes):
+        if type(rle) is dict:
+            size: Any = rle.get("size")
+            fits = size == sizes[index] or section.entries[index]["iscrowd"]  # a crowd's may have a size of its own
+            if not (fits and _are_counts(size) and len(size) == 2 and is_rle(rle, size)):
+                section.refuse(index, "segmentation", rle, f"an RLE of its image's size {sizes[index]}")
     if [] in shapes or min(map(len, parts), default=MIN_POLYGON) < MIN_POLYGON:
         logger.warning("%s: some polygons have fewer than three points; they enclose nothing", section.path)
 
 
 def _are_polygons(shape: Any) -> bool:
     return type(shape) is dict or all(type(part) is list and not len(part) % 2 for part in shape)
-
-
-def _is_sized_rle(rle: Entry, size: list[int], is_crowd: int) -> bool:
-    """Whether an RLE has the size of its image; a crowd's may have a size of its own."""
-    own_size: Any = rle.get("size")
-    is_size = _are_counts(own_size) and len(own_size) == 2
-    return is_size and (own_size == size or bool(is_crowd)) and is_rle(rle, own_size)
 
 
 def _are_counts(values: Any) -> bool:
@@ -276,10 +265,3 @@ def _run_lengths(text: bytes) -> np.ndarray:
     runs -= np.where(is_negative, 1 << (5 * lengths), 0)
     runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
     return runs
-
-
-def _are_coordinates(polygon: Any) -> bool:
-    try:
-        return bool((np.abs(np.asarray(polygon, np.float64)) < _MAX_COORDINATE).all())
-    except (TypeError, ValueError):
-        return False

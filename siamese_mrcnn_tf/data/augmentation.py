@@ -1,28 +1,21 @@
 """Augmentation: image and masks of a training sample changed together.
 
-An augmentation is a callable `augmentation(image, masks, rng) -> (image, masks)`:
+An augmentation is a callable `augmentation(image, masks, rng) -> (image, masks)` of an image uint8 [height, width, RGB]
+and masks bool [height, width, num_instances]; the numpy.random.Generator is the only source of randomness. It keeps
+shapes and types and does not write to its arguments. The mask of an instance that leaves the image is empty.
 
-    image: uint8 [height, width, 3], RGB.
-    masks: bool [height, width, num_instances].
-    rng: numpy.random.Generator, the only source of randomness.
-
-It keeps shapes and types and does not write to its arguments. Boxes are computed later from the new masks. The mask of
-an instance that leaves the image is empty.
-
-`fliplr` is native. `imgaug_augmentation` adapts the augmenters of imgaug, which is imported only then. Under numpy 2
-imgaug cannot be imported as it is: write `iaa = import_imgaug().augmenters` instead of
-`import imgaug.augmenters as iaa`.
+`fliplr` is native. imgaug is imported only for its augmenters. Under numpy 2 it cannot be imported as it is: write
+`iaa = import_imgaug().augmenters` instead of `import imgaug.augmenters as iaa`.
 """
 
-import contextlib
 import functools
 import importlib
 import operator
 import pickle
 import threading
 import types
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 
@@ -93,8 +86,7 @@ def as_augmentation(value: Any) -> Augmentation | None:
         return imgaug_augmentation(value)
     if not callable(value):
         raise ValueError(f"augmentation {value!r}: expected a name, an imgaug augmenter or a callable")
-    augmentation: Augmentation = value
-    return augmentation
+    return cast(Augmentation, value)
 
 
 @functools.cache
@@ -105,11 +97,16 @@ def import_imgaug() -> Any:
         ImportError: imgaug or a library that it needs is missing; the message says what to install.
     """
     with _import_lock:
+        lacks_sctypes = not hasattr(np, "sctypes")
         try:
-            with _numpy_names(sctypes=_SCTYPES):
-                imgaug = importlib.import_module("imgaug")
+            if lacks_sctypes:
+                vars(np)["sctypes"] = _SCTYPES
+            imgaug = importlib.import_module("imgaug")
         except ImportError as error:
             raise ImportError(_advice(error), name=error.name, path=error.path) from error
+        finally:
+            if lacks_sctypes:
+                del vars(np)["sctypes"]
         for name in _USERS_OF_OLD_ALIASES:
             vars(importlib.import_module(name))["np"] = _NumpyWithOldAliases("numpy")
         if imgaug.random.GLOBAL_RNG is None:  # imgaug would draw its seed from numpy's global state
@@ -153,15 +150,18 @@ class _ImgaugAugmentation:
         return f"imgaug_augmentation({self._augmenter})"
 
     def __call__(self, image: np.ndarray, masks: np.ndarray, rng: Rng) -> ImageAndMasks:
-        _check_sample(image, masks)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+            raise ValueError(f"image is {image.dtype} {image.shape}: expected uint8 (height, width, 3)")
+        if masks.dtype != bool or masks.ndim != 3 or masks.shape[:2] != image.shape[:2]:
+            height, width = image.shape[:2]
+            raise ValueError(f"masks are {masks.dtype} {masks.shape}: expected bool ({height}, {width}, instances)")
         augmenter = self._augmenter.deepcopy()  # its random state belongs to this sample and this thread
         augmenter.seed_(int(rng.integers(_MAX_SEED)), deterministic_too=True)
         new_image, new_masks = _augment(augmenter, image, masks)
         if new_image.shape != image.shape or new_masks.shape != masks.shape:
-            raise ValueError(
-                f"imgaug augmenter {self._augmenter}: changed the shapes of image and masks from {image.shape} and "
-                f"{masks.shape} to {new_image.shape} and {new_masks.shape}, expected one that keeps them"
-            )
+            before, after = f"{image.shape} and {masks.shape}", f"{new_image.shape} and {new_masks.shape}"
+            changed = f"changed the shapes of image and masks from {before} to {after}"
+            raise ValueError(f"imgaug augmenter {self._augmenter}: {changed}, expected one that keeps them")
         return new_image, new_masks
 
     def __getstate__(self) -> dict[str, bytes]:
@@ -184,7 +184,8 @@ def _augment(augmenter: Any, image: np.ndarray, masks: np.ndarray) -> ImageAndMa
         return new_image, np.zeros((*new_image.shape[:2], 0), bool)
     maps = import_imgaug().SegmentationMapsOnImage(_packed(masks), shape=image.shape)
     new_image, maps = augmenter.augment(image=image, segmentation_maps=maps)
-    return new_image, _unpacked(maps.arr.astype(np.uint8), count)
+    bits = np.unpackbits(maps.arr.astype(np.uint8)).reshape(*maps.arr.shape[:2], -1)
+    return new_image, np.ascontiguousarray(bits[..., :count]).view(bool)
 
 
 def _packed(masks: np.ndarray) -> np.ndarray:
@@ -198,68 +199,36 @@ def _packed(masks: np.ndarray) -> np.ndarray:
     return np.packbits(whole).reshape(height, width, -1)
 
 
-def _unpacked(maps: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` masks of `_packed`: bool [height, width, count]."""
-    bits = np.unpackbits(maps).reshape(*maps.shape[:2], -1)
-    return np.ascontiguousarray(bits[..., :count]).view(bool)
-
-
-def _check_sample(image: np.ndarray, masks: np.ndarray) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(f"image is {image.dtype} {image.shape}: expected uint8 (height, width, 3)")
-    if masks.dtype != bool or masks.ndim != 3 or masks.shape[:2] != image.shape[:2]:
-        height, width = image.shape[:2]
-        raise ValueError(f"masks are {masks.dtype} {masks.shape}: expected bool ({height}, {width}, instances)")
-
-
 def _check_augmenter(augmenter: Any, *, may_move: bool) -> None:
     """Refuse an augmenter, or a child of it, that could move masks off their instances.
 
-    Args:
-        may_move: False for children that their parent applies to a part of the pixels or channels.
+    `may_move` is False for children that their parent applies to a part of the pixels or channels.
     """
+    modules = {kind.__module__.removeprefix("imgaug.augmenters.") for kind in type(augmenter).__mro__}
     combines, moves = _is_one_of(augmenter, _COMBINING), _is_one_of(augmenter, _MOVING)
-    if _is_one_of(augmenter, _UNUSABLE) or not (combines or moves or _changes_colours(augmenter)):
-        raise _refusal(augmenter, "masks cannot follow it, or it changes the image's size, or it is not known")
-    if moves and not may_move:
-        raise _refusal(augmenter, "moves pixels inside an augmenter that changes a part of the image")
-    if not getattr(augmenter, "keep_size", True):
-        raise _refusal(augmenter, "changes the image's size (keep_size=False)")
-    if _is_one_of(augmenter, ("Affine",)) and augmenter.fit_output:
-        raise _refusal(augmenter, "changes the image's size (fit_output=True)")
+    colours = _is_one_of(augmenter, _COLOURING) or not modules.isdisjoint(_COLOUR_MODULES.split())
+    reason = None
+    if _is_one_of(augmenter, _UNUSABLE) or not (combines or moves or colours):
+        reason = "masks cannot follow it, or it changes the image's size, or it is not known"
+    elif moves and not may_move:
+        reason = "moves pixels inside an augmenter that changes a part of the image"
+    elif not getattr(augmenter, "keep_size", True):
+        reason = "changes the image's size (keep_size=False)"
+    elif _is_one_of(augmenter, ("Affine",)) and augmenter.fit_output:
+        reason = "changes the image's size (fit_output=True)"
+    if reason is not None:
+        raise ValueError(
+            f"imgaug augmenter {type(augmenter).__name__} ({augmenter.name}): {reason}; expected augmenters of colour "
+            f"and {', '.join(_MOVING)} that keep the image's size, combined by {', '.join(_COMBINING)}"
+        )
     for children in augmenter.get_children_lists():
         for child in children:
             _check_augmenter(child, may_move=may_move and combines)
 
 
-def _changes_colours(augmenter: Any) -> bool:
-    modules = {f"imgaug.augmenters.{name}" for name in _COLOUR_MODULES.split()}
-    return _is_one_of(augmenter, _COLOURING) or any(kind.__module__ in modules for kind in type(augmenter).__mro__)
-
-
 def _is_one_of(augmenter: Any, names: tuple[str, ...]) -> bool:
     iaa = import_imgaug().augmenters
     return isinstance(augmenter, tuple(operator.attrgetter(name)(iaa) for name in names))
-
-
-def _refusal(augmenter: Any, reason: str) -> ValueError:
-    return ValueError(
-        f"imgaug augmenter {type(augmenter).__name__} ({augmenter.name}): {reason}; expected augmenters of colour "
-        f"and {', '.join(_MOVING)} that keep the image's size, combined by {', '.join(_COMBINING)}"
-    )
-
-
-@contextlib.contextmanager
-def _numpy_names(**names: Any) -> Iterator[None]:
-    """Context in which numpy has these names; added names are removed at the end."""
-    added = [name for name in names if not hasattr(np, name)]
-    for name in added:
-        setattr(np, name, names[name])
-    try:
-        yield
-    finally:
-        for name in added:
-            delattr(np, name)
 
 
 class _NumpyWithOldAliases(types.ModuleType):
@@ -276,8 +245,6 @@ def _advice(error: ImportError) -> str:
     """The message of an ImportError of imgaug: what to install."""
     for library, package in _DEBIAN_PACKAGES.items():
         if library in str(error):
-            return (
-                f"imgaug needs OpenCV, which does not find a system library ({error}): install it, "
-                f"on Debian and Ubuntu with `apt-get install {package}`"
-            )
+            advice = f"install it, on Debian and Ubuntu with `apt-get install {package}`"
+            return f"imgaug needs OpenCV, which does not find a system library ({error}): {advice}"
     return f"imgaug cannot be imported ({error}): install what it needs with `{_INSTALL}`"

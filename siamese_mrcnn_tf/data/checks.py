@@ -125,15 +125,14 @@ def check_dataset(
         split: 1..4, or 0 for no novel classes.
         read_images, workers: whether to decode every image, and in how many threads.
     """
-    counter = _Counter(dataset, split)
     findings: Findings = {kind: [] for kind in _KINDS if kind != "broken_images"}
     outside: Outside = []
-    for info in tqdm(dataset.image_info, desc="annotations", unit="image", disable=not progress):
-        counter.add(info, _check_annotations(info, dataset, config, findings, outside))
+    infos = tqdm(dataset.image_info, desc="annotations", unit="image", disable=not progress)
+    usable = [_check_annotations(info, dataset, config, findings, outside) for info in infos]
     findings["boxes_outside"] = [text for _, text in sorted(outside, key=lambda found: -found[0])]
     if read_images:
         findings["broken_images"] = _check_images(dataset, workers, progress)
-    classes = counter.classes()
+    classes, num_train_images, num_novel_images = _count(dataset, split, usable)
     return Report(
         set_name=dataset.set_name,
         split=split,
@@ -141,40 +140,35 @@ def check_dataset(
         num_bare_images=sum(not info["annotations"] for info in dataset.image_info),
         num_annotations=sum(len(info["annotations"]) for info in dataset.image_info),
         num_crowds=sum(count.crowds for count in classes),
-        num_train_images=counter.num_train_images,
-        num_novel_images=counter.num_novel_images,
+        num_train_images=num_train_images,
+        num_novel_images=num_novel_images,
         classes=classes,
         findings=findings,
     )
 
 
 # ---- counts --------------------------------------------------------------------------------------------------------
-class _Counter:
-    """Counts of each class, and of the images with train and with novel classes."""
+def _count(dataset: CocoDataset, split: int, usable: list[np.ndarray]) -> tuple[list[ClassCount], int, int]:
+    """Counts of each class, and of the images with train and with novel classes.
 
-    def __init__(self, dataset: CocoDataset, split: int) -> None:
-        self.class_info = dataset.class_info
-        self.class_of = {info["id"]: class_id for class_id, info in enumerate(dataset.class_info) if class_id}
-        self.counts = np.zeros((dataset.num_classes, 4), int)  # images, instances, crowds, references
-        self.is_novel = np.zeros(dataset.num_classes, bool)
-        self.is_novel[split_classes(dataset.num_classes - 1, split)[1]] = True
-        self.num_train_images = self.num_novel_images = 0
-
-    def add(self, info: Entry, is_usable: np.ndarray) -> None:
-        """Count the annotations of an image; `is_usable`: bool [annotations], whether their masks have a pixel."""
-        classes = np.array([self.class_of[annotation["category_id"]] for annotation in info["annotations"]], int)
+    `usable` has bool [annotations] for each image: whether their masks have a pixel.
+    """
+    class_of = {info["id"]: class_id for class_id, info in enumerate(dataset.class_info) if class_id}
+    counts = np.zeros((dataset.num_classes, 4), int)  # images, instances, crowds, references
+    is_novel = np.zeros(dataset.num_classes, bool)
+    is_novel[split_classes(dataset.num_classes - 1, split)[1]] = True
+    num_images = np.zeros(2, int)  # with train classes, with novel ones
+    for info, is_usable in zip(dataset.image_info, usable, strict=True):
+        classes = np.array([class_of[annotation["category_id"]] for annotation in info["annotations"]], int)
         is_crowd = np.array([annotation["iscrowd"] for annotation in info["annotations"]], bool)
         present = np.unique(classes[~is_crowd])
         groups = present, classes[~is_crowd], classes[is_crowd], classes[~is_crowd & is_usable]
         for column, group in enumerate(groups):
-            np.add.at(self.counts[:, column], group, 1)
-        self.num_novel_images += int(self.is_novel[present].any())
-        self.num_train_images += int((~self.is_novel[present]).any())
-
-    def classes(self) -> list[ClassCount]:
-        rows = enumerate(zip(self.class_info, self.is_novel.tolist(), self.counts.tolist(), strict=True))
-        classes = [ClassCount(info["name"], i, info["id"], is_novel, *row) for i, (info, is_novel, row) in rows]
-        return classes[1:]  # without the background
+            np.add.at(counts[:, column], group, 1)
+        num_images += (~is_novel[present]).any(), is_novel[present].any()
+    rows = enumerate(zip(dataset.class_info, is_novel.tolist(), counts.tolist(), strict=True))
+    found = [ClassCount(info["name"], i, info["id"], novel, *row) for i, (info, novel, row) in rows if i]
+    return found, *num_images.tolist()
 
 
 # ---- annotations ---------------------------------------------------------------------------------------------------

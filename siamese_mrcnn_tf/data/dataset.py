@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from ..io import files
 from ..io.images import read_image
-from .annotations import Content, Entry, annotation_rle, coco_layout, coco_object, fill_areas, read_annotations
+from .annotations import Entry, annotation_rle, coco_layout, coco_object, fill_areas, read_annotations
 
 VALIDATION_IMAGES = 3000  # of the training images, set aside by the original for validation during training
 _SHOWN = 400  # characters of ids in a message
@@ -54,8 +54,8 @@ class Dataset:
         self.num_classes, self.num_images = len(self.class_info), len(self.image_info)
         self.class_ids, self.image_ids = np.arange(self.num_classes), np.arange(self.num_images)
         self.class_names = [info["name"].split(",")[0] for info in self.class_info]
-        self.class_from_source_map = _numbered(self.class_info)
-        self.image_from_source_map = _numbered(self.image_info)
+        maps = [{f"{x['source']}.{x['id']}": i for i, x in enumerate(y)} for y in (self.class_info, self.image_info)]
+        self.class_from_source_map, self.image_from_source_map = maps
 
     @property
     def ACTIVE_CLASSES(self) -> np.ndarray:
@@ -65,9 +65,8 @@ class Dataset:
     @ACTIVE_CLASSES.setter
     def ACTIVE_CLASSES(self, class_ids: npt.ArrayLike) -> None:
         class_ids = np.asarray(class_ids, dtype=int).reshape(-1)
-        known = self.class_ids[1:]
-        if not np.isin(class_ids, known).all():
-            raise ValueError(f"ACTIVE_CLASSES = {class_ids.tolist()}: expected class ids in 1..{len(known)}")
+        if not np.isin(class_ids, self.class_ids[1:]).all():
+            raise ValueError(f"ACTIVE_CLASSES = {class_ids.tolist()}: expected class ids in 1..{self.num_classes - 1}")
         self._active_classes = class_ids
 
     def map_source_class_id(self, source_class_id: str) -> int:
@@ -118,7 +117,6 @@ class CocoDataset(Dataset):
         """Add the images of a subset in order of COCO id, and the classes in order of category id.
 
         Args:
-            dataset_dir: folder with `annotations/instances_{subset}{year}.json` and `{subset}{year}/`.
             subset: "train", "val", ...; "minival" and "valminusminival" are parts of val2014, whatever the year.
             class_ids: COCO ids of the categories to keep, with the images that have one of them; None keeps all.
             return_coco: return the `pycocotools.coco.COCO` of the annotation file.
@@ -131,31 +129,32 @@ class CocoDataset(Dataset):
             ValueError: names the file, and the entry and key that is wrong.
         """
         if auto_download:
+            needed = f"annotations/instances_{subset}{year}.json and {subset}{year}/ into {dataset_dir}"
             raise ValueError(
-                f"auto_download: data sets are not downloaded here; put annotations/instances_{subset}{year}.json and "
-                f"the images in {subset}{year}/ into {dataset_dir} (from cocodataset.org/#download)"
+                f"auto_download: data sets are not downloaded here; put {needed} (cocodataset.org/#download)"
             )
         annotation_path, image_dir = coco_layout(dataset_dir, subset, year)
         content = read_annotations(annotation_path)
         fill_areas(content)
         chosen = _chosen(content["categories"], "class_ids", class_ids, f"category ids of {annotation_path}")
         categories = [content["categories"][index] for index in chosen]
-        by_image = _annotations_by_image(content, categories)
+        category_ids = {category["id"] for category in categories}
+        found: dict[int, list[Entry]] = {image["id"]: [] for image in content["images"]}
+        for annotation in content["annotations"]:
+            if annotation["category_id"] in category_ids:
+                found[annotation["image_id"]].append(annotation)
         kept = _chosen(content["images"], "image_ids", image_ids, f"image ids of {annotation_path}")
         if class_ids is not None or subsubset is not None:
-            kept = [index for index in kept if by_image[index]]
+            kept = [index for index in kept if found[content["images"][index]["id"]]]
         kept = _part(kept, subsubset, val_images, annotation_path)
         for category in categories:
             self.add_class("coco", category["id"], category["name"])
-        for index in kept:
-            self._add_coco_image(content["images"][index], image_dir, by_image[index])
+        for image in map(content["images"].__getitem__, kept):
+            path = os.path.join(image_dir, image["file_name"])  # pathlib takes seconds for 118,000 of them
+            extra = {key: image.get(key) for key in ("height", "width", "coco_url")}
+            self.add_image("coco", image["id"], path, image_dir=image_dir, annotations=found[image["id"]], **extra)
         self.set_names.append(image_dir.name)
         return coco_object(content) if return_coco else None
-
-    def _add_coco_image(self, image: Entry, image_dir: Path, annotations: list[Entry]) -> None:
-        path = os.path.join(image_dir, image["file_name"])  # pathlib takes seconds for 118,000 of them
-        copied = {key: image.get(key) for key in ("height", "width", "coco_url")}
-        self.add_image("coco", image["id"], path, image_dir=image_dir, annotations=annotations, **copied)
 
     def prepare(self) -> None:
         super().prepare()
@@ -200,9 +199,8 @@ class CocoDataset(Dataset):
     def instance_mask(self, image_id: int, annotation_index: int) -> np.ndarray:
         """The mask of `image_info[image_id]["annotations"][annotation_index]`: bool [height, width]."""
         info = self.image_info[image_id]
-        annotation = info["annotations"][annotation_index]
         try:
-            rle = annotation_rle(annotation, info["height"], info["width"])
+            rle = annotation_rle(info["annotations"][annotation_index], info["height"], info["width"])
             return np.asarray(coco_mask.decode(rle), bool)
         except ValueError as error:
             raise ValueError(f"{self.set_name}: {error}") from error
@@ -241,32 +239,20 @@ class IndexedCocoDataset(CocoDataset):
 
     def instances_of(self, image_id: int, class_id: int) -> list[int]:
         """Annotation indices of the instances of a class in an image, crowds left out: [n]."""
-        category = self.class_info[class_id]["id"]
-        annotations = self.image_info[image_id]["annotations"]
+        category, annotations = self.class_info[class_id]["id"], self.image_info[image_id]["annotations"]
         return [i for i, a in enumerate(annotations) if a["category_id"] == category and not a["iscrowd"]]
 
 
-# ---- category splits -------------------------------------------------------------------------------------------------
-
-
 def split_classes(num_classes: int, split: int) -> tuple[np.ndarray, np.ndarray]:
-    """The classes of one of the paper's category splits.
+    """Train and novel classes, int [n] each in 1..num_classes (80 for COCO), of one of the paper's category splits.
 
-    Args:
-        num_classes: without background (80 for COCO).
-        split: 1..4, or 0 for no novel classes.
-
-    Returns:
-        train_ids, novel_ids: int [n] each, class ids in 1..num_classes.
+    `split` is 1..4, or 0 for no novel classes.
     """
     if split not in range(NUM_SPLITS + 1):
         raise ValueError(f"split {split!r}: expected 1..{NUM_SPLITS}, or 0 for all classes")
     class_ids = np.arange(1, num_classes + 1)
     is_novel = (class_ids - split) % NUM_SPLITS == 0 if split else np.zeros(num_classes, bool)
     return class_ids[~is_novel], class_ids[is_novel]
-
-
-# ---- the annotation file ---------------------------------------------------------------------------------------------
 
 
 def _chosen(entries: list[Entry], key: str, ids: Iterable[int] | None, expected: str) -> Sequence[int]:
@@ -279,16 +265,6 @@ def _chosen(entries: list[Entry], key: str, ids: Iterable[int] | None, expected:
         shown = textwrap.shorten(", ".join(map(str, known)), _SHOWN, placeholder=" ...")
         raise ValueError(f"{key} = {unknown}: expected {expected}: {shown}")
     return [index for index, coco_id in enumerate(known) if coco_id in wanted]
-
-
-def _annotations_by_image(content: Content, categories: list[Entry]) -> list[list[Entry]]:
-    """For each image, its annotations of `categories` in order of id."""
-    kept = {category["id"] for category in categories}
-    found: dict[int, list[Entry]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        if annotation["category_id"] in kept:
-            found[annotation["image_id"]].append(annotation)
-    return list(found.values())
 
 
 def _part(images: Sequence[int], subsubset: str | None, val_images: int | None, path: Path) -> Sequence[int]:
@@ -304,7 +280,3 @@ def _part(images: Sequence[int], subsubset: str | None, val_images: int | None, 
     if val_images < 0 or not part:
         raise ValueError(f"val_images = {val_images} leaves no images for {subsubset!r} of the {len(images)} in {path}")
     return part
-
-
-def _numbered(infos: list[Entry]) -> dict[str, int]:
-    return {f"{info['source']}.{info['id']}": index for index, info in enumerate(infos)}

@@ -6,6 +6,7 @@ that worker processes start fast.
 """
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,12 +38,10 @@ class Samples(Protocol):
         """A sample; it depends on its number alone, from 0 on."""
 
 
-class SampleLoader:
+class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
     """Makes samples ahead of time.
 
     Args:
-        samples: Samples.
-        config: a Config.
         batch_size: samples of a batch; BATCH_SIZE by default.
         workers: number of threads or processes.
         processes: True for processes: they do not share the interpreter's lock, but each has a copy of the data set.
@@ -82,8 +81,7 @@ class SampleLoader:
 
     def images(self, step: int) -> list[str]:
         """Names of the images of a batch, for messages."""
-        image_ids = map(self.samples.image_of, self.numbers(step))
-        return [self.samples.dataset.image_reference(image_id) for image_id in image_ids]
+        return [self.samples.dataset.image_reference(self.samples.image_of(number)) for number in self.numbers(step)]
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """Batch `step`, as `collate` returns it; prefetches the next ones.
@@ -115,9 +113,6 @@ class SampleLoader:
         """Stop the workers after their current samples, which are dropped."""
         # waiting, because the interpreter's exit fails on processes that are just ending
         self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -52,9 +52,8 @@ def mold_inputs(
     for index, given in enumerate(images):
         image = _checked_image(given, f"image {index}")
         if config.IMAGE_RESIZE_MODE == "none" and any(side % PAD_MULTIPLE for side in image.shape[:2]):
-            raise ValueError(
-                f"image {index}: IMAGE_RESIZE_MODE = 'none' needs multiples of {PAD_MULTIPLE}, got {image.shape}"
-            )
+            needed = f"IMAGE_RESIZE_MODE = 'none' needs multiples of {PAD_MULTIPLE}"
+            raise ValueError(f"image {index}: {needed}, got {image.shape}")
         molded, window, scale, _, _ = resize_image(image, *scene_resize_args(config), rng=rng)
         molded_images.append(mold_image(molded, config))
         image_metas.append(compose_image_meta(0, image.shape, molded.shape, window, scale, no_classes))
@@ -79,9 +78,7 @@ def resized_scene_shape(image_shape: Sequence[int], config: Config) -> tuple[flo
 def mold_reference(crop: npt.ArrayLike, config: Config) -> np.ndarray:
     """A crop resized and zero-padded to the reference's square: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, RGB].
 
-    Args:
-        crop: uint8 [height, width, RGB]; one that has the square's shape passes unchanged.
-        config: reads TARGET_MIN_DIM, TARGET_MAX_DIM, IMAGE_MIN_SCALE.
+    `crop` is uint8 [height, width, RGB]; one that has the square's shape passes unchanged.
     """
     return resize_reference(_checked_image(crop, "reference"), config)[0].astype(np.uint8, copy=False)
 
@@ -95,10 +92,8 @@ def resize_reference(crop: npt.ArrayLike, config: Config) -> Resized:
 def mold_references(crops: Sequence[npt.ArrayLike], config: Config, *, subtract_mean: bool) -> np.ndarray:
     """References as the network takes them: float32 [k, TARGET_MAX_DIM, TARGET_MAX_DIM, RGB].
 
-    Args:
-        crops: sequence of k uint8 [height, width, RGB].
-        config: reads what `mold_reference` reads, and MEAN_PIXEL.
-        subtract_mean: True as in training; False keeps 0..255, as the original's evaluation feeds them.
+    `crops` are k uint8 [height, width, RGB]. `subtract_mean` is True as in training; False keeps 0..255, as the
+    original's evaluation feeds them.
     """
     if not len(crops):
         raise ValueError("references: expected at least one crop, got none")
@@ -115,7 +110,6 @@ def reference_from_mask(image: npt.ArrayLike, mask: npt.ArrayLike, config: Confi
     Args:
         image: uint8 [height, width, RGB], the scene.
         mask: [height, width], zero or False outside the instance.
-        config: reads what `mold_inputs` and `mold_reference` read.
     """
     image, mask = _checked_image(image, "scene"), np.asarray(mask)
     if mask.shape != image.shape[:2]:
@@ -129,8 +123,16 @@ def reference_from_mask(image: npt.ArrayLike, mask: npt.ArrayLike, config: Confi
 
 def reference_from_box(image: npt.ArrayLike, box: npt.ArrayLike, config: Config) -> np.ndarray:
     """As `reference_from_mask`, for a box (y1, x1, y2, x2) in pixels of `image`; fractions are allowed."""
-    image = _checked_image(image, "scene")
-    y1, x1, y2, x2 = _checked_box(box, image.shape)
+    image, edges = _checked_image(image, "scene"), np.asarray(box, np.float64)
+    if edges.shape != (4,):
+        raise ValueError(f"box: expected (y1, x1, y2, x2), got shape {edges.shape}")
+    y1, x1, y2, x2 = map(float, edges)
+    named = f"box (y1, x1, y2, x2) = ({y1:g}, {x1:g}, {y2:g}, {x2:g})"
+    size = f"image of {image.shape[0]} x {image.shape[1]} pixels (height x width)"
+    if not (y1 < y2 and x1 < x2):
+        raise ValueError(f"{named} is empty: expected y1 < y2 and x1 < x2 ({size})")
+    if y1 < 0 or x1 < 0 or y2 > image.shape[0] or x2 > image.shape[1]:
+        raise ValueError(f"{named} leaves the {size}")
     scale, shape = resized_scene_shape(image.shape, config)
     (top, _), (left, _), _ = padding_of(shape, config.IMAGE_MAX_DIM, config.IMAGE_RESIZE_MODE)
     y1, y2 = _scaled_extent(y1, y2, scale, top, shape[0])
@@ -165,27 +167,26 @@ def unmold_detections(
         detections: [N, (y1, x1, y2, x2, class_id, score)], boxes in normalized coordinates of the molded image; rows
             from the first class id 0 on are padding.
         mrcnn_mask: [N, 28, 28], or [N, 28, 28, num_classes], or None for a model without masks.
-        original_image_shape: (height, width, ...) of the original image.
-        image_shape: (height, width, ...) of the molded image.
+        original_image_shape, image_shape: (height, width, ...) of the original and the molded image.
         window: (y1, x1, y2, x2) of the original image in the molded one, in pixels.
 
     Returns:
         boxes: int32 [n, (y1, x1, y2, x2)] in pixels; boxes without area are dropped.
-        class_ids: int32 [n].
-        scores: float [n].
+        class_ids, scores: int32 [n], float [n].
         masks: bool [height, width, n], a view of [n, height, width]; [height, width, 0] if `mrcnn_mask` is None.
     """
     detections = np.asarray(detections)
     padding_rows = np.flatnonzero(detections[:, 4] == 0)
     detections = detections[: padding_rows[0]] if padding_rows.size else detections
-    boxes = _to_original(detections[:, :4], original_image_shape, image_shape, window)
+    y1, x1, y2, x2 = norm_boxes(window, image_shape)
+    within_window = (detections[:, :4] - np.array([y1, x1, y1, x1])) / np.array([y2 - y1, x2 - x1, y2 - y1, x2 - x1])
+    boxes = denorm_boxes(within_window, original_image_shape)
     class_ids, scores = detections[:, 4].astype(np.int32), detections[:, 5]
     keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
     boxes, class_ids, scores = boxes[keep], class_ids[keep], scores[keep]
     masks = np.zeros((0 if mrcnn_mask is None else len(keep), *original_image_shape[:2]), bool)
     if mrcnn_mask is not None:
-        for canvas, box, class_id, row in zip(masks, boxes, class_ids, keep, strict=True):
-            mask = np.asarray(mrcnn_mask[row])
+        for canvas, box, class_id, mask in zip(masks, boxes, class_ids, np.asarray(mrcnn_mask)[keep], strict=True):
             _paste_mask(canvas, mask if mask.ndim == 2 else mask[:, :, class_id], box)
     return boxes, class_ids, scores, np.moveaxis(masks, 0, -1)
 
@@ -199,15 +200,6 @@ def _paste_mask(canvas: np.ndarray, mask: npt.ArrayLike, bbox: npt.ArrayLike) ->
 
 
 # ---- helpers: boxes and checks -----------------------------------------------------------------------------------
-def _to_original(
-    boxes_norm: np.ndarray, original_image_shape: Sequence[int], image_shape: Sequence[int], window: npt.ArrayLike
-) -> np.ndarray:
-    """Boxes [n, (y1, x1, y2, x2)] normalized in the molded image to int32 pixels of the original."""
-    y1, x1, y2, x2 = norm_boxes(window, image_shape)
-    within_window = (boxes_norm - np.array([y1, x1, y1, x1])) / np.array([y2 - y1, x2 - x1, y2 - y1, x2 - x1])
-    return denorm_boxes(within_window, original_image_shape)
-
-
 def _scaled_extent(start: float, stop: float, scale: float, offset: int, side: int) -> tuple[int, int]:
     """One axis of a box in whole resized pixels: inside 0..side, one or more of them."""
     # rounded with the padding's offset: half to even depends on it
@@ -216,26 +208,12 @@ def _scaled_extent(start: float, stop: float, scale: float, offset: int, side: i
     return first, min(max(end, first + 1), side)
 
 
-def _checked_box(box: npt.ArrayLike, shape: Sequence[int]) -> tuple[float, float, float, float]:
-    edges, (height, width) = np.asarray(box, np.float64), shape[:2]
-    if edges.shape != (4,):
-        raise ValueError(f"box: expected (y1, x1, y2, x2), got shape {edges.shape}")
-    y1, x1, y2, x2 = map(float, edges)
-    named = f"box (y1, x1, y2, x2) = ({y1:g}, {x1:g}, {y2:g}, {x2:g})"
-    if not (y1 < y2 and x1 < x2):
-        raise ValueError(f"{named} is empty: expected y1 < y2 and x1 < x2 (image of {height} x {width} pixels)")
-    if y1 < 0 or x1 < 0 or y2 > height or x2 > width:
-        raise ValueError(f"{named} leaves the image of {height} x {width} pixels (height x width)")
-    return y1, x1, y2, x2
-
-
 def _checked_image(image: npt.ArrayLike, what: str) -> np.ndarray:
     """The image as an array, once it is known to be [height, width, 3] in 0..255."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype.kind not in "uif":
-        raise ValueError(
-            f"{what}: expected uint8 [height, width, 3] that is not empty, got {image.dtype} of shape {image.shape}"
-        )
+        found = f"{image.dtype} of shape {image.shape}"
+        raise ValueError(f"{what}: expected uint8 [height, width, 3] that is not empty, got {found}")
     if image.dtype != np.uint8 and not (image.min() >= 0 and image.max() <= 255):
         raise ValueError(f"{what}: expected values in 0..255, got {image.min()} to {image.max()} ({image.dtype})")
     if image.dtype.kind == "f" and 0 < image.max() <= 1:

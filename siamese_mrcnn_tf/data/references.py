@@ -9,6 +9,8 @@ from ..ops.boxes import extract_bboxes
 from . import molding, resize
 from .dataset import IndexedCocoDataset
 
+Rng = np.random.Generator
+
 
 class NoReferenceError(ValueError):
     """A class has no instance that could be a reference."""
@@ -31,7 +33,6 @@ def draw_reference(
     draw is reproducible: it depends only on the set and on (seed, run, COCO id of the query image, class id, shot).
 
     Args:
-        dataset: an `IndexedCocoDataset`.
         image_id: the query image.
         config: if given, instances whose mask is empty at the size of its scenes are left out too.
         exclude_query_image: draw from the other images only.
@@ -77,21 +78,19 @@ def get_one_target(
     max_attempts: int = 10,
     return_all: bool = False,
     return_original_size: bool = False,
-    rng: np.random.Generator | None = None,
+    rng: Rng | None = None,
 ) -> Any:
-    """A random reference of a class, as the original's function of this name.
+    """A random reference of a class, as the original's function of this name; `augmentation` is refused.
+
+    It is uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, 3], RGB, the mean not subtracted.
 
     Args:
         category: class id.
-        augmentation: None; others are refused.
         target_size_limit: minimum of the crop's smaller side, in pixels of the resized scene. Smaller crops are drawn
             again, `max_attempts` times in all; the last one is taken as it is.
         return_all: return (target, window, scale, padding, crop) of the resizing.
         return_original_size: return (target, shape of the crop in the resized scene).
-        rng: `numpy.random.Generator`; None starts a fresh one.
-
-    Returns:
-        target: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, 3], RGB, the mean not subtracted.
+        rng: None starts a fresh one.
     """
     if augmentation is not None:
         raise ValueError("augmentation of references is not supported here: expected None")
@@ -109,11 +108,7 @@ def get_one_target(
 
 
 def _draw_instance(
-    dataset: IndexedCocoDataset,
-    class_id: int,
-    rng: np.random.Generator,
-    config: Config | None,
-    exclude: int | None = None,
+    dataset: IndexedCocoDataset, class_id: int, rng: Rng, config: Config | None, exclude: int | None = None
 ) -> tuple[int, int]:
     """(image_id, annotation_index), not from image `exclude`; looks at each image and instance once at most."""
     for image_id in rng.permutation(dataset.images_of(class_id)):

@@ -16,7 +16,7 @@ from ..config import RESIZE_MODES
 Padding = list[tuple[int, int]]  # [(top, bottom), (left, right), (0, 0)] in pixels
 Crop = tuple[int, int, int, int]  # (y, x, height, width) in pixels of the resized image
 Resized = tuple[np.ndarray, tuple[int, int, int, int], float, Padding, Crop | None]  # see `resize_image`
-Gathered = Sequence[np.ndarray]  # neighbours of the output pixels along an axis, or their weights
+Pair = Sequence[np.ndarray]  # neighbours of the output pixels along an axis, or their weights
 
 PAD_MULTIPLE = 64  # five halvings in the backbone, one more for P6
 _BLOCK_ROWS = 32  # rows worked on at a time, to stay in the processor's cache
@@ -24,22 +24,14 @@ _BLOCK_ROWS = 32  # rows worked on at a time, to stay in the processor's cache
 
 # ---- resizing ----------------------------------------------------------------------------------------------------
 def resize(
-    array: npt.ArrayLike,
-    shape: Sequence[int],
-    *,
-    region: Sequence[int] | None = None,
-    dtype: npt.DTypeLike = np.float64,
+    array: npt.ArrayLike, shape: Sequence[int], *, region: Sequence[int] | None = None, dtype: npt.DTypeLike = float
 ) -> np.ndarray:
-    """Resize bilinearly.
+    """Resize [height, width] or [height, width, channels], numbers or bool, bilinearly.
 
     Args:
-        array: [height, width] or [height, width, channels], numbers or bool.
         shape: (height, width, ...) of the result; channels stay.
         region: (y1, x1, y2, x2), the part of the result to compute; None computes all of it.
-        dtype: of the result; integers are truncated.
-
-    Returns:
-        [shape[0], shape[1]] or [shape[0], shape[1], channels], in the value range of `array`.
+        dtype: of the result, which has the value range of `array`; integers are truncated.
     """
     array = np.asarray(array)
     if array.ndim not in (2, 3) or not array.size or min(shape[:2]) < 1:
@@ -54,12 +46,14 @@ def resize(
     column_weights = [np.repeat(weight, channels) for weight in column_weights]
     # columns first, then rows, in float64: the original's order, so that values truncate alike
     narrow = np.empty((len(rows), len(columns[0])))
-    for block in _blocks(len(rows)):
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
         _blend(flat[rows[block]].astype(np.float64), columns, column_weights, axis=1, out=narrow[block])
     result = np.empty((y2 - y1, narrow.shape[1]), dtype)
     lowest, highest = array.min(), array.max()
     above, below = np.searchsorted(rows, above), np.searchsorted(rows, below)
-    for block in _blocks(len(result)):
+    for start in range(0, len(result), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
         weights = [weight[block, None] for weight in row_weights]
         blended = _blend(narrow, (above[block], below[block]), weights, axis=0)
         result[block] = np.clip(blended, lowest, highest, out=blended)
@@ -116,14 +110,9 @@ def resize_image(
 def resize_mask(mask: npt.ArrayLike, scale: float, padding: Padding, crop: Crop | None = None) -> np.ndarray:
     """Resize and pad masks as `resize_image` did their image: nearest with aligned corners.
 
-    Equal to `scipy.ndimage.zoom(mask, (scale, scale, 1), order=0)`, its float64 edge rule included.
-
-    Args:
-        mask: [height, width, num_instances].
-        scale, padding, crop: what `resize_image` returned.
-
-    Returns:
-        [new height, new width, num_instances] in the dtype of `mask`.
+    [height, width, num_instances] to [new height, new width, num_instances] of the same dtype. Equal to
+    `scipy.ndimage.zoom(mask, (scale, scale, 1), order=0)`, its float64 edge rule included. `scale`, `padding` and
+    `crop` are what `resize_image` returned.
     """
     mask = np.asarray(mask)
     rows, columns = (_nearest(side, _scaled(side, scale)) for side in mask.shape[:2])
@@ -137,15 +126,12 @@ def resize_mask(mask: npt.ArrayLike, scale: float, padding: Padding, crop: Crop 
 
 
 def minimize_mask(bbox: npt.ArrayLike, mask: np.ndarray, mini_shape: Sequence[int]) -> np.ndarray:
-    """Masks cut to their boxes and resized to one small shape, to save memory.
+    """Masks cut to their boxes and resized to one small shape, to save memory: bool [*mini_shape, num_instances].
 
     Args:
         bbox: int [num_instances, (y1, x1, y2, x2)] in pixels.
         mask: [height, width, num_instances].
         mini_shape: (mini height, mini width) in pixels.
-
-    Returns:
-        bool [mini height, mini width, num_instances].
     """
     mini_mask = np.zeros((*mini_shape[:2], mask.shape[-1]), bool)
     for index, (y1, x1, y2, x2) in enumerate(_boxes_of_masks(bbox, mask.shape[-1], mask.shape)):
@@ -157,10 +143,7 @@ def minimize_mask(bbox: npt.ArrayLike, mask: np.ndarray, mini_shape: Sequence[in
 def expand_mask(bbox: npt.ArrayLike, mini_mask: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
     """The approximate reverse of `minimize_mask`: bool [height, width, num_instances].
 
-    Args:
-        bbox: int [num_instances, (y1, x1, y2, x2)] in pixels, inside the image.
-        mini_mask: [mini height, mini width, num_instances].
-        image_shape: (height, width, ...) of the image in pixels.
+    The boxes are inside the image, `image_shape` is its (height, width, ...) in pixels.
     """
     mask = np.zeros((*image_shape[:2], mini_mask.shape[-1]), bool)
     for index, (y1, x1, y2, x2) in enumerate(_boxes_of_masks(bbox, mini_mask.shape[-1], image_shape)):
@@ -174,24 +157,15 @@ def _taps(size: int, new_size: int, start: int, stop: int) -> tuple[np.ndarray, 
     centres = (np.arange(start, stop) + 0.5) * (size / new_size) - 0.5
     first = np.floor(centres).astype(int)
     fraction = centres - first
-    first_weight = np.where(first >= 0, 1 - fraction, 0.0)
-    second_weight = np.where(first + 1 < size, fraction, 0.0)
-    return np.maximum(first, 0), np.minimum(first + 1, size - 1), first_weight, second_weight
+    weights = np.where(first >= 0, 1 - fraction, 0.0), np.where(first + 1 < size, fraction, 0.0)
+    return np.maximum(first, 0), np.minimum(first + 1, size - 1), *weights
 
 
-def _blocks(count: int) -> list[slice]:
-    return [slice(start, start + _BLOCK_ROWS) for start in range(0, count, _BLOCK_ROWS)]
-
-
-def _blend(
-    array: np.ndarray, taps: Gathered, weights: Gathered, *, axis: int, out: np.ndarray | None = None
-) -> np.ndarray:
+def _blend(array: np.ndarray, taps: Pair, weights: Pair, *, axis: int, out: np.ndarray | None = None) -> np.ndarray:
     """The weighted sum of two gathers along an axis."""
     first = np.take(array, taps[0], axis, out=out, mode="clip")
     first *= weights[0]
-    second = np.take(array, taps[1], axis)
-    second *= weights[1]
-    first += second
+    first += np.take(array, taps[1], axis) * weights[1]
     return first
 
 

@@ -1,7 +1,6 @@
 """Downloads that resume.
 
-The bytes received so far are kept in `NAME.part` beside the file, across dropped connections and stopped programs. When
-the download is complete, that file is renamed.
+The bytes received so far are kept in `NAME.part` beside the file, which is renamed when the download is complete.
 """
 
 import hashlib
@@ -34,7 +33,6 @@ def download(url: str, path: StrPath, *, md5: str | None = None, progress: bool 
         url: http or https address.
         path: file to write; missing parent folders are made.
         md5: checksum of the whole file in hexadecimal; None checks the size alone.
-        progress: show a progress bar.
 
     Raises:
         ValueError: not such an address, `path` is a folder, or the checksum differs (the bytes are removed then).
@@ -53,7 +51,12 @@ def download(url: str, path: StrPath, *, md5: str | None = None, progress: bool 
         with tqdm(desc=path.name, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress) as bar:
             _fetch_all(url, part, bar)
         if md5 is not None:
-            _check_md5(url, part, md5)
+            with open(part, "rb") as file:
+                found = hashlib.file_digest(file, "md5").hexdigest()
+            if found != md5.lower():
+                came = f"the {_size(part)} bytes that came from {url} have the md5 checksum {found}"
+                part.unlink()
+                raise ValueError(f"{path}: {came}, expected {md5}; they are not kept")
         os.replace(part, path)
     except _FailedRequest as error:
         kept = f"; {_size(part)} bytes are kept in {part.name}, the next try resumes there" if _size(part) else ""
@@ -139,15 +142,6 @@ def _receive(response: Any, part: Path, start: int, bar: Any) -> None:
                 return
             file.write(chunk)
             bar.update(len(chunk))
-
-
-def _check_md5(url: str, part: Path, expected: str) -> None:
-    with open(part, "rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != expected.lower():
-        came = f"the {_size(part)} bytes that came from {url} have the md5 checksum {found}"
-        part.unlink()
-        raise ValueError(f"{part.with_suffix('')}: {came}, expected {expected}; they are not kept")
 
 
 def _size(path: Path) -> int:

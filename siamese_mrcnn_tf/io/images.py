@@ -14,17 +14,13 @@ _WIDE_MODES = ("I", "F")  # with "I;16" and its kin: one channel of more than 8 
 
 
 def read_image(path: StrPath, size: Sequence[int] | None = None) -> np.ndarray:
-    """Read an image file of any kind.
+    """Read an image file of any kind as RGB: uint8 [height, width, 3].
 
     Greyscale is repeated over the channels, transparency is dropped, 16 bits become 8.
 
     Args:
-        path: the file.
         size: (height, width) in pixels from an annotation file. The EXIF orientation is then applied only if the stored
             image does not have this size and the turned one does. None always applies it.
-
-    Returns:
-        uint8 [height, width, 3], RGB.
 
     Raises:
         ValueError: the file is missing, broken, no image, too large, empty, or of another size than `size`.
@@ -68,10 +64,8 @@ def _turn(image: Image.Image, size: Sequence[int] | None, path: StrPath) -> None
     except Exception as error:  # broken EXIF data raise anything; the pixels are whole
         logger.debug("%s: EXIF orientation ignored: %s", path, error)
     if wanted and (image.height, image.width) != wanted:
-        raise ValueError(
-            f"{path}: the image is {stored[0]} x {stored[1]} pixels (height x width), "
-            f"but its annotations say {wanted[0]} x {wanted[1]}"
-        )
+        found = f"the image is {stored[0]} x {stored[1]} pixels (height x width)"
+        raise ValueError(f"{path}: {found}, but its annotations say {wanted[0]} x {wanted[1]}")
 
 
 def _eight_bits(values: np.ndarray, path: StrPath) -> np.ndarray:
