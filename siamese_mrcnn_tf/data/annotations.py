@@ -52,8 +52,7 @@ def coco_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Pat
 def read_annotations(path: files.StrPath) -> Content:
     """The content of a COCO instances file: a dict with "images", "annotations" and "categories", sorted by id.
 
-    The values that the program uses are checked; `iscrowd` is set to 0 where it is missing. A polygon of fewer than
-    three points encloses nothing: the log names the file, it is no error.
+    `iscrowd` is set to 0 where it is missing. A polygon of fewer than three points is no error, the log names the file.
 
     Raises:
         ValueError: names the file, the entry and the key.
@@ -93,10 +92,9 @@ def is_rle(segmentation: Entry, size: Sequence[int]) -> bool:
 
 
 def annotation_rle(annotation: Entry, height: int, width: int) -> Rle:
-    """The mask of an annotation.
+    """The mask of an annotation; without points it is empty.
 
-    A segmentation without points is an empty mask. A crowd whose RLE has another size than its image covers all of it,
-    as in Matterport.
+    A crowd whose RLE has another size than its image covers all of it, as in Matterport.
 
     Raises:
         ValueError: polygon coordinates that are no numbers, or far from any image.
@@ -202,16 +200,13 @@ def _check_annotations(section: _Section, content: Content) -> None:
     section.require("category_id", categories, category_ids.__contains__, "the id of one of the categories")
     section.require("iscrowd", section.column("iscrowd", (int, bool)), (0, 1).__contains__, "0 or 1")
     boxes = section.column("bbox", (list,))
-    section.require("bbox", boxes, _is_box, "[x, y, width, height] in pixels", fine=_are_boxes(boxes))
+    expected = "[x, y, width, height] in pixels"
+    section.require("bbox", boxes, lambda box: _are_boxes([box]), expected, fine=_are_boxes(boxes))
     areas = [annotation.get("area", 0) for annotation in section.entries]
     fine = set(map(type, areas)) <= set(_NUMBER) and _in_range(areas, 0)
     expected = "an area in square pixels"
     section.require("area", areas, lambda a: type(a) in _NUMBER and 0 <= a < math.inf, expected, fine=fine)
     _check_segmentations(section, [sizes[image] for image in images])
-
-
-def _is_box(box: list[Any]) -> bool:
-    return len(box) == 4 and _are_boxes([box])
 
 
 def _are_boxes(boxes: list[list[Any]]) -> bool:

@@ -43,7 +43,6 @@ class Sample:
     """One training sample.
 
     Attributes:
-        image_id, class_id: of the data set.
         references: [(image id, annotation index)] of the K references.
         image: uint8 [height, width, 3], the resized and padded scene, the mean not subtracted.
         image_meta: float64 [IMAGE_META_SIZE].
@@ -116,20 +115,16 @@ class TrainingSamples:
     def image_of(self, number: int) -> int:
         """Image id of sample `number`."""
         run, place = divmod(number // self.config.QUERIES_PER_IMAGE, len(self.image_ids))
-        if not self.shuffle:
-            return int(self.image_ids[place])
-        last, order = self._order
+        last, order = self._order if self.shuffle else (run, self.image_ids)
         if run != last:
             order = np.random.default_rng([self.seed, run, _Draw.ORDER]).permutation(self.image_ids)
             self._order = run, order
         return int(order[place])
 
     def __len__(self) -> int:
-        """Number of samples of one pass."""
         return len(self.image_ids) * self.config.QUERIES_PER_IMAGE
 
     def __iter__(self) -> Iterator[Sample]:
-        """The samples of the first pass."""
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, number: int) -> Sample:
@@ -321,13 +316,14 @@ def load_image_gt(
 
 def _usable_classes(dataset: IndexedCocoDataset, config: Config, purpose: str) -> list[int]:
     """Active classes with an instance that can be a reference; the log names the others."""
-    usable = [class_id for class_id in map(int, dataset.ACTIVE_CLASSES) if has_reference(dataset, class_id, config)]
-    unusable = [dataset.class_names[class_id] for class_id in dataset.ACTIVE_CLASSES if class_id not in usable]
+    active = dataset.ACTIVE_CLASSES.tolist()
+    usable = [class_id for class_id in active if has_reference(dataset, class_id, config)]
+    unusable = [dataset.class_names[class_id] for class_id in active if class_id not in usable]
     if not usable:
-        classes = f"none of its {len(unusable)} active classes"
+        classes = f"none of its {len(active)} active classes"
         raise ValueError(f"{dataset.set_name}: {classes} has an instance that could be a reference")
     if unusable:
-        classes = f"{len(unusable)} of {len(unusable) + len(usable)} classes"
+        classes = f"{len(unusable)} of {len(active)} classes"
         message = "%s, images of %s: %s have no instance that could be a reference and are left out: %s"
         logger.warning(message, dataset.set_name, purpose, classes, ", ".join(unusable))
     return usable

@@ -178,15 +178,12 @@ class CocoDataset(Dataset):
         return read_image(files.inside(info["image_dir"], name), (info["height"], info["width"]))
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """Masks and classes of the instances of an image, in order of annotation id; empty masks are left out.
+        """Masks bool [height, width, instances] and class ids int32 [instances], negative for crowds as in Matterport.
 
-        Returns:
-            masks: bool [height, width, instances].
-            class_ids: int32 [instances]; negative for crowds, as in Matterport.
+        They are in order of annotation id; empty masks are left out.
         """
-        info = self.image_info[image_id]
         masks, class_ids = [], []
-        for index, annotation in enumerate(info["annotations"]):
+        for index, annotation in enumerate(self.image_info[image_id]["annotations"]):
             mask = self.instance_mask(image_id, index)
             if mask.any():
                 class_id = self.map_source_class_id(f"coco.{annotation['category_id']}")
@@ -211,7 +208,6 @@ class IndexedCocoDataset(CocoDataset):
 
     def __init__(self) -> None:
         super().__init__()
-        # both are empty before build_indices()
         self.image_category_index: list[list[int]] = []  # by image id: classes with an instance that is not a crowd
         self.category_image_index: list[np.ndarray] = []  # by class id (0 has none): image ids [n], ascending
 
@@ -219,15 +215,12 @@ class IndexedCocoDataset(CocoDataset):
         """Fill `image_category_index` and `category_image_index`."""
         if self.num_images != len(self.image_info):
             raise RuntimeError("images were added since the last prepare(): call prepare() first")
-        class_ids = {info["id"]: class_id for class_id, info in enumerate(self.class_info) if class_id}
-        image_ids: list[list[int]] = [[] for _ in self.class_info]
-        self.image_category_index = []
-        for image_id, info in enumerate(self.image_info):
-            present = {class_ids[entry["category_id"]] for entry in info["annotations"] if not entry["iscrowd"]}
-            self.image_category_index.append(sorted(present))
-            for class_id in present:
-                image_ids[class_id].append(image_id)
-        self.category_image_index = [np.array(ids, int) for ids in image_ids]
+        class_of = {info["id"]: class_id for class_id, info in enumerate(self.class_info) if class_id}
+        found = np.zeros((self.num_images, self.num_classes), bool)
+        for present, info in zip(found, self.image_info, strict=True):
+            present[[class_of[entry["category_id"]] for entry in info["annotations"] if not entry["iscrowd"]]] = True
+        self.image_category_index = [np.flatnonzero(present).tolist() for present in found]
+        self.category_image_index = [np.flatnonzero(present) for present in found.T]
 
     def images_of(self, class_id: int) -> np.ndarray:
         """Image ids with an instance of the class that is not a crowd: [n], ascending."""

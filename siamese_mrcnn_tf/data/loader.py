@@ -1,17 +1,16 @@
 """Loads batches of training samples ahead of time, in threads or worker processes, like PyTorch's DataLoader.
 
-Batch n holds the samples n * batch_size to (n + 1) * batch_size - 1, whatever the number of workers. The loader
-prefetches the samples of the next batches and collates each batch into a dict of arrays. Nothing here imports Keras, so
-that worker processes start fast.
+Batch n holds the samples n * batch_size to (n + 1) * batch_size - 1, whatever the number of workers. Nothing here
+imports Keras, so that worker processes start fast.
 """
 
-import concurrent.futures
 import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import FrameType
 from typing import Any, Protocol
@@ -66,14 +65,12 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
         self.failure: RuntimeError | None = None
         self._ahead = max(_PREFETCHED * self.batch_size, workers)
         self._lock = threading.Lock()
-        self._pending: dict[int, concurrent.futures.Future] = {}
+        self._pending: dict[int, Future] = {}
         self._make: Callable[[int], Any] = _sample_of_worker if processes else samples.__getitem__
-        self._executor: concurrent.futures.Executor
+        self._executor: Executor = ThreadPoolExecutor(workers, "samples")
         if processes:
             context = multiprocessing.get_context("spawn")
-            self._executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (samples,))
-        else:
-            self._executor = concurrent.futures.ThreadPoolExecutor(workers, "samples")
+            self._executor = ProcessPoolExecutor(workers, context, _start_worker, (samples,))
 
     def numbers(self, step: int) -> range:
         """Numbers of the samples of a batch."""
@@ -90,15 +87,14 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
             RuntimeError: a sample could not be made; names the image.
         """
         try:
-            futures = self._futures(self.numbers(step))
-            return self.collate([future.result() for future in futures], self.config)
+            return self.collate([future.result() for future in self._futures(self.numbers(step))], self.config)
         except RuntimeError as error:
             if isinstance(error, BrokenProcessPool):
                 error = RuntimeError(f"a worker process died, perhaps for lack of memory ({error})")
             self.failure = self.failure or error
             raise self.failure from None
 
-    def _futures(self, numbers: range) -> list[concurrent.futures.Future]:
+    def _futures(self, numbers: range) -> list[Future]:
         """Futures of this batch's samples; prefetches the next ones and drops old ones."""
         with self._lock:
             oldest = numbers.start - _KEPT * self.batch_size

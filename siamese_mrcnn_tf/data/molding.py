@@ -19,9 +19,8 @@ _MASK_THRESHOLD = 0.5
 # ---- scenes ------------------------------------------------------------------------------------------------------
 def mold_image(image: npt.ArrayLike, config: Config) -> np.ndarray:
     """Subtract MEAN_PIXEL: [..., RGB] in 0..255 to float32 of the same shape."""
-    image = np.asarray(image)
+    image, mean = np.asarray(image), np.asarray(config.MEAN_PIXEL, np.float64)
     # computed in float64 and rounded once, as in the original
-    mean = np.asarray(config.MEAN_PIXEL, np.float64)
     return np.asarray(np.subtract(image, mean, out=np.empty(image.shape, np.float32), casting="same_kind"))
 
 
@@ -38,7 +37,6 @@ def mold_inputs(
 
     Args:
         images: sequence of uint8 [height, width, RGB], sizes may differ where IMAGE_RESIZE_MODE is "square".
-        config: reads IMAGE_MIN_DIM, IMAGE_MAX_DIM, IMAGE_MIN_SCALE, IMAGE_RESIZE_MODE, MEAN_PIXEL, NUM_CLASSES.
         rng: numpy.random.Generator, for IMAGE_RESIZE_MODE "crop" only.
 
     Returns:
@@ -142,12 +140,9 @@ def reference_from_box(image: npt.ArrayLike, box: npt.ArrayLike, config: Config)
 
 # ---- unmolding ---------------------------------------------------------------------------------------------------
 def unmold_mask(mask: npt.ArrayLike, bbox: npt.ArrayLike, image_shape: Sequence[int]) -> np.ndarray:
-    """One mask of the network at its place in the image: bool [height, width].
+    """One mask of the network, probabilities [28, 28] (any size), at its place in the image: bool [height, width].
 
-    Args:
-        mask: float [28, 28] (any size), probabilities.
-        bbox: int (y1, x1, y2, x2) in pixels; parts beyond the image are left out.
-        image_shape: (height, width, ...) of the image in pixels.
+    `bbox` is int (y1, x1, y2, x2) in pixels; parts beyond the image are left out.
     """
     canvas = np.zeros(tuple(image_shape[:2]), bool)
     _paste_mask(canvas, mask, bbox)
