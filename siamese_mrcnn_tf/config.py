@@ -30,26 +30,18 @@ _CHOICES = {
     "TRAIN_BN": (False, None),
 }
 _LENGTHS = {  # of settings with a fixed number of values; None is allowed
-    "BACKBONE_BLOCKS": 4,
-    "BACKBONE_WIDTHS": 4,
-    "BBOX_STD_DEV": 4,
-    "MASK_SHAPE": 2,
-    "MEAN_PIXEL": 3,
-    "MINI_MASK_SHAPE": 2,
-    "RPN_BBOX_STD_DEV": 4,
+    **dict.fromkeys(("BACKBONE_BLOCKS", "BACKBONE_WIDTHS", "BBOX_STD_DEV", "RPN_BBOX_STD_DEV"), 4),
+    **{"MASK_SHAPE": 2, "MEAN_PIXEL": 3, "MINI_MASK_SHAPE": 2},
 }
-_FROM_1 = (1, math.inf)
-_RANGES: dict[str, tuple[float, float]] = {  # minimum and maximum
-    **dict.fromkeys(("DETECTION_MIN_CONFIDENCE", "DETECTION_NMS_THRESHOLD", "RPN_NMS_THRESHOLD"), (0, 1)),
-    **dict.fromkeys(("RPN_POSITIVE_IOU", "ADAM_BETA_2"), (0, 1)),
-    **dict.fromkeys(("BACKBONE_STEM_WIDTH", "BACKBONE_BOTTLENECK", "FPN_FEATUREMAPS", "RPN_CONV_CHANNELS"), _FROM_1),
-    **dict.fromkeys(("FPN_CLASSIF_FC_LAYERS_SIZE", "MASK_HEAD_CHANNELS", "NUM_TARGETS", "TARGET_MIN_DIM"), _FROM_1),
-    **dict.fromkeys(("RPN_ANCHOR_STRIDE", "PRE_NMS_LIMIT", "POST_NMS_ROIS_TRAINING", "QUERIES_PER_IMAGE"), _FROM_1),
-    **dict.fromkeys(("POST_NMS_ROIS_INFERENCE", "POOL_SIZE", "MASK_POOL_SIZE", "ROI_CANONICAL_SIZE"), _FROM_1),
-    "DETECTION_MAX_INSTANCES": _FROM_1,
-    **dict.fromkeys(("IMAGE_MIN_DIM", "NUM_JITTERED_GT_ROIS", "WARM_UP_STEPS"), (0, math.inf)),
-    "NUM_CLASSES": (2, 2),
-}
+_FROM_0_TO_1 = "DETECTION_MIN_CONFIDENCE DETECTION_NMS_THRESHOLD RPN_NMS_THRESHOLD RPN_POSITIVE_IOU ADAM_BETA_2"
+_FROM_0 = "IMAGE_MIN_DIM NUM_JITTERED_GT_ROIS WARM_UP_STEPS"
+_FROM_1 = """
+    BACKBONE_STEM_WIDTH BACKBONE_BOTTLENECK FPN_FEATUREMAPS RPN_CONV_CHANNELS FPN_CLASSIF_FC_LAYERS_SIZE
+    MASK_HEAD_CHANNELS NUM_TARGETS TARGET_MIN_DIM RPN_ANCHOR_STRIDE PRE_NMS_LIMIT POST_NMS_ROIS_TRAINING
+    QUERIES_PER_IMAGE POST_NMS_ROIS_INFERENCE POOL_SIZE MASK_POOL_SIZE ROI_CANONICAL_SIZE DETECTION_MAX_INSTANCES
+"""
+_BOUNDS = ((_FROM_0_TO_1, 0, 1), (_FROM_1, 1, math.inf), (_FROM_0, 0, math.inf), ("NUM_CLASSES", 2, 2))
+_RANGES = {name: (low, high) for names, low, high in _BOUNDS for name in names.split()}  # minimum and maximum
 
 
 class Config:
@@ -185,10 +177,8 @@ class Config:
     # ---- copies and files --------------------------------------------------------------------------------------
     def names(self) -> list[str]:
         """Names of all settings, in order of declaration."""
-        found: dict[str, None] = {}
-        for cls in reversed(type(self).__mro__):
-            found.update({name: None for name in vars(cls) if name.isupper()})
-        found.update({name: None for name in vars(self) if name.isupper()})
+        scopes = (*reversed(type(self).__mro__), self)
+        found = dict.fromkeys(name for scope in scopes for name in vars(scope) if name.isupper())
         return [name for name in found if not isinstance(getattr(type(self), name, None), property)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -204,19 +194,20 @@ class Config:
         changed = copy.copy(self)
         for name, value in changes.items():
             name = FORMER_NAMES.get(name, name)
-            setattr(changed, name, self._checked(name, value))
+            self._check(name, value)
+            setattr(changed, name, value)
         return changed
 
-    def _checked(self, name: str, value: Any) -> Any:
-        if name not in self.names():
+    def _check(self, name: str, value: Any) -> None:
+        names = self.names()
+        if name not in names:
             derived = isinstance(getattr(type(self), name, None), property)
-            hint = "is derived from other settings" if derived else f"is not a setting{_closest(name, self.names())}"
-            raise ValueError(f"{name} {hint}")
+            guess = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, names, 1))
+            raise ValueError(f"{name} is {'derived from other settings' if derived else f'not a setting{guess}'}")
         default = getattr(self, name)
         may_be_none = getattr(Config, name, None) is None or name == "TRAIN_BN"
         if not (may_be_none if value is None else _same_kind(default, value)):
             raise ValueError(f"{name} = {value!r}: expected a value like {default!r}")
-        return value
 
     def validate(self) -> None:
         """Check that the network can be built.
@@ -232,9 +223,11 @@ class Config:
                 bound = f"{low} or more" if high == math.inf else f"{low}" if low == high else f"{low} to {high}"
                 raise ValueError(f"{name} = {getattr(self, name)}: expected {bound}")
         side = "IMAGE_MIN_DIM" if self.IMAGE_RESIZE_MODE in ("crop", "pad64") else "IMAGE_MAX_DIM"
-        if self.IMAGE_RESIZE_MODE != "none":
-            _check_multiple(side, getattr(self, side), 64)
-        _check_multiple("TARGET_MAX_DIM", self.TARGET_MAX_DIM, 32)
+        for name, factor in ((side, 0 if self.IMAGE_RESIZE_MODE == "none" else 64), ("TARGET_MAX_DIM", 32)):
+            value = getattr(self, name)
+            if factor and (value < factor or value % factor):
+                below = max(value // factor, 1) * factor
+                raise ValueError(f"{name} = {value} is not a multiple of {factor}: use {below} or {below + factor}")
         if tuple(self.MASK_SHAPE) != (2 * self.MASK_POOL_SIZE,) * 2:
             raise ValueError(f"MASK_SHAPE = {self.MASK_SHAPE}: expected twice MASK_POOL_SIZE = {self.MASK_POOL_SIZE}")
         if not self.RPN_ANCHOR_RATIOS or min(self.RPN_ANCHOR_RATIOS) <= 0:
@@ -254,9 +247,8 @@ class Config:
 
     def display(self) -> None:
         """Print all settings, the derived ones included."""
-        derived = ("BATCH_SIZE", "IMAGE_SHAPE", "TARGET_SHAPE", "IMAGE_META_SIZE")
         print("\nConfigurations:")
-        for name in sorted([*self.names(), *derived]):
+        for name in sorted([*self.names(), "BATCH_SIZE", "IMAGE_SHAPE", "TARGET_SHAPE", "IMAGE_META_SIZE"]):
             print(f"{name:30} {getattr(self, name)}")
 
 
@@ -365,15 +357,8 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
         try:
             settings[name.strip()] = json.loads(text)
         except ValueError:
-            literals = {"True": True, "False": False, "None": None}
-            settings[name.strip()] = literals.get(text, text)
+            settings[name.strip()] = {"True": True, "False": False, "None": None}.get(text, text)
     return settings
-
-
-def _check_multiple(name: str, value: int, factor: int) -> None:
-    if value < factor or value % factor:
-        below = max(value // factor, 1) * factor
-        raise ValueError(f"{name} = {value} is not a multiple of {factor}: use {below} or {below + factor}")
 
 
 def _plain(value: Any) -> Any:
@@ -400,12 +385,9 @@ def _same_kind(default: Any, value: Any) -> bool:
         return isinstance(value, numbers.Integral)
     if isinstance(default, numbers.Real):
         return _is_number(value)
-    if isinstance(default, dict):
-        return isinstance(value, dict)
     if _is_sequence(default):
-        plain = not all(_is_number(item) for item in default)
-        return _is_sequence(value) and (plain or all(_is_number(item) for item in value))
-    return isinstance(value, type(default))
+        return _is_sequence(value) and (all(map(_is_number, value)) or not all(map(_is_number, default)))
+    return isinstance(value, dict if isinstance(default, dict) else type(default))
 
 
 def _is_number(value: Any) -> bool:
@@ -414,8 +396,3 @@ def _is_number(value: Any) -> bool:
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
-
-
-def _closest(name: str, names: list[str]) -> str:
-    found = difflib.get_close_matches(name, names, 1)
-    return f"; did you mean {found[0]}?" if found else ""
