@@ -181,6 +181,14 @@ def test_validation_goes_through_the_images_and_fills_up(images):
     np.testing.assert_array_equal(crops[5].image, crops[5].image)
 
 
+def test_a_loop_over_samples_ends_after_a_pass(images):
+    for crops in (imagenet.RandomCrops(images, SIZE, seed=1), imagenet.CentreCrops(images, SIZE)):
+        samples = list(crops)
+        assert len(samples) == len(crops) == len(images)
+        assert all(np.array_equal(one.image, crops[number].image) for number, one in enumerate(samples))
+        assert {sample.label for sample in samples} == set(images.labels.tolist())
+
+
 def test_a_batch_is_molded_like_the_detector_s():
     config = TinyConfig()
     samples = [imagenet.LabeledImage(np.full((4, 4, 3), value, np.uint8), value) for value in (0, 200)]

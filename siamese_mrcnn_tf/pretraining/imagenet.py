@@ -17,7 +17,7 @@ import importlib.resources
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
@@ -71,11 +71,7 @@ def trained_classes(count: int) -> tuple[str, ...]:
 
 
 def excluded_classes(count: int) -> tuple[str, ...]:
-    """WordNet ids of the classes that a class set leaves out, sorted.
-
-    Raises:
-        ValueError: not the size of a class set.
-    """
+    """WordNet ids of the classes that a class set leaves out, sorted; ValueError if it is not the size of one."""
     if count not in CLASS_SETS:
         raise ValueError(f"classes = {count!r}: expected one of {', '.join(map(str, CLASS_SETS))}")
     return tuple(wnid for wnid, sizes in _classes().items() if str(count) in sizes)
@@ -152,21 +148,19 @@ def find_images(data_dir: str | os.PathLike[str], subset: str, classes: int, *, 
     """
     folder, wanted = Path(data_dir) / subset, trained_classes(classes)
     present = _class_folders(folder)
-    found = [_image_files(folder / wnid) if wnid in present else [] for wnid in wanted]
-    names = [f"{wnid}/{name}" for wnid, files in zip(wanted, found, strict=True) for name in files]
-    missing = tuple(wnid for wnid, files in zip(wanted, found, strict=True) if not files)
+    found = {wnid: sorted(filter(_is_image, (folder / wnid).iterdir())) if wnid in present else [] for wnid in wanted}
+    names = [f"{wnid}/{path.name}" for wnid, paths in found.items() for path in paths]
+    missing = tuple(wnid for wnid, paths in found.items() if not paths)
     if not names:
         raise ValueError(f"{folder}: no image of any of the {len(wanted)} classes that are trained")
     if missing and not partial:
-        raise ValueError(
-            f"{folder}: {len(missing)} of the {len(wanted)} classes have no image: {_listed(missing)}. "
-            "To train on the others anyway allow a partial set (--partial)"
-        )
+        count = f"{len(missing)} of the {len(wanted)} classes have no image: {_listed(missing)}"
+        raise ValueError(f"{folder}: {count}. To train on the others anyway allow a partial set (--partial)")
     unknown = sorted(present.difference(wordnet_ids()))
     if unknown:
         logger.warning("%s: %d folders are no classes of ILSVRC-2012: %s", folder, len(unknown), _listed(unknown))
     left_out = tuple(sorted(present.intersection(excluded_classes(classes))))
-    labels = np.repeat(np.arange(len(wanted), dtype=np.int32), [len(files) for files in found])
+    labels = np.repeat(np.arange(len(wanted), dtype=np.int32), [len(paths) for paths in found.values()])
     return ImageFolder(folder, len(wanted), names, labels, missing, left_out)
 
 
@@ -179,10 +173,6 @@ def _class_folders(folder: Path) -> set[str]:
         flat = " (it holds the images themselves: sort them)" if any(map(_is_image, entries)) else ""
         raise ValueError(f"{folder}: no class folder there{flat}; expected folders named like {wordnet_ids()[0]}")
     return present
-
-
-def _image_files(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if _is_image(entry))
 
 
 def _is_image(path: Path) -> bool:
@@ -199,18 +189,39 @@ def _listed(names: Sequence[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class LabeledImage:
-    """One sample.
-
-    Attributes:
-        image: uint8 [size, size, RGB], the mean not subtracted.
-        label: index of its class, or NO_LABEL.
-    """
+    """One sample: uint8 [size, size, RGB], the mean not subtracted, and the index of its class, or NO_LABEL."""
 
     image: np.ndarray
     label: int
 
 
-class RandomCrops:
+class _Crops:
+    """Numbered samples of a data set; a loop over them ends after a pass, though numbers go on."""
+
+    def __init__(self, dataset: LabeledImages, size: int) -> None:
+        self.dataset, self.size = dataset, size
+
+    def __len__(self) -> int:
+        """Number of images, the samples of one pass."""
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[LabeledImage]:
+        """The samples of the first pass."""
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, number: int) -> LabeledImage:
+        raise NotImplementedError
+
+    def _labeled(self, index: int, cut: Callable[[int], np.ndarray]) -> LabeledImage:
+        """The LabeledImage of what `cut` returns for the image `index`."""
+        try:
+            return LabeledImage(cut(index), self.dataset.label_of(index))
+        except Exception as error:  # whatever decoders raise: users need the name of the file
+            name, text = self.dataset.image_reference(index), str(error)
+            raise RuntimeError(text if text.startswith(name) else f"{name}: {text}") from error
+
+
+class RandomCrops(_Crops):
     """The numbered samples of training: random crops, every other one mirrored.
 
     Each pass goes through all images in a new random order.
@@ -222,7 +233,8 @@ class RandomCrops:
     """
 
     def __init__(self, dataset: LabeledImages, size: int, *, seed: int) -> None:
-        self.dataset, self.size, self.seed = dataset, size, seed
+        super().__init__(dataset, size)
+        self.seed = seed
         self._order: tuple[int, np.ndarray] = -1, np.empty(0)  # pass, its permutation of the images
 
     def image_of(self, number: int) -> int:
@@ -235,30 +247,23 @@ class RandomCrops:
         return int(order[place])
 
     def __getitem__(self, number: int) -> LabeledImage:
-        """Sample `number`, from 0 on.
-
-        Raises:
-            RuntimeError: it cannot be made; names the image.
-        """
+        """Sample `number`, from 0 on, of any pass; RuntimeError with the image's name if it cannot be made."""
         rng = np.random.default_rng([self.seed, _Draw.CROP, number])
 
         def cut(index: int) -> np.ndarray:
             crop = self.dataset.random_crop(index, self.size, rng)
             return np.ascontiguousarray(crop[:, ::-1]) if rng.random() < 0.5 else crop
 
-        return _labeled(self.dataset, self.image_of(number), cut)
+        return self._labeled(self.image_of(number), cut)
 
 
-class CentreCrops:
+class CentreCrops(_Crops):
     """The numbered samples of validation: the middle of each image in turn, then samples without a label.
 
     Args:
         dataset: ImageFolder or InstanceCrops.
         size: side of a crop in pixels.
     """
-
-    def __init__(self, dataset: LabeledImages, size: int) -> None:
-        self.dataset, self.size = dataset, size
 
     def image_of(self, number: int) -> int:
         """Index of the image of sample `number`; the last one for samples without a label."""
@@ -268,18 +273,14 @@ class CentreCrops:
         """Sample `number`, from 0 on; errors as those of `RandomCrops`."""
         if number >= len(self.dataset):
             return LabeledImage(np.zeros((self.size, self.size, 3), np.uint8), NO_LABEL)
-        return _labeled(self.dataset, number, lambda index: self.dataset.centre_crop(index, self.size))
+        return self._labeled(number, lambda index: self.dataset.centre_crop(index, self.size))
 
 
 def make_crop_batch(samples: Sequence[LabeledImage], config: Config) -> dict[str, np.ndarray]:
-    """Collate samples into a batch of the classifier.
+    """A batch of the classifier: input_image float32 [batch, size, size, RGB], the mean (MEAN_PIXEL) subtracted, and
+    input_label int32 [batch].
 
-    Args:
-        samples: those without a label last; only as many of them are used as devices need to share the batch evenly.
-        config: reads MEAN_PIXEL and GPU_COUNT.
-
-    Returns:
-        dict: input_image float32 [batch, size, size, RGB], the mean subtracted; input_label int32 [batch].
+    Samples without a label come last; only as many of them are used as GPU_COUNT devices need to share a batch evenly.
     """
     labeled = sum(sample.label != NO_LABEL for sample in samples)
     samples = samples[: -(-labeled // config.GPU_COUNT) * config.GPU_COUNT]
@@ -289,27 +290,13 @@ def make_crop_batch(samples: Sequence[LabeledImage], config: Config) -> dict[str
     }
 
 
-def _labeled(dataset: LabeledImages, index: int, cut: Callable[[int], np.ndarray]) -> LabeledImage:
-    """The LabeledImage of what `cut` returns for the image `index`."""
-    try:
-        return LabeledImage(cut(index), dataset.label_of(index))
-    except Exception as error:  # whatever decoders raise: users need the name of the file
-        name, text = dataset.image_reference(index), str(error)
-        raise RuntimeError(text if text.startswith(name) else f"{name}: {text}") from error
-
-
 # ---- crops -------------------------------------------------------------------------------------------------------
 
 
 def random_box(shape: Sequence[int], rng: np.random.Generator) -> Box:
-    """A random part of an image: 8 to 100 % of its area, its width 3/4 to 4/3 of its height.
+    """A random (y1, x1, y2, x2) in pixels: 8 to 100 % of an image's area, its width 3/4 to 4/3 of its height.
 
-    Args:
-        shape: (height, width, ...) in pixels.
-        rng: numpy.random.Generator.
-
-    Returns:
-        (y1, x1, y2, x2) in pixels.
+    `shape` is (height, width, ...) in pixels.
     """
     height, width = shape[:2]
     for _ in range(_TRIES):
@@ -330,15 +317,12 @@ def centre_box(shape: Iterable[int], share: float) -> Box:
 
 
 def resized_crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """Crop and resize, bilinear with anti-aliasing; at the border, pixels outside the box contribute.
+    """A box of an image, resized to uint8 [size, size, RGB]: bilinear with anti-aliasing, pixels outside contribute.
 
     Args:
         image: uint8 [height, width, RGB].
         box: (y1, x1, y2, x2) in pixels, inside the image; fractions are allowed.
         size: side of the result.
-
-    Returns:
-        uint8 [size, size, RGB].
     """
     y1, x1, y2, x2 = box
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, (x1, y1, x2, y2)))

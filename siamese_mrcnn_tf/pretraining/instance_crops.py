@@ -19,12 +19,11 @@ class InstanceCrops:
     """The instances of a data set's active classes, without crowds and boxes below a pixel.
 
     Args:
-        dataset: IndexedCocoDataset with indices built.
+        dataset: with indices built.
         name: name of the weight file that is trained on them, without suffix.
 
     Attributes:
         class_ids: of the data set; a label is an index into them.
-        num_classes: number of classes.
         places: list of (image id, (y1, x1, y2, x2) in pixels, label).
 
     Raises:
@@ -38,9 +37,8 @@ class InstanceCrops:
         self.places = list(_places(dataset, self.class_ids))
         found = len({label for *_, label in self.places})
         if found < 2:
-            raise ValueError(
-                f"{dataset.set_name}: instances of {found} of {self.num_classes} active classes, expected two or more"
-            )
+            count = f"instances of {found} of {self.num_classes} active classes"
+            raise ValueError(f"{dataset.set_name}: {count}, expected two or more")
 
     def __len__(self) -> int:
         return len(self.places)
@@ -70,15 +68,9 @@ class InstanceCrops:
 
 
 def padded_box(image: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """A box of an image in the form of references: its long side resized to `size`, padded with 0 to a square.
+    """A box of an image in the form of references: resized by its long side, padded with 0 to uint8 [size, size, RGB].
 
-    Args:
-        image: uint8 [height, width, RGB].
-        box: (y1, x1, y2, x2) in pixels, inside the image; fractions are allowed.
-        size: side of the result.
-
-    Returns:
-        uint8 [size, size, RGB].
+    Arguments as in `imagenet.resized_crop`.
     """
     y1, x1, y2, x2 = box
     scale = size / max(y2 - y1, x2 - x1)
@@ -104,8 +96,6 @@ def _places(dataset: IndexedCocoDataset, class_ids: list[int]) -> Iterator[tuple
 def _shifted(box: Box, shape: tuple[int, ...], rng: np.random.Generator) -> Box:
     """A box with each of its edges moved at random, inside the image."""
     y1, x1, y2, x2 = box
-    sides = np.array([y2 - y1, x2 - x1] * 2)
-    moved = np.array(box) + rng.uniform(-_SHIFT, _SHIFT, 4) * sides
-    moved = np.clip(moved, 0, [*shape[:2], *shape[:2]])
-    y1, x1, y2, x2 = moved.tolist()
+    moved = np.array(box) + rng.uniform(-_SHIFT, _SHIFT, 4) * np.array([y2 - y1, x2 - x1] * 2)
+    y1, x1, y2, x2 = np.clip(moved, 0, [*shape[:2], *shape[:2]]).tolist()
     return (y1, x1, y2, x2) if min(y2 - y1, x2 - x1) >= 1 else box

@@ -15,22 +15,23 @@ import csv
 import dataclasses
 import io
 import math
-import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from ..config import FORMER_NAMES, Config
 from ..io import files
+from ..io.files import StrPath
 from ..weights import loading
 
+if TYPE_CHECKING:
+    import keras
+
 STATE_FILE, RUN_FILE = "state.json", "run.json"
-StrPath = str | os.PathLike[str]
 _CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
 _VALIDATED = "val_loss"
 _FORMER_SETTINGS = FORMER_NAMES | {"pictures": "images"}  # in states that version 0.1 wrote
@@ -87,11 +88,7 @@ class CheckpointManager:
         self._layers, self._keep, self._save_legacy, self._name = layers, keep, save_legacy, name
 
     def load_state(self) -> TrainerState | None:
-        """The saved state, or None if the folder holds no run.
-
-        Raises:
-            ValueError: the state cannot be read, or its weights are missing.
-        """
+        """The saved state, None if the folder holds no run; ValueError if it is unreadable or lacks its weights."""
         path = self.path / STATE_FILE
         if not path.exists():
             return None
@@ -108,17 +105,14 @@ class CheckpointManager:
         """Path of the weights of a state that has been saved."""
         return files.inside(self.path, state.weights or "")
 
-    def save_within_epoch(self, model: keras.Model, state: TrainerState) -> None:
-        """Save a state within an epoch; sets `state.weights`. Weights that are not finite are a RuntimeError."""
+    def save_within_epoch(self, model: "keras.Model", state: TrainerState) -> None:
+        """Save a state within an epoch; sets `state.weights`. RuntimeError if weights are not finite."""
         if self.writes:
             self._check_finite(model, state)
             self._save(model, state, f"resume_{state.epoch:04d}_{state.step:06d}.weights.h5")
 
-    def save_epoch(self, model: keras.Model, state: TrainerState) -> None:
-        """Save a state at the end of an epoch, with a legacy file and the history, and remove old epochs.
-
-        Weights that are not finite are a RuntimeError; nothing is saved then.
-        """
+    def save_epoch(self, model: "keras.Model", state: TrainerState) -> None:
+        """As `save_within_epoch`, at the end of an epoch, with a legacy file and the history; removes old epochs."""
         if self.writes:
             self._check_finite(model, state)
             name = self._name.format(epoch=state.epoch)
@@ -144,7 +138,7 @@ class CheckpointManager:
         """The last checkpoint, for messages."""
         return self.weights_path(state) if state.weights else "none yet"
 
-    def _save(self, model: keras.Model, state: TrainerState, name: str) -> None:
+    def _save(self, model: "keras.Model", state: TrainerState, name: str) -> None:
         with files.atomic_path(self.path / name) as temporary:
             model.save_weights(temporary)
         state.weights = name
@@ -161,18 +155,15 @@ class CheckpointManager:
             if path.name != state.weights:
                 path.unlink(missing_ok=True)
 
-    def _check_finite(self, model: keras.Model, state: TrainerState) -> None:
+    def _check_finite(self, model: "keras.Model", state: TrainerState) -> None:
         """Refuse to save weights that hold NaN or infinity."""
-        broken = [variable.path for variable in model.variables if not _is_finite(np.asarray(variable))]
+        arrays = ((variable.path, np.asarray(variable)) for variable in model.variables)
+        broken = [path for path, values in arrays if values.dtype.kind == "f" and not np.isfinite(values).all()]
         if broken:
             raise RuntimeError(
                 f"epoch {state.epoch + 1}, step {state.step}: {len(broken)} weights hold NaN or infinity, the first is "
                 f"{broken[0]}. They are not saved; the last good checkpoint: {self.last_good(state)}"
             )
-
-
-def _is_finite(values: np.ndarray) -> bool:
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def best_epoch(history: Sequence[dict[str, Any]]) -> int | None:

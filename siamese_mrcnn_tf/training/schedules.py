@@ -4,25 +4,20 @@ The layer selections are the original's, and "no-bn"; they also hold for layers 
 """
 
 import dataclasses
-import os
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..io.files import read_json
+from ..io.files import StrPath, read_json
 
 _HEADS = r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)"
-
-
-def _from_stage(first: int) -> str:
-    """Pattern of the backbone's stages from `first` to 5, and of everything after the backbone."""
-    return "|".join(rf"(res{stage}.*)|(bn{stage}.*)" for stage in range(first, 6)) + "|" + _HEADS
-
+_STAGES = {stage: rf"(res{stage}.*)|(bn{stage}.*)" for stage in range(2, 6)}
 
 LAYER_SELECTIONS = {
     "heads": _HEADS,
     "rpn": r"(rpn_.*)|(fpn_.*)",
-    **{f"{stage}+": _from_stage(stage) for stage in range(2, 6)},
+    **{f"{first}+": "|".join([*(_STAGES[stage] for stage in range(first, 6)), _HEADS]) for first in _STAGES},
     "all": ".*",
     "no-bn": r"(?!bn|mrcnn_(class|mask)_bn).*",  # all but batch normalization, which then uses its moving statistics
 }
@@ -63,15 +58,10 @@ def layer_pattern(layers: str) -> re.Pattern[str]:
         raise ValueError(f"layers {layers!r}: expected one of {known}, or a regular expression ({error})") from error
 
 
-def load_schedule(name_or_path: str | os.PathLike[str], known: Schedules = SCHEDULES) -> Sequence[Stage]:
+def load_schedule(name_or_path: StrPath, known: Schedules = SCHEDULES) -> Sequence[Stage]:
     """A schedule by name, or from a JSON file: a list of {"epochs": 1, "layers": "heads", "learning_rate": 0.02}.
 
-    Args:
-        name_or_path: a key of `known`, or a file. Its entries may have "decay_to" too (see `Stage`).
-        known: schedules by name.
-
-    Raises:
-        ValueError: names the file, the entry, the key and the value.
+    Entries may have "decay_to" too (see `Stage`). A ValueError names the file, the entry, the key and the value.
     """
     if str(name_or_path) in known:
         return known[str(name_or_path)]
@@ -82,9 +72,9 @@ def load_schedule(name_or_path: str | os.PathLike[str], known: Schedules = SCHED
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"schedule {name_or_path}: expected a list of stages that is not empty")
     stages = tuple(_stage(entry, f"schedule {name_or_path}: [{index}]") for index, entry in enumerate(entries))
-    for index in range(1, len(stages)):
-        if stages[index].epochs <= stages[index - 1].epochs:
-            text = f"epochs = {stages[index].epochs}, expected an epoch after {stages[index - 1].epochs}"
+    for index, (before, stage) in enumerate(itertools.pairwise(stages), start=1):
+        if stage.epochs <= before.epochs:
+            text = f"epochs = {stage.epochs}, expected an epoch after {before.epochs}"
             raise ValueError(f"schedule {name_or_path}: [{index}]: {text}")
     return stages
 

@@ -8,14 +8,11 @@ from .schedules import LAYER_SELECTIONS, layer_pattern
 
 
 def select_layers(layers: Collection[keras.layers.Layer], selection: str) -> list[str]:
-    """Make the layers of a selection trainable, also inside nested models, and freeze the others.
+    """Make the layers of a selection trainable, freeze the others; returns names of the layers with weights that train.
 
     Args:
-        layers: Keras layers and models.
+        layers: Keras layers and models, which are searched too.
         selection: a key of LAYER_SELECTIONS, or a regular expression for whole layer names.
-
-    Returns:
-        Names of the layers with weights that train.
 
     Raises:
         ValueError: no layer matches, or the selection is not a regular expression.

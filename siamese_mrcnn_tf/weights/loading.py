@@ -93,7 +93,11 @@ def load_weights(model: Any, path: StrPath, exclude: Exclude = ()) -> LoadReport
     _check_blocks(file, info, offered, wanted)
     _check_shapes(file, info, offered, wanted)
     report = _report(file, info, offered, variables, is_excluded)
-    _check_matched(file, report, variables)
+    if not report.loaded and report.excluded:
+        raise ValueError(f"{file.path}: exclude leaves nothing to load, it matches {_layer_list(report.excluded)}")
+    if not report.loaded:
+        held = f"the file has {_layer_list(file.shapes)}, the model {_layer_list(variables)}"
+        raise ValueError(f"{file.path}: {info.text}. None of its weights is in the model: {held}")
     report.notes += _notes(file, info, report, exclude, homes)
     for key in report.loaded:
         variables[key].assign(file.arrays[key])
@@ -205,14 +209,6 @@ def _check_shapes(file: WeightFile, info: WeightsInfo, offered: Collection[str],
     more = f"; so do {len(others)} more weights ({_layer_list(others)})" if others else ""
     shapes = f"{_shape(file.shapes[first])} in the file, {_shape(wanted[first])} in the model{more}"
     raise ValueError(f"{file.path}: shapes of {first} differ: {shapes}. {info.advice}; or exclude these layers by name")
-
-
-def _check_matched(file: WeightFile, report: LoadReport, variables: Collection[str]) -> None:
-    if not report.loaded and report.excluded:
-        raise ValueError(f"{file.path}: exclude leaves nothing to load, it matches {_layer_list(report.excluded)}")
-    if not report.loaded:
-        held = f"the file has {_layer_list(file.shapes)}, the model {_layer_list(variables)}"
-        raise ValueError(f"{file.path}: {report.description}. None of its weights is in the model: {held}")
 
 
 def _report(

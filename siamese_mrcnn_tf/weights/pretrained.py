@@ -19,6 +19,8 @@ from ..io.files import StrPath
 logger = logging.getLogger(__name__)
 
 _RELEASES = "the assets of github.com/bethgelab/siamese-mask-rcnn/releases"
+_FULL = "the large model trained on all 80 classes, the one for use, for config large"
+_SPLIT = "the large model of category split {}, for replication, for config large"
 _KERAS_RESNET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 _BUNDLED = "siamese_mrcnn_shapes_s1.h5"  # comes with the package; also called "shapes"
 _NAMES_SUGGESTED = 3
@@ -48,15 +50,8 @@ KNOWN_FILES = {
     "imagenet_771.h5": KnownFile("the backbone trained on 771 ImageNet classes", _RELEASES),
     "imagenet_1k.h5": KnownFile("the backbone trained on ImageNet-1k", _RELEASES, substitute=_KERAS_RESNET),
     "small_siamese_mrcnn_0160.h5": KnownFile("the small model, for config small", _RELEASES),
-    "large_siamese_mrcnn_coco_full_0320.h5": KnownFile(
-        "the large model trained on all 80 classes, the one for use, for config large", _RELEASES
-    ),
-    **{
-        f"large_siamese_mrcnn_coco_i{split}_0160.h5": KnownFile(
-            f"the large model of category split {split}, for replication, for config large", _RELEASES
-        )
-        for split in range(1, 5)
-    },
+    "large_siamese_mrcnn_coco_full_0320.h5": KnownFile(_FULL, _RELEASES),
+    **{f"large_siamese_mrcnn_coco_i{n}_0160.h5": KnownFile(_SPLIT.format(n), _RELEASES) for n in range(1, 5)},
     "mask_rcnn_coco.h5": KnownFile(
         "Matterport's Mask R-CNN trained on COCO (ResNet-101)",
         "the assets of github.com/matterport/Mask_RCNN/releases",
@@ -87,10 +82,8 @@ def find_weights(name: StrPath, checkpoints: StrPath, last: Callable[[], str] | 
         ImageNet-1k ResNet-50 of Keras, as in the original.
 
     Raises:
-        ValueError: no such file, with where to get it and where to put it; an unknown name; the download is not the
-            file (nothing of it is kept).
-        ConnectionError: the file cannot be downloaded.
-        OSError: the download cannot be written.
+        ValueError: no such file, an unknown name, or the download is not the file (nothing of it is kept).
+        ConnectionError, OSError: the file cannot be downloaded, or not written.
     """
     if str(name) == "last":
         if last is None:
