@@ -74,7 +74,8 @@ def run(options: argparse.Namespace) -> int:
 
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours: show its progress
     distribution.prepare_backend(seed=options.seed, devices=config.GPU_COUNT)
-    parts, chosen = ("train", "val") if options.val_images != 0 else ("train",), picked(options, "split", "val_images")
+    parts = ("train",) if options.val_images == 0 else ("train", "val")
+    chosen = picked(options, "split", "val_images")
     datasets = [open_dataset(options, "train", subsubset=part, **chosen)[0] for part in parts]
     with callbacks.stopping_on_signals() as stop:
         model, trainer = open_trainer(options, config, stop, folder)
