@@ -39,8 +39,7 @@ class DetectionLayer(keras.layers.Layer):
     ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})  # box coordinates need float32
         self.max_instances, self.min_confidence, self.nms_threshold = max_instances, min_confidence, nms_threshold
-        self.bbox_std_dev = list(bbox_std_dev)
-        self.argmax = argmax
+        self.bbox_std_dev, self.argmax = list(bbox_std_dev), argmax
 
     def call(self, inputs: list[Tensor]) -> Tensor:
         """inputs: rois [batch, n, 4], mrcnn_class [batch, n, 2], mrcnn_bbox [batch, n, 4], image_meta [batch, meta]

@@ -156,27 +156,20 @@ def detection_targets_graph(
 
 
 def _sample_rois(
-    is_positive: Tensor,
-    is_negative: Tensor,
-    priority: Tensor,
-    rois_per_image: int,
-    positive_ratio: float,
-    fill_negatives: bool,
+    is_positive: Tensor, is_negative: Tensor, priority: Tensor, rois_per_image: int, positive_ratio: float, fill: bool
 ) -> tuple[Tensor, Tensor]:
     """Proposals to train on: (index int32 [batch, rois_per_image], -1 for none; bool [...], whether it is positive)."""
     max_positives = int(rois_per_image * positive_ratio)
     per_positive = np.float32(1.0 / positive_ratio)  # the original counts in float32
     max_negatives = int(per_positive * np.float32(max_positives)) - max_positives
-    max_negatives = min(rois_per_image if fill_negatives else max_negatives, is_positive.shape[1])
+    max_negatives = min(rois_per_image if fill else max_negatives, is_positive.shape[1])
     max_positives = min(max_positives, is_positive.shape[1])
     positive_score, positives = ops.top_k(ops.where(is_positive, priority, -1.0), max_positives)
     negative_score, negatives = ops.top_k(ops.where(is_negative, priority, -1.0), max_negatives)
     count = ops.sum(ops.cast(positive_score >= 0, "int32"), axis=-1, keepdims=True)
-    allowed = rois_per_image if fill_negatives else ops.cast(per_positive * ops.cast(count, "float32"), "int32")
-    allowed = allowed - count
-    taken = ops.concatenate(
-        [positive_score >= 0, (negative_score >= 0) & (ops.arange(max_negatives)[None] < allowed)], axis=-1
-    )
+    allowed = rois_per_image if fill else ops.cast(per_positive * ops.cast(count, "float32"), "int32")
+    taken_negatives = (negative_score >= 0) & (ops.arange(max_negatives)[None] < allowed - count)
+    taken = ops.concatenate([positive_score >= 0, taken_negatives], axis=-1)
     candidates = ops.where(taken, ops.cast(ops.concatenate([positives, negatives], axis=-1), "int32"), -1)
     padding = max(rois_per_image - candidates.shape[1], 0)
     candidates = ops.pad(candidates, ((0, 0), (0, padding)), constant_values=-1)

@@ -42,9 +42,6 @@ class MatchingLayer(KL.Layer):
     def compute_output_shape(self, input_shape: Any) -> tuple:
         return (*input_shape[0][:-1], self.filters)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "filters": self.filters}
-
 
 def matching_graph(scene_map: Tensor, reference: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """concat([P, |P - t|]) through a 1x1 convolution: P [batch, h, w, channels], t [batch, channels],

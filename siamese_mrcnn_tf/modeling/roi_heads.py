@@ -53,7 +53,7 @@ def fpn_classifier_graph(
         mrcnn_bbox [batch, n, (dy, dx, log(dh), log(dw))].
     """
     count = rois.shape[1]
-    align = PyramidROIAlign((pool_size, pool_size), canonical_size, name="roi_align_classifier")
+    align = PyramidROIAlign((pool_size,) * 2, canonical_size, name="roi_align_classifier")
     pooled = align([rois, image_meta, *maps])
     bn1 = layers["mrcnn_class_bn1"](layers["mrcnn_class_conv1"](fold_rois(pooled)))
     bn2 = layers["mrcnn_class_bn2"](layers["mrcnn_class_conv2"](ops.relu(bn1)))
@@ -115,11 +115,7 @@ def unfold_rois(x: Tensor, count: int) -> Tensor:
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
 class UnfoldRois(KL.Layer):
-    """`unfold_rois` as a layer, which gives its output a name.
-
-    Args:
-        count: rois per image.
-    """
+    """`unfold_rois` as a layer, which gives its output a name; `count`: rois per image."""
 
     def __init__(self, count: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -130,6 +126,3 @@ class UnfoldRois(KL.Layer):
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         return (None, self.count, *input_shape[1:])
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "count": self.count}

@@ -87,11 +87,7 @@ def propose_graph(
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
 class AnchorLayer(KL.Layer):
-    """The anchors of a configuration, repeated for each image of a batch.
-
-    Args:
-        anchors: [anchors, (y1, x1, y2, x2)] normalized.
-    """
+    """`anchors` [anchors, (y1, x1, y2, x2)] normalized, repeated for each image of a batch."""
 
     def __init__(self, anchors: npt.ArrayLike, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})  # box coordinates need float32
@@ -165,11 +161,7 @@ def proposal_graph(
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
 class RefinedAnchorsLayer(KL.Layer):
-    """The candidates of `ProposalLayer` before non-maximum suppression, for visualization.
-
-    Args:
-        pre_nms_limit, bbox_std_dev: see `ProposalLayer`.
-    """
+    """The candidates of `ProposalLayer`, whose arguments it has, before non-maximum suppression, for visualization."""
 
     def __init__(self, pre_nms_limit: int, bbox_std_dev: Sequence[float], **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})  # box coordinates need float32
