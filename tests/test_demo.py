@@ -75,9 +75,11 @@ def stopped_demo(tmp_path, monkeypatch):
     return lambda *options: main(["demo", "--out", str(tmp_path), *options])
 
 
-def test_a_step_that_fails_ends_the_demo_with_its_code(stopped_demo, capsys):
+def test_a_step_that_fails_ends_the_demo_with_its_code(stopped_demo, caplog):
     assert stopped_demo() == 130
-    assert "the same command resumes the demo" in capsys.readouterr().err
+    command, hint = (record.getMessage() for record in caplog.records if record.name == demo.__name__)
+    assert command.startswith("\n$ siamese-mrcnn pretrain --dataset shapes --split 1")
+    assert hint == "the same command resumes the demo"
 
 
 @pytest.mark.parametrize("other", [("--seed", "1"), ("--stages", "shapes-long"), ("--split", "2")])

@@ -365,17 +365,18 @@ def small_standard(monkeypatch):
     monkeypatch.setattr(shapes, "_usable_cores", lambda: 1)
 
 
-def test_standard_is_made_once(small_standard, tree, tmp_path, capsys):
+def test_standard_is_made_once(small_standard, tree, tmp_path, caplog):
+    caplog.set_level("INFO", shapes.__name__)
     folder = tmp_path / "datasets" / "shapes"
     assert shapes.ensure_standard(str(folder)) == folder
-    assert capsys.readouterr().err.splitlines() == [
+    assert caplog.messages == [
         f"making the Shapes data set in {folder}: 4 training and 2 validation scenes of 64 pixels"
     ]
     info = annotations(folder)["info"]
     assert {key: info[key] for key in SMALL} == SMALL
     assert info["description"] == "Shapes" and info["version"] == shapes.GENERATOR_VERSION
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert shapes.ensure_standard(folder) == folder and not capsys.readouterr().err
+    assert shapes.ensure_standard(folder) == folder and len(caplog.messages) == 1
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert read_bytes(folder) == read_bytes(tree[0])
 

@@ -7,6 +7,8 @@ started again.
 """
 
 import argparse
+import logging
+from pathlib import Path
 
 from .inputs import picked, start_keras
 from .options import Commands, add_command, at_least
@@ -28,6 +30,11 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     start_keras(options)
     from ..shapes.demo import DemoSettings, run_demo
+    from ..shapes.demo_page import PAGE_FILE
 
+    logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a demo takes minutes: show its steps
     settings = DemoSettings(**picked(options, "out", "seed", "split", "stages", "images", "runs"))
-    return run_demo(settings, options.run_command)
+    code = run_demo(settings, options.run_command)
+    if not code:
+        print(f"\nThe metrics, loss curves and examples are in {Path(settings.out) / PAGE_FILE}")
+    return code

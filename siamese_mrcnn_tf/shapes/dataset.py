@@ -1,6 +1,7 @@
 """The Shapes data set on disk: seeded scenes of 20 categories in COCO's layout."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,8 @@ from ..io.files import read_json, write_json
 from ..ops.boxes import extract_bboxes
 from .outlines import CATEGORIES
 from .scenes import MIN_SIZE, SceneJob, make_scene, write_image, write_scene
+
+logger = logging.getLogger(__name__)
 
 SHAPES = "shapes"  # name of the standard data set on the command line
 FOLDER = Path("datasets") / SHAPES  # under the current folder
@@ -47,23 +50,25 @@ def find_dataset(name: str) -> str | Path:
 def ensure_standard(folder: str | Path) -> Path:
     """Make the standard data set (`STANDARD`: square scenes, masks as RLE) if it is missing or incomplete.
 
-    Args:
-        folder: of the COCO tree.
-
-    Returns:
-        Path: `folder`.
+    Returns `folder`, which holds the COCO tree.
 
     Raises:
         ValueError: the folder holds a set of another version, with other parameters, or another data set.
     """
     folder = Path(folder)
     expected = _info(**STANDARD, square=True, segmentation="rle")
-    present = _present_annotations(folder)
+    present = [path for path in _annotation_paths(folder) if path.exists()]
     for path in present:
-        _check_info(path, expected)
+        found = _read_info(path)
+        for key, value in expected.items():
+            if found.get(key) != value:
+                raise ValueError(
+                    f"{path}: info.{key} = {found.get(key)!r}, expected {value!r} as in the standard Shapes data set; "
+                    "remove the folder to make it again, or choose another folder"
+                )
     if len(present) < len(SPLITS):
         scenes = f"{STANDARD['train']} training and {STANDARD['val']} validation scenes of {STANDARD['size']} pixels"
-        print(f"making the Shapes data set in {folder}: {scenes}", file=sys.stderr)
+        logger.info("making the Shapes data set in %s: %s", folder, scenes)
         write_coco(folder, **STANDARD, workers=_usable_cores())
     return folder
 
@@ -109,8 +114,7 @@ def write_coco(
     _remove_annotations(folder)
     min_side = size if square else size * 3 // 4
     jobs, records = list[SceneJob](), dict[str, list[dict[str, Any]]]()
-    for split, first_id in (("train", 1), ("val", 1 + train)):
-        count = {"train": train, "val": val}[split]
+    for split, first_id, count in (("train", 1, train), ("val", 1 + train, val)):
         records[split] = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(first_id, first_id + count)]
         for index, record in enumerate(records[split]):
             path, key = folder / f"{split}{YEAR}" / record["file_name"], (seed, SPLITS.index(split), index)
@@ -118,8 +122,8 @@ def write_coco(
     made = iter(_run(jobs, workers, progress))
     info = _info(train=train, val=val, size=size, seed=seed, square=square, segmentation=segmentation)
     contents = {split: _content(info, images, made) for split, images in records.items()}
-    for split, content in contents.items():
-        write_json(_annotation_path(folder, split), content)
+    for path, content in zip(_annotation_paths(folder), contents.values(), strict=True):
+        write_json(path, content)
     return {split: len(content["annotations"]) for split, content in contents.items()}
 
 
@@ -128,8 +132,7 @@ def write_demo(folder: str | Path, *, size: int, seed: int) -> dict[str, Box | N
 
     Args:
         folder: made if it is missing.
-        size: side of the scene in pixels.
-        seed: of the scene, 0 or more.
+        size, seed: side of the scene in pixels, and its seed, 0 or more.
 
     Returns:
         dict: file name to box (y1, x1, y2, x2) in pixels of the scene; None for the scene itself.
@@ -145,10 +148,7 @@ def write_demo(folder: str | Path, *, size: int, seed: int) -> dict[str, Box | N
 
 
 def reference_crops(image: np.ndarray, masks: np.ndarray, class_ids: np.ndarray) -> dict[str, tuple[np.ndarray, Box]]:
-    """Crops of the largest object of each category in a scene.
-
-    Args:
-        image, masks, class_ids: as `make_scene` returns them.
+    """Crops of the largest object of each category in a scene that `make_scene` returned.
 
     Returns:
         dict: category name to (crop uint8 [h, w, RGB], box (y1, x1, y2, x2) in pixels).
@@ -169,16 +169,12 @@ def _run(jobs: list[SceneJob], workers: int, progress: bool) -> list[Made]:
         else:
             # fresh processes: a program with running threads (TensorFlow's) cannot be forked safely
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _use_one_thread)
+            pool = ProcessPoolExecutor(min(workers, len(jobs)), context, cv2.setNumThreads, (1,))
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             with _interruptions_held():
                 made = pool.map(write_scene, jobs, chunksize=_CHUNK)
         quiet = not progress or len(jobs) < _LONG
         return list(tqdm(made, desc="scenes", total=len(jobs), unit="scene", disable=quiet))
-
-
-def _use_one_thread() -> None:
-    cv2.setNumThreads(1)
 
 
 @contextlib.contextmanager
@@ -206,22 +202,12 @@ def _usable_cores() -> int:
 
 
 # ---- annotation files --------------------------------------------------------------------------------------------
-def _present_annotations(folder: Path) -> list[Path]:
-    return [path for path in (_annotation_path(folder, split) for split in SPLITS) if path.exists()]
-
-
-def _annotation_path(folder: Path, split: str) -> Path:
-    return folder / "annotations" / f"instances_{split}{YEAR}.json"
+def _annotation_paths(folder: Path) -> list[Path]:
+    return [folder / "annotations" / f"instances_{split}{YEAR}.json" for split in SPLITS]
 
 
 def _content(info: dict[str, Any], images: list[dict[str, Any]], made: Iterator[Made]) -> dict[str, Any]:
-    """The content of a split's annotation file.
-
-    Args:
-        info: description of the data set.
-        images: ids and file names of the split's scenes.
-        made: iterator over the results of `write_scene` for them, and for the next split after them.
-    """
+    """A split's annotation file: of its images, from `made`, the results of `write_scene` for this and later splits."""
     annotations: list[dict[str, Any]] = []
     for image in images:
         (image["height"], image["width"]), found = next(made)
@@ -249,29 +235,13 @@ def _read_info(path: Path) -> dict[str, Any]:
     return info if isinstance(info, dict) else {}
 
 
-def _check_info(path: Path, expected: dict[str, Any]) -> None:
-    found = _read_info(path)
-    for key, value in expected.items():
-        if found.get(key) != value:
-            raise ValueError(
-                f"{path}: info.{key} = {found.get(key)!r}, expected {value!r} as in the standard Shapes data set; "
-                "remove the folder to make it again, or choose another folder"
-            )
-
-
 def _remove_annotations(folder: Path) -> None:
-    """Remove the annotation files of an earlier Shapes data set, before its images are replaced.
-
-    Raises:
-        ValueError: an annotation file is of another data set; none is removed.
-    """
-    paths = _present_annotations(folder)
+    """Remove the annotation files of an earlier Shapes data set; ValueError if one is of another data set."""
+    paths = [path for path in _annotation_paths(folder) if path.exists()]
     for path in paths:
         description = _read_info(path).get("description")
         if not str(description).startswith(_DESCRIPTION):
-            raise ValueError(
-                f"{path}: info.description = {description!r}, another data set than {_DESCRIPTION}; not replaced"
-            )
+            raise ValueError(f"{path}: info.description = {description!r}, not a {_DESCRIPTION} data set; not replaced")
     for path in paths:
         path.unlink()
 

@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import logging
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +21,8 @@ from ..predictor import SiamesePredictor
 from ..training.checkpoints import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of
 from .dataset import SHAPES, find_dataset
 from .demo_page import write_demo_page
+
+logger = logging.getLogger(__name__)
 
 EVALUATIONS: dict[str, dict[str, Any]] = {  # name -> settings of `protocol.evaluate`
     "random-boxes": {},
@@ -60,14 +62,11 @@ class DemoSettings:
 
 
 def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) -> int:
-    """Run all steps; a finished step is not repeated.
+    """Run all steps but those that are finished; returns 0, or the exit code of a step that was stopped or failed.
 
     Args:
         settings: of the demo.
         run_command: runs a command line, such as ["train", "--dataset", "shapes"]; returns its exit code.
-
-    Returns:
-        0, or the exit code of a step that was stopped or failed.
     """
     out, seconds = Path(settings.out), dict[str, float]()
     with timed(seconds, "data set"):
@@ -82,33 +81,33 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
         refuse_another_run(command, run_folder)
     for name, (command, run_folder) in steps.items():
         with timed(seconds, name):
-            code = run_step(run_command, command, run_folder)
+            if (run_folder / STATE_FILE).is_file():
+                command = [command[0], "--resume", str(run_folder)]
+            logger.info("\n$ %s", shlex.join(["siamese-mrcnn", *command]))
+            code = run_command(command)
         if code:
-            print("the same command resumes the demo", file=sys.stderr)
+            logger.info("the same command resumes the demo")
             return code
     data = open_scenes(folder)
     with timed(seconds, "evaluation"):
         evaluate_all(settings, *data, log_dir, out)
     commands = [shlex.join(["siamese-mrcnn", *command]) for command, _ in steps.values()]
     histories = {name: run_folder / "history.csv" for name, (_, run_folder) in steps.items()}
-    page = write_demo_page(out, *data, commands=commands, histories=histories, seconds=seconds, split=settings.split)
-    print(f"\nThe metrics, loss curves and examples are in {page}")
+    write_demo_page(out, *data, commands=commands, histories=histories, seconds=seconds, split=settings.split)
     return 0
 
 
 def pretrain_command(settings: DemoSettings, folder: Path) -> list[str]:
     """The command line of pre-training, without the program."""
-    command = ["pretrain", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny"]
-    command += ["--val-images", _VAL_IMAGES, "--seed", str(settings.seed)]
-    return [*command, *_RECIPES[settings.stages], "--out", str(folder)]
+    command = ["pretrain", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny", "--val-images"]
+    return [*command, _VAL_IMAGES, "--seed", str(settings.seed), *_RECIPES[settings.stages], "--out", str(folder)]
 
 
 def train_command(settings: DemoSettings, pretrained: Path, logs: Path) -> list[str]:
     """The command line of training, without the program."""
-    command = ["train", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny"]
-    command += ["--stages", settings.stages, "--model", str(pretrained)]
-    command += ["--val-images", _VAL_IMAGES, "--seed", str(settings.seed)]
-    return [*command, "--logs", str(logs)]
+    command = ["train", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny", "--stages"]
+    command += [settings.stages, "--model", str(pretrained), "--val-images", _VAL_IMAGES]
+    return [*command, "--seed", str(settings.seed), "--logs", str(logs)]
 
 
 def refuse_another_run(command: list[str], folder: Path) -> None:
@@ -117,14 +116,6 @@ def refuse_another_run(command: list[str], folder: Path) -> None:
         begun = read_json(folder / RUN_FILE)["arguments"]
         if begun != command:
             raise ValueError(f"{folder}: holds a run of {shlex.join(begun)}; choose another folder (--out)")
-
-
-def run_step(run_command: Callable[[list[str]], int], command: list[str], folder: Path) -> int:
-    """Run a command, or resume the run in its folder; returns the exit code."""
-    if (folder / STATE_FILE).is_file():
-        command = [command[0], "--resume", str(folder)]
-    print(f"\n$ {shlex.join(['siamese-mrcnn', *command])}", file=sys.stderr)
-    return run_command(command)
 
 
 def open_scenes(folder: str | Path) -> tuple[IndexedCocoDataset, COCO]:
@@ -136,9 +127,7 @@ def open_scenes(folder: str | Path) -> tuple[IndexedCocoDataset, COCO]:
     return dataset, annotations
 
 
-def evaluate_all(
-    settings: DemoSettings, dataset: IndexedCocoDataset, annotations: COCO, log_dir: Path, out: Path
-) -> None:
+def evaluate_all(settings: DemoSettings, dataset: IndexedCocoDataset, coco: COCO, log_dir: Path, out: Path) -> None:
     """Run EVALUATIONS, or what is missing of them."""
     weights = find_last_checkpoint(log_dir)
     config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=MIN_CONFIDENCE)
@@ -147,17 +136,10 @@ def evaluate_all(
     common: dict[str, Any] = {"runs": settings.runs, "limit": settings.images, "about": about}
     for name, special in EVALUATIONS.items():
         folder, is_random = out / "evaluation" / name, name == "random-boxes"
-        print(f"\n{name}: {folder}", file=sys.stderr)
-        protocol.evaluate(
-            RandomBoxes() if is_random else detector,
-            dataset,
-            annotations,
-            EvaluationSettings(**common, **special),
-            folder=folder,
-            resume=True,
-            workers=_WORKERS,
-            weights=None if is_random else weights,
-        )
+        logger.info("\n%s: %s", name, folder)
+        searcher, found = (RandomBoxes(), None) if is_random else (detector, weights)
+        options: dict[str, Any] = {"folder": folder, "resume": True, "workers": _WORKERS, "weights": found}
+        protocol.evaluate(searcher, dataset, coco, EvaluationSettings(**common, **special), **options)
 
 
 @contextlib.contextmanager

@@ -68,11 +68,9 @@ def write_demo_page(
 
     Args:
         out: folder of the demo, with evaluation/.
-        dataset: IndexedCocoDataset of the evaluations.
-        annotations: its `pycocotools.coco.COCO`.
+        dataset, annotations: of the evaluations.
         commands: that were run.
-        histories: name of a run -> its history.csv.
-        seconds: name of a step -> its duration in this run.
+        histories, seconds: name of a run -> its history.csv; name of a step -> its duration in this run.
         split: category split.
 
     Returns:
@@ -104,11 +102,12 @@ def read_scores(out: Path, annotations: COCO) -> Scores:
     runs = {name: files.read_json(folder / SCORES_FILE)["runs"] for name, folder in folders.items()}
     images = read_records(folders["control-present"]).settings["images"]
     runs[_SAME_SCENES] = score_records(annotations, read_records(folders["1-shot"]), image_ids=images).to_dict()["runs"]
-    return {name: [_class_scores(run["per_class"]) for run in runs[name]] for name in _ROWS}
-
-
-def _class_scores(per_class: Mapping[str, Mapping[Any, Any]]) -> RunScores:
-    return {kind: {str(category_id): scores for category_id, scores in per_class[kind].items()} for kind in KINDS}
+    return {
+        name: [
+            {kind: {str(id_): ap for id_, ap in run["per_class"][kind].items()} for kind in KINDS} for run in runs[name]
+        ]
+        for name in _ROWS
+    }
 
 
 def metrics_of(scores: Scores, categories: Mapping[str, Sequence[int]]) -> Metrics:

@@ -35,16 +35,7 @@ _TOOTH = [-9, 9, 12, 28]  # degrees of a gear's tooth: two corners on top, two i
 
 # ---- stamps ------------------------------------------------------------------------------------------------------
 def make_stamp(rng: np.random.Generator, name: str, short_side: int) -> np.ndarray:
-    """A shape of random size, stretch, rotation and handedness.
-
-    Args:
-        rng: generator of the draws.
-        name: out of CATEGORIES.
-        short_side: of the scene, in pixels.
-
-    Returns:
-        uint8 [side, side], coverage of each pixel, 0..255.
-    """
+    """A shape (`draw`) of random size, stretch, rotation and handedness, for a scene of `short_side` pixels."""
     radius, stretch = rng.uniform(*RADIUS) * short_side, rng.uniform(*STRETCH)
     return draw(name, radius, stretch=stretch, angle=rng.uniform(0, 2 * math.pi), mirror=rng.choice((-1, 1)))
 

@@ -68,7 +68,10 @@ def make_scene(
         masks: bool [height, width, n], the visible part of each object, at least 70 % of it; n is 1 to 6.
         class_ids: int32 [n], 1 + index in CATEGORIES.
     """
-    _check_scene(height, width, categories)
+    if min(height, width) < MIN_SIZE:
+        raise ValueError(f"a scene of {height} x {width} pixels is too small: expected {MIN_SIZE} or more a side")
+    if not len(categories) or not set(categories) <= set(CATEGORIES):
+        raise ValueError(f"categories = {list(categories)!r}: expected some of {', '.join(CATEGORIES)}")
     image = _background(rng, height, width)
     owner = np.full((height, width), -1, np.int8)  # index of the front object
     names, areas = list[str](), list[int]()
@@ -82,7 +85,9 @@ def make_scene(
         areas.append(int(np.count_nonzero(stamp >= _SOLID)))
         names.append(name)
     masks = owner[:, :, None] == np.arange(len(areas))
-    return _exposed(rng, image), masks, np.array([CATEGORIES.index(name) + 1 for name in names], np.int32)
+    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(*_NOISE))  # of a camera
+    exposed = np.clip(np.around(image * np.float32(rng.uniform(*_GAIN)) + noise), 0, 255).astype(np.uint8)
+    return exposed, masks, np.array([CATEGORIES.index(name) + 1 for name in names], np.int32)
 
 
 def _choose_names(rng: np.random.Generator, categories: Sequence[str]) -> list[str]:
@@ -91,14 +96,6 @@ def _choose_names(rng: np.random.Generator, categories: Sequence[str]) -> list[s
     kinds = min(int(rng.integers(*CATEGORIES_PER_SCENE, endpoint=True)), count, len(categories))
     few = rng.choice(categories, kinds, replace=False)
     return [*map(str, few), *map(str, rng.choice(few, count - kinds))]
-
-
-def _check_scene(height: int, width: int, categories: Sequence[str]) -> None:
-    if min(height, width) < MIN_SIZE:
-        raise ValueError(f"a scene of {height} x {width} pixels is too small: expected {MIN_SIZE} or more a side")
-    unknown = [name for name in categories if name not in CATEGORIES]
-    if unknown or not len(categories):
-        raise ValueError(f"categories = {list(categories)!r}: expected some of {', '.join(CATEGORIES)}")
 
 
 # ---- files of a scene --------------------------------------------------------------------------------------------
@@ -140,26 +137,22 @@ def annotate(masks: np.ndarray, class_ids: np.ndarray, *, polygons: bool) -> lis
         class_ids: int [n].
         polygons: write polygons for masks without holes; False writes exact RLE for all.
     """
+    from pycocotools import mask as coco_mask  # here, so that --help and --demo do not load it
+
     records = []
     for box, mask, class_id in zip(extract_bboxes(masks), np.moveaxis(masks, -1, 0), class_ids, strict=True):
         y1, x1, y2, x2 = map(float, box)
+        rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
         records.append(
             {
                 "category_id": int(class_id),
-                "segmentation": (mask_polygons(mask) if polygons else None) or _rle(mask),
+                "segmentation": (mask_polygons(mask) if polygons else None) or rle | {"counts": rle["counts"].decode()},
                 "area": float(np.count_nonzero(mask)),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "iscrowd": 0,
             }
         )
     return records
-
-
-def _rle(mask: np.ndarray) -> dict[str, Any]:
-    from pycocotools import mask as coco_mask  # here, so that --help and --demo do not load it
-
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 _POLYGON_DETAIL = 3  # parts of a pixel, so that outlines follow the borders of pixels and not their centers
@@ -179,30 +172,22 @@ def mask_polygons(mask: np.ndarray) -> list[list[float]] | None:
     contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if (hierarchy[0, :, 3] >= 0).any():  # a contour with a parent goes around a hole
         return None
-    return [np.around((_simplified(contour) + 0.5) / _POLYGON_DETAIL, 2).ravel().tolist() for contour in contours]
-
-
-def _simplified(contour: np.ndarray) -> np.ndarray:
-    """A contour [n, 1, (x, y)] in fine pixels with fewer corners, at least three."""
-    simpler = cv2.approxPolyDP(contour, _POLYGON_TOLERANCE * _POLYGON_DETAIL, closed=True)
-    return simpler if len(simpler) >= 3 else contour
+    simpler = [cv2.approxPolyDP(contour, _POLYGON_TOLERANCE * _POLYGON_DETAIL, closed=True) for contour in contours]
+    chosen = [few if len(few) >= 3 else all_ for few, all_ in zip(simpler, contours, strict=True)]
+    return [np.around((corners + 0.5) / _POLYGON_DETAIL, 2).ravel().tolist() for corners in chosen]
 
 
 # ---- placing -----------------------------------------------------------------------------------------------------
 def _find_place(
     rng: np.random.Generator, name: str, owner: np.ndarray, areas: list[int]
 ) -> tuple[np.ndarray, Part, Part] | None:
-    """An object and a random place for it where enough of every object stays visible.
+    """A stamp of `name`, the part of the scene that it covers, and that part of it; None if no place was found.
+
+    Enough of every object stays visible.
 
     Args:
-        name: its category.
         owner: int8 [height, width], index of the object in front, -1 for none.
         areas: of the whole objects so far, in pixels.
-
-    Returns:
-        stamp: uint8 [side, side].
-        on_scene, on_stamp: the part of the scene that the stamp covers, and that part of the stamp.
-        None if no place was found.
     """
     visible = np.bincount(owner[owner >= 0], minlength=len(areas))
     for _ in range(_STAMP_TRIES):
@@ -221,34 +206,23 @@ def _find_place(
 
 def _random_place(rng: np.random.Generator, length: int, sides: tuple[int, ...]) -> tuple[Part, Part]:
     """A place for a stamp of `length` pixels a side on a scene of `sides`: the parts of the scene and of the stamp."""
-    spans = [_overlap(int(rng.uniform(*_CENTERS) * side) - length // 2, length, side) for side in sides]
-    (rows, stamp_rows), (columns, stamp_columns) = spans
-    return (rows, columns), (stamp_rows, stamp_columns)
-
-
-def _overlap(start: int, length: int, side: int) -> tuple[slice, slice]:
-    """The part of 0..side that start..start + length covers, and that part of its own length."""
-    first, last = max(start, 0), min(start + length, side)
-    return slice(first, last), slice(first - start, last - start)
+    y, x = (int(rng.uniform(*_CENTERS) * side) - length // 2 for side in sides)
+    top, left, bottom, right = max(y, 0), max(x, 0), min(y + length, sides[0]), min(x + length, sides[1])
+    return (slice(top, bottom), slice(left, right)), (slice(top - y, bottom - y), slice(left - x, right - x))
 
 
 # ---- colors and textures of objects -----------------------------------------------------------------------------
 def _paint(rng: np.random.Generator, image: np.ndarray, stamp: np.ndarray, on_scene: Part, on_stamp: Part) -> None:
     """Paint an object on a scene, float32 [height, width, RGB], in a color that differs from the pixels around it."""
     coverage, behind = stamp[on_stamp], image[on_scene]
-    color = _distinct_color(rng, _around(behind, coverage))
+    near = cv2.dilate(coverage, np.ones((7, 7), np.uint8)) >= _SOLID
+    around = behind[near & (coverage == 0)]
+    color = _distinct_color(rng, around[:: len(around) // _AROUND + 1])
     shade = rng.uniform(-_OBJECT_SHADE, _OBJECT_SHADE, 3).astype(np.float32)
     texture = _texture(rng, *coverage.shape, period_of=min(image.shape[:2]))
     front = color + rng.uniform(*_OBJECT_TEXTURE) * texture[:, :, None]
     front += _ramp(rng, *coverage.shape)[:, :, None] * shade
     behind += (coverage / np.float32(255))[:, :, None] * (front - behind)
-
-
-def _around(behind: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    """Colors [n, RGB] of the pixels around an object."""
-    near = cv2.dilate(coverage, np.ones((7, 7), np.uint8)) >= _SOLID
-    pixels = behind[near & (coverage == 0)]
-    return pixels[:: len(pixels) // _AROUND + 1]
 
 
 def _distinct_color(rng: np.random.Generator, around: np.ndarray) -> np.ndarray:
@@ -262,16 +236,11 @@ def _distinct_color(rng: np.random.Generator, around: np.ndarray) -> np.ndarray:
 
 def _texture(rng: np.random.Generator, height: int, width: int, *, period_of: int) -> np.ndarray:
     """Stripes, checks, waves or blotches, periods relative to `period_of`: float32 [height, width], about -1..1."""
-    kind = rng.integers(4)
-    if kind == 0:
+    if (kind := rng.integers(4)) == 0:
         coarse = rng.uniform(-1, 1, rng.integers(4, 14, 2)).astype(np.float32)
         return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     y, x = _turned_grid(rng, height, width, rng.uniform(*_PERIOD) * period_of / (2 * math.pi))
-    if kind == 1:
-        return np.sin(y)
-    if kind == 2:
-        return np.sign(np.sin(y) * np.sin(x))
-    return np.sin(y + 2 * np.sin(x / 2))
+    return np.sin(y) if kind == 1 else np.sign(np.sin(y) * np.sin(x)) if kind == 2 else np.sin(y + 2 * np.sin(x / 2))
 
 
 def _turned_grid(rng: np.random.Generator, height: int, width: int, unit: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -302,27 +271,22 @@ def _add_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
     """Draw curves, segments and blobs that are not objects into an image, uint8 [height, width, RGB]."""
     kinds = np.repeat(list(_CLUTTER), [rng.integers(*span, endpoint=True) for span in _CLUTTER.values()])
     height, width = image.shape[:2]
-    short_side = min(height, width)
+    short_side, shift = min(height, width), 4  # fractional bits of the corners that OpenCV draws
     for kind in rng.permutation(kinds):
         y, x = int(rng.integers(height)), int(rng.integers(width))
         change = rng.normal(size=3)
         change *= rng.uniform(*_CLUTTER_CONTRAST) / np.linalg.norm(change)
         color = np.clip(image[y, x] + change, 0, 255).tolist()
-        if kind == "blobs":
-            corners = _blob(rng, rng.uniform(*_BLOB_RADIUS) * short_side) + (x, y)
-            cv2.fillPoly(image, [_fixed(corners)], color, cv2.LINE_AA, _CLUTTER_SHIFT)
+        if is_blob := kind == "blobs":
+            corners = _blob(rng, rng.uniform(*_BLOB_RADIUS) * short_side)
         else:
-            corners = _curve(rng, 0.6 * short_side, straight=kind == "segments") + (x, y)
+            corners = _curve(rng, 0.6 * short_side, straight=kind == "segments")
+        fixed = np.around((corners + (x, y)) * (1 << shift)).astype(np.int32)
+        if is_blob:
+            cv2.fillPoly(image, [fixed], color, cv2.LINE_AA, shift)
+        else:
             thickness = max(1, round(rng.uniform(*_CLUTTER_WIDTH) * short_side))
-            cv2.polylines(image, [_fixed(corners)], False, color, thickness, cv2.LINE_AA, _CLUTTER_SHIFT)
-
-
-_CLUTTER_SHIFT = 4  # fractional bits of the corners that OpenCV draws
-
-
-def _fixed(corners: np.ndarray) -> np.ndarray:
-    """Corners [n, (x, y)] in pixels as OpenCV's fixed-point numbers."""
-    return np.around(corners * (1 << _CLUTTER_SHIFT)).astype(np.int32)
+            cv2.polylines(image, [fixed], False, color, thickness, cv2.LINE_AA, shift)
 
 
 def _blob(rng: np.random.Generator, radius: float) -> np.ndarray:
@@ -341,10 +305,3 @@ def _curve(rng: np.random.Generator, reach: float, *, straight: bool) -> np.ndar
     t = np.linspace(0, 1, _STROKE_CORNERS)[:, None]
     first, second, last = rng.uniform(-reach, reach, (3, 2))
     return 3 * t * (1 - t) ** 2 * first + 3 * t**2 * (1 - t) * second + t**3 * last
-
-
-# ---- the camera --------------------------------------------------------------------------------------------------
-def _exposed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """An image with the random brightness and noise of a camera: uint8 [height, width, RGB]."""
-    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(*_NOISE))
-    return np.clip(np.around(image * np.float32(rng.uniform(*_GAIN)) + noise), 0, 255).astype(np.uint8)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from .style import FONT_SIZE, INK, SERIES_COLORS, SOFT, Values, add_grid, new_figure, style_axes
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_NUMBERS = ("min", "max", "mean", "std")  # of the values of a weight, numpy's methods
 _HUGE = 1000  # larger weights hint at an overflow
 _VALIDATION = "val_"
 _PANEL = (3.4, 2.6)  # inches
@@ -55,7 +56,11 @@ def plot_losses(history: Iterable[Mapping[str, Any]], *, title: str = "") -> "Fi
         for epoch in _changes(epochs, rates):
             axes.axvline(epoch, color=SOFT, linestyle="dotted", linewidth=1, zorder=0)
     if "loss" in losses and "val_loss" in columns:
-        _mark_best(figure.axes[0], epochs, columns["val_loss"])
+        best, color = int(np.nanargmin(columns["val_loss"])), SERIES_COLORS[1]
+        epoch, loss = epochs[best], columns["val_loss"][best]
+        figure.axes[0].plot(epoch, loss, "o", markersize=9, fillstyle="none", color=color, label="best")
+        text = f"best: epoch {epoch:.0f}, {loss:.3g}"
+        figure.axes[0].set_title(text, loc="right", fontsize=FONT_SIZE - 1, color=color)
     return figure
 
 
@@ -64,21 +69,18 @@ def _columns(history: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     rows = list(history)
     if not rows:
         raise ValueError("history: expected a row for each epoch, got none")
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = dict.fromkeys(str(name) for row in rows for name in row)
     columns = {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
     if "epoch" not in columns or not np.isfinite(columns["epoch"]).all():
-        raise ValueError(
-            f"history: expected rows with a number under 'epoch', got the keys {', '.join(map(str, names))}"
-        )
+        raise ValueError(f"history: expected rows with a number under 'epoch', got the keys {', '.join(names)}")
     return {name: values for name, values in columns.items() if np.isfinite(values).any()}
 
 
 def _number(value: Any) -> float:
     try:
-        number = float(value)
+        return float(value) if math.isfinite(float(value)) else math.nan
     except (TypeError, ValueError):
         return math.nan
-    return number if math.isfinite(number) else math.nan
 
 
 def _draw_curves(axes: "Axes", epochs: np.ndarray, name: str, columns: dict[str, np.ndarray]) -> None:
@@ -105,13 +107,6 @@ def _draw_curves(axes: "Axes", epochs: np.ndarray, name: str, columns: dict[str,
     axes.lines[0].set_drawstyle("steps-mid")
 
 
-def _mark_best(axes: "Axes", epochs: np.ndarray, losses: np.ndarray) -> None:
-    best = int(np.nanargmin(losses))
-    axes.plot(epochs[best], losses[best], "o", markersize=9, fillstyle="none", color=SERIES_COLORS[1], label="best")
-    text = f"best: epoch {epochs[best]:.0f}, {losses[best]:.3g}"
-    axes.set_title(text, loc="right", fontsize=FONT_SIZE - 1, color=SERIES_COLORS[1])
-
-
 def _changes(epochs: np.ndarray, rates: np.ndarray | None) -> list[float]:
     """Places between epochs where the learning rate changes; none if it changes all the time."""
     if rates is None:
@@ -121,9 +116,7 @@ def _changes(epochs: np.ndarray, rates: np.ndarray | None) -> list[float]:
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
-def plot_precision_recall(
-    AP: float, precisions: npt.ArrayLike, recalls: npt.ArrayLike, *, ax: "Axes | None" = None
-) -> "Axes":
+def plot_precision_recall(AP: float, precisions: ArrayLike, recalls: ArrayLike, *, ax: "Axes | None" = None) -> "Axes":
     """Draw precision over recall.
 
     Args:
@@ -142,10 +135,10 @@ def plot_precision_recall(
 
 
 def plot_overlaps(
-    gt_class_ids: npt.ArrayLike,
-    pred_class_ids: npt.ArrayLike,
+    gt_class_ids: ArrayLike,
+    pred_class_ids: ArrayLike,
     pred_scores: Values,
-    overlaps: npt.ArrayLike,
+    overlaps: ArrayLike,
     class_names: Sequence[str],
     threshold: float = 0.5,
     *,
@@ -154,15 +147,12 @@ def plot_overlaps(
     """Draw the overlaps of detections with ground truth, and which classes agree.
 
     Args:
-        gt_class_ids: int [g]; zeros at the end are padding.
-        pred_class_ids, pred_scores: int [p] and [p].
+        gt_class_ids: int [g], a column for each instance; zeros at the end are padding.
+        pred_class_ids, pred_scores: int [p] and [p], a row for each detection.
         overlaps: [p, g], intersection over union.
         class_names: name of every class id.
         threshold: overlap above which a cell is marked "match" (same class) or "wrong".
         ax: matplotlib axes to draw on; None makes a new figure.
-
-    Returns:
-        The axes: a row for each detection, a column for each instance.
     """
     truth, found = (np.asarray(ids, int)[np.asarray(ids, int) != 0] for ids in (gt_class_ids, pred_class_ids))
     table = np.asarray(overlaps, float)
@@ -212,26 +202,19 @@ class WeightStats:
         return pages.table(heads, [[*row[:-1], pages.emphasis(row[-1]) if row[-1] else None] for row in rows])
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
-        numbers = ["min", "max", "mean", "std"]
-        rows = [
-            [row["name"], str(row["shape"]), *(f"{row[key]:+.4f}" for key in numbers), row["remark"]]
-            for row in self.rows
-        ]
-        return ["weight", "shape", *numbers, "remark"], rows
+        heads = ["weight", "shape", *_NUMBERS, "remark"]
+        shown = [row | {key: f"{row[key]:+.4f}" for key in _NUMBERS} | {"weight": row["name"]} for row in self.rows]
+        return heads, [[str(row[head]) for head in heads] for row in shown]
 
 
 def display_weight_stats(model: Any) -> WeightStats:
-    """Statistics of all weights of a model; weights that look dead or too large are marked.
-
-    Args:
-        model: a Keras model, or a `SiameseMaskRCNN`.
-    """
+    """Statistics of all weights of a Keras model or a `SiameseMaskRCNN`; dead or too large ones are marked."""
     weights = getattr(model, "keras_model", model).weights
     return WeightStats([_statistics(weight.path, np.asarray(weight, np.float64)) for weight in weights])
 
 
 def _statistics(name: str, values: np.ndarray) -> dict[str, Any]:
-    numbers = {key: float(getattr(values, key)()) for key in ("min", "max", "mean", "std")}
+    numbers = {key: float(getattr(values, key)()) for key in _NUMBERS}
     if not np.isfinite(values).all():
         remark = "not finite"
     elif max(abs(numbers["min"]), abs(numbers["max"])) > _HUGE:

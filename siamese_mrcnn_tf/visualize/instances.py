@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
@@ -23,7 +23,6 @@ from .style import Color, Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _Pair = tuple[int, int]  # (x, y) or (width, height) in pixels
 _Plate = tuple[int, int, int, int]  # (x1, y1, x2, y2) in pixels
@@ -45,13 +44,10 @@ def random_colors(n: int) -> list[Color]:
     return [colorsys.hsv_to_rgb(index * _GOLDEN_RATIO % 1, 0.85, (1, 0.8, 0.9)[index % 3]) for index in range(n)]
 
 
-def apply_mask(image: np.ndarray, mask: npt.ArrayLike, color: Color, alpha: float = 0.5) -> np.ndarray:
-    """Tint an image where a mask is set, in place; returns the image.
+def apply_mask(image: np.ndarray, mask: ArrayLike, color: Color, alpha: float = 0.5) -> np.ndarray:
+    """Tint an image [height, width, RGB], 0..255, in place where a mask [height, width] is set; returns the image.
 
     Args:
-        image: [height, width, RGB] in 0..255.
-        mask: [height, width], zero or False outside the instance.
-        color: (red, green, blue) in 0..1.
         alpha: share of the color in the result, 0..1.
     """
     inside = np.asarray(mask, bool)
@@ -61,9 +57,9 @@ def apply_mask(image: np.ndarray, mask: npt.ArrayLike, color: Color, alpha: floa
 
 # ---- arrays ------------------------------------------------------------------------------------------------------
 def draw_overlay(
-    image: npt.ArrayLike,
-    boxes: npt.ArrayLike,
-    masks: npt.ArrayLike | None,
+    image: ArrayLike,
+    boxes: ArrayLike,
+    masks: ArrayLike | None,
     scores: Values | None,
     *,
     captions: Values | None = None,
@@ -77,7 +73,7 @@ def draw_overlay(
         masks: [height, width, n], zero or False outside; None or [height, width, 0] to draw boxes alone.
         scores: [n], or None.
         captions: n labels in place of the scores.
-        colors: n of (red, green, blue) in 0..1.
+        colors: n of (red, green, blue) in 0..1; None takes `random_colors`.
 
     Returns:
         uint8 [height, width, RGB].
@@ -90,7 +86,11 @@ def draw_overlay(
     painted = np.array(image)
     if masks is not None:
         for index in order[::-1]:
-            _paint_mask(painted, masks[:, :, index], colors[index], line)
+            y1, x1, y2, x2 = extract_bboxes(masks[:, :, [index]])[0]
+            mask, region = np.asarray(masks[y1:y2, x1:x2, index], bool), painted[y1:y2, x1:x2]
+            if mask.size:
+                apply_mask(region, mask, colors[index], _TINT)
+                region[mask & ~binary_erosion(mask, iterations=line)] = _as_bytes(colors[index])  # the outline
     canvas = Image.fromarray(painted)
     draw = ImageDraw.Draw(canvas)
     for index in order[::-1]:
@@ -103,9 +103,9 @@ def draw_overlay(
 
 # ---- axes --------------------------------------------------------------------------------------------------------
 def display_instances(
-    image: npt.ArrayLike,
-    boxes: npt.ArrayLike,
-    masks: npt.ArrayLike | None,
+    image: ArrayLike,
+    boxes: ArrayLike,
+    masks: ArrayLike | None,
     class_ids: Values,
     class_names: Sequence[str] | None = None,
     scores: Values | None = None,
@@ -140,7 +140,9 @@ def display_instances(
     of_instances: dict[str, Any] = {"class_ids": class_ids, "scores": scores, "captions": captions}
     image, boxes, masks, colors = _checked_instances(image, boxes, masks, colors, **of_instances)
     if captions is None:
-        captions = [_caption(index, class_ids, class_names, scores) for index in range(len(boxes))]
+        captions = [""] * len(boxes) if class_names is None else [str(class_names[class_id]) for class_id in class_ids]
+        if scores is not None:
+            captions = [f"{name} {score:.3f}".strip() for name, score in zip(captions, scores, strict=True)]
     ax = style.new_figure(figsize).add_subplot() if ax is None else ax
     painted = np.array(image)
     for index in map(int, np.flatnonzero(boxes.any(axis=1))):
@@ -159,9 +161,9 @@ def display_instances(
 
 def display_results(
     target: Values,
-    image: npt.ArrayLike,
-    boxes: npt.ArrayLike,
-    masks: npt.ArrayLike | None,
+    image: ArrayLike,
+    boxes: ArrayLike,
+    masks: ArrayLike | None,
     class_ids: Values,
     scores: Values | None = None,
     title: str = "",
@@ -176,29 +178,33 @@ def display_results(
 
     Args:
         target: uint8 [h, w, RGB] or a sequence of them, the reference crops.
-        ax: axes in the order of the result; None makes a new figure.
-        image, boxes, masks, class_ids, scores, title, figsize, show_mask, show_bbox, colors, captions: as in
-            `display_instances`.
+        ax: axes in the order of the result; None makes a new figure. Other arguments as in `display_instances`.
 
     Returns:
         list of axes: one for each reference, from top to bottom, then the scene's.
     """
     targets = _crops(target, "target")
-    axes = _axes_of_results(style.new_figure(figsize), len(targets)) if ax is None else list(ax)
+    if ax is None:
+        figure = style.new_figure(figsize)
+        columns = figure.add_gridspec(1, 2, width_ratios=(1, 3))
+        crops = columns[0].subgridspec(len(targets), 1)
+        axes = [figure.add_subplot(cell) for cell in (*map(crops.__getitem__, range(len(targets))), columns[1])]
+    else:
+        axes = list(ax)
     if len(axes) != len(targets) + 1:
         raise ValueError(f"ax: expected {len(targets)} axes for references and one for the scene, got {len(axes)}")
     for target_ax, crop in zip(axes, targets, strict=False):
         style.draw_image(target_ax, crop, "", margin=0)
-    shown: dict[str, Any] = {"show_mask": show_mask, "show_bbox": show_bbox, "colors": colors, "captions": captions}
-    display_instances(image, boxes, masks, class_ids, scores=scores, title=title, ax=axes[-1], **shown)
+    scene: dict[str, Any] = {"scores": scores, "title": title, "ax": axes[-1], "colors": colors, "captions": captions}
+    display_instances(image, boxes, masks, class_ids, show_mask=show_mask, show_bbox=show_bbox, **scene)
     return axes
 
 
 def display_grid(
     target_list: Sequence[Values],
-    image_list: Sequence[npt.ArrayLike],
-    boxes_list: Sequence[npt.ArrayLike],
-    masks_list: Sequence[npt.ArrayLike | None],
+    image_list: Sequence[ArrayLike],
+    boxes_list: Sequence[ArrayLike],
+    masks_list: Sequence[ArrayLike | None],
     class_ids_list: Sequence[Values],
     scores_list: Sequence[Values] | None = None,
     category_names_list: Sequence[str] | None = None,
@@ -219,14 +225,12 @@ def display_grid(
 
     Args:
         target_list: of each scene the reference crop uint8 [h, w, RGB], or a sequence of several.
-        image_list, boxes_list, masks_list, class_ids_list: of each scene, as in `display_instances`.
-        scores_list: of each scene [n]; None draws no scores.
+        image_list, boxes_list, masks_list, class_ids_list, scores_list, colors, captions: of each scene, as in
+            `display_instances`.
         category_names_list: of each scene the name of the category, above it.
-        title: of a new figure.
-        figsize: (width, height) of a new figure, in inches.
+        title, figsize: of a new figure; (width, height) in inches.
         ax: as many axes as scenes, in any arrangement; None makes a new figure with a grid close to square.
         show_mask, show_bbox, show_scores: whether to draw tinted masks, boxes, scores.
-        colors, captions: of each scene what `display_instances` takes.
         target_shift: pixels between a reference and the corner.
         fontsize, linewidth: of names (captions are smaller) and of boxes, in points.
         save: path to write the figure to, in the format of its suffix; False writes none.
@@ -249,13 +253,13 @@ def display_grid(
     else:
         axes = list(np.ravel(ax))
     _check_counts(count, ax=axes)
-    shown: dict[str, Any] = {"linewidth": linewidth, "fontsize": fontsize * _CAPTION}
-    shown |= {"show_mask": show_mask, "show_bbox": show_bbox}
+    shown: dict[str, Any] = {"linewidth": linewidth, "show_mask": show_mask, "show_bbox": show_bbox}
     for index, cell in enumerate(axes):
         scores = None if scores_list is None or not show_scores else scores_list[index]
         tints, labels = (None if values is None else values[index] for values in (colors, captions))
         instances = image_list[index], boxes_list[index], masks_list[index], class_ids_list[index]
-        display_instances(*instances, scores=scores, colors=tints, captions=labels, ax=cell, **shown)
+        shown |= {"scores": scores, "colors": tints, "captions": labels, "ax": cell}
+        display_instances(*instances, fontsize=fontsize * _CAPTION, **shown)
         _draw_inset(cell, _crops(target_list[index], "target_list"), np.shape(image_list[index]), target_shift)
         cell.set_title("" if category_names_list is None else str(category_names_list[index]), fontsize=fontsize)
     if save:
@@ -266,8 +270,8 @@ def display_grid(
 
 
 def display_boxes(
-    image: npt.ArrayLike,
-    groups: Iterable[tuple[npt.ArrayLike, Any, dict[str, Any]]],
+    image: ArrayLike,
+    groups: Iterable[tuple[ArrayLike, Any, dict[str, Any]]],
     title: str = "",
     figsize: tuple[float, float] = (16, 16),
     ax: "Axes | None" = None,
@@ -279,9 +283,7 @@ def display_boxes(
         image: uint8 [height, width, RGB].
         groups: sequence of (boxes, color, settings). boxes: [n, (y1, x1, y2, x2)] in pixels; color: one for all or one
             for each box; settings: further ones of a matplotlib LineCollection, such as {"linewidth": 2}.
-        title: above the image.
-        figsize: (width, height) of a new figure, in inches.
-        ax: matplotlib axes to draw on; None makes a new figure.
+        title, figsize, ax: as in `display_instances`.
         margin: pixels around the image.
     """
     from matplotlib.collections import LineCollection
@@ -303,13 +305,6 @@ def _crops(target: Values, what: str) -> list[np.ndarray]:
     return [style.checked_image(crop, what) for crop in (target if np.ndim(target[0]) == 3 else [target])]
 
 
-def _axes_of_results(figure: "Figure", num_references: int) -> "list[Axes]":
-    """Axes of the references in a narrow column at the left, then the scene's."""
-    columns = figure.add_gridspec(1, 2, width_ratios=(1, 3))
-    references = columns[0].subgridspec(num_references, 1)
-    return [figure.add_subplot(cell) for cell in (*(references[index] for index in range(num_references)), columns[1])]
-
-
 def _draw_inset(ax: "Axes", crops: list[np.ndarray], shape: tuple[int, ...], shift: float) -> None:
     """References in the lower left corner of a scene, framed in white, each of the same area."""
     left, bottom, (limit_y, limit_x) = shift, shape[0] - shift, np.multiply(shape[:2], _INSET_SIDE)
@@ -325,27 +320,12 @@ def _draw_inset(ax: "Axes", crops: list[np.ndarray], shape: tuple[int, ...], shi
         left = right + shift / 2
 
 
-def _caption(index: int, class_ids: Values, class_names: Sequence[str] | None, scores: Values | None) -> str:
-    name = "" if class_names is None else str(class_names[class_ids[index]])
-    return name if scores is None else f"{name} {scores[index]:.3f}".strip()
-
-
 # ---- helpers: overlays -------------------------------------------------------------------------------------------
-def _paint_mask(image: np.ndarray, mask: np.ndarray, color: Color, line: int) -> None:
-    """Tint a mask in the image, with an outline of `line` pixels inside its edge."""
-    y1, x1, y2, x2 = extract_bboxes(mask[:, :, None])[0]
-    mask, image = np.asarray(mask[y1:y2, x1:x2], bool), image[y1:y2, x1:x2]
-    if mask.size:
-        apply_mask(image, mask, color, _TINT)
-        image[mask & ~binary_erosion(mask, iterations=line)] = _as_bytes(color)
-
-
 def _draw_labels(
     draw: ImageDraw.ImageDraw, size: _Pair, boxes: np.ndarray, labels: Values, colors: Values, order: Iterable[int]
 ) -> None:
     """Draw labels on plates of their color; the first ones of `order` choose their places first."""
-    smallest, largest = _LABEL_PIXELS
-    pixels = min(max(round(min(size) * _LABEL_SCALE), smallest), largest)
+    pixels = int(np.clip(round(min(size) * _LABEL_SCALE), *_LABEL_PIXELS))
     font, pad = ImageFont.load_default(pixels), max(pixels // 8, 1)
     taken: list[_Plate] = []
     for index in order:
@@ -366,13 +346,13 @@ def _label_place(box: np.ndarray, plate: _Pair, size: _Pair, taken: Iterable[_Pl
     width, height = plate
     wanted = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2 - height), (x1, y2), (x2 - width, y2)]
     places = [(min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))) for x, y in wanted]
-    return min(places, key=lambda place: sum(_shared_area(place, plate, other) for other in taken))
+    others = np.reshape(list(taken), (-1, 4))
 
+    def hidden(place: _Pair) -> int:
+        sides = np.minimum(np.add(place, plate), others[:, 2:]) - np.maximum(place, others[:, :2])
+        return sides.clip(0).prod(axis=1).sum()
 
-def _shared_area(place: _Pair, plate: _Pair, other: _Plate) -> int:
-    across = min(place[0] + plate[0], other[2]) - max(place[0], other[0])
-    down = min(place[1] + plate[1], other[3]) - max(place[1], other[1])
-    return max(across, 0) * max(down, 0)
+    return min(places, key=hidden)
 
 
 def _as_bytes(color: Color) -> tuple[int, ...]:
@@ -381,11 +361,7 @@ def _as_bytes(color: Color) -> tuple[int, ...]:
 
 # ---- helpers: checks ---------------------------------------------------------------------------------------------
 def _checked_instances(
-    image: npt.ArrayLike,
-    boxes: npt.ArrayLike,
-    masks: npt.ArrayLike | None,
-    colors: Values | None,
-    **of_instances: Values | None,
+    image: ArrayLike, boxes: ArrayLike, masks: ArrayLike | None, colors: Values | None, **of_instances: Values | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Values]:
     """Image, boxes, masks (None where there are none) and colors, once all are of as many instances."""
     image, boxes = style.checked_image(image, "image"), style.checked_boxes(boxes, "boxes")

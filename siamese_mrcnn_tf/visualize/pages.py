@@ -8,8 +8,7 @@ is not `Html` is text and is escaped:
         section("Losses", figure(plot, caption="the five losses")),
     ])
 
-Pages load nothing from elsewhere and have no scripts. The style follows the reader's choice of light or dark, and wide
-tables scroll on narrow screens. Markup and style are in page.html.
+Pages load nothing from elsewhere and have no scripts. Markup and style are in page.html.
 """
 
 import base64
@@ -18,7 +17,7 @@ import functools
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,26 +59,19 @@ class GridImage:
 
 # ---- pages -----------------------------------------------------------------------------------------------------------
 def write_page(path: str | os.PathLike, title: str, sections: Iterable[object]) -> None:
-    """Write a page; missing folders are made.
-
-    Args:
-        path: file to write, such as report.html.
-        title: of the page, as text.
-        sections: Html (`section`) or text, which becomes paragraphs.
-    """
+    """Write a page of sections, Html (`section`) or text, which becomes paragraphs; missing folders are made."""
     write_text(path, page(title, sections))
 
 
 def page(title: str, sections: Iterable[object]) -> Html:
     """A whole page; arguments as in `write_page`."""
-    return _render("page", title, sections).lstrip()
+    return _macro("page")(title, sections).lstrip()
 
 
 def section(heading: str, *parts: object, level: int = 2) -> Html:
     """A heading and the parts below it.
 
     Args:
-        heading: text.
         parts: Html of the functions below, sections of a deeper level, or text, which becomes a paragraph.
         level: of the heading, 2 to 6; the page's title has 1.
 
@@ -88,33 +80,33 @@ def section(heading: str, *parts: object, level: int = 2) -> Html:
     """
     if level not in range(2, 7):
         raise ValueError(f"level = {level!r}: expected 2 to 6")
-    return _render("section", heading, parts, level)
+    return _macro("section")(heading, parts, level)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 def paragraph(text: object) -> Html:
     """A paragraph of text; its line breaks are kept."""
-    return _render("paragraph", text)
+    return _macro("paragraph")(text)
 
 
 def note(text: object) -> Html:
     """A remark, such as what is missing and why."""
-    return _render("note", text)
+    return _macro("note")(text)
 
 
 def emphasis(text: object) -> Html:
     """Text in italics, for a cell or a sentence."""
-    return _render("emphasis", text)
+    return _macro("emphasis")(text)
 
 
 def code(text: object) -> Html:
     """A command line, a log or source text; keeps its spaces and line breaks."""
-    return _render("code", text)
+    return _macro("code")(text)
 
 
 def folded(summary: str, *parts: object) -> Html:
     """Parts that open when their summary, a text, is clicked."""
-    return _render("folded", summary, parts)
+    return _macro("folded")(summary, parts)
 
 
 def table(heads: Sequence[object], rows: Iterable[Iterable[object]], *, caption: str = "") -> Html:
@@ -133,7 +125,7 @@ def table(heads: Sequence[object], rows: Iterable[Iterable[object]], *, caption:
         if len(row) != len(heads):
             raise ValueError(f"row {index} of a table: expected {len(heads)} cells like its heads, got {len(row)}")
     numeric = [_is_numeric([row[column] for row in cells]) for column in range(len(heads))]
-    return _render("table", heads, cells, numeric, caption)
+    return _macro("table")(heads, cells, numeric, caption)
 
 
 def figure(plot: "Figure | str | os.PathLike", *, caption: str = "", alt: str = "", dpi: float = DPI) -> Html:
@@ -153,7 +145,7 @@ def figure(plot: "Figure | str | os.PathLike", *, caption: str = "", alt: str = 
         content = buffer.getvalue()
     with Image.open(io.BytesIO(content)) as image:
         width = round(image.width * _CSS_DPI / image.info.get("dpi", (_CSS_DPI,))[0])
-    return _render("plot", _data_uri(content, "png"), width, caption, _plain(alt or caption))
+    return _macro("plot")(_data_uri(content, "png"), width, caption, _plain(alt or caption))
 
 
 def image_grid(rows: Iterable[Iterable[GridImage | str]], *, max_side: int | None = None) -> Html:
@@ -166,7 +158,7 @@ def image_grid(rows: Iterable[Iterable[GridImage | str]], *, max_side: int | Non
     Raises:
         ValueError: an image that is not uint8 [height, width, 3].
     """
-    return _render("grid", [[_grid_cell(cell, max_side) for cell in row] for row in rows])
+    return _macro("grid")([[_grid_cell(cell, max_side) for cell in row] for row in rows])
 
 
 def image_uri(pixels: np.ndarray, *, lossless: bool = False, max_side: int | None = None) -> str:
@@ -190,17 +182,13 @@ def image_uri(pixels: np.ndarray, *, lossless: bool = False, max_side: int | Non
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------
-def _render(macro: str, *values: object) -> Html:
-    return getattr(_macros(), macro)(*values)
-
-
 @functools.cache
-def _macros() -> object:
-    """The macros of page.html; a value of None becomes no text."""
+def _macro(name: str) -> Callable[..., Html]:
+    """A macro of page.html; a value of None becomes no text."""
     loader = PackageLoader(__name__.rpartition(".")[0], ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.finalize = lambda value: "" if value is None else value
-    return environment.get_template("page.html").module
+    return getattr(environment.get_template("page.html").module, name)
 
 
 def _grid_cell(cell: GridImage | str, max_side: int | None) -> Html | str:
@@ -210,17 +198,16 @@ def _grid_cell(cell: GridImage | str, max_side: int | None) -> Html | str:
     height, width = cell.pixels.shape[:2]
     if max_side is not None:
         width = round(width * min(max_side / max(height, width), 1))
-    return _render("image", uri, width, cell.caption, _plain(cell.alt or cell.caption))
+    return _macro("image")(uri, width, cell.caption, _plain(cell.alt or cell.caption))
 
 
 def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _is_numeric(cells: Iterable[object]) -> bool:
     """Whether a column holds numbers alone, apart from cells without content."""
-    texts = [_plain(cell).strip() for cell in cells if cell is not None]
-    texts = [text for text in texts if text not in _ABSENT]
+    texts = [text for cell in cells if cell is not None and (text := _plain(cell).strip()) not in _ABSENT]
     return bool(texts) and all(_NUMERIC.fullmatch(text) for text in texts)
 
 

@@ -4,7 +4,6 @@ Boxes are (y1, x1, y2, x2) in pixels of the molded scene, y2 and x2 exclusive.
 """
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from ..data import resize
 from ..data.checks import counted
 from ..data.data_generator import Sample, TrainingSamples
 from ..data.dataset import CocoDataset
-from ..io.files import atomic_path, writable_folder
+from ..io.files import StrPath, atomic_path, writable_folder
 from ..ops.boxes import compute_overlaps
 from .instances import display_boxes, display_instances, random_colors
 from .style import draw_image, new_figure
@@ -36,18 +35,11 @@ _LANDED_IOU = 0.9  # of a moved anchor with a ground truth box
 
 
 def draw_samples(
-    samples: TrainingSamples,
-    config: Config,
-    out: str | os.PathLike,
-    count: int = 10,
-    *,
-    first: int = 0,
-    progress: bool = True,
+    samples: TrainingSamples, config: Config, out: StrPath, count: int = 10, *, first: int = 0, progress: bool = True
 ) -> list[Path]:
     """Draw training samples to `out`: sample_00.png, ...; samples that cannot be made are logged and left out.
 
     Args:
-        samples, config: TrainingSamples and its Config.
         out: folder.
         count: number of samples, from `first` on.
         progress: show a progress bar.
@@ -76,7 +68,6 @@ def draw_sample(
     """A matplotlib Figure of a training sample: ground truth, references, positive anchors, and where they move.
 
     Args:
-        sample, dataset, config: Sample, its data set and Config.
         anchors: [anchors, (y1, x1, y2, x2)] in pixels of the scene.
         number: of the sample, for the title.
     """
@@ -100,9 +91,8 @@ def _draw_ground_truth(axes: "Axes", sample: Sample, config: Config, colors: np.
     captions = ["crowd" if crowd else "" for crowd in class_ids < 0]
     title = f"ground truth: {counted((class_ids > 0).sum(), 'instance')}"
     title += f", {counted((class_ids < 0).sum(), 'crowd')}" if (class_ids < 0).any() else ""
-    display_instances(
-        sample.image, boxes, masks, class_ids, title=title, ax=axes, colors=colors[shown], captions=captions
-    )
+    how: dict[str, Any] = {"title": title, "ax": axes, "colors": colors[shown], "captions": captions}
+    display_instances(sample.image, boxes, masks, class_ids, **how)
 
 
 def _draw_references(figure: "Figure", cell: Any, sample: Sample, dataset: CocoDataset) -> None:

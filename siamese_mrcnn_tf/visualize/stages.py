@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from ..data import molding
@@ -29,7 +29,7 @@ _LINE_WIDTH, _SHADOW_WIDTH = 2, 3.5  # of boxes, in points
 
 # ---- several images --------------------------------------------------------------------------------------------------
 def display_images(
-    images: Sequence[npt.ArrayLike],
+    images: Sequence[ArrayLike],
     titles: Sequence[str] | None = None,
     cols: int = 4,
     cmap: Any = None,
@@ -45,10 +45,7 @@ def display_images(
         titles: as many texts.
         cols: images in a row.
         cmap, norm, interpolation: as matplotlib's `imshow` takes them.
-        ax: as many axes, in any arrangement; None makes a new figure.
-
-    Returns:
-        list of axes, one for each image.
+        ax: as many axes, in any arrangement, which are returned; None makes a new figure.
     """
     arrays = [np.asarray(image) for image in images]
     for index, image in enumerate(arrays):
@@ -66,21 +63,12 @@ def display_images(
 
 
 def display_top_masks(
-    image: npt.ArrayLike,
-    mask: npt.ArrayLike,
-    class_ids: Values,
-    class_names: Sequence[str],
-    limit: int = 4,
-    *,
-    ax: Any = None,
+    image: ArrayLike, mask: ArrayLike, class_ids: Values, class_names: Sequence[str], limit: int = 4, *, ax: Any = None
 ) -> "list[Axes]":
     """Draw an image and beside it the masks of the classes that cover most of it.
 
     Args:
-        image: uint8 [height, width, RGB].
-        mask: [height, width, n], zero or False outside the instances.
-        class_ids: int [n].
-        class_names: name of every class id.
+        mask: [height, width, n], zero or False outside. Other arguments as in `display_instances`.
         limit: number of classes.
         ax: `limit` + 1 axes; None makes a new figure.
 
@@ -104,10 +92,10 @@ def display_top_masks(
 
 # ---- boxes and their refinement --------------------------------------------------------------------------------------
 def draw_boxes(
-    image: npt.ArrayLike,
-    boxes: npt.ArrayLike | None = None,
-    refined_boxes: npt.ArrayLike | None = None,
-    masks: npt.ArrayLike | None = None,
+    image: ArrayLike,
+    boxes: ArrayLike | None = None,
+    refined_boxes: ArrayLike | None = None,
+    masks: ArrayLike | None = None,
     captions: Sequence[str] | None = None,
     visibilities: Values | None = None,
     title: str = "",
@@ -122,8 +110,7 @@ def draw_boxes(
         masks: [height, width, n], zero or False outside.
         captions: n texts, at the refined box where there is one.
         visibilities: n of 0 (gray and dotted), 1 (colored and dotted) or 2 (colored and solid, the default).
-        title: above the image.
-        ax: matplotlib axes to draw on; None makes a new figure.
+        title, ax: as in `display_instances`.
     """
     image = style.checked_image(image, "image")
     given = {"boxes": boxes, "refined_boxes": refined_boxes}
@@ -145,16 +132,16 @@ def draw_boxes(
             apply_mask(painted, masks[:, :, index], color)
             style.draw_outline(ax, masks[:, :, index], color)
         _draw_refinement(ax, old[index], refined[index], captions[index], color, line)
-    style.draw_image(ax, painted, title, margin=_margin(image))
+    style.draw_image(ax, painted, title, margin=max(image.shape[:2]) // 20)
     return ax
 
 
 def draw_rois(
-    image: npt.ArrayLike,
-    rois: npt.ArrayLike,
-    refined_rois: npt.ArrayLike,
-    mask: npt.ArrayLike | None,
-    class_ids: npt.ArrayLike,
+    image: ArrayLike,
+    rois: ArrayLike,
+    refined_rois: ArrayLike,
+    mask: ArrayLike | None,
+    class_ids: ArrayLike,
     class_names: Sequence[str] | None,
     limit: int = 10,
     *,
@@ -168,12 +155,8 @@ def draw_rois(
         refined_rois: [n, (y1, x1, y2, x2)] in pixels.
         mask: float [n, h, w], probabilities inside each refined box (`mrcnn_mask`), or None.
         class_ids: int [n], 0 for background.
-        class_names: name of every class id; None leaves the names out.
+        class_names, ax: as in `display_instances`. The title has the counts.
         limit: number of proposals, taken evenly from all of them.
-        ax: matplotlib axes to draw on; None makes a new figure.
-
-    Returns:
-        The axes; the title has the counts.
     """
     image, rois = style.checked_image(image, "image"), style.checked_boxes(rois, "rois")
     refined = style.checked_count(style.checked_boxes(refined_rois, "refined_rois"), len(rois), "refined_rois")
@@ -198,14 +181,14 @@ def draw_rois(
 
 # ---- differences -----------------------------------------------------------------------------------------------------
 def display_differences(
-    image: npt.ArrayLike,
-    gt_box: npt.ArrayLike,
-    gt_class_id: npt.ArrayLike | None,
-    gt_mask: npt.ArrayLike | None,
-    pred_box: npt.ArrayLike,
-    pred_class_id: npt.ArrayLike | None,
-    pred_score: npt.ArrayLike,
-    pred_mask: npt.ArrayLike | None,
+    image: ArrayLike,
+    gt_box: ArrayLike,
+    gt_class_id: ArrayLike | None,
+    gt_mask: ArrayLike | None,
+    pred_box: ArrayLike,
+    pred_class_id: ArrayLike | None,
+    pred_score: ArrayLike,
+    pred_mask: ArrayLike | None,
     class_names: Sequence[str] | None = None,
     title: str = "",
     ax: "Axes | None" = None,
@@ -224,8 +207,7 @@ def display_differences(
         pred_score: [n].
         class_names: not used; part of Matterport's signature.
         title: above the image; "" gives the number of found instances.
-        ax: matplotlib axes to draw on; None makes a new figure.
-        show_mask, show_box: whether to draw masks, and boxes.
+        ax, show_mask, show_box: as in `display_instances`.
         iou_threshold: minimum overlap of a match, which has a `*` after its overlap.
         score_threshold: minimum score of a detection.
     """
@@ -257,18 +239,14 @@ def display_differences(
             style.draw_outline(ax, masks[:, :, index], color)
         if show_box:
             _draw_refinement(ax, np.zeros(4), boxes[index], captions[index], color, "solid")
-    style.draw_image(ax, painted, title, margin=_margin(image))
+    style.draw_image(ax, painted, title, margin=max(image.shape[:2]) // 20)
     return ax
 
 
-def mask_overlaps(masks1: npt.ArrayLike, masks2: npt.ArrayLike) -> np.ndarray:
-    """Intersection over union of every pair of masks: [n1, n2].
-
-    Args:
-        masks1, masks2: [height, width, n1] and [height, width, n2], zero or False outside.
-    """
-    flat1, flat2 = (np.asarray(masks, bool).astype(np.float32) for masks in (masks1, masks2))
-    flat1, flat2 = (flat.reshape(flat.shape[0] * flat.shape[1], flat.shape[2]) for flat in (flat1, flat2))
+def mask_overlaps(masks1: ArrayLike, masks2: ArrayLike) -> np.ndarray:
+    """Intersection over union [n1, n2] of the masks [height, width, n1] with the masks [height, width, n2]."""
+    pair = (np.asarray(masks, bool).astype(np.float32) for masks in (masks1, masks2))
+    flat1, flat2 = (masks.reshape(masks.shape[0] * masks.shape[1], masks.shape[2]) for masks in pair)
     shared = flat1.T @ flat2
     union = flat1.sum(axis=0)[:, None] + flat2.sum(axis=0)[None] - shared
     return shared / np.maximum(union, 1)
@@ -276,8 +254,8 @@ def mask_overlaps(masks1: npt.ArrayLike, masks2: npt.ArrayLike) -> np.ndarray:
 
 # ---- maps ------------------------------------------------------------------------------------------------------------
 def display_matching(
-    image: npt.ArrayLike,
-    maps: Sequence[npt.ArrayLike],
+    image: ArrayLike,
+    maps: Sequence[ArrayLike],
     names: Sequence[str] | None = None,
     window: Sequence[float] | np.ndarray | None = None,
     molded_shape: Sequence[int] | None = None,
@@ -297,10 +275,8 @@ def display_matching(
         window: (y1, x1, y2, x2) in pixels, the part of the molded image that shows the scene, as in
             `EncodedScenes.windows`; None if the maps are of `image` itself.
         molded_shape: (height, width, ...) of the molded image in pixels; goes with `window`.
-        alpha: opacity of the heat, 0..1.
-        cmap: colors of the heat.
-        cols: images in a row.
-        ax: as many axes as maps; None makes a new figure.
+        alpha, cmap: opacity of the heat, 0..1, and its colors.
+        cols, ax: as in `display_images`.
 
     Returns:
         list of axes, one for each map, each with a color bar of its own range.
@@ -310,9 +286,16 @@ def display_matching(
         raise ValueError("window and molded_shape: expected both or neither, they go together")
     names = [f"P{level}" for level in range(2, 2 + len(strengths))] if names is None else names
     style.checked_count(names, len(strengths), "names")
+    if window is None or molded_shape is None:
+        heats = strengths
+    else:
+        y1, x1, y2, x2 = map(int, window)
+        if not (0 <= y1 < y2 <= molded_shape[0] and 0 <= x1 < x2 <= molded_shape[1]):
+            raise ValueError(f"window: expected a box inside {tuple(molded_shape[:2])}, got {(y1, x1, y2, x2)}")
+        heats = [_resized(strength, molded_shape)[y1:y2, x1:x2] for strength in strengths]
     axes = _axes_for(len(strengths), cols, ax, image.shape, _INCHES)
-    for cell, strength, name in zip(axes, strengths, names, strict=True):
-        heat = _over_scene(strength, image.shape, window, molded_shape)
+    for cell, strength, values, name in zip(axes, strengths, heats, names, strict=True):
+        heat = _resized(values, image.shape)
         style.draw_image(cell, image, f"{name}, {strength.shape[0]} x {strength.shape[1]}", margin=0)
         drawn = cell.imshow(heat, cmap=cmap, alpha=alpha, vmin=float(heat.min()), vmax=float(heat.max()))
         bar: Any = cell.figure.colorbar(drawn, cax=cell.inset_axes((1.02, 0, 0.04, 1)))
@@ -320,11 +303,10 @@ def display_matching(
     return axes
 
 
-def channel_strength(values: npt.ArrayLike) -> np.ndarray:
-    """Mean of the absolute values over the channels of a map: float32 [h, w].
+def channel_strength(values: ArrayLike) -> np.ndarray:
+    """Mean of the absolute values over channels, float32 [h, w], of [h, w, channels] or [1, h, w, channels].
 
-    Args:
-        values: [h, w] (returned as it is), [h, w, channels] or [1, h, w, channels].
+    [h, w] is returned as it is.
     """
     values = np.asarray(values, np.float32)
     values = values[0] if values.ndim == 4 and len(values) == 1 else values
@@ -396,22 +378,6 @@ def _draw_refinement(ax: "Axes", box: np.ndarray, refined: np.ndarray, caption: 
         ax.text(x1, y1, caption, color="white", size=11, verticalalignment="top", bbox=plate)
 
 
-def _over_scene(
-    strength: np.ndarray, shape: tuple[int, ...], window: Values | None, molded_shape: Sequence[int] | None
-) -> np.ndarray:
-    """A map in the size of the scene: float [height, width]."""
-    if window is None or molded_shape is None:
-        return _resized(strength, shape)
-    y1, x1, y2, x2 = (int(edge) for edge in window)
-    if not (0 <= y1 < y2 <= molded_shape[0] and 0 <= x1 < x2 <= molded_shape[1]):
-        raise ValueError(f"window: expected a box inside {tuple(molded_shape[:2])}, got {(y1, x1, y2, x2)}")
-    return _resized(_resized(strength, molded_shape)[y1:y2, x1:x2], shape)
-
-
 def _resized(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Values [h, w] in the size (height, width, ...), bilinearly; border values reach to the border."""
+    """Values [h, w] in the size (height, width, ...), bilinearly."""
     return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
-
-
-def _margin(image: np.ndarray) -> int:
-    return max(image.shape[:2]) // 20

@@ -8,7 +8,7 @@ from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +75,7 @@ def draw_outline(ax: "Axes", mask: np.ndarray, color: Color) -> None:
 
 
 # ---- checks of arguments ---------------------------------------------------------------------------------------------
-def checked_image(image: npt.ArrayLike, what: str) -> np.ndarray:
+def checked_image(image: ArrayLike, what: str) -> np.ndarray:
     """The image as an array; ValueError names `what` unless it is [height, width, 3] and not empty."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
@@ -83,7 +83,7 @@ def checked_image(image: npt.ArrayLike, what: str) -> np.ndarray:
     return image
 
 
-def checked_boxes(values: npt.ArrayLike, what: str) -> np.ndarray:
+def checked_boxes(values: ArrayLike, what: str) -> np.ndarray:
     """Boxes as float [n, (y1, x1, y2, x2)]; ValueError names `what` if the shape is another."""
     boxes = np.asarray(values, float)
     if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
@@ -91,7 +91,7 @@ def checked_boxes(values: npt.ArrayLike, what: str) -> np.ndarray:
     return boxes.reshape(-1, 4)
 
 
-def checked_shape(values: npt.ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
+def checked_shape(values: ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
     """The values as an array; ValueError names `what` if the shape is another."""
     if np.shape(values) != shape:
         raise ValueError(f"{what}: expected shape {shape}, got {np.shape(values)}")
