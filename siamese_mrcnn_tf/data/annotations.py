@@ -30,11 +30,7 @@ _COCO_2014_SUBSETS = ("minival", "valminusminival")  # parts of val2014 with ann
 
 
 def coco_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Path, Path]:
-    """Annotation file and image folder of a subset of the COCO tree in `dataset_dir`.
-
-    Raises:
-        ValueError: one of them is missing.
-    """
+    """Annotation file and image folder of a subset of the COCO tree in `dataset_dir`; ValueError if one is missing."""
     folder = Path(dataset_dir) / "annotations"
     year, images = ("2014", "val2014") if subset in _COCO_2014_SUBSETS else (year, f"{subset}{year}")
     if not folder.is_dir():
@@ -94,10 +90,8 @@ def is_rle(segmentation: Entry, size: Sequence[int]) -> bool:
 def annotation_rle(annotation: Entry, height: int, width: int) -> Rle:
     """The mask of an annotation; without points it is empty.
 
-    A crowd whose RLE has another size than its image covers all of it, as in Matterport.
-
-    Raises:
-        ValueError: polygon coordinates that are no numbers, or far from any image.
+    A crowd whose RLE has another size than its image covers all of it, as in Matterport. Raises ValueError for polygon
+    coordinates that are no numbers, or far from any image.
     """
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, dict):

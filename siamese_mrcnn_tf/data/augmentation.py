@@ -30,11 +30,7 @@ def flip_left_right(image: np.ndarray, masks: np.ndarray) -> ImageAndMasks:
 
 
 def fliplr(probability: float = 0.5) -> Augmentation:
-    """Augmentation that mirrors a sample with a probability.
-
-    Raises:
-        ValueError: `probability` is outside 0..1.
-    """
+    """Augmentation that mirrors a sample with a probability; raises ValueError if that is outside 0..1."""
     if not 0 <= probability <= 1:
         raise ValueError(f"probability = {probability!r}: expected a number from 0 to 1")
     return functools.partial(_flip_sometimes, probability=probability)
@@ -64,11 +60,7 @@ def imgaug_augmentation(augmenter: Any) -> Augmentation:
 
 
 def parse_augmentation(name: str | None) -> Augmentation | None:
-    """The augmentation with a name from the command line: None for None and "none", `fliplr()` for "fliplr".
-
-    Raises:
-        ValueError: another name.
-    """
+    """The augmentation with a name: None for None and "none", `fliplr()` for "fliplr"; ValueError for others."""
     if name is not None and name not in _NAMED:
         raise ValueError(f"augmentation {name!r}: expected one of {', '.join(_NAMED)}")
     return None if name is None else _NAMED[name]()
@@ -118,7 +110,6 @@ _import_lock = threading.Lock()  # one thread at a time adds and removes numpy's
 
 _NAMED: dict[str, Callable[[], Augmentation | None]] = {"none": lambda: None, "fliplr": fliplr}
 
-_INSTALL = "pip install 'imgaug==0.4.0' 'opencv-python>=4.8,<5'"
 _DEBIAN_PACKAGES = {"libGL.so": "libgl1", "libgthread-2.0.so": "libglib2.0-0"}  # that OpenCV's wheel lacks
 
 _SCTYPES = {  # the part of numpy 1's numpy.sctypes that imgaug reads
@@ -127,8 +118,6 @@ _SCTYPES = {  # the part of numpy 1's numpy.sctypes that imgaug reads
     "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
 }
 _USERS_OF_OLD_ALIASES = ("imgaug.parameters", "imgaug.augmenters.meta", "imgaug.augmentables.polys")
-
-_MAX_SEED = 2**31 - 1  # of imgaug, exclusive
 
 _COMBINING = ("Sequential", "SomeOf", "OneOf", "Sometimes")
 _MOVING = ("Fliplr", "Flipud", "Rot90", "CropAndPad", "Affine", "PiecewiseAffine", "PerspectiveTransform")
@@ -156,7 +145,7 @@ class _ImgaugAugmentation:
             height, width = image.shape[:2]
             raise ValueError(f"masks are {masks.dtype} {masks.shape}: expected bool ({height}, {width}, instances)")
         augmenter = self._augmenter.deepcopy()  # its random state belongs to this sample and this thread
-        augmenter.seed_(int(rng.integers(_MAX_SEED)), deterministic_too=True)
+        augmenter.seed_(int(rng.integers(2**31 - 1)), deterministic_too=True)  # imgaug's range of seeds
         new_image, new_masks = _augment(augmenter, image, masks)
         if new_image.shape != image.shape or new_masks.shape != masks.shape:
             before, after = f"{image.shape} and {masks.shape}", f"{new_image.shape} and {new_masks.shape}"
@@ -247,4 +236,5 @@ def _advice(error: ImportError) -> str:
         if library in str(error):
             advice = f"install it, on Debian and Ubuntu with `apt-get install {package}`"
             return f"imgaug needs OpenCV, which does not find a system library ({error}): {advice}"
-    return f"imgaug cannot be imported ({error}): install what it needs with `{_INSTALL}`"
+    command = "pip install 'imgaug==0.4.0' 'opencv-python>=4.8,<5'"
+    return f"imgaug cannot be imported ({error}): install what it needs with `{command}`"

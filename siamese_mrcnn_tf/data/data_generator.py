@@ -78,7 +78,6 @@ class TrainingSamples:
 
     Args:
         dataset: with indices built; its ACTIVE_CLASSES are trained.
-        seed: 0 or more.
         augmentation: see the module `augmentation`; applied to the resized scene and its masks.
         shuffle: False visits the images in their order.
         purpose: names the samples in the warning about unusable classes.
@@ -252,7 +251,6 @@ def siamese_data_generator(
     Args:
         dataset, config, seed, shuffle: of `TrainingSamples`.
         augmentation: see `augmentation.as_augmentation`; the original mirrors half of the images by default.
-        batch_size: samples of a batch.
         random_rois, detection_targets, diverse: refused unless they are 0, as in the original's training.
 
     Raises:

@@ -130,9 +130,7 @@ class CocoDataset(Dataset):
         """
         if auto_download:
             needed = f"annotations/instances_{subset}{year}.json and {subset}{year}/ into {dataset_dir}"
-            raise ValueError(
-                f"auto_download: data sets are not downloaded here; put {needed} (cocodataset.org/#download)"
-            )
+            raise ValueError(f"auto_download: sets are not downloaded here; put {needed} (cocodataset.org/#download)")
         annotation_path, image_dir = coco_layout(dataset_dir, subset, year)
         content = read_annotations(annotation_path)
         fill_areas(content)

@@ -41,7 +41,7 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
     """Makes samples ahead of time.
 
     Args:
-        batch_size: samples of a batch; BATCH_SIZE by default.
+        batch_size: BATCH_SIZE by default.
         workers: number of threads or processes.
         processes: True for processes: they do not share the interpreter's lock, but each has a copy of the data set.
         collate: callable (samples, config) that returns the dict of a batch.
@@ -148,7 +148,6 @@ def _end_soon(number: int, frame: FrameType | None) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
     os._exit(1)

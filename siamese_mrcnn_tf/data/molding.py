@@ -72,6 +72,12 @@ def resized_scene_shape(image_shape: Sequence[int], config: Config) -> tuple[flo
     return scaled_shape(image_shape, *scene_resize_args(config))
 
 
+def box_in_scene(mask: np.ndarray, config: Config) -> np.ndarray:
+    """Box (y1, x1, y2, x2) of a mask [height, width] in pixels of the resized scene without padding; 0 if empty."""
+    scale, _ = resized_scene_shape(mask.shape, config)
+    return np.asarray(extract_bboxes(resize_mask(mask[..., None] != 0, scale, [(0, 0)] * 3))[0])
+
+
 # ---- references --------------------------------------------------------------------------------------------------
 def mold_reference(crop: npt.ArrayLike, config: Config) -> np.ndarray:
     """A crop resized and zero-padded to the reference's square: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, RGB].
@@ -113,10 +119,10 @@ def reference_from_mask(image: npt.ArrayLike, mask: npt.ArrayLike, config: Confi
     if mask.shape != image.shape[:2]:
         raise ValueError(f"mask: expected the shape of the scene {image.shape[:2]}, got {mask.shape}")
     scale, shape = resized_scene_shape(image.shape, config)
-    box = extract_bboxes(resize_mask(mask[:, :, None] != 0, scale, padding=[(0, 0)] * 3))[0]
+    box = box_in_scene(mask, config)
     if not box[2]:
         raise ValueError(f"mask: no pixel at the network's scale {scale:.4g} ({np.count_nonzero(mask)} before)")
-    return mold_reference(resize(image, shape, region=box, dtype=image.dtype), config)
+    return mold_reference(resize(image, shape, region=box.tolist(), dtype=image.dtype), config)
 
 
 def reference_from_box(image: npt.ArrayLike, box: npt.ArrayLike, config: Config) -> np.ndarray:

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..config import Config
-from ..ops.boxes import extract_bboxes
-from . import molding, resize
+from . import molding
 from .dataset import IndexedCocoDataset
 
 Rng = np.random.Generator
@@ -27,7 +26,7 @@ def draw_reference(
     config: Config | None = None,
     exclude_query_image: bool = False,
 ) -> tuple[int, int]:
-    """Draw the instance that serves as reference `shot` of a class for a query image.
+    """Draw (image_id, annotation_index) of the instance that is reference `shot` of a class for a query image.
 
     First an image of the class is drawn uniformly, then one of its instances; crowds and empty masks are left out. The
     draw is reproducible: it depends only on the set and on (seed, run, COCO id of the query image, class id, shot).
@@ -36,9 +35,6 @@ def draw_reference(
         image_id: the query image.
         config: if given, instances whose mask is empty at the size of its scenes are left out too.
         exclude_query_image: draw from the other images only.
-
-    Returns:
-        image_id, annotation_index: for `cut_reference`.
 
     Raises:
         NoReferenceError: there is no instance to draw from.
@@ -90,14 +86,13 @@ def get_one_target(
             again, `max_attempts` times in all; the last one is taken as it is.
         return_all: return (target, window, scale, padding, crop) of the resizing.
         return_original_size: return (target, shape of the crop in the resized scene).
-        rng: None starts a fresh one.
     """
     if augmentation is not None:
         raise ValueError("augmentation of references is not supported here: expected None")
     rng = np.random.default_rng() if rng is None else rng
     for _ in range(max(max_attempts, 1)):
         image_id, index = _draw_instance(dataset, category, rng, config)
-        y1, x1, y2, x2 = _box_in_scene(dataset.instance_mask(image_id, index), config).tolist()
+        y1, x1, y2, x2 = molding.box_in_scene(dataset.instance_mask(image_id, index), config).tolist()
         shape = (y2 - y1, x2 - x1, 3)
         if min(shape[:2]) >= target_size_limit:
             break
@@ -116,15 +111,8 @@ def _draw_instance(
             continue
         for index in rng.permutation(dataset.instances_of(image_id, class_id)):
             mask = dataset.instance_mask(image_id, index)
-            if mask.any() and (config is None or _box_in_scene(mask, config).any()):
+            if mask.any() and (config is None or molding.box_in_scene(mask, config).any()):
                 return int(image_id), int(index)
     named = f"class {class_id} ({dataset.class_names[class_id]})"
     beside = "" if exclude is None else f" beside image {dataset.image_info[exclude]['id']}"
     raise NoReferenceError(f"{named} has no instance in {dataset.set_name}{beside} that could be a reference")
-
-
-def _box_in_scene(mask: np.ndarray, config: Config) -> np.ndarray:
-    """Box (y1, x1, y2, x2) of a mask [height, width] in pixels of the resized scene without padding; 0 if empty."""
-    scale, _ = molding.resized_scene_shape(mask.shape, config)
-    box: np.ndarray = extract_bboxes(resize.resize_mask(mask[..., None], scale, [(0, 0)] * 3))[0]
-    return box

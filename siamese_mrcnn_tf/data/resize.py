@@ -69,16 +69,15 @@ def resize_image(
     *,
     rng: np.random.Generator | None = None,
 ) -> Resized:
-    """Resize and pad an image as Matterport's function of that name.
+    """Resize and pad an image [height, width, channels] as Matterport's function of that name.
 
     Args:
-        image: [height, width, channels].
         min_dim: minimum of the short side after scaling up, in pixels.
         max_dim: in mode "square" the side of the result, in pixels; a longer side is scaled down to it.
         min_scale: minimum scale.
         mode: "none": untouched. "square": zero-padded to a square. "pad64": scaled up, then zero-padded to multiples
             of 64. "crop": scaled up, then a random [min_dim, min_dim] part of it.
-        rng: numpy.random.Generator that places the crop of mode "crop".
+        rng: places the crop of mode "crop".
 
     Returns:
         image: [new height, new width, channels] in the dtype of `image` (truncated where that is an integer).
@@ -98,13 +97,10 @@ def resize_image(
     crop = None
     if mode == "crop" and min_dim and rng:
         y, x = (int(rng.integers(0, side - min_dim, endpoint=True)) for side in shape)
-        crop = (y, x, min_dim, min_dim)
-        image = image[y : y + min_dim, x : x + min_dim]
+        crop, image = (y, x, min_dim, min_dim), image[y : y + min_dim, x : x + min_dim]
     (top, _), (left, _), _ = padding
     window = (top, left, top + image.shape[0], left + image.shape[1])
-    if any(map(any, padding)):
-        image = np.pad(image, padding)
-    return image, window, scale, padding, crop
+    return np.pad(image, padding) if any(map(any, padding)) else image, window, scale, padding, crop
 
 
 def resize_mask(mask: npt.ArrayLike, scale: float, padding: Padding, crop: Crop | None = None) -> np.ndarray:
@@ -179,10 +175,9 @@ def _nearest(size: int, new_size: int) -> np.ndarray:
 def _check_resize_args(min_dim: int | None, max_dim: int | None, mode: str, rng: np.random.Generator | None) -> None:
     if mode not in RESIZE_MODES:
         raise ValueError(f"mode = {mode!r}: expected one of {', '.join(RESIZE_MODES)}")
-    if mode == "square" and not max_dim:
-        raise ValueError(f"max_dim = {max_dim!r}: mode 'square' needs its side in pixels")
-    if mode == "crop" and not min_dim:
-        raise ValueError(f"min_dim = {min_dim!r}: mode 'crop' needs its side in pixels")
+    for name, value, needing in (("max_dim", max_dim, "square"), ("min_dim", min_dim, "crop")):
+        if mode == needing and not value:
+            raise ValueError(f"{name} = {value!r}: mode {mode!r} needs its side in pixels")
     if mode == "pad64" and (not min_dim or min_dim % PAD_MULTIPLE):
         raise ValueError(f"min_dim = {min_dim!r}: mode 'pad64' needs a multiple of {PAD_MULTIPLE}")
     if mode == "crop" and rng is None:

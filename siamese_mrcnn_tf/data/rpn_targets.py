@@ -34,7 +34,6 @@ def build_rpn_targets(
         anchors: [anchors, (y1, x1, y2, x2)] in pixels.
         gt_class_ids: int [instances], negative for crowds.
         gt_boxes: [instances, (y1, x1, y2, x2)] in pixels.
-        config: reads RPN_POSITIVE_IOU, RPN_TRAIN_ANCHORS_PER_IMAGE and RPN_BBOX_STD_DEV.
         rng: numpy.random.Generator that chooses among too many; None starts a fresh one. A RandomState chooses as the
             original does with numpy's global one.
 

@@ -79,9 +79,8 @@ def read_json(path: StrPath) -> Any:
     Raises:
         ValueError: the file cannot be read, or is not JSON; names the line.
     """
-    text = read_text(path)
     try:
-        return json.loads(text)
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg})") from error
     except RecursionError as error:
@@ -104,11 +103,7 @@ def writable_folder(path: StrPath) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, if they are missing.
-
-    Raises:
-        ValueError: it cannot be made.
-    """
+    """Make a folder and its missing parents; raises ValueError if it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

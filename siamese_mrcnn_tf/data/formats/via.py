@@ -205,13 +205,14 @@ def _polygon(region: Region) -> np.ndarray:
 
 def _rectangle(region: Region) -> np.ndarray:
     x, y = (_number(region, key) for key in ("x", "y"))
-    width, height = (_extent(region, key) for key in ("width", "height"))
+    width, height = (_number(region, key, is_size=True) for key in ("width", "height"))
     return np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], np.float64)
 
 
 def _ellipse(region: Region) -> np.ndarray:
     """An ellipse turned by theta (radians, from the x axis towards the y axis), which early VIA lacks, or a circle."""
-    radii = [_extent(region, key) for key in (("r", "r") if region.shape["name"] == "circle" else ("rx", "ry"))]
+    keys = ("r", "r") if region.shape["name"] == "circle" else ("rx", "ry")
+    radii = [_number(region, key, is_size=True) for key in keys]
     angle = _number(region, "theta") if "theta" in region.shape else 0.0
     center = np.array([_number(region, "cx"), _number(region, "cy")], np.float64)
     count = math.ceil(math.pi / math.acos(1 - _MAX_ARC_ERROR / max(*radii, 1.0)))
@@ -225,17 +226,11 @@ def _ellipse(region: Region) -> np.ndarray:
 _OUTLINES = {"polygon": _polygon, "polyline": _polygon, "rect": _rectangle, "ellipse": _ellipse, "circle": _ellipse}
 
 
-def _number(region: Region, key: str) -> float:
+def _number(region: Region, key: str, *, is_size: bool = False) -> float:
     """A number among the shape attributes, in pixels or radians."""
     value: float = _required(region.shape, key, object, region.place)
     _check_number(value, f"{region.place}: {key}")
-    return value
-
-
-def _extent(region: Region, key: str) -> float:
-    """A size among the shape attributes, in pixels."""
-    value = _number(region, key)
-    if value <= 0:
+    if is_size and value <= 0:
         raise ValueError(f"{region.place}: {key} = {value!r}, expected a size above 0")
     return value
 

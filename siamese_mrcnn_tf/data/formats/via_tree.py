@@ -87,7 +87,15 @@ def convert_via(
         _annotation(number, region, outline, ids[name], image)
         for number, (region, outline, name, image) in enumerate(zip(regions, outlines, names, image_of, strict=True), 1)
     ]
-    contents = {f"{part}{year}": _content([images[i] for i in parts[part]], annotations, ids) for part in parts}
+    contents = {}
+    for part, numbers in parts.items():
+        kept = {images[i]["id"] for i in numbers}
+        contents[f"{part}{year}"] = {
+            "info": {"description": "converted from annotations of the VGG Image Annotator"},
+            "images": [images[i] for i in numbers],
+            "annotations": [annotation for annotation in annotations if annotation["image_id"] in kept],
+            "categories": [{"id": number, "name": name} for name, number in ids.items()],
+        }
     _write_images([(sources[i], out / f"{part}{year}") for part in parts for i in parts[part]], link, force)
     for name, content in contents.items():
         files.write_json(_annotation_path(out, name), content)
@@ -126,23 +134,8 @@ def _annotation_path(out: Path, name: str) -> Path:
     return files.inside(out / "annotations", f"instances_{name}.json")
 
 
-def _content(images: list[Entry], annotations: list[Entry], ids: dict[str, int]) -> Content:
-    """The content of the COCO annotation file of some images."""
-    kept = {image["id"] for image in images}
-    return {
-        "info": {"description": "converted from annotations of the VGG Image Annotator"},
-        "images": images,
-        "annotations": [annotation for annotation in annotations if annotation["image_id"] in kept],
-        "categories": [{"id": number, "name": name} for name, number in ids.items()],
-    }
-
-
 def _annotation(number: int, region: via.Region, outline: np.ndarray, category_id: int, image: Entry) -> Entry:
-    """A region as COCO annotation, clipped to its image.
-
-    Raises:
-        ValueError: no pixel of the image is in it; names the region.
-    """
+    """A region as COCO annotation, clipped to its image; an error if no pixel is left."""
     height, width = image["height"], image["width"]
     size = f"{width} x {height} (width x height)"
     polygon = via.clip_outline(outline, height, width)
@@ -176,15 +169,15 @@ def _sources(
     images: list[via.AnnotatedImage], image_dir: files.StrPath, ignore_orientation: bool, progress: bool
 ) -> list[_Source]:
     """The image files; all of them are read."""
-    paths = [_find(image, image_dir) for image in images]
     first: dict[Path, via.AnnotatedImage] = {}
-    for image, path in zip(images, paths, strict=True):
+    for image in images:
+        path = _find(image, image_dir)
         other = first.setdefault(path, image)
         if other is not image:
             raise ValueError(f"{image.place}: is the file {path}, as is {other.name!r} in {other.source}")
     return [
         _Source(path, path.relative_to(image_dir).as_posix(), *_measure(path, ignore_orientation))
-        for path in tqdm(paths, desc="images", unit="image", disable=not progress)
+        for path in tqdm(first, desc="images", unit="image", disable=not progress)
     ]
 
 
