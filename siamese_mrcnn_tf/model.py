@@ -102,8 +102,8 @@ class SiameseMaskRCNN:
         Losses, TensorBoard logs and checkpoints are written to `log_dir`.
 
         Args:
-            train_dataset: IndexedCocoDataset with indices built, whose ACTIVE_CLASSES are trained.
-            val_dataset: the same for validation, None for no validation.
+            train_dataset: with indices built; its ACTIVE_CLASSES are trained.
+            val_dataset: None for no validation.
             learning_rate: of SGD; each call resets the momentum.
             epochs: the last epoch, counted from the start of training.
             layers: "heads", "rpn", "2+" .. "5+", "all", or a regular expression for layer names.
@@ -217,16 +217,13 @@ class SiameseMaskRCNN:
     def run_graph(
         self, targets: Sequence[References], images: Images, outputs: Sequence[Any], image_metas: Any = None
     ) -> Arrays:
-        """Values of intermediate tensors.
+        """Values of intermediate tensors by name, in the order of `outputs`.
 
         Args:
             targets, images: as in `detect`.
             outputs: names (`tensor_names`), or pairs of a name and a symbolic tensor such as
                 `model.keras_model.get_layer("ROI").output`.
             image_metas: [batch, meta] if `images` are already molded, float32 [batch, H, W, 3].
-
-        Returns:
-            dict of arrays by name, in the order of `outputs`.
 
         Raises:
             ValueError: no tensor has that name.
@@ -242,12 +239,11 @@ class SiameseMaskRCNN:
             images, image_metas, _ = self.mold_inputs(images)
         images = np.asarray(images, np.float32)
         anchors = self.get_anchors(images.shape[1:])
-        values = self._graph(wanted)(
-            images,
-            np.asarray(image_metas, np.float32),
-            self._molded_targets(targets),
-            np.broadcast_to(anchors, (len(images), *anchors.shape)),
-        )
+        key = tuple((name, id(tensor)) for name, tensor in wanted.items())
+        if key not in self._graphs:
+            self._graphs[key] = compiled(keras.Model(self.keras_model.inputs, wanted))
+        metas, anchors = np.asarray(image_metas, np.float32), np.broadcast_to(anchors, (len(images), *anchors.shape))
+        values = self._graphs[key](images, metas, self._molded_targets(targets), anchors)
         return {name: np.asarray(values[name]) for name in wanted}
 
     @property
@@ -255,16 +251,9 @@ class SiameseMaskRCNN:
         """Names of the tensors for `run_graph`."""
         return list(self._tensors)
 
-    def _graph(self, wanted: dict[str, Any]) -> Callable[..., Any]:
-        key = tuple((name, id(tensor)) for name, tensor in wanted.items())
-        if key not in self._graphs:
-            self._graphs[key] = compiled(keras.Model(self.keras_model.inputs, wanted))
-        return self._graphs[key]
-
     def _molded_targets(self, targets: Sequence[Any]) -> np.ndarray:
-        subtract_mean = self.config.MOLD_TARGETS_AT_INFERENCE
-        crops = [crops_of(target) for target in targets]
-        molded = [molding.mold_references(target, self.config, subtract_mean=subtract_mean) for target in crops]
+        options = {"subtract_mean": self.config.MOLD_TARGETS_AT_INFERENCE}
+        molded = [molding.mold_references(crops_of(target), self.config, **options) for target in targets]
         counts = [len(references) for references in molded]
         if len(set(counts)) > 1:
             raise ValueError(f"targets: expected the same number of crops for each image, got {counts}")
@@ -272,15 +261,11 @@ class SiameseMaskRCNN:
 
     # ---- weights and checkpoints -------------------------------------------------------------------------------
     def load_weights(self, filepath: PathLike, by_name: bool = False, exclude: Sequence[str] = ()) -> LoadReport:
-        """Load a legacy .h5 file, by the names of weights.
+        """Load a legacy .h5 file, by the names of weights: the names of loaded, missing and unused weights.
 
         Args:
-            filepath: the file.
             by_name: unused, kept for callers of the original.
             exclude: names of layers to leave unchanged, or regular expressions for them.
-
-        Returns:
-            LoadReport: the names of loaded, missing and unused weights.
 
         Raises:
             ValueError: the file cannot be read or does not fit; the model is unchanged.
@@ -293,8 +278,7 @@ class SiameseMaskRCNN:
         self, pretraining: str = "imagenet-1k", weights_path: PathLike | None = None
     ) -> LoadReport:
         """Load a backbone: `weights_path`, or imagenet-1k, imagenet-771 or imagenet-687 from CHECKPOINT_DIR."""
-        path = weights_path or pretrained.find_weights(pretraining, self.config.CHECKPOINT_DIR)
-        return self.load_weights(path)
+        return self.load_weights(weights_path or pretrained.find_weights(pretraining, self.config.CHECKPOINT_DIR))
 
     def load_checkpoint(self, weights_path: PathLike, training_schedule: Any = None, verbose: int = 1) -> LoadReport:
         """Load a checkpoint, and set `epoch` from the four digits at the end of its name.
@@ -308,7 +292,7 @@ class SiameseMaskRCNN:
         if not digits:
             raise ValueError(f"{weights_path}: expected a name that ends in the epoch, such as siamese_mrcnn_0160.h5")
         report = self.load_weights(weights_path)
-        self.epoch = int(digits.group(1))
+        self.epoch = int(digits[1])
         if verbose:
             _log.info("%s: epoch %d", weights_path, self.epoch)
         return report
@@ -338,13 +322,9 @@ class SiameseMaskRCNN:
     def set_trainable(
         self, layer_regex: str, keras_model: keras.Model | None = None, indent: int = 0, verbose: int = 0
     ) -> None:
-        """Make the layers trainable whose names match, nested models included, and freeze the others.
+        """Make the layers trainable whose whole names match, nested models included, and freeze the others.
 
-        Args:
-            layer_regex: regular expression for whole layer names.
-            keras_model: by default this model.
-            indent: of the log line.
-            verbose: 1 logs the trainable layers.
+        `keras_model` is by default this model; `verbose` = 1 logs the trainable layers, indented by `indent`.
 
         Raises:
             ValueError: no layer matches.
@@ -361,7 +341,6 @@ def shift_detections(outputs: Arrays, windows_norm: np.ndarray, rng: np.random.G
         outputs: dict with mrcnn_detection [batch, n, (y1, x1, y2, x2, class_id, score)], boxes normalized, zero-padded,
             and optionally mrcnn_mask [batch, n, 28, 28].
         windows_norm: [batch, (y1, x1, y2, x2)], the images inside their padding, normalized.
-        rng: random generator.
 
     Returns:
         dict as `outputs`, best score first; each mask stays with its box.

@@ -11,7 +11,7 @@ import dataclasses
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, cast
 
 import keras
 import numpy as np
@@ -29,13 +29,9 @@ PathLike: TypeAlias = str | Path
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceEmbedding:
-    """The network's representation of references, valid for the weights that it was computed with.
+    """The network's representation of references, valid for the weights that it was computed with."""
 
-    Attributes:
-        vectors: float32 [references, levels, channels], averages of each reference's P2..P6.
-    """
-
-    vectors: np.ndarray
+    vectors: np.ndarray  # float32 [references, levels, channels], averages of each reference's P2..P6
 
     def __post_init__(self) -> None:
         vectors = np.asarray(self.vectors)
@@ -110,9 +106,8 @@ class SiamesePredictor:
         if weights is not None:
             report = self.load_weights(weights)
             if report.missing:
-                raise ValueError(
-                    f"{weights}: cannot detect, {len(report.missing)} weights are missing\n{report.summary()}"
-                )
+                missing = f"{len(report.missing)} weights are missing\n{report.summary()}"
+                raise ValueError(f"{weights}: cannot detect, {missing}")
 
     def load_weights(self, path: PathLike, *, exclude: Sequence[str] = ()) -> loading.LoadReport:
         """Load a weight file, and forget the scene of `set_image`."""
@@ -128,8 +123,7 @@ class SiamesePredictor:
         """Detect the objects that look like the references in the scene of `set_image`.
 
         Args:
-            references: one crop uint8 [h, w, RGB], a sequence of K crops of one category (K-shot), or a
-                ReferenceEmbedding.
+            references: a crop uint8 [h, w, RGB], K crops of one category (K-shot), or a ReferenceEmbedding.
 
         Returns:
             dict, in descending order of score: rois int32 [n, (y1, x1, y2, x2)] in pixels of the scene, class_ids
@@ -174,24 +168,16 @@ class SiamesePredictor:
         return ReferenceEmbedding(np.asarray(self._encode_reference(references)))
 
     def match(self, scenes: EncodedScenes, references: Sequence[References]) -> Arrays:
-        """Raw network outputs for encoded scenes.
-
-        Args:
-            scenes: EncodedScenes.
-            references: for each scene, as in `detect`.
-
-        Returns:
-            dict of the outputs of `network.build_inference_model`.
+        """Outputs of `network.build_inference_model` for encoded scenes, with references as in `detect` for each.
 
         Raises:
             ValueError: the numbers of scenes and queries differ.
         """
-        if len(references) != len(scenes.shapes):
-            raise ValueError(
-                f"references: expected one query for each of {len(scenes.shapes)} scenes, got {len(references)}"
-            )
+        count = len(scenes.shapes)
+        if len(references) != count:
+            raise ValueError(f"references: expected one query for each of {count} scenes, got {len(references)}")
         queries = [
-            query if isinstance(query, ReferenceEmbedding) else self.encode_references(query) for query in references
+            item if isinstance(item, ReferenceEmbedding) else self.encode_references(item) for item in references
         ]
         expected = (len(network.LEVELS), self.config.FPN_FEATUREMAPS)
         for query in queries:
@@ -238,10 +224,8 @@ def compiled(model: keras.Model) -> Callable[..., Any]:
         return lambda *inputs: model.predict_on_batch(inputs[0] if single else list(inputs))
     import tensorflow as tf
 
-    signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
-
+    @tf.function(input_signature=[tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs])
     def run(*inputs: Any) -> Any:
         return model(inputs[0] if single else list(inputs), training=False)
 
-    function: Callable[..., Any] = tf.function(run, input_signature=signature)
-    return function
+    return cast(Callable[..., Any], run)

@@ -39,11 +39,9 @@ def rpn_bbox_loss_graph(target_bbox: Tensor, rpn_match: Tensor, rpn_bbox: Tensor
 
 
 def mrcnn_class_loss_graph(target_class_ids: Tensor, pred_class_logits: Tensor) -> Tensor:
-    """Cross-entropy of all rois, zero-padded rows included as background.
+    """Cross-entropy of class ids int [batch, rois] and logits [batch, rois, (background, match)].
 
-    Args:
-        target_class_ids: int [batch, rois].
-        pred_class_logits: [batch, rois, (background, match)].
+    All rois count, zero-padded rows as background.
     """
     return ops.mean(_cross_entropy(ops.cast(target_class_ids, "int32"), pred_class_logits))
 
@@ -52,9 +50,8 @@ def mrcnn_bbox_loss_graph(target_bbox: Tensor, target_class_ids: Tensor, pred_bb
     """Smooth L1 of the deltas of positive rois.
 
     Args:
-        target_bbox: [batch, rois, (dy, dx, log(dh), log(dw))].
+        target_bbox, pred_bbox: [batch, rois, (dy, dx, log(dh), log(dw))].
         target_class_ids: int [batch, rois], above 0 for positive rois.
-        pred_bbox: [batch, rois, (dy, dx, log(dh), log(dw))].
     """
     return masked_mean(smooth_l1(target_bbox, pred_bbox), (target_class_ids > 0)[..., None])
 

@@ -94,11 +94,7 @@ def dtype_policy(precision: str) -> Iterator[None]:
 
 
 def build_inference_model(config: Config, layers: SharedLayers) -> InferenceNetwork:
-    """Matterport's single inference model.
-
-    Args:
-        config: the configuration that `layers` was built for.
-        layers: of `build_layers`.
+    """Matterport's single inference model; `layers` are those of `build_layers` for this configuration.
 
     Returns:
         InferenceNetwork. Inputs, in this order or by name: input_image [batch, H, W, 3] and input_target
@@ -167,17 +163,13 @@ def encoders_graph(image: Tensor, references: Tensor, layers: SharedLayers) -> d
 def detector_graph(
     scene: list[Tensor], embedding: Tensor, image_meta: Tensor, anchors: Tensor, config: Config, layers: SharedLayers
 ) -> dict[str, Tensor]:
-    """Matching, proposals, heads and detections.
+    """Matching, proposals, heads and detections: the tensors of all stages, by name.
 
     Args:
         scene: [P2..P6], each [batch, h, w, channels].
         embedding: [batch, levels, channels].
         image_meta: [batch, meta].
         anchors: [batch, anchors, (y1, x1, y2, x2)] normalized.
-        config, layers: see `build_inference_model`.
-
-    Returns:
-        dict of the tensors of all stages, by name.
     """
     tensors = match_graph(scene, embedding, layers.matching)
     matched = list(tensors.values())

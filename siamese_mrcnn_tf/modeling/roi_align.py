@@ -75,7 +75,7 @@ def pyramid_roi_align_graph(
     """
     batch, count = ops.shape(rois)[0], rois.shape[1]
     boxes = ops.stop_gradient(ops.reshape(rois, (-1, 4)))
-    box_levels = ops.reshape(levels, (-1,))
     image_of_box = ops.repeat(ops.arange(batch, dtype="int32"), count)
-    pooled = pyramid_crop_and_resize(feature_maps, boxes, image_of_box, box_levels - _FINEST_LEVEL, pool_shape)
+    map_of_box = ops.reshape(levels, (-1,)) - _FINEST_LEVEL
+    pooled = pyramid_crop_and_resize(feature_maps, boxes, image_of_box, map_of_box, pool_shape)
     return ops.reshape(pooled, (-1, count, *pool_shape, feature_maps[0].shape[-1]))

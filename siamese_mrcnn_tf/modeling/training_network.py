@@ -35,10 +35,7 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
     QUERIES_PER_IMAGE consecutive samples share one image, which is encoded once. The mask head runs only on the rows
     that can be positive, which come first; with TRAIN_BN = None it runs on all rows, which its statistics depend on.
 
-    Args:
-        config: the configuration that `layers` was built for.
-        layers: of `build_layers`.
-        seed: of the sampling of rois.
+    `layers` are those of `build_layers` for this configuration; `seed` is that of the sampling of rois.
 
     Returns:
         TrainingNetwork. Outputs: rpn_class_logits, rpn_class, rpn_bbox; rpn_rois [batch, POST_NMS_ROIS_TRAINING, 4]
@@ -78,13 +75,9 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
     tensors.update(classifier_outputs_graph(targets["rois"], pooled_maps, image_meta, config, layers))
     outputs = {
         **{name: tensors[name] for name in _PREDICTIONS},
-        "rpn_rois": tensors["ROI"],
-        "output_rois": targets["rois"],
-        "target_class_ids": targets["target_class_ids"],
-        "target_bbox": targets["target_deltas"],
-        "target_mask": targets["target_masks"],
-        "input_rpn_match": inputs["input_rpn_match"],
-        "input_rpn_bbox": inputs["input_rpn_bbox"],
+        **{"rpn_rois": tensors["ROI"], "output_rois": targets["rois"], "target_class_ids": targets["target_class_ids"]},
+        **{"target_bbox": targets["target_deltas"], "target_mask": targets["target_masks"]},
+        **{name: inputs[name] for name in ("input_rpn_match", "input_rpn_bbox")},
     }
     if layers.mask:
         rows = slice(None) if config.TRAIN_BN is None else slice(max_positive_rois(config))
@@ -120,7 +113,5 @@ def _check_trainable(config: Config) -> None:
     if not config.USE_RPN_ROIS:
         raise ValueError("USE_RPN_ROIS = False: training on given rois is not supported")
     if config.IMAGES_PER_GPU % config.QUERIES_PER_IMAGE:
-        raise ValueError(
-            f"IMAGES_PER_GPU = {config.IMAGES_PER_GPU}: expected a multiple of QUERIES_PER_IMAGE = "
-            f"{config.QUERIES_PER_IMAGE}"
-        )
+        expected = f"a multiple of QUERIES_PER_IMAGE = {config.QUERIES_PER_IMAGE}"
+        raise ValueError(f"IMAGES_PER_GPU = {config.IMAGES_PER_GPU}: expected {expected}")

@@ -9,12 +9,7 @@ from ..config import Config
 
 
 def compute_backbone_shapes(config: Config, image_shape: Sequence[int]) -> np.ndarray:
-    """Heights and widths of P2..P6: int [levels, (height, width)].
-
-    Args:
-        config: reads BACKBONE, BACKBONE_STRIDES, COMPUTE_BACKBONE_SHAPE.
-        image_shape: (height, width, ...) of the molded image in pixels.
-    """
+    """Heights and widths of P2..P6 of a molded image (height, width, ...) in pixels: int [levels, (height, width)]."""
     if callable(config.BACKBONE) and config.COMPUTE_BACKBONE_SHAPE is not None:
         return np.array(config.COMPUTE_BACKBONE_SHAPE(image_shape))
     return np.array([[math.ceil(image_shape[axis] / stride) for axis in (0, 1)] for stride in config.BACKBONE_STRIDES])
@@ -59,9 +54,7 @@ def generate_pyramid_anchors(
         feature_shapes, feature_strides: per level.
     """
     levels = zip(scales, feature_shapes, feature_strides, strict=True)
-    return np.concatenate(
-        [generate_anchors(scale, ratios, shape, stride, anchor_stride) for scale, shape, stride in levels]
-    )
+    return np.concatenate([generate_anchors(size, ratios, cells, step, anchor_stride) for size, cells, step in levels])
 
 
 def pyramid_anchors(config: Config, image_shape: Sequence[int]) -> np.ndarray:

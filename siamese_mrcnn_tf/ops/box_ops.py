@@ -11,14 +11,9 @@ Tensor: TypeAlias = Any  # of the Keras backend or symbolic; the backends share 
 
 
 def apply_box_deltas_graph(boxes: Tensor, deltas: Tensor) -> Tensor:
-    """Move and scale boxes.
+    """Boxes [..., (y1, x1, y2, x2)] moved and scaled, in their unit.
 
-    Args:
-        boxes: [..., (y1, x1, y2, x2)].
-        deltas: [..., (dy, dx, log(dh), log(dw))]; shifts in units of the box's height and width.
-
-    Returns:
-        [..., (y1, x1, y2, x2)] in the unit of `boxes`.
+    `deltas` are [..., (dy, dx, log(dh), log(dw))], with shifts in units of the box's height and width.
     """
     y1, x1, y2, x2 = ops.split(boxes, 4, axis=-1)
     dy, dx, log_dh, log_dw = ops.split(deltas, 4, axis=-1)
@@ -31,13 +26,9 @@ def apply_box_deltas_graph(boxes: Tensor, deltas: Tensor) -> Tensor:
 
 
 def box_refinement_graph(boxes: Tensor, targets: Tensor) -> Tensor:
-    """Deltas that turn boxes into target boxes, the inverse of `apply_box_deltas_graph`.
+    """Deltas [..., (dy, dx, log(dh), log(dw))] that turn boxes into targets, inverse of `apply_box_deltas_graph`.
 
-    Args:
-        boxes, targets: [..., (y1, x1, y2, x2)] in the same unit, with area.
-
-    Returns:
-        [..., (dy, dx, log(dh), log(dw))].
+    Both are [..., (y1, x1, y2, x2)] in the same unit, with area.
     """
     y1, x1, y2, x2 = ops.split(boxes, 4, axis=-1)
     target_y1, target_x1, target_y2, target_x2 = ops.split(targets, 4, axis=-1)

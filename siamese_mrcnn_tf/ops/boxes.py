@@ -14,13 +14,9 @@ _NORM_SHIFT = np.array([0.0, 0.0, 1.0, 1.0])  # y2 and x2 are exclusive in pixel
 
 
 def extract_bboxes(mask: npt.ArrayLike) -> np.ndarray:
-    """Tight boxes of masks.
+    """Tight boxes of masks [height, width, num_instances], zero or False outside the instances.
 
-    Args:
-        mask: [height, width, num_instances], zero or False outside the instances.
-
-    Returns:
-        int32 [num_instances, (y1, x1, y2, x2)] in pixels; an empty mask gives (0, 0, 0, 0).
+    Returns int32 [num_instances, (y1, x1, y2, x2)] in pixels; an empty mask gives (0, 0, 0, 0).
     """
     present = np.asarray(mask, bool)
     rows, columns = present.any(axis=1), present.any(axis=0)  # [height, instances], [width, instances]
@@ -70,12 +66,8 @@ def compute_overlaps(boxes1: npt.ArrayLike, boxes2: npt.ArrayLike) -> np.ndarray
 def match_greedily(overlaps: npt.ArrayLike, threshold: float) -> np.ndarray:
     """Match each detection, in order, to the free instance with the highest overlap; ties go to the last instance.
 
-    Args:
-        overlaps: [detections, instances].
-        threshold: minimum overlap of a match.
-
-    Returns:
-        int [detections], index of the matched instance, -1 for none.
+    `overlaps` are [detections, instances], `threshold` is the minimum overlap of a match.
+    Returns int [detections], index of the matched instance, -1 for none.
     """
     overlaps = np.array(overlaps, float)
     matches = np.full(len(overlaps), -1)
@@ -88,13 +80,9 @@ def match_greedily(overlaps: npt.ArrayLike, threshold: float) -> np.ndarray:
 
 
 def box_refinement(boxes: npt.ArrayLike, gt_boxes: npt.ArrayLike) -> np.ndarray:
-    """Deltas that turn boxes into ground truth boxes.
+    """Deltas that turn boxes into ground truth boxes, both [n, (y1, x1, y2, x2)] in the same unit, with area.
 
-    Args:
-        boxes, gt_boxes: [n, (y1, x1, y2, x2)] in the same unit, with area.
-
-    Returns:
-        float64 [n, (dy, dx, log(dh), log(dw))], relative to the sides of `boxes`.
+    Returns float64 [n, (dy, dx, log(dh), log(dw))], relative to the sides of `boxes`.
     """
     boxes, gt_boxes = np.asarray(boxes, np.float64), np.asarray(gt_boxes, np.float64)
     sides, gt_sides = boxes[:, 2:] - boxes[:, :2], gt_boxes[:, 2:] - gt_boxes[:, :2]

@@ -71,17 +71,11 @@ def crop_and_resize(images: Tensor, boxes: Tensor, box_indices: Tensor, crop_siz
 def pyramid_crop_and_resize(
     feature_maps: list[Tensor], boxes: Tensor, box_indices: Tensor, map_indices: Tensor, crop_size: tuple[int, int]
 ) -> Tensor:
-    """`crop_and_resize` of each box from one of several maps.
+    """`crop_and_resize` of each box from one of several maps; other arguments and result as there.
 
     Args:
         feature_maps: list of maps [batch, height, width, channels], sizes may differ.
-        boxes: [n, (y1, x1, y2, x2)] in normalized coordinates.
-        box_indices: int32 [n], each box's image.
         map_indices: int32 [n], each box's index into `feature_maps`.
-        crop_size: (height, width) of the crops.
-
-    Returns:
-        [n, crop height, crop width, channels].
     """
     if not _on_tensorflow():
         return portable_pyramid_crop_and_resize(feature_maps, boxes, box_indices, map_indices, crop_size)
@@ -93,8 +87,7 @@ def pyramid_crop_and_resize(
         of_boxes, of_images = tf.gather(boxes, selected), tf.gather(box_indices, selected)
         rows.append(selected)
         crops.append(crop_and_resize(feature_map, of_boxes, of_images, crop_size))
-    stitched = tf.dynamic_stitch(rows, crops)
-    return tf.ensure_shape(stitched, [boxes.shape[0], *crop_size, feature_maps[0].shape[-1]])
+    return tf.ensure_shape(tf.dynamic_stitch(rows, crops), [boxes.shape[0], *crop_size, feature_maps[0].shape[-1]])
 
 
 def _on_tensorflow() -> bool:
