@@ -42,31 +42,20 @@ _BATCH, _WORKERS = 12, 2
 
 @dataclasses.dataclass(frozen=True)
 class DemoSettings:
-    """Settings of the demo.
+    """Settings of the demo."""
 
-    Attributes:
-        out: folder for everything that it writes.
-        seed: of weights and samples.
-        split: category split, 1..4.
-        stages: recipe, "shapes" or "shapes-long".
-        images: number of validation scenes; None for all.
-        runs: draws of references.
-    """
-
-    out: str | Path = "demo"
-    seed: int = 0
-    split: int = 1
-    stages: str = "shapes"
-    images: int | None = None
-    runs: int = 3
+    out: str | Path = "demo"  # folder for everything that it writes
+    seed: int = 0  # of weights and samples
+    split: int = 1  # category split, 1..4
+    stages: str = "shapes"  # recipe, "shapes" or "shapes-long"
+    images: int | None = None  # number of validation scenes; None for all
+    runs: int = 3  # draws of references
 
 
 def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) -> int:
     """Run all steps but those that are finished; returns 0, or the exit code of a step that was stopped or failed.
 
-    Args:
-        settings: of the demo.
-        run_command: runs a command line, such as ["train", "--dataset", "shapes"]; returns its exit code.
+    `run_command` runs a command line, such as ["train", "--dataset", "shapes"], and returns its exit code.
     """
     out, seconds = Path(settings.out), dict[str, float]()
     with timed(seconds, "data set"):

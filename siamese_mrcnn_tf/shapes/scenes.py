@@ -59,7 +59,6 @@ def make_scene(
     Two objects or more are of 2 or 3 categories, or fewer if `categories` has fewer.
 
     Args:
-        rng: generator of all draws.
         height, width: of the image, in pixels.
         categories: names out of CATEGORIES to choose from.
 
@@ -110,11 +109,7 @@ class SceneJob(NamedTuple):
 
 
 def write_scene(job: SceneJob) -> tuple[tuple[int, int], list[dict[str, Any]]]:
-    """Make a scene and write its image.
-
-    Returns:
-        (height, width) in pixels, and COCO's records of the objects without the ids of image and record.
-    """
+    """Make a scene and write its image; returns (height, width) in pixels, and the records that `annotate` makes."""
     rng = np.random.default_rng(job.seed)
     short_side = int(rng.integers(job.min_side, job.size, endpoint=True))
     height, width = map(int, rng.permutation([job.size, short_side]))
@@ -160,20 +155,16 @@ _POLYGON_TOLERANCE = 0.4  # pixels, maximum distance of a polygon from the borde
 
 
 def mask_polygons(mask: np.ndarray) -> list[list[float]] | None:
-    """The outlines of a mask as COCO's polygons.
+    """COCO's polygons [x, y, x, y, ...] in pixels of a mask bool [height, width], one for each connected part.
 
-    Args:
-        mask: bool [height, width].
-
-    Returns:
-        list of [x, y, x, y, ...] in pixels, one for each connected part; None if the mask has a hole.
+    Returns None if the mask has a hole.
     """
     fine = mask.astype(np.uint8).repeat(_POLYGON_DETAIL, axis=0).repeat(_POLYGON_DETAIL, axis=1)
     contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if (hierarchy[0, :, 3] >= 0).any():  # a contour with a parent goes around a hole
         return None
     simpler = [cv2.approxPolyDP(contour, _POLYGON_TOLERANCE * _POLYGON_DETAIL, closed=True) for contour in contours]
-    chosen = [few if len(few) >= 3 else all_ for few, all_ in zip(simpler, contours, strict=True)]
+    chosen = [few if len(few) >= 3 else contour for few, contour in zip(simpler, contours, strict=True)]
     return [np.around((corners + 0.5) / _POLYGON_DETAIL, 2).ravel().tolist() for corners in chosen]
 
 

@@ -174,21 +174,19 @@ def display_results(
     colors: Values | None = None,
     captions: Values | None = None,
 ) -> "list[Axes]":
-    """Draw references beside the instances that were found with them.
+    """Draw references beside the instances that were found with them; returns the axes of all, the scene's last.
 
     Args:
-        target: uint8 [h, w, RGB] or a sequence of them, the reference crops.
+        target: uint8 [h, w, RGB] or a sequence of them, the reference crops, from top to bottom.
         ax: axes in the order of the result; None makes a new figure. Other arguments as in `display_instances`.
-
-    Returns:
-        list of axes: one for each reference, from top to bottom, then the scene's.
     """
     targets = _crops(target, "target")
     if ax is None:
         figure = style.new_figure(figsize)
         columns = figure.add_gridspec(1, 2, width_ratios=(1, 3))
-        crops = columns[0].subgridspec(len(targets), 1)
-        axes = [figure.add_subplot(cell) for cell in (*map(crops.__getitem__, range(len(targets))), columns[1])]
+        rows = columns[0].subgridspec(len(targets), 1)
+        axes = [figure.add_subplot(rows[index]) for index in range(len(targets))]
+        axes.append(figure.add_subplot(columns[1]))
     else:
         axes = list(ax)
     if len(axes) != len(targets) + 1:

@@ -42,19 +42,12 @@ _ABSENT = ("", "n/a", "-", "\N{EN DASH}", "\N{EM DASH}")  # cells without conten
 
 @dataclasses.dataclass(frozen=True)
 class GridImage:
-    """An image of a grid.
+    """An image of a grid."""
 
-    Attributes:
-        pixels: uint8 [height, width, RGB].
-        caption: text below it.
-        alt: alternative text; "" takes the caption.
-        lossless: stored as PNG instead of JPEG, for masks and drawings.
-    """
-
-    pixels: np.ndarray
-    caption: str = ""
-    alt: str = ""
-    lossless: bool = False
+    pixels: np.ndarray  # uint8 [height, width, RGB]
+    caption: str = ""  # text below it
+    alt: str = ""  # alternative text; "" takes the caption
+    lossless: bool = False  # stored as PNG instead of JPEG, for masks and drawings
 
 
 # ---- pages -----------------------------------------------------------------------------------------------------------
@@ -69,14 +62,10 @@ def page(title: str, sections: Iterable[object]) -> Html:
 
 
 def section(heading: str, *parts: object, level: int = 2) -> Html:
-    """A heading and the parts below it.
+    """A heading and the parts below it; ValueError unless its level is 2 to 6.
 
     Args:
         parts: Html of the functions below, sections of a deeper level, or text, which becomes a paragraph.
-        level: of the heading, 2 to 6; the page's title has 1.
-
-    Raises:
-        ValueError: another level.
     """
     if level not in range(2, 7):
         raise ValueError(f"level = {level!r}: expected 2 to 6")

@@ -37,15 +37,9 @@ _LANDED_IOU = 0.9  # of a moved anchor with a ground truth box
 def draw_samples(
     samples: TrainingSamples, config: Config, out: StrPath, count: int = 10, *, first: int = 0, progress: bool = True
 ) -> list[Path]:
-    """Draw training samples to `out`: sample_00.png, ...; samples that cannot be made are logged and left out.
+    """Draw `count` training samples, from `first` on, to the folder `out`: sample_00.png, ...; returns the files.
 
-    Args:
-        out: folder.
-        count: number of samples, from `first` on.
-        progress: show a progress bar.
-
-    Returns:
-        The written files.
+    Samples that cannot be made are logged and left out.
     """
     out, written = writable_folder(out), []
     for number in tqdm(range(first, first + count), desc="samples", unit="sample", disable=not progress):

@@ -65,15 +65,11 @@ def display_images(
 def display_top_masks(
     image: ArrayLike, mask: ArrayLike, class_ids: Values, class_names: Sequence[str], limit: int = 4, *, ax: Any = None
 ) -> "list[Axes]":
-    """Draw an image and beside it the masks of the classes that cover most of it.
+    """Draw an image and beside it the masks of the `limit` classes that cover most of it, or empty ones.
 
     Args:
         mask: [height, width, n], zero or False outside. Other arguments as in `display_instances`.
-        limit: number of classes.
-        ax: `limit` + 1 axes; None makes a new figure.
-
-    Returns:
-        list of axes: the image's, then one for each class; empty where there are fewer classes.
+        ax: `limit` + 1 axes, which are returned; None makes a new figure.
     """
     image, mask, class_ids = style.checked_image(image, "image"), np.asarray(mask), np.asarray(class_ids, int)
     style.checked_shape(mask, (*image.shape[:2], len(class_ids)), "mask")
@@ -275,11 +271,8 @@ def display_matching(
         window: (y1, x1, y2, x2) in pixels, the part of the molded image that shows the scene, as in
             `EncodedScenes.windows`; None if the maps are of `image` itself.
         molded_shape: (height, width, ...) of the molded image in pixels; goes with `window`.
-        alpha, cmap: opacity of the heat, 0..1, and its colors.
+        alpha, cmap: opacity of the heat, 0..1, and its colors, each map with a color bar of its own range.
         cols, ax: as in `display_images`.
-
-    Returns:
-        list of axes, one for each map, each with a color bar of its own range.
     """
     image, strengths = style.checked_image(image, "image"), [channel_strength(values) for values in maps]
     if (window is None) != (molded_shape is None):
