@@ -177,8 +177,7 @@ def _check_annotations(
 ) -> np.ndarray:
     """Add what is wrong with the annotations of an image to `findings`, and boxes outside it to `outside`.
 
-    Returns:
-        bool [annotations], whether the mask has a pixel at the network's scale; for crowds, whether it has a pixel.
+    Returns bool [annotations], whether the mask has a pixel at the network's scale; for crowds, whether it has a pixel.
     """
     annotations, size = info["annotations"], (info["height"], info["width"])
     names, is_usable = [_name(entry, info, dataset) for entry in annotations], np.zeros(len(annotations), bool)

@@ -109,11 +109,8 @@ def reference_from_mask(image: npt.ArrayLike, mask: npt.ArrayLike, config: Confi
     """The reference in the box of an instance: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, RGB].
 
     As in the original, the crop is cut from the scene resized for the network, by the box of the resized mask, and
-    resized again; only the pixels of the crop are computed.
-
-    Args:
-        image: uint8 [height, width, RGB], the scene.
-        mask: [height, width], zero or False outside the instance.
+    resized again; only the pixels of the crop are computed. `image` is the scene, uint8 [height, width, RGB]; `mask`
+    [height, width] is zero or False outside the instance.
     """
     image, mask = _checked_image(image, "scene"), np.asarray(mask)
     if mask.shape != image.shape[:2]:

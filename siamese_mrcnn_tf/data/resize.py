@@ -203,11 +203,9 @@ def _scaled(side: int, scale: float) -> int:
 
 def padding_of(shape: tuple[int, int], max_dim: int | None, mode: str) -> Padding:
     """[(top, bottom), (left, right), (0, 0)] around a resized image; the smaller half comes first."""
-    missing = [0, 0]
+    missing = [-side % PAD_MULTIPLE if mode == "pad64" else 0 for side in shape]
     if mode == "square" and max_dim:
         missing = [max_dim - side for side in shape]
-    elif mode == "pad64":
-        missing = [-side % PAD_MULTIPLE for side in shape]
     return [(pixels // 2, pixels - pixels // 2) for pixels in missing] + [(0, 0)]
 
 

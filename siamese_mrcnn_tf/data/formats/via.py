@@ -88,16 +88,12 @@ def read_via(paths: Iterable[files.StrPath]) -> list[AnnotatedImage]:
 def region_categories(
     regions: Regions, attribute: str | None = None, category: str | None = None, categories: Iterable[str] | None = None
 ) -> tuple[list[str], dict[str, int]]:
-    """The categories of regions.
+    """The category of each region, and the category ids by name, from 1 on.
 
     Args:
         attribute: the region attribute that holds the category; None finds it (`find_attribute`).
         category: one category for all regions, whatever their attributes.
         categories: all categories in the order of their ids; None sorts the categories found by name.
-
-    Returns:
-        names: list with the category of each region.
-        ids: dict of category ids by name, from 1 on.
 
     Raises:
         ValueError: names the region, or the attributes found; there are no regions.

@@ -45,6 +45,7 @@ def convert_via(
 ) -> dict[str, Content]:
     """Write a COCO-format tree of VIA annotations; if anything is wrong with them, nothing is written.
 
+    Returns the contents of the annotation files by set name ("train2017").
     Images are numbered from 1 in the order of the files. Regions that are points have no area: they are left out, and
     the log names them. Other regions are clipped to their image. An image whose EXIF orientation `CocoDataset` would
     ignore, because the turned image has the same size, is written upright.
@@ -60,9 +61,6 @@ def convert_via(
         link: link the images instead of copying them.
         ignore_orientation: the regions were drawn on the stored images, without their EXIF orientation.
         force: replace existing files.
-
-    Returns:
-        dict by set name ("train2017"): the content of its annotation file.
 
     Raises:
         ValueError: names the wrong argument, annotation file or image, or the existing file.
