@@ -45,9 +45,6 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
         workers: number of threads or processes.
         processes: True for processes: they do not share the interpreter's lock, but each has a copy of the data set.
         collate: callable (samples, config) that returns the dict of a batch.
-
-    Attributes:
-        failure: the error of the first sample that could not be made, or None.
     """
 
     def __init__(
@@ -62,7 +59,7 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
     ) -> None:
         self.samples, self.config, self.collate = samples, config, collate
         self.batch_size = config.BATCH_SIZE if batch_size is None else batch_size
-        self.failure: RuntimeError | None = None
+        self.failure: RuntimeError | None = None  # of the first sample that could not be made
         self._ahead = max(_PREFETCHED * self.batch_size, workers)
         self._lock = threading.Lock()
         self._pending: dict[int, Future] = {}

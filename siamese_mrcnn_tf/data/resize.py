@@ -124,10 +124,8 @@ def resize_mask(mask: npt.ArrayLike, scale: float, padding: Padding, crop: Crop 
 def minimize_mask(bbox: npt.ArrayLike, mask: np.ndarray, mini_shape: Sequence[int]) -> np.ndarray:
     """Masks cut to their boxes and resized to one small shape, to save memory: bool [*mini_shape, num_instances].
 
-    Args:
-        bbox: int [num_instances, (y1, x1, y2, x2)] in pixels.
-        mask: [height, width, num_instances].
-        mini_shape: (mini height, mini width) in pixels.
+    `bbox` is int [num_instances, (y1, x1, y2, x2)] in pixels, `mask` [height, width, num_instances], and `mini_shape`
+    (mini height, mini width) in pixels.
     """
     mini_mask = np.zeros((*mini_shape[:2], mask.shape[-1]), bool)
     for index, (y1, x1, y2, x2) in enumerate(_boxes_of_masks(bbox, mask.shape[-1], mask.shape)):

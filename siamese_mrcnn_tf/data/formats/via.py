@@ -33,16 +33,11 @@ _MAX_ARC_ERROR = 0.05  # pixels between an arc and its polygon
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """A region of an image.
-
-    Attributes:
-        shape: VIA's shape attributes, {"name": "rect", "x": ...}, in pixels.
-        attributes: VIA's region attributes by name: text, or a dict from option to whether it is ticked.
-    """
+    """A region of an image."""
 
     place: str  # its name in messages: annotation file, image, and number, from 1 on as in VIA
-    shape: dict[str, Any]
-    attributes: dict[str, Any]
+    shape: dict[str, Any]  # VIA's shape attributes, {"name": "rect", "x": ...}, in pixels
+    attributes: dict[str, Any]  # VIA's region attributes by name: text, or a dict from option to whether it is ticked
 
 
 @dataclasses.dataclass(frozen=True)
