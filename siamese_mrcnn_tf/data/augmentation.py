@@ -189,10 +189,7 @@ def _packed(masks: np.ndarray) -> np.ndarray:
 
 
 def _check_augmenter(augmenter: Any, *, may_move: bool) -> None:
-    """Refuse an augmenter, or a child of it, that could move masks off their instances.
-
-    `may_move` is False for children that their parent applies to a part of the pixels or channels.
-    """
+    """Refuse an augmenter, or a child of it, that could move masks off their instances."""
     modules = {kind.__module__.removeprefix("imgaug.augmenters.") for kind in type(augmenter).__mro__}
     combines, moves = _is_one_of(augmenter, _COMBINING), _is_one_of(augmenter, _MOVING)
     colours = _is_one_of(augmenter, _COLOURING) or not modules.isdisjoint(_COLOUR_MODULES.split())
@@ -212,6 +209,7 @@ def _check_augmenter(augmenter: Any, *, may_move: bool) -> None:
         )
     for children in augmenter.get_children_lists():
         for child in children:
+            # other parents apply their children to a part of the pixels or channels
             _check_augmenter(child, may_move=may_move and combines)
 
 

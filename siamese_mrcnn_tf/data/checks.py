@@ -90,10 +90,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether no image or polygon is broken and all boxes are inside their images.
-
-        Masks and boxes of no extent, and classes without references, do not count.
-        """
+        """Whether no image or polygon is broken and all boxes are inside their images; the rest does not count."""
         return not any(self.findings.get(kind) for kind, (_, is_broken) in _KINDS.items() if is_broken)
 
     def text(self, shown: int = _SHOWN) -> str:
@@ -149,10 +146,7 @@ def check_dataset(
 
 # ---- counts --------------------------------------------------------------------------------------------------------
 def _count(dataset: CocoDataset, split: int, usable: list[np.ndarray]) -> tuple[list[ClassCount], int, int]:
-    """Counts of each class, and of the images with train and with novel classes.
-
-    `usable` has bool [annotations] for each image: whether their masks have a pixel.
-    """
+    """Counts of each class, and of the images with train and with novel classes; `usable`: see `_check_annotations`."""
     class_of = {info["id"]: class_id for class_id, info in enumerate(dataset.class_info) if class_id}
     counts = np.zeros((dataset.num_classes, 4), int)  # images, instances, crowds, references
     is_novel = np.zeros(dataset.num_classes, bool)
