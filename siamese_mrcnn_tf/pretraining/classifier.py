@@ -27,14 +27,14 @@ from keras import ops
 
 from ..config import Config
 from ..data.loader import SampleLoader
-from ..io.files import atomic_path
+from ..io.files import StrPath, atomic_path
 from ..modeling.backbone import build_fpn_model, build_resnet_model
 from ..modeling.network import dtype_policy
-from ..training.checkpoints import CheckpointManager, StrPath
+from ..training.checkpoints import CheckpointManager
 from ..training.distribution import replicas_in_sync
 from ..training.schedules import Stage
 from ..training.trainer import Trainer, TrainingSettings
-from ..training.training_model import build_optimizer, make_optimizer
+from ..training.training_model import make_optimizer
 from . import imagenet
 
 WEIGHT_DECAY = 1e-4
@@ -76,15 +76,9 @@ def recipe_of(config: Config) -> Recipe:
 
 
 def pretraining_config(config: Config, *, batch: int = REFERENCE_BATCH, devices: int = 1) -> Config:
-    """The configuration with batch normalization that trains its statistics.
+    """The configuration with batch normalization that trains its statistics; only its backbone and FPN are used.
 
-    Args:
-        config: a Config; only its backbone and FPN are used.
-        batch: images of a step, over all devices.
-        devices: number of devices that share a batch.
-
-    Raises:
-        ValueError: devices cannot share the batch evenly, or a setting that the network cannot be built with.
+    ValueError if `devices` cannot share the `batch` of a step evenly, or the network cannot be built.
     """
     if batch % devices:
         raise ValueError(f"batch = {batch}: cannot be shared evenly by {devices} devices")
@@ -94,11 +88,9 @@ def pretraining_config(config: Config, *, batch: int = REFERENCE_BATCH, devices:
 
 
 def pretraining_schedule(recipe: Recipe, batch: int) -> tuple[Stage, ...]:
-    """Stages of a recipe: the learning rate in proportion to the batch, with a warm-up above the reference batch.
+    """Stages of a recipe; the learning rate is in proportion to `batch`, the images of a step over all devices.
 
-    Args:
-        recipe: a Recipe.
-        batch: images of a step, over all devices.
+    Above the reference batch it begins with a warm-up.
     """
     if recipe.decay == "cosine":
         return (Stage(recipe.epochs, "all", recipe.learning_rate, decay_to=recipe.epochs),)
@@ -134,36 +126,25 @@ def pretrain(
     """Train a classifier, in a folder from which the run resumes after any stop.
 
     Args:
-        classifier: from `build_classifier`.
-        config: from `pretraining_config`.
-        recipe: a Recipe.
+        classifier, config: from `build_classifier` and `pretraining_config`.
         train, val: images of training and of validation; None for no validation.
         path: folder of the run. At the end it also holds the weights of the backbone, and of the pyramid if the
             classifier has one: `train.name`.h5, such as imagenet_687.h5.
         resume: resume the run in the folder.
         workers, processes: see `loader.SampleLoader`.
-        keep: number of last epochs to keep, beside the best by validation loss.
+        keep: see `checkpoints.CheckpointManager`.
         save_every, progress: see `trainer.TrainingSettings`.
-        stop: threading.Event; once it is set, the run saves and stops.
+        stop: once it is set, the run saves and stops.
 
     Returns:
-        (path of the backbone's weights, history: a dict for each epoch).
-
-    Raises:
-        ValueError, RuntimeError, TrainingStopped: as `trainer.Trainer`.
+        (path of the backbone's weights, history: a dict for each epoch). Errors as those of `trainer.Trainer`.
     """
-    name = train.name
+    name, batch = train.name, config.BATCH_SIZE
     folder = CheckpointManager(path, classifier.encoder, keep=keep, name=name + "_{epoch:04d}")
-    batch = config.BATCH_SIZE
     val_steps, val_batch = _even_batches(0 if val is None else len(val), batch, config.GPU_COUNT)
-    settings = TrainingSettings(
-        recipe.steps_per_epoch or max(1, len(train) // batch),
-        val_steps,
-        save_every=save_every,
-        seed=recipe.seed,
-        progress=progress,
-        fixed={"size": recipe.size, "classes": train.num_classes, "images": len(train)},
-    )
+    steps = recipe.steps_per_epoch or max(1, len(train) // batch)
+    fixed = {"size": recipe.size, "classes": train.num_classes, "images": len(train)}
+    settings = TrainingSettings(steps, val_steps, save_every, recipe.seed, progress, fixed)
     trainer = _ClassifierTrainer(classifier, classifier, config, folder, settings, stop=stop)
     if resume:
         trainer.resume()
@@ -175,10 +156,10 @@ def pretrain(
             val_crops = imagenet.CentreCrops(val, recipe.size)
             val_loader = stack.enter_context(SampleLoader(val_crops, config, batch_size=val_batch, **made_by))
         trainer.run(pretraining_schedule(recipe, batch), loader, val_loader)
-    trained = folder.path / f"{name}_{trainer.state.epoch:04d}.h5"
-    with atomic_path(folder.path / f"{name}.h5") as temporary:
-        shutil.copyfile(trained, temporary)
-    return folder.path / f"{name}.h5", trainer.state.history
+    trained = folder.path / f"{name}.h5"
+    with atomic_path(trained) as temporary:
+        shutil.copyfile(folder.path / f"{name}_{trainer.state.epoch:04d}.h5", temporary)
+    return trained, trainer.state.history
 
 
 # ---- model -------------------------------------------------------------------------------------------------------
@@ -203,9 +184,7 @@ class Classifier(keras.Model):
         """An object with the `layers` that are saved: resnet_model and perhaps fpn_model."""
         return types.SimpleNamespace(layers=[layer for layer in self.layers if isinstance(layer, keras.Model)])
 
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Cross-entropy and weight decay of a batch: a scalar, with several devices this one's share of it."""
         logits = y_pred["logits"]
         found = [classification_graph(y_pred["input_label"], logits[:, head]) for head in range(logits.shape[1])]
@@ -225,7 +204,6 @@ def build_classifier(
 
     Args:
         config: from `pretraining_config`.
-        num_classes: number of classes.
         pyramid: train the feature pyramid too, with another classifier on the average of each of P2 to P5.
         weight_decay: see `Classifier`.
         seed: of the initial weights.
@@ -256,9 +234,8 @@ def classification_graph(labels: Any, logits: Any) -> tuple[Any, Any, Any]:
         logits: [batch, classes].
 
     Returns:
-        counts: float [batch], 1, or 0 without a label.
-        cross_entropy: float [batch].
-        is_right: float [batch], 1 if the label has the highest logit.
+        (counts, cross_entropy, is_right), float [batch] each; counts is 1, or 0 without a label; is_right is 1 if the
+        label has the highest logit.
     """
     counts = ops.cast(labels != imagenet.NO_LABEL, "float32")
     log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
@@ -285,7 +262,6 @@ class _ClassifierTrainer(Trainer):
 
     def _compile(self, learning_rate: Any) -> None:
         self.model.compile(make_optimizer(self.config, learning_rate), jit_compile=False)
-        build_optimizer(self.model)  # otherwise Keras runs a batch first, on several devices the mean of their labels
 
 
 def _even_batches(count: int, maximum: int, devices: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """What happens after each step of a run: Keras callbacks, and stopping on signals.
 
-Keras' CSVLogger and TerminateOnNaN are not used: history.csv is rewritten when a run resumes, and a loss that is NaN
-stops the run with an error that names the images of the step and the last good checkpoint.
+Not Keras' CSVLogger and TerminateOnNaN: history.csv is rewritten when a run resumes, and a loss that is NaN stops the
+run with an error that names the images of the step and the last good checkpoint.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +30,26 @@ class TrainingStopped(Exception):
     """The run was asked to stop and has saved its state."""
 
 
-class StepCallback(keras.callbacks.Callback):
-    """After each step of `fit`: count it, check its losses, show them, save now and then, stop if asked to.
-
-    Attributes:
-        logs: losses of the epoch so far, by name.
-    """
-
+class _Callback(keras.callbacks.Callback):
     def __init__(self, trainer: "Trainer", loader: SampleLoader, bar: tqdm) -> None:
         super().__init__()
         self._trainer, self._loader, self._bar = trainer, loader, bar
-        self.logs: dict[str, float] = {}
+
+    def _check(self, losses: dict[str, float], where: str, number: int) -> None:
+        """Raise RuntimeError if a loss of batch `number` is NaN or infinite."""
+        names = [name for name, value in losses.items() if not math.isfinite(value)]
+        if names:
+            last = self._trainer.folder.last_good(self._trainer.state)
+            images = f"Images of this step: {', '.join(self._loader.images(number))}. The last good checkpoint: {last}"
+            raise RuntimeError(f"{where}: {', '.join(names)} is NaN or infinite, training stops. {images}")
+
+
+class StepCallback(_Callback):
+    """After each step of `fit`: count it, check its losses, show them, save now and then, stop if asked to."""
+
+    def __init__(self, trainer: "Trainer", loader: SampleLoader, bar: tqdm) -> None:
+        super().__init__(trainer, loader, bar)
+        self.logs: dict[str, float] = {}  # losses of the epoch so far, by name
         self._counters: list[Any] = []  # variables
         self._counts: list[tuple[Any, np.ndarray]] = []  # (variable, value) after the last step
 
@@ -58,8 +67,7 @@ class StepCallback(keras.callbacks.Callback):
         self._counters = self._counters or _counters(self.model)
         self._counts = [(variable, np.array(variable)) for variable in self._counters]
         number = state.epoch * settings.steps_per_epoch + state.step - 1
-        where = f"epoch {state.epoch + 1}, step {state.step}"
-        _check_finite(self.logs, where, lambda: self._loader.images(number), trainer)
+        self._check(self.logs, f"epoch {state.epoch + 1}, step {state.step}", number)
         self._bar.set_postfix({name: f"{value:.3f}" for name, value in self.logs.items()}, refresh=False)
         self._bar.update()
         if trainer.stop.is_set():
@@ -73,17 +81,13 @@ class StepCallback(keras.callbacks.Callback):
             variable.assign(value)
 
 
-class ValidationCallback(keras.callbacks.Callback):
+class ValidationCallback(_Callback):
     """After each step of `evaluate`: check its losses, show progress, stop if asked to."""
-
-    def __init__(self, trainer: "Trainer", loader: SampleLoader, bar: tqdm) -> None:
-        super().__init__()
-        self._trainer, self._loader, self._bar = trainer, loader, bar
 
     def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         where = f"validation of epoch {self._trainer.state.epoch + 1}"
         found = {f"val_{name}": float(value) for name, value in (logs or {}).items()}
-        _check_finite(found, f"{where}, step {batch + 1}", lambda: self._loader.images(batch), self._trainer)
+        self._check(found, f"{where}, step {batch + 1}", batch)
         self._bar.update()
         if self._trainer.stop.is_set():  # the epoch's last training step is saved already
             raise TrainingStopped(f"stopped in the {where}")
@@ -122,16 +126,6 @@ def loader_errors(loader: SampleLoader) -> Iterator[None]:
         if loader.failure is not None and error is not loader.failure:
             raise loader.failure from error
         raise
-
-
-def _check_finite(losses: dict[str, float], where: str, images: Callable[[], list[str]], trainer: "Trainer") -> None:
-    """Raise RuntimeError if a loss is NaN or infinite; `images` returns the names of the step's images."""
-    names = [name for name, value in losses.items() if not math.isfinite(value)]
-    if names:
-        raise RuntimeError(
-            f"{where}: {', '.join(names)} is NaN or infinite, training stops. Images of this step: "
-            f"{', '.join(images())}. The last good checkpoint: {trainer.folder.last_good(trainer.state)}"
-        )
 
 
 def _counters(model: keras.Model) -> list[Any]:

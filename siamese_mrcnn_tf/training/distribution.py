@@ -48,14 +48,13 @@ def device_scope(devices: int) -> AbstractContextManager[Any]:
     if devices == 1 and not is_cluster:
         return contextlib.nullcontext()
     if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"several devices or machines need the TensorFlow backend, KERAS_BACKEND is {keras.backend.backend()}"
-        )
+        backend = keras.backend.backend()
+        raise ValueError(f"several devices or machines need the TensorFlow backend, KERAS_BACKEND is {backend}")
     import tensorflow as tf
 
-    if is_cluster and devices > 1:
-        raise ValueError(f"devices = {devices}: where TF_CONFIG names several machines, each uses all of its GPUs")
     if is_cluster:
+        if devices > 1:
+            raise ValueError(f"devices = {devices}: where TF_CONFIG names several machines, each uses all of its GPUs")
         return _scope(tf.distribute.MultiWorkerMirroredStrategy())
     gpus = tf.config.list_physical_devices("GPU")
     if gpus and devices > len(gpus):
@@ -84,9 +83,7 @@ def replicas_of(model: keras.Model) -> int:
 
 def strategy_scope(model: keras.Model) -> AbstractContextManager[Any]:
     """Context of the devices that a model was built on."""
-    if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    return _scope(model.distribute_strategy)
+    return _scope(model.distribute_strategy) if keras.backend.backend() == "tensorflow" else contextlib.nullcontext()
 
 
 def replicas_in_sync() -> int:
@@ -103,13 +100,12 @@ def shaped_logs(logs: dict[str, Any]) -> dict[str, Any]:
 
     With several machines Keras joins logs along their first axis, which scalars do not have (tensorflow#72388).
     """
-    if keras.backend.backend() != "tensorflow":
-        return logs
-    import tensorflow as tf
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-    if not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
-        return logs
-    return {name: tf.reshape(value, [1]) for name, value in logs.items()}
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            return {name: tf.reshape(value, [1]) for name, value in logs.items()}
+    return logs
 
 
 def _writes() -> bool | None:
@@ -140,7 +136,5 @@ def _split_cpu(devices: int) -> None:
     try:
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
     except RuntimeError as error:
-        raise ValueError(
-            f"devices = {devices}: this machine has no GPU, and TensorFlow has started, so that its CPU cannot be "
-            "split: use 1 device (GPU_COUNT = 1), or restart Python"
-        ) from error
+        cause = "this machine has no GPU, and TensorFlow has started, so that its CPU cannot be split"
+        raise ValueError(f"devices = {devices}: {cause}: use 1 device (GPU_COUNT = 1), or restart Python") from error

@@ -64,12 +64,8 @@ class Trainer:
         model: a Keras model with a `compute_loss` of its own, such as `training_model.build_training_model` returns.
         layers: object with the `layers` to choose from, such as `network.build_layers` returns.
         config: reads BATCH_SIZE, WARM_UP_STEPS and what `training_model.compile_model` reads.
-        folder: the CheckpointManager of the run.
-        settings: TrainingSettings.
-        stop: threading.Event; once it is set, the run saves and stops after the current step.
-
-    Attributes:
-        state: checkpoints.TrainerState.
+        folder, settings: of the run.
+        stop: once it is set, the run saves and stops after the current step.
     """
 
     def __init__(
@@ -90,7 +86,6 @@ class Trainer:
         """Train to the end of a schedule, from `state` on.
 
         Args:
-            stages: the schedule.
             loader, val_loader: of training and validation samples; None: no validation.
 
         Raises:
@@ -100,8 +95,8 @@ class Trainer:
         """
         self._check(stages)
         state, restore = self.state, self.state.weights is not None
-        with contextlib.ExitStack() as stack:
-            board = self._open_board(stack)
+        board_path = str(self.folder.path / "tensorboard")
+        with contextlib.closing(Writer(board_path)) if self.folder.writes else contextlib.nullcontext() as board:
             for index, stage in enumerate(stages):
                 if state.epoch >= stage.epochs:  # a resumed run has finished this stage
                     continue
@@ -135,10 +130,9 @@ class Trainer:
         """Begin at the end of an epoch, with the weights of the model; ValueError if the folder holds a longer run."""
         before = self.folder.load_state()
         if before is not None and before.epoch > epoch:
-            raise ValueError(
-                f"{self.folder.path}: holds a run of {before.epoch} epochs, and this one begins after epoch {epoch}: "
-                "resume from there (load_latest_checkpoint()), or choose another folder or EXPERIMENT"
-            )
+            found = f"holds a run of {before.epoch} epochs, and this one begins after epoch {epoch}"
+            way = "resume from there (load_latest_checkpoint()), or choose another folder or EXPERIMENT"
+            raise ValueError(f"{self.folder.path}: {found}: {way}")
         self.state.epoch = epoch
         if before is not None:
             self.state.history = before.history
@@ -190,7 +184,7 @@ class Trainer:
         text = "to epoch %d: %s at learning rate %g; %d layers train: %s"
         logger.info(text, stage.epochs, stage.layers, stage.learning_rate, len(names), summarize_names(names))
         self._compile(self._schedule_of(stage, first_epoch))
-        build_optimizer(self.model)
+        build_optimizer(self.model)  # else Keras runs a batch first, on several devices the mean of their batches
         if continues:
             self.model.load_weights(self.folder.weights_path(self.state))
         self.state.stage = begun | ({} if stage.decay_to is None else {"first_epoch": first_epoch})
@@ -212,7 +206,8 @@ class Trainer:
         """Train the rest of an epoch; returns its losses by name."""
         state, steps = self.state, self.settings.steps_per_epoch
         if state.step == steps:  # a run resumed between the last step and the end of validation
-            return {name: _mean(values) for name, values in state.metrics.items()}
+            sums = {name: np.asarray(values, np.float32) for name, values in state.metrics.items()}  # as Keras rounds
+            return {name: float(total / count) for name, (total, count) in sums.items()}
         first = state.epoch * steps + state.step
         batches = TrainingBatches(loader, first_step=first, num_batches=steps - state.step)
         with self._progress_bar(f"epoch {state.epoch + 1}/{total_epochs}", steps, state.step) as bar:
@@ -239,9 +234,8 @@ class Trainer:
     def save_now(self) -> None:
         """Save within an epoch."""
         measured = self.model.metrics if self.state.step else ()  # before the first step they are of another epoch
-        self.state.metrics = {
-            metric.name: [np.asarray(variable).tolist() for variable in metric.variables] for metric in measured
-        }
+        values = {metric.name: map(np.asarray, metric.variables) for metric in measured}
+        self.state.metrics = {name: [value.tolist() for value in found] for name, found in values.items()}
         self.folder.save_within_epoch(self.model, self.state)
 
     def stop_now(self) -> None:
@@ -249,16 +243,9 @@ class Trainer:
         self.save_now()
         raise TrainingStopped(f"stopped in epoch {self.state.epoch + 1} after step {self.state.step}")
 
-    def _open_board(self, stack: contextlib.ExitStack) -> Writer | None:
-        """A TensorBoard writer that `stack` closes; None if this machine does not write."""
-        if not self.folder.writes:
-            return None
-        return stack.enter_context(contextlib.closing(Writer(str(self.folder.path / "tensorboard"))))
-
     def _progress_bar(self, text: str, total: int, done: int) -> tqdm:
-        seconds = _BAR_SECONDS[0 if sys.stderr.isatty() else 1]
-        hidden = not self.settings.progress
-        return tqdm(desc=text, total=total, initial=done, unit="step", mininterval=seconds, disable=hidden)
+        every, hidden = _BAR_SECONDS[0 if sys.stderr.isatty() else 1], not self.settings.progress
+        return tqdm(desc=text, total=total, initial=done, unit="step", mininterval=every, disable=hidden)
 
 
 def train_on_dataset(
@@ -274,24 +261,21 @@ def train_on_dataset(
     """Run a Trainer on data sets.
 
     Args:
-        trainer: Trainer of a training model.
-        stages: the schedule.
         train_dataset, val_dataset: data sets with indices built; without the second there is no validation. Samples of
             validation are the same each epoch, and never augmented.
         augmentation: see `augmentation.as_augmentation`.
         workers, processes: see `SampleLoader`.
 
-    Raises:
-        ValueError, RuntimeError, TrainingStopped: as `Trainer.run` and `TrainingSamples`.
+    Errors as those of `Trainer.run` and `TrainingSamples`.
     """
     config, seed = trainer.config, trainer.settings.seed
+    made_by: Any = {"workers": workers, "processes": processes}
     samples = TrainingSamples(train_dataset, config, seed=seed, augmentation=as_augmentation(augmentation))
     with contextlib.ExitStack() as stack:
-        loader = stack.enter_context(SampleLoader(samples, config, workers=workers, processes=processes))
-        val_loader = None
+        loader, val_loader = stack.enter_context(SampleLoader(samples, config, **made_by)), None
         if val_dataset is not None and trainer.settings.validation_steps:
             val_samples = TrainingSamples(val_dataset, config, seed=seed, purpose="validation")
-            val_loader = stack.enter_context(SampleLoader(val_samples, config, workers=workers, processes=processes))
+            val_loader = stack.enter_context(SampleLoader(val_samples, config, **made_by))
         trainer.run(stages, loader, val_loader)
 
 
@@ -301,9 +285,3 @@ def _write_row(board: Writer | None, row: dict[str, Any]) -> None:
         for name in row.keys() - {"epoch"}:
             board.add_scalar(name, row[name], row["epoch"])
         board.flush()
-
-
-def _mean(values: Sequence[Any]) -> float:
-    """The mean from the variables of a `keras.metrics.Mean`."""
-    total, count = np.asarray(values, np.float32)  # rounded as Keras does
-    return float(total / count)

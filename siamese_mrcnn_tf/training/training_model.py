@@ -35,8 +35,7 @@ class TrainingModel(keras.Model):
         self, inputs: Any, outputs: Any, *, loss_weights: Mapping[str, float], weight_decay: float, **kwargs: Any
     ) -> None:
         super().__init__(inputs, outputs, **kwargs)
-        self.loss_weights = dict(loss_weights)
-        self.weight_decay = weight_decay
+        self.loss_weights, self.weight_decay = dict(loss_weights), weight_decay
         names = [name for name in LOSS_NAMES if "mask" not in name or "mrcnn_mask" in outputs]
         self.loss_trackers = [keras.metrics.Mean(name=name) for name in names]
 
@@ -68,9 +67,7 @@ class TrainingModel(keras.Model):
 def build_training_model(config: Config, layers: Any, *, seed: int | None = None) -> TrainingModel:
     """The training model of a configuration, not compiled; ValueError if the configuration cannot be trained.
 
-    Args:
-        layers: from `network.build_layers`.
-        seed: for the sampling of rois.
+    `layers` are those of `network.build_layers`; `seed` is for the sampling of rois.
     """
     graph = training_network.build_training_network(config, layers, seed=seed)
     weights, decay = config.LOSS_WEIGHTS, config.WEIGHT_DECAY
@@ -106,7 +103,6 @@ def compile_model(model: keras.Model, config: Config, *, learning_rate: Any, mom
     """Compile a training model with a new optimizer, whose momentum is 0.
 
     Args:
-        model: a Keras model with a `compute_loss` of its own.
         config: reads OPTIMIZER, LEARNING_MOMENTUM, ADAM_BETA_2 and GRADIENT_CLIP_NORM.
         learning_rate: a number, or a schedule of Keras.
         momentum: for Adam beta 1; LEARNING_MOMENTUM by default.
