@@ -5,6 +5,7 @@ Paper, Figures 5 and A1; design section 7. Both start from the queries of a run,
 """
 
 import dataclasses
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -74,11 +75,10 @@ def analyse(
 
     Args:
         coco: of the annotation file.
-        runs: iterable of the COCO results of each run; only one run is in memory at a time.
+        runs: the COCO results of each run; only one run is in memory at a time.
         image_ids, category_ids: COCO ids that were evaluated.
         iou_types: of "bbox" and "segm".
         bins: as for `by_number`.
-        progress: show a progress bar.
 
     Returns:
         dict of
@@ -97,13 +97,11 @@ def analyse(
     counts = _count_instances(coco, image_ids, category_ids)
     by_numbers: list[dict[str, Table]] = []
     confusions: list[dict[str, np.ndarray]] = []
+    chosen: dict[str, Any] = {"image_ids": image_ids, "category_ids": category_ids}
     for results in tqdm(runs, desc="analyse", unit="run", disable=not progress):
-        by_numbers.append({})
-        confusions.append({})
-        for iou_type in iou_types:
-            queries = match_queries(coco, results, iou_type, image_ids=image_ids, category_ids=category_ids)
-            by_numbers[-1][iou_type] = by_number(queries, bins)
-            confusions[-1][iou_type] = confusion(queries, category_ids)
+        queries = {kind: match_queries(coco, results, kind, **chosen) for kind in iou_types}
+        by_numbers.append({kind: by_number(found, bins) for kind, found in queries.items()})
+        confusions.append({kind: confusion(found, category_ids) for kind, found in queries.items()})
     if not by_numbers:
         raise ValueError("runs: expected the results of one run or more, got none")
     return {
@@ -121,8 +119,7 @@ def match_queries(
 
     Args:
         coco: of the annotation file.
-        results: list of COCO results; other images, other categories, and categories that are not in the image are
-            left out.
+        results: of COCO; other images or categories, and categories that are not in the image, are left out.
         iou_type: "bbox" or "segm".
         image_ids, category_ids: COCO ids [n].
 
@@ -137,7 +134,7 @@ def match_queries(
     for index, result in enumerate(results):
         found = checked_detection(result, index, coco, iou_type)
         detections[found["image_id"], found["category_id"]].append((found["score"], found[shape]))
-    queries = []
+    queries: list[QueryMatches] = []
     for image_id in image_ids:
         truth = [entry for entry in coco.imgToAnns.get(image_id, ()) if entry["category_id"] in wanted]
         present = sorted({entry["category_id"] for entry in truth if not entry.get("iscrowd")})
@@ -154,7 +151,7 @@ def by_number(queries: Sequence[QueryMatches], bins: Sequence[Bin] = BINS) -> Ta
 
     Args:
         queries: of `match_queries`.
-        bins: sequence of (first, last) numbers of instances, both included; None as the last: no upper end.
+        bins: (first, last) numbers of instances, both included; None as the last: no upper end.
 
     Returns:
         dict bins [b] (their names), num_queries [b], num_instances [b], AP [b], AP50 [b]; None for an empty bin.
@@ -200,11 +197,7 @@ def confusion(queries: Sequence[QueryMatches], category_ids: Sequence[int]) -> n
 def column_histogram(matrix: npt.ArrayLike) -> np.ndarray:
     """How often a category is found when others are searched: mean of each column without the diagonal.
 
-    Args:
-        matrix: [c, c] of `confusion`; NaN is left out.
-
-    Returns:
-        [c], NaN for a category that is never in an image with another.
+    From a matrix [c, c] of `confusion`, whose NaNs are left out, to [c], NaN for a category never beside another.
     """
     others = np.array(matrix, float)
     np.fill_diagonal(others, np.nan)
@@ -218,16 +211,11 @@ def _by_category(queries: Iterable[QueryMatches]) -> dict[int, list[QueryMatches
     return grouped
 
 
-# ---- helpers: matching -----------------------------------------------------------------------------------------------
+# ---- helpers ---------------------------------------------------------------------------------------------------------
 
 
 class _Truth:
-    """The annotations of an image for matching.
-
-    Attributes:
-        categories: int [g].
-        crowds: bool [g].
-    """
+    """The annotations of an image for matching: `categories` int [g], `crowds` bool [g]."""
 
     def __init__(self, annotations: list[dict[str, Any]], image: dict[str, Any], iou_type: str) -> None:
         height, width = image["height"], image["width"]
@@ -250,8 +238,8 @@ def _matched(truth: _Truth, image_id: int, category_id: int, detections: list[tu
     overlaps = truth.overlaps([detections[index][1] for index in order])
     own = truth.categories == category_id
     matches = [_match(overlaps[:, own], truth.crowds[own], threshold) for threshold in _THRESHOLDS]
-    others = {category_id: (matches[0], int((own & ~truth.crowds).sum()))}
-    for other in set(truth.categories.tolist()) - {category_id}:
+    others = {}
+    for other in set(truth.categories.tolist()):
         of_other = truth.categories == other
         matched = _match(overlaps[:, of_other], truth.crowds[of_other], _THRESHOLDS[0])
         others[other] = (matched, int((of_other & ~truth.crowds).sum()))
@@ -260,23 +248,11 @@ def _matched(truth: _Truth, image_id: int, category_id: int, detections: list[tu
 
 
 def _match(overlaps: np.ndarray, crowds: np.ndarray, threshold: float) -> np.ndarray:
-    """Match detections greedily to the instances; a crowd takes any number of the detections that are left.
-
-    Args:
-        overlaps: IoU [d, g], detections in descending order of score.
-        crowds: bool [g].
-        threshold: of IoU.
-
-    Returns:
-        int8 [d]
-    """
+    """Matches int8 [d] of IoU [d, g], best detection first; a crowd takes any number of the detections left."""
     threshold = min(threshold, 1 - 1e-10)
     is_true = match_greedily(overlaps[:, ~crowds], threshold) >= 0
     in_crowd = (overlaps[:, crowds] >= threshold).any(axis=1)
     return np.where(is_true, TRUE_POSITIVE, np.where(in_crowd, IGNORED, FALSE_POSITIVE)).astype(np.int8)
-
-
-# ---- helpers: precision ----------------------------------------------------------------------------------------------
 
 
 def _precision(queries: Sequence[QueryMatches]) -> np.ndarray:
@@ -304,12 +280,7 @@ def _confused_with(queries: Sequence[QueryMatches]) -> dict[int, float]:
 
 
 def _average_precision(matches: np.ndarray, count: int) -> float:
-    """Mean of the precision at 101 recalls.
-
-    Args:
-        matches: int8 [d], in descending order of score.
-        count: number of instances, at least one.
-    """
+    """Mean of the precision at 101 recalls, from matches [d], best first, and the number of instances."""
     counted = matches[matches != IGNORED] == TRUE_POSITIVE
     hits = np.cumsum(counted)
     precision = hits / (np.arange(1, len(hits) + 1) + np.spacing(1))  # as COCOeval has it
@@ -318,20 +289,15 @@ def _average_precision(matches: np.ndarray, count: int) -> float:
     return float(np.append(precision, 0.0)[reached].mean())
 
 
-# ---- helpers: joining runs -------------------------------------------------------------------------------------------
-
-
 def _join_numbers(runs: list[dict[str, Table]]) -> dict[str, Any]:
     """by_number tables of runs, [{iou type: table}], with mean and interval."""
     first = next(iter(runs[0].values()))
     joined: dict[str, Any] = {key: first[key] for key in ("bins", "num_queries", "num_instances")}
     joined["runs"] = [{kind: {name: table[name] for name in _METRICS} for kind, table in run.items()} for run in runs]
-    joined["mean"], joined["interval"] = {}, {}
-    for kind in runs[0]:
-        for name in _METRICS:
-            pairs = [mean_and_ci(values) for values in zip(*(run[kind][name] for run in runs), strict=True)]
-            joined["mean"].setdefault(kind, {})[name] = [mean for mean, _ in pairs]
-            joined["interval"].setdefault(kind, {})[name] = [interval for _, interval in pairs]
+    joined |= {"mean": {kind: {} for kind in runs[0]}, "interval": {kind: {} for kind in runs[0]}}
+    for kind, name in itertools.product(runs[0], _METRICS):
+        means, intervals = _means_and_intervals(run[kind][name] for run in runs)
+        joined["mean"][kind][name], joined["interval"][kind][name] = means, intervals
     return joined
 
 
@@ -339,18 +305,17 @@ def _join_confusions(runs: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     """Matrices of runs, [{iou type: [c, c]}], as their mean and its histogram."""
     joined = {}
     for kind in runs[0]:
-        histograms = [column_histogram(run[kind]) for run in runs]
-        pairs = [mean_and_ci(values) for values in zip(*histograms, strict=True)]
-        joined[kind] = {
-            "matrix": [_plain(row) for row in np.mean([run[kind] for run in runs], axis=0)],
-            "histogram": [mean for mean, _ in pairs],
-            "histogram_interval": [interval for _, interval in pairs],
-        }
+        means, intervals = _means_and_intervals(column_histogram(run[kind]) for run in runs)
+        rows = np.mean([run[kind] for run in runs], axis=0).tolist()
+        matrix = [[None if np.isnan(value) else value for value in row] for row in rows]
+        joined[kind] = {"matrix": matrix, "histogram": means, "histogram_interval": intervals}
     return joined
 
 
-def _plain(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
+def _means_and_intervals(runs: Iterable[Any]) -> tuple[list[float | None], list[float | None]]:
+    """Mean and interval of each place of rows [runs][n]."""
+    pairs = [mean_and_ci(values) for values in zip(*runs, strict=True)]
+    return [mean for mean, _ in pairs], [interval for _, interval in pairs]
 
 
 def _count_instances(coco: COCO, image_ids: Collection[int], category_ids: Iterable[int]) -> dict[int, int]:

@@ -60,11 +60,9 @@ class EvaluationScores:
     """Metrics over several runs.
 
     Attributes:
-        runs: for each run a dict "bbox" and, for a model with masks, "segm" -> CocoScores.
+        runs: for each run "bbox" and, for a model with masks, "segm" -> CocoScores.
         mean: iou type -> metric -> mean over runs; -1 without ground truth.
-        interval: iou type -> metric -> half the width of the 95% confidence interval of that mean; None for a single
-            run and without ground truth.
-        num_images: evaluated.
+        interval: likewise half the width of the 95% interval of the mean; None for one run and without ground truth.
         num_queries, num_results: of all runs together.
         seconds: spent on the images, reading included.
     """
@@ -100,28 +98,21 @@ class EvaluationScores:
 def score_records(
     coco: COCO, records: "Records", *, has_masks: bool = True, image_ids: Iterable[int] | None = None
 ) -> EvaluationScores:
-    """Score the records of a whole evaluation.
+    """Score the records of a whole evaluation, masks too with `has_masks`.
 
-    Args:
-        coco: of the annotation file.
-        records: of all images.
-        has_masks: score masks too.
-        image_ids: COCO ids of the images to score; None: all.
-
-    Raises:
-        ValueError: as `score`.
+    `image_ids` are the COCO ids of the images to score; None: all. Errors as of `score`.
     """
     settings = records.settings
     wanted = None if image_ids is None else set(image_ids)  # None keeps results of other images, which `score` refuses
     images = settings["images"] if wanted is None else sorted(wanted)
     categories = [category["id"] for category in settings["categories"]]
     iou_types = IOU_TYPES if has_masks else IOU_TYPES[:1]
+    chosen: dict[str, Any] = {"image_ids": images, "category_ids": categories}
     runs: list[dict[str, CocoScores]] = []
     num_results = 0
     for run in range(settings["runs"]):
         results = [one for one in records.results(run) if wanted is None or one["image_id"] in wanted]
         num_results += len(results)
-        chosen: dict[str, Any] = {"image_ids": images, "category_ids": categories}
         runs.append({iou_type: score(coco, results, iou_type=iou_type, **chosen) for iou_type in iou_types})
     scored = [record for record in records if wanted is None or record["image_id"] in wanted]
     mean: dict[str, dict[str, float]] = {kind: {} for kind in iou_types}
@@ -129,29 +120,19 @@ def score_records(
     for kind, name in itertools.product(iou_types, METRICS):
         value, interval[kind][name] = mean_and_ci([run[kind].stats[name] for run in runs])
         mean[kind][name] = -1.0 if value is None else value
-    return EvaluationScores(
-        runs=runs,
-        mean=mean,
-        interval=interval,
-        num_images=len(images),
-        num_queries=sum(len(record["queries"]) for record in scored),
-        num_results=num_results,
-        seconds=sum(record["seconds"] for record in scored),
-    )
+    num_queries, seconds = sum(len(one["queries"]) for one in scored), sum(one["seconds"] for one in scored)
+    return EvaluationScores(runs, mean, interval, len(images), num_queries, num_results, seconds)
 
 
 def over_categories(
     per_class: Sequence[dict[Any, dict[str, float]]], category_ids: Iterable[Any], metric: str = "AP50"
 ) -> tuple[float, float | None]:
-    """The mean of some categories over runs.
+    """(mean, interval) of some categories over runs, as of `mean_and_ci`; 0 where no category has ground truth.
 
     Args:
-        per_class: list with the `per_class` of each run's scores: {category id: {"AP", "AP50"}}.
+        per_class: of each run's scores, {category id: {"AP", "AP50"}}.
         category_ids: keys of `per_class`; categories without ground truth are left out.
         metric: "AP" or "AP50".
-
-    Returns:
-        mean, interval: as of `mean_and_ci`; the mean is 0 where no category has ground truth.
     """
     values = [[run[category_id][metric] for category_id in category_ids] for run in per_class]
     mean, interval = mean_and_ci([float(np.mean([value for value in row if value >= 0] or [0.0])) for row in values])
@@ -213,7 +194,7 @@ def results_of(
         area: "mask" or "box": the area by which `score` sorts segm results into sizes.
 
     Returns:
-        list of dicts image_id, category_id, bbox, score, area, and with masks segmentation (compressed RLE).
+        dicts of image_id, category_id, bbox, score, area, and with masks segmentation (compressed RLE).
     """
     rois, scores = np.asarray(rois, float).reshape(-1, 4), np.asarray(scores, float).reshape(-1)
     if area not in AREAS:
@@ -244,7 +225,7 @@ def score(
 
     Args:
         coco: of the annotation file.
-        results: list of COCO results as of `results_of`; other images or categories do not count.
+        results: as of `results_of`; other images or categories do not count.
         iou_type: "bbox" or "segm".
         image_ids, category_ids: COCO ids [n].
 
@@ -253,25 +234,16 @@ def score(
     """
     image_ids, category_ids = known_ids(image_ids, coco.imgs, "image"), known_ids(category_ids, coco.cats, "category")
     evaluation = coco_evaluation(coco, results, iou_type=iou_type, image_ids=image_ids, category_ids=category_ids)
-    stats = coco_stats(evaluation)
-    return CocoScores(
-        iou_type=iou_type,
-        stats=dict(zip(METRICS, stats.tolist(), strict=True)),
-        per_class=_per_class(evaluation.eval["precision"], category_ids),
-        num_images=len(image_ids),
-        num_results=len(evaluation.cocoDt.anns),
-        precision=evaluation.eval["precision"],
-        recall=evaluation.eval["recall"],
-    )
+    stats = dict(zip(METRICS, coco_stats(evaluation).tolist(), strict=True))
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    per_class, num_results = _per_class(precision, category_ids), len(evaluation.cocoDt.anns)
+    return CocoScores(iou_type, stats, per_class, len(image_ids), num_results, precision, recall)
 
 
 def coco_evaluation(
     coco: COCO, results: Sequence[Result], *, iou_type: str, image_ids: Iterable[int], category_ids: Iterable[int]
 ) -> COCOeval:
-    """An accumulated `pycocotools.cocoeval.COCOeval` of results, categories in order of id.
-
-    Arguments and errors as of `score`.
-    """
+    """An accumulated COCOeval of results, categories in order of id; arguments and errors as of `score`."""
     if iou_type not in IOU_TYPES:
         raise ValueError(f"iou_type = {iou_type!r}: expected one of {', '.join(IOU_TYPES)}")
     image_ids, category_ids = known_ids(image_ids, coco.imgs, "image"), known_ids(category_ids, coco.cats, "category")
@@ -347,29 +319,22 @@ def _ground_truth(coco: COCO, image_ids: set[int], category_ids: set[int], iou_t
                 truth.append(dict(annotation))
                 if iou_type == "segm":
                     truth[-1]["segmentation"] = annotation_rle(annotation, image["height"], image["width"])
-    if not any(not annotation.get("iscrowd") for annotation in truth):
-        raise ValueError(
-            f"no ground truth: none of {len(image_ids)} images has an instance of the categories {sorted(category_ids)}"
-        )
+    if all(annotation.get("iscrowd") for annotation in truth):
+        what = f"none of {len(image_ids)} images has an instance of the categories {sorted(category_ids)}"
+        raise ValueError(f"no ground truth: {what}")
     return truth
 
 
 def checked_detection(result: Result, index: int, coco: COCO, iou_type: str) -> dict[str, Any]:
-    """The keys of a result that COCOeval needs, checked.
-
-    Raises:
-        ValueError: names the result and the key.
-    """
+    """The keys of a result that COCOeval needs, checked; a ValueError names the result and the key."""
     needed = ("image_id", "category_id", "score", "segmentation" if iou_type == "segm" else "bbox")
     missing = [key for key in needed if key not in result]
     if missing:
         raise ValueError(f"result {index}: the key {missing[0]!r} is missing")
     image = coco.imgs.get(result["image_id"])
     if image is None:
-        raise ValueError(
-            f"result {index}: image_id = {result['image_id']!r} is not in the annotation file; are these the results "
-            "of another set?"
-        )
+        what = f"image_id = {result['image_id']!r} is not in the annotation file"
+        raise ValueError(f"result {index}: {what}; are these the results of another set?")
     if not _are_numbers([result["score"]]):
         raise ValueError(f"result {index}: score = {result['score']!r}, expected a number")
     detection = {key: result[key] for key in needed} | {"iscrowd": 0}
@@ -400,12 +365,9 @@ def _coco_of(annotations: list[dict[str, Any]], coco: COCO) -> COCO:
 
 def _per_class(precision: np.ndarray, category_ids: list[int]) -> PerClass:
     """AP and AP50 by category from precision [IoU, recall, category, area, detections]; -1 without ground truth."""
-    values = precision[:, :, :, 0, -1]
-    metrics = {}
-    for index, category_id in enumerate(category_ids):
-        every, at_half = values[:, :, index], values[0, :, index]
-        metrics[category_id] = {"AP": _mean(every), "AP50": _mean(at_half)}
-    return metrics
+    by_category = np.moveaxis(precision[:, :, :, 0, -1], -1, 0)  # [category, IoU, recall]
+    pairs = zip(category_ids, by_category, strict=True)
+    return {category_id: {"AP": _mean(one), "AP50": _mean(one[0])} for category_id, one in pairs}
 
 
 def _mean(precision: np.ndarray) -> float:

@@ -41,9 +41,9 @@ def evaluate_dataset(
     """Search each image for each active class in it, references drawn by `get_one_target`, and score with COCOeval.
 
     Args:
-        model: SiameseMaskRCNN in inference mode; queries have its config's NUM_TARGETS references.
-        dataset: IndexedCocoDataset with indices built; its ACTIVE_CLASSES are searched for.
-        dataset_object: the `pycocotools.coco.COCO` of its annotation file.
+        model: in inference mode; queries have its config's NUM_TARGETS references.
+        dataset: with indices built; its ACTIVE_CLASSES are searched for.
+        dataset_object: of its annotation file.
         eval_type: "bbox" or "segm", or a list of both.
         dataset_type: "coco".
         limit: only the first `limit` images; 0: all.
@@ -52,10 +52,10 @@ def evaluate_dataset(
         verbose: 1 writes COCOeval's tables and the times to standard output, 2 shows progress too, 0 neither.
         random_detections: shift the detections at random (`SiameseMaskRCNN.detect`).
         return_results: return the COCOeval.
-        rng: `numpy.random.Generator` of references and shifts; None starts a fresh one.
+        rng: of references and shifts; None starts a fresh one.
 
     Returns:
-        With `return_results` the `pycocotools.cocoeval.COCOeval` of the last of `eval_type`, whose `stats` float64 [12]
+        With `return_results` the COCOeval of the last of `eval_type`, whose `stats` float64 [12]
         are those of `class_index` and whose `eval` arrays have all categories of `dataset_object`; otherwise None.
 
     Raises:
@@ -72,9 +72,8 @@ def evaluate_dataset(
     results, seconds = _search(model, dataset, images, random_detections, rng, progress=verbose > 1)
     coco_ids = [dataset.image_info[image_id]["id"] for image_id in images]
     for name in eval_types:
-        evaluation = coco_evaluation(
-            dataset_object, results, iou_type=name, image_ids=coco_ids, category_ids=categories
-        )
+        chosen_ids = {"image_ids": coco_ids, "category_ids": categories}
+        evaluation = coco_evaluation(dataset_object, results, iou_type=name, **chosen_ids)
         table = io.StringIO()
         coco_stats(evaluation, class_index=chosen, out=table)
         if verbose:
@@ -102,9 +101,8 @@ def _search(
             continue
         image = dataset.load_image(image_id)
         for class_id in present[image_id]:
-            targets = [
-                get_one_target(class_id, dataset, model.config, rng=rng) for _ in range(model.config.NUM_TARGETS)
-            ]
+            shots = range(model.config.NUM_TARGETS)
+            targets = [get_one_target(class_id, dataset, model.config, rng=rng) for _ in shots]
             start = time.perf_counter()
             try:
                 found: Any = model.detect([targets], [image], random_detections=random_detections, rng=rng)[0]

@@ -31,12 +31,7 @@ from .settings import EvaluationSettings, complete_settings, require_counts
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation.
-
-    Attributes:
-        records: records.Records, with the settings; `records.results(run)` are the COCO results of a run.
-        scores: EvaluationScores, None for one of several shards.
-    """
+    """The records of an evaluation with its settings, and the scores, None for one of several shards."""
 
     records: Records
     scores: EvaluationScores | None
@@ -67,21 +62,17 @@ def evaluate(
     `limit`, `batch`, `workers`, shards or stops.
 
     Args:
-        detector: SiamesePredictor; or a queries.Detector such as queries.RandomBoxes.
-        dataset: IndexedCocoDataset with indices built; references are drawn from all of it.
+        detector: a predictor, or another detector such as `queries.RandomBoxes`.
+        dataset: with indices built; references are drawn from all of it.
         coco: of its annotation file.
-        settings: the defaults if None.
-        sampler: function (image id, class id, run, shots) -> references that replaces the random draws
-            (`references.ReplayReferenceSampler`); a reference is (image id, annotation index) or a crop uint8
-            [h, w, RGB].
+        sampler: (image id, class id, run, shots) -> references; replaces the random draws. A reference is
+            (image id, annotation index) or a crop uint8 [h, w, RGB].
         folder: for settings, records, COCO results of each run, scores and analysis; None keeps them in memory.
         resume: continue the evaluation in `folder`, if there is one.
         shard: (i, n), evaluate part i of n, from 1; `merge` joins the parts.
         weights: path of the weight file, for its checksum in the settings.
         batch: queries matched at once, see `OneShotDetector`.
-        workers: images searched at once by threads: one reads images and encodes masks while the network runs for
-            another.
-        progress: show a progress bar.
+        workers: threads, each with an image: one reads and encodes masks while the network runs for another.
         changes: fields of EvaluationSettings that replace those of `settings`.
 
     Raises:
@@ -91,13 +82,17 @@ def evaluate(
     """
     settings = dataclasses.replace(settings or EvaluationSettings(), **changes)
     require_counts(batch=batch, workers=workers)
-    _require_shard(shard, folder)
-    asked: Detector = _as_detector(detector, batch)
+    index, count = shard
+    if not 1 <= index <= count:
+        raise ValueError(f"shard = {index}/{count}: expected i/n with i in 1..n")
+    if count > 1 and folder is None:
+        raise ValueError(f"shard = {index}/{count}: a part needs a folder, from which merge takes it")
+    asked: Any = detector if hasattr(detector, "search") else OneShotDetector(detector, batch=batch)
     queries, draw = _queries_and_sampler(settings, asked, dataset, sampler)
     described = {"model": asked.name, **settings.to_dict(), "references": "given" if sampler else "drawn"}
     described |= _data_settings(dataset, queries, settings.class_ids) | {"config": asked.config.to_dict()}
     content = complete_settings(described, weights=weights)
-    mine = list(zip(content["images"], queries, strict=True))[shard[0] - 1 :: shard[1]]
+    mine = list(zip(content["images"], queries, strict=True))[index - 1 :: count]
     recorder = _Recorder(asked, dataset, draw, settings, workers, progress)
     if folder is None:
         records = Records(content, dict(recorder.records(mine)))
@@ -106,7 +101,7 @@ def evaluate(
             for _, record in recorder.records(mine, writer.done):
                 writer.append(record)
         records = read_records(folder)
-    return Evaluation(records, _scored(records, coco, folder, progress) if shard[1] == 1 else None)
+    return Evaluation(records, _scored(records, coco, folder, progress) if count == 1 else None)
 
 
 def rescore(
@@ -117,8 +112,7 @@ def rescore(
     Args:
         folder: of a whole evaluation, in one or several records files; or one of its files.
         coco: of its annotation file.
-        dataset: IndexedCocoDataset with indices built, to check the categories of the records; None skips the check.
-        progress: show a progress bar.
+        dataset: with indices built, to check the categories of the records; None skips the check.
 
     Raises:
         ValueError: no evaluation there, images are missing in it, or it is of another set.
@@ -149,11 +143,7 @@ def merge(
     return rescore(folder, coco, dataset, progress=progress)
 
 
-# ---- queries and their records ---------------------------------------------------------------------------------------
-
-
-def _as_detector(detector: Any, batch: int) -> Any:
-    return detector if hasattr(detector, "search") else OneShotDetector(detector, batch=batch)
+# ---- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def _queries_and_sampler(
@@ -170,7 +160,10 @@ def _queries_and_sampler(
     queries = queries[: settings.limit]
     if not queries:
         raise ValueError(f"{dataset.set_name}: no image has an instance of the categories to evaluate")
-    _require_images(dataset, queries)
+    for image_id, _ in queries:
+        path = dataset.image_info[image_id]["path"]
+        if not os.path.isfile(path):
+            raise ValueError(f"{path}: no such image, though the annotation file lists it")
     if sampler is None:
         exclude = settings.exclude_query_image
         drawn = RandomReferenceSampler(dataset, detector.config, seed=settings.seed, exclude_query_image=exclude)
@@ -194,12 +187,7 @@ class _Recorder:
     def records(
         self, queries: list[tuple[int, tuple[int, list[int]]]], done: Collection[int] = ()
     ) -> Iterator[tuple[int, Record]]:
-        """Yield (COCO image id, record) of the images that are not done, in their order.
-
-        Args:
-            queries: (COCO image id, (image id, [class ids])) of all images.
-            done: COCO image ids.
-        """
+        """Yield (COCO image id, record) of the images that are not done, from (COCO image id, query) of all images."""
         todo = [(coco_id, query) for coco_id, query in queries if coco_id not in done]
         bar = {"desc": "evaluate", "unit": "image", "initial": len(queries) - len(todo), "total": len(queries)}
         pool, waiting = ThreadPoolExecutor(self.workers, "evaluation"), iter(todo)
@@ -218,11 +206,8 @@ class _Recorder:
 
     def _entries(self, image_id: int, present: list[int]) -> list[dict[str, Any]]:
         """The queries of an image's record (see `records`): the classes `present`, in all runs."""
-        queries = [
-            Query(self.settings.seed, run, class_id, self._references(image_id, class_id, run))
-            for run in range(self.settings.runs)
-            for class_id in present
-        ]
+        asked = itertools.product(range(self.settings.runs), present)
+        queries = [Query(self.settings.seed, run, one, self._references(image_id, one, run)) for run, one in asked]
         found = self.detector.search(self.dataset, image_id, queries)
         return [self._entry(image_id, query, one) for query, one in zip(queries, found, strict=True)]
 
@@ -237,14 +222,11 @@ class _Recorder:
         return tuple((int(each[0]), int(each[1])) if np.ndim(each) == 1 else each for each in references)
 
     def _entry(self, image_id: int, query: Query, found: Detections) -> dict[str, Any]:
-        keys = self._coco_id(image_id), int(self.dataset.class_info[query.class_id]["id"])
+        coco_id, category_id = self._coco_id(image_id), int(self.dataset.class_info[query.class_id]["id"])
         masks = found["masks"] if self.detector.config.MODEL == "mrcnn" else None
-        return {
-            "run": query.run,
-            "category_id": keys[1],
-            "references": [self._coco_reference(reference) for reference in query.references],
-            "detections": results_of(*keys, found["rois"], found["scores"], masks, area=self.settings.area),
-        }
+        results = results_of(coco_id, category_id, found["rois"], found["scores"], masks, area=self.settings.area)
+        references = [self._coco_reference(reference) for reference in query.references]
+        return {"run": query.run, "category_id": category_id, "references": references, "detections": results}
 
     def _coco_reference(self, reference: Reference) -> list[int] | None:
         """[COCO image id, COCO annotation id] of an instance, None for a crop."""
@@ -275,72 +257,42 @@ def _scored(records: Records, coco: COCO, folder: Folder | None, progress: bool)
         files.write_json(Path(folder) / SCORES_FILE, scores.to_dict(), indent=1)
         for run in range(settings["runs"]):
             files.write_json(Path(folder) / f"results_run_{run}.json", records.results(run))
-        found = analyse(
-            coco,
-            (records.results(run) for run in range(settings["runs"])),
-            image_ids=settings["images"],
-            category_ids=[category["id"] for category in settings["categories"]],
-            iou_types=tuple(scores.mean),
-            progress=progress,
-        )
+        runs = (records.results(run) for run in range(settings["runs"]))
+        chosen = {"image_ids": settings["images"], "category_ids": _category_ids(settings)}
+        found = analyse(coco, runs, **chosen, iou_types=tuple(scores.mean), progress=progress)
         files.write_json(Path(folder) / ANALYSIS_FILE, found)
     return scores
 
 
-# ---- checks ----------------------------------------------------------------------------------------------------------
-
-
-def _require_shard(shard: Shard, folder: Folder | None) -> None:
-    index, count = shard
-    if not 1 <= index <= count:
-        raise ValueError(f"shard = {index}/{count}: expected i/n with i in 1..n")
-    if count > 1 and folder is None:
-        raise ValueError(f"shard = {index}/{count}: a part needs a folder, from which merge takes it")
-
-
-def _require_images(dataset: IndexedCocoDataset, queries: Queries) -> None:
-    """Fail early if an image file is missing."""
-    for image_id, _ in queries:
-        path = dataset.image_info[image_id]["path"]
-        if not os.path.isfile(path):
-            raise ValueError(f"{path}: no such image, though the annotation file lists it")
+def _category_ids(settings: Settings) -> list[int]:
+    return [category["id"] for category in settings["categories"]]
 
 
 def _require_set_of(settings: Settings, coco: COCO, folder: Path) -> None:
     """Refuse results of another set."""
-    categories = [category["id"] for category in settings["categories"]]
-    for known, ids, what in ((coco.imgs, settings["images"], "image"), (coco.cats, categories, "category")):
+    images, categories = settings["images"], _category_ids(settings)
+    for known, ids, what in ((coco.imgs, images, "image"), (coco.cats, categories, "category")):
         unknown = [i for i in ids if i not in known]
         if unknown:
-            raise ValueError(
-                f"{folder}: is an evaluation of another set ({settings['set']}); the annotation file does not have "
-                f"{len(unknown)} of its {len(ids)} {what} ids, the first is {unknown[0]}"
-            )
+            lacking = f"lacks {len(unknown)} of its {len(ids)} {what} ids, the first is {unknown[0]}"
+            raise ValueError(f"{folder}: is of another set ({settings['set']}); the annotation file {lacking}")
 
 
 def _require_queries_of(record: Record, settings: Settings, dataset: IndexedCocoDataset | None, folder: Path) -> None:
     """Refuse a record that lacks a run of a category, or, given the data set, has other categories than the image."""
+    coco_id, evaluated = record["image_id"], set(_category_ids(settings))
     asked = sorted((query["run"], query["category_id"]) for query in record["queries"])
     categories = sorted({category for _, category in asked})
-    unknown = set(categories) - {category["id"] for category in settings["categories"]}
+    unknown = set(categories) - evaluated
     if unknown:
-        where = f"{folder}: image {record['image_id']}"
-        raise ValueError(f"{where} was searched for category {min(unknown)}, which its settings lack")
+        raise ValueError(f"{folder}: image {coco_id} was searched for category {min(unknown)}, which its settings lack")
     if dataset is not None:
-        categories = _present(dataset, record["image_id"], settings)
-    if asked != [(run, category) for run in range(settings["runs"]) for category in categories]:
+        image_id = dataset.image_from_source_map.get(f"{dataset.image_info[0]['source']}.{coco_id}")
+        if image_id is None:
+            raise ValueError(f"{dataset.set_name}: image {coco_id} of the records is not in this set")
+        categories = sorted(evaluated & {dataset.class_info[one]["id"] for one in classes_in(dataset, image_id)})
+    if asked != list(itertools.product(range(settings["runs"]), categories)):
         raise ValueError(
-            f"{folder}: image {record['image_id']} was searched for other categories than are in it, or not in all "
+            f"{folder}: image {coco_id} was searched for other categories than are in it, or not in all "
             f"{settings['runs']} runs; expected {categories} in each"
         )
-
-
-def _present(dataset: IndexedCocoDataset, coco_image_id: int, settings: Settings) -> list[int]:
-    """COCO ids of the evaluated categories that are in an image, ascending."""
-    source = dataset.image_info[0]["source"]
-    image_id = dataset.image_from_source_map.get(f"{source}.{coco_image_id}")
-    if image_id is None:
-        raise ValueError(f"{dataset.set_name}: image {coco_image_id} of the records is not in this set")
-    evaluated = {category["id"] for category in settings["categories"]}
-    present = (dataset.class_info[class_id]["id"] for class_id in classes_in(dataset, image_id))
-    return sorted(evaluated.intersection(present))

@@ -24,13 +24,7 @@ _MIN_RANDOM_SCORE = 0.8
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """One search for a class in an image.
-
-    Attributes:
-        seed, run: of the evaluation; the run counts from 0.
-        class_id: class to search for.
-        references: K references, empty for a detector that needs none.
-    """
+    """One search for a class in an image; runs count from 0, `references` are empty for a detector without any."""
 
     seed: int
     run: int
@@ -52,8 +46,8 @@ def queries_of(dataset: IndexedCocoDataset, class_ids: Iterable[int] | None = No
     """The queries of the protocol: (image id, [class ids present in it]) of each image that has any.
 
     Args:
-        dataset: IndexedCocoDataset with indices built.
-        class_ids: class ids [n] to search for; the data set's ACTIVE_CLASSES by default.
+        dataset: with indices built.
+        class_ids: [n] to search for; the data set's ACTIVE_CLASSES by default.
 
     Raises:
         ValueError: a class that the data set does not have.
@@ -61,15 +55,11 @@ def queries_of(dataset: IndexedCocoDataset, class_ids: Iterable[int] | None = No
     wanted = {int(class_id) for class_id in (dataset.ACTIVE_CLASSES if class_ids is None else class_ids)}
     unknown = sorted(wanted - set(dataset.class_ids[1:].tolist()))
     if unknown:
-        raise ValueError(
-            f"class_ids: {unknown} are not in {dataset.set_name}, whose classes are 1..{dataset.num_classes - 1}"
-        )
-    queries = []
-    for image_id in dataset.image_ids:
-        present = [int(class_id) for class_id in classes_in(dataset, int(image_id)) if class_id in wanted]
-        if present:
-            queries.append((int(image_id), present))
-    return queries
+        last = dataset.num_classes - 1
+        raise ValueError(f"class_ids: {unknown} are not in {dataset.set_name}, whose classes are 1..{last}")
+    image_ids = dataset.image_ids.tolist()
+    queries = [(i, [one for one in classes_in(dataset, i) if one in wanted]) for i in image_ids]
+    return [(image_id, present) for image_id, present in queries if present]
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
@@ -81,7 +71,6 @@ class OneShotDetector:
     Each reference is encoded alone, so that results do not depend on the other queries.
 
     Args:
-        predictor: SiamesePredictor.
         batch: queries matched at once. 1 takes the least memory; more are faster for a narrow network (the demo's).
         cached: maximum number of cached embeddings; the least recently used are dropped first.
     """
@@ -95,15 +84,7 @@ class OneShotDetector:
         self._lock = threading.Lock()
 
     def search(self, dataset: IndexedCocoDataset, image_id: int, queries: Sequence[Query]) -> list[Detections]:
-        """Detections of all queries of one image.
-
-        Args:
-            dataset: IndexedCocoDataset.
-            image_id: of the scene.
-            queries: list of Query.
-
-        Returns:
-            list with one dict a query, as `SiamesePredictor.detect` returns it.
+        """Detections of each query of one image, as `SiamesePredictor.detect` returns them.
 
         Raises:
             RuntimeError: a query failed; names image and class.
@@ -113,7 +94,7 @@ class OneShotDetector:
         for start in range(0, len(queries), self._batch):
             part = queries[start : start + self._batch]
             try:
-                embeddings = [self._query_embedding(dataset, query.references) for query in part]
+                embeddings = [self._joint_embedding(dataset, query.references) for query in part]
                 found += self.predictor.detect_in(_repeated(scene, len(part)), embeddings)
             except Exception as error:  # whatever the backend raises, a failed query must not go unnoticed
                 names = ", ".join(repr(dataset.class_names[query.class_id]) for query in part)
@@ -121,8 +102,7 @@ class OneShotDetector:
                 raise RuntimeError(f"{where}: the query failed ({error})") from error
         return found
 
-    def _query_embedding(self, dataset: IndexedCocoDataset, references: Sequence[Reference]) -> ReferenceEmbedding:
-        """The embedding of K references together."""
+    def _joint_embedding(self, dataset: IndexedCocoDataset, references: Sequence[Reference]) -> ReferenceEmbedding:
         embeddings = [self._embedding(dataset, reference) for reference in references]
         if len(embeddings) == 1:
             return embeddings[0]
@@ -135,8 +115,7 @@ class OneShotDetector:
             if reference in self._embeddings:
                 self._embeddings.move_to_end(reference)
                 return self._embeddings[reference]
-        crop = cut_reference(dataset, self.config, *reference)
-        embedding = self.predictor.encode_references([crop])
+        embedding = self.predictor.encode_references([cut_reference(dataset, self.config, *reference)])
         with self._lock:
             self._embeddings[reference] = embedding
             if len(self._embeddings) > self._cached:
@@ -165,10 +144,7 @@ class RandomBoxes:
     """The paper's baseline: the ground truth of the category, shifted at random inside the image with its masks.
 
     It knows the categories, the number of instances, their sizes and outlines, but not their places. Scores are uniform
-    in [0.8, 1]. A result depends only on (seed, run, image, class).
-
-    Args:
-        config: a Config, written to the settings.
+    in [0.8, 1]. A result depends only on (seed, run, image, class). `config` only goes into the settings.
     """
 
     needs_references = False
@@ -188,10 +164,9 @@ class RandomBoxes:
         found = [shifted_mask(mask, rng) for mask in found if mask.any()]
         masks = np.stack(found, axis=-1) if found else np.zeros((info["height"], info["width"], 0), bool)
         scores = np.asarray(rng.uniform(_MIN_RANDOM_SCORE, 1, masks.shape[-1]))
-        order = np.argsort(-scores)
-        scores, masks = scores[order], masks[..., order]
+        masks = masks[..., np.argsort(-scores)]
         class_ids = np.ones(len(scores), np.int32)
-        return {"rois": extract_bboxes(masks), "class_ids": class_ids, "scores": scores, "masks": masks}
+        return {"rois": extract_bboxes(masks), "class_ids": class_ids, "scores": -np.sort(-scores), "masks": masks}
 
 
 def shifted_mask(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -41,7 +41,7 @@ class RecordWriter:
     Args:
         folder: of the evaluation.
         settings: of `complete_settings`.
-        shard: (i, n), the part i of n, from 1.
+        shard: part i of n, from 1.
         resume: append to an existing file; without it, an existing file is refused.
 
     Attributes:
@@ -55,17 +55,19 @@ class RecordWriter:
         self._path = files.writable_folder(folder) / records_name(shard)
         if (self._path.parent / SETTINGS_FILE).exists():
             require_same(settings, read_settings(folder), folder)
-            _require_shards_of(self._path)
+            for other in record_files(folder):
+                if other.name.partition("-of-")[2] != self._path.name.partition("-of-")[2]:
+                    raise ValueError(f"{folder}: holds {other.name}; {self._path.name} does not go with it")
         if self._path.exists() and not resume:
             raise ValueError(f"{self._path}: is there already; resume that evaluation, or choose another folder")
         header = {"fingerprint": settings["fingerprint"], "shard": list(shard)}
-        lines = _Lines(self._path, header) if self._path.exists() else None
-        self.done: set[int] = set(lines.places) if lines else set()
+        places, end = _read_places(self._path, header) if self._path.exists() else ({}, 0)
+        self.done = set(places)
         if not (self._path.parent / SETTINGS_FILE).exists():
             files.write_json(self._path.parent / SETTINGS_FILE, settings, indent=1)
         self._file = open(self._path, "ab")
-        self._file.truncate(lines.end if lines else 0)
-        if not lines or not lines.end:
+        self._file.truncate(end)
+        if not end:
             self.append(header)
 
     def append(self, record: Record) -> None:
@@ -107,13 +109,6 @@ def _line(record: Record) -> bytes:
     return (json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n").encode()
 
 
-def _require_shards_of(path: Path) -> None:
-    """Refuse a folder whose evaluation has another number of shards."""
-    for other in record_files(path.parent):
-        if other.name.partition("-of-")[2] != path.name.partition("-of-")[2]:
-            raise ValueError(f"{path.parent}: holds {other.name}; {path.name} does not go with it")
-
-
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -153,10 +148,8 @@ class Records:
 
     def references(self, run: int) -> list[dict[str, Any]]:
         """Queries of one run: list of dicts image_id, category_id, references [(image id, annotation id)]."""
-        return [
-            {"image_id": query["image_id"], "category_id": query["category_id"], "references": query["references"]}
-            for query in self.queries(run)
-        ]
+        keys = ("image_id", "category_id", "references")
+        return [{key: query[key] for key in keys} for query in self.queries(run)]
 
     def queries(self, run: int) -> Iterator[dict[str, Any]]:
         """Queries of one run, each with its image_id."""
@@ -169,11 +162,9 @@ class Records:
         """Raise ValueError unless every image of the settings is recorded."""
         missing = [image_id for image_id in self.settings["images"] if image_id not in self.places]
         if missing:
-            raise ValueError(
-                f"{len(missing)} of {len(self.settings['images'])} images are missing in the records, the first is "
-                f"{missing[0]}: the evaluation was stopped, a file was cut short, or a part is missing; resume it, or "
-                "add the part"
-            )
+            what = f"{len(missing)} of {len(self.settings['images'])} images are missing in the records"
+            why = "the evaluation was stopped, a file was cut short, or a part is missing; resume it, or add the part"
+            raise ValueError(f"{what}, the first is {missing[0]}: {why}")
 
 
 def record_files(folder: Folder) -> list[Path]:
@@ -185,8 +176,7 @@ def read_records(*folders: Folder) -> Records:
     """The records of one evaluation in one or several folders, complete or not.
 
     Raises:
-        ValueError: no evaluation there, parts of different evaluations, the same image twice, or a line that is not a
-            record.
+        ValueError: no evaluation, parts of different evaluations, an image twice, or a line that is not a record.
     """
     if not folders:
         raise ValueError("expected at least one folder of an evaluation")
@@ -195,11 +185,10 @@ def read_records(*folders: Folder) -> Records:
     for folder in folders:
         require_same(settings, read_settings(folder), folder)
         for path in record_files(folder):
-            for image_id, offset in _Lines(path, {"fingerprint": settings["fingerprint"]}).places.items():
+            for image_id, offset in _read_places(path, {"fingerprint": settings["fingerprint"]})[0].items():
                 if image_id in places:
-                    raise ValueError(
-                        f"{path}: image {image_id} is in {places[image_id][0]} too; parts must not overlap"
-                    )
+                    other = places[image_id][0]
+                    raise ValueError(f"{path}: image {image_id} is in {other} too; parts must not overlap")
                 places[image_id] = (path, offset)
     unknown = set(places) - set(settings["images"])
     if unknown:
@@ -208,32 +197,26 @@ def read_records(*folders: Folder) -> Records:
     return Records(settings, places)
 
 
-class _Lines:
-    """The places of the records in a file; checks each line.
-
-    Attributes:
-        places: COCO image id -> offset in bytes.
-        end: offset of the end of the last whole line.
-    """
-
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        self.places: dict[int, int] = {}
-        self.end = 0
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    logger.warning("%s: line %d was cut short, its image is done again", path, number)
-                    break
-                try:
-                    content = json.loads(line)
-                    image_id = None if number == 1 else _image_id(content)
-                except (KeyError, TypeError, ValueError, AttributeError) as error:
-                    raise ValueError(f"{path}, line {number}: not a record of an evaluation ({error!r})") from error
-                if image_id is None:
-                    _require_header(content, header, path)
-                elif self.places.setdefault(image_id, self.end) != self.end:
-                    raise ValueError(f"{path}, line {number}: image {image_id} was recorded before")
-                self.end += len(line)
+def _read_places(path: Path, header: dict[str, Any]) -> tuple[dict[int, int], int]:
+    """COCO image id -> offset in bytes of each record of a file, and the offset of the end; checks each line."""
+    places: dict[int, int] = {}
+    end = 0  # of the last whole line
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                logger.warning("%s: line %d was cut short, its image is done again", path, number)
+                break
+            try:
+                content = json.loads(line)
+                image_id = None if number == 1 else _image_id(content)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ValueError(f"{path}, line {number}: not a record of an evaluation ({error!r})") from error
+            if image_id is None:
+                _require_header(content, header, path)
+            elif places.setdefault(image_id, end) != end:
+                raise ValueError(f"{path}, line {number}: image {image_id} was recorded before")
+            end += len(line)
+    return places, end
 
 
 def _require_header(content: Any, header: dict[str, Any], path: Path) -> None:

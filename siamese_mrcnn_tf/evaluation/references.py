@@ -20,11 +20,7 @@ CONTROLS = ("present", "absent")
 
 
 def classes_in(dataset: IndexedCocoDataset, image_id: int) -> list[int]:
-    """Class ids with an instance in an image that is not a crowd.
-
-    Raises:
-        RuntimeError: `dataset` has no indices.
-    """
+    """Class ids with an instance in an image that is not a crowd; RuntimeError if `dataset` has no indices."""
     if dataset.image_category_index is None:
         raise RuntimeError("the data set has no indices: call build_indices() first")
     return [int(class_id) for class_id in dataset.image_category_index[image_id]]
@@ -34,29 +30,23 @@ class RandomReferenceSampler:
     """Draws references at random from the whole set; a draw depends only on (seed, run, image, class, shot).
 
     Args:
-        dataset: IndexedCocoDataset with indices built.
+        dataset: with indices built.
         config: of the model; instances that vanish at the size of its scenes are not drawn.
-        seed: of the draws.
         exclude_query_image: draw from other images than the query's only.
     """
 
     def __init__(
         self, dataset: IndexedCocoDataset, config: Config, *, seed: int, exclude_query_image: bool = False
     ) -> None:
-        self._dataset, self._seed = dataset, seed
-        self._config, self._exclude = config, exclude_query_image
+        self._dataset, self._exclude = dataset, exclude_query_image
+        self._fixed: dict[str, Any] = {"config": config, "seed": seed, "exclude_query_image": exclude_query_image}
 
     def __call__(self, image_id: int, class_id: int, run: int, shots: int) -> list[tuple[int, int]]:
-        key: dict[str, Any] = {"seed": self._seed, "run": run, "image_id": image_id, "config": self._config}
-        key["exclude_query_image"] = self._exclude
+        key = self._fixed | {"run": run, "image_id": image_id}
         return [draw_reference(self._dataset, class_id, shot=shot, **key) for shot in range(shots)]
 
     def check(self, queries: Queries) -> None:
-        """Fail early if a class of `queries` (see `queries_of`) has no usable reference.
-
-        Raises:
-            NoReferenceError: names the class.
-        """
+        """Raise NoReferenceError early if a class of `queries` (see `queries_of`) has no usable reference."""
         first = {class_id: image_id for image_id, present in reversed(queries) for class_id in present}
         for class_id, image_id in first.items():
             if self._exclude and len(self._dataset.images_of(class_id)) == 1:
@@ -74,9 +64,8 @@ class MismatchedReferenceSampler:
     A draw depends only on (seed, run, image, class, shot).
 
     Args:
-        dataset: IndexedCocoDataset with indices built.
+        dataset: with indices built.
         config: of the model.
-        seed: of the draws.
         control: "present", another category that is in the image; "absent", one that is not in it, not even as a crowd.
     """
 
@@ -96,17 +85,13 @@ class MismatchedReferenceSampler:
 
     def __call__(self, image_id: int, class_id: int, run: int, shots: int) -> list[tuple[int, int]]:
         key: dict[str, Any] = {"seed": self._seed, "run": run, "image_id": image_id, "config": self._config}
-        coco_id = self._dataset.image_info[image_id]["id"]
-        rng = np.random.default_rng([self._seed, run, coco_id, class_id, CONTROLS.index(self._control)])
+        coco_id, control = self._dataset.image_info[image_id]["id"], CONTROLS.index(self._control)
+        rng = np.random.default_rng([self._seed, run, coco_id, class_id, control])
         other = int(rng.choice(self.others(image_id, class_id)))
         return [draw_reference(self._dataset, other, shot=shot, **key) for shot in range(shots)]
 
     def possible(self, queries: Queries) -> Queries:
-        """The queries (see `queries_of`) of the images in which every class has others to choose from.
-
-        Raises:
-            NoReferenceError: there are none.
-        """
+        """The queries of the images in which every class has others to choose from; NoReferenceError without any."""
         kept = [(image_id, classes) for image_id, classes in queries if all(self.others(image_id, c) for c in classes)]
         if queries and not kept:
             raise NoReferenceError(f"{self._dataset.set_name}: no image has another category that is {self._control}")
@@ -117,9 +102,9 @@ class ReplayReferenceSampler:
     """Returns the references of a recorded evaluation.
 
     Args:
-        dataset: IndexedCocoDataset of the same annotation file.
-        records: iterable of image records (`records.Records`), or of any dicts with image_id and queries: [{run,
-            category_id, references: [[COCO image id, COCO annotation id], ...]}, ...].
+        dataset: of the same annotation file.
+        records: `records.Records`, or dicts with image_id and queries: [{run, category_id, references: [[COCO image id,
+            COCO annotation id], ...]}, ...].
     """
 
     def __init__(self, dataset: IndexedCocoDataset, records: Iterable[dict[str, Any]]) -> None:
@@ -136,12 +121,11 @@ class ReplayReferenceSampler:
         }
 
     def __call__(self, image_id: int, class_id: int, run: int, shots: int) -> list[tuple[int, int]]:
-        key = (self._dataset.image_info[image_id]["id"], self._dataset.class_info[class_id]["id"], run)
-        recorded = self._recorded.get(key)
-        named = f"image {key[0]}, category {key[1]}, run {run}"
-        if recorded is None or len(recorded) != shots:
-            found = "none" if recorded is None else len(recorded)
-            raise NoReferenceError(f"{named}: expected {shots} recorded references, got {found}")
+        coco_id, category_id = self._dataset.image_info[image_id]["id"], self._dataset.class_info[class_id]["id"]
+        recorded = self._recorded.get((coco_id, category_id, run), [])
+        named = f"image {coco_id}, category {category_id}, run {run}"
+        if len(recorded) != shots:
+            raise NoReferenceError(f"{named}: expected {shots} recorded references, got {len(recorded) or 'none'}")
         unknown = [reference for reference in recorded if reference is None or reference[1] not in self._places]
         if unknown:
             raise NoReferenceError(f"{named}: the recorded reference {unknown[0]} is not in {self._dataset.set_name}")

@@ -31,7 +31,7 @@ class EvaluationSettings:
         shots: references of a query.
         runs: repeats of each query with fresh references.
         seed: of the reference draws; the key of a draw is (seed, run, image, class, shot).
-        class_ids: class ids [n] to evaluate, the others count as background; None: the data set's ACTIVE_CLASSES.
+        class_ids: [n] to evaluate, the others count as background; None: the data set's ACTIVE_CLASSES.
         limit: evaluate only the first `limit` images that have one of the classes; None: all.
         area: "mask" or "box", the area of results (`coco_scores.results_of`).
         exclude_query_image: draw references from other images than the query's only.
@@ -82,13 +82,13 @@ def require_counts(**values: int | None) -> None:
 def complete_settings(settings: dict[str, Any], *, weights: str | os.PathLike | None = None) -> dict[str, Any]:
     """Add format, versions, the checksum of the weight file, and the fingerprint.
 
-    Args:
-        settings: at least images: [COCO ids in order] and runs.
-        weights: path of the weight file, or None.
+    `settings` has at least images: [COCO ids in order] and runs; `weights` is the path of the weight file.
     """
-    settings = {"format": FORMAT} | settings | {"versions": versions()}
-    settings["weights_file"] = None if weights is None else Path(weights).name
-    settings["weights_sha256"] = None if weights is None else file_sha256(weights)
+    settings = {"format": FORMAT} | settings | {"versions": versions(), "weights_file": None, "weights_sha256": None}
+    if weights is not None:
+        with open(weights, "rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        settings |= {"weights_file": Path(weights).name, "weights_sha256": checksum}
     settings = json.loads(json.dumps(settings))  # tuples become lists, as they will be when read
     return settings | {"fingerprint": fingerprint(settings)}
 
@@ -108,18 +108,8 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def file_sha256(path: str | os.PathLike) -> str:
-    """Checksum of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
-    """The content of settings.json in `folder`.
-
-    Raises:
-        ValueError: there is none, or it was changed.
-    """
+    """The content of settings.json in `folder`; ValueError if there is none, or it was changed."""
     path = Path(folder) / SETTINGS_FILE
     if not path.is_file():
         raise ValueError(f"{folder}: no evaluation there, expected {SETTINGS_FILE} and its records")
@@ -135,8 +125,8 @@ def require_same(settings: dict[str, Any], other: dict[str, Any], folder: str | 
     """Raise ValueError unless `other`, the settings in `folder`, are of the same evaluation; warn of other versions."""
     names = [name for name in settings | other if name not in _UNBOUND and settings.get(name) != other.get(name)]
     if names:
-        changes = "; ".join(_difference(name, other.get(name), settings.get(name)) for name in names)
-        raise ValueError(f"{folder}: holds an evaluation with other settings: {changes}")
+        changes = [_difference(name, other.get(name), settings.get(name)) for name in names]
+        raise ValueError(f"{folder}: holds an evaluation with other settings: {'; '.join(changes)}")
     if settings["versions"] != other["versions"]:
         logger.warning("%s: was made with other versions, digits may differ: %s", folder, other["versions"])
 

@@ -25,13 +25,8 @@ Line = int | str  # a split, or MEAN
 SPLITS = (1, 2, 3, 4)
 _CATEGORIES = ("all", "train", "novel")
 # settings that all evaluations of a report share, and those of the configuration that all of a model share
-_SHARED_SETTINGS = ("protocol", "set", "subset", "year", "runs", "limit", "area", "exclude_query_image")
-_SHARED_CONFIG = (
-    "DETECTION_MIN_CONFIDENCE",
-    "DETECTION_ARGMAX",
-    "DETECTION_NMS_THRESHOLD",
-    "MOLD_TARGETS_AT_INFERENCE",
-)
+_SAME_SETTINGS = ("protocol", "set", "subset", "year", "runs", "limit", "area", "exclude_query_image")
+_SAME_CONFIG = ("DETECTION_MIN_CONFIDENCE", "DETECTION_ARGMAX", "DETECTION_NMS_THRESHOLD", "MOLD_TARGETS_AT_INFERENCE")
 _CONTROL = "control-"
 _CLASS_METRICS = ("AP", "AP50")
 
@@ -41,10 +36,9 @@ class Evaluated:
     """A finished evaluation of one category split; scores in percent.
 
     Attributes:
-        folder: of the evaluation.
         settings: content of settings.json.
-        runs: a dict for each run: iou type -> metric -> percent.
-        per_class: a dict for each run: iou type -> category id as text -> "AP" and "AP50" -> percent.
+        runs: for each run: iou type -> metric -> percent.
+        per_class: for each run: iou type -> category id as text -> "AP" and "AP50" -> percent.
         counts: num_images, num_queries, num_results, None if unknown.
         analysis: content of analysis.json, scores in 0..1; {} without.
     """
@@ -145,9 +139,8 @@ class Experiment:
     def classes(self) -> list[dict[str, Any]]:
         """Results by category, over the splits that have it.
 
-        Returns:
-            list of dicts category_id, name, splits, num_instances (None without analysis), and iou type -> AP and AP50
-            -> (mean, interval) in percent.
+        Dicts of category_id, name, splits, num_instances (None without analysis), and iou type -> AP and AP50 ->
+        (mean, interval) in percent.
         """
         ids = {key for part in self.evaluations.values() for run in part.per_class for key in run["bbox"]}
         return [self._class(category_id) for category_id in sorted(ids, key=int)]
@@ -165,11 +158,9 @@ class Experiment:
         return row
 
     def by_number(self) -> dict[str, Any]:
-        """Results by number of instances, over the splits.
+        """Results by number of instances, over the splits; {} unless all evaluations have an analysis.
 
-        Returns:
-            dict bins [b], num_queries [b], and iou type -> AP and AP50 -> [b] of (mean, interval) in percent; {}
-            unless all evaluations have an analysis.
+        A dict of bins [b], num_queries [b], and iou type -> AP and AP50 -> [b] of (mean, interval) in percent.
         """
         tables = [part.analysis["by_number"] for part in self.evaluations.values() if part.analysis]
         if len(tables) < len(self.evaluations):
@@ -186,22 +177,18 @@ class Experiment:
 def _over_tables(tables: list[dict[str, Any]], kind: str, name: str, index: int) -> MeanAndInterval:
     """(mean, interval) in percent of one bin over splits; splits without such queries are left out."""
     runs = [[_percent(run[kind][name][index]) for run in table["runs"]] for table in tables]
-    runs = [values for values in runs if None not in values]
-    return mean_over_splits(runs) if runs else (None, None)
+    return mean_over_splits([values for values in runs if None not in values])
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 def read_experiments(folders: Iterable[str | os.PathLike]) -> list[Experiment]:
-    """The experiments of evaluations, in the order of the paper's tables.
-
-    Args:
-        folders: of evaluations, in any order.
+    """The experiments of evaluations in `folders`, in the order of the paper's tables.
 
     Raises:
-        ValueError: no folder, a file that is missing or not an evaluation's, evaluations that do not belong together,
-            or two of the same experiment and split.
+        ValueError: no folder, a missing or foreign file, evaluations that do not belong together, or two of the same
+            experiment and split.
     """
     evaluations = [read_evaluation(folder) for folder in folders]
     if not evaluations:
@@ -221,11 +208,7 @@ def read_experiments(folders: Iterable[str | os.PathLike]) -> list[Experiment]:
 
 
 def read_evaluation(folder: str | os.PathLike) -> Evaluated:
-    """The evaluation in a folder.
-
-    Raises:
-        ValueError: names the file and the problem.
-    """
+    """The evaluation in a folder; a ValueError names the file and the problem."""
     folder = Path(folder)
     for name in (SETTINGS_FILE, SCORES_FILE):
         if not (folder / name).is_file():
@@ -234,12 +217,10 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluated:
     scores = files.read_json(folder / SCORES_FILE)
     try:
         kinds = [kind for kind in IOU_TYPES if kind in scores["runs"][0]]
-        runs = [
-            {kind: {name: _percent(run[kind][name]) for name in METRICS} for kind in kinds} for run in scores["runs"]
-        ]
+        runs = [{kind: _percents(run[kind], METRICS) for kind in kinds} for run in scores["runs"]]
         per_class = [
             {
-                kind: {key: {name: _percent(row[name]) for name in _CLASS_METRICS} for key, row in rows.items()}
+                kind: {key: _percents(row, _CLASS_METRICS) for key, row in rows.items()}
                 for kind, rows in run["per_class"].items()
             }
             for run in scores["runs"]
@@ -260,10 +241,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
         settings = {**settings, "category_set": settings["categories"], "categories": []}
     if settings.get("split", 0) not in (0, *SPLITS):
         raise ValueError(f"{path}: split = {settings['split']!r}, expected one of 0, 1, 2, 3, 4")
-    if settings.get("split") and settings.get("category_set") not in _CATEGORIES:
-        raise ValueError(
-            f"{path}: category_set = {settings.get('category_set')!r}, expected one of {', '.join(_CATEGORIES)}"
-        )
+    chosen = settings.get("category_set")
+    if settings.get("split") and chosen not in _CATEGORIES:
+        raise ValueError(f"{path}: category_set = {chosen!r}, expected one of {', '.join(_CATEGORIES)}")
     if type(settings.get("shots")) is not int or settings["shots"] < 1:
         raise ValueError(f"{path}: shots = {settings.get('shots')!r}, expected the number of references of a query")
     return settings
@@ -283,15 +263,19 @@ def _read_analysis(path: Path, num_runs: int) -> dict[str, Any]:
 
 
 def _require_together(first: Evaluated, other: Evaluated) -> None:
-    pairs = [(key, first.settings.get(key), other.settings.get(key)) for key in _SHARED_SETTINGS]
+    pairs = [(key, first.settings.get(key), other.settings.get(key)) for key in _SAME_SETTINGS]
     if first.experiment[0] == other.experiment[0]:
         ours, theirs = (part.settings.get("config") or {} for part in (first, other))
-        pairs += [(key, ours.get(key), theirs.get(key)) for key in _SHARED_CONFIG]
+        pairs += [(key, ours.get(key), theirs.get(key)) for key in _SAME_CONFIG]
     differing = [f"{key} = {theirs!r} there and {ours!r} here" for key, ours, theirs in pairs if ours != theirs]
     if first.kinds != other.kinds:
         differing.append("only one of them has masks")
     if differing:
         raise ValueError(f"{other.folder} does not belong to {first.folder}: {'; '.join(differing)}")
+
+
+def _percents(metrics: dict[str, float], names: Iterable[str]) -> Percents:
+    return {name: _percent(metrics[name]) for name in names}
 
 
 def _percent(value: float | None) -> float | None:

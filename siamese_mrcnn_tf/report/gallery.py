@@ -19,7 +19,7 @@ import pycocotools.mask as coco_mask
 from PIL import Image
 
 from ..data.dataset import CocoDataset
-from ..evaluation.records import Records, read_records
+from ..evaluation.records import read_records
 from ..ops.boxes import compute_overlaps, extract_bboxes, match_greedily
 from ..visualize.instances import draw_overlay
 from ..visualize.pages import GridImage
@@ -32,11 +32,8 @@ logger = logging.getLogger(__name__)
 
 _IOU = 0.5  # minimum overlap of a match
 _SCENE_SIDE, _REFERENCE_SIDE = 480, 160  # longer sides in pixels
-_RIGHT, _WRONG, _CROWD = (
-    (0.1, 0.45, 1.0),
-    (1.0, 0.5, 0.0),
-    (0.75, 0.75, 0.75),
-)  # blue and orange, distinct for color-blind readers too
+# blue and orange, distinct for color-blind readers too
+_RIGHT, _WRONG, _CROWD = (0.1, 0.45, 1.0), (1.0, 0.5, 0.0), (0.75, 0.75, 0.75)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +42,12 @@ class Example:
 
     Attributes:
         title: category, image, counts and rank.
-        cells: GridImages of the references, of the scene with detections, of the scene with the ground truth; a text
-            instead of one says why there is none.
+        cells: the references, the scene with detections, the scene with the ground truth; a text says why one is
+            missing.
     """
 
     title: str
     cells: list[GridImage | str]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Graded:
-    """A query with its quality; higher is better."""
-
-    image_id: int  # COCO's
-    category_id: int
-    quality: tuple[float, ...]
 
 
 def examples(
@@ -75,14 +63,14 @@ def examples(
 
     Args:
         folder: of the evaluation, with settings.json and its records.
-        dataset: the CocoDataset of the evaluation; its image files may be missing.
+        dataset: of the evaluation; its image files may be missing.
         run: run to show.
         limit: maximum number of examples.
         threshold: minimum score of detections.
         category_ids: COCO ids of the categories to show; None: all.
 
     Returns:
-        list of Example, by category, in each in descending order of quality.
+        by category, in each in descending order of quality.
 
     Raises:
         ValueError: no records there, or the data set lacks their images or categories.
@@ -90,23 +78,16 @@ def examples(
     records, graded = read_records(folder), defaultdict(list)
     for query in records.queries(run):
         if category_ids is None or query["category_id"] in category_ids:
-            graded[query["category_id"]].append(_grade(dataset, query, threshold))
-    ranks: dict[_Graded, str] = {}
-    for entries in graded.values():
-        entries.sort(key=lambda entry: entry.quality, reverse=True)
-        ranks |= {entry: f"{rank} of {len(entries)}" for rank, entry in enumerate(entries, 1)}
-    chosen = choose(graded, limit)
-    wanted = {(entry.image_id, entry.category_id): entry for entry in chosen}
+            graded[query["category_id"]].append((_quality(dataset, query, threshold), _key(query)))
+    ranked = {category: [key for _, key in sorted(entries, reverse=True)] for category, entries in graded.items()}
+    ranks = {key: f"{rank} of {len(keys)}" for keys in ranked.values() for rank, key in enumerate(keys, 1)}
+    chosen = choose(ranked, limit)
     found = {}
-    for query in _of_images(records, {entry.image_id for entry in chosen}).queries(run):
-        entry = wanted.get((query["image_id"], query["category_id"]))
-        if entry is not None:
-            found[entry] = _example(dataset, query, threshold, ranks[entry])
-    return [found[entry] for entry in chosen]
-
-
-def _of_images(records: Records, image_ids: Collection[int]) -> Records:
-    return dataclasses.replace(records, settings=records.settings | {"images": sorted(image_ids)})
+    images = sorted({image_id for image_id, _ in chosen})
+    for query in dataclasses.replace(records, settings=records.settings | {"images": images}).queries(run):
+        if _key(query) in chosen:
+            found[_key(query)] = _example(dataset, query, threshold, ranks[_key(query)])
+    return [found[key] for key in chosen]
 
 
 def choose(ranked: Mapping[int, Sequence[Any]], limit: int) -> list[Any]:
@@ -118,7 +99,7 @@ def choose(ranked: Mapping[int, Sequence[Any]], limit: int) -> list[Any]:
             ... in turn; the other categories fill the rest.
 
     Returns:
-        list of entries, by category id, in each category the best first.
+        by category id, in each category the best first.
     """
     categories = sorted(ranked)
     count = min(len(categories), max(math.ceil(limit / 2), 1))
@@ -130,26 +111,29 @@ def choose(ranked: Mapping[int, Sequence[Any]], limit: int) -> list[Any]:
 
 def _in_turn(ranked: Mapping[int, Sequence[Any]], categories: Sequence[int]) -> list[tuple[int, int]]:
     """(category, place in its ranking): the best of every category, then the worst, the second best, and so on."""
-    columns = [[(category, place) for place in _from_both_ends(len(ranked[category]))] for category in categories]
+    columns = []
+    for category in categories:
+        last = len(ranked[category]) - 1
+        columns.append([(category, last - turn // 2 if turn % 2 else turn // 2) for turn in range(last + 1)])
     return [pair for turn in itertools.zip_longest(*columns) for pair in turn if pair is not None]
-
-
-def _from_both_ends(count: int) -> list[int]:
-    return [index // 2 if index % 2 == 0 else count - 1 - index // 2 for index in range(count)]
 
 
 # ---- queries ---------------------------------------------------------------------------------------------------------
 
 
-def _grade(dataset: CocoDataset, query: Query, threshold: float) -> _Graded:
+def _key(query: Query) -> tuple[int, int]:
+    return query["image_id"], query["category_id"]
+
+
+def _quality(dataset: CocoDataset, query: Query, threshold: float) -> tuple[float, ...]:
+    """Higher is better; ends with the image id, so that no two queries of a category are equal."""
     boxes, _ = _kept(query, threshold)
     truth, _ = _annotations(dataset, query)
     overlaps = compute_overlaps(boxes, _xywh_boxes(truth))
     pairs = [(index, match) for index, match in enumerate(match_greedily(overlaps, _IOU)) if match >= 0]
     measure = 2 * len(pairs) / (len(boxes) + len(truth)) if len(boxes) + len(truth) else 1.0
     fit = float(np.mean([overlaps[pair] for pair in pairs])) if pairs else 0.0
-    quality = (measure, fit, len(pairs) - len(boxes), -query["image_id"])
-    return _Graded(query["image_id"], query["category_id"], quality)
+    return measure, fit, len(pairs) - len(boxes), -query["image_id"]
 
 
 def _kept(query: Query, threshold: float) -> tuple[np.ndarray, Annotations]:
@@ -177,7 +161,11 @@ def _example(dataset: CocoDataset, query: Query, threshold: float, rank: str) ->
     cells = [_reference(dataset, reference) for reference in query["references"]]
     try:
         image = dataset.load_image(number)
-        cells.append(_detections_image(image, boxes, kept, matches, threshold))
+        masks = [coco_mask.decode(result["segmentation"]) for result in kept if "segmentation" in result]
+        colors = [_RIGHT if match >= 0 else _WRONG for match in matches]
+        pixels = _painted(image, boxes, masks, [f"{result['score']:.2f}" for result in kept], colors)
+        caption = f"detections: {right} right, {len(boxes) - right} false (score {threshold:g} or more)"
+        cells.append(GridImage(pixels, caption))
         cells.append(_truth_image(image, dataset, number, truth, crowds, matches))
     except ValueError as error:
         logger.warning("no image for the gallery: %s", error)
@@ -186,24 +174,8 @@ def _example(dataset: CocoDataset, query: Query, threshold: float, rank: str) ->
     return Example(title, cells)
 
 
-def _detections_image(
-    image: np.ndarray, boxes: np.ndarray, kept: Annotations, matches: np.ndarray, threshold: float
-) -> GridImage:
-    masks = [coco_mask.decode(result["segmentation"]) for result in kept if "segmentation" in result]
-    captions = [f"{result['score']:.2f}" for result in kept]
-    colors = [_RIGHT if match >= 0 else _WRONG for match in matches]
-    right = colors.count(_RIGHT)
-    caption = f"detections: {right} right, {len(boxes) - right} false (score {threshold:g} or more)"
-    return GridImage(_painted(image, boxes, masks, captions, colors), caption)
-
-
 def _truth_image(
-    image: np.ndarray,
-    dataset: CocoDataset,
-    number: int,
-    truth: Annotations,
-    crowds: Annotations,
-    matches: np.ndarray,
+    image: np.ndarray, dataset: CocoDataset, number: int, truth: Annotations, crowds: Annotations, matches: np.ndarray
 ) -> GridImage:
     places = {entry["id"]: place for place, entry in enumerate(dataset.image_info[number]["annotations"])}
     entries = truth + crowds
@@ -224,9 +196,8 @@ def _painted(
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     boxes = np.rint(boxes * scale).astype(int)
     image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-    scaled = (Image.fromarray(np.asarray(mask, np.uint8)).resize(size, Image.Resampling.NEAREST) for mask in masks)
-    shrunk = [np.asarray(mask) for mask in scaled]
-    stacked = np.stack(shrunk, axis=-1) if shrunk else None
+    scaled = [Image.fromarray(np.asarray(mask, np.uint8)).resize(size, Image.Resampling.NEAREST) for mask in masks]
+    stacked = np.stack([np.asarray(mask) for mask in scaled], axis=-1) if scaled else None
     return draw_overlay(image, boxes, stacked, None, captions=captions, colors=colors)
 
 

@@ -23,11 +23,9 @@ KINDS = {"bbox": "boxes", "segm": "masks"}
 
 _EMPTY, _DARK = "#efefef", "#1d3d66"
 _STYLES = {"bbox": {"linestyle": "-", "marker": "o"}, "segm": {"linestyle": "--", "marker": "s"}}
-_INCHES_PER_CLASS = 0.2
-_MIN_WIDTH = 6.4  # inches
+_INCHES_PER_CLASS, _MIN_WIDTH = 0.2, 6.4
 _NUMBERED_CELLS = 24  # maximum number of categories of a heat map with numbers
-_MAX_PERCENT = 104  # with some air
-_MIN_PERCENT = 1  # minimum upper limit of an axis
+_MIN_PERCENT, _MAX_PERCENT = 1, 104  # minimum and maximum of an axis' upper limit
 _ASIDE = 0.14  # between the bar of a category and its two intervals, in categories
 _SPREAD = 0.08  # between the points of neighboring series, in bins
 
@@ -47,7 +45,6 @@ def plot_classes(names: Sequence[str], scores: Mapping[str, Sequence[Scores]], *
     Args:
         names: [c].
         scores: "bbox" and, if there are masks, "segm" -> ([c] means, [c] intervals).
-        title: above the plot.
     """
     means = {kind: _as_floats(values[0]) for kind, values in scores.items()}
     leading = next(iter(means.values()))
@@ -62,20 +59,11 @@ def plot_classes(names: Sequence[str], scores: Mapping[str, Sequence[Scores]], *
             axes.bar(places, means[kind][order], 0.78, label=label, color=COLORS[kind], alpha=0.75)
             axes.errorbar(places - _ASIDE, means[kind][order], errors, fmt="none", ecolor=_DARK, elinewidth=1)
         else:
-            style: dict[str, Any] = {
-                "fmt": "s",
-                "color": COLORS[kind],
-                "markersize": 3.5,
-                "elinewidth": 1,
-                "markeredgecolor": "white",
-            }
-            axes.errorbar(places + _ASIDE, means[kind][order], errors, label=label, markeredgewidth=0.5, **style)
+            style: dict[str, Any] = {"color": COLORS[kind], "fmt": "s", "markersize": 3.5, "markeredgecolor": "white"}
+            style |= {"elinewidth": 1, "markeredgewidth": 0.5}
+            axes.errorbar(places + _ASIDE, means[kind][order], errors, label=label, **style)
+    where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
     for place in places[np.isnan(leading[order])]:
-        where: dict[str, Any] = {
-            "transform": axes.get_xaxis_transform(),
-            "ha": "center",
-            "va": "bottom",
-        }  # whatever the scores are
         axes.text(place, 0.01, "no instance", rotation=90, color=SOFT, fontsize=7, **where)
     axes.set_xticks(places, [names[index] for index in order], rotation=60, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.7, len(names) - 0.3)
@@ -96,9 +84,8 @@ def plot_by_number(
 
     Args:
         bins: [b], names.
-        series: sequence of (label, iou type, [b] means, [b] intervals); a label has one color.
+        series: (label, iou type, [b] means, [b] intervals); a label has one color.
         counts: label -> [b] number of queries.
-        title: above the plot.
     """
     figure = new_figure((7.2, 4.6))
     axes = figure.add_subplot()
@@ -106,20 +93,12 @@ def plot_by_number(
     for index, (label, kind, means, intervals) in enumerate(series):
         places = np.arange(len(bins)) + (index - (len(series) - 1) / 2) * _SPREAD
         color = SERIES_COLORS[labels.index(label) % len(SERIES_COLORS)]
-        style: dict[str, Any] = {
-            "color": color,
-            "capsize": 3,
-            "markersize": 5,
-            "linewidth": 1.6,
-            "elinewidth": 1.2,
-            **_STYLES[kind],
-        }
-        errors = np.nan_to_num(_as_floats(intervals))
-        face = color if kind == "bbox" else "white"
-        axes.errorbar(
-            places, _as_floats(means), yerr=errors, label=f"{label}, {KINDS[kind]}", markerfacecolor=face, **style
-        )
-    axes.set_xticks(np.arange(len(bins)), [_bin_label(index, name, counts) for index, name in enumerate(bins)])
+        style: dict[str, Any] = {"capsize": 3, "markersize": 5, "linewidth": 1.6, "elinewidth": 1.2, **_STYLES[kind]}
+        style |= {"label": f"{label}, {KINDS[kind]}", "markerfacecolor": color if kind == "bbox" else "white"}
+        axes.errorbar(places, _as_floats(means), np.nan_to_num(_as_floats(intervals)), color=color, **style)
+    queries = [", ".join(f"{number:,}" for number in of_bin) for of_bin in zip(*counts.values(), strict=True)]
+    ticks = [f"{name}\n({numbers})" for name, numbers in zip(bins, queries, strict=True)]
+    axes.set_xticks(np.arange(len(bins)), ticks)
     axes.set_xlabel(f"instances of the category in the image\n(in brackets: queries, {' and '.join(counts)})")
     _finish(axes, title, ylabel="AP50 (%)")
     axes.legend(frameon=False, ncols=max(1, len(labels)))
@@ -128,12 +107,7 @@ def plot_by_number(
 
 
 def plot_confusion(
-    names: Sequence[str],
-    matrix: Sequence[Scores] | np.ndarray,
-    histogram: Scores,
-    intervals: Scores,
-    *,
-    title: str,
+    names: Sequence[str], matrix: Sequence[Scores] | np.ndarray, histogram: Scores, intervals: Scores, *, title: str
 ) -> "Figure":
     """Heat map of a confusion matrix below the histogram of its columns.
 
@@ -142,7 +116,6 @@ def plot_confusion(
         matrix: [c searched, c found]; None where the two are never in one image.
         histogram: [c], mean of a column over the other rows.
         intervals: [c], of the histogram.
-        title: above the plot.
     """
     import matplotlib  # slow to import
 
@@ -158,11 +131,14 @@ def plot_confusion(
     axes.set_xlabel("ground truth that the detections are scored against\n(grey: never in one image with the other)")
     axes.set_ylabel("category of the references")
     axes.tick_params(length=0)
-    if count <= _NUMBERED_CELLS:
-        _number_cells(axes, values, size=size - 1)
-    top.bar(np.arange(count), np.nan_to_num(_as_floats(histogram)), 0.75, color=COLORS["bbox"], alpha=0.75)
-    errors = np.nan_to_num(_as_floats(intervals))
-    top.errorbar(np.arange(count), np.nan_to_num(_as_floats(histogram)), errors, fmt="none", ecolor=_DARK)
+    dark = 0.55 * max(np.nanmax(values, initial=0), 1)
+    for (row, column), value in np.ndenumerate(values):
+        if count <= _NUMBERED_CELLS and not np.isnan(value):
+            color = "white" if value > dark else INK
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=size - 1, color=color)
+    heights, errors = np.nan_to_num(_as_floats(histogram)), np.nan_to_num(_as_floats(intervals))
+    top.bar(np.arange(count), heights, 0.75, color=COLORS["bbox"], alpha=0.75)
+    top.errorbar(np.arange(count), heights, errors, fmt="none", ecolor=_DARK)
     top.tick_params(axis="x", length=0, labelbottom=False)
     _finish(top, title, ylabel="found instead\nof others")
     figure.colorbar(image, ax=axes, label="AP50 (%)", fraction=0.04, pad=0.015, aspect=40)
@@ -176,18 +152,6 @@ def _finish(axes: "Axes", title: str, *, ylabel: str) -> None:
     style_axes(axes, title)
     axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
-
-
-def _number_cells(axes: "Axes", values: np.ndarray, *, size: float) -> None:
-    dark = 0.55 * max(np.nanmax(values, initial=0), 1)
-    for (row, column), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            color = "white" if value > dark else INK
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=size, color=color)
-
-
-def _bin_label(index: int, name: str, counts: Mapping[str, Sequence[int]]) -> str:
-    return f"{name}\n({', '.join(f'{numbers[index]:,}' for numbers in counts.values())})"
 
 
 def _as_floats(values: Scores | np.ndarray) -> np.ndarray:

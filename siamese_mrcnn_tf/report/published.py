@@ -18,7 +18,7 @@ Published = dict[str, tuple[float, float]]  # metric -> (mean, 95% interval) in 
 
 
 def published(shots: int, split: int | str, categories: str, iou_type: str, *, model: str | None = None) -> Published:
-    """The published results of one experiment.
+    """The published results of one experiment in percent, without unpublished metrics; {} if there are none.
 
     Args:
         shots: references of a query.
@@ -26,9 +26,6 @@ def published(shots: int, split: int | str, categories: str, iou_type: str, *, m
         categories: "train", "novel" or "all"; for split 0 "train" is the same as "all".
         iou_type: "bbox" or "segm".
         model: RANDOM_BOXES for the baseline.
-
-    Returns:
-        dict of name in METRICS -> (mean, 95% interval) in percent, without unpublished metrics; {} if there are none.
     """
     experiment = "random" if model == RANDOM_BOXES else f"{shots}-shot"
     categories = "all" if split == 0 and categories == "train" else categories

@@ -69,15 +69,13 @@ def contents(experiments: Sequence[Experiment]) -> list[Section]:
         sections += [Section(_KIND_NAMES[kind].capitalize(), [_main_table(experiments, kind)], 3)]
     sections += [Section("All metrics (the paper's Tables A2 to A6)", [])]
     sections += [Section(heading_of(experiment), [_full_table(experiment)], 3) for experiment in experiments]
-    if plotted_together(experiments):
+    plotted = tuple(f"by_number_{name}.png" for name in plotted_together(experiments))
+    if plotted:
         heading = "AP50 by number of instances in the image (the paper's Figure 5)"
-        plotted = tuple(f"by_number_{name}.png" for name in plotted_together(experiments))
         sections += [Section(heading, [_number_table(experiments)], plots=plotted)]
-    sections += _confusion_sections(experiments)
-    sections += [Section("Categories", [])]
-    for experiment in experiments:
-        plotted = (f"per_class_{experiment.slug}.png",)
-        sections += [Section(heading_of(experiment), _class_blocks(experiment), 3, plotted)]
+    sections += [*_confusion_sections(experiments), Section("Categories", [])]
+    for one in experiments:
+        sections += [Section(heading_of(one), _class_blocks(one), 3, (f"per_class_{one.slug}.png",))]
     return sections
 
 
@@ -149,10 +147,8 @@ def _confusion_table(part: Evaluated) -> Block:
     matrix = confusion_matrix(part, kind)
     np.fill_diagonal(matrix, np.nan)
     worst = np.argsort(-np.nan_to_num(matrix, nan=-1), axis=None, kind="stable")[:_CONFUSIONS]
-    names, rows = confusion_names(part), []
-    for row, column in zip(*np.unravel_index(worst, matrix.shape), strict=True):
-        if matrix[row, column] > 0:
-            rows.append([names[row], names[column], f"{matrix[row, column]:.1f}"])
+    names, places = confusion_names(part), zip(*np.unravel_index(worst, matrix.shape), strict=True)
+    rows = [[names[i], names[j], f"{matrix[i, j]:.1f}"] for i, j in places if matrix[i, j] > 0]
     heads = ["searched", "found instead", f"AP50 ({_KIND_NAMES[kind]})"]
     return Table(heads, rows) if rows else "No category was found in place of another."
 
@@ -215,13 +211,7 @@ def _markdown_block(block: Block) -> str:
 
 
 def as_html(sections: Sequence[Section], folder: Path, examples: Iterable[pages.Html] = ()) -> list[pages.Html]:
-    """The parts of a page.
-
-    Args:
-        sections: of `contents`.
-        folder: of the plots.
-        examples: parts to insert after the first group of sections, the main tables.
-    """
+    """The parts of a page: the sections of `contents`, the plots in `folder`, the examples after the main tables."""
     parts, groups = [_html_block(block) for block in sections[0].blocks], 0
     for section in sections[1:]:
         groups += section.level == _GROUP_LEVEL
@@ -244,9 +234,6 @@ def _inline(text: str) -> pages.Html:
     """Markup of a text with `*` and backticks of Markdown."""
     marked = re.sub(r"\*(\S(?:[^*]*[^*\s])?)\*", r"<em>\1</em>", html.escape(text))
     return pages.Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", marked))
-
-
-# ---- names -----------------------------------------------------------------------------------------------------------
 
 
 def full_name(experiment: Experiment, split: int) -> str:

@@ -6,6 +6,7 @@ and writes the paper's Table 1, Tables A2 to A6, Figures 5 and A1. Scores are in
 
 import csv
 import io
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from ..data.dataset import CocoDataset
 from ..evaluation.coco_scores import METRICS
+from ..evaluation.intervals import MeanAndInterval
 from ..io import files
 from ..visualize import pages
 from . import gallery, plots, tables
@@ -50,21 +52,18 @@ def write_report(
     """Write tables and plots of evaluations, and a page with all of them and examples as images.
 
     Args:
-        folders: of finished evaluations (`evaluate` with a folder): splits, train and novel categories, shots, in any
-            order.
+        folders: of finished evaluations: splits, train and novel categories, shots, in any order.
         out: folder to write to; replaces files of the same names.
-        dataset: the CocoDataset of the evaluations, for the examples; None leaves them out. If image files or records
-            are missing, the page says so.
+        dataset: of the evaluations, for the examples; None leaves them out. The page names missing images or records.
         limit: number of examples, of all evaluations together.
         threshold: minimum score of the detections in examples.
 
     Returns:
-        list of the paths written: report.html, report.md, metrics.csv, per_class.csv, and where the evaluations
-        have an analysis by_number.csv, confusion_*.csv; report.json; then the plots (PNG).
+        the paths written: report.html, report.md, metrics.csv, per_class.csv, and with an analysis by_number.csv and
+        confusion_*.csv; report.json; then the plots (PNG).
 
     Raises:
-        ValueError: the evaluations cannot be read or do not belong together (`experiments.read_experiments`),
-            or `out` is no folder to write to.
+        ValueError: as `experiments.read_experiments`, or `out` is no folder to write to.
     """
     experiments = read_experiments(folders)
     out = files.writable_folder(out)
@@ -75,15 +74,11 @@ def write_report(
         "per_class.csv": _csv(class_rows(experiments)),
         "by_number.csv": _csv(number_rows(experiments)),
     }
-    texts |= {
-        f"confusion_{slug}_{kind}.csv": _confusion_csv(part, kind) for slug, part, kind in _confusions(experiments)
-    }
-    paths = []
-    for name, text in texts.items():
-        if text:
-            files.write_text(out / name, text)
-            paths.append(out / name)
-    paths.append(out / "report.json")
+    for slug, part, kind in _confusions(experiments):
+        texts[f"confusion_{slug}_{kind}.csv"] = _confusion_csv(part, kind)
+    paths = [out / name for name, text in texts.items() if text] + [out / "report.json"]
+    for path in paths[:-1]:
+        files.write_text(path, texts[path.name])
     files.write_json(paths[-1], _as_json(experiments), indent=1)
     paths += _write_plots(experiments, out)
     shown = [] if dataset is None else [_examples(experiments, dataset, limit, threshold)]
@@ -97,19 +92,17 @@ def write_report(
 def metric_rows(experiments: Iterable[Experiment]) -> list[Row]:
     """Every metric as a dict: model, shots, categories, split, kind, metric, mean, interval, published,
     published_interval, run_0, run_1, ...; None where there is none."""
-    rows = []
-    for experiment in experiments:
-        for line in experiment.lines:
-            for kind in experiment.kinds:
-                known = experiment.published(line, kind)
-                rows += [_metric_row(experiment, line, kind, name, known.get(name)) for name in METRICS]
-    return rows
+    return [
+        _metric_row(experiment, *place)
+        for experiment in experiments
+        for place in itertools.product(experiment.lines, experiment.kinds, METRICS)
+    ]
 
 
-def _metric_row(experiment: Experiment, line: Line, kind: str, name: str, known: tuple[float, float] | None) -> Row:
+def _metric_row(experiment: Experiment, line: Line, kind: str, name: str) -> Row:
     mean, interval = experiment.metric(line, kind, name)
     row = _keys(experiment) | {"split": line, "kind": kind, "metric": name, "mean": mean, "interval": interval}
-    row["published"], row["published_interval"] = known or (None, None)
+    row["published"], row["published_interval"] = experiment.published(line, kind).get(name, (None, None))
     runs = experiment.values(line, kind, name)
     if line == MEAN:
         runs = [None if None in values else float(np.mean(values)) for values in zip(*runs, strict=True)]
@@ -124,8 +117,7 @@ def class_rows(experiments: Iterable[Experiment]) -> list[Row]:
             row = _keys(experiment) | {"splits": " ".join(map(str, entry["splits"]))}
             row |= {key: entry[key] for key in ("category_id", "name", "num_instances")}
             for kind, name in tables.CLASS_COLUMNS:
-                mean, interval = entry[kind][name] if kind in entry else (None, None)
-                row |= {f"{kind}_{name}": mean, f"{kind}_{name}_interval": interval}
+                row |= _columns(kind, name, entry[kind][name] if kind in entry else (None, None))
             rows.append(row)
     return rows
 
@@ -137,16 +129,18 @@ def number_rows(experiments: Iterable[Experiment]) -> list[Row]:
         table = experiment.by_number()
         for index, name in enumerate(table.get("bins", ())):
             row = _keys(experiment) | {"instances": name, "num_queries": table["num_queries"][index]}
-            for kind in experiment.kinds:
-                for metric in ("AP50", "AP"):
-                    mean, interval = table[kind][metric][index]
-                    row |= {f"{kind}_{metric}": mean, f"{kind}_{metric}_interval": interval}
+            for kind, metric in itertools.product(experiment.kinds, ("AP50", "AP")):
+                row |= _columns(kind, metric, table[kind][metric][index])
             rows.append(row)
     return rows
 
 
 def _keys(experiment: Experiment) -> Row:
     return {"model": experiment.model, "shots": experiment.shots, "categories": experiment.categories}
+
+
+def _columns(kind: str, name: str, metric: MeanAndInterval) -> Row:
+    return {f"{kind}_{name}": metric[0], f"{kind}_{name}_interval": metric[1]}
 
 
 # ---- examples --------------------------------------------------------------------------------------------------------
@@ -173,11 +167,10 @@ def _examples(experiments: Sequence[Experiment], dataset: CocoDataset, limit: in
 
 def _csv(rows: list[Row]) -> str:
     """Rows as CSV text with a header; "" without rows."""
-    if not rows:
-        return ""
     text, heads = io.StringIO(), list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(text, heads, lineterminator="\n")
-    writer.writeheader()
+    if rows:
+        writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
@@ -187,9 +180,8 @@ def _confusion_csv(part: Evaluated, kind: str) -> str:
     text, names, confusion = io.StringIO(), tables.confusion_names(part), part.analysis["confusion"][kind]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["searched \\ found", *names])
-    for name, row in zip(names, confusion["matrix"], strict=True):
-        writer.writerow([name, *_in_percent(row)])
-    writer.writerow(["mean of others", *_in_percent(confusion["histogram"])])
+    rows = zip([*names, "mean of others"], [*confusion["matrix"], confusion["histogram"]], strict=True)
+    writer.writerows([name, *_in_percent(row)] for name, row in rows)
     return text.getvalue()
 
 
@@ -207,9 +199,7 @@ def _as_json(experiments: Sequence[Experiment]) -> dict[str, Any]:
 
 
 def _write_plots(experiments: Sequence[Experiment], out: Path) -> list[Path]:
-    figures: dict[str, Figure] = {}
-    for experiment in experiments:
-        figures[f"per_class_{experiment.slug}.png"] = _class_plot(experiment)
+    figures = {f"per_class_{experiment.slug}.png": _class_plot(experiment) for experiment in experiments}
     for name, of_plot in tables.plotted_together(experiments).items():
         figures[f"by_number_{name}.png"] = _number_plot(of_plot)
     for slug, part, kind in _confusions(experiments):
@@ -221,10 +211,9 @@ def _write_plots(experiments: Sequence[Experiment], out: Path) -> list[Path]:
 
 def _class_plot(experiment: Experiment) -> "Figure":
     entries = experiment.classes()
+    names = [entry["name"] for entry in entries]
     scores = {kind: list(zip(*(entry[kind]["AP50"] for entry in entries), strict=True)) for kind in experiment.kinds}
-    return plots.plot_classes(
-        [entry["name"] for entry in entries], scores, title=f"AP50 by category: {experiment.title}"
-    )
+    return plots.plot_classes(names, scores, title=f"AP50 by category: {experiment.title}")
 
 
 def _number_plot(experiments: Sequence[Experiment]) -> "Figure":
@@ -254,10 +243,9 @@ def _confusion_plot(part: Evaluated, kind: str) -> "Figure":
     model, shots, categories = part.experiment
     where = f", split {part.split}" if part.split else ""
     title = f"Confusion, {model or f'{shots}-shot'}, {categories} categories{where}: {plots.KINDS[kind]}"
-    histogram, intervals = _in_percent(confusion["histogram"]), _in_percent(confusion["histogram_interval"])
-    return plots.plot_confusion(
-        tables.confusion_names(part), tables.confusion_matrix(part, kind), histogram, intervals, title=title
-    )
+    columns = _in_percent(confusion["histogram"]), _in_percent(confusion["histogram_interval"])
+    names, matrix = tables.confusion_names(part), tables.confusion_matrix(part, kind)
+    return plots.plot_confusion(names, matrix, *columns, title=title)
 
 
 def _in_percent(values: Iterable[float | None]) -> list[float | None]:
