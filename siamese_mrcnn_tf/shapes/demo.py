@@ -126,9 +126,9 @@ def evaluate_all(settings: DemoSettings, dataset: IndexedCocoDataset, coco: COCO
     for name, special in EVALUATIONS.items():
         folder, is_random = out / "evaluation" / name, name == "random-boxes"
         logger.info("\n%s: %s", name, folder)
-        searcher, found = (RandomBoxes(), None) if is_random else (detector, weights)
+        asked, found = (RandomBoxes(), None) if is_random else (detector, weights)
         options: dict[str, Any] = {"folder": folder, "resume": True, "workers": _WORKERS, "weights": found}
-        protocol.evaluate(searcher, dataset, coco, EvaluationSettings(**common, **special), **options)
+        protocol.evaluate(asked, dataset, coco, EvaluationSettings(**common, **special), **options)
 
 
 @contextlib.contextmanager
