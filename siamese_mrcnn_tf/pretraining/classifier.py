@@ -184,7 +184,9 @@ class Classifier(keras.Model):
         """An object with the `layers` that are saved: resnet_model and perhaps fpn_model."""
         return types.SimpleNamespace(layers=[layer for layer in self.layers if isinstance(layer, keras.Model)])
 
-    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
         """Cross-entropy and weight decay of a batch: a scalar, with several devices this one's share of it."""
         logits = y_pred["logits"]
         found = [classification_graph(y_pred["input_label"], logits[:, head]) for head in range(logits.shape[1])]

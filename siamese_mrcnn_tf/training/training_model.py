@@ -39,7 +39,9 @@ class TrainingModel(keras.Model):
         names = [name for name in LOSS_NAMES if "mask" not in name or "mrcnn_mask" in outputs]
         self.loss_trackers = [keras.metrics.Mean(name=name) for name in names]
 
-    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
         """The total loss of a batch: a scalar, with several devices this one's share of it."""
         found = losses_graph(y_pred)
         total = losses.weight_decay_graph(self.trainable_variables, self.weight_decay)
