@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := demo
-# Tests that share fixtures share a worker, tests/conftest.py; a worker may take several GB of memory.
-PYTEST := $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# The tests of a module share a worker and its fixtures; a worker may take several GB of memory.
+PYTEST := $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo notebooks test quick lint benchmark clean
 

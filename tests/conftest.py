@@ -17,6 +17,13 @@ import seeded
 DATA = pathlib.Path(__file__).parent / "data"
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
+LONGEST = (
+    "test_training_runs",
+    "test_training_parity",
+    "test_trainer",
+    "test_pretrain",
+)  # a minute each
+
 # Settings that make TinyConfig smaller still: a step takes milliseconds, and most of a test is TensorFlow's start.
 # Channels stay multiples of 16, below which oneDNN's gradient of a strided 1x1 convolution writes past its memory.
 MICRO = {
@@ -38,15 +45,10 @@ MICRO = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The tests of a module share a worker and its fixtures, if they name no group; slow modules come first."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-    groups = {item: item.get_closest_marker("xdist_group").args[0] for item in items}
-    slow = collections.Counter(groups[item] for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (-slow[groups[item]], groups[item]))
+    """The modules that take longest come first, so that no worker is left with one of them at the end."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.stem not in LONGEST, -slow[item.path], item.path))
 
 
 def set_seeded_weights(layers):

@@ -106,7 +106,6 @@ def whole(begin, start, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("training_runs_stopped")
 def test_a_killed_run_resumes_as_if_it_were_not(begin, start, whole, tmp_path):
     """Killed in the middle of the first epoch, stopped by SIGTERM in that of the second, on either resumed."""
     process = start(*begin, "--logs", tmp_path, "--processes")
@@ -189,7 +188,6 @@ json.dump(result, sys.stdout)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("training_runs_devices")
 def test_two_devices_do_what_one_does(training_tree):
     """Equal samples, as a loss's mean over the positives of each device is not that over all of them; and a toy whose
     samples are not equal, so that clipping on each device would give another direction.
@@ -215,7 +213,6 @@ def test_two_devices_do_what_one_does(training_tree):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("training_runs_machines")
 def test_two_machines_do_what_two_devices_do(begin, start, tmp_path):
     shorter = [*begin, "--batch", 4, "--epochs", 1, "--steps", 2, "--workers", 1]
     finish(start(*shorter, "--logs", tmp_path / "devices", "--devices", 2))
