@@ -19,7 +19,6 @@ FILE_HELP = "a legacy .h5 file, 'shapes' (bundled weights) or a known file by na
 CHECKPOINTS_HELP = "folder of known weight files and downloads (default checkpoints)"
 
 
-# ---- argument types ----------------------------------------------------------------------------------------------
 def number(kind: Callable[[str], float], accepts: Callable[[float], bool], expected: str) -> Callable[[str], float]:
     """Argument type: a number of a kind, `int` or `float`, for which `accepts` is true; `expected` describes it."""
 
@@ -41,7 +40,6 @@ above_zero = number(float, lambda value: 0 < value < math.inf, "a number above 0
 share = number(float, lambda value: 0 <= value < 1, "a share from 0 to below 1")
 
 
-# ---- options -----------------------------------------------------------------------------------------------------
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], doc: str | None
 ) -> argparse.ArgumentParser:

@@ -211,9 +211,6 @@ def _by_category(queries: Iterable[QueryMatches]) -> dict[int, list[QueryMatches
     return grouped
 
 
-# ---- helpers ---------------------------------------------------------------------------------------------------------
-
-
 class _Truth:
     """The annotations of an image for matching: `categories` int [g], `crowds` bool [g]."""
 

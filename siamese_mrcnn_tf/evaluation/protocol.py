@@ -143,9 +143,6 @@ def merge(
     return rescore(folder, coco, dataset, progress=progress)
 
 
-# ---- helpers ---------------------------------------------------------------------------------------------------------
-
-
 def _queries_and_sampler(
     settings: EvaluationSettings, detector: Detector, dataset: IndexedCocoDataset, sampler: Sampler | None
 ) -> tuple[Queries, Sampler]:

@@ -76,9 +76,6 @@ def require_counts(**values: int | None) -> None:
             raise ValueError(f"{name} = {value!r}: expected a whole number of 1 or more")
 
 
-# ---- settings.json ---------------------------------------------------------------------------------------------------
-
-
 def complete_settings(settings: dict[str, Any], *, weights: str | os.PathLike | None = None) -> dict[str, Any]:
     """Add format, versions, the checksum of the weight file, and the fingerprint.
 

@@ -256,9 +256,6 @@ def _set_initial_weights(model: keras.Model, seed: int) -> None:
         kernel.assign(std * np.random.default_rng([seed, index]).standard_normal(kernel.shape, np.float32))
 
 
-# ---- helpers -----------------------------------------------------------------------------------------------------
-
-
 class _ClassifierTrainer(Trainer):
     """Trains without gradient clipping."""
 

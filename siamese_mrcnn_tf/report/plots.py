@@ -53,7 +53,8 @@ def plot_classes(names: Sequence[str], scores: Mapping[str, Sequence[Scores]], *
     figure = new_figure((max(_MIN_WIDTH, 1.2 + _INCHES_PER_CLASS * len(names)), 4.6))
     axes = figure.add_subplot()
     for kind, (_, intervals) in scores.items():
-        label = f"{KINDS[kind]} (mean {_mean_of(means[kind])})"
+        mean = "unknown" if np.isnan(means[kind]).all() else f"{np.nanmean(means[kind]):.1f}"
+        label = f"{KINDS[kind]} (mean {mean})"
         errors = np.nan_to_num(_as_floats(intervals)[order])
         if kind == "bbox":
             axes.bar(places, means[kind][order], 0.78, label=label, color=COLORS[kind], alpha=0.75)
@@ -145,9 +146,6 @@ def plot_confusion(
     return figure
 
 
-# ---- helpers ---------------------------------------------------------------------------------------------------------
-
-
 def _finish(axes: "Axes", title: str, *, ylabel: str) -> None:
     style_axes(axes, title)
     axes.set_ylabel(ylabel)
@@ -156,7 +154,3 @@ def _finish(axes: "Axes", title: str, *, ylabel: str) -> None:
 
 def _as_floats(values: Scores | np.ndarray) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], float)
-
-
-def _mean_of(values: np.ndarray) -> str:
-    return "unknown" if np.isnan(values).all() else f"{np.nanmean(values):.1f}"

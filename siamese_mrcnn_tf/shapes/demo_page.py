@@ -95,7 +95,6 @@ def write_demo_page(
     return out / PAGE_FILE
 
 
-# ---- metrics ---------------------------------------------------------------------------------------------------------
 def read_scores(out: Path, annotations: COCO) -> Scores:
     """The scores of each category, of the evaluations in `out`."""
     folders = {name: out / "evaluation" / name for name in _ROWS if name != _SAME_SCENES}
@@ -148,7 +147,6 @@ def _ap50(runs: list[RunScores], kind: str, category_ids: Iterable[int]) -> tupl
     return 100 * mean, None if interval is None else 100 * interval
 
 
-# ---- losses and examples ---------------------------------------------------------------------------------------------
 def loss_curves(name: str, path: Path) -> Html:
     """The curves of a run, from its history.csv."""
     with open(path, encoding="utf-8", newline="") as file:

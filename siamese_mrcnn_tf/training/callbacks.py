@@ -93,9 +93,6 @@ class ValidationCallback(_Callback):
             raise TrainingStopped(f"stopped in the {where}")
 
 
-# ---- stops and errors --------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[threading.Event]:
     """Context that yields an Event which Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""

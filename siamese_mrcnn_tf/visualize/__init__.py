@@ -20,25 +20,9 @@ from typing import TYPE_CHECKING
 from .. import lazy_names
 
 if TYPE_CHECKING:
-    from .diagnostics import display_weight_stats, plot_losses, plot_overlaps, plot_precision_recall
-    from .instances import (
-        apply_mask,
-        display_boxes,
-        display_grid,
-        display_instances,
-        display_results,
-        draw_overlay,
-        random_colors,
-    )
-    from .stages import (
-        display_differences,
-        display_images,
-        display_matching,
-        display_top_masks,
-        draw_boxes,
-        draw_rois,
-        results_to_detections,
-    )
+    from .diagnostics import *  # noqa: F403
+    from .instances import *  # noqa: F403
+    from .stages import *  # noqa: F403
 
 _NAMES = {
     ".instances": "apply_mask display_boxes display_grid display_instances display_results draw_overlay random_colors",

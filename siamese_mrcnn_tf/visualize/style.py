@@ -24,7 +24,6 @@ FONT_SIZE = 9
 DPI = 150  # of plots in files and pages
 
 
-# ---- figures and axes ------------------------------------------------------------------------------------------------
 def new_figure(figsize: tuple[float, float]) -> "Figure":
     """An empty matplotlib Figure of (width, height) inches, unknown to pyplot."""
     from matplotlib.figure import Figure
@@ -47,7 +46,6 @@ def style_axes(ax: "Axes", title: str, *, font_size: float = FONT_SIZE, grid: Li
     ax.tick_params(labelsize=font_size, colors=INK)
 
 
-# ---- marks on axes ---------------------------------------------------------------------------------------------------
 def draw_image(ax: "Axes", image: np.ndarray, title: str, *, margin: float) -> None:
     """Draw an image [height, width, RGB] without ticks, row 0 at the top, with `margin` pixels around it."""
     height, width = image.shape[:2]
@@ -74,7 +72,6 @@ def draw_outline(ax: "Axes", mask: np.ndarray, color: Color) -> None:
     ax.add_collection(LineCollection(lines, colors=[color], linewidths=1), autolim=False)
 
 
-# ---- checks of arguments ---------------------------------------------------------------------------------------------
 def checked_image(image: ArrayLike, what: str) -> np.ndarray:
     """The image as an array; ValueError names `what` unless it is [height, width, 3] and not empty."""
     image = np.asarray(image)
