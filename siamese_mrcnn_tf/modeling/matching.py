@@ -52,11 +52,11 @@ def matching_graph(scene_map: Tensor, reference: Tensor, kernel: Tensor, bias: T
     return ops.conv(scene_map, kernel[:, :, :channels]) + bias + ops.conv(difference, kernel[:, :, channels:])
 
 
-def match_graph(scene: list[Tensor], embedding: Tensor, layers: dict[str, MatchingLayer]) -> dict[str, Tensor]:
-    """Matches all levels: scene [P2..P6], embedding [batch, levels, channels], layers by level
-    -> dict matched_P2..matched_P6, each [batch, h, w, filters]."""
+def match_graph(scene: list[Tensor], embedding: Tensor, layers: Any) -> dict[str, Tensor]:
+    """Matches all levels: scene [P2..P6], embedding [batch, levels, channels], layers with
+    `matching`, a MatchingLayer a level -> dict matched_P2..matched_P6, each [batch, h, w, filters]."""
     return {
-        f"matched_{level}": layers[level]([level_map, embedding[:, index]])
+        f"matched_{level}": layers.matching[level]([level_map, embedding[:, index]])
         for index, (level, level_map) in enumerate(zip(LEVELS, scene, strict=True))
     }
 

@@ -171,7 +171,7 @@ def detector_graph(
         image_meta: [batch, meta].
         anchors: [batch, anchors, (y1, x1, y2, x2)] normalized.
     """
-    tensors = match_graph(scene, embedding, layers.matching)
+    tensors = match_graph(scene, embedding, layers)
     matched = list(tensors.values())
     tensors.update(propose_graph(matched, anchors, config.POST_NMS_ROIS_INFERENCE, config, layers.rpn_model))
     pooled_maps = matched[: len(POOLED_LEVELS)]

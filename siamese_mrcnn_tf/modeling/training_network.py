@@ -55,7 +55,7 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
     maps = [tensors[f"img_{level}"] for level in LEVELS]
     if queries > 1:
         maps = [ops.repeat(level, queries, axis=0) for level in maps]
-    matched = list(match_graph(maps, tensors["target_embedding"], layers.matching).values())
+    matched = list(match_graph(maps, tensors["target_embedding"], layers).values())
     anchors = AnchorLayer(norm_boxes(pyramid_anchors(config, config.IMAGE_SHAPE), config.IMAGE_SHAPE), name="anchors")
     tensors.update(propose_graph(matched, anchors(image), config.POST_NMS_ROIS_TRAINING, config, layers.rpn_model))
     gt_boxes_norm = norm_boxes_graph(inputs["input_gt_boxes"], config.IMAGE_SHAPE[:2])
