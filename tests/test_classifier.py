@@ -190,6 +190,7 @@ def test_a_run_writes_the_backbone_and_its_history(finished):
     }
 
 
+@pytest.mark.slow
 def test_the_written_backbone_loads_into_the_detector(finished):
     folder, _, classifier = finished
     layers = network.build_layers(CONFIG.replace(TRAIN_BN=False))
@@ -201,6 +202,7 @@ def test_the_written_backbone_loads_into_the_detector(finished):
         np.testing.assert_array_equal(found[key].numpy(), variable.numpy(), err_msg=key)
 
 
+@pytest.mark.slow
 def test_the_written_backbone_has_the_layout_of_the_original(finished):
     with h5py.File(finished[0] / "imagenet_687.h5") as h5:
         assert h5.attrs["layer_names"].tolist() == [b"resnet_model"]
@@ -220,6 +222,7 @@ def test_the_real_backbone_is_that_of_the_detector(tmp_path):
     assert "318" in text  # weights of the backbone in the published files
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_other_samples(finished, tmp_path):
     folder, _, classifier = finished
     tree = imagenet_tree.write_tree(tmp_path / "more", train=7)
@@ -262,6 +265,7 @@ def with_pyramid(instances, tmp_path_factory):
     return path, history, classifier, rates
 
 
+@pytest.mark.slow
 def test_instances_are_learned_with_adam_and_a_decaying_rate(with_pyramid):
     path, history, classifier, rates = with_pyramid
     assert isinstance(classifier.optimizer, keras.optimizers.Adam) and classifier.optimizer.global_clipnorm is None
@@ -291,6 +295,7 @@ def test_the_written_pyramid_loads_into_the_detector(with_pyramid):
     assert len(report.missing) == len(found) - len(expected)
 
 
+@pytest.mark.slow
 def test_a_written_pyramid_is_described(with_pyramid, finished):
     text = loading.describe_weights(with_pyramid[0] / "drawn_s1.h5")
     assert ": backbone and FPN weights, ResNet with 1+1+1+1 blocks, with conv biases" in text

@@ -150,6 +150,7 @@ def test_tensorflow_starts_quietly_but_for_debug(images):
     assert "untrained weights: detections mean nothing" in quiet.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("train", "--resume", "gone"), ("pretrain", "--data", "gone")])
 def test_trainings_start_quietly(arguments):
     finished = python(*MODULE, *arguments)

@@ -28,6 +28,7 @@ def test_arguments_by_position_and_name(tmp_path):
         SiameseMaskRCNN("testing", config, tmp_path)
 
 
+@pytest.mark.slow
 def test_detect_takes_lists_and_arrays_of_crops(tiny_model, scene, crop):
     expected = tiny_model.detect([[crop]], [scene])[0]
     for targets in ([crop], [crop[None]], np.stack([crop])[None]):

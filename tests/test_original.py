@@ -105,6 +105,7 @@ def test_failures_name_image_and_category(loaded):
         evaluate_dataset(model, dataset, coco, verbose=0)
 
 
+@pytest.mark.slow
 def test_the_facade(loaded, tiny_model):
     results = [
         evaluate_dataset(

@@ -201,6 +201,7 @@ def test_csv_and_json_hold_every_metric(tmp_path, four_splits):
     assert content["per_class"][0]["bbox_AP50"] == pytest.approx(28.1)
 
 
+@pytest.mark.slow
 def test_categories_by_number_and_confusion(tmp_path, four_splits):
     paths = writer.write_report(four_splits, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()

@@ -158,6 +158,7 @@ def test_a_run_that_is_killed_goes_on_from_the_last_checkpoint(train, whole):
     assert_same_weights(parts.model, whole.model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stages", [(Stage(2, "all", 0.1),), (Stage(1, "all", 0.1), Stage(2, "all", 0.05))], ids=["a stage", "a schedule"]
 )

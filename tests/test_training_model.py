@@ -67,6 +67,7 @@ def test_keras_calls_every_override(optimizer):
         )  # the gradient (4, 4), clipped to the norm 1
 
 
+@pytest.mark.slow
 def test_two_devices_clip_the_sum_of_their_gradients():
     """Their gradients are (3, 4) and (1, 0): Keras would clip each to the norm 1 and make (1.6, 0.8) of them."""
     code = """
