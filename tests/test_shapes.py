@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import cv2
 import numpy as np
@@ -317,7 +318,8 @@ def test_an_interruption_ends_the_workers_too(tmp_path):
     """Ctrl-C reaches the whole group; the program ends soon, without annotation files."""
     command = [sys.executable, str(ROOT / "samples" / "shapes" / "shapes.py"), "--out", str(tmp_path)]
     command += ["--train", "100000", "--size", "48", "--workers", "2"]
-    program = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell lets its background jobs ignore
+    program = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed)
     try:
         while not list(tmp_path.glob("train2017/0*.jpg")):
             assert program.poll() is None
