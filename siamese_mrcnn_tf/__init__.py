@@ -51,16 +51,17 @@ _PUBLIC_NAMES = {  # module -> names
 _FORMER_MODULES = dict(
     pair.split("=")
     for pair in """
-    analysis=evaluation.analysis+evaluation.intervals annotations=data.annotations augmentation=data.augmentation
-    backbone=modeling.backbone baselines=evaluation.queries box_ops=ops.box_ops boxes=ops.boxes+ops.anchors
-    checkpoints=training.checkpoints data_generator=data.data_generator+data.rpn_targets
-    dataset=data.dataset+data.references detection_targets=modeling.detection_targets devices=training.distribution
-    diagnostics=visualize.diagnostics drawing=visualize.instances+visualize.style
-    evaluation_original=evaluation.original evaluation_queries=evaluation.queries+evaluation.references
+    analysis=evaluation.analysis+evaluation.intervals annotations=data.annotations arguments=cli.options
+    augmentation=data.augmentation backbone=modeling.backbone baselines=evaluation.queries box_ops=ops.box_ops
+    boxes=ops.boxes+ops.anchors checkpoints=training.checkpoints+cli.inputs
+    data_generator=data.data_generator+data.rpn_targets dataset=data.dataset+data.references
+    detection_targets=modeling.detection_targets devices=training.distribution diagnostics=visualize.diagnostics
+    drawing=visualize.instances+visualize.style evaluation_original=evaluation.original
+    evaluation_queries=evaluation.queries+evaluation.references
     evaluation_records=evaluation.records+evaluation.settings evaluation_results=report.experiments
     evaluation_scores=evaluation.coco_scores figures=visualize.stages files=io.files+io.download
-    gallery=report.gallery heads=modeling.roi_heads+modeling.rpn html_pages=visualize.pages image_meta=ops.image_meta
-    imagenet=pretraining.imagenet imagenet_classes=pretraining.imagenet images=io.images
+    gallery=report.gallery heads=modeling.roi_heads+modeling.rpn html_pages=visualize.pages+visualize.style
+    image_meta=ops.image_meta imagenet=pretraining.imagenet imagenet_classes=pretraining.imagenet images=io.images
     inspection=data.checks+visualize.samples instance_crops=pretraining.instance_crops kernels=ops.kernels
     known_weights=weights.pretrained layer_selection=training.trainable_layers
     layers=modeling.matching+modeling.rpn+modeling.roi_align+modeling.detection losses=modeling.losses
@@ -81,7 +82,8 @@ _FORMER_NAMES = dict(
     Pictures=ImageFolder Instances=InstanceCrops LabelledCrop=LabeledImage gather_rows=gather_batched
     leaves=iter_layers abridged=summarize_names most_positive_rois=max_positive_rois Verdict=WeightsInfo
     find_pictures=find_images picture_grid=image_grid picture_uri=image_uri checked_picture=checked_image
-    draw_picture=draw_image proposals_graph=propose_graph read_query=read_references
+    draw_picture=draw_image proposals_graph=propose_graph read_query=read_references INTERVAL=Z_95
+    Query=QueryMatches+ReferenceSet mean_and_interval=mean_and_ci Picture=GridImage+AnnotatedImage FIGURE_DPI=DPI
 """.split()
 )
 
@@ -108,7 +110,7 @@ def lazy_names(package: str, names: dict[str, str]) -> Callable[[str], Any]:
 def _find(name: str, modules: list[ModuleType]) -> Any:
     """What `name`, perhaps of version 0.1, stands for in the first of the modules that has it."""
     for module in modules:
-        for known in (name, _FORMER_NAMES.get(name, name)):
+        for known in (name, *_FORMER_NAMES.get(name, name).split("+")):
             if hasattr(module, known):
                 return getattr(module, known)
     raise AttributeError(f"{', '.join(module.__name__ for module in modules)}: has no attribute {name!r}")

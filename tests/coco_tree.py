@@ -7,6 +7,8 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from PIL import Image, ImageDraw
 
+from siamese_mrcnn_tf.data.dataset import Dataset, IndexedCocoDataset
+
 CATEGORIES = ({"id": 3, "name": "ellipse"}, {"id": 7, "name": "rectangle"}, {"id": 18, "name": "triangle"})
 SIZE = (96, 128)  # height, width of the images
 
@@ -34,14 +36,14 @@ def write_tree(root, *, subset="val", year="2017", num_images=4, first_id=10, se
     return content
 
 
-def load(root, *, subset="train", subsubset=None, val_images=2):
-    """A subset of a tree as an IndexedCocoDataset, ready for use."""
-    from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset
-
+def load(root, subset="train", *, active=None, **options):
+    """A subset of a tree as an IndexedCocoDataset, ready for use; `active` are its ACTIVE_CLASSES (None: all)."""
     dataset = IndexedCocoDataset()
-    dataset.load_coco(root, subset, subsubset=subsubset, val_images=val_images)
+    dataset.load_coco(root, subset, **options)
     dataset.prepare()
     dataset.build_indices()
+    if active is not None:
+        dataset.ACTIVE_CLASSES = active
     return dataset
 
 
@@ -95,3 +97,22 @@ def _entry(content, kind, segmentation, bbox):
         "segmentation": segmentation,
         "iscrowd": 0,
     }
+
+
+class Scenes(Dataset):
+    """Images and masks given as arrays: a list of (image, masks, class_ids)."""
+
+    def __init__(self, scenes):
+        super().__init__()
+        self.scenes = scenes
+        for class_id, name in enumerate(("ellipse", "rectangle", "triangle"), start=1):
+            self.add_class("scenes", class_id, name)
+        for index in range(len(scenes)):
+            self.add_image("scenes", index, path=None)
+        self.prepare()
+
+    def load_image(self, image_id):
+        return self.scenes[image_id][0]
+
+    def load_mask(self, image_id):
+        return self.scenes[image_id][1:]

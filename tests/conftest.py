@@ -24,6 +24,8 @@ LONGEST = (
     "test_pretrain",
 )  # a minute each
 
+RECORDED_SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # seed, height, width
+
 # Settings that make TinyConfig smaller still: a step takes milliseconds, and most of a test is TensorFlow's start.
 # Channels stay multiples of 16, below which oneDNN's gradient of a strided 1x1 convolution writes past its memory.
 MICRO = {
@@ -111,7 +113,9 @@ def training_tree(tmp_path_factory):
 @pytest.fixture(scope="session")
 def training_parts(training_tree):
     """(training data, validation data): 5 of the annotated images and the last 2."""
-    return coco_tree.load(training_tree, subsubset="train"), coco_tree.load(training_tree, subsubset="val")
+    return coco_tree.load(training_tree, subsubset="train", val_images=2), coco_tree.load(
+        training_tree, subsubset="val", val_images=2
+    )
 
 
 @pytest.fixture
@@ -144,6 +148,34 @@ def short_training(monkeypatch):
     monkeypatch.setattr(Trainer, "run", run_eagerly)
     yield
     disable_op_determinism()
+
+
+@pytest.fixture
+def content(tmp_path):
+    """The annotations of a tree in `tmp_path`, subset val.
+
+    Image 0: ellipse, rectangle, crowd of triangles; 1: rectangle, triangle; 2: triangle, ellipse; 3: nothing.
+    """
+    return coco_tree.write_tree(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path, content):
+    """IndexedCocoDataset of that tree."""
+    return coco_tree.load(tmp_path, "val")
+
+
+@pytest.fixture(scope="session")
+def training_record():
+    """The recorded training samples, by name."""
+    with np.load(DATA / "training.npz", allow_pickle=False) as content:
+        return dict(content)
+
+
+@pytest.fixture(scope="session")
+def recorded_scenes():
+    """Data set of the scenes that were recorded."""
+    return coco_tree.Scenes([seeded.make_scene(height, width, seed) for seed, height, width in RECORDED_SCENES])
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import siamese_mrcnn_tf
-from siamese_mrcnn_tf.cli.main import build_parser, build_parsers, main, parse
+from siamese_mrcnn_tf.cli.main import build_parsers, main, parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = ("demo", "predict", "train", "evaluate", "check", "convert", "weights", "pretrain", "shapes")
@@ -274,7 +274,7 @@ def test_predict_with_several_queries(run, images, tiny_weights):
 
 def test_repeated_options_add_up():
     arguments = "predict --model m --reference r --image a --image b c --set A=1 --set B=2".split()
-    options = build_parser().parse_args(arguments)
+    options = build_parsers()[0].parse_args(arguments)
     assert options.image == ["a", "b", "c"] and options.set == ["A=1", "B=2"]
 
 

@@ -10,19 +10,17 @@ import coco_tree
 import conftest
 import numpy as np
 import pytest
-import seeded
 
 from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
-from siamese_mrcnn_tf.data import augmentation, data_generator, dataset, resize
+from siamese_mrcnn_tf.data import augmentation, data_generator, resize
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate, load_image_gt
 from siamese_mrcnn_tf.data.references import cut_reference
 from siamese_mrcnn_tf.ops.boxes import compute_overlaps, extract_bboxes
 
-ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of scenes, and of coco_tree's categories 3, 7, 18
+ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of recorded_scenes, and of coco_tree's categories 3, 7, 18
 CATEGORY = {ELLIPSE: 3, RECTANGLE: 7, TRIANGLE: 18}
 GREEN = (30, 200, 40)  # the rectangles of coco_tree
 EVERY_ANCHOR = 100_000  # RPN_TRAIN_ANCHORS_PER_IMAGE with which nothing is thinned out
-RECORDED_SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # seed, height, width
 TOP = 16  # rows of padding above coco_tree's images of 96 x 128 in a scene of TinyConfig
 
 TINY = TinyConfig().replace(  # its samples as the original's are
@@ -34,62 +32,32 @@ needs_shared = pytest.mark.skipif(
 )
 
 
-class Scenes(dataset.Dataset):
-    """Images and masks given as arrays: a list of (image, masks, class_ids)."""
-
-    def __init__(self, scenes):
-        super().__init__()
-        self.scenes = scenes
-        for class_id, name in enumerate(("ellipse", "rectangle", "triangle"), start=1):
-            self.add_class("scenes", class_id, name)
-        for index in range(len(scenes)):
-            self.add_image("scenes", index, path=None)
-        self.prepare()
-
-    def load_image(self, image_id):
-        return self.scenes[image_id][0]
-
-    def load_mask(self, image_id):
-        return self.scenes[image_id][1:]
-
-
-@pytest.fixture(scope="module")
-def record():
-    with np.load(conftest.DATA / "training.npz", allow_pickle=False) as content:
-        return dict(content)
-
-
-@pytest.fixture(scope="module")
-def scenes():
-    return Scenes([seeded.make_scene(height, width, seed) for seed, height, width in RECORDED_SCENES])
-
-
-def unpacked(record, name):
+def unpacked(training_record, name):
     """The recorded masks `name`, bool."""
-    shape = record[f"{name}_shape"]
-    return np.unpackbits(record[f"{name}_packed"])[: np.prod(shape)].reshape(shape).astype(bool)
+    shape = training_record[f"{name}_shape"]
+    return np.unpackbits(training_record[f"{name}_packed"])[: np.prod(shape)].reshape(shape).astype(bool)
 
 
 # ---- load_image_gt -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("index", range(3))
-def test_recorded_scenes(scenes, record, index):
-    image, meta, class_ids, boxes, masks = load_image_gt(scenes, SmallConfig(), index)
-    np.testing.assert_array_equal(meta, record[f"gt{index}_meta"])
-    np.testing.assert_array_equal(class_ids, record[f"gt{index}_class_ids"])
-    np.testing.assert_array_equal(boxes, record[f"gt{index}_boxes"])
-    np.testing.assert_array_equal(masks, unpacked(record, f"gt{index}_fullmask"))
+def test_recorded_scenes(recorded_scenes, training_record, index):
+    image, meta, class_ids, boxes, masks = load_image_gt(recorded_scenes, SmallConfig(), index)
+    np.testing.assert_array_equal(meta, training_record[f"gt{index}_meta"])
+    np.testing.assert_array_equal(class_ids, training_record[f"gt{index}_class_ids"])
+    np.testing.assert_array_equal(boxes, training_record[f"gt{index}_boxes"])
+    np.testing.assert_array_equal(masks, unpacked(training_record, f"gt{index}_fullmask"))
     assert (image.dtype, boxes.dtype, masks.dtype) == (np.uint8, np.int32, bool) and image.shape == (512, 512, 3)
-    assert np.abs(image[::8, ::8].astype(int) - record[f"gt{index}_image_sub"]).max() <= 1
-    mini = load_image_gt(scenes, SmallConfig(), index, use_mini_mask=True)
-    np.testing.assert_array_equal(mini[4], unpacked(record, f"gt{index}_minimask"))
+    assert np.abs(image[::8, ::8].astype(int) - training_record[f"gt{index}_image_sub"]).max() <= 1
+    mini = load_image_gt(recorded_scenes, SmallConfig(), index, use_mini_mask=True)
+    np.testing.assert_array_equal(mini[4], unpacked(training_record, f"gt{index}_minimask"))
     for with_mini, without in zip(mini[:4], (image, meta, class_ids, boxes), strict=True):
         np.testing.assert_array_equal(with_mini, without)
 
 
 @needs_shared
 @pytest.mark.parametrize("index", range(3))
-def test_every_pixel_of_recorded_scenes(scenes, index):
-    image = load_image_gt(scenes, SmallConfig(), index)[0]
+def test_every_pixel_of_recorded_scenes(recorded_scenes, index):
+    image = load_image_gt(recorded_scenes, SmallConfig(), index)[0]
     with np.load(conftest.SHARED / "parity" / "data_pipeline.npz", allow_pickle=False) as content:
         assert np.abs(image.astype(int) - content[f"gt{index}_image_u8"]).max() <= 1
 
@@ -100,7 +68,7 @@ def small_scene(*rectangles, class_ids=None):
     masks = np.zeros((64, 128, len(rectangles)), bool)
     for index, (y1, x1, y2, x2) in enumerate(rectangles):
         masks[y1:y2, x1:x2, index] = True
-    return Scenes([(image, masks, np.array(class_ids or [RECTANGLE] * len(rectangles), np.int32))])
+    return coco_tree.Scenes([(image, masks, np.array(class_ids or [RECTANGLE] * len(rectangles), np.int32))])
 
 
 def test_scene_by_hand():
@@ -157,24 +125,7 @@ def test_augmentation_of_a_scene():
 
 # ---- TrainingSamples -------------------------------------------------------------------------------------------------
 def load(root, active=None):
-    data = dataset.IndexedCocoDataset()
-    data.load_coco(root, "val")
-    data.prepare()
-    data.build_indices()
-    if active is not None:
-        data.ACTIVE_CLASSES = active
-    return data
-
-
-@pytest.fixture
-def content(tmp_path):
-    """Image 0: ellipse, rectangle, crowd of triangles; 1: rectangle, triangle; 2: triangle, ellipse; 3: nothing."""
-    return coco_tree.write_tree(tmp_path)
-
-
-@pytest.fixture
-def data(tmp_path, content):
-    return load(tmp_path)
+    return coco_tree.load(root, "val", active=active)
 
 
 def reload(root, content, active=None):
@@ -275,6 +226,11 @@ def test_a_pass_visits_each_image_once(tmp_path):
     assert len(set(map(tuple, orders))) == 5
     assert samples[9].image_id == orders[1][2]
     assert [samples.image_of(number) for number in range(7)] == orders[0]  # after later passes were asked for
+
+
+def test_a_sample_can_be_called_for_as_in_version_0_1(data):
+    samples = TrainingSamples(data, TINY)
+    np.testing.assert_array_equal(samples(1).rpn_match, samples[1].rpn_match)
 
 
 def test_a_loop_ends_after_a_pass_and_numbers_do_not(data):

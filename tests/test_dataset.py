@@ -20,21 +20,7 @@ ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of coco_tree's categories 3,
 
 
 def load(root, subset="val", **options):
-    data = dataset.IndexedCocoDataset()
-    data.load_coco(root, subset, **options)
-    data.prepare()
-    data.build_indices()
-    return data
-
-
-@pytest.fixture
-def content(tmp_path):
-    return coco_tree.write_tree(tmp_path)
-
-
-@pytest.fixture
-def data(tmp_path, content):
-    return load(tmp_path)
+    return coco_tree.load(root, subset, **options)
 
 
 # ---- Matterport's container ------------------------------------------------------------------------------------------

@@ -87,6 +87,9 @@ def test_a_folder_with_another_run_is_refused(stopped_demo, tmp_path, capsys, ot
     command = demo.pretrain_command(demo.DemoSettings(out=tmp_path), tmp_path / "pretraining")
     save_command(tmp_path / "pretraining", "siamese-mrcnn", command, TinyConfig())
     assert stopped_demo() == 130  # that of the folder
+    save_command(tmp_path / "pretraining", "pretrain.py", command[1:], TinyConfig())  # as version 0.1 did
+    assert stopped_demo() == 130
+    save_command(tmp_path / "pretraining", "siamese-mrcnn", command, TinyConfig())
     assert stopped_demo(*other) == 2
     assert "pretraining: holds a run of pretrain --dataset shapes" in capsys.readouterr().err
 

@@ -1,31 +1,9 @@
 """Detections: by hand, thresholds, windows, padding."""
 
 import numpy as np
-from keras import ops
+from network_values import array, foreground, metas, tensor
 
 from siamese_mrcnn_tf.modeling import detection
-from siamese_mrcnn_tf.ops.image_meta import compose_image_meta
-
-
-def tensor(values):
-    return ops.convert_to_tensor(np.asarray(values, np.float32))
-
-
-def array(values):
-    return ops.convert_to_numpy(values)
-
-
-def metas(*windows, shape=(128, 128)):
-    """image_meta [len(windows), 14] of images molded to `shape`."""
-    rows = [compose_image_meta(0, (50, 60, 3), (*shape, 3), window, 1.0, [1, 1]) for window in windows]
-    return np.stack(rows).astype(np.float32)
-
-
-def foreground(scores):
-    """RPN or class probabilities [batch, n, 2] with these scores in the second place."""
-    scores = np.asarray(scores, np.float32)
-    return np.stack([1 - scores, scores], axis=-1)
-
 
 WHOLE = [[0.0, 0.0, 1.0, 1.0]]
 ROIS = [[0.1, 0.1, 0.4, 0.4], [0.1, 0.1, 0.4, 0.38], [0.5, 0.5, 0.9, 0.9], [0.6, 0.0, 0.8, 0.3], [0, 0, 0, 0]]

@@ -8,7 +8,7 @@ import sys
 import pytest
 from scripts import load_script
 
-from siamese_mrcnn_tf.cli.main import build_parser
+from siamese_mrcnn_tf.cli.main import build_parsers
 from siamese_mrcnn_tf.report.published import MEAN, RANDOM_BOXES, published
 from siamese_mrcnn_tf.weights.pretrained import KNOWN_FILES
 
@@ -17,7 +17,7 @@ experiments = load_script(SCRIPT)
 
 
 def parsed(name, *further):
-    return build_parser().parse_args(experiments.arguments_of(name, list(further)))
+    return build_parsers()[0].parse_args(experiments.arguments_of(name, list(further)))
 
 
 def test_every_experiment_of_the_paper_is_there():

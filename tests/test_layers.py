@@ -5,25 +5,13 @@ import json
 import keras
 import numpy as np
 import pytest
+from network_values import foreground, metas
 
 from siamese_mrcnn_tf.modeling import detection, matching, roi_align, roi_heads, rpn
 from siamese_mrcnn_tf.modeling.backbone import BatchNorm
-from siamese_mrcnn_tf.ops.image_meta import compose_image_meta
 
 NO_DELTAS = (1.0, 1.0, 1.0, 1.0)  # bbox_std_dev that leaves deltas unchanged
 MAP_SIDES = (32, 16, 8, 4)
-
-
-def metas(*windows, shape=(128, 128)):
-    """image_meta [len(windows), 14] of images molded to `shape`."""
-    rows = [compose_image_meta(0, (50, 60, 3), (*shape, 3), window, 1.0, [1, 1]) for window in windows]
-    return np.stack(rows).astype(np.float32)
-
-
-def foreground(scores):
-    """RPN or class probabilities [batch, n, 2] with these scores in the second place."""
-    scores = np.asarray(scores, np.float32)
-    return np.stack([1 - scores, scores], axis=-1)
 
 
 BINARY_ANCHORS = [[-0.25, 0.0, 0.5, 1.5], [0.125, 0.25, 0.75, 1.0]]  # that float32 has exactly

@@ -25,7 +25,7 @@ from PIL import Image
 from scripts import load_script
 
 from siamese_mrcnn_tf import config
-from siamese_mrcnn_tf.cli.main import build_parser, main
+from siamese_mrcnn_tf.cli.main import build_parsers, main
 from siamese_mrcnn_tf.ops.boxes import extract_bboxes
 from siamese_mrcnn_tf.shapes import dataset as shapes
 from siamese_mrcnn_tf.training.schedules import load_schedule
@@ -320,7 +320,7 @@ class Workplace:
             find_experiment(experiment[1])
             return
         arguments = arguments_of(snippet.text)
-        given = build_parser().parse_args(arguments)
+        given = build_parsers()[0].parse_args(arguments)
         command = arguments[0]
         if command == "demo":
             return
@@ -419,8 +419,7 @@ def workplace(small_weights, small_settings, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def options():
     """Command, or "experiments" -> its options."""
-    (commands,) = [action.choices for action in build_parser()._actions if hasattr(action.choices, "items")]
-    found = {name: set(parser._option_string_actions) for name, parser in commands.items()}
+    found = {name: set(parser._option_string_actions) for name, parser in build_parsers()[1].items()}
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "samples" / "coco").rglob("experiment*.py")]
     return found | {"experiments": {option for text in texts for option in re.findall(r'"(--[a-z][\w-]*)"', text)}}
 

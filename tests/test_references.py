@@ -5,29 +5,11 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
-from siamese_mrcnn_tf.data import dataset, resize
+from siamese_mrcnn_tf.data import resize
 from siamese_mrcnn_tf.data.references import cut_reference, draw_reference, get_one_target
 from siamese_mrcnn_tf.ops.boxes import extract_bboxes
 
 ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of coco_tree's categories 3, 7, 18
-
-
-def load(root, subset="val", **options):
-    data = dataset.IndexedCocoDataset()
-    data.load_coco(root, subset, **options)
-    data.prepare()
-    data.build_indices()
-    return data
-
-
-@pytest.fixture
-def content(tmp_path):
-    return coco_tree.write_tree(tmp_path)
-
-
-@pytest.fixture
-def data(tmp_path, content):
-    return load(tmp_path)
 
 
 # ---- references ------------------------------------------------------------------------------------------------------
@@ -39,7 +21,7 @@ def test_draws_depend_on_their_key_alone(tmp_path, content, data):
     assert drawn in [(1, 1), (2, 0)]
     draw_reference(data, ELLIPSE, **key)
     assert draw_reference(data, TRIANGLE, **key) == drawn
-    assert draw_reference(load(tmp_path), TRIANGLE, **key) == drawn
+    assert draw_reference(coco_tree.load(tmp_path, "val"), TRIANGLE, **key) == drawn
     for name in key:
         others = [draw_reference(data, TRIANGLE, **key | {name: value}) for value in range(3)]
         assert all(other in [(1, 1), (2, 0)] for other in others)
@@ -53,7 +35,7 @@ def test_draws_are_uniform_over_images_first(tmp_path, content):
     rectangle = content["annotations"][1]
     content["annotations"] += [rectangle | {"id": 200 + k, "iscrowd": int(k == 0)} for k in range(3)]
     coco_tree.write_annotations(tmp_path, content)
-    data = load(tmp_path)  # image 0 has three rectangles (and a crowd of them), image 1 one
+    data = coco_tree.load(tmp_path, "val")  # image 0 has three rectangles (and a crowd of them), image 1 one
     counts = {}
     for shot in range(600):
         drawn = draw_reference(data, RECTANGLE, seed=0, run=0, image_id=0, shot=shot)
@@ -65,7 +47,7 @@ def test_draws_are_uniform_over_images_first(tmp_path, content):
 def test_instances_without_a_mask_are_not_drawn(tmp_path, content):
     content["annotations"][1]["segmentation"] = []
     coco_tree.write_annotations(tmp_path, content)
-    data = load(tmp_path)
+    data = coco_tree.load(tmp_path, "val")
     drawn = {draw_reference(data, RECTANGLE, seed=0, run=0, image_id=0, shot=shot) for shot in range(10)}
     assert drawn == {(1, 0)}
 
@@ -73,7 +55,7 @@ def test_instances_without_a_mask_are_not_drawn(tmp_path, content):
 def test_instances_that_vanish_in_the_scene_are_not_drawn(tmp_path, content):
     content["annotations"][1]["segmentation"] = [[64, 40, 65, 40, 65, 41, 64, 41]]
     coco_tree.write_annotations(tmp_path, content)
-    data = load(tmp_path)
+    data = coco_tree.load(tmp_path, "val")
     config = TinyConfig().replace(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)  # half the size: every other row and column
     assert data.instance_mask(0, 1).sum() == 1
     key = {"seed": 0, "run": 0, "image_id": 0}
@@ -87,7 +69,7 @@ def test_classes_without_references(tmp_path, content):
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 18 or a["iscrowd"]]
     content["annotations"][0]["segmentation"] = content["annotations"][3]["segmentation"] = []
     coco_tree.write_annotations(tmp_path, content)
-    data = load(tmp_path)
+    data = coco_tree.load(tmp_path, "val")
     for class_id, name in ((TRIANGLE, "triangle"), (ELLIPSE, "ellipse")):
         message = rf"class {class_id} \({name}\) has no instance in val2017"
         if class_id == ELLIPSE:
@@ -140,7 +122,7 @@ def test_get_one_target_returns_the_resizing(data):
 def test_get_one_target_prefers_large_crops(tmp_path, content):
     content["annotations"][1]["segmentation"] = [[60, 20, 70, 20, 70, 30, 60, 30]]  # 40 x 40 pixels in the scene
     coco_tree.write_annotations(tmp_path, content)
-    data, rng = load(tmp_path), np.random.default_rng(0)
+    data, rng = coco_tree.load(tmp_path, "val"), np.random.default_rng(0)
 
     def are_large(**limits):
         targets = (get_one_target(RECTANGLE, data, SmallConfig(), **limits, **flags) for _ in range(10))

@@ -6,23 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from network_values import array, metas, tensor
 
 from siamese_mrcnn_tf.modeling import roi_align
-from siamese_mrcnn_tf.ops.image_meta import compose_image_meta
-
-
-def tensor(values):
-    return ops.convert_to_tensor(np.asarray(values, np.float32))
-
-
-def array(values):
-    return ops.convert_to_numpy(values)
-
-
-def metas(*windows, shape=(128, 128)):
-    """image_meta [len(windows), 14] of images molded to `shape`."""
-    rows = [compose_image_meta(0, (50, 60, 3), (*shape, 3), window, 1.0, [1, 1]) for window in windows]
-    return np.stack(rows).astype(np.float32)
 
 
 # ---- levels ------------------------------------------------------------------------------------------------------

@@ -1,54 +1,20 @@
 """RPN targets: against the records of the original, and by hand."""
 
 import coco_tree
-import conftest
 import numpy as np
 import pytest
-import seeded
 
 from siamese_mrcnn_tf.config import SmallConfig, TinyConfig
-from siamese_mrcnn_tf.data import dataset
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples
 from siamese_mrcnn_tf.data.rpn_targets import build_rpn_targets
 from siamese_mrcnn_tf.ops.anchors import pyramid_anchors
 
-ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of scenes, and of coco_tree's categories 3, 7, 18
+ELLIPSE, RECTANGLE, TRIANGLE = 1, 2, 3  # class ids of recorded_scenes, and of coco_tree's categories 3, 7, 18
 EVERY_ANCHOR = 100_000  # RPN_TRAIN_ANCHORS_PER_IMAGE with which nothing is thinned out
-RECORDED_SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # seed, height, width
 
 TINY = TinyConfig().replace(  # its samples as the original's are
     QUERIES_PER_IMAGE=1, RPN_POSITIVE_IOU=0.7, USE_HARD_NEGATIVES=False
 )
-
-
-class Scenes(dataset.Dataset):
-    """Images and masks given as arrays: a list of (image, masks, class_ids)."""
-
-    def __init__(self, scenes):
-        super().__init__()
-        self.scenes = scenes
-        for class_id, name in enumerate(("ellipse", "rectangle", "triangle"), start=1):
-            self.add_class("scenes", class_id, name)
-        for index in range(len(scenes)):
-            self.add_image("scenes", index, path=None)
-        self.prepare()
-
-    def load_image(self, image_id):
-        return self.scenes[image_id][0]
-
-    def load_mask(self, image_id):
-        return self.scenes[image_id][1:]
-
-
-@pytest.fixture(scope="module")
-def record():
-    with np.load(conftest.DATA / "training.npz", allow_pickle=False) as content:
-        return dict(content)
-
-
-@pytest.fixture(scope="module")
-def scenes():
-    return Scenes([seeded.make_scene(height, width, seed) for seed, height, width in RECORDED_SCENES])
 
 
 # ---- build_rpn_targets: the original -----------------------------------------------------------------------------
@@ -57,55 +23,58 @@ def small_anchors():
     return pyramid_anchors(SmallConfig(), (512, 512, 3))
 
 
-def recorded_match(record, name, anchors):
+def recorded_match(training_record, name, anchors):
     match = np.zeros(len(anchors), np.int32)
-    match[record[f"rpnt_{name}positive"]] = 1
+    match[training_record[f"rpnt_{name}positive"]] = 1
     if name.endswith("nosubsample_"):
-        match[np.unpackbits(record[f"rpnt_{name}negative_packed"])[: len(anchors)] == 1] = -1
+        match[np.unpackbits(training_record[f"rpnt_{name}negative_packed"])[: len(anchors)] == 1] = -1
     else:
-        match[record[f"rpnt_{name}negative"]] = -1
+        match[training_record[f"rpnt_{name}negative"]] = -1
     return match
 
 
-def recorded_targets(record, name, anchors, *, rng, most=None):
+def recorded_targets(training_record, name, anchors, *, rng, most=None):
     """Our targets of the recorded scene, by the record's name."""
     crowd = "crowd_" if "crowd_" in name else ""
     config = SmallConfig() if most is None else SmallConfig().replace(RPN_TRAIN_ANCHORS_PER_IMAGE=most)
-    class_ids, boxes = record[f"rpnt_{crowd}class_ids"], record["rpnt_boxes"]
+    class_ids, boxes = training_record[f"rpnt_{crowd}class_ids"], training_record["rpnt_boxes"]
     return build_rpn_targets((512, 512, 3), anchors, class_ids, boxes, config, rng=rng)
 
 
 @pytest.mark.parametrize("name", ["", "crowd_"])
-def test_recorded_targets_and_the_original_s_draws(record, small_anchors, name):
-    match, bbox = recorded_targets(record, name, small_anchors, rng=np.random.RandomState(0))
+def test_recorded_targets_and_the_original_s_draws(training_record, small_anchors, name):
+    match, bbox = recorded_targets(training_record, name, small_anchors, rng=np.random.RandomState(0))
     assert match.dtype == np.int32 and match.shape == (65472,)
-    np.testing.assert_array_equal(match, recorded_match(record, name, small_anchors))
-    np.testing.assert_allclose(bbox, record[f"rpnt_{name}bbox"], rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(match, recorded_match(training_record, name, small_anchors))
+    np.testing.assert_allclose(bbox, training_record[f"rpnt_{name}bbox"], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "positives"), [("nosubsample_", 15), ("crowd_nosubsample_", 14)])
-def test_recorded_targets_of_every_anchor(record, small_anchors, name, positives):
-    match, bbox = recorded_targets(record, name, small_anchors, rng=np.random.RandomState(0), most=2 * EVERY_ANCHOR)
-    np.testing.assert_array_equal(match, recorded_match(record, name, small_anchors))
+def test_recorded_targets_of_every_anchor(training_record, small_anchors, name, positives):
+    match, bbox = recorded_targets(
+        training_record, name, small_anchors, rng=np.random.RandomState(0), most=2 * EVERY_ANCHOR
+    )
+    np.testing.assert_array_equal(match, recorded_match(training_record, name, small_anchors))
     assert bbox.shape == (2 * EVERY_ANCHOR, 4) and not bbox[positives:].any()
-    np.testing.assert_allclose(bbox[:positives], record[f"rpnt_{name}bbox"], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(bbox[:positives], training_record[f"rpnt_{name}bbox"], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("make_rng", [np.random.default_rng, np.random.RandomState])
 @pytest.mark.parametrize(("most", "positives"), [(64, 15), (8, 4), (9, 4), (31, 15), (30, 15), (0, 0)])
-def test_at_most_half_is_positive_and_the_rest_negative(record, small_anchors, make_rng, most, positives):
-    match, bbox = recorded_targets(record, "", small_anchors, rng=make_rng(3), most=most)
+def test_at_most_half_is_positive_and_the_rest_negative(training_record, small_anchors, make_rng, most, positives):
+    match, bbox = recorded_targets(training_record, "", small_anchors, rng=make_rng(3), most=most)
     assert (match == 1).sum() == positives and (match == -1).sum() == most - positives
-    every = recorded_match(record, "nosubsample_", small_anchors)
+    every = recorded_match(training_record, "nosubsample_", small_anchors)
     assert (every[match == 1] == 1).all() and (every[match == -1] == -1).all()
     rows = np.isin(np.flatnonzero(every == 1), np.flatnonzero(match == 1))  # those of the anchors that stayed
     assert bbox.shape == (most, 4) and not bbox[positives:].any()
-    np.testing.assert_allclose(bbox[:positives], record["rpnt_nosubsample_bbox"][rows], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(bbox[:positives], training_record["rpnt_nosubsample_bbox"][rows], rtol=1e-12, atol=1e-12)
 
 
-def test_choice_of_anchors_depends_on_the_generator_alone(record, small_anchors):
+def test_choice_of_anchors_depends_on_the_generator_alone(training_record, small_anchors):
     first, again, other = (
-        recorded_targets(record, "", small_anchors, rng=np.random.default_rng(seed), most=8)[0] for seed in (0, 0, 1)
+        recorded_targets(training_record, "", small_anchors, rng=np.random.default_rng(seed), most=8)[0]
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first == 1, other == 1) and not np.array_equal(first == -1, other == -1)
@@ -212,30 +181,9 @@ def test_no_anchors():
 
 
 # ---- TrainingSamples -------------------------------------------------------------------------------------------------
-def load(root, active=None):
-    data = dataset.IndexedCocoDataset()
-    data.load_coco(root, "val")
-    data.prepare()
-    data.build_indices()
-    if active is not None:
-        data.ACTIVE_CLASSES = active
-    return data
-
-
-@pytest.fixture
-def content(tmp_path):
-    """Image 0: ellipse, rectangle, crowd of triangles; 1: rectangle, triangle; 2: triangle, ellipse; 3: nothing."""
-    return coco_tree.write_tree(tmp_path)
-
-
-@pytest.fixture
-def data(tmp_path, content):
-    return load(tmp_path)
-
-
 # ---- TrainingSamples: crops ------------------------------------------------------------------------------------------
 @pytest.fixture
 def crops(tmp_path, content):
     """Rectangles in random parts of 128 x 128 pixels of images scaled to 128 x 171."""
     config = TINY.replace(IMAGE_RESIZE_MODE="crop", IMAGE_MIN_DIM=128, USE_MINI_MASK=False)
-    return TrainingSamples(load(tmp_path, [RECTANGLE]), config)
+    return TrainingSamples(coco_tree.load(tmp_path, "val", active=[RECTANGLE]), config)

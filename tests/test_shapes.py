@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from scripts import load_script
 
 from siamese_mrcnn_tf.cli.main import main
 from siamese_mrcnn_tf.ops.boxes import extract_bboxes
@@ -314,6 +315,11 @@ def test_an_interrupted_run_leaves_no_annotation_file(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a group of processes")
+def test_the_script_has_the_functions_of_version_0_1():
+    script = load_script("samples/shapes/shapes.py")
+    assert script.write_coco is shapes.write_coco and script.make_scene is scenes.make_scene
+
+
 def test_an_interruption_ends_the_workers_too(tmp_path):
     """Ctrl-C reaches the whole group; the program ends soon, without annotation files."""
     command = [sys.executable, str(ROOT / "samples" / "shapes" / "shapes.py"), "--out", str(tmp_path)]

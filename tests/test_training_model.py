@@ -62,9 +62,8 @@ def test_keras_calls_every_override(optimizer):
     calls, weights = one_step(types.SimpleNamespace(**vars(CONFIG) | {"OPTIMIZER": optimizer}))
     assert calls.keys() == OVERRIDES.keys()
     if optimizer == "sgd":
-        np.testing.assert_allclose(
-            weights, 2 * [math.sqrt(0.5)], rtol=1e-5
-        )  # the gradient (4, 4), clipped to the norm 1
+        # the gradient (4, 4), clipped to the norm 1
+        np.testing.assert_allclose(weights, 2 * [math.sqrt(0.5)], rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -68,12 +68,7 @@ def parse(
     return options
 
 
-def build_parser(name: str = PROGRAM) -> argparse.ArgumentParser:
-    """The argument parser of all commands."""
-    return build_parsers(name)[0]
-
-
-def build_parsers(name: str) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def build_parsers(name: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """(the parser of all commands, the parser of each by its name)."""
     parser = argparse.ArgumentParser(prog=name, description=__doc__)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")

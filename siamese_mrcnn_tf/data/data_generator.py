@@ -143,6 +143,8 @@ class TrainingSamples:
             reference = self.dataset.image_reference(image_id)
             raise RuntimeError(f"training sample {number}, image {reference}: {error}") from error
 
+    __call__ = __getitem__  # as in version 0.1
+
     def _make(self, image_id: int, run: int, query: int) -> Sample:
         dataset, config = self.dataset, self.config
         coco_id = dataset.image_info[image_id]["id"]

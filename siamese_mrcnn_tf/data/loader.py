@@ -64,10 +64,11 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
         self._lock = threading.Lock()
         self._pending: dict[int, Future] = {}
         self._make: Callable[[int], Any] = _sample_of_worker if processes else samples.__getitem__
-        self._executor: Executor = ThreadPoolExecutor(workers, "samples")
-        if processes:
-            context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(workers, context, _start_worker, (samples,))
+        spawn = multiprocessing.get_context("spawn")
+        pool = (
+            ProcessPoolExecutor(workers, spawn, _start_worker, (samples,)) if processes else ThreadPoolExecutor(workers)
+        )
+        self._executor: Executor = pool
 
     def numbers(self, step: int) -> range:
         """Numbers of the samples of a batch."""

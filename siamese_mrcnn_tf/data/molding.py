@@ -197,7 +197,6 @@ def _paste_mask(canvas: np.ndarray, mask: npt.ArrayLike, bbox: npt.ArrayLike) ->
     canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
 
 
-# ---- helpers: boxes and checks -----------------------------------------------------------------------------------
 def _scaled_extent(start: float, stop: float, scale: float, offset: int, side: int) -> tuple[int, int]:
     """One axis of a box in whole resized pixels: inside 0..side, one or more of them."""
     # rounded with the padding's offset: half to even depends on it

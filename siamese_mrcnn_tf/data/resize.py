@@ -145,7 +145,6 @@ def expand_mask(bbox: npt.ArrayLike, mini_mask: np.ndarray, image_shape: Sequenc
     return mask
 
 
-# ---- helpers: pixels ---------------------------------------------------------------------------------------------
 def _taps(size: int, new_size: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Neighbours and weights of output pixels start..stop along one axis; a neighbour outside weighs 0."""
     centres = (np.arange(start, stop) + 0.5) * (size / new_size) - 0.5
@@ -169,7 +168,6 @@ def _nearest(size: int, new_size: int) -> np.ndarray:
     return np.where(centres > size - 1, -1, np.floor(centres + 0.5)).astype(int)
 
 
-# ---- helpers: shapes and checks ----------------------------------------------------------------------------------
 def _check_resize_args(min_dim: int | None, max_dim: int | None, mode: str, rng: np.random.Generator | None) -> None:
     if mode not in RESIZE_MODES:
         raise ValueError(f"mode = {mode!r}: expected one of {', '.join(RESIZE_MODES)}")

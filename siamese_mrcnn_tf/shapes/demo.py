@@ -103,7 +103,7 @@ def refuse_another_run(command: list[str], folder: Path) -> None:
     """Raise ValueError if `folder` holds a run of another command, such as one with another seed or recipe."""
     if (folder / RUN_FILE).is_file():
         begun = read_json(folder / RUN_FILE)["arguments"]
-        if begun != command:
+        if begun not in (command, command[1:]):  # version 0.1 did not write "pretrain"
             raise ValueError(f"{folder}: holds a run of {shlex.join(begun)}; choose another folder (--out)")
 
 

@@ -170,7 +170,6 @@ def image_uri(pixels: np.ndarray, *, lossless: bool = False, max_side: int | Non
     return _data_uri(content.getvalue(), kind)
 
 
-# ---- helpers ---------------------------------------------------------------------------------------------------------
 @functools.cache
 def _macro(name: str) -> Callable[..., Html]:
     """A macro of page.html; a value of None becomes no text."""
