@@ -279,6 +279,7 @@ def test_instances_are_learned_with_adam_and_a_decaying_rate(with_pyramid):
     assert {"drawn_s1.h5", "drawn_s1_0001.h5", "drawn_s1_0002.h5", "state.json"} <= names
 
 
+@pytest.mark.slow
 def test_the_written_pyramid_loads_into_the_detector(with_pyramid):
     path, _, classifier, _ = with_pyramid
     layers = network.build_layers(ADAM.replace(TRAIN_BN=False))

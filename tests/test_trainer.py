@@ -117,6 +117,7 @@ def test_momentum_starts_anew_in_each_stage(train):
     assert abs(one_stage.state.history[1]["loss"] - halves.state.history[1]["loss"]) > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", (1, 4, 5, 6, 7, 9))
 def test_a_run_that_is_stopped_anywhere_goes_on_as_if_it_were_not(train, whole, stops):
     """Within an epoch, after its last step, in validation and after it, in the first and in a later stage."""
