@@ -33,7 +33,10 @@ _LENGTHS = {  # of settings with a fixed number of values; None is allowed
     **dict.fromkeys(("BACKBONE_BLOCKS", "BACKBONE_WIDTHS", "BBOX_STD_DEV", "RPN_BBOX_STD_DEV"), 4),
     **{"MASK_SHAPE": 2, "MEAN_PIXEL": 3, "MINI_MASK_SHAPE": 2},
 }
-_FROM_0_TO_1 = "DETECTION_MIN_CONFIDENCE DETECTION_NMS_THRESHOLD RPN_NMS_THRESHOLD RPN_POSITIVE_IOU ADAM_BETA_2"
+_FROM_0_TO_1 = """
+    DETECTION_MIN_CONFIDENCE DETECTION_NMS_THRESHOLD RPN_NMS_THRESHOLD RPN_POSITIVE_IOU ADAM_BETA_2
+    ABSENT_REFERENCE_RATIO VERIFY_MIN_CONFIDENCE
+"""
 _FROM_0 = "IMAGE_MIN_DIM NUM_JITTERED_GT_ROIS WARM_UP_STEPS"
 _FROM_1 = """
     BACKBONE_STEM_WIDTH BACKBONE_BOTTLENECK FPN_FEATUREMAPS RPN_CONV_CHANNELS FPN_CLASSIF_FC_LAYERS_SIZE
@@ -116,6 +119,8 @@ class Config:
     DETECTION_MIN_CONFIDENCE = 0.7
     DETECTION_ARGMAX = True  # a match must score above background; False: only above DETECTION_MIN_CONFIDENCE
     DETECTION_NMS_THRESHOLD = 0.5
+    VERIFY_DETECTIONS = False  # True: finds are cut out, encoded and compared with the reference (`ops.similarity`)
+    VERIFY_MIN_CONFIDENCE = 0.05  # minimum score of a find to verify; DETECTION_MIN_CONFIDENCE is for verified scores
 
     # ---- training ----------------------------------------------------------------------------------------------
     GPU_COUNT = 1
@@ -132,6 +137,7 @@ class Config:
     FILL_NEGATIVE_ROIS = False  # True: negatives fill all rows; False: at most 2 per positive
     NUM_JITTERED_GT_ROIS = 0  # additional proposals: ground truth boxes, moved and stretched at random
     USE_HARD_NEGATIVES = False  # True: jitter boxes of the image's other train categories too, as background
+    ABSENT_REFERENCE_RATIO = 0.0  # share of samples whose reference shows a category that is not in the scene
     QUERIES_PER_IMAGE = 1  # consecutive samples that share an image, which is encoded once; divides IMAGES_PER_GPU
     LEARNING_RATE = 0.02
     OPTIMIZER = "sgd"  # "sgd", or "adam" with ADAM_BETA_2

@@ -425,6 +425,96 @@ def test_queries_in_a_row_that_show_several_scenes_are_refused(data):
         collate([*made[:3], made[0]], PAIRS)
 
 
+# ---- TrainingSamples: references of categories that are not in the scene ---------------------------------------------
+ABSENT = TINY.replace(ABSENT_REFERENCE_RATIO=1.0)
+
+
+def crowds_of(dataset, image_id):
+    """Class ids of the crowds in an image."""
+    entries = dataset.image_info[image_id]["annotations"]
+    return {dataset.map_source_class_id(f"coco.{entry['category_id']}") for entry in entries if entry["iscrowd"]}
+
+
+def test_absent_references_alone(tmp_path):
+    """Image 0 shows ellipse, rectangle and a crowd of triangles: nothing is absent, and it is trained on as usual."""
+    coco_tree.write_tree(tmp_path)
+    samples, plain = TrainingSamples(load(tmp_path), ABSENT), TrainingSamples(load(tmp_path), TINY)
+    for number in range(9):
+        sample, usual = samples[number], plain[number]
+        if sample.image_id == 0:
+            assert_same(sample, usual)
+            continue
+        [absent] = {ELLIPSE, RECTANGLE, TRIANGLE} - set(samples.dataset.image_category_index[sample.image_id])
+        assert sample.class_id == absent
+        [(image_id, annotation)] = sample.references
+        entry = samples.dataset.image_info[image_id]["annotations"][annotation]
+        assert entry["category_id"] == CATEGORY[absent] and not entry["iscrowd"]
+        np.testing.assert_array_equal(sample.targets, [cut_reference(samples.dataset, ABSENT, image_id, annotation)])
+        np.testing.assert_array_equal(sample.image, usual.image)
+        assert sample.gt_class_ids.shape == (0,) and sample.gt_boxes.shape == (0, 4)
+        assert sample.gt_masks.shape == (56, 56, 0) and sample.gt_masks.dtype == bool
+        assert set(sample.rpn_match.tolist()) == {-1, 0} and (sample.rpn_match == -1).sum() == 64
+        assert not sample.rpn_bbox.any()
+    assert crowds_of(samples.dataset, 0) == {TRIANGLE}
+
+
+def test_absent_references_leave_the_other_samples_as_they_are(tmp_path, caplog):
+    """Each sample decides alone, about the share of the setting; the others keep every draw."""
+    coco_tree.write_tree(tmp_path, num_images=6)
+    data = load(tmp_path)
+    config = PAIRS.replace(ABSENT_REFERENCE_RATIO=0.4)
+    samples, plain = TrainingSamples(data, config), TrainingSamples(data, PAIRS)
+    absent = []
+    for number in range(8 * len(samples)):
+        sample, usual = samples[number], plain[number]
+        if sample.image_id == 0:  # shows all classes
+            assert_same(sample, usual)
+            continue
+        absent.append(sample.class_id not in data.image_category_index[sample.image_id])
+        if not absent[-1]:
+            assert_same(sample, usual)
+        np.testing.assert_array_equal(sample.image, usual.image)
+    assert 0.2 < np.mean(absent) < 0.6
+    pairs = np.reshape(absent, (-1, 2))
+    assert {tuple(pair) for pair in pairs.tolist()} == {(True, True), (True, False), (False, True), (False, False)}
+    again = TrainingSamples(load(tmp_path), config)
+    for number in (17, 3, 40):
+        assert_same(again[number], samples[number])
+    other = TrainingSamples(data, config, seed=1)
+    assert [other[number].class_id for number in range(24)] != [samples[number].class_id for number in range(24)]
+    assert not caplog.records  # of no pixel left
+
+
+def test_queries_of_an_image_take_different_absent_classes(tmp_path, content):
+    content["annotations"] = [entry for entry in content["annotations"] if entry["id"] != 104]  # image 1: a rectangle
+    samples = TrainingSamples(reload(tmp_path, content), PAIRS.replace(ABSENT_REFERENCE_RATIO=1.0))
+    for run in range(4):
+        numbers = range(run * len(samples), (run + 1) * len(samples))
+        pair = [samples[number].class_id for number in numbers if samples.image_of(number) == 1]
+        assert sorted(pair) == [ELLIPSE, TRIANGLE]
+
+
+def test_objects_of_train_categories_are_hard_negatives_of_absent_references(tmp_path):
+    coco_tree.write_tree(tmp_path)
+    config = ABSENT.replace(USE_HARD_NEGATIVES=True, RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
+    samples = TrainingSamples(load(tmp_path), config)
+    sample = sample_of(samples, 1)
+    assert sample.class_id == ELLIPSE and sample.gt_class_ids.tolist() == [0, 0]
+    masks = [padded(samples.dataset.instance_mask(1, index)[..., None]) for index in (0, 1)]
+    np.testing.assert_array_equal(sample.gt_boxes, np.concatenate(list(map(extract_bboxes, masks))))
+    assert sample.gt_masks.shape == (56, 56, 2) and (sample.rpn_match == -1).all()  # also the anchors on the objects
+    batch = collate([sample], config)
+    assert not batch["input_gt_class_ids"].any() and batch["input_gt_boxes"][0, :2].any(axis=-1).all()
+
+
+def test_absent_references_under_augmentation(data):
+    config = PAIRS.replace(ABSENT_REFERENCE_RATIO=0.5)
+    samples = TrainingSamples(data, config, augmentation=augmentation.fliplr(0.5))
+    for place in range(12):
+        pair = [samples[2 * place], samples[2 * place + 1]]
+        assert len(collate(pair, config)["input_image"]) == 2  # one scene
+
+
 # ---- TrainingSamples: crops ------------------------------------------------------------------------------------------
 @pytest.fixture
 def crops(tmp_path, content):

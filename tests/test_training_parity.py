@@ -428,6 +428,10 @@ def test_replicas_share_the_loss(step, monkeypatch):
         ({"IMAGE_RESIZE_MODE": "pad64"}, "IMAGE_RESIZE_MODE = 'pad64'"),
         ({"USE_RPN_ROIS": False}, "USE_RPN_ROIS"),
         ({"QUERIES_PER_IMAGE": 3}, "IMAGES_PER_GPU = 16: expected a multiple of QUERIES_PER_IMAGE = 3"),
+        (
+            {"ABSENT_REFERENCE_RATIO": 0.2, "FILL_NEGATIVE_ROIS": False},
+            "RATIO = 0.2: expected FILL_NEGATIVE_ROIS = True",
+        ),
     ],
 )
 def test_configurations_that_cannot_be_trained(tiny, settings, message):

@@ -35,7 +35,7 @@ _MATCH = 1  # class id of objects of the target category
 _OTHER = 0  # class id of other objects: background, like the padding
 
 # the purpose of a random number, a part of its key
-_Draw = enum.IntEnum("_Draw", ["ORDER", "CLASS", "AUGMENTATION", "RPN_TARGETS", "INSTANCES", "CROP"])
+_Draw = enum.IntEnum("_Draw", "ORDER CLASS AUGMENTATION RPN_TARGETS INSTANCES CROP ABSENT ABSENT_CLASS")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Sample:
     """One training sample.
 
     Attributes:
+        class_id: the target category, which the references show; it may be absent from the scene.
         references: [(image id, annotation index)] of the K references.
         image: uint8 [height, width, 3], the resized and padded scene, the mean not subtracted.
         image_meta: float64 [IMAGE_META_SIZE].
@@ -75,6 +76,10 @@ class TrainingSamples:
     background. With QUERIES_PER_IMAGE = n, samples n * i to n * i + n - 1 share one image and take different classes
     while it has them. `len(samples)` is the length of a pass and a loop ends after one, but numbers go on: sample
     `len(samples)` is the first one of the second pass.
+
+    In a share ABSENT_REFERENCE_RATIO of the samples the target category is a random active class that is not in the
+    image, not even as a crowd: all anchors and rois are negative. Samples that share an image are drawn independently.
+    An image with all active classes gives a usual sample instead.
 
     Args:
         dataset: with indices built; its ACTIVE_CLASSES are trained.
@@ -178,9 +183,10 @@ class TrainingSamples:
 
         Another class is tried if no instance of the first has a pixel left at this size.
         """
-        active = set(self.class_ids)
+        active, absent_id = set(self.class_ids), self._absent_class(image_id, query, rng)
         present = [int(class_id) for class_id in self.dataset.image_category_index[image_id] if class_id in active]
-        for class_id in np.roll(rng(_Draw.CLASS).permutation(present), -query).tolist():
+        in_order = [absent_id] if absent_id else np.roll(rng(_Draw.CLASS).permutation(present), -query).tolist()
+        for class_id in in_order:
             others = active - {class_id} if self.config.USE_HARD_NEGATIVES else set()
             masks, matches = _load_instances(self.dataset, image_id, class_id, others)
             masks, image = resize.resize_mask(masks, *resizing), scene
@@ -188,7 +194,7 @@ class TrainingSamples:
                 image, masks = self.augmentation(scene, masks, rng(_Draw.AUGMENTATION))
             kept = masks.any(axis=(0, 1))
             masks, matches = masks[..., kept], matches[kept]
-            if (matches > 0).any():
+            if absent_id or (matches > 0).any():
                 break
         else:
             if image_id not in self._reported:
@@ -196,6 +202,18 @@ class TrainingSamples:
                 logger.warning(message, self.dataset.image_reference(image_id))
             self._reported.add(image_id)
         return class_id, image, masks, matches
+
+    def _absent_class(self, image_id: int, query: int, rng: Callable[..., Rng]) -> int | None:
+        """A class to search in vain, if the sample is one of ABSENT_REFERENCE_RATIO; else None.
+
+        Queries of an image decide one by one, and take different classes while there are enough.
+        """
+        ratio = self.config.ABSENT_REFERENCE_RATIO
+        if not ratio or rng(_Draw.ABSENT, query).random() >= ratio:
+            return None
+        shown = {annotation["category_id"] for annotation in self.dataset.image_info[image_id]["annotations"]}
+        absent = [class_id for class_id in self.class_ids if self.dataset.class_info[class_id]["id"] not in shown]
+        return int(np.roll(rng(_Draw.ABSENT_CLASS).permutation(absent), -query)[0]) if absent else None
 
 
 def collate(samples: Sequence[Sample], config: Config) -> dict[str, np.ndarray]:
@@ -346,7 +364,9 @@ def _load_instances(
     found = [(index, -_MATCH if crowd else _MATCH) for index, owner, crowd in entries if owner == category]
     found += [(index, _OTHER) for index, owner, crowd in entries if owner in others and not crowd]
     masks = [dataset.instance_mask(image_id, index) for index, _ in found]
-    return np.stack(masks, axis=-1), np.array([match for _, match in found], np.int32)
+    shape = dataset.image_info[image_id]["height"], dataset.image_info[image_id]["width"], 0
+    matches = np.array([match for _, match in found], np.int32)
+    return np.stack(masks, axis=-1) if masks else np.zeros(shape, bool), matches
 
 
 def _chosen_instances(gt_class_ids: np.ndarray, maximum: int, rng: Rng) -> np.ndarray:

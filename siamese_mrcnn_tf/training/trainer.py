@@ -155,9 +155,12 @@ class Trainer:
         return {"seed": self.settings.seed, **counts, **self.settings.fixed}
 
     def _differences(self, state: TrainerState) -> list[tuple[str, Any, Any]]:
-        """[(name, value here, value in the state)] of the settings that differ from those of a saved run."""
-        mine = self._fixed_settings()
-        return [(name, mine[name], state.settings.get(name)) for name in mine if mine[name] != state.settings.get(name)]
+        """[(name, value here, value in the state)] of the settings that differ from those of a saved run.
+
+        A setting of the configuration that the state lacks is newer than the run, which has its default.
+        """
+        mine, theirs = self._fixed_settings(), Config().to_dict() | state.settings
+        return [(name, mine[name], theirs.get(name)) for name in mine if mine[name] != theirs.get(name)]
 
     def _check(self, stages: Sequence[Stage]) -> None:
         """Fail now instead of after days of training."""
