@@ -7,6 +7,7 @@ references: samplers of references.
 records: the files with all queries and their detections.
 coco_scores: COCOeval's metrics of each run, and over runs.
 intervals: means and confidence intervals.
+presence: the open protocol's metrics, with queries for absent categories.
 analysis: metrics by number of instances, and the confusion of categories.
 original: `evaluate_dataset`, the original's function.
 """

@@ -29,9 +29,9 @@ Table = dict[str, list]
 
 ANALYSIS_FILE = "analysis.json"
 BINS: tuple[Bin, ...] = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 10), (11, None))
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # COCOeval's
 FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = range(3)  # a detection in a crowd is ignored
 
-_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU, COCOeval's
 _RECALLS = np.linspace(0, 1, 101)  # at which precision is read, COCOeval's
 _MAX_DETECTIONS = 100  # of an image and category, COCOeval's
 _METRICS = ("AP", "AP50")
@@ -139,7 +139,7 @@ def match_queries(
         truth = [entry for entry in coco.imgToAnns.get(image_id, ()) if entry["category_id"] in wanted]
         present = sorted({entry["category_id"] for entry in truth if not entry.get("iscrowd")})
         if present:
-            of_image = _Truth(truth, coco.imgs[image_id], iou_type)
+            of_image = ImageTruth(truth, coco.imgs[image_id], iou_type)
             queries += [_matched(of_image, image_id, category, detections[image_id, category]) for category in present]
     return queries
 
@@ -211,8 +211,8 @@ def _by_category(queries: Iterable[QueryMatches]) -> dict[int, list[QueryMatches
     return grouped
 
 
-class _Truth:
-    """The annotations of an image for matching: `categories` int [g], `crowds` bool [g]."""
+class ImageTruth:
+    """Annotations of an image for matching: `categories` int [g], `crowds` bool [g]."""
 
     def __init__(self, annotations: list[dict[str, Any]], image: dict[str, Any], iou_type: str) -> None:
         height, width = image["height"], image["width"]
@@ -228,24 +228,27 @@ class _Truth:
         return np.asarray(coco_mask.iou(shapes, self._shapes, self.crowds.astype(np.uint8).tolist()))
 
 
-def _matched(truth: _Truth, image_id: int, category_id: int, detections: list[tuple[float, Any]]) -> QueryMatches:
+def _matched(truth: ImageTruth, image_id: int, category_id: int, detections: list[tuple[float, Any]]) -> QueryMatches:
     """The QueryMatches of an image and category from its detections [(score, shape)]."""
     scores = np.array([score for score, _ in detections], float)
     order = np.argsort(-scores, kind="mergesort")[:_MAX_DETECTIONS]
     overlaps = truth.overlaps([detections[index][1] for index in order])
     own = truth.categories == category_id
-    matches = [_match(overlaps[:, own], truth.crowds[own], threshold) for threshold in _THRESHOLDS]
+    matches = [match_outcomes(overlaps[:, own], truth.crowds[own], threshold) for threshold in IOU_THRESHOLDS]
     others = {}
     for other in set(truth.categories.tolist()):
         of_other = truth.categories == other
-        matched = _match(overlaps[:, of_other], truth.crowds[of_other], _THRESHOLDS[0])
+        matched = match_outcomes(overlaps[:, of_other], truth.crowds[of_other], IOU_THRESHOLDS[0])
         others[other] = (matched, int((of_other & ~truth.crowds).sum()))
-    table = np.array(matches, np.int8).reshape(len(_THRESHOLDS), len(order))
+    table = np.array(matches, np.int8).reshape(len(IOU_THRESHOLDS), len(order))
     return QueryMatches(image_id, category_id, scores[order], table, others[category_id][1], others)
 
 
-def _match(overlaps: np.ndarray, crowds: np.ndarray, threshold: float) -> np.ndarray:
-    """Matches int8 [d] of IoU [d, g], best detection first; a crowd takes any number of the detections left."""
+def match_outcomes(overlaps: np.ndarray, crowds: np.ndarray, threshold: float) -> np.ndarray:
+    """FALSE_POSITIVE, TRUE_POSITIVE or IGNORED, int8 [d], of detections from their IoU [d, g], the best first.
+
+    Each takes the instance that it overlaps most and that is left; a crowd takes any number of the others.
+    """
     threshold = min(threshold, 1 - 1e-10)
     is_true = match_greedily(overlaps[:, ~crowds], threshold) >= 0
     in_crowd = (overlaps[:, crowds] >= threshold).any(axis=1)

@@ -63,7 +63,8 @@ class EvaluationScores:
         runs: for each run "bbox" and, for a model with masks, "segm" -> CocoScores.
         mean: iou type -> metric -> mean over runs; -1 without ground truth.
         interval: likewise half the width of the 95% interval of the mean; None for one run and without ground truth.
-        num_queries, num_results: of all runs together.
+        num_images: of those that were searched for a category in them.
+        num_queries, num_results: of all runs together, without those of absent categories.
         seconds: spent on the images, reading included.
     """
 
@@ -98,7 +99,7 @@ class EvaluationScores:
 def score_records(
     coco: COCO, records: "Records", *, has_masks: bool = True, image_ids: Iterable[int] | None = None
 ) -> EvaluationScores:
-    """Score the records of a whole evaluation, masks too with `has_masks`.
+    """Score the records of a whole evaluation, masks too with `has_masks`; queries of absent categories do not count.
 
     `image_ids` are the COCO ids of the images to score; None: all. Errors as of `score`.
     """
@@ -120,8 +121,9 @@ def score_records(
     for kind, name in itertools.product(iou_types, METRICS):
         value, interval[kind][name] = mean_and_ci([run[kind].stats[name] for run in runs])
         mean[kind][name] = -1.0 if value is None else value
-    num_queries, seconds = sum(len(one["queries"]) for one in scored), sum(one["seconds"] for one in scored)
-    return EvaluationScores(runs, mean, interval, len(images), num_queries, num_results, seconds)
+    present = [sum(not query.get("absent") for query in one["queries"]) for one in scored]
+    num_images, seconds = len(images) - present.count(0), sum(one["seconds"] for one in scored)
+    return EvaluationScores(runs, mean, interval, num_images, sum(present), num_results, seconds)
 
 
 def over_categories(

@@ -1,7 +1,8 @@
 """The one-shot protocol: every image is searched for each category in it, with references drawn from the whole set.
 
-Paper, Algorithm 1; design section 7. `evaluate` makes the runs, or resumes them after a stop; `rescore` scores the
-records in a folder without the model; `merge` joins the parts of several processes or machines.
+Paper, Algorithm 1; design section 7. The open protocol (`EvaluationSettings.absent`) searches it for categories that
+are not in it, too. `evaluate` makes the runs, or resumes them after a stop; `rescore` scores the records in a folder
+without the model; `merge` joins the parts of several processes or machines.
 """
 
 import collections
@@ -23,7 +24,8 @@ from ..io import files
 from ..predictor import SiamesePredictor
 from .analysis import ANALYSIS_FILE, analyse
 from .coco_scores import SCORES_FILE, EvaluationScores, results_of, score_records
-from .queries import Detections, Detector, OneShotDetector, Query, queries_of
+from .presence import PRESENCE_FILE, presence
+from .queries import Detections, Detector, OneShotDetector, Query, queries_of, with_absent
 from .records import Folder, Record, Records, RecordWriter, Settings, Shard, merge_records, read_records
 from .references import MismatchedReferenceSampler, Queries, RandomReferenceSampler, Reference, Sampler, classes_in
 from .settings import EvaluationSettings, complete_settings, require_counts
@@ -31,10 +33,17 @@ from .settings import EvaluationSettings, complete_settings, require_counts
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The records of an evaluation with its settings, and the scores, None for one of several shards."""
+    """A finished evaluation, or one of several shards.
+
+    Attributes:
+        records: with the settings.
+        scores: None for a shard.
+        presence: of `presence.presence`; None for a shard, and without `EvaluationSettings.absent`.
+    """
 
     records: Records
-    scores: EvaluationScores | None
+    scores: EvaluationScores | None = None
+    presence: dict[str, Any] | None = None
 
 
 def evaluate(
@@ -67,7 +76,8 @@ def evaluate(
         coco: of its annotation file.
         sampler: (image id, class id, run, shots) -> references; replaces the random draws. A reference is
             (image id, annotation index) or a crop uint8 [h, w, RGB].
-        folder: for settings, records, COCO results of each run, scores and analysis; None keeps them in memory.
+        folder: for settings, records, COCO results of each run, scores, analysis and presence; None keeps them in
+            memory.
         resume: continue the evaluation in `folder`, if there is one.
         shard: (i, n), evaluate part i of n, from 1; `merge` joins the parts.
         weights: path of the weight file, for its checksum in the settings.
@@ -101,11 +111,16 @@ def evaluate(
             for _, record in recorder.records(mine, writer.done):
                 writer.append(record)
         records = read_records(folder)
-    return Evaluation(records, _scored(records, coco, folder, progress) if count == 1 else None)
+    return _scored(records, coco, folder, progress) if count == 1 else Evaluation(records)
 
 
 def rescore(
-    folder: Folder, coco: COCO, dataset: IndexedCocoDataset | None = None, *, progress: bool = True
+    folder: Folder,
+    coco: COCO,
+    dataset: IndexedCocoDataset | None = None,
+    *,
+    threshold: float | None = None,
+    progress: bool = True,
 ) -> Evaluation:
     """Score and analyse the evaluation in a folder again, without its model.
 
@@ -113,6 +128,7 @@ def rescore(
         folder: of a whole evaluation, in one or several records files; or one of its files.
         coco: of its annotation file.
         dataset: with indices built, to check the categories of the records; None skips the check.
+        threshold: minimum score of a detection for the metrics of presence; None: that of the settings.
 
     Raises:
         ValueError: no evaluation there, images are missing in it, or it is of another set.
@@ -123,7 +139,7 @@ def rescore(
     _require_set_of(records.settings, coco, folder)
     for record in records:
         _require_queries_of(record, records.settings, dataset, folder)
-    return Evaluation(records, _scored(records, coco, folder, progress))
+    return _scored(records, coco, folder, progress, threshold)
 
 
 def merge(
@@ -132,6 +148,7 @@ def merge(
     coco: COCO,
     dataset: IndexedCocoDataset | None = None,
     *,
+    threshold: float | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Join the parts (`evaluate` with a shard) in `folders` in the new folder `folder`, and score them.
@@ -140,7 +157,7 @@ def merge(
     raise ValueError, and nothing is written.
     """
     merge_records(folders, folder)
-    return rescore(folder, coco, dataset, progress=progress)
+    return rescore(folder, coco, dataset, threshold=threshold, progress=progress)
 
 
 def _queries_and_sampler(
@@ -154,19 +171,23 @@ def _queries_and_sampler(
             raise ValueError(f"control = {settings.control!r}: {detector.name} takes no references")
         mismatched = MismatchedReferenceSampler(dataset, detector.config, seed=settings.seed, control=settings.control)
         queries, sampler = mismatched.possible(queries), mismatched
-    queries = queries[: settings.limit]
+    every, queries = queries, queries[: settings.limit]
     if not queries:
         raise ValueError(f"{dataset.set_name}: no image has an instance of the categories to evaluate")
+    if sampler is None:
+        exclude = settings.exclude_query_image
+        sampler = RandomReferenceSampler(dataset, detector.config, seed=settings.seed, exclude_query_image=exclude)
+        if detector.needs_references:
+            sampler.check(queries)
+    if settings.absent is not None:
+        last = queries[-1][0] if len(queries) < len(every) else dataset.image_ids[-1]
+        chosen: dict[str, Any] = {"class_ids": settings.class_ids, "seed": settings.seed, "config": detector.config}
+        images = [one for one in dataset.image_ids.tolist() if one <= last]
+        queries = with_absent(dataset, queries, settings.absent, image_ids=images, **chosen)
     for image_id, _ in queries:
         path = dataset.image_info[image_id]["path"]
         if not os.path.isfile(path):
             raise ValueError(f"{path}: no such image, though the annotation file lists it")
-    if sampler is None:
-        exclude = settings.exclude_query_image
-        drawn = RandomReferenceSampler(dataset, detector.config, seed=settings.seed, exclude_query_image=exclude)
-        if detector.needs_references:
-            drawn.check(queries)
-        return queries, drawn
     return queries, sampler
 
 
@@ -201,9 +222,9 @@ class _Recorder:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _entries(self, image_id: int, present: list[int]) -> list[dict[str, Any]]:
-        """The queries of an image's record (see `records`): the classes `present`, in all runs."""
-        asked = itertools.product(range(self.settings.runs), present)
+    def _entries(self, image_id: int, class_ids: list[int]) -> list[dict[str, Any]]:
+        """The queries of an image's record (see `records`): some classes in all runs."""
+        asked = itertools.product(range(self.settings.runs), class_ids)
         queries = [Query(self.settings.seed, run, one, self._references(image_id, one, run)) for run, one in asked]
         found = self.detector.search(self.dataset, image_id, queries)
         return [self._entry(image_id, query, one) for query, one in zip(queries, found, strict=True)]
@@ -223,7 +244,8 @@ class _Recorder:
         masks = found["masks"] if self.detector.config.MODEL == "mrcnn" else None
         results = results_of(coco_id, category_id, found["rois"], found["scores"], masks, area=self.settings.area)
         references = [self._coco_reference(reference) for reference in query.references]
-        return {"run": query.run, "category_id": category_id, "references": references, "detections": results}
+        entry = {"run": query.run, "category_id": category_id, "references": references, "detections": results}
+        return entry if query.class_id in classes_in(self.dataset, image_id) else entry | {"absent": True}
 
     def _coco_reference(self, reference: Reference) -> list[int] | None:
         """[COCO image id, COCO annotation id] of an instance, None for a crop."""
@@ -246,19 +268,24 @@ def _data_settings(dataset: IndexedCocoDataset, queries: Queries, class_ids: Seq
     }
 
 
-def _scored(records: Records, coco: COCO, folder: Folder | None, progress: bool) -> EvaluationScores:
-    """Scores of a whole evaluation; into `folder` go scores, COCO results of each run, and analysis."""
+def _scored(
+    records: Records, coco: COCO, folder: Folder | None, progress: bool, threshold: float | None = None
+) -> Evaluation:
+    """A whole evaluation with its scores; into `folder` go scores, COCO results of each run, analysis and presence."""
     settings = records.settings
     scores = score_records(coco, records, has_masks=settings["config"]["MODEL"] == "mrcnn")
+    found = presence(coco, records, threshold=threshold) if "absent" in settings else None
     if folder is not None:
         files.write_json(Path(folder) / SCORES_FILE, scores.to_dict(), indent=1)
         for run in range(settings["runs"]):
             files.write_json(Path(folder) / f"results_run_{run}.json", records.results(run))
         runs = (records.results(run) for run in range(settings["runs"]))
         chosen = {"image_ids": settings["images"], "category_ids": _category_ids(settings)}
-        found = analyse(coco, runs, **chosen, iou_types=tuple(scores.mean), progress=progress)
-        files.write_json(Path(folder) / ANALYSIS_FILE, found)
-    return scores
+        analysed = analyse(coco, runs, **chosen, iou_types=tuple(scores.mean), progress=progress)
+        files.write_json(Path(folder) / ANALYSIS_FILE, analysed)
+        if found is not None:
+            files.write_json(Path(folder) / PRESENCE_FILE, found, indent=1)
+    return Evaluation(records, scores, found)
 
 
 def _category_ids(settings: Settings) -> list[int]:
@@ -278,18 +305,29 @@ def _require_set_of(settings: Settings, coco: COCO, folder: Path) -> None:
 def _require_queries_of(record: Record, settings: Settings, dataset: IndexedCocoDataset | None, folder: Path) -> None:
     """Refuse a record that lacks a run of a category, or, given the data set, has other categories than the image."""
     coco_id, evaluated = record["image_id"], set(_category_ids(settings))
-    asked = sorted((query["run"], query["category_id"]) for query in record["queries"])
-    categories = sorted({category for _, category in asked})
-    unknown = set(categories) - evaluated
+    asked: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+    for query in record["queries"]:
+        asked[bool(query.get("absent"))].append((query["run"], query["category_id"]))
+    present, absent = (sorted({category for _, category in asked[one]}) for one in (False, True))
+    unknown = {*present, *absent} - evaluated
     if unknown:
         raise ValueError(f"{folder}: image {coco_id} was searched for category {min(unknown)}, which its settings lack")
+    wrong: set[int] = set()
     if dataset is not None:
         image_id = dataset.image_from_source_map.get(f"{dataset.image_info[0]['source']}.{coco_id}")
         if image_id is None:
             raise ValueError(f"{dataset.set_name}: image {coco_id} of the records is not in this set")
-        categories = sorted(evaluated & {dataset.class_info[one]["id"] for one in classes_in(dataset, image_id)})
-    if asked != list(itertools.product(range(settings["runs"]), categories)):
+        present = sorted(evaluated & {dataset.class_info[one]["id"] for one in classes_in(dataset, image_id)})
+        wrong = set(absent) & {entry["category_id"] for entry in dataset.image_info[image_id]["annotations"]}
+    if sorted(asked[False]) != list(itertools.product(range(settings["runs"]), present)):
         raise ValueError(
             f"{folder}: image {coco_id} was searched for other categories than are in it, or not in all "
-            f"{settings['runs']} runs; expected {categories} in each"
+            f"{settings['runs']} runs; expected {present} in each"
+        )
+    limits: dict[Any, Any] = {None: 0, "all": len(evaluated)}
+    limit = limits.get(settings.get("absent"), settings.get("absent"))
+    if wrong or len(absent) > limit or sorted(asked[True]) != list(itertools.product(range(settings["runs"]), absent)):
+        raise ValueError(
+            f"{folder}: image {coco_id} was searched for absent categories {absent}, expected at most {limit} that are "
+            f"not in it, in all {settings['runs']} runs"
         )

@@ -11,10 +11,10 @@ import numpy as np
 
 from ..config import Config
 from ..data.dataset import IndexedCocoDataset
-from ..data.references import cut_reference
+from ..data.references import cut_reference, has_reference
 from ..ops.boxes import extract_bboxes
 from ..predictor import EncodedScenes, ReferenceEmbedding, SiamesePredictor
-from .references import Queries, Reference, classes_in
+from .references import Queries, Reference, absent_classes, classes_in
 
 Detections = dict[str, Any]  # of a query: rois, scores, masks, as of `SiamesePredictor.detect`
 
@@ -52,14 +52,56 @@ def queries_of(dataset: IndexedCocoDataset, class_ids: Iterable[int] | None = No
     Raises:
         ValueError: a class that the data set does not have.
     """
+    wanted = _known_classes(dataset, class_ids)
+    image_ids = dataset.image_ids.tolist()
+    queries = [(i, [one for one in classes_in(dataset, i) if one in wanted]) for i in image_ids]
+    return [(image_id, present) for image_id, present in queries if present]
+
+
+def with_absent(
+    dataset: IndexedCocoDataset,
+    queries: Queries,
+    absent: int | str,
+    *,
+    image_ids: Iterable[int],
+    class_ids: Iterable[int] | None = None,
+    seed: int,
+    config: Config,
+) -> Queries:
+    """The queries of the open protocol: those of `queries_of`, and in each image classes that are not in it.
+
+    The choice of an image depends only on (seed, COCO image id) and on the classes that it has to choose from, and the
+    N classes are among the N + 1 that a larger `absent` gives.
+
+    Args:
+        dataset: with indices built.
+        queries: of `queries_of`.
+        absent: number of classes, N >= 1, of each image that are not in it, not even as a crowd; or "all" of them.
+        image_ids: the images in order; those without any query are left out.
+        class_ids: as of `queries_of`; a class without a usable reference is not among the absent ones.
+        config: of the model; decides which references are usable (`data.references.has_reference`).
+
+    Returns:
+        (image id, [class ids, present and absent, ascending]) of the images in their order.
+    """
+    usable = [one for one in sorted(_known_classes(dataset, class_ids)) if has_reference(dataset, one, config)]
+    present, asked = dict(queries), []
+    for image_id in image_ids:
+        others = absent_classes(dataset, image_id, usable)
+        if absent != "all":
+            rng = np.random.default_rng([seed, dataset.image_info[image_id]["id"]])
+            others = [others[place] for place in rng.permutation(len(others))[: int(absent)]]
+        asked.append((int(image_id), sorted([*present.get(image_id, ()), *others])))
+    return [(image_id, classes) for image_id, classes in asked if classes]
+
+
+def _known_classes(dataset: IndexedCocoDataset, class_ids: Iterable[int] | None) -> set[int]:
     wanted = {int(class_id) for class_id in (dataset.ACTIVE_CLASSES if class_ids is None else class_ids)}
     unknown = sorted(wanted - set(dataset.class_ids[1:].tolist()))
     if unknown:
         last = dataset.num_classes - 1
         raise ValueError(f"class_ids: {unknown} are not in {dataset.set_name}, whose classes are 1..{last}")
-    image_ids = dataset.image_ids.tolist()
-    queries = [(i, [one for one in classes_in(dataset, i) if one in wanted]) for i in image_ids]
-    return [(image_id, present) for image_id, present in queries if present]
+    return wanted
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
@@ -133,6 +175,7 @@ def _repeated(scene: EncodedScenes, count: int) -> EncodedScenes:
         image_metas=np.repeat(scene.image_metas, count, axis=0),
         windows=np.repeat(scene.windows, count, axis=0),
         anchors=np.repeat(scene.anchors, count, axis=0),
+        images=list(scene.images) * count,
         shapes=list(scene.shapes) * count,
     )
 
@@ -144,7 +187,8 @@ class RandomBoxes:
     """The paper's baseline: the ground truth of the category, shifted at random inside the image with its masks.
 
     It knows the categories, the number of instances, their sizes and outlines, but not their places. Scores are uniform
-    in [0.8, 1]. A result depends only on (seed, run, image, class). `config` only goes into the settings.
+    in [0.8, 1]; of a category that is not in the image it finds nothing. A result depends only on (seed, run, image,
+    class). `config` only goes into the settings.
     """
 
     needs_references = False

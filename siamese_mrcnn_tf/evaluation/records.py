@@ -5,7 +5,8 @@ A records file starts with a header line. Each following line is the record of a
     {"image_id": COCO id, "seconds": s, "queries": [{"run": 0, "category_id": COCO id,
      "references": [[COCO image id, COCO annotation id], ...], "detections": [COCO result, ...]}, ...]}
 
-A reference that was given as a crop is null. A line that was cut short is dropped, and its image is done again.
+A reference that was given as a crop is null. A query for a category that is not in the image has "absent": true, and
+the key is left out of the others. A line that was cut short is dropped, and its image is done again.
 """
 
 import contextlib
@@ -142,20 +143,23 @@ class Records:
     def __len__(self) -> int:
         return len(self.places)
 
-    def results(self, run: int) -> list[dict[str, Any]]:
-        """COCO results of one run, from 0: list of dicts image_id, category_id, bbox, score, area, segmentation."""
-        return [result for query in self.queries(run) for result in query["detections"]]
+    def results(self, run: int, *, absent: bool = False) -> list[dict[str, Any]]:
+        """COCO results of one run, from 0: list of dicts image_id, category_id, bbox, score, area, segmentation.
 
-    def references(self, run: int) -> list[dict[str, Any]]:
-        """Queries of one run: list of dicts image_id, category_id, references [(image id, annotation id)]."""
+        Those of the categories present, or with `absent` of all queries.
+        """
+        return [result for query in self.queries(run, absent=absent) for result in query["detections"]]
+
+    def references(self, run: int, *, absent: bool = False) -> list[dict[str, Any]]:
+        """`queries` of one run: list of dicts image_id, category_id, references [(image id, annotation id)]."""
         keys = ("image_id", "category_id", "references")
-        return [{key: query[key] for key in keys} for query in self.queries(run)]
+        return [{key: query[key] for key in keys} for query in self.queries(run, absent=absent)]
 
-    def queries(self, run: int) -> Iterator[dict[str, Any]]:
-        """Queries of one run, each with its image_id."""
+    def queries(self, run: int, *, absent: bool = False) -> Iterator[dict[str, Any]]:
+        """Queries of one run, each with its image_id; with `absent` those for absent categories too."""
         for record in self:
             for query in record["queries"]:
-                if query["run"] == run:
+                if query["run"] == run and (absent or not query.get("absent")):
                     yield query | {"image_id": record["image_id"]}
 
     def require_complete(self) -> None:

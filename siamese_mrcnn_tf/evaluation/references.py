@@ -14,7 +14,7 @@ from ..data.references import NoReferenceError, draw_reference, has_reference
 
 Reference = tuple[int, int] | np.ndarray
 Sampler = Callable[[int, int, int, int], Sequence[Reference]]
-Queries = list[tuple[int, list[int]]]  # (image id, [class ids present in it])
+Queries = list[tuple[int, list[int]]]  # (image id, [class ids to search it for])
 
 CONTROLS = ("present", "absent")
 
@@ -24,6 +24,12 @@ def classes_in(dataset: IndexedCocoDataset, image_id: int) -> list[int]:
     if dataset.image_category_index is None:
         raise RuntimeError("the data set has no indices: call build_indices() first")
     return [int(class_id) for class_id in dataset.image_category_index[image_id]]
+
+
+def absent_classes(dataset: IndexedCocoDataset, image_id: int, class_ids: Iterable[int]) -> list[int]:
+    """Those of some class ids without any annotation in an image, also none of a crowd; in their order."""
+    categories = {annotation["category_id"] for annotation in dataset.image_info[image_id]["annotations"]}
+    return [one for one in class_ids if dataset.class_info[one]["id"] not in categories]
 
 
 class RandomReferenceSampler:
@@ -80,8 +86,7 @@ class MismatchedReferenceSampler:
         if self._control == "present":
             present = set(classes_in(self._dataset, image_id))
             return [other for other in self._usable if other in present - {class_id}]
-        categories = {annotation["category_id"] for annotation in self._dataset.image_info[image_id]["annotations"]}
-        return [other for other in self._usable if self._dataset.class_info[other]["id"] not in categories]
+        return absent_classes(self._dataset, image_id, self._usable)
 
     def __call__(self, image_id: int, class_id: int, run: int, shots: int) -> list[tuple[int, int]]:
         key: dict[str, Any] = {"seed": self._seed, "run": run, "image_id": image_id, "config": self._config}

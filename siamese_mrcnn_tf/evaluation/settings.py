@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import numbers
 import os
 from collections.abc import Sequence
 from importlib import metadata
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1  # of settings.json and of the records
 SETTINGS_FILE = "settings.json"
 _PACKAGES = ("siamese_mrcnn_tf", "tensorflow", "keras", "numpy", "pycocotools")
+DEFAULT_THRESHOLD = 0.7  # minimum score of a detection, the published one
 _UNBOUND = ("versions", "fingerprint", "weights_file")  # may differ between parts of one evaluation
 
 
@@ -32,11 +34,15 @@ class EvaluationSettings:
         runs: repeats of each query with fresh references.
         seed: of the reference draws; the key of a draw is (seed, run, image, class, shot).
         class_ids: [n] to evaluate, the others count as background; None: the data set's ACTIVE_CLASSES.
-        limit: evaluate only the first `limit` images that have one of the classes; None: all.
+        limit: evaluate only the first `limit` images that have one of the classes, and with `absent` those without any
+            that come before them; None: all.
         area: "mask" or "box", the area of results (`coco_scores.results_of`).
         exclude_query_image: draw references from other images than the query's only.
         control: "present" or "absent": use references of the wrong category (`references.MismatchedReferenceSampler`)
             and skip images that leave no choice.
+        absent: also search each image for N of the classes that are not in it, not even as a crowd, or for "all" of
+            them; not together with `control`. Metrics of presence come with it (`presence`).
+        threshold: minimum score of a detection for the metrics of presence.
         about: further keys of settings.json with plain values: protocol, split, category_set, subset, year, ...
 
     Raises:
@@ -51,6 +57,8 @@ class EvaluationSettings:
     area: str = "mask"
     exclude_query_image: bool = False
     control: str | None = None
+    absent: int | str | None = None
+    threshold: float = DEFAULT_THRESHOLD
     about: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -61,12 +69,23 @@ class EvaluationSettings:
             raise ValueError(f"control = {self.control!r}: expected one of {', '.join(CONTROLS)}")
         if self.control is not None and self.exclude_query_image:
             raise ValueError(f"control = {self.control!r}: draws its own references, expected no exclude_query_image")
+        if isinstance(self.absent, str) and self.absent != "all":
+            raise ValueError(f"absent = {self.absent!r}: expected 'all' or a whole number of 1 or more")
+        if not isinstance(self.absent, str):
+            require_counts(absent=self.absent)
+        if self.absent is not None and self.control is not None:
+            raise ValueError(f"absent = {self.absent!r}: does not go with control = {self.control!r}")
+        require_threshold(self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of settings.json; `class_ids` become its `categories`, `control` is left out where it is None."""
+        """The keys of settings.json; `class_ids` become its `categories`.
+
+        `control` is left out where it is None; so are `absent` and `threshold` without absent categories.
+        """
         names = ("seed", "runs", "shots", "limit", "area", "exclude_query_image")
         content = (self.about or {}) | {name: getattr(self, name) for name in names}
-        return content if self.control is None else content | {"control": self.control}
+        content |= {} if self.control is None else {"control": self.control}
+        return content | ({} if self.absent is None else {"absent": self.absent, "threshold": self.threshold})
 
 
 def require_counts(**values: int | None) -> None:
@@ -74,6 +93,12 @@ def require_counts(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} = {value!r}: expected a whole number of 1 or more")
+
+
+def require_threshold(value: float) -> None:
+    """Raise ValueError unless a threshold of scores is above 0 and at most 1: no query has a score of 0 or less."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value <= 1:
+        raise ValueError(f"threshold = {value!r}: expected a number above 0 and at most 1")
 
 
 def complete_settings(settings: dict[str, Any], *, weights: str | os.PathLike | None = None) -> dict[str, Any]:
