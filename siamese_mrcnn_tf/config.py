@@ -28,6 +28,7 @@ _CHOICES = {
     "OPTIMIZER": ("sgd", "adam"),
     "MODEL": ("mrcnn", "frcnn"),
     "TRAIN_BN": (False, None),
+    "CLASS_LOSS": ("cross_entropy", "focal"),
 }
 _LENGTHS = {  # of settings with a fixed number of values; None is allowed
     **dict.fromkeys(("BACKBONE_BLOCKS", "BACKBONE_WIDTHS", "BBOX_STD_DEV", "RPN_BBOX_STD_DEV"), 4),
@@ -81,6 +82,7 @@ class Config:
     FPN_CLASSIF_FC_LAYERS_SIZE = 512
     MASK_HEAD_CHANNELS = 256
     NUM_CLASSES = 2  # background, match
+    USE_PRESENCE = False  # True: an output for whether the category is in the scene at all; it multiplies the scores
     NUM_TARGETS = 1  # references of a query (K-shot)
     PRECISION = "float32"  # "bfloat16" in the layers; weights, boxes, losses and outputs stay float32
 
@@ -146,7 +148,8 @@ class Config:
     WARM_UP_STEPS = 0  # linear rise of the learning rate at the start of a stage with decay
     WEIGHT_DECAY = 0.0001
     GRADIENT_CLIP_NORM = 5.0
-    LOSS_WEIGHTS = {
+    CLASS_LOSS = "cross_entropy"  # of the class head; or "focal"
+    LOSS_WEIGHTS = {  # with USE_PRESENCE optionally "presence_loss", by default 1.0
         "rpn_class_loss": 2.0,
         "rpn_bbox_loss": 0.1,
         "mrcnn_class_loss": 2.0,
@@ -245,8 +248,10 @@ class Config:
             if value is not None and len(value) != length:
                 raise ValueError(f"{name} = {value}: expected {length} numbers")
         weights, expected = self.LOSS_WEIGHTS, Config.LOSS_WEIGHTS
-        if set(weights) != set(expected) or not all(map(_is_number, weights.values())):
-            raise ValueError(f"LOSS_WEIGHTS = {weights}: expected a number for each of {', '.join(expected)}")
+        optional = {"presence_loss"} if self.USE_PRESENCE else set()
+        if set(weights) - optional != set(expected) or not all(map(_is_number, weights.values())):
+            more = "; presence_loss is for USE_PRESENCE = True" if "presence_loss" in set(weights) - optional else ""
+            raise ValueError(f"LOSS_WEIGHTS = {weights}: expected a number for each of {', '.join(expected)}{more}")
         scales, levels = self.RPN_ANCHOR_SCALES, len(self.BACKBONE_STRIDES)
         if len(scales) != levels:
             raise ValueError(f"RPN_ANCHOR_SCALES = {scales}: expected {levels} scales, one per level P2..P6")

@@ -105,6 +105,8 @@ OWN = {  # what this package adds, with the value at which it behaves as the ori
     "BACKBONE_WIDTHS": [256, 512, 1024, 2048],
     "BACKBONE_BOTTLENECK": 4,
     "PRECISION": "float32",
+    "USE_PRESENCE": False,
+    "CLASS_LOSS": "cross_entropy",
     "RPN_CONV_CHANNELS": 512,
     "MASK_HEAD_CHANNELS": 256,
     "DETECTION_ARGMAX": True,
@@ -118,6 +120,7 @@ OWN = {  # what this package adds, with the value at which it behaves as the ori
     "ADAM_BETA_2": 0.999,
     "WARM_UP_STEPS": 0,
 }
+WITH_PRESENCE = ORIGINAL["LOSS_WEIGHTS"] | {"presence_loss": 0.5}
 
 
 def backbone(image, stage5, train_bn):
@@ -309,6 +312,10 @@ def test_to_dict_is_plain():
         ({"BACKBONE_BLOCKS": [1, 1]}, r"BACKBONE_BLOCKS = \[1, 1\]: expected 4 numbers"),
         ({"LOSS_WEIGHTS": {"rpn_class_loss": 1.0}}, "LOSS_WEIGHTS = .*expected a number for each of rpn_class_loss, "),
         ({"LOSS_WEIGHTS": dict.fromkeys(ORIGINAL["LOSS_WEIGHTS"], "1")}, "LOSS_WEIGHTS = .*expected a number for each"),
+        ({"LOSS_WEIGHTS": WITH_PRESENCE}, "mrcnn_mask_loss; presence_loss is for USE_PRESENCE = True"),
+        ({"LOSS_WEIGHTS": {"presence_loss": 1}, "USE_PRESENCE": True}, "a number for each of .*mrcnn_mask_loss$"),
+        ({"CLASS_LOSS": "hinge"}, "CLASS_LOSS = 'hinge': expected one of cross_entropy, focal"),
+        ({"ABSENT_REFERENCE_RATIO": 1.1}, "ABSENT_REFERENCE_RATIO = 1.1: expected 0 to 1"),
         ({"NUM_TARGETS": 0}, "NUM_TARGETS = 0: expected 1 or more"),
         ({"DETECTION_MAX_INSTANCES": -1}, "DETECTION_MAX_INSTANCES = -1: expected 1 or more"),
     ],
@@ -318,7 +325,16 @@ def test_validate_names_the_setting(changes, message):
         Config().replace(**changes).validate()
 
 
-@pytest.mark.parametrize("changes", [{"TRAIN_BN": None}, {"IMAGE_RESIZE_MODE": "crop", "IMAGE_MIN_DIM": 384}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"TRAIN_BN": None},
+        {"IMAGE_RESIZE_MODE": "crop", "IMAGE_MIN_DIM": 384},
+        {"USE_PRESENCE": True},
+        {"USE_PRESENCE": True, "LOSS_WEIGHTS": WITH_PRESENCE},
+        {"CLASS_LOSS": "focal", "ABSENT_REFERENCE_RATIO": 1},
+    ],
+)
 def test_validate_lets_the_possible_pass(changes):
     Config().replace(**changes).validate()
 

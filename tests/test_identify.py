@@ -22,12 +22,21 @@ def test_released_resnets_fit_both_configurations():
         (TinyConfig(), "tiny", "siamese weights, tiny configuration, ResNet with 1+1+1+1 blocks, with mask head"),
         (LargeConfig().replace(BACKBONE="resnet101"), "large", "large configuration, ResNet-101, with mask head"),
         (SmallConfig().replace(MODEL="frcnn"), "small", "small configuration, ResNet-50, without mask head"),
+        (TinyConfig().replace(USE_PRESENCE=True), "tiny", "1+1+1+1 blocks, with mask head, with presence output"),
         (SmallConfig().replace(RPN_CONV_CHANNELS=64), None, "of no named configuration, ResNet-50"),
     ],
 )
 def test_info_of_siamese_weights(config, name, text):
     info = identify_weights(network_shapes(config))
     assert info.kind == "siamese" and info.config == name and text in info.text
+
+
+def test_presence_is_a_setting_to_change():
+    info = identify_weights(network_shapes(TinyConfig().replace(USE_PRESENCE=True)))
+    assert info.fits == {"tiny": {"USE_PRESENCE": True}} and info.has_presence
+    assert info.fits_text == "config tiny with USE_PRESENCE = True"
+    plain = identify_weights(network_shapes(TinyConfig()))
+    assert plain.fits == {"tiny": {}} and not plain.has_presence and "USE_PRESENCE" not in plain.settings
 
 
 def test_info_of_other_widths_names_the_settings():

@@ -261,6 +261,31 @@ def test_frcnn_and_mask_files_load_into_each_other(tmp_path, tiny_arrays, tiny_f
     assert len(report.missing) == 28 and report.unused == [] and "no mask head" in report.summary()
 
 
+def test_files_with_and_without_presence_load_into_each_other(tmp_path, tiny_file, tiny_arrays, tiny_model):
+    shapes = network_shapes(TinyConfig().replace(USE_PRESENCE=True))
+    gated = fake_model(random_arrays(shapes))
+    initial = {key: array for key, array in values(gated).items() if key.startswith("presence_")}
+    added = {"presence_fc/kernel", "presence_fc/bias", "presence_logit/kernel", "presence_logit/bias"}
+    before = {key: initial[key].array for key in added}
+    report = loading.load_weights(gated, tiny_file)
+    assert set(report.missing) == added and report.unused == [] and len(report.loaded) == len(tiny_arrays)
+    assert report.notes == ["the file has no presence output: all scores are halved until it is trained"]
+    assert "values kept: 4 weights (presence_fc, presence_logit)" in report.summary()
+    assert all(not initial[key].assigned and initial[key].array is before[key] for key in added)
+    loading.save_weights(gated, tmp_path / "gated.h5")
+    assert [group for group, *_ in inventory(tmp_path / "gated.h5")["weights"]][-4:] == [
+        *2 * ["presence_fc"],
+        *2 * ["presence_logit"],
+    ]
+    again = fake_model(zeros(shapes))
+    assert loading.load_weights(again, tmp_path / "gated.h5").missing == []
+    np.testing.assert_array_equal(values(again)["presence_fc/kernel"].array, before["presence_fc/kernel"])
+    report = loading.load_weights(tiny_model, tmp_path / "gated.h5")
+    assert report.missing == [] and set(report.unused) == added
+    assert report.notes == ["the presence output of the file is not used; set USE_PRESENCE = True to use it"]
+    assert_loaded(tiny_model, tiny_arrays)
+
+
 def test_missing_unused_and_nan_are_reported(tmp_path, tiny_arrays, tiny_model):
     arrays = {**tiny_arrays, "conv1/bias": np.full(32, np.nan, np.float32)}
     stored = [item for item in nested(arrays) if "rpn_class_raw" not in item[1]]

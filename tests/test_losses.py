@@ -119,6 +119,31 @@ def test_mrcnn_class_loss_counts_every_row():
     assert value(losses.mrcnn_class_loss_graph, class_ids, logits) == pytest.approx(expected, rel=1e-6)
 
 
+def test_mrcnn_focal_loss_by_hand():
+    """Rois of probability 3/4, 1/4 and 1/2 weigh 1/16, 9/16 and 1/4."""
+    class_ids = np.array([[1, 0, 0, 0]], np.int32)
+    logits = [[*LOGITS[:2], [0.0, 0.0], [40.0, -40.0]]]
+    expected = (math.log(4 / 3) / 16 + LOG4 * 9 / 16 + LOG2 / 4 + 0) / 4
+    assert value(losses.mrcnn_focal_loss_graph, class_ids, logits) == pytest.approx(expected, rel=1e-6)
+    found, slope = gradient(losses.mrcnn_focal_loss_graph, class_ids, predicted=np.float32([[[-200, 200]] * 4]))
+    assert found == pytest.approx(400 * 3 / 4) and np.isfinite(slope).all()
+
+
+# ---- presence ----------------------------------------------------------------------------------------------------
+def test_presence_loss_by_hand():
+    targets, logits = np.array([[True], [False], [False]]), [[THREE_TO_ONE], [THREE_TO_ONE], [0.0]]
+    expected = (math.log(4 / 3) + LOG4 + LOG2) / 3
+    assert value(losses.presence_loss_graph, targets, logits) == pytest.approx(expected, rel=1e-6)
+
+
+def test_presence_loss_of_certain_and_wrong_queries():
+    targets = np.array([[True], [False], [True]])
+    found, slope = gradient(losses.presence_loss_graph, targets, predicted=[[-300.0], [300.0], [300.0]])
+    assert found == pytest.approx(200)
+    np.testing.assert_allclose(slope, [[-1 / 3], [1 / 3], [0]], atol=1e-6)
+
+
+# ---- boxes and masks of the heads --------------------------------------------------------------------------------
 def test_mrcnn_bbox_loss_by_hand():
     class_ids = np.array([[1, 0, 0], [1, 1, 0]], np.int32)
     targets, predicted = np.zeros((2, 3, 4)), np.full((2, 3, 4), 77.0)

@@ -94,7 +94,11 @@ def network_shapes(config):
     matched = config.MATCHED_FEATUREMAPS
     for level in range(6, 1, -1):
         shapes.update(conv(f"fpn_distance_P{level}", 1, 1, 2 * config.FPN_FEATUREMAPS, matched))
-    return {**shapes, **head_shapes(config, matched, 2, 4)}
+    shapes.update(head_shapes(config, matched, 2, 4))
+    if config.USE_PRESENCE:
+        full = config.FPN_CLASSIF_FC_LAYERS_SIZE
+        shapes.update({**conv("presence_fc", 8 * matched, full), **conv("presence_logit", full, 1)})
+    return shapes
 
 
 def matterport_shapes(config):

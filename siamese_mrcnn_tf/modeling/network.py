@@ -18,6 +18,7 @@ from ..ops.box_ops import Tensor
 from .backbone import LEVELS, build_fpn_model, build_resnet_model
 from .detection import DetectionLayer, refined_rois_graph, window_norm_graph
 from .matching import MatchingLayer, MeanOverReferences, embedding_graph, match_graph
+from .presence import build_presence_layers, gated_graph, presence_graph
 from .roi_align import roi_levels_graph
 from .roi_heads import build_classifier_layers, build_fpn_mask_graph, build_mask_layers, fpn_classifier_graph
 from .rpn import RefinedAnchorsLayer, build_rpn_model, propose_graph
@@ -36,12 +37,13 @@ class SharedLayers:
     matching: dict[str, MatchingLayer]  # by level name
     classifier: dict[str, KL.Layer]  # the class and box head, by name
     mask: dict[str, KL.Layer]  # the mask head, by name; empty for MODEL = "frcnn"
+    presence: dict[str, KL.Layer]  # the presence output, by name; empty without USE_PRESENCE
 
     @property
     def layers(self) -> list[KL.Layer]:
         """All of them in a list, like the `layers` of a Keras model, for loading and saving weights."""
         heads = [*self.matching.values(), self.rpn_model, *self.classifier.values(), *self.mask.values()]
-        return [self.resnet_model, self.fpn_model, *heads]
+        return [self.resnet_model, self.fpn_model, *heads, *self.presence.values()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +79,10 @@ def build_layers(config: Config) -> SharedLayers:
         fc_size = config.FPN_CLASSIF_FC_LAYERS_SIZE
         classifier = build_classifier_layers(config.POOL_SIZE, config.NUM_CLASSES, train_bn=bn, fc_layers_size=fc_size)
         mask = build_mask_layers(train_bn=bn, channels=config.MASK_HEAD_CHANNELS) if config.MODEL == "mrcnn" else {}
-    layers = SharedLayers(resnet, fpn, rpn, matching, classifier, mask)
+    layers = SharedLayers(resnet, fpn, rpn, matching, classifier, mask, presence={})
     build_detector(config, layers)  # the heads create their weights when they are first called
+    if config.USE_PRESENCE:  # last, so that the other initial weights are those of a network without it
+        layers = dataclasses.replace(layers, presence=build_presence_layers(depth, fc_size))
     return layers
 
 
@@ -101,7 +105,8 @@ def build_inference_model(config: Config, layers: SharedLayers) -> InferenceNetw
         [batch, K, T, T, 3] (both float32, mean subtracted as configured), input_image_meta [batch, meta],
         input_anchors [batch, anchors, 4] normalized. Outputs by name: mrcnn_detection [batch, D, (y1, x1, y2, x2,
         class_id, score)], mrcnn_class [batch, rois, 2], mrcnn_bbox [batch, rois, 4], mrcnn_mask [batch, D, 28, 28]
-        (not for "frcnn"), ROI [batch, rois, 4], rpn_class [batch, anchors, 2], rpn_bbox [batch, anchors, 4];
+        (not for "frcnn"), ROI [batch, rois, 4], rpn_class [batch, anchors, 2], rpn_bbox [batch, anchors, 4], with
+        USE_PRESENCE presence [batch, 1], which multiplies the scores of mrcnn_detection but not mrcnn_class;
         `detections` and `rpn_rois` are the names that code for the original uses for mrcnn_detection and ROI.
     """
     image, image_meta, anchors = _scene_inputs(config)
@@ -176,6 +181,10 @@ def detector_graph(
     tensors.update(propose_graph(matched, anchors, config.POST_NMS_ROIS_INFERENCE, config, layers.rpn_model))
     pooled_maps = matched[: len(POOLED_LEVELS)]
     tensors.update(classifier_outputs_graph(tensors["ROI"], pooled_maps, image_meta, config, layers))
+    probabilities = tensors["mrcnn_class"]
+    if layers.presence:
+        tensors.update(presence_graph(pooled_maps, layers.presence))
+        probabilities = gated_graph(probabilities, tensors["presence"])
     tensors["mrcnn_detection"] = DetectionLayer(
         config.DETECTION_MAX_INSTANCES,
         config.DETECTION_MIN_CONFIDENCE,
@@ -183,7 +192,7 @@ def detector_graph(
         config.BBOX_STD_DEV,
         argmax=config.DETECTION_ARGMAX,
         name="mrcnn_detection",
-    )([tensors["ROI"], tensors["mrcnn_class"], tensors["mrcnn_bbox"], image_meta])
+    )([tensors["ROI"], probabilities, tensors["mrcnn_bbox"], image_meta])
     if layers.mask:
         boxes = tensors["mrcnn_detection"][..., :4]
         tensors.update(mask_outputs_graph(boxes, pooled_maps, image_meta, config, layers))
@@ -225,7 +234,7 @@ def _intermediates(
 
 
 def _model_outputs(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    names = ("mrcnn_detection", "mrcnn_class", "mrcnn_bbox", "mrcnn_mask", "ROI", "rpn_class", "rpn_bbox")
+    names = ("mrcnn_detection", "mrcnn_class", "mrcnn_bbox", "mrcnn_mask", "ROI", "rpn_class", "rpn_bbox", "presence")
     return {name: tensors[name] for name in names if name in tensors}
 
 

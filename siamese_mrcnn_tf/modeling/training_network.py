@@ -16,6 +16,7 @@ from .backbone import LEVELS
 from .detection_targets import DetectionTargetLayer
 from .matching import match_graph
 from .network import POOLED_LEVELS, SharedLayers, classifier_outputs_graph, encoders_graph, mask_outputs_graph
+from .presence import presence_graph
 from .rpn import AnchorLayer, propose_graph
 
 _PREDICTIONS = ("rpn_class_logits", "rpn_class", "rpn_bbox", "mrcnn_class_logits", "mrcnn_class", "mrcnn_bbox")
@@ -41,7 +42,8 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
         TrainingNetwork. Outputs: rpn_class_logits, rpn_class, rpn_bbox; rpn_rois [batch, POST_NMS_ROIS_TRAINING, 4]
         normalized; output_rois [batch, rois, 4] normalized, target_class_ids, target_bbox, target_mask of
         `detection_targets_graph`; mrcnn_class_logits, mrcnn_class, mrcnn_bbox; mrcnn_mask [batch, rows, 28, 28] (not
-        for "frcnn"); and the inputs input_rpn_match, input_rpn_bbox.
+        for "frcnn"); with USE_PRESENCE presence_logit [batch, 1] and target_presence bool [batch, 1], whether the scene
+        has an object or a crowd of the category; and the inputs input_rpn_match, input_rpn_bbox.
 
     Raises:
         ValueError: a configuration that cannot be trained.
@@ -83,6 +85,9 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
         rows = slice(None) if config.TRAIN_BN is None else slice(max_positive_rois(config))
         masks = mask_outputs_graph(targets["rois"][:, rows], pooled_maps, image_meta, config, layers)
         outputs["mrcnn_mask"] = masks["mrcnn_mask"]
+    if layers.presence:
+        outputs["presence_logit"] = presence_graph(pooled_maps, layers.presence)["presence_logit"]
+        outputs["target_presence"] = ops.any(inputs["input_gt_class_ids"] != 0, axis=-1, keepdims=True)
     return TrainingNetwork(list(inputs.values()), outputs)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..io.files import StrPath, read_json
 
-_HEADS = r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)"
+_HEADS = r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)|(presence_.*)"
 _STAGES = {stage: rf"(res{stage}.*)|(bn{stage}.*)" for stage in range(2, 6)}
 
 LAYER_SELECTIONS = {

@@ -1,4 +1,4 @@
-"""The model that trains: five weighted losses and the weight decay in one compiled step.
+"""The model that trains: the weighted losses and the weight decay in one compiled step.
 
 A batch is a list or dict of the eight inputs of `training_network.build_training_network`, without separate targets.
 
@@ -16,34 +16,44 @@ from ..modeling import losses, training_network
 from .distribution import replicas_in_sync, shaped_logs, strategy_scope
 
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss")
+PRESENCE_LOSS, _PRESENCE_WEIGHT = "presence_loss", 1.0  # with USE_PRESENCE; the default of its weight
 Logs = dict[str, Any]
 
 
 class TrainingModel(keras.Model):
     """A functional Keras model whose loss is that of the paper.
 
-    `train_on_batch(inputs, return_dict=True)` returns `loss`, weighted and with weight decay, and the five weighted
-    losses by name.
+    `train_on_batch(inputs, return_dict=True)` returns `loss`, weighted and with weight decay, and the weighted losses
+    by name: those of LOSS_NAMES, with USE_PRESENCE also `presence_loss`.
 
     Args:
         inputs, outputs: of `training_network.build_training_network`.
         loss_weights: loss name -> weight.
         weight_decay: see `losses.weight_decay_graph`.
+        class_loss: a key of `losses.CLASS_LOSSES`.
     """
 
     def __init__(
-        self, inputs: Any, outputs: Any, *, loss_weights: Mapping[str, float], weight_decay: float, **kwargs: Any
+        self,
+        inputs: Any,
+        outputs: Any,
+        *,
+        loss_weights: Mapping[str, float],
+        weight_decay: float,
+        class_loss: str = "cross_entropy",
+        **kwargs: Any,
     ) -> None:
         super().__init__(inputs, outputs, **kwargs)
-        self.loss_weights, self.weight_decay = dict(loss_weights), weight_decay
+        self.loss_weights, self.weight_decay, self.class_loss = dict(loss_weights), weight_decay, class_loss
         names = [name for name in LOSS_NAMES if "mask" not in name or "mrcnn_mask" in outputs]
+        names += [PRESENCE_LOSS] if "presence_logit" in outputs else []
         self.loss_trackers = [keras.metrics.Mean(name=name) for name in names]
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """The total loss of a batch: a scalar, with several devices this one's share of it."""
-        found = losses_graph(y_pred)
+        found = losses_graph(y_pred, self.class_loss)
         total = losses.weight_decay_graph(self.trainable_variables, self.weight_decay)
         for tracker in self.loss_trackers:
             loss = found[tracker.name] * self.loss_weights[tracker.name]
@@ -72,8 +82,14 @@ def build_training_model(config: Config, layers: Any, *, seed: int | None = None
     `layers` are those of `network.build_layers`; `seed` is for the sampling of rois.
     """
     graph = training_network.build_training_network(config, layers, seed=seed)
-    weights, decay = config.LOSS_WEIGHTS, config.WEIGHT_DECAY
-    return TrainingModel(graph.inputs, graph.outputs, loss_weights=weights, weight_decay=decay, name="mask_rcnn")
+    return TrainingModel(
+        graph.inputs,
+        graph.outputs,
+        loss_weights={PRESENCE_LOSS: _PRESENCE_WEIGHT} | config.LOSS_WEIGHTS,
+        weight_decay=config.WEIGHT_DECAY,
+        class_loss=config.CLASS_LOSS,
+        name="mask_rcnn",
+    )
 
 
 class _ReducedClip(keras.optimizers.Optimizer):
@@ -130,18 +146,20 @@ def build_optimizer(model: keras.Model) -> None:
             model.optimizer.build(model.trainable_variables)
 
 
-def losses_graph(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The unweighted losses of a batch from the training network's outputs, by the names of LOSS_NAMES.
+def losses_graph(outputs: Mapping[str, Any], class_loss: str = "cross_entropy") -> dict[str, Any]:
+    """The unweighted losses of a batch from the training network's outputs, by name; `class_loss` is CLASS_LOSS.
 
-    They are scalars; mrcnn_mask_loss only with masks.
+    They are scalars: those of LOSS_NAMES, mrcnn_mask_loss only with masks, and with USE_PRESENCE presence_loss.
     """
     classes, match = outputs["target_class_ids"], outputs["input_rpn_match"]
     found = {
         "rpn_class_loss": losses.rpn_class_loss_graph(match, outputs["rpn_class_logits"]),
         "rpn_bbox_loss": losses.rpn_bbox_loss_graph(outputs["input_rpn_bbox"], match, outputs["rpn_bbox"]),
-        "mrcnn_class_loss": losses.mrcnn_class_loss_graph(classes, outputs["mrcnn_class_logits"]),
+        "mrcnn_class_loss": losses.CLASS_LOSSES[class_loss](classes, outputs["mrcnn_class_logits"]),
         "mrcnn_bbox_loss": losses.mrcnn_bbox_loss_graph(outputs["target_bbox"], classes, outputs["mrcnn_bbox"]),
     }
     if "mrcnn_mask" in outputs:
         found["mrcnn_mask_loss"] = losses.mrcnn_mask_loss_graph(outputs["target_mask"], classes, outputs["mrcnn_mask"])
+    if "presence_logit" in outputs:
+        found[PRESENCE_LOSS] = losses.presence_loss_graph(outputs["target_presence"], outputs["presence_logit"])
     return found

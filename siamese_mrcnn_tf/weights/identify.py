@@ -19,8 +19,9 @@ _CHANNELS = {  # setting -> kernel whose last axis shows it
     "MASK_HEAD_CHANNELS": "mrcnn_mask_conv1/kernel",
     "NUM_CLASSES": "mrcnn_class_logits/kernel",
 }
+_PRESENCE = "presence_logit/kernel"
 _BLOCK_SETTINGS = ("BACKBONE", "BACKBONE_BLOCKS")
-_VARIANT_SETTINGS = {"BACKBONE", "MODEL"}  # a configuration with other values of these still counts as that one
+_VARIANT_SETTINGS = {"BACKBONE", "MODEL", "USE_PRESENCE"}  # with other values a configuration still counts as that one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class WeightsInfo:
         blocks: number of residual blocks in stages 2 to 5; zeros without a ResNet.
         num_classes: classes of the class head, with background; None without one.
         has_masks: whether there is a mask head.
+        has_presence: whether there is a presence output.
         has_biases: whether the convolutions of the backbone have biases.
         has_pyramid: whether there is a feature pyramid.
         fits: {configuration name: {setting to change: value}}.
@@ -43,6 +45,7 @@ class WeightsInfo:
     blocks: tuple[int, ...]
     num_classes: int | None
     has_masks: bool
+    has_presence: bool
     has_biases: bool
     has_pyramid: bool
     fits: dict[str, dict[str, Any]]
@@ -61,7 +64,9 @@ class WeightsInfo:
         )
         if self.kind == "siamese":
             size = f"{self.config} configuration" if self.config else "of no named configuration"
-            return f"siamese weights, {size}, {backbone}, {'with' if self.has_masks else 'without'} mask head"
+            heads = f"{'with' if self.has_masks else 'without'} mask head"
+            heads += ", with presence output" if self.has_presence else ""
+            return f"siamese weights, {size}, {backbone}, {heads}"
         if self.kind == "matterport":
             classes = f", {self.num_classes} classes" if self.num_classes else ""
             return f"Matterport Mask R-CNN weights, {backbone}{classes} (backbone and FPN can be used)"
@@ -103,6 +108,7 @@ def identify_weights(shapes: Mapping[str, Shape]) -> WeightsInfo:
         blocks=_count_blocks(shapes),
         num_classes=_axis(shapes, "mrcnn_class_logits/kernel"),
         has_masks="mrcnn_mask/kernel" in shapes,
+        has_presence=_PRESENCE in shapes,
         has_biases=any(is_backbone_layer(layer_of(key)) and key.endswith("/bias") for key in shapes),
         has_pyramid="fpn_p2/kernel" in shapes,
         fits={name: needed for name, needed in changes.items() if set(needed) <= _VARIANT_SETTINGS},
@@ -139,6 +145,7 @@ def _settings(shapes: Mapping[str, Shape], kind: str) -> dict[str, Any]:
         settings.update({"BACKBONE": named[0]} if named else {"BACKBONE_BLOCKS": blocks})
     if kind == "siamese":
         settings["MODEL"] = "mrcnn" if "mrcnn_mask/kernel" in shapes else "frcnn"
+        settings |= {"USE_PRESENCE": True} if _PRESENCE in shapes else {}
     return settings
 
 

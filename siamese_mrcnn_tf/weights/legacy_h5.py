@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 _BLOCK_LAYER = re.compile(r"(res|bn)([2-5])([a-z])_branch(1|2[abc])")
 _NETWORK_LAYER = re.compile(
     r"fpn_c[2-5]p[2-5]|fpn_p[2-6]|fpn_distance_P[2-6]|rpn_(?:conv_shared|class_raw|bbox_pred)"
-    r"|mrcnn_(?:class|mask)_(?:conv|bn)[1-4]|mrcnn_(?:class_logits|bbox_fc|mask_deconv|mask)"
+    r"|mrcnn_(?:class|mask)_(?:conv|bn)[1-4]|mrcnn_(?:class_logits|bbox_fc|mask_deconv|mask)|presence_(?:fc|logit)"
 )
 _WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")  # the order inside a layer
 _SUFFIX = re.compile(r"_\d+$")  # Keras 2 appends it to names of a model built second in a session

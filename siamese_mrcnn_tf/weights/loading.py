@@ -236,6 +236,10 @@ def _notes(
         notes.append(f"the file has no biases for {len(report.zeroed)} convolutions of the backbone: they are set to 0")
     if any(layer_of(key) == "mrcnn_mask" for key in report.missing) and info.kind == "siamese":
         notes.append("the file has no mask head: masks are meaningless until it is trained")
+    if any(layer_of(key) == "presence_logit" for key in report.missing) and info.kind == "siamese":
+        notes.append("the file has no presence output: all scores are halved until it is trained")
+    if any(layer_of(key) == "presence_logit" for key in report.unused):
+        notes.append("the presence output of the file is not used; set USE_PRESENCE = True to use it")
     broken = [key for key in report.loaded if not np.isfinite(file.arrays[key]).all()]
     if broken:
         notes.append(f"{len(broken)} weights hold NaN or infinity ({_layer_list(broken)}): their training has diverged")
