@@ -14,6 +14,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--train", type=int, default=200, metavar="N", help="training scenes (default 200)")
     parser.add_argument("--val", type=int, default=50, metavar="N", help="validation scenes (default 50)")
+    categories = "number of categories, 2 to 1000: 20 named ones, then generated ones (default 20)"
+    parser.add_argument("--categories", type=int, default=20, metavar="N", help=categories)
     parser.add_argument("--size", type=int, default=256, metavar="N", help="long side in pixels (default 256)")
     parser.add_argument("--vary-sides", action="store_true", help="draw short sides of 3/4 to all of the long one")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the scenes (default 0)")
@@ -40,6 +42,6 @@ def _write_scene(options: argparse.Namespace) -> None:
 def _write_data_set(options: argparse.Namespace) -> None:
     from ..shapes.dataset import YEAR, write_coco
 
-    chosen = picked(options, "train", "val", "size", "seed", "segmentation", "workers")
+    chosen = picked(options, "train", "val", "categories", "size", "seed", "segmentation", "workers")
     for split, count in write_coco(options.out, **chosen, square=not options.vary_sides).items():
         print(f"{options.out}: {split}{YEAR} with {chosen[split]} scenes, {count} objects")

@@ -1,6 +1,8 @@
 """Shapes, a data set that the package draws itself, and the demo on it.
 
-outlines: the outlines of the 20 categories.
+outlines: the outlines of the 20 named categories, and stamps of any category.
+grammar: outlines of further categories, 1,000 with the named ones (grammar_seeds.txt).
+parts: polygons that outlines are made of.
 scenes: scenes and their annotations.
 dataset: the data set on disk.
 schedules: training schedules for it.

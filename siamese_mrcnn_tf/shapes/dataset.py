@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..io.files import read_json, write_json
 from ..ops.boxes import extract_bboxes
-from .outlines import CATEGORIES
+from .outlines import CATEGORIES, category_names
 from .scenes import MIN_SIZE, SceneJob, make_scene, write_image, write_scene
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ def write_coco(
     val: int,
     size: int,
     seed: int,
+    categories: int = len(CATEGORIES),
     square: bool = True,
     segmentation: str = "rle",
     workers: int = 1,
@@ -96,6 +97,7 @@ def write_coco(
         train, val: number of scenes, at least 1.
         size: long side in pixels.
         seed: of all draws, 0 or more.
+        categories: number of categories, 2 to 1,000; the first 20 are the named ones.
         square: False draws the short side between 3/4 and all of the long one.
         segmentation: "rle" is exact; "polygons" follows the borders of the pixels, and masks with holes stay RLE.
         workers: number of processes that draw; 1 draws in this one. More need `if __name__ == "__main__":` in scripts.
@@ -108,6 +110,7 @@ def write_coco(
         ValueError: an argument out of its range, or another data set in `folder`.
     """
     _check_arguments(train=train, val=val, size=size, seed=seed, square=square, workers=workers)
+    category_names(categories)  # refuse a number out of range before anything is removed
     if segmentation not in SEGMENTATIONS:
         raise ValueError(f"segmentation = {segmentation!r}: expected {' or '.join(SEGMENTATIONS)}")
     folder = Path(folder)
@@ -118,9 +121,10 @@ def write_coco(
         records[split] = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(first_id, first_id + count)]
         for index, record in enumerate(records[split]):
             path, key = folder / f"{split}{YEAR}" / record["file_name"], (seed, SPLITS.index(split), index)
-            jobs.append(SceneJob(path, key, min_side, size, segmentation == "polygons"))
+            jobs.append(SceneJob(path, key, min_side, size, segmentation == "polygons", categories))
     made = iter(_run(jobs, workers, progress))
-    info = _info(train=train, val=val, size=size, seed=seed, square=square, segmentation=segmentation)
+    about: dict[str, Any] = {"size": size, "seed": seed, "square": square, "segmentation": segmentation}
+    info = _info(train=train, val=val, categories=categories, **about)
     contents = {split: _content(info, images, made) for split, images in records.items()}
     for path, content in zip(_annotation_paths(folder), contents.values(), strict=True):
         write_json(path, content)
@@ -213,6 +217,7 @@ def _content(info: dict[str, Any], images: list[dict[str, Any]], made: Iterator[
         (image["height"], image["width"]), found = next(made)
         image["license"] = 1
         annotations.extend({"image_id": image["id"], **annotation} for annotation in found)
+    names = category_names(info["categories"])
     for number, annotation in enumerate(annotations, start=images[0]["id"] * _IDS_PER_SCENE):
         annotation["id"] = number
     return {
@@ -220,7 +225,7 @@ def _content(info: dict[str, Any], images: list[dict[str, Any]], made: Iterator[
         "licenses": [{"id": 1, "name": "MIT", "url": "https://opensource.org/license/mit"}],
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CATEGORIES, 1)],
+        "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(names, 1)],
     }
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..io.files import atomic_path
 from ..ops.boxes import extract_bboxes
-from .outlines import CATEGORIES, make_stamp
+from .outlines import CATEGORIES, MAX_CATEGORIES, category_id, category_names, make_stamp
 
 Part = tuple[slice, slice]  # rows and columns
 
@@ -60,17 +60,20 @@ def make_scene(
 
     Args:
         height, width: of the image, in pixels.
-        categories: names out of CATEGORIES to choose from.
+        categories: names of `outlines.category_names` to choose from.
 
     Returns:
         image: uint8 [height, width, RGB].
         masks: bool [height, width, n], the visible part of each object, at least 70 % of it; n is 1 to 6.
-        class_ids: int32 [n], 1 + index in CATEGORIES.
+        class_ids: int32 [n], of `outlines.category_id`.
     """
     if min(height, width) < MIN_SIZE:
         raise ValueError(f"a scene of {height} x {width} pixels is too small: expected {MIN_SIZE} or more a side")
-    if not len(categories) or not set(categories) <= set(CATEGORIES):
-        raise ValueError(f"categories = {list(categories)!r}: expected some of {', '.join(CATEGORIES)}")
+    known = category_names(MAX_CATEGORIES)
+    if not len(categories) or not set(categories) <= set(known):
+        raise ValueError(
+            f"categories = {list(categories)!r}: expected some of {', '.join(CATEGORIES)}, {known[20]}, ..."
+        )
     image = _background(rng, height, width)
     owner = np.full((height, width), -1, np.int8)  # index of the front object
     names, areas = list[str](), list[int]()
@@ -86,7 +89,7 @@ def make_scene(
     masks = owner[:, :, None] == np.arange(len(areas))
     noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(*_NOISE))  # of a camera
     exposed = np.clip(np.around(image * np.float32(rng.uniform(*_GAIN)) + noise), 0, 255).astype(np.uint8)
-    return exposed, masks, np.array([CATEGORIES.index(name) + 1 for name in names], np.int32)
+    return exposed, masks, np.array([category_id(name) for name in names], np.int32)
 
 
 def _choose_names(rng: np.random.Generator, categories: Sequence[str]) -> list[str]:
@@ -106,6 +109,7 @@ class SceneJob(NamedTuple):
     min_side: int  # in pixels; the short side is drawn from here to the long one
     size: int  # long side in pixels
     polygons: bool  # for masks without holes
+    categories: int  # number of categories to choose from
 
 
 def write_scene(job: SceneJob) -> tuple[tuple[int, int], list[dict[str, Any]]]:
@@ -113,7 +117,7 @@ def write_scene(job: SceneJob) -> tuple[tuple[int, int], list[dict[str, Any]]]:
     rng = np.random.default_rng(job.seed)
     short_side = int(rng.integers(job.min_side, job.size, endpoint=True))
     height, width = map(int, rng.permutation([job.size, short_side]))
-    image, masks, class_ids = make_scene(rng, height, width)
+    image, masks, class_ids = make_scene(rng, height, width, categories=category_names(job.categories))
     write_image(job.path, image, quality=_JPEG_QUALITY)
     return (height, width), annotate(masks, class_ids, polygons=job.polygons)
 
