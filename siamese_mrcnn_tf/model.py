@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _FREE_SETTINGS = """
     NAME EXPERIMENT CHECKPOINT_DIR GPU_COUNT IMAGES_PER_GPU VALIDATION_STEPS PRECISION LEARNING_RATE
     MOLD_TARGETS_AT_INFERENCE POST_NMS_ROIS_INFERENCE DETECTION_MAX_INSTANCES DETECTION_MIN_CONFIDENCE
-    DETECTION_NMS_THRESHOLD
+    DETECTION_NMS_THRESHOLD VERIFY_DETECTIONS VERIFY_MIN_CONFIDENCE
 """.split()
 
 
@@ -196,8 +196,8 @@ class SiameseMaskRCNN:
             raise ValueError(f"targets: expected one query for each of {len(images)} images, got {len(targets)}")
         if verbose:
             _log.info("detecting in %d images of shapes %s", len(images), [np.shape(image) for image in images])
-        scenes = self.predictor.encode_scenes(images)
-        outputs = self.predictor.match(scenes, targets)
+        scenes, queries = self.predictor.encode_scenes(images), self.predictor.encode_queries(targets)
+        outputs = self.predictor.verify(scenes, self.predictor.match(scenes, queries), queries)
         if random_detections:
             rng = np.random.default_rng() if rng is None else rng
             outputs = shift_detections(outputs, norm_boxes(scenes.windows, scenes.molded_shape), rng)

@@ -4,10 +4,15 @@
     predictor.set_image(scene)
     detections = predictor.detect([crop])
 
-`encode_scenes`, `encode_references` and `match` are the same steps for batches; `SiameseMaskRCNN.detect` uses them.
+`encode_scenes`, `encode_references`, `match` and `verify` are the same steps for batches; `SiameseMaskRCNN.detect` uses
+them.
+
+With a `Verification` a find is asked a second time: it is cut from the scene, encoded as a reference, and compared with
+the query, crop against crop.
 """
 
 import dataclasses
+import logging
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +27,11 @@ from .io.files import atomic_path
 from .modeling import network
 from .ops.anchors import pyramid_anchors
 from .ops.boxes import norm_boxes
-from .weights import loading
+from .ops.similarity import Verification
+from .weights import loading, thresholds
+
+_log = logging.getLogger(__name__)
+_FINDS_AT_ONCE = 32  # crops encoded in one batch
 
 PathLike: TypeAlias = str | Path
 
@@ -76,7 +85,8 @@ class EncodedScenes:
     image_metas: np.ndarray  # float32 [scenes, meta]
     windows: np.ndarray  # int [scenes, (y1, x1, y2, x2)], the images inside their padding, in molded pixels
     anchors: np.ndarray  # float32 [scenes, anchors, (y1, x1, y2, x2)] normalized
-    shapes: list[tuple[int, ...]]  # original (height, width, channels) of each scene
+    images: list[np.ndarray]  # the original images, uint8 [height, width, RGB]
+    shapes: list[tuple[int, ...]]  # their (height, width, channels)
     molded_shape: tuple[int, ...]  # (height, width, channels) of all scenes
 
 
@@ -84,23 +94,32 @@ class SiamesePredictor:
     """Detects and segments objects of the category that references show.
 
     Args:
-        config: a Config; detection reads MOLD_TARGETS_AT_INFERENCE and the DETECTION_* settings.
+        config: a Config; detection reads MOLD_TARGETS_AT_INFERENCE, VERIFY_* and the DETECTION_* settings.
         weights: path of a legacy .h5 file with all weights, or None to keep the initial ones.
         layers: SharedLayers to use, by default new ones.
+        verification: used with VERIFY_DETECTIONS.
+        calibrated: use the threshold file beside `weights`, if there is one (`weights.thresholds`): its verification,
+            unless one is given, and its threshold where `config` has the default DETECTION_MIN_CONFIDENCE.
+
+    Attributes:
+        config: the Config in use, with the threshold and VERIFY_DETECTIONS of the threshold file.
 
     Raises:
-        ValueError: the network cannot be built with a setting, or weights do not fit or are missing.
+        ValueError: the network cannot be built with a setting, weights do not fit or are missing, or the threshold file
+            is not for them.
     """
 
     def __init__(
-        self, config: Config, *, weights: PathLike | None = None, layers: network.SharedLayers | None = None
+        self,
+        config: Config,
+        *,
+        weights: PathLike | None = None,
+        layers: network.SharedLayers | None = None,
+        verification: Verification | None = None,
+        calibrated: bool = True,
     ) -> None:
-        self.config = config
+        self.config, self._verification = config, verification
         self.layers = network.build_layers(config) if layers is None else layers
-        parts = network.build_parts(config, self.layers)
-        self._encode_scene = compiled(parts.scene_encoder)
-        self._encode_reference = compiled(parts.reference_encoder)
-        self._detect = compiled(parts.detector)
         self._anchors: dict[tuple[int, ...], np.ndarray] = {}
         self._scene: EncodedScenes | None = None
         if weights is not None:
@@ -108,9 +127,49 @@ class SiamesePredictor:
             if report.missing:
                 missing = f"{len(report.missing)} weights are missing\n{report.summary()}"
                 raise ValueError(f"{weights}: cannot detect, {missing}")
+            self._take(thresholds.find_thresholds(weights) if calibrated else None)
+        parts = network.build_parts(self._network_config(), self.layers)
+        self._encode_scene = compiled(parts.scene_encoder)
+        self._encode_reference = compiled(parts.reference_encoder)
+        self._detect = compiled(parts.detector)
+
+    def _take(self, calibration: thresholds.Calibration | None) -> None:
+        """Use what `calibrate` found for the weights, where the configuration leaves it open."""
+        if calibration is None:
+            return
+        changes: dict[str, Any] = {}
+        if self.config.DETECTION_MIN_CONFIDENCE == Config.DETECTION_MIN_CONFIDENCE:
+            changes["DETECTION_MIN_CONFIDENCE"] = calibration.threshold
+        if self._verification is None and calibration.verification is not None:
+            self._verification, changes["VERIFY_DETECTIONS"] = calibration.verification, True
+        self.config = self.config.replace(**changes)
+        _log.info("%s", calibration.summary())
+
+    @property
+    def verification(self) -> Verification | None:
+        """How finds are verified where VERIFY_DETECTIONS is set; assign another or None to change it."""
+        return self._verification
+
+    @verification.setter
+    def verification(self, verification: Verification | None) -> None:
+        before, self._verification = self.verifies, verification
+        if self.verifies != before:
+            self._detect = compiled(network.build_detector(self._network_config(), self.layers))
+
+    @property
+    def verifies(self) -> bool:
+        """Whether finds are verified."""
+        return self.config.VERIFY_DETECTIONS and self._verification is not None
+
+    def _network_config(self) -> Config:
+        """The configuration of the compiled detector: the score that counts is the verified one, if there is any."""
+        if not self.verifies:
+            return self.config
+        minimum = self.config.VERIFY_MIN_CONFIDENCE
+        return self.config.replace(DETECTION_MIN_CONFIDENCE=minimum, DETECTION_ARGMAX=False)
 
     def load_weights(self, path: PathLike, *, exclude: Sequence[str] = ()) -> loading.LoadReport:
-        """Load a weight file, and forget the scene of `set_image`."""
+        """Load a weight file, and forget the scene of `set_image`; a threshold file beside it is not read."""
         self._scene = None
         return loading.load_weights(self.layers, path, exclude=exclude)
 
@@ -138,8 +197,9 @@ class SiamesePredictor:
         return self.detect_in(self._scene, [references])[0]
 
     def detect_in(self, scenes: EncodedScenes, references: Sequence[References]) -> list[Arrays]:
-        """Detect in encoded scenes, with references for each of them: `match`, then `unmold`."""
-        return self.unmold(scenes, self.match(scenes, references))
+        """Detect in encoded scenes, with references for each of them: `match`, `verify`, then `unmold`."""
+        queries = self.encode_queries(references)
+        return self.unmold(scenes, self.verify(scenes, self.match(scenes, queries), queries))
 
     def encode_scenes(self, images: Images) -> EncodedScenes:
         """Encode scenes, each uint8 [height, width, RGB], for any number of queries."""
@@ -150,6 +210,7 @@ class SiamesePredictor:
             image_metas=image_metas.astype(np.float32),
             windows=windows,
             anchors=np.broadcast_to(anchors, (len(images), *anchors.shape)),
+            images=list(images),
             shapes=[np.shape(image) for image in images],
             molded_shape=molded.shape[1:],
         )
@@ -167,8 +228,14 @@ class SiamesePredictor:
         references = molding.mold_references(crops_of(crops), self.config, subtract_mean=subtract_mean)
         return ReferenceEmbedding(np.asarray(self._encode_reference(references)))
 
+    def encode_queries(self, references: Sequence[References]) -> list[ReferenceEmbedding]:
+        """The embeddings of several queries, each with references as in `detect`."""
+        return [item if isinstance(item, ReferenceEmbedding) else self.encode_references(item) for item in references]
+
     def match(self, scenes: EncodedScenes, references: Sequence[References]) -> Arrays:
         """Outputs of `network.build_inference_model` for encoded scenes, with references as in `detect` for each.
+
+        Where finds are verified, these are all with a score of VERIFY_MIN_CONFIDENCE or more.
 
         Raises:
             ValueError: the numbers of scenes and queries differ.
@@ -176,9 +243,7 @@ class SiamesePredictor:
         count = len(scenes.shapes)
         if len(references) != count:
             raise ValueError(f"references: expected one query for each of {count} scenes, got {len(references)}")
-        queries = [
-            item if isinstance(item, ReferenceEmbedding) else self.encode_references(item) for item in references
-        ]
+        queries = self.encode_queries(references)
         expected = (len(network.LEVELS), self.config.FPN_FEATUREMAPS)
         for query in queries:
             if query.vectors.shape[1:] != expected:
@@ -187,6 +252,63 @@ class SiamesePredictor:
         embedding = np.stack([query.mean for query in queries]).astype(np.float32)
         outputs = self._detect(*scenes.pyramid, embedding, scenes.image_metas, scenes.anchors)
         return {name: np.asarray(output) for name, output in outputs.items()}
+
+    def verify(self, scenes: EncodedScenes, outputs: Arrays, references: Sequence[References]) -> Arrays:
+        """The outputs of `match` with verified scores, in descending order, from DETECTION_MIN_CONFIDENCE on.
+
+        They are unchanged where finds are not verified.
+        """
+        verification = self._verification if self.verifies else None
+        if verification is None:
+            return outputs
+        verified = {name: values.copy() for name, values in outputs.items()}
+        rows, minimum = verified["mrcnn_detection"], self.config.DETECTION_MIN_CONFIDENCE
+        found = self.similarities(scenes, outputs, references)
+        for index, similarities in enumerate(found):
+            count, known = len(similarities), np.flatnonzero(np.isfinite(similarities))
+            rows[index, known, 5] = verification.rescore(rows[index, known, 5], similarities[known])
+            order = np.argsort(-rows[index, :count, 5], kind="stable")
+            kept = order[rows[index, order, 5] >= minimum]
+            for name in {"mrcnn_detection", "mrcnn_mask"} & set(verified):
+                chosen = verified[name][index, kept]
+                verified[name][index] = 0
+                verified[name][index, : len(kept)] = chosen
+        return verified
+
+    def similarities(
+        self, scenes: EncodedScenes, outputs: Arrays, references: Sequence[References]
+    ) -> list[np.ndarray]:
+        """For each scene the similarities [n] of its n finds in the outputs of `match` to its references.
+
+        NaN stands for a find whose box is smaller than a pixel of the image.
+
+        Raises:
+            RuntimeError: there is no verification.
+        """
+        if self._verification is None:
+            raise RuntimeError("no verification to compare finds with: fit one with siamese-mrcnn calibrate")
+        crops, places, similarities = [], [], []
+        for index, rows in enumerate(outputs["mrcnn_detection"]):
+            count = np.count_nonzero(rows[:, 4])
+            shapes = scenes.shapes[index], scenes.molded_shape, scenes.windows[index]
+            boxes = molding.unmold_boxes(rows[:count, :4], *shapes)
+            similarities.append(np.full(count, np.nan))
+            for number in np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1)):
+                crops.append(molding.reference_from_box(scenes.images[index], boxes[number], self.config))
+                places.append((index, number))
+        queries = self.encode_queries(references)
+        vectors = self._encode_finds(crops)
+        for index, query in enumerate(queries):
+            mine = [place for place, (owner, _) in enumerate(places) if owner == index]
+            numbers = [places[place][1] for place in mine]
+            similarities[index][numbers] = self._verification.similarity(query.mean, vectors[mine])
+        return similarities
+
+    def _encode_finds(self, crops: list[np.ndarray]) -> np.ndarray:
+        """Embeddings float32 [n, levels, channels] of crops, of which there may be none."""
+        parts = [crops[start : start + _FINDS_AT_ONCE] for start in range(0, len(crops), _FINDS_AT_ONCE)]
+        empty = np.zeros((0, len(network.LEVELS), self.config.FPN_FEATUREMAPS), np.float32)
+        return np.concatenate([empty, *(self.encode_references(part).vectors for part in parts)])
 
     def unmold(self, scenes: EncodedScenes, outputs: Arrays) -> list[Arrays]:
         """Detections in pixels of the original images, from the outputs of `match`: one dict per scene, as `detect`."""

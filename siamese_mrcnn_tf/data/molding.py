@@ -152,6 +152,19 @@ def unmold_mask(mask: npt.ArrayLike, bbox: npt.ArrayLike, image_shape: Sequence[
     return canvas
 
 
+def unmold_boxes(
+    boxes_norm: npt.ArrayLike, original_image_shape: Sequence[int], image_shape: Sequence[int], window: npt.ArrayLike
+) -> np.ndarray:
+    """Boxes of the network in pixels of the original image: int32 [n, (y1, x1, y2, x2)].
+
+    `boxes_norm` are [n, (y1, x1, y2, x2)] in normalized coordinates of the molded image; further arguments as in
+    `unmold_detections`.
+    """
+    y1, x1, y2, x2 = norm_boxes(window, image_shape)
+    within_window = (np.asarray(boxes_norm) - np.array([y1, x1, y1, x1])) / np.array([y2 - y1, x2 - x1] * 2)
+    return denorm_boxes(within_window, original_image_shape)
+
+
 def unmold_detections(
     detections: npt.ArrayLike,
     mrcnn_mask: np.ndarray | None,
@@ -176,9 +189,7 @@ def unmold_detections(
     detections = np.asarray(detections)
     padding_rows = np.flatnonzero(detections[:, 4] == 0)
     detections = detections[: padding_rows[0]] if padding_rows.size else detections
-    y1, x1, y2, x2 = norm_boxes(window, image_shape)
-    within_window = (detections[:, :4] - np.array([y1, x1, y1, x1])) / np.array([y2 - y1, x2 - x1, y2 - y1, x2 - x1])
-    boxes = denorm_boxes(within_window, original_image_shape)
+    boxes = unmold_boxes(detections[:, :4], original_image_shape, image_shape, window)
     class_ids, scores = detections[:, 4].astype(np.int32), detections[:, 5]
     keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
     boxes, class_ids, scores = boxes[keep], class_ids[keep], scores[keep]
