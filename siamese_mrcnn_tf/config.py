@@ -13,7 +13,7 @@ import math
 import numbers
 import os
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from .io.files import read_json
@@ -21,6 +21,8 @@ from .io.files import read_json
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
 RESIZE_MODES = ("square", "pad64", "crop", "none")
 FORMER_NAMES = {"WITH_OTHER_CLASSES": "USE_HARD_NEGATIVES", "JITTERED_ROIS": "NUM_JITTERED_GT_ROIS"}  # still accepted
+# added after the first evaluations and runs were stored: where these lack a setting, it had its default
+NEW_SETTINGS = ("USE_PRESENCE", "VERIFY_DETECTIONS", "VERIFY_MIN_CONFIDENCE", "ABSENT_REFERENCE_RATIO", "CLASS_LOSS")
 
 _CHOICES = {
     "IMAGE_RESIZE_MODE": RESIZE_MODES,
@@ -370,6 +372,13 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             settings[name.strip()] = {"True": True, "False": False, "None": None}.get(text, text)
     return settings
+
+
+def without_new_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name without those of NEW_SETTINGS that have their default, to compare with stored ones."""
+    return {
+        name: value for name, value in settings.items() if name not in NEW_SETTINGS or value != getattr(Config, name)
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -12,12 +12,14 @@ import pytest
 from siamese_mrcnn_tf.config import (
     CONFIGS,
     FORMER_NAMES,
+    NEW_SETTINGS,
     Config,
     LargeConfig,
     SmallConfig,
     TinyConfig,
     load_config,
     parse_settings,
+    without_new_defaults,
 )
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -337,6 +339,14 @@ def test_validate_names_the_setting(changes, message):
 )
 def test_validate_lets_the_possible_pass(changes):
     Config().replace(**changes).validate()
+
+
+def test_new_settings_are_known_and_left_out_at_their_defaults():
+    assert set(NEW_SETTINGS) <= set(OWN)
+    settings = Config().to_dict()
+    assert without_new_defaults(settings) == {name: settings[name] for name in settings if name not in NEW_SETTINGS}
+    changed = Config().replace(CLASS_LOSS="focal").to_dict()
+    assert without_new_defaults(changed) == without_new_defaults(settings) | {"CLASS_LOSS": "focal"}
 
 
 # ---- files and command line --------------------------------------------------------------------------------------

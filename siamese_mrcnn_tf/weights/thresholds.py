@@ -1,0 +1,130 @@
+"""The threshold file of a weight file: NAME.threshold.json beside NAME.h5, as `siamese-mrcnn calibrate` writes it.
+
+It holds the score threshold that was fitted on a data set, the verification of finds (`ops.similarity`), and how well
+both do. Nothing here needs Keras.
+"""
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..io.files import StrPath, read_json, write_json
+from ..ops.similarity import Verification
+
+FORMAT = 1
+SUFFIX = ".threshold.json"
+PUBLISHED_THRESHOLD = 0.7  # the original's, used without a file
+_DIGITS = 6  # significant ones of the verification's numbers
+_ARRAYS = ("mean", "deviation", "projection")
+_NUMBERS = ("scale", "weight", "offset")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """What was fitted for a weight file.
+
+    Attributes:
+        weights_sha256: checksum of the weight file.
+        threshold: minimum score of a detection, of the verified score where there is a verification.
+        rule: how the threshold was chosen, such as "best F1" or "false alarms 0.05".
+        verification: how finds are verified; None: they are not.
+        about: data set, categories, number of images, seed, runs and versions, as plain values.
+        metrics: "fitted" and "held_out" -> metric -> value at the threshold; None where there was nothing to count.
+
+    Raises:
+        ValueError: a threshold outside 0..1.
+    """
+
+    weights_sha256: str
+    threshold: float
+    rule: str
+    verification: Verification | None = None
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold = {self.threshold}: expected 0 to 1")
+
+    def summary(self) -> str:
+        """Threshold, rule and data in one line."""
+        kind = "verified scores" if self.verification else "scores"
+        data = f" on {self.about['dataset']}" if "dataset" in self.about else ""
+        return f"threshold {self.threshold:.4g} of {kind}, fitted for {self.rule}{data}"
+
+
+def threshold_path(weights: StrPath) -> Path:
+    """NAME.threshold.json beside NAME.h5."""
+    return Path(weights).with_suffix(SUFFIX)
+
+
+def weights_checksum(weights: StrPath) -> str:
+    """SHA-256 of a weight file."""
+    with open(weights, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_thresholds(weights: StrPath) -> Calibration | None:
+    """The content of the threshold file beside a weight file; None without one.
+
+    Raises:
+        ValueError: the file cannot be read, or was fitted for other weights.
+    """
+    path = threshold_path(weights)
+    if not path.is_file():
+        return None
+    calibration = read_thresholds(path)
+    if calibration.weights_sha256 != weights_checksum(weights):
+        fix = "run siamese-mrcnn calibrate again, or remove it"
+        raise ValueError(f"{path}: was fitted for other weights than {Path(weights).name} beside it; {fix}")
+    return calibration
+
+
+def read_thresholds(path: StrPath) -> Calibration:
+    """The content of a threshold file; ValueError names the file and the key that is wrong."""
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a threshold file that this version of the program writes")
+    fields = {field.name for field in dataclasses.fields(Calibration)} - {"verification"}
+    try:
+        found = content["verification"]
+        verification = None if found is None else _verification(found)
+        return Calibration(**{name: content[name] for name in fields}, verification=verification)
+    except KeyError as error:
+        raise ValueError(f"{path}: the key {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def save_thresholds(calibration: Calibration, path: StrPath) -> None:
+    """Write a threshold file, atomically; numbers of the verification are rounded to 6 significant digits."""
+    content = {field.name: getattr(calibration, field.name) for field in dataclasses.fields(Calibration)}
+    verification = calibration.verification
+    if verification is not None:
+        content["verification"] = {"levels": list(verification.levels)} | {
+            name: _rounded(getattr(verification, name)) for name in (*_NUMBERS, *_ARRAYS)
+        }
+    write_json(path, {"format": FORMAT, **content})
+
+
+def _verification(content: dict[str, Any]) -> Verification:
+    arrays = {name: content[name] for name in _ARRAYS}
+    arrays = {name: None if value is None else np.asarray(value, np.float32) for name, value in arrays.items()}
+    numbers = {name: float(content[name]) for name in _NUMBERS}
+    fields: dict[str, Any] = {**arrays, **numbers, "levels": tuple(content["levels"])}
+    return Verification(**fields)
+
+
+def _rounded(values: Any) -> Any:
+    """A number or an array of any depth as plain numbers of a few significant digits; None stays None."""
+    if values is None:
+        return None
+    values = np.asarray(values, np.float64)
+    if values.ndim:
+        return [_rounded(value) for value in values]
+    value = float(values)
+    return round(value, _DIGITS - 1 - math.floor(math.log10(abs(value)))) if value else 0.0

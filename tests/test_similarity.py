@@ -1,0 +1,141 @@
+"""Similarity of embeddings, verified scores, and the statistics and projection behind them."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from siamese_mrcnn_tf.ops.similarity import Verification, fit_projection, fit_statistics, logit, sigmoid
+
+
+@pytest.fixture
+def vectors():
+    """Embeddings [12, 5 levels, 6 channels] with a mean and a deviation of their own in each channel."""
+    rng = np.random.default_rng(0)
+    return rng.normal(rng.normal(0, 3, (5, 6)), rng.uniform(0.2, 4, (5, 6)), (12, 5, 6)).astype(np.float32)
+
+
+def cosine(one, other):
+    return sum(a * b for a, b in zip(one, other, strict=True)) / math.hypot(*one) / math.hypot(*other)
+
+
+def test_similarity_is_the_cosine_of_standardized_levels(vectors):
+    verification = fit_statistics(vectors, levels=(0, 2))
+    query, finds = vectors[0], vectors[1:4]
+    flat = []
+    for embedding in vectors[:4]:
+        values = []
+        for level in (0, 2):
+            for channel in range(6):
+                column = vectors[:, level, channel].astype(float)
+                values.append((embedding[level, channel] - column.mean()) / column.std())
+        flat.append(values)
+    expected = [cosine(flat[0], values) for values in flat[1:]]
+    np.testing.assert_allclose(verification.similarity(query, finds), expected, atol=1e-5)
+    assert verification.similarity(query, query[None]) == pytest.approx(1)
+
+
+def test_levels_that_are_not_chosen_do_not_count(vectors):
+    verification = fit_statistics(vectors)
+    assert verification.levels == (0, 1, 2, 3)
+    changed = vectors.copy()
+    changed[:, 4] = 100
+    found = verification.similarity(vectors[0], changed[1:])
+    np.testing.assert_array_equal(found, verification.similarity(vectors[0], vectors[1:]))
+    changed[:, 3] = 100
+    assert not np.allclose(found, verification.similarity(vectors[0], changed[1:]))
+
+
+def test_channels_without_spread_do_not_divide_by_zero():
+    verification = fit_statistics(np.ones((3, 5, 2), np.float32))
+    assert verification.similarity(np.ones((5, 2)), np.ones((1, 5, 2))) == pytest.approx(0)
+
+
+def test_rescore_adds_logits():
+    verification = dataclasses.replace(fit_statistics(np.eye(5)[:, :, None]), scale=0.5, weight=3.0, offset=-1.0)
+    scores, similarities = [0.2, 0.7, 0.9], [0.5, -0.2, 0.0]
+    expected = [
+        1 / (1 + math.exp(-(0.5 * math.log(score / (1 - score)) + 3 * similarity - 1)))
+        for score, similarity in zip(scores, similarities, strict=True)
+    ]
+    found = verification.rescore(scores, similarities)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_scores_without_a_weight_are_unchanged(vectors):
+    scores = np.linspace(0.001, 0.999, 50)
+    found = fit_statistics(vectors).rescore(scores, np.linspace(-1, 1, 50))
+    np.testing.assert_allclose(found, scores, rtol=1e-6)
+
+
+def test_logits_of_certain_scores_are_finite():
+    assert np.isfinite(logit([0, 1])).all()
+    np.testing.assert_allclose(sigmoid(logit([0, 0.25, 1])), [0, 0.25, 1], atol=1e-6)
+    assert sigmoid([-1000, 1000]).tolist() == [0, 1]
+
+
+def categories(rng, count, *, each=20, noise):
+    """(embeddings [count * each, 5, 4], labels): categories differ in two channels, all others are noise."""
+    labels = np.repeat(np.arange(count), each)
+    vectors = rng.normal(0, noise, (len(labels), 5, 4))
+    vectors[:, 0, :2] += rng.normal(0, 1, (count, 2))[labels]
+    return vectors.astype(np.float32), labels
+
+
+def pair_scores(verification, vectors, labels):
+    """(similarities of pairs of one category, of pairs of two)."""
+    similarities = np.stack([verification.similarity(one, vectors) for one in vectors])
+    same, upper = labels[:, None] == labels, np.triu(np.ones_like(similarities, bool), 1)
+    return similarities[same & upper], similarities[~same & upper]
+
+
+def test_projection_tells_categories_apart_that_it_has_not_seen():
+    rng = np.random.default_rng(3)
+    vectors, labels = categories(rng, 30, noise=0.3)
+    plain = fit_statistics(vectors)
+    projected = fit_projection(plain, vectors, labels, dims=2)
+    assert projected.projection.shape == (16, 2) and plain.projection is None
+    others, other_labels = categories(rng, 10, noise=0.3)
+    same, different = pair_scores(plain, others, other_labels)
+    clearer_same, clearer_different = pair_scores(projected, others, other_labels)
+    assert clearer_same.mean() - clearer_different.mean() > 1.5 * (same.mean() - different.mean())
+
+
+def test_projection_whitens_within_categories():
+    vectors, labels = categories(np.random.default_rng(4), 12, noise=0.5)
+    verification = fit_projection(fit_statistics(vectors), vectors, labels, dims=50, shrinkage=0.0)
+    features = verification.features(vectors)
+    assert features.shape[1] == 11  # one less than categories
+    residuals = np.concatenate([features[labels == one] - features[labels == one].mean(axis=0) for one in range(12)])
+    covariance = residuals.T @ residuals / (len(labels) - 12)
+    np.testing.assert_allclose(covariance, np.eye(11), atol=1e-3)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3]])
+def test_projection_needs_categories_with_several_references(vectors, labels):
+    with pytest.raises(ValueError, match="labels: expected two categories or more with several references"):
+        fit_projection(fit_statistics(vectors), vectors[:4], labels, dims=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": np.ones(4)}, r"mean: expected numbers \[4 levels, channels\], got shape \(4,\)"),
+        ({"deviation": np.ones((4, 5))}, r"deviation: expected the shape of mean \(4, 6\), got \(4, 5\)"),
+        ({"deviation": np.zeros((4, 6))}, "deviation: expected numbers above 0"),
+        ({"projection": np.ones((5, 2))}, r"projection: expected numbers \[24, dimensions\], got shape \(5, 2\)"),
+        ({"levels": (0, 1, 2, 2)}, r"levels = \(0, 1, 2, 2\): expected different indices"),
+        ({"weight": math.nan}, "weight: expected finite numbers"),
+    ],
+)
+def test_errors_name_the_attribute(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Verification(**{"mean": np.ones((4, 6)), "deviation": np.ones((4, 6)), **changes})
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 6), (1, 5, 7), (5, 6)])
+def test_embeddings_of_another_network_are_refused(vectors, shape):
+    with pytest.raises(ValueError, match=r"embeddings: expected \[n, 4 levels or more, 6\]"):
+        fit_statistics(vectors).features(np.zeros(shape))
