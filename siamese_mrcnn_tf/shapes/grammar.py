@@ -70,7 +70,7 @@ def is_drawable(outline: Outline) -> bool:
     gaps = np.count_nonzero(cv2.morphologyEx(shape, cv2.MORPH_CLOSE, brush)) - area
     share = area / (math.pi * _SCALE**2)
     parts = cv2.connectedComponents(shape)[0] - 1
-    return parts == 1 and _AREA[0] <= share <= _AREA[1] and max(thin, gaps) <= _LOST * area
+    return bool(parts == 1 and _AREA[0] <= share <= _AREA[1] and max(thin, gaps) <= _LOST * area)
 
 
 # ---- comparison --------------------------------------------------------------------------------------------------
