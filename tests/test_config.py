@@ -342,7 +342,7 @@ def test_validate_lets_the_possible_pass(changes):
 
 
 def test_new_settings_are_known_and_left_out_at_their_defaults():
-    assert set(NEW_SETTINGS) <= set(OWN)
+    assert set(NEW_SETTINGS) <= set(Config().names())
     settings = Config().to_dict()
     assert without_new_defaults(settings) == {name: settings[name] for name in settings if name not in NEW_SETTINGS}
     changed = Config().replace(CLASS_LOSS="focal").to_dict()

@@ -207,6 +207,19 @@ def test_jittered_boxes_are_proposals_too():
     assert not np.array_equal(first["rois"], other["rois"])
 
 
+@pytest.mark.parametrize("class_ids", [(1, 0), (0, 0)], ids=["beside a match", "reference of an absent category"])
+def test_objects_of_other_categories_are_hard_negatives(class_ids):
+    """Rois on an object of class 0 are background, those jittered around it too."""
+    other = (0.62, 0.62, 0.98, 0.98)
+    gt_boxes = [OBJECT, other] if class_ids[0] else [(0.0, 0.7, 0.2, 0.9), other]
+    far = [(0.0, 0.0, 0.1, 0.1)]
+    targets = sample(far, class_ids, gt_boxes, rows=30, shuffle=True, seed=0, jittered=40, fill_negatives=True)
+    rois, found = targets["rois"][0], targets["target_class_ids"][0]
+    near = boxes.compute_overlaps(rois, np.array([other]))[:, 0] > 0.4
+    assert near.sum() > 8 and not found[near].any() and rois.any(axis=-1).all()
+    assert found.any() == bool(class_ids[0]) and not targets["target_deltas"][0, near].any()
+
+
 def test_jittered_boxes_are_the_same_in_each_validation():
     layer = DetectionTargetLayer(10, 0.34, STD_DEV, (4, 4), True, jittered=6)
     inputs = [np.zeros((1, 3, 4), np.float32), np.array([[1]]), np.array([[OBJECT]], np.float32)]

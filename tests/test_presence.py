@@ -1,5 +1,7 @@
 """The presence output: its graph by hand, gated detections, the layers beside the others, and training steps."""
 
+import argparse
+
 import coco_tree
 import conftest
 import keras
@@ -7,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from network_values import array, fill, relu, tensor
-from weight_models import network_shapes
+from weight_models import fake_model, network_shapes, zeros
 
 from siamese_mrcnn_tf import TinyConfig
+from siamese_mrcnn_tf.cli.inputs import choose_config
+from siamese_mrcnn_tf.cli.options import add_model_arguments
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate
 from siamese_mrcnn_tf.modeling import network, presence
 from siamese_mrcnn_tf.predictor import SiamesePredictor
@@ -119,6 +123,20 @@ def test_weights_without_presence_are_for_training_only(gated, tiny_weights, tmp
     first, second = (one.match(one.encode_scenes([scene]), [[crop]]) for one in (gated, again))
     for name, values in first.items():
         np.testing.assert_array_equal(second[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "chosen", "expected"),
+    [({"USE_PRESENCE": True}, [], True), ({}, [], False), ({"USE_PRESENCE": True}, ["USE_PRESENCE=false"], False)],
+)
+def test_commands_read_from_the_weights_whether_there_is_presence(tmp_path, settings, chosen, expected):
+    config = TinyConfig().replace(**settings)
+    loading.save_weights(fake_model(zeros(network_shapes(config))), tmp_path / "w.h5")
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    arguments = ["--model", str(tmp_path / "w.h5"), *(["--set", *chosen] if chosen else [])]
+    found, _ = choose_config(parser.parse_args(arguments))
+    assert found.USE_PRESENCE is expected and found.NAME == "tiny"
 
 
 # ---- training ----------------------------------------------------------------------------------------------------

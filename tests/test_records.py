@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from siamese_mrcnn_tf.config import NEW_SETTINGS, SmallConfig
 from siamese_mrcnn_tf.evaluation import settings as settings_module
 from siamese_mrcnn_tf.evaluation.records import RecordWriter, read_records, records_name
 from siamese_mrcnn_tf.evaluation.settings import complete_settings
@@ -82,6 +83,20 @@ def test_other_versions_are_said(tmp_path, caplog, monkeypatch):
     write(tmp_path, 7, resume=True)
     assert "was made with other versions, digits may differ" in caplog.text
     assert len(read_records(tmp_path)) == 2
+
+
+def test_settings_that_are_newer_than_an_evaluation_count_where_they_are_changed(tmp_path):
+    """An evaluation of before goes on, and keeps its fingerprint."""
+    config = SmallConfig().to_dict()
+    before = {name: value for name, value in config.items() if name not in NEW_SETTINGS}
+    path = write(tmp_path, 5, config=before)
+    assert set(NEW_SETTINGS) == set(config) - set(before)
+    write(tmp_path, 7, resume=True, config=config)
+    assert list(read_records(tmp_path)) == [record(5), record(7)]
+    header = json.loads(path.read_text().splitlines()[0])
+    assert header["fingerprint"] == complete_settings(SETTINGS | {"config": config})["fingerprint"]
+    with pytest.raises(ValueError, match="other settings: config.USE_PRESENCE = None there and True here"):
+        write(tmp_path, 9, resume=True, config=config | {"USE_PRESENCE": True})
 
 
 def test_the_weights_count_by_their_content(tmp_path):

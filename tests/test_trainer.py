@@ -270,6 +270,14 @@ def test_resuming_with_other_settings_is_refused(train, changes, message):
         train(resume=True, **changes)
 
 
+def test_resuming_a_run_that_is_older_than_a_setting(train):
+    """It had the setting's default."""
+    train("run", (Stage(1, "all", 0.1),))
+    assert train("run", (Stage(2, "all", 0.1),), resume=True, fixed={"ABSENT_REFERENCE_RATIO": 0.0}).state.epoch == 2
+    with pytest.raises(ValueError, match="ABSENT_REFERENCE_RATIO = 0.3, but the run was begun with 0.0; use that"):
+        train("run", resume=True, fixed={"ABSENT_REFERENCE_RATIO": 0.3})
+
+
 def test_resuming_with_another_batch_is_refused(train, monkeypatch):
     train("run", (Stage(1, "all", 0.1),))
     monkeypatch.setattr(toy.CONFIG, "BATCH_SIZE", 3)

@@ -44,7 +44,7 @@ def open_dataset(
 
 def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> tuple[Config, Path | None]:
     """(configuration, weight file or None for initial weights) that the options name."""
-    from ..weights.loading import fitting_config
+    from ..weights.loading import fitting_config, has_presence
     from ..weights.pretrained import find_weights
 
     path = None
@@ -54,6 +54,8 @@ def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = 
     if name is None:
         raise ValueError(f"{path}: fits none of {', '.join(CONFIGS)}; name its configuration with --config")
     settings = parse_settings(options.set) | (changes or {})
+    if path and not options.config and has_presence(path):
+        settings = {"USE_PRESENCE": True} | settings
     if options.min_confidence is not None:
         settings["DETECTION_MIN_CONFIDENCE"] = options.min_confidence
     config = load_config(name).replace(**settings)

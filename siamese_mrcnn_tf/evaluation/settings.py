@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..config import without_new_defaults
 from ..io import files
 from .coco_scores import AREAS
 from .references import CONTROLS
@@ -117,8 +118,14 @@ def complete_settings(settings: dict[str, Any], *, weights: str | os.PathLike | 
 
 def fingerprint(settings: dict[str, Any]) -> str:
     """Checksum of all settings but versions and the name of the weight file."""
+    return hashlib.sha256(json.dumps(_bound(settings), sort_keys=True).encode()).hexdigest()
+
+
+def _bound(settings: dict[str, Any]) -> dict[str, Any]:
+    """What parts of one evaluation have in common; settings of the configuration that are new count where they are
+    changed only."""
     bound = {key: value for key, value in settings.items() if key not in _UNBOUND}
-    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+    return bound | ({"config": without_new_defaults(bound["config"])} if "config" in bound else {})
 
 
 def versions() -> dict[str, str | None]:
@@ -145,9 +152,10 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
 
 def require_same(settings: dict[str, Any], other: dict[str, Any], folder: str | os.PathLike) -> None:
     """Raise ValueError unless `other`, the settings in `folder`, are of the same evaluation; warn of other versions."""
-    names = [name for name in settings | other if name not in _UNBOUND and settings.get(name) != other.get(name)]
+    here, there = _bound(settings), _bound(other)
+    names = [name for name in here | there if here.get(name) != there.get(name)]
     if names:
-        changes = [_difference(name, other.get(name), settings.get(name)) for name in names]
+        changes = [_difference(name, there.get(name), here.get(name)) for name in names]
         raise ValueError(f"{folder}: holds an evaluation with other settings: {'; '.join(changes)}")
     if settings["versions"] != other["versions"]:
         logger.warning("%s: was made with other versions, digits may differ: %s", folder, other["versions"])

@@ -121,6 +121,11 @@ def fitting_config(path: StrPath) -> str | None:
     return identify_weights(legacy_h5.read_weights(path, values=False).shapes).config
 
 
+def has_presence(path: StrPath) -> bool:
+    """Whether a file holds a presence output, which USE_PRESENCE adds to a configuration."""
+    return identify_weights(legacy_h5.read_weights(path, values=False).shapes).has_presence
+
+
 def describe_weights(path: StrPath) -> str:
     """What a weight file holds, which configurations it fits and what is left out, as text of several lines."""
     file = legacy_h5.read_weights(path, values=False)
