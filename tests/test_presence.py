@@ -1,215 +1,331 @@
-"""The presence output: its graph by hand, gated detections, the layers beside the others, and training steps."""
+"""The open protocol's metrics, against hand-made cases and independent computations."""
 
-import argparse
+import itertools
 
-import coco_tree
-import conftest
-import keras
 import numpy as np
+import pycocotools.mask as coco_mask
 import pytest
-import tensorflow as tf
-from network_values import array, fill, relu, tensor
-from weight_models import fake_model, network_shapes, zeros
 
-from siamese_mrcnn_tf import TinyConfig
-from siamese_mrcnn_tf.cli.inputs import choose_config
-from siamese_mrcnn_tf.cli.options import add_model_arguments
-from siamese_mrcnn_tf.data.data_generator import TrainingSamples, collate
-from siamese_mrcnn_tf.modeling import network, presence
-from siamese_mrcnn_tf.predictor import SiamesePredictor
-from siamese_mrcnn_tf.training import trainable_layers, training_model
-from siamese_mrcnn_tf.weights import loading
-
-GATED = TinyConfig().replace(USE_PRESENCE=True, DETECTION_MIN_CONFIDENCE=0.0)
-ADDED = ["presence_fc", "presence_logit"]
-
-
-def random_maps(batch=2, channels=6):
-    rng = np.random.default_rng(0)
-    return [rng.normal(size=(batch, side, side, channels)).astype(np.float32) for side in (8, 4, 2, 1)]
-
-
-# ---- the graph ---------------------------------------------------------------------------------------------------
-def test_presence_by_hand():
-    layers, maps = presence.build_presence_layers(6, 5), random_maps()
-    fill(layers.values())
-    found = presence.presence_graph([tensor(level) for level in maps], layers)
-    pooled = [pool(level, axis=(1, 2)) for level in maps for pool in (np.max, np.mean)]
-    (kernel, bias), (last, last_bias) = ([weight.numpy() for weight in layers[name].weights] for name in ADDED)
-    logits = relu(np.concatenate(pooled, axis=-1) @ kernel + bias) @ last + last_bias
-    assert logits.shape == (2, 1) and np.abs(logits).min() > 1e-3
-    np.testing.assert_allclose(array(found["presence_logit"]), logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(array(found["presence"]), 1 / (1 + np.exp(-logits)), rtol=1e-4)
-
-
-def test_presence_is_float32_and_starts_undecided():
-    with network.dtype_policy("bfloat16"):
-        layers = presence.build_presence_layers(6, 5)
-        found = presence.presence_graph([tf.cast(level, tf.bfloat16) for level in random_maps()], layers)
-    assert found["presence"].dtype == tf.float32
-    assert array(found["presence"]).tolist() == [[0.5], [0.5]]
-
-
-def test_matches_are_multiplied_by_presence():
-    probabilities = [[[0.2, 0.8], [0.9, 0.1]], [[0.5, 0.5], [0.0, 1.0]]]
-    found = array(presence.gated_graph(tensor(probabilities), tensor([[0.5], [0.0]])))
-    np.testing.assert_allclose(found, [[[0.6, 0.4], [0.95, 0.05]], [[1, 0], [1, 0]]], rtol=1e-6)
-
-
-# ---- the network -------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def gated():
-    """Predictor with a presence output and the weights of `conftest.tiny_model`."""
-    predictor = SiamesePredictor(GATED)
-    conftest.set_seeded_weights(predictor.layers.layers)
-    predictor.layers.classifier["mrcnn_class_logits"].bias.assign(np.zeros(2))
-    return predictor
-
-
-def force(predictor, logit):
-    """Make the presence of every query sigmoid(logit)."""
-    predictor.layers.presence["presence_logit"].kernel.assign(np.zeros((GATED.FPN_CLASSIF_FC_LAYERS_SIZE, 1)))
-    predictor.layers.presence["presence_logit"].bias.assign([logit])
-
-
-@pytest.mark.slow
-def test_presence_gates_the_scores(gated, tiny_model, scene, crop):
-    scenes, inputs = gated.encode_scenes([scene]), [[crop]]
-    plain = tiny_model.predictor.match(tiny_model.predictor.encode_scenes([scene]), inputs)
-    assert "presence" not in plain and plain["mrcnn_detection"][0, :, 5].max() > 0.5
-    force(gated, 40.0)
-    certain = gated.match(scenes, inputs)
-    assert certain["presence"].tolist() == [[1.0]]
-    np.testing.assert_allclose(certain["mrcnn_detection"], plain["mrcnn_detection"], atol=1e-6)
-    force(gated, 0.0)
-    halved = gated.match(scenes, inputs)
-    np.testing.assert_allclose(halved["mrcnn_detection"][..., 5], plain["mrcnn_detection"][..., 5] / 2, atol=1e-6)
-    np.testing.assert_allclose(halved["mrcnn_class"], plain["mrcnn_class"], atol=1e-6)  # of the head itself
-    force(gated, -200.0)
-    absent = gated.match(scenes, inputs)
-    assert absent["presence"].tolist() == [[0.0]] and not absent["mrcnn_detection"][..., 5].any()
-
-
-@pytest.mark.slow
-def test_presence_depends_on_scene_and_reference(gated, scene, crop):
-    conftest.set_seeded_weights(gated.layers.presence.values())
-    outputs = gated.match(gated.encode_scenes([scene, scene, 255 - scene]), [[crop], [255 - crop], [crop]])
-    assert outputs["presence"].shape == (3, 1) and len(set(outputs["presence"].ravel().tolist())) == 3
-
-
-@pytest.mark.slow
-def test_the_other_layers_are_as_without_presence():
-    """Also their initial weights."""
-    found = []
-    for config in (TinyConfig(), GATED):
-        keras.utils.set_random_seed(0)
-        layers = network.build_layers(config)
-        found.append(loading.model_weights(layers)[0])
-    plain, gated = found
-    assert list(gated) == [*plain, *(f"{name}/{weight}" for name in ADDED for weight in ("kernel", "bias"))]
-    for key, variable in plain.items():
-        np.testing.assert_array_equal(gated[key].numpy(), variable.numpy(), err_msg=key)
-    assert {key: tuple(variable.shape) for key, variable in gated.items()} == network_shapes(GATED)
-    assert trainable_layers.select_layers(layers.layers, "heads")[-2:] == ADDED
-    assert not set(ADDED) & set(trainable_layers.matching_layers(layers.layers, "rpn"))
-
-
-@pytest.mark.slow
-def test_weights_without_presence_are_for_training_only(gated, tiny_weights, tmp_path, scene, crop):
-    with pytest.raises(ValueError, match=r"cannot detect, 4 weights are missing[\s\S]*no presence output"):
-        SiamesePredictor(GATED, weights=tiny_weights)
-    loading.save_weights(gated.layers, tmp_path / "gated.h5")
-    again = SiamesePredictor(GATED, weights=tmp_path / "gated.h5")
-    first, second = (one.match(one.encode_scenes([scene]), [[crop]]) for one in (gated, again))
-    for name, values in first.items():
-        np.testing.assert_array_equal(second[name], values, err_msg=name)
-
-
-@pytest.mark.parametrize(
-    ("settings", "chosen", "expected"),
-    [({"USE_PRESENCE": True}, [], True), ({}, [], False), ({"USE_PRESENCE": True}, ["USE_PRESENCE=false"], False)],
+from siamese_mrcnn_tf.data.annotations import coco_object
+from siamese_mrcnn_tf.evaluation import coco_scores
+from siamese_mrcnn_tf.evaluation.presence import (
+    INSTANCE_METRICS,
+    QUERIES,
+    QUERY_METRICS,
+    auroc,
+    matthews,
+    presence,
+    silent_above,
+    table,
 )
-def test_commands_read_from_the_weights_whether_there_is_presence(tmp_path, settings, chosen, expected):
-    config = TinyConfig().replace(**settings)
-    loading.save_weights(fake_model(zeros(network_shapes(config))), tmp_path / "w.h5")
-    parser = argparse.ArgumentParser()
-    add_model_arguments(parser)
-    arguments = ["--model", str(tmp_path / "w.h5"), *(["--set", *chosen] if chosen else [])]
-    found, _ = choose_config(parser.parse_args(arguments))
-    assert found.USE_PRESENCE is expected and found.NAME == "tiny"
+from siamese_mrcnn_tf.evaluation.records import Records
+
+SIDE = 64
+NUM_IMAGES, CATEGORIES = 8, (2, 5, 9)
 
 
-# ---- training ----------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def batch_of(tmp_path_factory):
-    """A function of a configuration that gives its first batch of four, with both absent and present references."""
-    root = tmp_path_factory.mktemp("set")
-    coco_tree.write_tree(root, num_images=6)
-    dataset = coco_tree.load(root, "val")
-
-    def make(config):
-        samples = TrainingSamples(dataset, config, seed=2)
-        return collate([samples[number] for number in range(4)], config)
-
-    return make
+def rle_of(box):
+    x, y, width, height = box
+    mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
+    mask[y : y + height, x : x + width] = 1
+    rle = coco_mask.encode(mask)
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
 
 
-def gradients_of(model, inputs):
-    """Losses by name and the gradients of all trainable weights."""
-    with tf.GradientTape() as tape:
-        outputs = model(inputs, training=True)
-        loss = model.compute_loss(inputs, y_pred=outputs)
-    slopes = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
-    found = training_model.losses_graph(outputs, model.class_loss)
-    return {name: float(value) for name, value in found.items()} | {"loss": float(loss)}, slopes, outputs
+def annotation(number, image_id, category_id, box, iscrowd=0):
+    about = {"id": number, "image_id": image_id, "category_id": category_id, "iscrowd": iscrowd}
+    return about | {"bbox": box, "area": box[2] * box[3], "segmentation": rle_of(box)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("hard", [False, True], ids=["alone", "with-hard-negatives"])
-@pytest.mark.parametrize("changes", [{}, {"USE_PRESENCE": True, "CLASS_LOSS": "focal"}], ids=["plain", "presence"])
-def test_a_step_with_absent_references(micro_config, batch_of, changes, hard):
-    config = micro_config.replace(ABSENT_REFERENCE_RATIO=1.0, USE_HARD_NEGATIVES=hard, IMAGES_PER_GPU=4, **changes)
-    model = training_model.build_training_model(config, network.build_layers(config))
-    inputs = batch_of(config)
-    assert not inputs["input_gt_class_ids"].any() and not (inputs["input_rpn_match"] == 1).any()
-    assert inputs["input_gt_boxes"].any() == hard
-    found, slopes, outputs = gradients_of(model, inputs)
-    assert np.isfinite(list(found.values())).all()
-    assert [found[f"{name}_loss"] for name in ("rpn_bbox", "mrcnn_bbox", "mrcnn_mask")] == [0, 0, 0]
-    assert found["rpn_class_loss"] > 0 and found["mrcnn_class_loss"] > 0
-    assert all(slope is None or np.isfinite(slope).all() for slope in map(array_or_none, slopes))
-    rois = outputs["output_rois"].numpy()
-    assert rois.any(axis=-1).all() and not outputs["target_class_ids"].numpy().any()  # filled with negatives
-    names = {"loss", *training_model.LOSS_NAMES} | ({"presence_loss"} if changes else set())
-    assert set(found) == names and {tracker.name for tracker in model.loss_trackers} == names - {"loss"}
-    if changes:
-        assert found["presence_loss"] == pytest.approx(np.log(2)) and not outputs["target_presence"].numpy().any()
+def coco_of(annotations, *, num_images=NUM_IMAGES, category_ids=CATEGORIES):
+    images = [{"id": i, "width": SIDE, "height": SIDE, "file_name": f"{i}.png"} for i in range(1, num_images + 1)]
+    categories = [{"id": i, "name": f"category {i}"} for i in category_ids]
+    return coco_object({"images": images, "annotations": annotations, "categories": categories})
 
 
-def array_or_none(slope):
-    return None if slope is None else slope.numpy()
+def random_box(rng):
+    x, y = rng.integers(0, 30, 2).tolist()
+    width, height = rng.integers(8, 30, 2).tolist()
+    return [x, y, width, height]
 
 
-@pytest.mark.slow
-def test_presence_learns_from_its_loss(micro_config, batch_of):
-    """The targets are whether a scene shows the category; the weight of the loss is 1 unless it is given."""
-    config = micro_config.replace(ABSENT_REFERENCE_RATIO=0.5, USE_PRESENCE=True, IMAGES_PER_GPU=4)
-    weights = config.LOSS_WEIGHTS | {"presence_loss": 0.25}
-    keras.utils.set_random_seed(0)
-    layers = network.build_layers(config)
-    inputs, found = batch_of(config), []
-    for changed in (config, config.replace(LOSS_WEIGHTS=weights)):
-        model = training_model.build_training_model(changed, layers, seed=0)
-        outputs = model(inputs, training=True)
-        model.compute_loss(inputs, y_pred=outputs)
-        found.append({tracker.name: float(tracker.result()) for tracker in model.loss_trackers}["presence_loss"])
-    assert found == pytest.approx([np.log(2), np.log(2) / 4])
-    targets = outputs["target_presence"].numpy()[:, 0]
-    np.testing.assert_array_equal(targets, inputs["input_gt_class_ids"].any(axis=-1))
-    assert targets.any() and not targets.all()
-    trainable_layers.select_layers(layers.layers, "presence_.*")
-    training_model.compile_model(model, config.replace(OPTIMIZER="adam"), learning_rate=0.01)
-    for _ in range(30):
-        model.train_on_batch(inputs)
-    logits = model(inputs, training=True)["presence_logit"].numpy()[:, 0]
-    assert logits[targets].min() > logits[~targets].max()
+@pytest.fixture
+def coco():
+    """Eight images; each has one or two of three categories, once or twice, and a crowd is in the first."""
+    rng, entries = np.random.default_rng(0), []
+    for image_id in range(1, NUM_IMAGES + 1):
+        for category in rng.choice(CATEGORIES, rng.integers(1, 3), replace=False).tolist():
+            for _ in range(rng.integers(1, 3)):
+                entries.append(annotation(len(entries) + 1, image_id, category, random_box(rng)))
+    first = next(entry for entry in entries if entry["image_id"] == 1)
+    entries.append(annotation(len(entries) + 1, 1, first["category_id"], [0, 0, 60, 20], iscrowd=1))
+    return coco_of(entries)
+
+
+def detection(image_id, category_id, box, score):
+    about = {"image_id": image_id, "category_id": category_id, "bbox": box, "score": float(score)}
+    return about | {"area": float(box[2] * box[3]), "segmentation": rle_of(box)}
+
+
+def records_of(coco, detect, *, runs=1, model="mrcnn", **settings):
+    """The records of an evaluation of every category in every image; `detect` gives [(box, score)] of a query.
+
+    Categories in an image as a crowd alone are not asked.
+    """
+    places = {}
+    for image_id in coco.imgs:
+        entries, queries = coco.imgToAnns[image_id], []
+        for run, category in itertools.product(range(runs), sorted(coco.cats)):
+            truth = [one["bbox"] for one in entries if one["category_id"] == category and not one["iscrowd"]]
+            found = [detection(image_id, category, *each) for each in detect(run, image_id, category, truth)]
+            query = {"run": run, "category_id": category, "references": [], "detections": found}
+            queries.append(query if truth else query | {"absent": True})
+        places[image_id] = {"image_id": image_id, "seconds": 1.0, "queries": queries}
+    config = {"MODEL": model, "DETECTION_MIN_CONFIDENCE": 0.05}
+    categories = [{"id": i, "name": one["name"]} for i, one in coco.cats.items()]
+    about = {"images": list(coco.imgs), "categories": categories, "runs": runs, "config": config, "absent": "all"}
+    return Records(about | settings, places)
+
+
+def noisy(run, image_id, category, truth):
+    """Shifted instances with higher scores, and false detections with lower ones."""
+    rng = np.random.default_rng([run, image_id, category])
+    shifted = [[max(0, int(side + rng.integers(-2, 3))) for side in box] for box in truth]
+    false = [(random_box(rng), rng.uniform(0.05, 0.9)) for _ in range(rng.integers(0, 4))]
+    return [(box, rng.uniform(0.3, 1)) for box in shifted] + false
+
+
+def silent_where_absent(run, image_id, category, truth):
+    return [(box, 0.9) for box in truth]
+
+
+def nothing(run, image_id, category, truth):
+    return []
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_auroc_equals_the_count_of_ordered_pairs():
+    rng = np.random.default_rng(1)
+    present, absent = rng.integers(0, 8, 30) / 8, rng.integers(0, 6, 40) / 8  # with ties
+    wins = sum((p > a) + 0.5 * (p == a) for p in present for a in absent)
+    assert auroc(present, absent) == pytest.approx(wins / (30 * 40), abs=1e-12)
+    assert auroc([0.0, 0.0], [0.0]) == 0.5 and auroc([1], [0.2, 0.4]) == 1 and auroc([0.1], [0.2]) == 0
+    assert auroc([], [0.5]) is None and auroc([0.5], []) is None
+
+
+def test_matthews_is_the_correlation_of_the_two_answers():
+    tp, fp, fn, tn = 7, 3, 2, 11
+    truth = [1] * tp + [0] * fp + [1] * fn + [0] * tn
+    shown = [1] * (tp + fp) + [0] * (fn + tn)
+    assert matthews(tp, fp, fn, tn) == pytest.approx(np.corrcoef(truth, shown)[0, 1], abs=1e-12)
+    assert matthews(5, 0, 0, 5) == 1 and matthews(0, 5, 5, 0) == -1
+    assert matthews(5, 5, 0, 0) == 0  # always shows something
+
+
+def test_silent_above_lets_no_more_through_than_its_rate():
+    absent = [0.9, 0.1, 0.5, 0.5, 0.0, 0.3, 0.2, 0.7, 0.0, 0.0]
+    assert silent_above(absent, 0.1) == 0.7 and silent_above(absent, 0.05) == 0.9
+    assert silent_above(absent, 0.3) == 0.5  # the two of 0.5 are 40% together with those above
+    assert silent_above(absent, 1.0) == 0 and silent_above([], 0.1) is None
+    for rate in np.linspace(0, 1, 21):
+        assert np.mean(np.array(absent) > silent_above(absent, rate)) <= rate + 1e-9
+
+
+# ---- whole evaluations -----------------------------------------------------------------------------------------------
+
+
+def test_a_perfect_detector_that_is_silent_where_the_category_is_absent(coco):
+    found = presence(coco, records_of(coco, silent_where_absent, runs=2))
+    queries = found["mean"][QUERIES]
+    assert queries["AUROC"] == queries["IL_MCC"] == queries["present_firing"] == queries["present_at_5"] == 1
+    assert queries["absent_firing"] == queries["false_detections"] == 0
+    for kind in ("bbox", "segm"):
+        mean = found["mean"][kind]
+        assert mean["AP"] == pytest.approx(1) and mean["cgF1"] == pytest.approx(100)
+        ones = ("precision", "recall", "F1", "positive_F1", "found", "recall_at_5", "recall_at_10")
+        assert [mean[name] for name in ones] == [1] * len(ones)
+        assert found["interval"][kind]["cgF1"] == 0
+        assert found["curve"][kind] == [1.0]
+    assert found["curve"]["thresholds"] == [0.9] and found["curve"]["false_detections"] == [0.0]
+
+
+def test_a_detector_that_finds_nothing(coco, caplog):
+    found = presence(coco, records_of(coco, nothing))
+    queries, boxes = found["mean"][QUERIES], found["mean"]["bbox"]
+    assert queries["AUROC"] == 0.5 and queries["IL_MCC"] == 0 and queries["present_firing"] == 0
+    assert boxes["AP"] == boxes["recall"] == boxes["precision"] == boxes["F1"] == boxes["cgF1"] == 0
+    assert found["curve"]["thresholds"] == found["curve"]["bbox"] == []
+    assert found["histogram"]["present"][0] == found["histogram"]["absent"][0] == 1
+
+
+def test_a_case_by_hand():
+    """Two images; category 2 is in the first, 5 in the second, twice."""
+    truth = [
+        annotation(1, 1, 2, [0, 0, 20, 20]),
+        annotation(2, 2, 5, [0, 0, 10, 10]),
+        annotation(3, 2, 5, [30, 30, 10, 10]),
+    ]
+    coco = coco_of(truth, num_images=2, category_ids=(2, 5))
+    answers = {
+        (1, 2): [([0, 0, 20, 14], 0.8), ([40, 40, 10, 10], 0.75)],  # IoU 0.7, and a false one
+        (1, 5): [([5, 5, 10, 10], 0.9), ([5, 5, 20, 10], 0.3)],  # absent, and fires
+        (2, 5): [([0, 0, 10, 10], 0.7), ([30, 30, 10, 10], 0.6)],  # the second is below the threshold
+        (2, 2): [],  # absent, and silent
+    }
+    found = presence(coco, records_of(coco, lambda run, image, category, _: answers[image, category]))
+    assert (found["num_images"], found["num_present"], found["num_absent"]) == (2, 2, 2)
+    queries, boxes = found["runs"][0][QUERIES], found["runs"][0]["bbox"]
+    assert queries["AUROC"] == 0.5  # 0.8 and 0.7 against 0.9 and 0
+    assert queries["IL_MCC"] == pytest.approx((2 * 1 - 1 * 0) / np.sqrt(3 * 2 * 2 * 1))
+    assert queries["present_firing"] == 1 and queries["absent_firing"] == 0.5 and queries["false_detections"] == 0.5
+    assert boxes["precision"] == 2 / 4 and boxes["recall"] == 2 / 3 and boxes["F1"] == pytest.approx(4 / 7)
+    assert boxes["found"] == 1
+    # present queries alone show 3 detections, of 3 instances; one has an IoU of 1, one of 0.7 (right up to 0.7)
+    counts = [2 if iou <= 0.7 + 1e-9 else 1 for iou in np.linspace(0.5, 0.95, 10)]
+    positive = np.mean([2 * count / (3 + 3) for count in counts])
+    assert boxes["positive_F1"] == pytest.approx(positive)
+    assert boxes["cgF1"] == pytest.approx(100 * positive * 2 / np.sqrt(12))
+    assert found["interval"]["bbox"]["F1"] is None  # of a single run
+
+
+def cg_f1_of_sam3(coco, records, kind, threshold):
+    """cgF1 as in sam3/eval/cgf1_eval.py, each query an image of its own, by trying every assignment."""
+    ious = np.linspace(0.5, 0.95, 10)
+    right, false, missed, answers = np.zeros(10), np.zeros(10), np.zeros(10), np.zeros((2, 2), int)
+    shape = "bbox" if kind == "bbox" else "segmentation"
+    for query in records.queries(0, absent=True):
+        entries = coco.imgToAnns[query["image_id"]]
+        truth = [e[shape] for e in entries if e["category_id"] == query["category_id"] and not e["iscrowd"]]
+        found = [one[shape] for one in query["detections"] if one["score"] >= threshold]
+        answers[int(bool(truth)), int(bool(found))] += 1
+        if truth:
+            overlaps = np.array(coco_mask.iou(found, truth, [0] * len(truth))).reshape(len(found), len(truth))
+            size = max(overlaps.shape)
+            square = np.zeros((size, size))
+            square[: len(found), : len(truth)] = overlaps
+            orders = itertools.permutations(range(size))
+            best = max((square[np.arange(size), list(order)] for order in orders), key=np.sum)
+            count = (best >= ious[:, None]).sum(axis=1)
+            right, false, missed = right + count, false + len(found) - count, missed + len(truth) - count
+    precision, recall = right / (right + false), right / (right + missed)
+    (tn, fp), (fn, tp) = answers
+    correlation = (tp * tn - fp * fn) / np.sqrt(float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+    harmonic = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    return 100 * np.mean(harmonic) * correlation
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("threshold", [0.2, 0.5])
+def test_cg_f1_equals_the_published_definition(coco, kind, threshold):
+    records = records_of(coco, noisy)
+    expected = cg_f1_of_sam3(coco, records, kind, threshold)
+    found = presence(coco, records, threshold=threshold)
+    assert found["runs"][0][kind]["cgF1"] == pytest.approx(expected) and expected != 0
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_coco_metrics_count_the_absent_queries(coco, kind):
+    records = records_of(coco, noisy)
+    chosen = {"iou_type": kind, "image_ids": coco.imgs, "category_ids": CATEGORIES}
+    expected = coco_scores.score(coco, records.results(0, absent=True), **chosen).stats
+    mean = presence(coco, records)["mean"][kind]
+    assert [mean[name] for name in coco_scores.METRICS if expected[name] >= 0] == pytest.approx(
+        [value for value in expected.values() if value >= 0]
+    )
+    assert mean["AP"] < coco_scores.score(coco, records.results(0), **chosen).stats["AP"]
+
+
+def test_recall_and_false_detections_along_the_curve(coco):
+    records = records_of(coco, noisy, runs=2)
+    found = presence(coco, records)
+    curve, expected = found["curve"], {"recall": [], "false": [], "firing": []}
+    for threshold in curve["thresholds"]:
+        at = presence(coco, records, threshold=threshold)["mean"]
+        expected["recall"].append(at["bbox"]["recall"])
+        expected["false"].append(at[QUERIES]["false_detections"])
+        expected["firing"].append(at[QUERIES]["absent_firing"])
+    assert curve["bbox"] == pytest.approx(expected["recall"])
+    assert curve["false_detections"] == pytest.approx(expected["false"])
+    assert curve["absent_firing"] == pytest.approx(expected["firing"])
+    assert curve["thresholds"] == sorted(curve["thresholds"], reverse=True) and 10 < len(curve["thresholds"]) <= 200
+
+
+def test_recall_where_few_absent_queries_show_a_detection(coco):
+    records = records_of(coco, noisy)
+    found = presence(coco, records)
+    best = [max([0, *(one["score"] for one in query["detections"])]) for query in records.queries(0, absent=True)]
+    is_absent = np.array([bool(query.get("absent")) for query in records.queries(0, absent=True)])
+    best = np.array(best)
+    allowed = [t for t in np.unique(best) + 1e-9 if np.mean(best[is_absent] >= t) <= 0.1]
+    expected = presence(coco, records, threshold=min(allowed))["mean"]
+    assert found["mean"][QUERIES]["present_at_10"] == expected[QUERIES]["present_firing"] > 0
+    assert found["mean"]["segm"]["recall_at_10"] == expected["segm"]["recall"] > 0
+
+
+def test_detections_in_crowds_are_no_false_ones():
+    crowd = annotation(2, 1, 2, [30, 0, 30, 30], iscrowd=1)
+    coco = coco_of([annotation(1, 1, 2, [0, 0, 20, 20]), crowd], num_images=2, category_ids=(2,))
+    answers = {1: [([0, 0, 20, 20], 0.9), ([35, 5, 10, 10], 0.8)], 2: []}
+    found = presence(coco, records_of(coco, lambda run, image, *_: answers[image]))["mean"]
+    assert found["bbox"]["precision"] == found["bbox"]["recall"] == 1
+
+
+def test_some_categories_and_groups_are_measured_apart(coco):
+    records = records_of(coco, noisy, runs=2)
+    together = presence(coco, records, groups={"train": [2, 5], "novel": [9]})
+    for name, ids in (("train", [2, 5]), ("novel", [9])):
+        apart = presence(coco, records, category_ids=ids)
+        assert apart.pop("groups") == {}
+        assert together["groups"][name] == apart and apart["category_ids"] == ids
+    of_groups = together["groups"].values()
+    assert sum(one["num_absent"] for one in of_groups) == together["num_absent"]
+    with pytest.raises(ValueError, match=r"category ids \[7\]"):
+        presence(coco, records, category_ids=[7])
+
+
+def test_means_of_runs_and_negative_correlations(coco):
+    def wrong(run, image_id, category, truth):
+        """Silent where the category is present, and the other way round in the last run."""
+        return [([0, 0, 9, 9], 0.9)] if bool(truth) == (run == 2) else []
+
+    found = presence(coco, records_of(coco, wrong, runs=3))
+    assert [run[QUERIES]["IL_MCC"] for run in found["runs"]] == [-1, -1, 1]
+    assert found["mean"][QUERIES]["IL_MCC"] == pytest.approx(-1 / 3)
+    assert found["interval"][QUERIES]["IL_MCC"] == pytest.approx(1.96 * np.std([-1, -1, 1]) / np.sqrt(3))
+
+
+def test_categories_that_are_in_every_image():
+    coco = coco_of([annotation(1, 1, 2, [0, 0, 20, 20])], num_images=1, category_ids=(2,))
+    found = presence(coco, records_of(coco, silent_where_absent))
+    names = ("AUROC", "IL_MCC", "absent_firing", "false_detections", "present_at_5")
+    assert [found["mean"][QUERIES][name] for name in names] == [None] * 5
+    boxes = found["mean"]["bbox"]
+    assert boxes["F1"] == 1 and boxes["cgF1"] is None and boxes["recall_at_5"] is None
+    assert found["curve"]["false_detections"] is None and found["curve"]["bbox"] == [1.0]
+    assert "AUROC of presence: best scores of present against absent queries           = n/a" in table(found)
+
+
+def test_boxes_alone(coco):
+    found = presence(coco, records_of(coco, noisy, model="frcnn"))
+    assert set(found["mean"]) == {QUERIES, "bbox"}
+
+
+@pytest.mark.parametrize("threshold", [0, 1.5, True, "0.5"])
+def test_thresholds_are_checked(coco, threshold):
+    with pytest.raises(ValueError, match="threshold = .*: expected a number above 0 and at most 1"):
+        presence(coco, records_of(coco, noisy), threshold=threshold)
+
+
+def test_the_threshold_of_the_settings(coco):
+    assert presence(coco, records_of(coco, noisy))["threshold"] == 0.7
+    low = presence(coco, records_of(coco, noisy, threshold=0.1))
+    assert low["threshold"] == 0.1
+    assert low["mean"] == presence(coco, records_of(coco, noisy), threshold=0.1)["mean"]
+
+
+def test_the_table_has_every_metric(coco):
+    text = table(presence(coco, records_of(coco, noisy, runs=2)))
+    assert text.count("\n") == len(QUERY_METRICS) + 2 * len(INSTANCE_METRICS)
+    assert all(label in text for label in QUERY_METRICS.values()) and "threshold 0.7" in text

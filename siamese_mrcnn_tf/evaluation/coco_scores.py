@@ -285,9 +285,10 @@ def coco_stats(
 
 
 class _Evaluation(COCOeval):
-    """COCOeval that skips (image, category) pairs without ground truth and detections.
+    """COCOeval that is quick about (image, category) pairs without ground truth.
 
-    An image of COCO has 3 of 80 categories on average, so that COCOeval spends most of its time on empty pairs.
+    An image of COCO has 3 of 80 categories on average, so that COCOeval spends most of its time on empty pairs, and
+    under the open protocol on detections of categories that are not in the image.
     """
 
     pairs: Collection[tuple[int, int]] = frozenset()
@@ -296,7 +297,23 @@ class _Evaluation(COCOeval):
         return super().computeIoU(imgId, catId) if self._has_any(imgId, catId) else []
 
     def evaluateImg(self, imgId: int, catId: int, aRng: list[float], maxDet: int) -> Any:
-        return super().evaluateImg(imgId, catId, aRng, maxDet) if self._has_any(imgId, catId) else None
+        if not self._has_any(imgId, catId):
+            return None
+        if self.params.useCats and not self._gts[imgId, catId]:
+            return self._unmatched(imgId, catId, aRng, maxDet)
+        return super().evaluateImg(imgId, catId, aRng, maxDet)
+
+    def _unmatched(self, image_id: int, category_id: int, area_range: list[float], max_detections: int) -> Any:
+        """What `evaluateImg` accumulates of a pair without ground truth: detections outside the area are ignored."""
+        found = sorted(self._dts[image_id, category_id], key=lambda one: -one["score"])[:max_detections]
+        ignored = [not area_range[0] <= one["area"] <= area_range[1] for one in found]
+        shape = len(self.params.iouThrs), len(found)
+        is_ignored = np.zeros(shape, bool)
+        is_ignored[:] = ignored
+        evaluated: dict[str, Any] = {"image_id": image_id, "category_id": category_id, "aRng": area_range}
+        evaluated |= {"maxDet": max_detections, "dtIds": [one["id"] for one in found], "gtIds": []}
+        evaluated |= {"dtMatches": np.zeros(shape), "gtMatches": np.zeros((shape[0], 0)), "gtIgnore": np.zeros(0)}
+        return evaluated | {"dtScores": [one["score"] for one in found], "dtIgnore": is_ignored}
 
     def _has_any(self, image_id: int, category_id: int) -> bool:
         return (image_id, category_id) in self.pairs or not self.params.useCats

@@ -9,16 +9,17 @@ github.com/facebookresearch/sam3, commit 99d02f2, without the small constants th
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from scipy.optimize import linear_sum_assignment
 
 from .analysis import IGNORED, IOU_THRESHOLDS, TRUE_POSITIVE, ImageTruth, match_outcomes
-from .coco_scores import IOU_TYPES, METRICS, known_ids, score
+from .coco_scores import IOU_TYPES, METRICS, coco_evaluation, coco_stats, known_ids
 from .intervals import mean_and_ci, mean_text
 from .records import Records
 from .settings import DEFAULT_THRESHOLD, require_threshold
@@ -81,6 +82,7 @@ class _Found:
 class _Run:
     """The scores of a run: best ones of present [p] and absent [a] queries, all of the absent ones ascending [f]."""
 
+    num_images: int
     present: np.ndarray
     absent: np.ndarray
     false: np.ndarray
@@ -88,7 +90,12 @@ class _Run:
 
 
 def presence(
-    coco: COCO, records: Records, *, category_ids: Iterable[int] | None = None, threshold: float | None = None
+    coco: COCO,
+    records: Records,
+    *,
+    category_ids: Iterable[int] | None = None,
+    groups: Mapping[str, Iterable[int]] | None = None,
+    threshold: float | None = None,
 ) -> dict[str, Any]:
     """The metrics of presence of a whole evaluation with `EvaluationSettings.absent`.
 
@@ -96,6 +103,7 @@ def presence(
         coco: of the annotation file.
         records: of the evaluation.
         category_ids: COCO ids; only queries for these count. None: all that were evaluated.
+        groups: name -> COCO ids among them, to measure apart, such as train and novel categories.
         threshold: minimum score of a detection; None: that of the settings, 0.7 if they have none.
 
     Returns:
@@ -109,6 +117,7 @@ def presence(
         curve: thresholds [t <= 200], descending; at each the false_detections per absent query, the share of absent
             queries that show any (absent_firing), and for each iou type the recall; means over the runs.
         histogram: edges [21] of scores; present and absent [20], shares of the queries of all runs.
+        groups: name -> the same keys, but for groups, of its queries.
 
     Raises:
         ValueError: a threshold that is none, ids that were not evaluated, no ground truth, or an invalid result.
@@ -117,31 +126,18 @@ def presence(
     threshold = settings.get("threshold", DEFAULT_THRESHOLD) if threshold is None else threshold
     require_threshold(threshold)
     evaluated = [category["id"] for category in settings["categories"]]
-    category_ids = known_ids(evaluated if category_ids is None else category_ids, evaluated, "category")
+    chosen = known_ids(evaluated if category_ids is None else category_ids, evaluated, "category")
+    parts = {"": chosen} | {name: known_ids(ids, chosen, "category") for name, ids in (groups or {}).items()}
     kinds = IOU_TYPES if settings["config"]["MODEL"] == "mrcnn" else IOU_TYPES[:1]
-    truths = _Truths(coco, kinds)
-    runs, metrics, images = [], [], set()
+    truths, runs = _Truths(coco, kinds), []
     for number in range(settings["runs"]):
-        queries = [query for query in records.queries(number, absent=True) if query["category_id"] in category_ids]
-        images = {query["image_id"] for query in queries}
-        chosen: dict[str, Any] = {"image_ids": images, "category_ids": category_ids}
-        results = [result for query in queries for result in query["detections"]]
-        coco_metrics = {kind: score(coco, results, iou_type=kind, **chosen).stats for kind in kinds}
-        runs.append(_read_run(queries, truths, threshold))
-        metrics.append(_metrics_of(runs[-1], coco_metrics, threshold))
-    means, intervals = _over_runs(metrics)
-    return {
-        "threshold": threshold,
-        "minimum": settings["config"]["DETECTION_MIN_CONFIDENCE"],
-        "absent": settings.get("absent"),
-        "category_ids": category_ids,
-        "num_images": len(images),
-        "num_present": len(runs[0].present),
-        "num_absent": len(runs[0].absent),
-        **{"runs": metrics, "mean": means, "interval": intervals},
-        "curve": _curve(runs),
-        "histogram": _histogram(runs),
-    }
+        queries = [query for query in records.queries(number, absent=True) if query["category_id"] in chosen]
+        scored = _score(coco, queries, chosen, kinds)
+        runs.append({name: _measure(queries, truths, scored, ids, threshold) for name, ids in parts.items()})
+    about = {"threshold": threshold, "minimum": settings["config"]["DETECTION_MIN_CONFIDENCE"]}
+    about["absent"] = settings.get("absent")
+    joined = {name: about | _over_runs([run[name] for run in runs], ids) for name, ids in parts.items()}
+    return joined.pop("") | {"groups": joined}
 
 
 def auroc(present: npt.ArrayLike, absent: npt.ArrayLike) -> float | None:
@@ -187,13 +183,17 @@ class _Truths:
 
 
 def _read_run(queries: list[dict[str, Any]], truths: _Truths, threshold: float) -> _Run:
-    for query in queries:
-        query["detections"] = sorted(query["detections"], key=lambda result: -result["score"])
+    queries = [query | {"detections": sorted(query["detections"], key=_descending)} for query in queries]
     present = [query for query in queries if not query.get("absent")]
     absent = [query for query in queries if query.get("absent")]
     false = np.sort([result["score"] for query in absent for result in query["detections"]])
     found = {kind: _found(present, truths, kind, threshold) for kind in truths.kinds}
-    return _Run(_best(present), _best(absent), false, found)
+    num_images = len({query["image_id"] for query in queries})
+    return _Run(num_images, _best(present), _best(absent), false, found)
+
+
+def _descending(result: dict[str, Any]) -> float:
+    return -float(result["score"])
 
 
 def _best(queries: list[dict[str, Any]]) -> np.ndarray:
@@ -222,14 +222,31 @@ def _found(queries: list[dict[str, Any]], truths: _Truths, kind: str, threshold:
 # ---- metrics ---------------------------------------------------------------------------------------------------------
 
 
-def _metrics_of(run: _Run, coco_metrics: dict[str, dict[str, float]], threshold: float) -> dict[str, Metrics]:
+def _score(
+    coco: COCO, queries: list[dict[str, Any]], category_ids: list[int], kinds: Sequence[str]
+) -> dict[str, COCOeval]:
+    results = [result for query in queries for result in query["detections"]]
+    chosen: dict[str, Any] = {"image_ids": {query["image_id"] for query in queries}, "category_ids": category_ids}
+    return {kind: coco_evaluation(coco, results, iou_type=kind, **chosen) for kind in kinds}
+
+
+def _measure(
+    queries: list[dict[str, Any]],
+    truths: _Truths,
+    scored: dict[str, COCOeval],
+    category_ids: list[int],
+    threshold: float,
+) -> tuple[_Run, dict[str, Metrics]]:
+    """A run and its metrics, of the queries for some of the scored categories."""
+    run = _read_run([query for query in queries if query["category_id"] in category_ids], truths, threshold)
     of_queries = _query_metrics(run, threshold)
     metrics: dict[str, Metrics] = {QUERIES: of_queries}
     for kind, found in run.found.items():
-        of_coco = coco_metrics[kind]
-        metrics[kind] = {name: of_coco[name] if of_coco[name] >= 0 else None for name in METRICS}
+        places = [index for index, one in enumerate(scored[kind].params.catIds) if one in category_ids]
+        stats = coco_stats(scored[kind], class_index=places).tolist()
+        metrics[kind] = {name: value if value >= 0 else None for name, value in zip(METRICS, stats, strict=True)}
         metrics[kind] |= _instance_metrics(run, found, threshold, of_queries["IL_MCC"])
-    return metrics
+    return run, metrics
 
 
 def _query_metrics(run: _Run, threshold: float) -> Metrics:
@@ -264,14 +281,18 @@ def _instance_metrics(run: _Run, found: _Found, threshold: float, correlation: f
     return metrics
 
 
-def _over_runs(runs: list[dict[str, Metrics]]) -> tuple[dict[str, Metrics], dict[str, Metrics]]:
-    means: dict[str, Metrics] = {kind: {} for kind in runs[0]}
-    intervals: dict[str, Metrics] = {kind: {} for kind in runs[0]}
-    for kind, names in runs[0].items():
+def _over_runs(measured: list[tuple[_Run, dict[str, Metrics]]], category_ids: list[int]) -> dict[str, Any]:
+    """The keys of `presence` that follow from all runs."""
+    runs, metrics = [run for run, _ in measured], [one for _, one in measured]
+    means: dict[str, Metrics] = {kind: {} for kind in metrics[0]}
+    intervals: dict[str, Metrics] = {kind: {} for kind in metrics[0]}
+    for kind, names in metrics[0].items():
         for name in names:
-            values = [run[kind][name] for run in runs]
+            values = [one[kind][name] for one in metrics]
             means[kind][name], intervals[kind][name] = mean_and_ci(values, signed=name in SIGNED)
-    return means, intervals
+    counts = {"num_images": runs[0].num_images, "num_present": len(runs[0].present), "num_absent": len(runs[0].absent)}
+    found = {"category_ids": category_ids} | counts | {"runs": metrics, "mean": means, "interval": intervals}
+    return found | {"curve": _curve(runs), "histogram": _histogram(runs)}
 
 
 def _mean(values: np.ndarray) -> float | None:

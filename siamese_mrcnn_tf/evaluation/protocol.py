@@ -19,7 +19,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
-from ..data.dataset import IndexedCocoDataset
+from ..data.dataset import IndexedCocoDataset, split_classes
 from ..io import files
 from ..predictor import SiamesePredictor
 from .analysis import ANALYSIS_FILE, analyse
@@ -274,7 +274,9 @@ def _scored(
     """A whole evaluation with its scores; into `folder` go scores, COCO results of each run, analysis and presence."""
     settings = records.settings
     scores = score_records(coco, records, has_masks=settings["config"]["MODEL"] == "mrcnn")
-    found = presence(coco, records, threshold=threshold) if "absent" in settings else None
+    found = None
+    if "absent" in settings:
+        found = presence(coco, records, groups=_category_groups(settings, coco), threshold=threshold)
     if folder is not None:
         files.write_json(Path(folder) / SCORES_FILE, scores.to_dict(), indent=1)
         for run in range(settings["runs"]):
@@ -286,6 +288,18 @@ def _scored(
         if found is not None:
             files.write_json(Path(folder) / PRESENCE_FILE, found, indent=1)
     return Evaluation(records, scores, found)
+
+
+def _category_groups(settings: Settings, coco: COCO) -> dict[str, list[int]]:
+    """Category ids of "train" and "novel", without empty ones, where all categories of a split were evaluated."""
+    split, numbered = settings.get("split"), sorted(coco.cats)  # class k is the k-th of them
+    if not split or settings.get("category_set") != "all":
+        return {}
+    parts = dict(zip(("train", "novel"), split_classes(len(numbered), split), strict=True))
+    evaluated = set(_category_ids(settings))
+    ids = {name: [numbered[one - 1] for one in class_ids] for name, class_ids in parts.items()}
+    kept = {name: [one for one in of_name if one in evaluated] for name, of_name in ids.items()}
+    return {name: of_name for name, of_name in kept.items() if of_name}
 
 
 def _category_ids(settings: Settings) -> list[int]:
@@ -324,8 +338,8 @@ def _require_queries_of(record: Record, settings: Settings, dataset: IndexedCoco
             f"{folder}: image {coco_id} was searched for other categories than are in it, or not in all "
             f"{settings['runs']} runs; expected {present} in each"
         )
-    limits: dict[Any, Any] = {None: 0, "all": len(evaluated)}
-    limit = limits.get(settings.get("absent"), settings.get("absent"))
+    asked_absent = settings.get("absent", 0)
+    limit = len(evaluated) if asked_absent == "all" else int(asked_absent)
     if wrong or len(absent) > limit or sorted(asked[True]) != list(itertools.product(range(settings["runs"]), absent)):
         raise ValueError(
             f"{folder}: image {coco_id} was searched for absent categories {absent}, expected at most {limit} that are "
