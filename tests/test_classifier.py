@@ -162,6 +162,31 @@ def test_the_loss_is_the_mean_over_the_heads():
     assert metrics == pytest.approx({"cross_entropy": expected, "top1": 3 / 5})
 
 
+def test_mask_loss():
+    """Of each sample, as by hand; the target is the share of each cell of P2 that the mask covers."""
+    model = build_classifier(CONFIG, 3, pyramid=True, weight_decay=0.0, mask_weight=2.0)
+    rng = np.random.default_rng(0)
+    masks = (rng.random((2, 32, 32)) < 0.5).astype(np.float32)
+    batch = {"input_image": rng.normal(size=(2, 32, 32, 3)).astype(np.float32) * 50}
+    batch |= {"input_label": np.array([2, 0], np.int32), "input_mask": masks}
+    outputs = {name: np.asarray(value, np.float64) for name, value in model(batch).items()}
+    targets = masks.reshape(2, 8, 4, 8, 4).mean(axis=(2, 4))
+    np.testing.assert_allclose(outputs["mask_targets"], targets, atol=1e-6)
+    probabilities = 1 / (1 + np.exp(-outputs["mask_logits"]))
+    expected = -(targets * np.log(probabilities) + (1 - targets) * np.log(1 - probabilities)).mean()
+    classes = build_loss(model, outputs, mask_weight=0.0)
+    assert build_loss(model, outputs, mask_weight=2.0) - classes == pytest.approx(2 * expected, rel=1e-4)
+    assert [tracker.name for tracker in model.trackers] == ["cross_entropy", "top1", "mask_loss"]
+
+
+def build_loss(model, outputs, *, mask_weight):
+    model.mask_weight, before = mask_weight, model.mask_weight
+    trackers, model.trackers = model.trackers, model.trackers[: 3 if mask_weight else 2]
+    loss = float(model.compute_loss(y_pred={name: value.astype(np.float32) for name, value in outputs.items()}))
+    model.mask_weight, model.trackers = before, trackers
+    return loss
+
+
 # ---- runs --------------------------------------------------------------------------------------------------------
 
 

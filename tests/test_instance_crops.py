@@ -221,3 +221,15 @@ def test_import_is_light():
     code = "import sys, siamese_mrcnn_tf.pretraining.instance_crops; print({'tensorflow', 'keras'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+def test_masks_are_a_fourth_channel(data):
+    plain, masked = InstanceCrops(data, "some"), InstanceCrops(data, "some", masks=True)
+    for samples in (lambda one: RandomCrops(one, 48, seed=1), lambda one: CentreCrops(one, 48)):
+        for number in range(6):
+            crop, both = samples(plain)[number].image, samples(masked)[number].image
+            np.testing.assert_array_equal(both[..., :3], crop)
+            colour = COLOURS[masked.class_ids[samples(masked)[number].label]]
+            close = np.abs(crop.astype(int) - colour).max(axis=-1) <= 40
+            assert np.mean(close == (both[..., 3] > 127)) > 0.9
+    assert CentreCrops(masked, 48)[6].image.shape == (48, 48, 4) and CentreCrops(masked, 48)[6].label == NO_LABEL

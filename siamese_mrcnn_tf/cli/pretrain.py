@@ -9,7 +9,7 @@ import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..config import CONFIGS, Config, load_config
 from ..pretraining import CLASS_SETS
@@ -89,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours or days: show its progress
     distribution.prepare_backend(seed=options.seed, devices=options.devices)
     with distribution.device_scope(options.devices), callbacks.stopping_on_signals() as stop:
-        how = {"pyramid": options.dataset is not None, "weight_decay": recipe.weight_decay, "seed": options.seed}
+        how: dict[str, Any] = {"weight_decay": recipe.weight_decay, "mask_weight": recipe.mask_weight}
+        how |= {"pyramid": options.dataset is not None, "seed": options.seed}
         classifier = build_classifier(config, train.num_classes, **how)
         save_command(folder, "siamese-mrcnn", options.arguments, config)
         try:
@@ -148,7 +149,8 @@ def find_subset(options: argparse.Namespace, subset: str) -> "Images":
         return imagenet.find_images(options.data, subset, options.classes, partial=options.partial)
     part = None if options.no_validation else subset  # of the training images, the last by id are for validation
     dataset, _ = open_dataset(options, "train", subsubset=part, **picked(options, "split", "val_images"))
-    return instance_crops.InstanceCrops(dataset, name_of(options))
+    masks = load_config(options.config).OPTIMIZER == "adam"  # see `classifier.recipe_of`
+    return instance_crops.InstanceCrops(dataset, name_of(options), masks=masks)
 
 
 def chosen_recipe(options: argparse.Namespace) -> "tuple[Config, Recipe]":
@@ -161,4 +163,4 @@ def chosen_recipe(options: argparse.Namespace) -> "tuple[Config, Recipe]":
     given = {name: value for name, value in given.items() if value is not None}
     batch = options.batch or (_ADAM_BATCH if config.OPTIMIZER == "adam" else REFERENCE_BATCH)
     config = pretraining_config(config, batch=batch, devices=options.devices)
-    return config, dataclasses.replace(recipe_of(config), **given)
+    return config, dataclasses.replace(recipe_of(config, instances=options.dataset is not None), **given)

@@ -42,7 +42,8 @@ REFERENCE_BATCH = 256  # the learning rate is in proportion to the batch
 _DECAY_AT, _DECAY = ((1, 3), (2, 3), (8, 9)), 0.1  # fractions of the epochs: 30, 60 and 80 of 90
 _ADAM_RATE = 0.004
 _WARM_UP_EPOCHS = 5  # for batches above the reference
-_CLASSIFIER_STD = 0.01  # of the initial weights of the last layer, from Goyal et al.
+_MASK_WEIGHT = 2.0
+_CLASSIFIER_STD = 0.01  # of the initial weights of the last layers, from Goyal et al.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Recipe:
         seed: of initial weights and samples.
         decay: "steps" as described, or "cosine" (see `schedules.Stage.decay_to`).
         weight_decay: factor of half the sum of squares of all kernels.
+        mask_weight: of the loss of the instances' masks (`build_classifier`); 0 for images without masks.
     """
 
     epochs: int = 90
@@ -66,12 +68,17 @@ class Recipe:
     seed: int = 0
     decay: str = "steps"
     weight_decay: float = WEIGHT_DECAY
+    mask_weight: float = 0.0
 
 
-def recipe_of(config: Config) -> Recipe:
-    """The recipe for a configuration's optimizer: ImageNet's; for Adam 20 epochs of 100 steps without weight decay."""
+def recipe_of(config: Config, *, instances: bool = False) -> Recipe:
+    """The recipe for a configuration's optimizer: ImageNet's; for Adam 20 epochs of 100 steps without weight decay.
+
+    With Adam, `instances` of a data set are trained with their masks, too.
+    """
     if config.OPTIMIZER == "adam":
-        return Recipe(20, 100, _ADAM_RATE, decay="cosine", weight_decay=0.0)
+        mask_weight = _MASK_WEIGHT if instances else 0.0
+        return Recipe(20, 100, _ADAM_RATE, decay="cosine", weight_decay=0.0, mask_weight=mask_weight)
     return Recipe()
 
 
@@ -169,15 +176,20 @@ class Classifier(keras.Model):
     """A functional Keras model that learns to classify.
 
     Args:
-        inputs: dict of input_image and input_label, as from `imagenet.make_crop_batch`.
-        outputs: dict of logits [batch, heads, classes] and input_label [batch].
+        inputs: dict of input_image and input_label, as from `imagenet.make_crop_batch`, and perhaps input_mask.
+        outputs: dict of logits [batch, heads, classes] and input_label [batch], and with masks mask_logits and
+            mask_targets [batch, h, w].
         weight_decay: factor of half the sum of squares of all kernels.
+        mask_weight: factor of the binary cross-entropy of the masks; 0 without masks.
     """
 
-    def __init__(self, inputs: Any, outputs: Any, *, weight_decay: float, **kwargs: Any) -> None:
+    def __init__(
+        self, inputs: Any, outputs: Any, *, weight_decay: float, mask_weight: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(inputs, outputs, **kwargs)
-        self.weight_decay = weight_decay
-        self.trackers = [keras.metrics.Mean(name="cross_entropy"), keras.metrics.Mean(name="top1")]
+        self.weight_decay, self.mask_weight = weight_decay, mask_weight
+        names = ["cross_entropy", "top1", *(["mask_loss"] if mask_weight else [])]
+        self.trackers = [keras.metrics.Mean(name=name) for name in names]
 
     @property
     def encoder(self) -> types.SimpleNamespace:
@@ -191,16 +203,25 @@ class Classifier(keras.Model):
         logits = y_pred["logits"]
         found = [classification_graph(y_pred["input_label"], logits[:, head]) for head in range(logits.shape[1])]
         counts, values = found[0][0], [sum(parts) / len(found) for parts in list(zip(*found, strict=True))[1:]]
+        if self.mask_weight:
+            values.append(mask_loss_graph(y_pred["mask_targets"], y_pred["mask_logits"]))
         for tracker, value in zip(self.trackers, values, strict=True):
             tracker.update_state(value, sample_weight=counts)
-        total = ops.sum(values[0] * counts) / ops.maximum(ops.sum(counts), 1.0)
+        each = values[0] + (self.mask_weight * values[2] if self.mask_weight else 0.0)
+        total = ops.sum(each * counts) / ops.maximum(ops.sum(counts), 1.0)
         kernels = [variable.value for variable in self.trainable_variables if variable.name == "kernel"]
         decay = ops.sum(ops.stack([ops.sum(ops.square(kernel)) for kernel in kernels]))
         return (total + 0.5 * self.weight_decay * decay) / replicas_in_sync()
 
 
 def build_classifier(
-    config: Config, num_classes: int, *, pyramid: bool = False, weight_decay: float = WEIGHT_DECAY, seed: int = 0
+    config: Config,
+    num_classes: int,
+    *,
+    pyramid: bool = False,
+    weight_decay: float = WEIGHT_DECAY,
+    mask_weight: float = 0.0,
+    seed: int = 0,
 ) -> Classifier:
     """The backbone of a configuration with a linear classifier on the average of C5, with seeded initial weights.
 
@@ -208,22 +229,27 @@ def build_classifier(
         config: from `pretraining_config`.
         pyramid: train the feature pyramid too, with another classifier on the average of each of P2 to P5.
         weight_decay: see `Classifier`.
+        mask_weight: weight of the loss of masks, which a 1x1 convolution predicts from P2; needs `pyramid`. Masks
+            teach the network what in a crop is the object.
         seed: of the initial weights.
     """
     with dtype_policy(config.PRECISION):
         image = keras.Input((None, None, 3), name="input_image")
         label = keras.Input((), dtype="int32", name="input_label")
         stages = build_resnet_model(config)(image)
-        maps = {"5": stages[-1]}
+        maps, inputs, outputs = {"5": stages[-1]}, {"input_image": image, "input_label": label}, {"input_label": label}
         if pyramid:
             fpn_model = build_fpn_model([stage.shape[-1] for stage in stages[1:]], config.FPN_FEATUREMAPS)
             maps |= {f"_p{level}": one for level, one in zip(range(2, 6), fpn_model(stages[1:]), strict=False)}
+        if mask_weight:
+            inputs["input_mask"] = mask = keras.Input((None, None), name="input_mask")
+            outputs["mask_targets"] = KL.AveragePooling2D(config.BACKBONE_STRIDES[0])(mask[..., None])[..., 0]
+            outputs["mask_logits"] = KL.Conv2D(1, 1, dtype="float32", name="mask")(maps["_p2"])[..., 0]
         pooled = {name: KL.GlobalAveragePooling2D(name=f"pool{name}")(one) for name, one in maps.items()}
         names = {name: "classifier" + name.removeprefix("5") for name in pooled}
         heads = [KL.Dense(num_classes, dtype="float32", name=names[name])(one) for name, one in pooled.items()]
-        logits = ops.stack(heads, axis=1)
-    inputs, outputs = {"input_image": image, "input_label": label}, {"logits": logits, "input_label": label}
-    model = Classifier(inputs, outputs, weight_decay=weight_decay, name="imagenet")
+        outputs["logits"] = ops.stack(heads, axis=1)
+    model = Classifier(inputs, outputs, weight_decay=weight_decay, mask_weight=mask_weight, name="imagenet")
     _set_initial_weights(model, seed)
     return model
 
@@ -247,12 +273,19 @@ def classification_graph(labels: Any, logits: Any) -> tuple[Any, Any, Any]:
     return counts, cross_entropy, is_right
 
 
+def mask_loss_graph(targets: Any, logits: Any) -> Any:
+    """Binary cross-entropy of each sample [batch], from targets in 0..1 and logits, both [batch, h, w]."""
+    losses = ops.relu(logits) - logits * targets + ops.softplus(-ops.abs(logits))
+    return ops.mean(losses, axis=(1, 2))
+
+
 def _set_initial_weights(model: keras.Model, seed: int) -> None:
     """Normal with the variance 2 / (outputs of a kernel) in convolutions (He et al., arXiv 1502.01852)."""
     kernels = [variable for variable in model.trainable_variables if variable.name == "kernel"]
     for index, kernel in enumerate(kernels):
         height_width, channels = kernel.shape[:-2], kernel.shape[-1]
-        std = math.sqrt(2 / (math.prod(height_width) * channels)) if height_width else _CLASSIFIER_STD
+        is_inner = height_width and channels > 1  # the last layers are dense, and the mask's single channel
+        std = math.sqrt(2 / (math.prod(height_width) * channels)) if is_inner else _CLASSIFIER_STD
         kernel.assign(std * np.random.default_rng([seed, index]).standard_normal(kernel.shape, np.float32))
 
 

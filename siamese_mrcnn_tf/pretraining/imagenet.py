@@ -189,7 +189,10 @@ def _listed(names: Sequence[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class LabeledImage:
-    """One sample: uint8 [size, size, RGB], the mean not subtracted, and the index of its class, or NO_LABEL."""
+    """One sample: uint8 [size, size, RGB], the mean not subtracted, and the index of its class, or NO_LABEL.
+
+    A fourth channel is the mask of an instance, 0 or 255 but for its edge.
+    """
 
     image: np.ndarray
     label: int
@@ -272,22 +275,24 @@ class CentreCrops(_Crops):
     def __getitem__(self, number: int) -> LabeledImage:
         """Sample `number`, from 0 on; errors as those of `RandomCrops`."""
         if number >= len(self.dataset):
-            return LabeledImage(np.zeros((self.size, self.size, 3), np.uint8), NO_LABEL)
+            return LabeledImage(np.zeros_like(self[0].image), NO_LABEL)
         return self._labeled(number, lambda index: self.dataset.centre_crop(index, self.size))
 
 
 def make_crop_batch(samples: Sequence[LabeledImage], config: Config) -> dict[str, np.ndarray]:
-    """A batch of the classifier: input_image float32 [batch, size, size, RGB], the mean (MEAN_PIXEL) subtracted, and
-    input_label int32 [batch].
+    """A batch of the classifier: input_image float32 [batch, size, size, RGB], the mean (MEAN_PIXEL) subtracted,
+    input_label int32 [batch], and of samples with a mask input_mask float32 [batch, size, size] in 0..1.
 
     Samples without a label come last; only as many of them are used as GPU_COUNT devices need to share a batch evenly.
     """
     labeled = sum(sample.label != NO_LABEL for sample in samples)
     samples = samples[: -(-labeled // config.GPU_COUNT) * config.GPU_COUNT]
-    return {
-        "input_image": molding.mold_image(np.stack([sample.image for sample in samples]), config),
+    pixels = np.stack([sample.image for sample in samples])
+    batch = {
+        "input_image": molding.mold_image(pixels[..., :3], config),
         "input_label": np.array([sample.label for sample in samples], np.int32),
     }
+    return batch | ({"input_mask": pixels[..., 3].astype(np.float32) / 255} if pixels.shape[-1] > 3 else {})
 
 
 # ---- crops -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Instances of a COCO-format data set, cropped for classification: pre-training of a backbone without ImageNet.
 
 Samples look like references: the box of an instance, resized to the reference's square and padded. In training its
-edges are jittered, and every other sample is mirrored. Nothing here imports Keras, so that worker processes start fast.
+edges are jittered, and every other sample is mirrored. With masks a crop has a fourth channel. Nothing here imports
+Keras, so that worker processes start fast.
 """
 
 from collections.abc import Iterator
@@ -21,20 +22,24 @@ class InstanceCrops:
     Args:
         dataset: with indices built.
         name: name of the weight file that is trained on them, without suffix.
+        masks: crops have a fourth channel, 255 on the instance.
 
     Attributes:
         class_ids: of the data set; a label is an index into them.
         places: list of (image id, (y1, x1, y2, x2) in pixels, label).
+        annotations: index of each place's annotation in its image.
 
     Raises:
         ValueError: instances of fewer than two classes.
     """
 
-    def __init__(self, dataset: IndexedCocoDataset, name: str) -> None:
-        self.dataset, self.name = dataset, name
+    def __init__(self, dataset: IndexedCocoDataset, name: str, *, masks: bool = False) -> None:
+        self.dataset, self.name, self.masks = dataset, name, masks
         self.class_ids = [int(class_id) for class_id in dataset.ACTIVE_CLASSES]
         self.num_classes = len(self.class_ids)
-        self.places = list(_places(dataset, self.class_ids))
+        found_places = list(_places(dataset, self.class_ids))
+        self.places = [place for place, _ in found_places]
+        self.annotations = [index for _, index in found_places]
         found = len({label for *_, label in self.places})
         if found < 2:
             count = f"instances of {found} of {self.num_classes} active classes"
@@ -56,41 +61,48 @@ class InstanceCrops:
         return self.places[index][2]
 
     def random_crop(self, index: int, size: int, rng: np.random.Generator) -> np.ndarray:
-        """An instance with the edges of its box jittered: uint8 [size, size, RGB]."""
+        """An instance with the edges of its box jittered: uint8 [size, size, RGB], with masks [size, size, RGB + 1]."""
         image_id, box, _ = self.places[index]
         image = self.dataset.load_image(image_id)
-        return padded_box(image, _shifted(box, image.shape, rng), size)
+        return self._crop(index, image, _shifted(box, image.shape, rng), size)
 
     def centre_crop(self, index: int, size: int) -> np.ndarray:
-        """An instance: uint8 [size, size, RGB]."""
+        """An instance: uint8 [size, size, RGB], with masks [size, size, RGB + 1]."""
         image_id, box, _ = self.places[index]
-        return padded_box(self.dataset.load_image(image_id), box, size)
+        return self._crop(index, self.dataset.load_image(image_id), box, size)
+
+    def _crop(self, index: int, image: np.ndarray, box: Box, size: int) -> np.ndarray:
+        crop = padded_box(image, box, size)
+        if not self.masks:
+            return crop
+        mask = self.dataset.instance_mask(self.places[index][0], self.annotations[index])
+        return np.dstack([crop, padded_box(mask.astype(np.uint8) * np.uint8(255), box, size)])
 
 
 def padded_box(image: np.ndarray, box: Box, size: int) -> np.ndarray:
     """A box of an image in the form of references: resized by its long side, padded with 0 to uint8 [size, size, RGB].
 
-    Arguments as in `imagenet.resized_crop`.
+    Arguments as in `imagenet.resized_crop`; a mask uint8 [height, width] gives [size, size].
     """
     y1, x1, y2, x2 = box
     scale = size / max(y2 - y1, x2 - x1)
     height, width = max(round((y2 - y1) * scale), 1), max(round((x2 - x1) * scale), 1)
     part = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, (x1, y1, x2, y2))
-    canvas = np.zeros((size, size, 3), np.uint8)
+    canvas = np.zeros((size, size, *image.shape[2:]), np.uint8)
     top, left = (size - height) // 2, (size - width) // 2
     canvas[top : top + height, left : left + width] = np.asarray(part)
     return canvas
 
 
-def _places(dataset: IndexedCocoDataset, class_ids: list[int]) -> Iterator[tuple[int, Box, int]]:
+def _places(dataset: IndexedCocoDataset, class_ids: list[int]) -> Iterator[tuple[tuple[int, Box, int], int]]:
     labels = {dataset.class_info[class_id]["id"]: label for label, class_id in enumerate(class_ids)}
     for image_id, info in enumerate(dataset.image_info):
-        for annotation in info["annotations"]:
+        for index, annotation in enumerate(info["annotations"]):
             x, y, width, height = annotation["bbox"]
             y1, x1 = max(y, 0), max(x, 0)
             y2, x2 = min(y + height, info["height"]), min(x + width, info["width"])
             if annotation["category_id"] in labels and not annotation["iscrowd"] and min(y2 - y1, x2 - x1) >= 1:
-                yield image_id, (y1, x1, y2, x2), labels[annotation["category_id"]]
+                yield (image_id, (y1, x1, y2, x2), labels[annotation["category_id"]]), index
 
 
 def _shifted(box: Box, shape: tuple[int, ...], rng: np.random.Generator) -> Box:
