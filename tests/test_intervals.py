@@ -40,3 +40,10 @@ def test_intervals_over_splits_are_of_the_means_of_runs():
     assert mean_over_splits([[0.1, 0.3], [None, 0.2]]) == (None, None)
     with pytest.raises(ValueError, match=r"differ in their number of runs: \[2, 1\]"):
         mean_over_splits([[0.1, 0.2], [0.3]])
+
+
+def test_negative_values_of_signed_metrics():
+    mean, interval = mean_and_ci([-0.5, 0.1], signed=True)
+    assert mean == pytest.approx(-0.2) and interval == pytest.approx(1.96 * 0.3 / 2**0.5)
+    assert mean_and_ci([-0.5, None], signed=True) == (None, None)
+    assert mean_over_splits([[-1, 0.5], [0, 0.5]], signed=True)[0] == pytest.approx(0)

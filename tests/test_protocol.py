@@ -65,7 +65,7 @@ class Noise(Oracle):
         found = super()._found(dataset, image_id, query)
         rng = np.random.default_rng([query.run, *np.ravel(query.references)])
         shift = int(rng.integers(0, 20))
-        rois, masks = np.array(found["rois"]) - [0, shift, 0, shift], np.roll(found["masks"], -shift, axis=1)
+        rois, masks = np.reshape(found["rois"], (-1, 4)) - [0, shift, 0, shift], np.roll(found["masks"], -shift, axis=1)
         return {"rois": rois, "scores": rng.random(len(rois)), "masks": masks}
 
 
@@ -471,6 +471,175 @@ def test_broken_records(loaded, tmp_path, change, message):
     path.write_text("\n".join([lines[0], json.dumps(record), *lines[2:], ""]))
     with pytest.raises(ValueError, match=message):
         rescore(tmp_path, loaded[1])
+
+
+# ---- the open protocol -----------------------------------------------------------------------------------------------
+
+
+class Eager(Noise):
+    """Finds a false instance, too, in every other query of a category that is not in the image."""
+
+    def _found(self, dataset, image_id, query):
+        found = super()._found(dataset, image_id, query)
+        if len(found["rois"]) or (image_id + query.run) % 2:
+            return found
+        masks = np.zeros((*coco_tree.SIZE, 1), bool)
+        masks[10:40, 10:50] = True
+        return {"rois": [(10, 10, 40, 50)], "scores": [0.8], "masks": masks}
+
+
+def absent_of(records):
+    """COCO image id -> [category ids that were searched and are not in it], in the first run."""
+    return {
+        record["image_id"]: [one["category_id"] for one in record["queries"] if one["run"] == 0 and "absent" in one]
+        for record in records
+    }
+
+
+def test_absent_categories_are_searched_in_every_image(loaded):
+    detector = Noise()
+    records = run(detector, loaded, absent="all").records
+    assert records.settings["images"] == [10, 20, 30, 40, 50, 60]  # nothing is in the last one
+    # a crowd is not absent: image 10 has one of category 18
+    assert absent_of(records) == {10: [], 20: [3], 30: [7], 40: [18], 50: [3], 60: [3, 7, 18]}
+    of_annotation = loaded[1].anns
+    for query in records.queries(1, absent=True):
+        [(image_id, annotation_id)] = query["references"]
+        assert of_annotation[annotation_id]["category_id"] == query["category_id"]
+        assert of_annotation[annotation_id]["image_id"] == image_id
+    assert [query.class_id for query in detector.searched[1][1]] == [1, 2, 3] * 2
+    assert all("absent" not in query for query in records.queries(0))
+
+
+def test_present_queries_and_their_metrics_are_those_of_the_paper(loaded, tmp_path):
+    paper = run(Eager(), loaded, folder=tmp_path / "paper")
+    both = run(Eager(), loaded, folder=tmp_path / "open", absent="all")
+    assert without_time(both.scores) == without_time(paper.scores)
+    assert both.records.references(1) == paper.records.references(1)
+    for name in ("results_run_0.json", "results_run_1.json", "analysis.json"):
+        assert (tmp_path / "open" / name).read_text() == (tmp_path / "paper" / name).read_text()
+    assert "absent" not in paper.records.settings and "threshold" not in paper.records.settings
+    assert paper.presence is None and not (tmp_path / "paper" / "presence.json").exists()
+    found = json.loads((tmp_path / "open" / "presence.json").read_text())
+    assert found == json.loads(json.dumps(both.presence))
+    assert (found["absent"], found["threshold"], found["num_present"], found["num_absent"]) == ("all", 0.7, 10, 7)
+    assert 0 < found["mean"]["queries"]["absent_firing"] < 1
+    assert len(both.records.results(0, absent=True)) > len(both.records.results(0))
+
+
+def test_some_of_the_absent_categories_are_chosen_by_seed_and_image(loaded):
+    few, more = (absent_of(run(Noise(), loaded, absent=count).records) for count in (1, 2))
+    assert [len(few[image]) for image in (10, 20, 60)] == [0, 1, 1] and len(more[60]) == 2
+    assert set(few[60]) < set(more[60])
+    assert absent_of(run(Noise(), loaded, absent=2, runs=4, class_ids=[1, 2]).records)[60] == [3, 7]
+    chosen = {tuple(absent_of(run(Noise(), loaded, absent=1, seed=seed).records)[60]) for seed in range(12)}
+    assert chosen == {(3,), (7,), (18,)}
+
+
+def test_limits_count_images_with_a_category(loaded):
+    of_class = {"class_ids": [3], "absent": "all"}
+    assert run(Noise(), loaded, **of_class).records.settings["images"] == [20, 30, 40, 50, 60]  # 10 has a crowd of it
+    limited = run(Noise(), loaded, **of_class, limit=2)
+    assert limited.records.settings["images"] == [20, 30]
+    assert limited.scores.num_images == 2
+    third = run(Noise(), loaded, **of_class, limit=3)
+    assert third.records.settings["images"] == [20, 30, 40, 50] and third.scores.num_images == 3
+    assert run(Noise(), loaded, **of_class, limit=4).records.settings["images"] == [20, 30, 40, 50, 60]
+
+
+def test_categories_without_a_usable_reference_are_not_absent(tree):
+    content = json.loads((tree / "annotations" / "instances_val2017.json").read_text())
+    content["categories"].append({"id": 99, "name": "unicorn"})
+    coco_tree.write_annotations(tree, content)
+    assert absent_of(run(Noise(), open_tree(tree), absent="all").records)[60] == [3, 7, 18]
+
+
+def test_an_open_evaluation_is_resumed_joined_and_rescored(loaded, tmp_path):
+    whole = run(Eager(), loaded, absent=1, folder=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(Eager(stop_at=3), loaded, absent=1, folder=tmp_path / "stopped")
+    resumed = run(Eager(), loaded, absent=1, folder=tmp_path / "stopped", resume=True)
+    parts = [tmp_path / f"part_{index}" for index in (1, 2)]
+    for index, part in enumerate(parts, 1):
+        assert run(Eager(), loaded, absent=1, folder=part, shard=(index, 2)).presence is None
+    joined = merge(parts, tmp_path / "joined", loaded[1], loaded[0], progress=False)
+    again = rescore(tmp_path / "whole", loaded[1], loaded[0], progress=False)
+    assert whole.presence == resumed.presence == joined.presence == again.presence
+    assert lines_of(tmp_path / "stopped") == lines_of(tmp_path / "whole")
+    low = rescore(tmp_path / "whole", loaded[1], threshold=0.1, progress=False).presence
+    assert low["threshold"] == 0.1 and low["mean"]["bbox"]["recall"] > whole.presence["mean"]["bbox"]["recall"]
+    assert json.loads((tmp_path / "whole" / "presence.json").read_text())["threshold"] == 0.1
+    with pytest.raises(ValueError, match="absent = 1 there and 2 here"):
+        run(Eager(), loaded, absent=2, folder=tmp_path / "whole", resume=True)
+
+
+def test_references_of_absent_categories_are_replayed(loaded):
+    recorded = run(Noise(), loaded, absent="all", shots=2).records
+    sampler = ReplayReferenceSampler(loaded[0], recorded)
+    replayed = run(Noise(), loaded, absent="all", seed=4, shots=2, sampler=sampler).records
+    assert replayed.references(1, absent=True) == recorded.references(1, absent=True)
+
+
+def test_random_boxes_find_nothing_where_the_category_is_absent(loaded):
+    found = run(RandomBoxes(), loaded, absent="all").presence["mean"]
+    assert found["queries"]["AUROC"] == found["queries"]["IL_MCC"] == 1
+    assert found["queries"]["false_detections"] == 0 and found["bbox"]["F1"] < 1
+
+
+def test_train_and_novel_categories_are_measured_apart(loaded):
+    about = {"split": 1, "category_set": "all"}
+    groups = run(Noise(), loaded, absent="all", about=about).presence["groups"]
+    assert {name: one["category_ids"] for name, one in groups.items()} == {"train": [7, 18], "novel": [3]}
+    assert run(Noise(), loaded, absent="all", about=about | {"category_set": "train"}).presence["groups"] == {}
+    assert run(Noise(), loaded, absent="all").presence["groups"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"absent": 0}, "absent = 0: expected a whole number of 1 or more"),
+        ({"absent": "some"}, "absent = 'some': expected 'all' or a whole number of 1 or more"),
+        ({"absent": "all", "control": "present"}, "absent = 'all': does not go with control = 'present'"),
+        ({"absent": 1, "threshold": 0.0}, "threshold = 0.0: expected a number above 0 and at most 1"),
+        ({"absent": 1, "threshold": "high"}, "threshold = 'high': expected a number"),
+    ],
+)
+def test_settings_of_the_open_protocol_are_checked(loaded, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run(Noise(), loaded, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda queries: queries.pop(), r"absent categories \[3, 7, 18\], expected at most 3 .*, in all 2 runs"),
+        (lambda queries: queries[0].pop("absent"), "image 60 was searched for other categories than are in it"),
+        (lambda queries: queries[0].update(category_id=1), "image 60 was searched for category 1, which its settings"),
+    ],
+)
+def test_broken_records_of_the_open_protocol(loaded, tmp_path, change, message):
+    run(Noise(), loaded, absent="all", folder=tmp_path)
+    change_last_record(tmp_path, change)
+    with pytest.raises(ValueError, match=message):
+        rescore(tmp_path, loaded[1], loaded[0])
+
+
+def change_last_record(folder, change):
+    """Let `change` edit the queries of the last record of a folder."""
+    path = folder / "records-0001-of-0001.jsonl"
+    *lines, last = path.read_text().splitlines()
+    record = json.loads(last)
+    change(record["queries"])
+    path.write_text("\n".join([*lines, json.dumps(record), ""]))
+
+
+def test_what_is_in_an_image_is_not_absent(loaded, tmp_path):
+    """Also as a crowd, which only the data set tells."""
+    run(Noise(), loaded, absent="all", limit=1, folder=tmp_path)
+    added = [{"run": run, "category_id": 18, "references": [], "detections": [], "absent": True} for run in range(2)]
+    change_last_record(tmp_path, lambda queries: queries.extend(added))
+    with pytest.raises(ValueError, match=r"image 10 was searched for absent categories \[18\]"):
+        rescore(tmp_path, loaded[1], loaded[0])
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------

@@ -180,7 +180,8 @@ def _queries_and_sampler(
         if detector.needs_references:
             sampler.check(queries)
     if settings.absent is not None:
-        last = queries[-1][0] if len(queries) < len(every) else dataset.image_ids[-1]
+        is_cut = settings.limit is not None and settings.limit <= len(every)
+        last = queries[-1][0] if is_cut else dataset.image_ids[-1]
         chosen: dict[str, Any] = {"class_ids": settings.class_ids, "seed": settings.seed, "config": detector.config}
         images = [one for one in dataset.image_ids.tolist() if one <= last]
         queries = with_absent(dataset, queries, settings.absent, image_ids=images, **chosen)
