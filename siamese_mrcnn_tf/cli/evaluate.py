@@ -6,10 +6,10 @@
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .inputs import choose_config, open_dataset, open_predictor, picked, start_keras
-from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least
+from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, number
 
 if TYPE_CHECKING:
     from ..data.dataset import IndexedCocoDataset
@@ -29,6 +29,12 @@ _CONTROL_HELP = (
     "search with references of a wrong category that is present in the image or absent from it: a model that ignores "
     "the reference scores as well with these"
 )
+_ABSENT_HELP = (
+    "open protocol: also search each image for N categories that are not in it, or for 'all' of them, and measure "
+    "presence; a low --min-confidence, such as 0.05, shows the whole curve of recall and false detections"
+)
+_THRESHOLD_HELP = "minimum score of a detection for the metrics of presence (default 0.7)"
+_LOW_CONFIDENCE = 0.05
 _SHARD_HELP = "evaluate part I of N, to share the images among processes or machines; --merge joins the parts"
 _WORKERS_HELP = "threads that search images; results do not depend on their number (default 1)"
 _MERGE_HELP = "join the parts in these folders to one evaluation in --out, instead of evaluating"
@@ -50,6 +56,9 @@ def add_parser(commands: Commands) -> None:
     add("--protocol", choices=("default", "paper"), default="default", help=_PROTOCOL_HELP)
     add("--exclude-query-image", action="store_true", help="draw no reference from the image that is searched")
     add("--control", choices=("present", "absent"), help=_CONTROL_HELP)
+    add("--absent", type=count_or_all, metavar="N|all", help=_ABSENT_HELP)
+    above_zero = number(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+    add("--threshold", type=above_zero, metavar="P", help=_THRESHOLD_HELP)
     add("--out", default="evaluation", metavar="DIR", help="folder of results (default evaluation)")
     add("--resume", action="store_true", help="resume the evaluation in --out")
     add("--workers", type=at_least(1), default=1, metavar="N", help=_WORKERS_HELP)
@@ -68,6 +77,13 @@ def shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def count_or_all(text: str) -> int | str:
+    """Argument type: a whole number of 1 or more, or "all"."""
+    if text != "all" and not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected 'all' or a whole number of 1 or more, got {text!r}")
+    return text if text == "all" else int(text)
+
+
 def run(options: argparse.Namespace) -> None:
     from ..io.files import writable_folder
     from ..report.writer import write_report
@@ -76,6 +92,8 @@ def run(options: argparse.Namespace) -> None:
     out = writable_folder(options.out)
     if options.split == "0" and options.categories != "all":
         raise ValueError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
+    if options.threshold is not None and not (options.absent or options.merge or options.results):
+        raise ValueError(f"--threshold {options.threshold:g}: needs the metrics of presence, expected --absent too")
     splits = range(1, 5) if options.split == "all" else [int(options.split)]
     evaluate_split = take_over if options.merge or options.results else run_split
     if evaluate_split is run_split and "{split}" in (options.model or ""):
@@ -90,6 +108,8 @@ def run(options: argparse.Namespace) -> None:
             print(f"part {options.shard[0]} of {options.shard[1]} is in {folder}; join the parts with --merge")
             continue
         show(outcome.scores)
+        if outcome.presence is not None:
+            show_presence(outcome.presence)
         folders.append(folder)
     if folders:
         paths = write_report(folders, out, dataset)
@@ -108,10 +128,18 @@ def run_split(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
         class_ids={"train": list(train), "novel": list(novel), "all": None}[options.categories],
         area="box" if options.protocol == "paper" else "mask",
         about={"split": split, "category_set": options.categories, **picked(options, "protocol", "subset", "year")},
-        **picked(options, "shots", "seed", "runs", "limit", "exclude_query_image", "control"),
+        threshold=chosen_threshold(options, weights),
+        **picked(options, "shots", "seed", "runs", "limit", "exclude_query_image", "control", "absent"),
     )
     chosen = picked(options, "resume", "shard", "workers")
     return protocol.evaluate(detector, dataset, coco, settings, folder=folder, weights=weights, **chosen), dataset
+
+
+def chosen_threshold(options: argparse.Namespace, weights: Path | None) -> float:
+    """The minimum score of a detection for the metrics of presence: --threshold, or the published 0.7."""
+    from ..evaluation.settings import DEFAULT_THRESHOLD
+
+    return DEFAULT_THRESHOLD if options.threshold is None else options.threshold
 
 
 def open_detector(options: argparse.Namespace, split: int) -> "tuple[Detector | SiamesePredictor, Path | None]":
@@ -142,10 +170,11 @@ def take_over(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
     from ..evaluation import protocol
 
     dataset, coco = open_dataset(options, options.subset)
+    chosen = picked(options, "threshold")
     if not options.merge:
-        return protocol.rescore(folder, coco, dataset), dataset
+        return protocol.rescore(folder, coco, dataset, **chosen), dataset
     parts = [part_of(part, options, split) for part in options.merge]
-    return protocol.merge(parts, folder, coco, dataset), dataset
+    return protocol.merge(parts, folder, coco, dataset, **chosen), dataset
 
 
 def show(scores: "EvaluationScores") -> None:
@@ -158,3 +187,13 @@ def show(scores: "EvaluationScores") -> None:
     if scores.is_empty:
         print("\nnothing was detected: every metric is 0")
     print(f"\n{scores.seconds:.1f} s for the images, {scores.seconds / scores.num_queries:.2f} s a query")
+
+
+def show_presence(found: dict[str, Any]) -> None:
+    """Print the metrics of presence, and whether the minimum score hides a part of the curve."""
+    from ..evaluation.presence import table
+
+    print(f"\n{table(found)}")
+    if found["minimum"] > _LOW_CONFIDENCE:
+        cut = f"detections below {found['minimum']:g} were not kept: curves of recall and false detections end there"
+        print(f"\n{cut}; --min-confidence {_LOW_CONFIDENCE} shows more")

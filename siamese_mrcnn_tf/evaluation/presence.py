@@ -27,13 +27,13 @@ from .settings import DEFAULT_THRESHOLD, require_threshold
 PRESENCE_FILE = "presence.json"
 QUERIES = "queries"  # beside the iou types: the metrics that need no ground truth boxes or masks
 QUERY_METRICS = {
-    "AUROC": "AUROC of presence: best scores of present against absent queries",
-    "IL_MCC": "IL_MCC: Matthews correlation of presence",
+    "AUROC": "AUROC of presence",
+    "IL_MCC": "IL_MCC (Matthews correlation of presence)",
     "present_firing": "present queries that show a detection",
     "absent_firing": "absent queries that show a detection",
     "false_detections": "false detections per absent query",
-    "present_at_5": "present queries that show one where 5% of the absent ones do",
-    "present_at_10": "present queries that show one where 10% of the absent ones do",
+    "present_at_5": "present queries that show one, where 5% of the absent ones do",
+    "present_at_10": "present queries that show one, where 10% of the absent ones do",
 }
 INSTANCE_METRICS = {
     "AP50": "AP50, absent categories asked too",
@@ -44,8 +44,8 @@ INSTANCE_METRICS = {
     "positive_F1": "positive micro F1 (IoU 0.50:0.95)",
     "cgF1": "cgF1 (0 to 100)",
     "found": "present queries with a right detection",
-    "recall_at_5": "recall where 5% of the absent queries show a detection",
-    "recall_at_10": "recall where 10% of the absent queries show a detection",
+    "recall_at_5": "recall where 5% of the absent queries show one",
+    "recall_at_10": "recall where 10% of the absent queries show one",
 }
 SIGNED = ("IL_MCC", "cgF1")  # may be negative
 PERCENTS = ("cgF1",)  # in 0..100, the others in 0..1
@@ -53,6 +53,7 @@ PERCENTS = ("cgF1",)  # in 0..100, the others in 0..1
 _RATES = {"5": 0.05, "10": 0.1}  # shares of absent queries that show a detection
 _CURVE_POINTS = 200  # at most
 _BINS = 20  # of the histogram of scores
+_LABEL, _COLUMN = 68, 17  # characters of a table's columns
 
 Metrics = dict[str, float | None]
 
@@ -348,18 +349,26 @@ def _histogram(runs: list[_Run]) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The means and intervals of `presence` as text, a line for each metric."""
-    lines = [f"absent categories asked too, threshold {found['threshold']:g}:"]
-    lines += [f" {label:<74} = {text}" for label, text in _lines(found)]
-    return "\n".join(lines)
+    """`presence` as text: a line for each metric, its mean and interval of all categories and of each group."""
+    columns = {"all": found} | found["groups"]
+    counts = f"{found['num_present']} present and {found['num_absent']} absent queries a run"
+    heads = "".join(f"{name if len(columns) > 1 else '':>{_COLUMN}}" for name in columns)
+    lines = [f"open protocol, threshold {found['threshold']:g}: {counts}", f"{'':<{_LABEL}}{heads}".rstrip()]
+    for kind, name, label in _labels(found):
+        cells = (_cell(column["mean"][kind][name], column["interval"][kind][name], name) for column in columns.values())
+        lines.append(f" {label:<{_LABEL - 1}}{''.join(f'{cell:>{_COLUMN}}' for cell in cells)}")
+    return "\n".join(line for line in lines if line)
 
 
-def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _labels(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(QUERIES or iou type, name, label) of the metrics in a table."""
     names = {"bbox": "boxes", "segm": "masks"}
     of_queries = ((QUERIES, name, label) for name, label in QUERY_METRICS.items())
     kinds = [kind for kind in IOU_TYPES if kind in found["mean"]]
     of_kinds = ((kind, name, f"{INSTANCE_METRICS[name]}, {names[kind]}") for kind in kinds for name in INSTANCE_METRICS)
-    for kind, name, label in itertools.chain(of_queries, of_kinds):
-        mean, interval = found["mean"][kind][name], found["interval"][kind][name]
-        digits = (1, 2) if name in PERCENTS else (3, 3)
-        yield label, "n/a" if mean is None else mean_text(mean, interval, digits=digits, sign="+-")
+    return itertools.chain(of_queries, of_kinds)
+
+
+def _cell(mean: float | None, interval: float | None, name: str) -> str:
+    digits = (1, 2) if name in PERCENTS else (3, 3)
+    return "n/a" if mean is None else mean_text(mean, interval, digits=digits, sign="+-")

@@ -137,6 +137,8 @@ def rescore(
     records = read_records(folder)
     records.require_complete()
     _require_set_of(records.settings, coco, folder)
+    if threshold is not None and "absent" not in records.settings:
+        raise ValueError(f"{folder}: threshold = {threshold}: no absent category was searched there, it has no use")
     for record in records:
         _require_queries_of(record, records.settings, dataset, folder)
     return _scored(records, coco, folder, progress, threshold)

@@ -1,6 +1,7 @@
 """Reads finished evaluations from their folders and groups them into the experiments of a report.
 
-A folder holds settings.json and scores.json of one category split, and mostly analysis.json. An experiment is one line
+A folder holds settings.json and scores.json of one category split, and mostly analysis.json, or presence.json of the
+open protocol. An experiment is one line
 of the paper's tables: a model, a number of shots, the train or the novel categories, on one split or several.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 from ..evaluation.analysis import ANALYSIS_FILE
 from ..evaluation.coco_scores import IOU_TYPES, METRICS, SCORES_FILE
 from ..evaluation.intervals import MeanAndInterval, mean_and_ci, mean_over_splits
+from ..evaluation.presence import PRESENCE_FILE, QUERIES, SIGNED
 from ..evaluation.settings import SETTINGS_FILE
 from ..io import files
 from .published import MEAN, RANDOM_BOXES, Published, published
@@ -28,7 +30,9 @@ _CATEGORIES = ("all", "train", "novel")
 _SAME_SETTINGS = ("protocol", "set", "subset", "year", "runs", "limit", "area", "exclude_query_image")
 _SAME_CONFIG = ("DETECTION_MIN_CONFIDENCE", "DETECTION_ARGMAX", "DETECTION_NMS_THRESHOLD", "MOLD_TARGETS_AT_INFERENCE")
 _CONTROL = "control-"
+PAPER = "paper_"  # before the names of metrics of the present categories alone
 _CLASS_METRICS = ("AP", "AP50")
+_NOT_IN_PERCENT = ("AUROC", "IL_MCC", "false_detections", "cgF1")  # as they are in presence.json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Evaluated:
         per_class: for each run: iou type -> category id as text -> "AP" and "AP50" -> percent.
         counts: num_images, num_queries, num_results, None if unknown.
         analysis: content of analysis.json, scores in 0..1; {} without.
+        presence: content of presence.json, scores in 0..1; {} without.
     """
 
     folder: Path
@@ -49,6 +54,7 @@ class Evaluated:
     per_class: list[dict[str, dict[str, Percents]]]
     counts: dict[str, int | None]
     analysis: dict[str, Any]
+    presence: dict[str, Any]
 
     @property
     def split(self) -> int:
@@ -66,6 +72,10 @@ class Evaluated:
         model, control = self.settings.get("model"), self.settings.get("control")
         model = f"{_CONTROL}{control}" if control else model if model == RANDOM_BOXES else None
         return model, self.settings["shots"], self.settings["category_set"] if self.split else "all"
+
+    def presence_of(self, group: str) -> dict[str, Any]:
+        """The metrics of presence of a group of categories, "" for all that were evaluated."""
+        return self.presence["groups"][group] if group else self.presence
 
     def class_name(self, category_id: str) -> str:
         """The name of a category, by its id as text."""
@@ -157,6 +167,32 @@ class Experiment:
             }
         return row
 
+    @property
+    def presence_groups(self) -> list[str]:
+        """The groups of categories with metrics of presence, "" for all; [] unless all evaluations have them."""
+        if not all(part.presence for part in self.evaluations.values()):
+            return []
+        parts = [part.presence["groups"] for part in self.evaluations.values()]
+        return ["", *(name for name in parts[0] if all(name in groups for groups in parts))]
+
+    def presence_values(self, line: Line, group: str, kind: str, name: str) -> list:
+        """A metric of presence in each run, as of `values`: in percent, but for AUROC, IL_MCC, false_detections.
+
+        Args:
+            line: a split or MEAN.
+            group: of `presence_groups`.
+            kind: `evaluation.presence.QUERIES` or an iou type.
+            name: a metric of this kind, in `evaluation.presence`; or for an iou type "paper_" and AP or AP50, that of
+                the present categories alone.
+        """
+        runs = {split: _presence_runs(part, group, kind, name) for split, part in self.evaluations.items()}
+        return list(runs.values()) if line == MEAN else runs[int(line)]
+
+    def presence_metric(self, line: Line, group: str, kind: str, name: str) -> MeanAndInterval:
+        """(mean, interval) of `presence_values`."""
+        values = self.presence_values(line, group, kind, name)
+        return (mean_over_splits if line == MEAN else mean_and_ci)(values, signed=name in SIGNED)
+
     def by_number(self) -> dict[str, Any]:
         """Results by number of instances, over the splits; {} unless all evaluations have an analysis.
 
@@ -178,6 +214,17 @@ def _over_tables(tables: list[dict[str, Any]], kind: str, name: str, index: int)
     """(mean, interval) in percent of one bin over splits; splits without such queries are left out."""
     runs = [[_percent(run[kind][name][index]) for run in table["runs"]] for table in tables]
     return mean_over_splits([values for values in runs if None not in values])
+
+
+def _presence_runs(part: Evaluated, group: str, kind: str, name: str) -> list[float | None]:
+    found = part.presence_of(group)
+    if name.startswith(PAPER):
+        keys = [str(category_id) for category_id in found["category_ids"]]
+        rows = [[run[kind][key][name.removeprefix(PAPER)] for key in keys] for run in part.per_class]
+        known = [[value for value in row if value is not None] for row in rows]
+        return [sum(row) / len(row) if row else None for row in known]
+    values = [run[kind][name] for run in found["runs"]]
+    return values if name in _NOT_IN_PERCENT else [None if value is None else 100 * value for value in values]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -230,7 +277,9 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluated:
         raise ValueError(f"{folder / SCORES_FILE}: not the scores of an evaluation ({error!r})") from error
     if len(runs) != settings.get("runs", len(runs)):
         raise ValueError(f"{folder / SCORES_FILE}: holds {len(runs)} of {settings['runs']} runs")
-    return Evaluated(folder, settings, runs, per_class, counts, _read_analysis(folder / ANALYSIS_FILE, len(runs)))
+    analysis = _read_analysis(folder / ANALYSIS_FILE, len(runs))
+    presence = _read_presence(folder / PRESENCE_FILE, len(runs), kinds)
+    return Evaluated(folder, settings, runs, per_class, counts, analysis, presence)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -260,6 +309,20 @@ def _read_analysis(path: Path, num_runs: int) -> dict[str, Any]:
     if not is_of_scores:
         raise ValueError(f"{path}: does not belong to the {SCORES_FILE} beside it")
     return analysis
+
+
+def _read_presence(path: Path, num_runs: int, kinds: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    presence: dict[str, Any] = files.read_json(path)
+    try:
+        is_of_scores = [set(run) for run in presence["runs"]] == [{QUERIES, *kinds}] * num_runs
+        is_of_scores &= presence["curve"].keys() >= set(kinds) and "histogram" in presence and "groups" in presence
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not the metrics of presence of an evaluation ({error!r})") from error
+    if not is_of_scores:
+        raise ValueError(f"{path}: does not belong to the {SCORES_FILE} beside it")
+    return presence
 
 
 def _require_together(first: Evaluated, other: Evaluated) -> None:

@@ -1,4 +1,4 @@
-"""Plots of an evaluation: AP50 by category and by number of instances, confusion of categories.
+"""Plots of an evaluation: AP50 by category and by number of instances, confusion of categories, presence.
 
 Each function returns a new matplotlib Figure and leaves pyplot alone. Scores are in percent, None where there is none.
 """
@@ -27,6 +27,7 @@ _INCHES_PER_CLASS, _MIN_WIDTH = 0.2, 6.4
 _NUMBERED_CELLS = 24  # maximum number of categories of a heat map with numbers
 _MIN_PERCENT, _MAX_PERCENT = 1, 104  # minimum and maximum of an axis' upper limit
 _ASIDE = 0.14  # between the bar of a category and its two intervals, in categories
+_SMALL_RATE = 0.01  # false detections per absent query below which their axis is linear
 _SPREAD = 0.08  # between the points of neighboring series, in bins
 
 
@@ -143,6 +144,42 @@ def plot_confusion(
     top.tick_params(axis="x", length=0, labelbottom=False)
     _finish(top, title, ylabel="found instead\nof others")
     figure.colorbar(image, ax=axes, label="AP50 (%)", fraction=0.04, pad=0.015, aspect=40)
+    return figure
+
+
+def plot_presence(found: Mapping[str, Mapping[str, Any]], *, title: str) -> "Figure":
+    """Recall against false detections per absent query, and the best scores of present and absent queries.
+
+    Args:
+        found: label -> metrics of `evaluation.presence.presence`; a label has one color, the dots are at the threshold.
+    """
+    figure = new_figure((9.6, 4.6))
+    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    for index, (label, one) in enumerate(found.items()):
+        color, curve = SERIES_COLORS[index % len(SERIES_COLORS)], one["curve"]
+        for kind in (kind for kind in KINDS if kind in curve):
+            fill = color if kind == "bbox" else "white"
+            line = {"color": color, "linestyle": _STYLES[kind]["linestyle"], "linewidth": 1.6}
+            rates, recalls = _as_floats(curve["false_detections"] or ()), 100 * _as_floats(curve[kind] or ())
+            size = min(rates.size, recalls.size)  # there is no curve without absent queries or instances
+            left.plot(rates[:size], recalls[:size], label=f"{label}, {KINDS[kind]}", **line)
+            rate, recall = one["mean"]["queries"]["false_detections"], one["mean"][kind]["recall"]
+            if rate is not None and recall is not None:
+                left.plot(rate, 100 * recall, "o", color=color, markerfacecolor=fill, markersize=6)
+        edges = one["histogram"]["edges"]
+        for name, style in (("present", "-"), ("absent", ":")):
+            shares = 100 * np.asarray(one["histogram"][name])
+            right.stairs(shares, edges, color=color, linestyle=style, linewidth=1.6, label=f"{label}, {name}")
+    left.set_xscale("symlog", linthresh=_SMALL_RATE)
+    left.set_xlim(left=0)
+    left.set_xlabel("false detections per absent query")
+    _finish(left, title, ylabel="recall of instances (%)")
+    left.set_ylim(0, _MAX_PERCENT)
+    right.set_xlim(0, 1)
+    right.set_xlabel("best score of a query (0: nothing found)")
+    _finish(right, "Scores of present and absent queries", ylabel="queries (%)")
+    for axes in (left, right):
+        axes.legend(frameon=False)
     return figure
 
 

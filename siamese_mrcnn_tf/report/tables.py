@@ -5,6 +5,7 @@ Scores are in percent.
 
 import dataclasses
 import html
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 
 from ..evaluation.coco_scores import IOU_TYPES, METRICS
 from ..evaluation.intervals import MeanAndInterval, mean_text
+from ..evaluation.presence import QUERIES
 from ..visualize import pages
-from .experiments import SPLITS, Evaluated, Experiment, Line
+from .experiments import PAPER, SPLITS, Evaluated, Experiment, Line
 from .published import MEAN
 
 CLASS_COLUMNS = tuple((kind, name) for kind in IOU_TYPES for name in ("AP50", "AP"))
@@ -23,6 +25,37 @@ _KIND_NAMES = {"bbox": "detection", "segm": "segmentation"}
 _SHORT_NAMES = {name: name.replace("_small", "s").replace("_medium", "m").replace("_large", "l") for name in METRICS}
 _UNKNOWN, _NOTHING = "", "n/a"  # not published; no ground truth
 _CONFUSIONS = 10  # number of confused pairs in the text
+_PRESENCE_TEXT = """\
+Each image was searched for the categories in it (*present*), and for others that are not in it (*absent*). A query
+*fires* where it shows a detection with a score of the threshold or more; *false detections* are those per absent query.
+*AUROC*: the best scores of present against absent queries. *IL_MCC*: Matthews' correlation of presence and firing.
+*cgF1* is SAM 3's (arXiv 2511.16719), from 0 to 100: the F1 of instances over IoU 0.50:0.95 of the present queries,
+times IL_MCC. *At 5%*: at the score where 5% of the absent queries fire. AUROC, IL_MCC and false detections are not in
+percent.
+"""
+_PRESENCE_COLUMNS = {
+    "AUROC": "AUROC",
+    "IL_MCC": "IL_MCC",
+    "present_firing": "present that fire",
+    "absent_firing": "absent that fire",
+    "false_detections": "false detections",
+    "present_at_5": "present at 5%",
+    "present_at_10": "present at 10%",
+}
+_INSTANCE_COLUMNS = {
+    f"{PAPER}AP50": "AP50, present only",
+    "AP50": "AP50, absent too",
+    f"{PAPER}AP": "AP, present only",
+    "AP": "AP, absent too",
+    "precision": "precision",
+    "recall": "recall",
+    "F1": "F1",
+    "cgF1": "cgF1",
+    "found": "present found",
+    "recall_at_5": "recall at 5%",
+    "recall_at_10": "recall at 10%",
+}
+_PRESENCE_DIGITS = {"AUROC": (3, 3), "IL_MCC": (3, 3), "false_detections": (2, 2)}
 _GROUP_LEVEL = 2  # level of headings that begin a group of sections
 _LONG = 30  # the page folds tables with more rows
 _INTRODUCTION = """\
@@ -67,6 +100,7 @@ def contents(experiments: Sequence[Experiment]) -> list[Section]:
     sections += [Section("AP50, one-shot and few-shot (the paper's Table 1)", [])]
     for kind in experiments[0].kinds:
         sections += [Section(_KIND_NAMES[kind].capitalize(), [_main_table(experiments, kind)], 3)]
+    sections += _presence_sections(experiments)
     sections += [Section("All metrics (the paper's Tables A2 to A6)", [])]
     sections += [Section(heading_of(experiment), [_full_table(experiment)], 3) for experiment in experiments]
     plotted = tuple(f"by_number_{name}.png" for name in plotted_together(experiments))
@@ -113,6 +147,34 @@ def _full_table(experiment: Experiment) -> Table:
             if any(there):
                 rows.append(["", "", "*published*", *there])
     return Table(["", "split", "", *_SHORT_NAMES.values()], rows)
+
+
+def _presence_sections(experiments: Sequence[Experiment]) -> list[Section]:
+    """The open protocol: of queries and of instances, the paper's metrics beside; [] without any."""
+    measured = [one for one in experiments if one.presence_groups]
+    if not measured:
+        return []
+    plotted = tuple(name for one in measured for name in presence_plots(one))
+    of_queries = _presence_table(measured, QUERIES, _PRESENCE_COLUMNS)
+    sections = [Section("Presence (the open protocol)", [_PRESENCE_TEXT, of_queries], plots=plotted)]
+    for kind in measured[0].kinds:
+        of_instances = _presence_table(measured, kind, _INSTANCE_COLUMNS)
+        sections.append(Section(_KIND_NAMES[kind].capitalize(), [of_instances], 3))
+    return sections
+
+
+def _presence_table(experiments: Sequence[Experiment], kind: str, columns: dict[str, str]) -> Table:
+    """Rows evaluations, splits and groups of categories."""
+    rows = []
+    for one in experiments:
+        asked = {f"{part.presence['absent']}" for part in one.evaluations.values()}
+        thresholds = {f"{part.presence['threshold']:g}" for part in one.evaluations.values()}
+        for line, group in itertools.product(one.lines, one.presence_groups):
+            about = [heading_of(one), split_name(line), group or one.categories]
+            about += [", ".join(sorted(values)) for values in (asked, thresholds)]
+            metrics = {name: one.presence_metric(line, group, kind, name) for name in columns}
+            rows.append([*about, *(_cell(value, _PRESENCE_DIGITS.get(name)) for name, value in metrics.items())])
+    return Table(["evaluation", "split", "categories", "absent asked", "threshold", *columns.values()], rows)
 
 
 def _number_table(experiments: Sequence[Experiment]) -> Table:
@@ -171,9 +233,9 @@ def _published_cell(experiment: Experiment, line: Line, kind: str, name: str) ->
     return f"*{_cell(known[name])}*" if name in known else _UNKNOWN
 
 
-def _cell(metric: MeanAndInterval) -> str:
+def _cell(metric: MeanAndInterval, digits: tuple[int, int] | None = None) -> str:
     mean, interval = metric
-    return _NOTHING if mean is None else mean_text(mean, interval)
+    return _NOTHING if mean is None else mean_text(mean, interval, digits=digits or (1, 2))
 
 
 def _number(value: int | None) -> str:
@@ -248,6 +310,12 @@ def plotted_together(experiments: Iterable[Experiment]) -> dict[str, list[Experi
         if experiment.by_number():
             together.setdefault(experiment.model or f"{experiment.shots}shot", []).append(experiment)
     return together
+
+
+def presence_plots(experiment: Experiment) -> dict[str, Evaluated]:
+    """File name -> the evaluation with metrics of presence in that plot."""
+    parts = experiment.evaluations.items() if experiment.presence_groups else ()
+    return {f"presence_{full_name(experiment, split)}.png": part for split, part in parts}
 
 
 def confusion_names(part: Evaluated) -> list[str]:

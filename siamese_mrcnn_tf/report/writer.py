@@ -18,10 +18,11 @@ import numpy as np
 from ..data.dataset import CocoDataset
 from ..evaluation.coco_scores import METRICS
 from ..evaluation.intervals import MeanAndInterval
+from ..evaluation.presence import INSTANCE_METRICS, QUERIES, QUERY_METRICS
 from ..io import files
 from ..visualize import pages
 from . import gallery, plots, tables
-from .experiments import Evaluated, Experiment, Line, read_experiments
+from .experiments import PAPER, Evaluated, Experiment, Line, read_experiments
 from .published import MEAN
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE, PAGE_FILE = "report.md", "report.html"
 
+_INSTANCE_NAMES = (f"{PAPER}AP50", f"{PAPER}AP", *dict.fromkeys((*METRICS, *INSTANCE_METRICS)))
 _EXAMPLES, _THRESHOLD = 12, 0.5  # number of examples, and minimum score of their detections
 _EXAMPLES_TEXT = """\
 From left to right: the references, the detections in the first run with a score of {threshold:g} or more, the ground
@@ -59,8 +61,8 @@ def write_report(
         threshold: minimum score of the detections in examples.
 
     Returns:
-        the paths written: report.html, report.md, metrics.csv, per_class.csv, and with an analysis by_number.csv and
-        confusion_*.csv; report.json; then the plots (PNG).
+        the paths written: report.html, report.md, metrics.csv, per_class.csv, with an analysis by_number.csv and
+        confusion_*.csv, and with the open protocol presence.csv; report.json; then the plots (PNG).
 
     Raises:
         ValueError: as `experiments.read_experiments`, or `out` is no folder to write to.
@@ -73,6 +75,7 @@ def write_report(
         "metrics.csv": _csv(metric_rows(experiments)),
         "per_class.csv": _csv(class_rows(experiments)),
         "by_number.csv": _csv(number_rows(experiments)),
+        "presence.csv": _csv(presence_rows(experiments)),
     }
     for slug, part, kind in _confusions(experiments):
         texts[f"confusion_{slug}_{kind}.csv"] = _confusion_csv(part, kind)
@@ -103,10 +106,7 @@ def _metric_row(experiment: Experiment, line: Line, kind: str, name: str) -> Row
     mean, interval = experiment.metric(line, kind, name)
     row = _keys(experiment) | {"split": line, "kind": kind, "metric": name, "mean": mean, "interval": interval}
     row["published"], row["published_interval"] = experiment.published(line, kind).get(name, (None, None))
-    runs = experiment.values(line, kind, name)
-    if line == MEAN:
-        runs = [None if None in values else float(np.mean(values)) for values in zip(*runs, strict=True)]
-    return row | {f"run_{number}": value for number, value in enumerate(runs)}
+    return row | _run_columns(experiment.values(line, kind, name), line)
 
 
 def class_rows(experiments: Iterable[Experiment]) -> list[Row]:
@@ -133,6 +133,31 @@ def number_rows(experiments: Iterable[Experiment]) -> list[Row]:
                 row |= _columns(kind, metric, table[kind][metric][index])
             rows.append(row)
     return rows
+
+
+def presence_rows(experiments: Iterable[Experiment]) -> list[Row]:
+    """Every metric of presence as a dict: model, shots, categories, split, group, kind, metric, mean, interval, run_0,
+    run_1, ...; in the units of `Experiment.presence_values`, None where there is none."""
+    rows = []
+    for one in experiments:
+        for line, group in itertools.product(one.lines, one.presence_groups):
+            for kind, names in {QUERIES: QUERY_METRICS, **dict.fromkeys(one.kinds, _INSTANCE_NAMES)}.items():
+                rows += [_presence_row(one, line, group, kind, name) for name in names]
+    return rows
+
+
+def _presence_row(experiment: Experiment, line: Line, group: str, kind: str, name: str) -> Row:
+    mean, interval = experiment.presence_metric(line, group, kind, name)
+    row = _keys(experiment) | {"split": line, "group": group or experiment.categories, "kind": kind, "metric": name}
+    runs = experiment.presence_values(line, group, kind, name)
+    return row | {"mean": mean, "interval": interval} | _run_columns(runs, line)
+
+
+def _run_columns(runs: list, line: Line) -> Row:
+    """run_0, run_1, ...: values [runs] of a split, or the means of [splits][runs] of MEAN."""
+    if line == MEAN:
+        runs = [None if None in values else float(np.mean(values)) for values in zip(*runs, strict=True)]
+    return {f"run_{number}": value for number, value in enumerate(runs)}
 
 
 def _keys(experiment: Experiment) -> Row:
@@ -192,6 +217,7 @@ def _as_json(experiments: Sequence[Experiment]) -> dict[str, Any]:
         "metrics": metric_rows(experiments),
         "per_class": class_rows(experiments),
         "by_number": number_rows(experiments),
+        "presence": presence_rows(experiments),
     }
 
 
@@ -204,6 +230,8 @@ def _write_plots(experiments: Sequence[Experiment], out: Path) -> list[Path]:
         figures[f"by_number_{name}.png"] = _number_plot(of_plot)
     for slug, part, kind in _confusions(experiments):
         figures[f"confusion_{slug}_{kind}.png"] = _confusion_plot(part, kind)
+    for one in experiments:
+        figures |= {name: _presence_plot(one, part) for name, part in tables.presence_plots(one).items()}
     for name, figure in figures.items():
         plots.save_plot(figure, out / name)
     return [out / name for name in figures]
@@ -246,6 +274,13 @@ def _confusion_plot(part: Evaluated, kind: str) -> "Figure":
     columns = _in_percent(confusion["histogram"]), _in_percent(confusion["histogram_interval"])
     names, matrix = tables.confusion_names(part), tables.confusion_matrix(part, kind)
     return plots.plot_confusion(names, matrix, *columns, title=title)
+
+
+def _presence_plot(experiment: Experiment, part: Evaluated) -> "Figure":
+    groups = [group for group in experiment.presence_groups if group] or [""]
+    found = {f"{group or experiment.categories} categories": part.presence_of(group) for group in groups}
+    where = f", split {part.split}" if part.split else ""
+    return plots.plot_presence(found, title=f"{tables.heading_of(experiment)}{where}")
 
 
 def _in_percent(values: Iterable[float | None]) -> list[float | None]:
