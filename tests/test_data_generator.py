@@ -305,6 +305,19 @@ def test_crowds_of_the_class_are_neutral(tmp_path, content):
     )
 
 
+@pytest.mark.parametrize("hard", [False, True])
+def test_anchors_on_objects_of_other_classes_are_negative(data, hard):
+    config = TINY.replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR, USE_HARD_NEGATIVES=hard)
+    samples = TrainingSamples(data, config)
+    for number in range(6):
+        sample = samples[number]
+        [other] = set(data.image_category_index[sample.image_id]) - {sample.class_id}
+        (index,) = data.instances_of(sample.image_id, other)
+        boxes = extract_bboxes(padded(data.instance_mask(sample.image_id, index)[..., None]))
+        overlaps = compute_overlaps(samples.anchors, boxes)[:, 0]
+        assert overlaps.max() > 0.5 and (sample.rpn_match[overlaps > 0.5] == -1).all()
+
+
 def test_crowds_of_other_classes_are_background(tmp_path, content):
     config = TINY.replace(RPN_TRAIN_ANCHORS_PER_IMAGE=EVERY_ANCHOR)
     samples = TrainingSamples(load(tmp_path, [RECTANGLE]), config)

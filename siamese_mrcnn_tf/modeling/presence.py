@@ -1,7 +1,7 @@
 """Presence: whether a scene shows the category of the reference at all (USE_PRESENCE).
 
 One probability per scene and reference, from the matched maps P2..P5. It multiplies the scores of all rois, so that a
-query for an absent category finds nothing: the idea of the presence head of SAM 3 (arXiv 2511.16719, section 3). The
+query for an absent category finds nothing: the idea of the presence head of SAM 3 (arXiv 2511.16719). The
 original has no such output.
 """
 
