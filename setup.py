@@ -49,7 +49,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["siamese_mrcnn_tf", "siamese_mrcnn_tf.*"]),
-    package_data={"siamese_mrcnn_tf": ["py.typed", "*/*.h5", "*/*.csv", "*/*.txt", "*/*.html"]},
+    package_data={"siamese_mrcnn_tf": ["py.typed", "*/*.h5", "*/*.csv", "*/*.txt", "*/*.html", "*/*.json"]},
     entry_points={"console_scripts": ["siamese-mrcnn = siamese_mrcnn_tf.cli.main:main"]},
     install_requires=[line for line in LINES if line and not line.startswith("#")],
     extras_require={"notebooks": NOTEBOOKS, "dev": [*TESTS, *LINT, *NOTEBOOKS]},

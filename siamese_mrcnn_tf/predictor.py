@@ -263,16 +263,14 @@ class SiamesePredictor:
             return outputs
         verified = {name: values.copy() for name, values in outputs.items()}
         rows, minimum = verified["mrcnn_detection"], self.config.DETECTION_MIN_CONFIDENCE
-        found = self.similarities(scenes, outputs, references)
-        for index, similarities in enumerate(found):
+        for index, found in enumerate(rows):  # finds that stay below the minimum, however similar, are not encoded
+            scores = found[: np.count_nonzero(found[:, 4]), 5]
+            _keep(verified, index, np.flatnonzero(verification.can_reach(scores, minimum)))
+        for index, similarities in enumerate(self.similarities(scenes, verified, references)):
             count, known = len(similarities), np.flatnonzero(np.isfinite(similarities))
             rows[index, known, 5] = verification.rescore(rows[index, known, 5], similarities[known])
             order = np.argsort(-rows[index, :count, 5], kind="stable")
-            kept = order[rows[index, order, 5] >= minimum]
-            for name in {"mrcnn_detection", "mrcnn_mask"} & set(verified):
-                chosen = verified[name][index, kept]
-                verified[name][index] = 0
-                verified[name][index, : len(kept)] = chosen
+            _keep(verified, index, order[rows[index, order, 5] >= minimum])
         return verified
 
     def similarities(
@@ -320,6 +318,14 @@ class SiamesePredictor:
             )
             results.append(dict(zip(("rois", "class_ids", "scores", "masks"), unmolded, strict=True)))
         return results
+
+
+def _keep(outputs: Arrays, index: int, chosen: np.ndarray) -> None:
+    """Keep these detections [n] of one scene in `outputs`, in this order, and fill up with zeros."""
+    for name in {"mrcnn_detection", "mrcnn_mask"} & set(outputs):
+        kept = outputs[name][index, chosen]
+        outputs[name][index] = 0
+        outputs[name][index, : len(chosen)] = kept
 
 
 def crops_of(references: Images) -> list[np.ndarray]:

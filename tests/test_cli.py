@@ -15,7 +15,7 @@ import siamese_mrcnn_tf
 from siamese_mrcnn_tf.cli.main import build_parsers, main, parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-COMMANDS = ("demo", "predict", "train", "evaluate", "check", "convert", "weights", "pretrain", "shapes")
+COMMANDS = ("demo", "predict", "train", "evaluate", "calibrate", "check", "convert", "weights", "pretrain", "shapes")
 HEAVY = {"numpy", "keras", "tensorflow", "matplotlib", "h5py", "cv2", "PIL"}
 MODULE = ("-m", "siamese_mrcnn_tf")
 SCRIPT = ROOT / "samples" / "coco" / "coco.py"
@@ -36,9 +36,18 @@ def opened_once(opened, monkeypatch):
 
     create = predictor.SiamesePredictor
 
-    def open_once(config, weights=None):
-        key = json.dumps(config.to_dict(), sort_keys=True), weights and (str(weights), os.stat(weights).st_mtime_ns)
-        return opened.get(key) or opened.setdefault(key, create(config, weights=weights))
+    def open_once(config, weights=None, verification=None, layers=None, **options):
+        if layers is not None:
+            return create(config, layers=layers, verification=verification, **options)
+        used = verification and verification.checksum()
+        key = (
+            json.dumps(config.to_dict(), sort_keys=True),
+            weights and (str(weights), os.stat(weights).st_mtime_ns),
+            used,
+        )
+        return opened.get(key) or opened.setdefault(
+            key, create(config, weights=weights, verification=verification, **options)
+        )
 
     monkeypatch.setattr(predictor, "SiamesePredictor", open_once)
 

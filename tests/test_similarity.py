@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf.ops.similarity import Verification, fit_projection, fit_statistics, logit, sigmoid
+from siamese_mrcnn_tf.ops.similarity import (
+    Verification,
+    fit_projection,
+    fit_statistics,
+    fit_weights,
+    logit,
+    sigmoid,
+)
 
 
 @pytest.fixture
@@ -139,3 +146,42 @@ def test_errors_name_the_attribute(changes, message):
 def test_embeddings_of_another_network_are_refused(vectors, shape):
     with pytest.raises(ValueError, match=r"embeddings: expected \[n, 4 levels or more, 6\]"):
         fit_statistics(vectors).features(np.zeros(shape))
+
+
+def test_weights_are_those_of_a_logistic_regression(vectors):
+    rng = np.random.default_rng(5)
+    scores, similarities = sigmoid(rng.normal(0, 2, 20_000)), rng.uniform(-1, 1, 20_000)
+    is_right = rng.uniform(size=20_000) < sigmoid(0.6 * logit(scores) + 4 * similarities - 2)
+    found = fit_weights(fit_statistics(vectors), scores, similarities, is_right)
+    assert (found.scale, found.weight, found.offset) == pytest.approx((0.6, 4, -2), abs=0.15)
+    verified = found.rescore(scores, similarities)
+    assert verified.mean() == pytest.approx(is_right.mean(), abs=1e-4)  # scores are probabilities
+    sure = verified > 0.9
+    assert is_right[sure].mean() == pytest.approx(verified[sure].mean(), abs=0.01)
+
+
+def test_weights_of_finds_that_can_be_told_apart_are_finite(vectors):
+    scores, similarities = np.array([0.9, 0.95, 0.1, 0.05]), np.array([1, 0.9, -0.9, -1])
+    found = fit_weights(fit_statistics(vectors), scores, similarities, similarities > 0)
+    assert (found.rescore(scores, similarities) > 0.5).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("is_right", [[True, True], [False, False], []])
+def test_weights_need_right_and_wrong_finds(vectors, is_right):
+    with pytest.raises(ValueError, match="are right, expected both right and wrong ones"):
+        fit_weights(fit_statistics(vectors), [0.5] * len(is_right), [0.5] * len(is_right), is_right)
+
+
+@pytest.mark.parametrize("weight", [3.0, -3.0])
+def test_what_cannot_reach_the_minimum(vectors, weight):
+    verification = dataclasses.replace(fit_statistics(vectors), weight=weight, offset=-1.0)
+    scores = np.linspace(0.01, 0.99, 99)
+    best = np.max([verification.rescore(scores, np.full(99, one)) for one in np.linspace(-1, 1, 21)], axis=0)
+    np.testing.assert_array_equal(verification.can_reach(scores, 0.6), best >= 0.6)
+
+
+def test_checksums_differ_by_every_number(vectors):
+    one = fit_statistics(vectors)
+    others = [dataclasses.replace(one, weight=1.0), fit_statistics(vectors[1:]), fit_statistics(vectors, (0, 1, 2, 4))]
+    assert one.checksum() == fit_statistics(vectors).checksum()
+    assert len({each.checksum() for each in (one, *others)}) == 4

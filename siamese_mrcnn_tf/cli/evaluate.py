@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import choose_config, open_dataset, open_predictor, picked, start_keras
+from .inputs import calibrated_settings, choose_config, open_dataset, open_predictor, picked, start_keras
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, number
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _ABSENT_HELP = (
     "open protocol: also search each image for N categories that are not in it, or for 'all' of them, and measure "
     "presence; a low --min-confidence, such as 0.05, shows the whole curve of recall and false detections"
 )
-_THRESHOLD_HELP = "minimum score of a detection for the metrics of presence (default 0.7)"
+_THRESHOLD_HELP = "minimum score of a detection for the metrics of presence (default: the calibrated one, or 0.7)"
 _LOW_CONFIDENCE = 0.05
 _SHARD_HELP = "evaluate part I of N, to share the images among processes or machines; --merge joins the parts"
 _WORKERS_HELP = "threads that search images; results do not depend on their number (default 1)"
@@ -110,6 +110,9 @@ def run(options: argparse.Namespace) -> None:
         show(outcome.scores)
         if outcome.presence is not None:
             show_presence(outcome.presence)
+        searched = sum(len(record["queries"]) for record in outcome.records)
+        seconds = outcome.scores.seconds
+        print(f"\n{seconds:.1f} s for the images, {seconds / searched:.2f} s a query")
         folders.append(folder)
     if folders:
         paths = write_report(folders, out, dataset)
@@ -136,10 +139,14 @@ def run_split(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
 
 
 def chosen_threshold(options: argparse.Namespace, weights: Path | None) -> float:
-    """The minimum score of a detection for the metrics of presence: --threshold, or the published 0.7."""
+    """The minimum score of a detection for the metrics of presence.
+
+    It is --threshold, or that of the threshold file beside the weights, or the published 0.7.
+    """
     from ..evaluation.settings import DEFAULT_THRESHOLD
 
-    return DEFAULT_THRESHOLD if options.threshold is None else options.threshold
+    calibrated = calibrated_settings(options, weights).get("DETECTION_MIN_CONFIDENCE", DEFAULT_THRESHOLD)
+    return float(calibrated if options.threshold is None else options.threshold)
 
 
 def open_detector(options: argparse.Namespace, split: int) -> "tuple[Detector | SiamesePredictor, Path | None]":
@@ -186,7 +193,6 @@ def show(scores: "EvaluationScores") -> None:
         print(one.table() if runs == 1 else scores.table(name))
     if scores.is_empty:
         print("\nnothing was detected: every metric is 0")
-    print(f"\n{scores.seconds:.1f} s for the images, {scores.seconds / scores.num_queries:.2f} s a query")
 
 
 def show_presence(found: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..data.dataset import IndexedCocoDataset
     from ..predictor import SiamesePredictor
+    from ..weights.thresholds import Calibration
 
 # TensorFlow's libraries log these while they are loaded, before they read TF_CPP_MIN_LOG_LEVEL.
 _START_UP_LINE = rb"[IW]\d{4} \d\d:|WARNING: All log messages before absl::|To enable the following instructions:"
@@ -43,7 +44,10 @@ def open_dataset(
 
 
 def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> tuple[Config, Path | None]:
-    """(configuration, weight file or None for initial weights) that the options name."""
+    """(configuration, weight file or None for initial weights) that the options name.
+
+    The threshold file beside the weights gives DETECTION_MIN_CONFIDENCE and VERIFY_DETECTIONS, which options replace.
+    """
     from ..weights.loading import fitting_config, has_presence
     from ..weights.pretrained import find_weights
 
@@ -53,14 +57,34 @@ def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = 
     name = options.config or (fitting_config(path) if path else "tiny")
     if name is None:
         raise ValueError(f"{path}: fits none of {', '.join(CONFIGS)}; name its configuration with --config")
-    settings = parse_settings(options.set) | (changes or {})
+    settings = calibrated_settings(options, path) | parse_settings(options.set) | (changes or {})
     if path and not options.config and has_presence(path):
         settings = {"USE_PRESENCE": True} | settings
-    if options.min_confidence is not None:
+    if getattr(options, "min_confidence", None) is not None:
         settings["DETECTION_MIN_CONFIDENCE"] = options.min_confidence
     config = load_config(name).replace(**settings)
     config.validate()
     return config, path
+
+
+def find_calibration(options: argparse.Namespace, path: Path | None) -> "Calibration | None":
+    """The threshold file beside the weights, for a command that uses it; the paper's protocol does not."""
+    from ..weights.thresholds import find_thresholds
+
+    if path is None or not hasattr(options, "min_confidence") or getattr(options, "protocol", "") == "paper":
+        return None
+    return find_thresholds(path)
+
+
+def calibrated_settings(options: argparse.Namespace, path: Path | None) -> dict[str, Any]:
+    """The settings that the threshold file beside the weights gives; none without verification where it needs one."""
+    calibration = find_calibration(options, path)
+    if calibration is None:
+        return {}
+    if calibration.verification is None:
+        return {"DETECTION_MIN_CONFIDENCE": calibration.threshold}
+    # a threshold of verified scores means nothing for others
+    return {"DETECTION_MIN_CONFIDENCE": calibration.threshold, "VERIFY_DETECTIONS": True} if options.verify else {}
 
 
 def find_last(options: argparse.Namespace) -> str:
@@ -72,7 +96,11 @@ def find_last(options: argparse.Namespace) -> str:
 
 
 def open_predictor(options: argparse.Namespace, config: Config, path: Path | None) -> "SiamesePredictor":
-    """The predictor with the weights of a file, or with initial ones and a warning."""
+    """The predictor with the weights of a file, or with initial ones and a warning; says which threshold it uses.
+
+    Raises:
+        ValueError: VERIFY_DETECTIONS is set, and nothing beside the weights says how.
+    """
     start_keras(options)
     import keras
 
@@ -81,7 +109,22 @@ def open_predictor(options: argparse.Namespace, config: Config, path: Path | Non
     keras.utils.set_random_seed(0)
     if path is None:
         print("untrained weights: detections mean nothing, this only shows that everything runs", file=sys.stderr)
-    return SiamesePredictor(config, weights=path)
+    calibration = find_calibration(options, path)
+    verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
+    if config.VERIFY_DETECTIONS and verification is None and hasattr(options, "min_confidence"):
+        raise ValueError(f"VERIFY_DETECTIONS = True: no threshold file beside {path or 'untrained weights'} says how")
+    predictor = SiamesePredictor(config, weights=path, verification=verification, calibrated=False)
+    if calibration is not None:
+        print(_used(config, calibration, predictor.verifies), file=sys.stderr)
+    return predictor
+
+
+def _used(config: Config, calibration: "Calibration", verifies: bool) -> str:
+    """What of a threshold file is used, in one line."""
+    if config.DETECTION_MIN_CONFIDENCE == calibration.threshold and verifies == bool(calibration.verification):
+        return calibration.summary()
+    kind = "verified scores" if verifies else "scores"
+    return f"threshold {config.DETECTION_MIN_CONFIDENCE:.4g} of {kind}; calibrated was: {calibration.summary()}"
 
 
 def start_keras(options: argparse.Namespace) -> None:

@@ -15,6 +15,12 @@ _DATASET_HELP = (
     "folder with annotations/ and the image folders; or 'shapes', scenes that this program draws itself "
     "(datasets/shapes, made where it is missing; a folder of that name is ./shapes)"
 )
+_MIN_CONFIDENCE_HELP = (
+    "minimum score of a detection (default: the threshold that calibrate stored beside the weights, or else 0.7)"
+)
+_NO_VERIFY_HELP = (
+    "do not compare the finds with the reference a second time, though calibrate stored how beside the weights"
+)
 FILE_HELP = "a legacy .h5 file, 'shapes' (bundled weights) or a known file by name such as small_siamese_mrcnn_0160"
 CHECKPOINTS_HELP = "folder of known weight files and downloads (default checkpoints)"
 
@@ -66,15 +72,24 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, *, split: bool = Fals
 
 
 def add_model_arguments(
-    parser: argparse.ArgumentParser, *, more: str = "", detects: bool = True, required: bool = True
+    parser: argparse.ArgumentParser,
+    *,
+    more: str = "",
+    detects: bool = True,
+    chooses_threshold: bool = True,
+    required: bool = True,
 ) -> None:
-    """Add the options that choose configuration and weights (initial without `detects`); `more` ends --model's help."""
+    """Add the options that choose configuration and weights (initial without `detects`); `more` ends --model's help.
+
+    With `chooses_threshold` there are those that replace what the threshold file of the weights says.
+    """
     add = parser.add_argument
     names = f"{FILE_HELP}; or 'last' (last checkpoint of --config under --logs) or 'untrained'{more}"
     add("--model", required=required, metavar="FILE|NAME", help=names)
     add_config_arguments(parser, "the one that fits the weights" if detects else "small")
-    if detects:
-        add("--min-confidence", type=float, metavar="P", help="minimum score of a detection (default 0.7)")
+    if detects and chooses_threshold:
+        add("--min-confidence", type=float, metavar="P", help=_MIN_CONFIDENCE_HELP)
+        add("--no-verify", dest="verify", action="store_false", help=_NO_VERIFY_HELP)
     add("--checkpoints", default="checkpoints", metavar="DIR", help=CHECKPOINTS_HELP)
     add("--logs", default="logs", metavar="DIR", help="folder of training runs and their checkpoints (default logs)")
 

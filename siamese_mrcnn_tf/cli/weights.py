@@ -14,5 +14,10 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..weights.loading import describe_weights
     from ..weights.pretrained import find_weights
+    from ..weights.thresholds import find_thresholds, threshold_path
 
-    print(describe_weights(find_weights(options.file, options.checkpoints)))
+    path = find_weights(options.file, options.checkpoints)
+    print(describe_weights(path))
+    calibration = find_thresholds(path)
+    if calibration is not None:
+        print(f"{threshold_path(path).name}: {calibration.summary()}")

@@ -101,6 +101,8 @@ def evaluate(
     queries, draw = _queries_and_sampler(settings, asked, dataset, sampler)
     described = {"model": asked.name, **settings.to_dict(), "references": "given" if sampler else "drawn"}
     described |= _data_settings(dataset, queries, settings.class_ids) | {"config": asked.config.to_dict()}
+    if asked.config.VERIFY_DETECTIONS and (verification := asked.predictor.verification) is not None:
+        described["verification"] = verification.checksum()
     content = complete_settings(described, weights=weights)
     mine = list(zip(content["images"], queries, strict=True))[index - 1 :: count]
     recorder = _Recorder(asked, dataset, draw, settings, workers, progress)

@@ -6,6 +6,7 @@ a crop with places of a scene.
 """
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ _MIN_DEVIATION = 1e-6
 _MIN_NORM = 1e-12
 _MIN_ODDS = 1e-7  # scores nearer to 0 or 1 than this count as this far away
 _EIGEN_FLOOR = 1e-10
+_NEWTON_STEPS = 100  # at most; it converges in about ten
+_CONVERGED = 1e-8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,12 +81,23 @@ class Verification:
 
         The query of several references is the mean of their embeddings.
         """
-        return _unit(self.features(finds)) @ _unit(self.features(np.asarray(query)[None]))[0]
+        cosines = _unit(self.features(finds)) @ _unit(self.features(np.asarray(query)[None]))[0]
+        return np.asarray(np.clip(cosines, -1, 1))
 
     def rescore(self, scores: npt.ArrayLike, similarities: npt.ArrayLike) -> np.ndarray:
         """Verified scores float32 [n]: sigmoid(scale * logit(score) + weight * similarity + offset)."""
         logits = self.scale * logit(scores) + self.weight * np.asarray(similarities, np.float64) + self.offset
         return sigmoid(logits).astype(np.float32)
+
+    def can_reach(self, scores: npt.ArrayLike, minimum: float) -> np.ndarray:
+        """Whether some similarity would raise scores [n] to `minimum`: bool [n]."""
+        return np.asarray(self.rescore(scores, np.full(np.shape(scores), np.sign(self.weight))) >= minimum)
+
+    def checksum(self) -> str:
+        """SHA-256 of all numbers, as float32."""
+        parts = [self.levels, self.mean, self.deviation, self.projection, [self.scale, self.weight, self.offset]]
+        content = b"|".join(b"" if part is None else np.asarray(part, np.float32).tobytes() for part in parts)
+        return hashlib.sha256(content).hexdigest()
 
 
 def logit(scores: npt.ArrayLike) -> np.ndarray:
@@ -139,6 +153,42 @@ def fit_projection(
     _, _, directions = np.linalg.svd(spread, full_matrices=False)
     kept = directions[: min(dims, len(names) - 1)]
     return dataclasses.replace(plain, projection=(whitening @ kept.T).astype(np.float32))
+
+
+def fit_weights(
+    verification: Verification,
+    scores: npt.ArrayLike,
+    similarities: npt.ArrayLike,
+    is_right: npt.ArrayLike,
+    *,
+    ridge: float = 1e-3,
+) -> Verification:
+    """`verification` with the scale, weight and offset of a logistic regression, so that scores are probabilities.
+
+    Args:
+        verification: its statistics and projection stay.
+        scores, similarities: [n] of finds.
+        is_right: bool [n], whether they are objects of their query's category.
+        ridge: penalty of the squared coefficients.
+
+    Raises:
+        ValueError: no find is right, or all are.
+    """
+    right = np.asarray(is_right, bool)
+    if right.all() or not right.any():
+        raise ValueError(f"finds: {right.sum()} of {right.size} are right, expected both right and wrong ones")
+    inputs = np.stack([logit(scores), np.asarray(similarities, np.float64), np.ones(right.size)], axis=1)
+    coefficients = np.zeros(3)
+    for _ in range(_NEWTON_STEPS):
+        probabilities = sigmoid(inputs @ coefficients)
+        gradient = inputs.T @ (probabilities - right) + ridge * coefficients
+        curvature = (inputs * (probabilities * (1 - probabilities))[:, None]).T @ inputs + ridge * np.eye(3)
+        step = np.linalg.solve(curvature, gradient)
+        coefficients -= step / max(1.0, np.abs(step).max())  # full steps overshoot where the first ones are long
+        if np.abs(step).max() < _CONVERGED:
+            break
+    scale, weight, offset = coefficients.tolist()
+    return dataclasses.replace(verification, scale=scale, weight=weight, offset=offset)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

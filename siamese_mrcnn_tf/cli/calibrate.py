@@ -1,0 +1,90 @@
+"""Fit the score threshold of a model, and the verification of its finds, on annotated images.
+
+Images are searched for the categories that are in them and for categories that are not. A find is cut from the image,
+encoded as a reference and compared with the reference of the query; score and similarity are weighed by a logistic
+regression. The result is written beside the weights as NAME.threshold.json, where predict and evaluate find it.
+
+Half of the images are for fitting; the metrics of the other half are held out.
+"""
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .evaluate import count_or_all
+from .inputs import choose_config, open_dataset, open_predictor, picked
+from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, share
+
+if TYPE_CHECKING:
+    from ..weights.thresholds import Calibration
+
+_SPLIT_HELP = "category split: 1 to 4, 0 for none (default 0)"
+_CATEGORIES_HELP = "search for the train categories of the split, its novel categories, or all (default all)"
+_ABSENT_HELP = "categories that are not in an image to search it for: a number, or all (default all)"
+_ALARMS_HELP = (
+    "choose the threshold at which at most this share of the searches for absent categories shows a detection "
+    "(default: the threshold with the best F1)"
+)
+_OUT_HELP = "file to write (default: NAME.threshold.json beside the weights, where the other commands look for it)"
+_COLUMNS = {"fitted": "fitted", "held_out": "held out", "published": "held out, unverified at 0.7"}
+
+
+def add_parser(commands: Commands) -> None:
+    parser = add_command(commands, "calibrate", run, __doc__)
+    add = parser.add_argument
+    add_dataset_arguments(parser)
+    add("--subset", default="val", help="'val' or 'train' (default val)")
+    add("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
+    add("--categories", choices=("train", "novel", "all"), default="all", help=_CATEGORIES_HELP)
+    add("--limit", type=at_least(2), metavar="N", help="use only the first N images (default: all)")
+    add("--absent", type=count_or_all, default="all", metavar="N|all", help=_ABSENT_HELP)
+    runs = "searches for a category in an image, each with a reference of its own (default 1)"
+    add("--runs", type=at_least(1), default=1, metavar="N", help=runs)
+    add("--seed", type=at_least(0), default=0, help="seed of the draws (default 0)")
+    add("--false-alarms", type=share, metavar="R", help=_ALARMS_HELP)
+    add("--no-verification", dest="verify", action="store_false", help="fit a threshold for the network's own scores")
+    add("--out", metavar="FILE", help=_OUT_HELP)
+    add_model_arguments(parser, chooses_threshold=False)
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..data.dataset import split_classes
+    from ..weights.thresholds import save_thresholds, threshold_path, weights_checksum
+
+    if options.split == 0 and options.categories != "all":
+        raise ValueError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
+    config, weights = choose_config(options)
+    if weights is None:
+        raise ValueError(f"--model {options.model}: there is no weight file to calibrate")
+    predictor = open_predictor(options, config, weights)
+    from ..evaluation.calibration import CalibrationSettings, calibrate
+
+    dataset, _ = open_dataset(options, options.subset)
+    train, novel = split_classes(dataset.num_classes - 1, options.split)
+    settings = CalibrationSettings(
+        class_ids={"train": train.tolist(), "novel": novel.tolist(), "all": None}[options.categories],
+        **picked(options, "limit", "absent", "runs", "seed", "false_alarms", "verify"),
+    )
+    calibration = calibrate(predictor, dataset, settings, weights_sha256=weights_checksum(weights))
+    path = Path(options.out) if options.out else threshold_path(weights)
+    save_thresholds(calibration, path)
+    print(f"{calibration.summary()}\n\n{table(calibration)}\n\nIt is in {path}")
+    if path == threshold_path(weights):
+        words = [*options.launcher, "predict", "--model", options.model, "--image", "FILE", "--reference", "FILE"]
+        print(f"It is used from now on: {shlex.join(words)}")
+
+
+def table(calibration: "Calibration") -> str:
+    """The metrics of a calibration as lines of text."""
+    from ..evaluation.calibration import METRICS
+
+    rows = [("", *_COLUMNS.values())]
+    for name, text in METRICS.items():
+        values = [calibration.metrics[column][name] for column in _COLUMNS]
+        rows.append((text, *("-" if value is None else f"{value:.3f}" for value in values)))
+    counts = [calibration.metrics[column] for column in _COLUMNS]
+    rows.append(("queries, present and absent", *(f"{one['num_present']} + {one['num_absent']}" for one in counts)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)

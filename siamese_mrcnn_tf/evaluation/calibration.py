@@ -1,0 +1,370 @@
+"""Fits the verification of finds and the score threshold of a model on annotated images.
+
+Images are searched for the categories that are in them and for some that are not. Half of the images fit the weights of
+score and similarity (`ops.similarity`) and the threshold; the metrics of the other half are held out.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from ..config import Config
+from ..data.dataset import IndexedCocoDataset
+from ..data.references import cut_reference, draw_reference, has_reference
+from ..ops import similarity
+from ..ops.similarity import Verification
+from ..predictor import EncodedScenes, ReferenceEmbedding, SiamesePredictor
+from ..weights.thresholds import PUBLISHED_THRESHOLD, Calibration
+from .analysis import IGNORED, IOU_THRESHOLDS, TRUE_POSITIVE, ImageTruth, match_outcomes
+from .coco_scores import results_of
+from .presence import auroc, silent_above
+from .queries import queries_of, with_absent
+from .references import RandomReferenceSampler
+from .settings import EvaluationSettings, require_counts, versions
+
+MIN_CATEGORIES = 20  # of a projection: from fewer it learns which ones they are
+_DIMS = 64  # of a projection, at most
+_HALVES = 2
+METRICS = {
+    "precision": "precision of instances",
+    "recall": "recall of instances",
+    "F1": "F1 of instances",
+    "found": "present queries with a right detection",
+    "present_firing": "present queries that show a detection",
+    "absent_firing": "absent queries that show a detection",
+    "false_detections": "false detections per absent query",
+    "AUROC": "AUROC of presence",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationSettings:
+    """What a calibration asks for.
+
+    Attributes:
+        class_ids: [n] to search for; None: the data set's ACTIVE_CLASSES.
+        limit: use the first `limit` images; None: all.
+        absent: number of classes of each image that are not in it, or "all" of them.
+        runs: searches for each class in an image, with references of their own.
+        seed: of all draws.
+        false_alarms: maximum share of absent queries that show a detection; None: the threshold with the best F1.
+        verify: fit a verification; if not, the threshold is for the network's scores.
+        references: maximum number of references of each class for the statistics of embeddings.
+
+    Raises:
+        ValueError: names the setting.
+    """
+
+    class_ids: Sequence[int] | None = None
+    limit: int | None = None
+    absent: int | str = "all"
+    runs: int = 1
+    seed: int = 0
+    false_alarms: float | None = None
+    verify: bool = True
+    references: int = 50
+
+    def __post_init__(self) -> None:
+        require_counts(limit=self.limit, runs=self.runs, references=self.references)
+        EvaluationSettings(absent=self.absent)
+        if self.limit == 1:
+            raise ValueError("limit = 1: expected 2 or more, half of the images are held out")
+        if self.false_alarms is not None and not 0 <= self.false_alarms < 1:
+            raise ValueError(f"false_alarms = {self.false_alarms}: expected a share from 0 to below 1")
+
+    @property
+    def rule(self) -> str:
+        """How the threshold is chosen."""
+        return "best F1" if self.false_alarms is None else f"false alarms {self.false_alarms:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchedQuery:
+    """The finds of one query, in descending order of score.
+
+    Attributes:
+        image: number of the image in the order of the search.
+        scores: [n], of the network.
+        similarities: [n] to the reference; 0 without a verification.
+        overlaps: IoU [n, g] with the annotations of the category in the image.
+        crowds: bool [g].
+    """
+
+    image: int
+    scores: np.ndarray
+    similarities: np.ndarray
+    overlaps: np.ndarray
+    crowds: np.ndarray
+
+    @property
+    def num_instances(self) -> int:
+        """Instances of the category in the image; 0 of an absent one."""
+        return int((~self.crowds).sum())
+
+    def outcomes(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(scores [n] in descending order, their outcomes int8 [n] at IoU 0.5, as of `analysis.match_outcomes`)."""
+        order = np.argsort(-scores, kind="stable")
+        return scores[order], match_outcomes(self.overlaps[order], self.crowds, IOU_THRESHOLDS[0])
+
+
+def calibrate(
+    predictor: SiamesePredictor,
+    dataset: IndexedCocoDataset,
+    settings: CalibrationSettings | None = None,
+    *,
+    weights_sha256: str,
+    progress: bool = True,
+) -> Calibration:
+    """Fit verification and threshold.
+
+    Args:
+        predictor: with the weights; its own threshold and verification are not used.
+        dataset: with indices built; references are drawn from all of it.
+        weights_sha256: checksum of the weight file (`weights.thresholds.weights_checksum`).
+
+    Raises:
+        ValueError: fewer than two images, no usable reference, or nothing right or wrong was found to fit with.
+    """
+    settings = settings or CalibrationSettings()
+    class_ids = [int(one) for one in (dataset.ACTIVE_CLASSES if settings.class_ids is None else settings.class_ids)]
+    verification = None
+    if settings.verify:
+        verification = fit_comparison(*reference_embeddings(predictor, dataset, class_ids, settings, progress=progress))
+    queries = search(_searching(predictor, verification), dataset, class_ids, settings, progress=progress)
+    halves = [[query for query in queries if query.image % _HALVES == half] for half in range(_HALVES)]
+    if verification is not None:
+        verification = _weighted(verification, halves[0])
+    fitted, held_out = ([_verified(query, verification) for query in half] for half in halves)
+    threshold = choose_threshold(fitted, halves[0], settings.false_alarms)
+    published = [query.scores for query in halves[1]]
+    return Calibration(
+        weights_sha256=weights_sha256,
+        threshold=threshold,
+        rule=settings.rule,
+        verification=verification,
+        about=_about(dataset, class_ids, settings, queries),
+        metrics={
+            "fitted": metrics_at(threshold, fitted, halves[0]),
+            "held_out": metrics_at(threshold, held_out, halves[1]),
+            "published": metrics_at(PUBLISHED_THRESHOLD, published, halves[1]),
+        },
+    )
+
+
+# ---- the comparison of embeddings --------------------------------------------------------------------------------
+def reference_embeddings(
+    predictor: SiamesePredictor,
+    dataset: IndexedCocoDataset,
+    class_ids: Sequence[int],
+    settings: CalibrationSettings,
+    *,
+    progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(embeddings [n, levels, channels], class ids [n]) of up to `settings.references` instances of each class."""
+    vectors, labels = [], []
+    for class_id in tqdm(class_ids, desc="references", unit="category", disable=not progress):
+        if not has_reference(dataset, class_id, predictor.config):
+            continue
+        key: dict[str, Any] = {"seed": settings.seed, "run": 0, "image_id": 0, "config": predictor.config}
+        shots = range(settings.references)  # of one query; an instance that is drawn again counts once
+        drawn = sorted({draw_reference(dataset, class_id, shot=shot, **key) for shot in shots})
+        crops = [cut_reference(dataset, predictor.config, *reference) for reference in drawn]
+        vectors.append(predictor.encode_references(crops).vectors)
+        labels.append(np.full(len(crops), class_id))
+    if not vectors:
+        raise ValueError(f"{dataset.set_name}: none of the categories {list(class_ids)} has a usable reference")
+    return np.concatenate(vectors), np.concatenate(labels)
+
+
+def fit_comparison(vectors: np.ndarray, labels: np.ndarray) -> Verification:
+    """Statistics of embeddings [n, levels, channels] of categories [n], and a projection where it compares better.
+
+    It is kept where projections of one half of the categories order the pairs of the other half better than the plain
+    cosine, on average over both.
+    """
+    plain, names = similarity.fit_statistics(vectors), np.unique(labels)
+    if len(names) < MIN_CATEGORIES:
+        return plain
+    gains = []
+    for half in range(_HALVES):
+        mine = np.isin(labels, names[half::_HALVES])
+        projected = similarity.fit_projection(plain, vectors[mine], labels[mine], dims=_DIMS)
+        others = vectors[~mine], labels[~mine]
+        gains.append(_pair_auroc(projected, *others) - _pair_auroc(plain, *others))
+    return similarity.fit_projection(plain, vectors, labels, dims=_DIMS) if np.mean(gains) > 0 else plain
+
+
+def _pair_auroc(verification: Verification, vectors: np.ndarray, labels: np.ndarray) -> float:
+    """Probability that a pair of one category is more similar than a pair of two."""
+    similarities = np.stack([verification.similarity(one, vectors) for one in vectors])
+    same, upper = labels[:, None] == labels, np.triu(np.ones_like(similarities, bool), 1)
+    return auroc(similarities[same & upper], similarities[~same & upper]) or 0.0
+
+
+# ---- the search --------------------------------------------------------------------------------------------------
+def _searching(predictor: SiamesePredictor, verification: Verification | None) -> SiamesePredictor:
+    """A predictor with the same weights whose detector keeps everything that a threshold may be chosen from."""
+    config: Config = predictor.config.replace(VERIFY_DETECTIONS=verification is not None)
+    config = config.replace(DETECTION_MIN_CONFIDENCE=config.VERIFY_MIN_CONFIDENCE)
+    return SiamesePredictor(config, layers=predictor.layers, verification=verification)
+
+
+def search(
+    predictor: SiamesePredictor,
+    dataset: IndexedCocoDataset,
+    class_ids: Sequence[int],
+    settings: CalibrationSettings,
+    *,
+    progress: bool = True,
+) -> list[SearchedQuery]:
+    """Search images for classes that are in them and for absent ones, with one reference each.
+
+    Raises:
+        ValueError: fewer than two images have such a query.
+    """
+    image_ids = dataset.image_ids.tolist()[: settings.limit]
+    chosen: dict[str, Any] = {"image_ids": image_ids, "class_ids": class_ids, "seed": settings.seed}
+    present = [query for query in queries_of(dataset, class_ids) if query[0] in set(image_ids)]
+    asked = with_absent(dataset, present, settings.absent, config=predictor.config, **chosen)
+    if len(asked) < _HALVES:
+        raise ValueError(f"{dataset.set_name}: {len(asked)} images to search, expected 2 or more")
+    sampler, found = RandomReferenceSampler(dataset, predictor.config, seed=settings.seed), []
+    embeddings: dict[tuple[int, int], ReferenceEmbedding] = {}
+    for number, (image_id, classes) in enumerate(tqdm(asked, desc="search", unit="image", disable=not progress)):
+        scenes = predictor.encode_scenes([dataset.load_image(image_id)])
+        for run, class_id in itertools.product(range(settings.runs), classes):
+            reference = sampler(image_id, class_id, run, 1)[0]
+            if reference not in embeddings:
+                crop = cut_reference(dataset, predictor.config, *reference)
+                embeddings[reference] = predictor.encode_references([crop])
+            truth = _truth(dataset, image_id, class_id)
+            found.append(_searched(predictor, scenes, embeddings[reference], truth, number))
+    return found
+
+
+def _truth(dataset: IndexedCocoDataset, image_id: int, class_id: int) -> ImageTruth:
+    info, category_id = dataset.image_info[image_id], dataset.class_info[class_id]["id"]
+    return ImageTruth([entry for entry in info["annotations"] if entry["category_id"] == category_id], info, "bbox")
+
+
+def _searched(
+    predictor: SiamesePredictor, scenes: EncodedScenes, query: ReferenceEmbedding, truth: ImageTruth, number: int
+) -> SearchedQuery:
+    outputs = {"mrcnn_detection": predictor.match(scenes, [query])["mrcnn_detection"]}  # without masks
+    found, similarities = predictor.unmold(scenes, outputs)[0], np.zeros(0)
+    if predictor.verifies:
+        similarities = predictor.similarities(scenes, outputs, [query])[0]
+        similarities = similarities[np.isfinite(similarities)]  # `unmold` drops the others, too
+    scores = np.asarray(found["scores"], np.float64)
+    boxes = [result["bbox"] for result in results_of(0, 0, found["rois"], scores, None)]
+    if not predictor.verifies:
+        similarities = np.zeros(len(scores))
+    overlaps = truth.overlaps(boxes).reshape(len(boxes), len(truth.crowds))  # without instances it is flat
+    return SearchedQuery(number, scores, similarities, overlaps, truth.crowds.astype(bool))
+
+
+# ---- the fit -----------------------------------------------------------------------------------------------------
+def _weighted(verification: Verification, queries: Sequence[SearchedQuery]) -> Verification:
+    """`verification` with the weights that fit the finds of these queries."""
+    outcomes = _joined([query.outcomes(query.scores)[1] for query in queries])
+    scores, similarities = (_joined([getattr(query, name) for query in queries]) for name in ("scores", "similarities"))
+    counted = outcomes != IGNORED
+    is_right = outcomes[counted] == TRUE_POSITIVE
+    return similarity.fit_weights(verification, scores[counted], similarities[counted], is_right)
+
+
+def _verified(query: SearchedQuery, verification: Verification | None) -> np.ndarray:
+    return query.scores if verification is None else verification.rescore(query.scores, query.similarities)
+
+
+def choose_threshold(
+    scores: Sequence[np.ndarray], queries: Sequence[SearchedQuery], false_alarms: float | None = None
+) -> float:
+    """The threshold of the scores of queries, each [n].
+
+    Args:
+        false_alarms: maximum share of absent queries that show a detection; None: the threshold with the best F1.
+
+    Returns:
+        the middle between the lowest score that is kept and the next one.
+
+    Raises:
+        ValueError: no query for an absent class to count false alarms in, or nothing was found.
+    """
+    ranked = [query.outcomes(one) for query, one in zip(queries, scores, strict=True)]
+    every, outcomes = (_joined([one[part] for one in ranked]) for part in (0, 1))
+    if not every.size:
+        raise ValueError("nothing was found: there are no scores to choose a threshold from")
+    if false_alarms is None:
+        counted = outcomes != IGNORED
+        values, is_right = every[counted], outcomes[counted] == TRUE_POSITIVE
+        order = np.argsort(-values, kind="stable")
+        values, right = values[order], np.cumsum(is_right[order])
+        total = sum(query.num_instances for query in queries)
+        f1 = 2 * right / (np.arange(1, len(values) + 1) + total)
+        f1[:-1][values[:-1] == values[1:]] = -1  # a threshold does not part equal scores
+        lowest = float(values[f1.argmax()]) if values.size else 1.0
+    else:
+        absent = [one.max(initial=0.0) for query, one in zip(queries, scores, strict=True) if not query.num_instances]
+        silent = silent_above(absent, false_alarms)
+        if silent is None:
+            raise ValueError(f"false alarms {false_alarms:g}: no image was searched for a category that is not in it")
+        lowest = float(every[every > silent].min(initial=1.0))
+    return (lowest + float(every[every < lowest].max(initial=0.0))) / 2
+
+
+def metrics_at(
+    threshold: float, scores: Sequence[np.ndarray], queries: Sequence[SearchedQuery]
+) -> dict[str, float | None]:
+    """METRICS of queries, with boxes at IoU 0.5, and how many queries of each kind there are.
+
+    `scores` are [n] of each query. A metric without anything to count is None.
+    """
+    ranked = [query.outcomes(one) for query, one in zip(queries, scores, strict=True)]
+    shown = [outcomes[(values >= threshold) & (outcomes != IGNORED)] for values, outcomes in ranked]
+    is_present = np.array([query.num_instances > 0 for query in queries], bool)
+    right = np.array([(one == TRUE_POSITIVE).sum() for one in shown], int)
+    counts, best = np.array([len(one) for one in shown], int), np.array([one.max(initial=0.0) for one in scores])
+    total = sum(query.num_instances for query in queries)
+    return {
+        "precision": _ratio(right.sum(), counts.sum()),
+        "recall": _ratio(right.sum(), total),
+        "F1": _ratio(2 * right.sum(), counts.sum() + total),
+        "found": _ratio((right[is_present] > 0).sum(), is_present.sum()),
+        "present_firing": _ratio((best[is_present] >= threshold).sum(), is_present.sum()),
+        "absent_firing": _ratio((best[~is_present] >= threshold).sum(), (~is_present).sum()),
+        "false_detections": _ratio(counts[~is_present].sum(), (~is_present).sum()),
+        "AUROC": auroc(best[is_present], best[~is_present]),
+        "num_present": int(is_present.sum()),
+        "num_absent": int((~is_present).sum()),
+    }
+
+
+def _about(
+    dataset: IndexedCocoDataset,
+    class_ids: Sequence[int],
+    settings: CalibrationSettings,
+    queries: Sequence[SearchedQuery],
+) -> dict[str, Any]:
+    """Data, settings and versions, for the file."""
+    names = ("limit", "absent", "runs", "seed", "false_alarms", "references")
+    return {
+        "dataset": dataset.set_name,
+        "categories": [dataset.class_info[class_id]["name"] for class_id in class_ids],
+        "num_images": len({query.image for query in queries}),
+        **{name: getattr(settings, name) for name in names},
+        "versions": versions(),
+    }
+
+
+def _joined(parts: Sequence[npt.ArrayLike]) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *map(np.asarray, parts)])
+
+
+def _ratio(part: Any, whole: Any) -> float | None:
+    return float(part) / float(whole) if whole else None

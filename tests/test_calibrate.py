@@ -1,0 +1,116 @@
+"""Threshold files on the command line: who uses them, and what they say."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese_mrcnn_tf.cli.evaluate import chosen_threshold
+from siamese_mrcnn_tf.cli.inputs import choose_config
+from siamese_mrcnn_tf.cli.main import parse
+from siamese_mrcnn_tf.ops.similarity import Verification
+from siamese_mrcnn_tf.weights.thresholds import Calibration, save_thresholds, threshold_path, weights_checksum
+
+PREDICT = ("predict", "--image", "a.png", "--reference", "b.png")
+
+
+@pytest.fixture
+def weights(tiny_weights, tmp_path):
+    """A weight file with a verification and its threshold beside it."""
+    path = tmp_path / "tiny.h5"
+    shutil.copy(tiny_weights, path)
+    verification = Verification(np.zeros((4, 64), np.float32), np.ones((4, 64), np.float32), weight=2.0)
+    save_thresholds(Calibration(weights_checksum(path), 0.35, "best F1", verification), threshold_path(path))
+    return path
+
+
+def chosen(*arguments):
+    """(minimum score, whether finds are verified) of a command line."""
+    config, _ = choose_config(parse([str(argument) for argument in arguments]))
+    return config.DETECTION_MIN_CONFIDENCE, config.VERIFY_DETECTIONS
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), (0.35, True)),
+        (("--min-confidence", 0.1), (0.1, True)),
+        (("--no-verify",), (0.7, False)),  # the threshold is of verified scores
+        (("--no-verify", "--min-confidence", 0.5), (0.5, False)),
+        (("--set", "DETECTION_MIN_CONFIDENCE=0.2"), (0.2, True)),
+    ],
+)
+def test_options_replace_what_the_file_says(weights, options, expected):
+    assert chosen(*PREDICT, "--model", weights, *options) == expected
+    assert chosen("evaluate", "--model", weights, *options) == expected
+
+
+def test_a_threshold_of_plain_scores_needs_no_verification(weights):
+    save_thresholds(Calibration(weights_checksum(weights), 0.9, "best F1"), threshold_path(weights))
+    for options in ((), ("--no-verify",)):
+        assert chosen(*PREDICT, "--model", weights, *options) == (0.9, False)
+
+
+def test_the_published_threshold_holds_without_a_file(weights):
+    threshold_path(weights).unlink()
+    assert chosen(*PREDICT, "--model", weights) == (0.7, False)
+
+
+def test_the_protocol_of_the_paper_uses_no_file(weights):
+    assert chosen("evaluate", "--model", weights, "--protocol", "paper") == (0.7, False)
+
+
+def test_calibrations_do_not_build_on_an_earlier_one(weights):
+    assert chosen("calibrate", "--model", weights) == (0.7, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [((), 0.35), (("--threshold", 0.2), 0.2), (("--no-verify",), 0.7), (("--protocol", "paper"), 0.7)],
+)
+def test_the_threshold_for_metrics_of_presence(weights, options, expected):
+    options = parse([str(word) for word in ("evaluate", "--model", weights, "--absent", 1, *options)])
+    assert chosen_threshold(options, weights) == expected
+    assert chosen_threshold(options, None) == (0.2 if options.threshold else 0.7)
+
+
+def test_weights_shows_the_threshold(run, weights):
+    code, text, _ = run("weights", weights)
+    assert code == 0 and "tiny.threshold.json: threshold 0.35 of verified scores, fitted for best F1" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "untrained", "--dataset", "set"), "--model untrained: there is no weight file to calibrate"),
+        (("--model", "shapes", "--categories", "novel"), "--categories novel: --split 0 has no novel categories"),
+    ],
+)
+def test_calibrate_refuses(run, arguments, message):
+    code, _, errors = run("calibrate", *arguments)
+    assert code == 2 and message in errors
+
+
+@pytest.mark.slow
+def test_predict_says_which_threshold_it_uses(run, weights, tmp_path, scene, crop):
+    Image.fromarray(scene).save(tmp_path / "scene.png")
+    Image.fromarray(crop).save(tmp_path / "crop.png")
+    common = ("predict", "--image", tmp_path / "scene.png", "--reference", tmp_path / "crop.png", "--model", weights)
+    code, _, errors = run(*common, "--out", tmp_path / "out")
+    assert code == 0, errors
+    assert "threshold 0.35 of verified scores, fitted for best F1\n" in errors
+    code, _, errors = run(*common, "--out", tmp_path / "out", "--no-verify")
+    assert code == 0 and "threshold 0.7 of scores; calibrated was: threshold 0.35 of verified scores" in errors
+    threshold_path(weights).unlink()
+    code, _, errors = run(*common, "--out", tmp_path / "out")
+    assert code == 0 and "threshold" not in errors
+    code, _, errors = run(*common, "--out", tmp_path / "out", "--set", "VERIFY_DETECTIONS=true")
+    assert code == 2 and f"VERIFY_DETECTIONS = True: no threshold file beside {weights} says how" in errors
+
+
+def test_a_file_for_other_weights_stops_the_command(run, weights):
+    with open(weights, "ab") as file:
+        file.write(b"0")
+    code, _, errors = run("weights", weights)
+    assert code == 2 and "was fitted for other weights than tiny.h5 beside it; run siamese-mrcnn calibrate" in errors
