@@ -229,6 +229,38 @@ def test_controls_are_two(capsys):
     assert "'present', 'absent'" in capsys.readouterr().err
 
 
+def test_evaluate_asks_for_absent_categories_too(run, tree, tmp_path):
+    common = ("evaluate", "--dataset", tree, "--split", 1, "--model", "random-boxes", "--runs", 2, "--absent")
+    code, text, _ = run(*common, "all", "--threshold", 0.5, "--out", tmp_path / "open")
+    assert code == 0
+    assert "open protocol, threshold 0.5: 4 present and 4 absent queries a run" in text
+    assert re.search(r"AUROC of presence +1.000 \+- 0.000 +1.000 \+- 0.000 +1.000 \+- 0.000\n", text)
+    assert "--min-confidence 0.05 shows more" in text
+    settings = json.loads((tmp_path / "open" / "settings.json").read_text())
+    assert (settings["absent"], settings["threshold"]) == ("all", 0.5)
+    assert "Presence (the open protocol)" in (tmp_path / "open" / "report.md").read_text()
+    assert run(*common, 1, "--out", tmp_path / "some")[0] == 0
+    settings = json.loads((tmp_path / "some" / "settings.json").read_text())
+    assert (settings["absent"], settings["threshold"]) == (1, 0.7)
+    again = ("evaluate", "--dataset", tree, "--results", tmp_path / "open", "--out", tmp_path / "again")
+    code, text, _ = run(*again, "--threshold", 0.9)
+    assert code == 0 and "open protocol, threshold 0.9" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--absent", "0"], "expected 'all' or a whole number of 1 or more, got '0'"),
+        (["--absent", "some"], "expected 'all' or a whole number of 1 or more, got 'some'"),
+        (["--absent", "all", "--threshold", "0"], "expected a number above 0 and at most 1, got '0'"),
+    ],
+)
+def test_arguments_of_the_open_protocol(capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--dataset", "d", "--model", "m", *arguments])
+    assert message in capsys.readouterr().err
+
+
 def test_random_boxes_over_all_splits(run, tree, tmp_path):
     common = ("evaluate", "--dataset", tree, "--model", "random-boxes", "--runs", 2)
     assert run(*common, "--out", tmp_path / "all")[0] == 0
@@ -393,6 +425,10 @@ def bad_inputs(images, tree, weights):
             [*evaluate, tree, "--model", "random-boxes", "--control", "absent"],
             "--control absent: --model random-boxes takes no references",
         ),
+        "threshold without use": (
+            [*evaluate, tree, "--threshold", 0.5],
+            "--threshold 0.5: needs the metrics of presence, expected --absent too",
+        ),
         "no set to check": (["check", "--dataset", images / "nowhere", "--out", images / "out"], "nowhere"),
         "last without a run": (
             ["predict", "--model", "last", "--logs", images, "--image", scene, "--reference", crop],
@@ -430,6 +466,7 @@ MISTAKES = (
     "nothing held out",
     "settings of random boxes",
     "control of random boxes",
+    "threshold without use",
     "no set to check",
     "last without a run",
 )

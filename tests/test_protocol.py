@@ -569,6 +569,10 @@ def test_an_open_evaluation_is_resumed_joined_and_rescored(loaded, tmp_path):
     low = rescore(tmp_path / "whole", loaded[1], threshold=0.1, progress=False).presence
     assert low["threshold"] == 0.1 and low["mean"]["bbox"]["recall"] > whole.presence["mean"]["bbox"]["recall"]
     assert json.loads((tmp_path / "whole" / "presence.json").read_text())["threshold"] == 0.1
+    paper = run(Eager(), loaded, folder=tmp_path / "paper")
+    assert paper.presence is None
+    with pytest.raises(ValueError, match="paper: threshold = 0.1: no absent category was searched there"):
+        rescore(tmp_path / "paper", loaded[1], threshold=0.1, progress=False)
     with pytest.raises(ValueError, match="absent = 1 there and 2 here"):
         run(Eager(), loaded, absent=2, folder=tmp_path / "whole", resume=True)
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig
-from siamese_mrcnn_tf.evaluation import coco_scores, protocol
+from siamese_mrcnn_tf.evaluation import coco_scores, presence, protocol
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.ops.boxes import extract_bboxes
 from siamese_mrcnn_tf.report import experiments, gallery, plots, published, tables, writer
@@ -530,6 +530,106 @@ def test_the_same_evaluation_twice(tmp_path):
         ValueError, match="b: is of 1-shot, novel categories, split 1, and so is .*a; a report takes one"
     ):
         writer.write_report(folders, tmp_path / "out")
+
+
+# ---- the open protocol -----------------------------------------------------------------------------------------------
+
+
+def make_presence(*, runs=3, kinds=("bbox", "segm"), ids=(3, 7, 18), groups=(), base=0.4):
+    """Metric k of run r is base + k / 100 + r / 1000; IL_MCC is negative, cgF1 in percent."""
+    names = {presence.QUERIES: presence.QUERY_METRICS}
+    names |= dict.fromkeys(kinds, dict.fromkeys((*published.METRICS, *presence.INSTANCE_METRICS)))
+    signs, found = {"IL_MCC": -1, "cgF1": 100}, []
+    for run in range(runs):
+        of_kinds = {}
+        for kind, of_kind in names.items():
+            of_kinds[kind] = {n: signs.get(n, 1) * (base + k / 100 + run / 1000) for k, n in enumerate(of_kind)}
+        found.append(of_kinds)
+    curve = {"thresholds": [0.9, 0.5], "false_detections": [0.0, 0.4], "absent_firing": [0.0, 0.2]}
+    curve |= {kind: [0.3, 0.6] for kind in kinds}
+    about = {"threshold": 0.6, "minimum": 0.05, "absent": "all", "category_ids": list(ids)}
+    about |= {"runs": found, "mean": found[0], "interval": found[0], "curve": curve}
+    about["histogram"] = {"edges": [0, 0.5, 1], "present": [0.2, 0.8], "absent": [0.9, 0.1]}
+    parts = {name: make_presence(runs=runs, kinds=kinds, ids=part, base=base) for name, part in groups}
+    return about | {"groups": parts}
+
+
+def open_evaluation(folder, *, base=0.4, groups=(), **settings):
+    write_evaluation(folder, **settings)
+    files.write_json(folder / "presence.json", make_presence(base=base, groups=groups))
+    return folder
+
+
+def test_presence_stands_beside_the_metrics_of_the_paper(tmp_path):
+    groups = (("train", (3, 7)), ("novel", (18,)))
+    folder = open_evaluation(tmp_path / "a", category_set="all", groups=groups)
+    paths = writer.write_report([folder], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    section = text[text.index("## Presence") : text.index("## All metrics")]
+    of_queries, *of_kinds = section.split("###")
+    rows = [line for line, _ in rows_of(of_queries, "1-shot, all categories")]
+    assert [row[2] for row in rows] == ["all", "train", "novel"]
+    assert rows[0][1:8] == ["S1", "all", "all", "0.6", "0.401 ± 0.001", "-0.411 ± 0.001", "42.1 ± 0.09"]
+    boxes = [line for line, _ in rows_of(of_kinds[0], "1-shot, all categories")]
+    heads = [cell.strip() for cell in of_kinds[0].splitlines()[2].strip("|").split("|")]
+    # by category the AP50 of boxes is 0.2 + id / 100, so that it is 38.0 of category 18 alone, plus 0.1 by run
+    assert boxes[2][heads.index("AP50, present only")].startswith("38.1")
+    assert boxes[1][heads.index("AP50, present only")].startswith("25.1")
+    assert boxes[0][heads.index("AP50, absent too")].startswith("41.1")
+    assert tmp_path / "out" / "presence_1shot_all_s1.png" in paths
+    with Image.open(tmp_path / "out" / "presence_1shot_all_s1.png") as image:
+        assert image.format == "PNG"
+    assert "Presence (the open protocol)" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_presence_rows_hold_every_metric_and_run(tmp_path):
+    folders = [open_evaluation(tmp_path / f"s{split}", split=split, base=0.1 * split) for split in (1, 2)]
+    writer.write_report(folders, tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "presence.csv").read_text().splitlines()))
+    per_line = len(presence.QUERY_METRICS) + 2 * len({*published.METRICS, *presence.INSTANCE_METRICS}) + 2 * 2
+    assert len(rows) == 3 * per_line and {row["group"] for row in rows} == {"novel"}
+    [mean] = [row for row in rows if (row["split"], row["metric"]) == ("mean", "IL_MCC")]
+    assert float(mean["mean"]) == pytest.approx(-(0.15 + 0.01 + 0.001)) and float(mean["run_2"]) == pytest.approx(
+        -0.162
+    )
+    [firing] = [row for row in rows if (row["split"], row["metric"]) == ("2", "absent_firing")]
+    assert float(firing["run_0"]) == pytest.approx(23.0)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["presence"][0]["metric"] == "AUROC"
+
+
+def test_splits_without_presence_leave_it_out(tmp_path):
+    folders = [open_evaluation(tmp_path / "s1", split=1), write_evaluation(tmp_path / "s2", split=2)]
+    paths = writer.write_report(folders, tmp_path / "out")
+    assert "Presence" not in (tmp_path / "out" / "report.md").read_text()
+    assert not any(path.name.startswith("presence") for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "presence.json: not the metrics of presence of an evaluation"),
+        (make_presence(runs=2), "presence.json: does not belong to the scores.json beside it"),
+        (make_presence(kinds=("bbox",)), "presence.json: does not belong to the scores.json beside it"),
+    ],
+)
+def test_presence_of_something_else(tmp_path, content, message):
+    files.write_json(write_evaluation(tmp_path) / "presence.json", content)
+    with pytest.raises(ValueError, match=message):
+        experiments.read_evaluation(tmp_path)
+
+
+def test_presence_is_plotted_by_group(tmp_path):
+    found = {name: make_presence() for name in ("train categories", "novel categories")}
+    left, right = plots.plot_presence(found, title="t").axes
+    lines = [line for line in left.lines if line.get_label()[0] != "_"]
+    assert [line.get_label() for line in lines][:2] == ["train categories, boxes", "train categories, masks"]
+    assert lines[0].get_xdata().tolist() == [0, 0.4] and lines[0].get_ydata().tolist() == pytest.approx([30, 60])
+    assert len(left.lines) == 8  # with the dots at the threshold
+    assert [patch.get_data().values.tolist() for patch in right.patches][:2] == [[20, 80], [90, 10]]
+    nothing = make_presence()
+    nothing["curve"] |= {"false_detections": None, "bbox": None, "segm": None}
+    nothing["mean"]["queries"]["false_detections"] = None
+    plots.save_plot(plots.plot_presence({"all": nothing}, title="t"), tmp_path / "plot.png")
 
 
 # ---- plots -----------------------------------------------------------------------------------------------------------
