@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import itertools
 import json
 import logging
 import math
@@ -135,6 +136,27 @@ def test_equals_cocoeval(coco, iou_type, image_ids, category_ids):
     for index, category_id in enumerate(sorted(category_ids)):
         metrics = precision[:, :, index, 0, 2]
         assert scores.per_class[category_id] == {"AP": metrics.mean(), "AP50": metrics[0].mean()}
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_detections_of_categories_that_are_not_in_the_image_equal_cocoeval(coco, iou_type):
+    """More than COCOeval counts, of all sizes, some with equal scores."""
+    results, rng = detections_of(coco), np.random.default_rng(3)
+    mask = np.zeros(coco_tree.SIZE, bool)
+    for image_id, category_id in itertools.product(IMAGES, CATEGORIES):
+        for _ in range(120 if image_id == IMAGES[-1] else 4):  # nothing is in the last image
+            height, width = rng.integers(5, 60, 2).tolist()
+            found = mask.copy()
+            found[:height, :width] = True
+            box, scores = [[0, 0, height, width]], [rng.integers(1, 8) / 8]
+            results += coco_scores.results_of(image_id, category_id, box, scores, found[..., None])
+    reference = results
+    if iou_type == "segm":
+        reference = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+    stats, _, precision = by_hand(coco, reference, iou_type, IMAGES, CATEGORIES)
+    scores = coco_scores.score(coco, results, iou_type=iou_type, image_ids=IMAGES, category_ids=CATEGORIES)
+    assert list(scores.stats.values()) == stats.tolist()
+    np.testing.assert_array_equal(scores.precision, precision)
 
 
 def test_area_of_segm_results(coco):
