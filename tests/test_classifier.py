@@ -151,6 +151,22 @@ def test_a_pyramid_has_a_classifier_on_each_level_too():
     assert alone({"input_image": image, "input_label": np.zeros(2, np.int32)})["logits"].shape == (2, 1, 5)
 
 
+def test_cosine_classifier():
+    """Cosines of the standardized averages of P2 to P5, with one head."""
+    model = build_classifier(CONFIG, 5, pyramid=True, cosine=True)
+    image = np.random.default_rng(0).integers(0, 200, (3, 64, 64, 3)).astype(np.float32)
+    logits = np.asarray(model({"input_image": image, "input_label": np.zeros(3, np.int32)})["logits"])
+    maps = model.get_layer("fpn_model")(_backbone(model)(image)[1:])[:4]
+    features = np.concatenate([np.asarray(one).mean(axis=(1, 2)) for one in maps], axis=1)
+    statistics = model.get_layer("standardized")
+    features = (features - statistics.moving_mean) / np.sqrt(statistics.moving_variance + statistics.epsilon)
+    kernel = np.asarray(model.get_layer("classifier").kernel)
+    cosines = features @ kernel / np.linalg.norm(features, axis=1)[:, None] / np.linalg.norm(kernel, axis=0)
+    assert logits.shape == (3, 1, 5) and np.ptp(cosines) > 0.01
+    np.testing.assert_allclose(logits[:, 0], 16 * cosines, rtol=1e-3, atol=1e-3)
+    assert [layer.name for layer in model.encoder.layers] == ["resnet_model", "fpn_model"]
+
+
 def test_the_loss_is_the_mean_over_the_heads():
     model = build_classifier(CONFIG, 3, pyramid=True, weight_decay=0.0)
     probabilities = [[0.5, 0.25, 0.25], [0.2, 0.4, 0.4], [0.8, 0.1, 0.1], [0.25, 0.5, 0.25], [0.6, 0.2, 0.2]]

@@ -89,7 +89,11 @@ def run(options: argparse.Namespace) -> int:
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours or days: show its progress
     distribution.prepare_backend(seed=options.seed, devices=options.devices)
     with distribution.device_scope(options.devices), callbacks.stopping_on_signals() as stop:
-        how: dict[str, Any] = {"weight_decay": recipe.weight_decay, "mask_weight": recipe.mask_weight}
+        how: dict[str, Any] = {
+            "weight_decay": recipe.weight_decay,
+            "mask_weight": recipe.mask_weight,
+            "cosine": recipe.cosine,
+        }
         how |= {"pyramid": options.dataset is not None, "seed": options.seed}
         classifier = build_classifier(config, train.num_classes, **how)
         save_command(folder, "siamese-mrcnn", options.arguments, config)

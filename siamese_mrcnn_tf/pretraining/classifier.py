@@ -42,7 +42,7 @@ REFERENCE_BATCH = 256  # the learning rate is in proportion to the batch
 _DECAY_AT, _DECAY = ((1, 3), (2, 3), (8, 9)), 0.1  # fractions of the epochs: 30, 60 and 80 of 90
 _ADAM_RATE = 0.004
 _WARM_UP_EPOCHS = 5  # for batches above the reference
-_MASK_WEIGHT = 2.0
+_MASK_WEIGHT, _COSINE_SCALE = 2.0, 16.0
 _CLASSIFIER_STD = 0.01  # of the initial weights of the last layers, from Goyal et al.
 
 
@@ -59,6 +59,7 @@ class Recipe:
         decay: "steps" as described, or "cosine" (see `schedules.Stage.decay_to`).
         weight_decay: factor of half the sum of squares of all kernels.
         mask_weight: of the loss of the instances' masks (`build_classifier`); 0 for images without masks.
+        cosine: see `build_classifier`.
     """
 
     epochs: int = 90
@@ -69,16 +70,17 @@ class Recipe:
     decay: str = "steps"
     weight_decay: float = WEIGHT_DECAY
     mask_weight: float = 0.0
+    cosine: bool = False
 
 
 def recipe_of(config: Config, *, instances: bool = False) -> Recipe:
     """The recipe for a configuration's optimizer: ImageNet's; for Adam 20 epochs of 100 steps without weight decay.
 
-    With Adam, `instances` of a data set are trained with their masks, too.
+    With Adam, `instances` of a data set are trained with their masks and classified by cosines.
     """
     if config.OPTIMIZER == "adam":
-        mask_weight = _MASK_WEIGHT if instances else 0.0
-        return Recipe(20, 100, _ADAM_RATE, decay="cosine", weight_decay=0.0, mask_weight=mask_weight)
+        recipe = Recipe(20, 100, _ADAM_RATE, decay="cosine", weight_decay=0.0)
+        return dataclasses.replace(recipe, mask_weight=_MASK_WEIGHT, cosine=True) if instances else recipe
     return Recipe()
 
 
@@ -221,6 +223,7 @@ def build_classifier(
     pyramid: bool = False,
     weight_decay: float = WEIGHT_DECAY,
     mask_weight: float = 0.0,
+    cosine: bool = False,
     seed: int = 0,
 ) -> Classifier:
     """The backbone of a configuration with a linear classifier on the average of C5, with seeded initial weights.
@@ -231,6 +234,8 @@ def build_classifier(
         weight_decay: see `Classifier`.
         mask_weight: weight of the loss of masks, which a 1x1 convolution predicts from P2; needs `pyramid`. Masks
             teach the network what in a crop is the object.
+        cosine: replace the linear classifiers by one on the cosines of the standardized averages of P2 to P5, the
+            similarity that verification uses; needs `pyramid`.
         seed: of the initial weights.
     """
     with dtype_policy(config.PRECISION):
@@ -246,12 +251,44 @@ def build_classifier(
             outputs["mask_targets"] = KL.AveragePooling2D(config.BACKBONE_STRIDES[0])(mask[..., None])[..., 0]
             outputs["mask_logits"] = KL.Conv2D(1, 1, dtype="float32", name="mask")(maps["_p2"])[..., 0]
         pooled = {name: KL.GlobalAveragePooling2D(name=f"pool{name}")(one) for name, one in maps.items()}
-        names = {name: "classifier" + name.removeprefix("5") for name in pooled}
-        heads = [KL.Dense(num_classes, dtype="float32", name=names[name])(one) for name, one in pooled.items()]
-        outputs["logits"] = ops.stack(heads, axis=1)
+        if cosine:
+            joined = KL.Concatenate(dtype="float32")([one for name, one in pooled.items() if name != "5"])
+            standardized = KL.BatchNormalization(center=False, scale=False, name="standardized")(joined)
+            outputs["logits"] = CosineClassifier(num_classes, name="classifier")(standardized)[:, None]
+        else:
+            names = {name: "classifier" + name.removeprefix("5") for name in pooled}
+            heads = [KL.Dense(num_classes, dtype="float32", name=names[name])(one) for name, one in pooled.items()]
+            outputs["logits"] = ops.stack(heads, axis=1)
     model = Classifier(inputs, outputs, weight_decay=weight_decay, mask_weight=mask_weight, name="imagenet")
     _set_initial_weights(model, seed)
     return model
+
+
+@keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
+class CosineClassifier(KL.Layer):
+    """Cosines with a vector for each class, times a fixed scale (NormFace, arXiv 1704.06369).
+
+    [batch, n] -> [batch, classes].
+
+    Args:
+        num_classes: number of classes.
+    """
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.num_classes = num_classes
+
+    def build(self, input_shape: Any) -> None:
+        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], self.num_classes))
+
+    def call(self, features: Any) -> Any:
+        return _COSINE_SCALE * ops.matmul(ops.normalize(features, axis=-1), ops.normalize(self.kernel, axis=0))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        return (input_shape[0], self.num_classes)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_classes": self.num_classes}
 
 
 def classification_graph(labels: Any, logits: Any) -> tuple[Any, Any, Any]:
