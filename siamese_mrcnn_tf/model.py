@@ -25,7 +25,7 @@ from .training.schedules import Stage
 from .training.trainable_layers import select_layers
 from .training.trainer import Trainer, TrainingSettings, train_on_dataset
 from .training.training_model import build_training_model, compile_model
-from .weights import loading, pretrained
+from .weights import loading, pretrained, thresholds
 from .weights.loading import LoadReport
 
 _log = logging.getLogger(__name__)
@@ -263,15 +263,20 @@ class SiameseMaskRCNN:
     def load_weights(self, filepath: PathLike, by_name: bool = False, exclude: Sequence[str] = ()) -> LoadReport:
         """Load a legacy .h5 file, by the names of weights: the names of loaded, missing and unused weights.
 
+        With VERIFY_DETECTIONS the threshold file beside it says how finds are verified; its threshold is not used.
+
         Args:
             by_name: unused, kept for callers of the original.
             exclude: names of layers to leave unchanged, or regular expressions for them.
 
         Raises:
-            ValueError: the file cannot be read or does not fit; the model is unchanged.
+            ValueError: the file cannot be read or does not fit; the model is unchanged. Or VERIFY_DETECTIONS is set,
+                and there is no verification beside the file.
         """
         report = loading.load_weights(self._layers, filepath, exclude=exclude or ())
         self.epoch = 0
+        if self.mode == "inference" and self.config.VERIFY_DETECTIONS:
+            self.predictor.verification = thresholds.find_verification(filepath)
         return report
 
     def load_imagenet_weights(

@@ -105,8 +105,8 @@ class SiamesePredictor:
         config: the Config in use, with the threshold and VERIFY_DETECTIONS of the threshold file.
 
     Raises:
-        ValueError: the network cannot be built with a setting, weights do not fit or are missing, or the threshold file
-            is not for them.
+        ValueError: the network cannot be built with a setting, weights do not fit or are missing, the threshold file
+            is not for them, or it has no verification though VERIFY_DETECTIONS is set.
     """
 
     def __init__(
@@ -128,6 +128,8 @@ class SiamesePredictor:
                 missing = f"{len(report.missing)} weights are missing\n{report.summary()}"
                 raise ValueError(f"{weights}: cannot detect, {missing}")
             self._take(thresholds.find_thresholds(weights) if calibrated else None)
+            if self.config.VERIFY_DETECTIONS and self._verification is None:
+                self._verification = thresholds.find_verification(weights)
         parts = network.build_parts(self._network_config(), self.layers)
         self._encode_scene = compiled(parts.scene_encoder)
         self._encode_reference = compiled(parts.reference_encoder)

@@ -106,7 +106,7 @@ def test_predict_says_which_threshold_it_uses(run, weights, tmp_path, scene, cro
     code, _, errors = run(*common, "--out", tmp_path / "out")
     assert code == 0 and "threshold" not in errors
     code, _, errors = run(*common, "--out", tmp_path / "out", "--set", "VERIFY_DETECTIONS=true")
-    assert code == 2 and f"VERIFY_DETECTIONS = True: no threshold file beside {weights} says how" in errors
+    assert code == 2 and "tiny.threshold.json: no verification there, which VERIFY_DETECTIONS = True needs" in errors
 
 
 def test_a_file_for_other_weights_stops_the_command(run, weights):

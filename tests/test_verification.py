@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import seeded
 
-from siamese_mrcnn_tf import SiamesePredictor
+from siamese_mrcnn_tf import SiameseMaskRCNN, SiamesePredictor
 from siamese_mrcnn_tf.data import molding
 from siamese_mrcnn_tf.ops.boxes import box_areas
 from siamese_mrcnn_tf.ops.similarity import fit_statistics, logit
@@ -175,6 +175,23 @@ def test_the_threshold_file_can_be_left_aside(tiny_model, calibrated_weights):
     config = tiny_model.config.replace(DETECTION_MIN_CONFIDENCE=0.7)
     predictor = SiamesePredictor(config, weights=calibrated_weights, calibrated=False)
     assert not predictor.verifies and predictor.config.DETECTION_MIN_CONFIDENCE == 0.7
+
+
+@pytest.mark.slow
+def test_the_facade_verifies_where_its_configuration_says_so(tiny_model, calibrated_weights, scene, crop):
+    config = tiny_model.config.replace(VERIFY_DETECTIONS=True)
+    model = SiameseMaskRCNN("inference", config, "logs")
+    model.load_weights(calibrated_weights)
+    found = model.detect([[crop]], [scene])[0]
+    predictor = SiamesePredictor(config, weights=calibrated_weights)
+    predictor.set_image(scene)
+    np.testing.assert_allclose(found["scores"], predictor.detect(crop)["scores"], rtol=1e-5)
+    plain = tiny_model.detect([[crop]], [scene])[0]
+    assert not np.allclose(found["scores"][:3], plain["scores"][:3])
+    thresholds.threshold_path(calibrated_weights).unlink()
+    for open_weights in (model.load_weights, lambda path: SiamesePredictor(config, weights=path)):
+        with pytest.raises(ValueError, match="tiny.threshold.json: no verification there, which VERIFY_DETECTIONS"):
+            open_weights(calibrated_weights)
 
 
 def test_a_threshold_file_for_other_weights_is_refused(tiny_model, calibrated_weights):

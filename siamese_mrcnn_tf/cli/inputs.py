@@ -96,11 +96,7 @@ def find_last(options: argparse.Namespace) -> str:
 
 
 def open_predictor(options: argparse.Namespace, config: Config, path: Path | None) -> "SiamesePredictor":
-    """The predictor with the weights of a file, or with initial ones and a warning; says which threshold it uses.
-
-    Raises:
-        ValueError: VERIFY_DETECTIONS is set, and nothing beside the weights says how.
-    """
+    """The predictor with the weights of a file, or with initial ones and a warning; says which threshold it uses."""
     start_keras(options)
     import keras
 
@@ -111,8 +107,6 @@ def open_predictor(options: argparse.Namespace, config: Config, path: Path | Non
         print("untrained weights: detections mean nothing, this only shows that everything runs", file=sys.stderr)
     calibration = find_calibration(options, path)
     verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
-    if config.VERIFY_DETECTIONS and verification is None and hasattr(options, "min_confidence"):
-        raise ValueError(f"VERIFY_DETECTIONS = True: no threshold file beside {path or 'untrained weights'} says how")
     predictor = SiamesePredictor(config, weights=path, verification=verification, calibrated=False)
     if calibration is not None:
         print(_used(config, calibration, predictor.verifies), file=sys.stderr)

@@ -84,6 +84,15 @@ def find_thresholds(weights: StrPath) -> Calibration | None:
     return calibration
 
 
+def find_verification(weights: StrPath) -> Verification:
+    """The verification in the threshold file beside a weight file; ValueError without one, or as `find_thresholds`."""
+    calibration = find_thresholds(weights)
+    if calibration is None or calibration.verification is None:
+        lacking = f"{threshold_path(weights)}: no verification there, which VERIFY_DETECTIONS = True needs"
+        raise ValueError(f"{lacking}; run siamese-mrcnn calibrate, or leave the setting out")
+    return calibration.verification
+
+
 def read_thresholds(path: StrPath) -> Calibration:
     """The content of a threshold file; ValueError names the file and the key that is wrong."""
     content = read_json(path)
