@@ -745,6 +745,7 @@ def test_a_broken_reference_is_named_too(tmp_path, content):
     samples = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)
     run = next(run for run in range(20) if sample_of(samples, 0, run).references == [(1, 0)])
     (tmp_path / "val2017" / "000000000020.png").unlink()
+    samples = TrainingSamples(load(tmp_path, [RECTANGLE]), TINY)  # which has not decoded it yet
     with pytest.raises(RuntimeError, match=r"image .*000000000010\.png: .*000000000020\.png: no such file"):
         sample_of(samples, 0, run)
 

@@ -1,6 +1,8 @@
 """COCO trees, indices and category splits."""
 
+import os
 import pathlib
+import pickle
 import subprocess
 import sys
 
@@ -324,3 +326,20 @@ def test_only_some_images(tmp_path):
             ValueError, match=r"image_ids = .*expected image ids of .*instances_val2017\.json: 10, 20, 30, 40"
         ):
             dataset.CocoDataset().load_coco(tmp_path, "val", image_ids=wrong)
+
+
+def test_images_of_a_small_set_are_decoded_once(tmp_path, monkeypatch):
+    coco_tree.write_tree(tmp_path)
+    data, large = (coco_tree.load(tmp_path, subset="val") for _ in range(2))
+    first = data.load_image(0)
+    expected = first.copy()
+    first[:] = 0  # a caller's changes stay with the caller
+    assert len(pickle.dumps(data)) < 2 * len(pickle.dumps(large))
+    monkeypatch.setattr(dataset, "_CACHED_BYTES", 1000)
+    large.prepare()
+    for path in {info["path"] for info in data.image_info}:
+        os.remove(path)
+    np.testing.assert_array_equal(data.load_image(0), expected)
+    for other, image_id in ((data, 1), (large, 0), (pickle.loads(pickle.dumps(data)), 0)):
+        with pytest.raises(ValueError, match="no such file"):
+            other.load_image(image_id)

@@ -21,6 +21,7 @@ from ..io.images import read_image
 from .annotations import Entry, annotation_rle, coco_layout, coco_object, fill_areas, read_annotations
 
 VALIDATION_IMAGES = 3000  # of the training images, set aside by the original for validation during training
+_CACHED_BYTES = 512 * 1024**2  # maximum size of the decoded images of a set that are kept in memory
 _SHOWN = 400  # characters of ids in a message
 NUM_SPLITS = 4  # category splits of the paper; a quarter of the classes is novel in each
 
@@ -100,6 +101,8 @@ class CocoDataset(Dataset):
     def __init__(self) -> None:
         super().__init__()
         self.set_names: list[str] = []  # "val2017", ...
+        self._decoded: dict[int, np.ndarray] = {}  # images by image id
+        self._is_small = False
 
     def load_coco(
         self,
@@ -158,6 +161,8 @@ class CocoDataset(Dataset):
         super().prepare()
         if len(self.image_from_source_map) < self.num_images:
             raise ValueError(f"{self.set_name}: some images were loaded twice; a subset may be loaded once")
+        pixels = sum((info.get("height") or 0) * (info.get("width") or 0) for info in self.image_info)
+        self._decoded, self._is_small = {}, 3 * pixels <= _CACHED_BYTES
 
     @property
     def set_name(self) -> str:
@@ -170,10 +175,21 @@ class CocoDataset(Dataset):
         return f"http://cocodataset.org/#explore?id={info['id']}" if info.get("coco_url") else str(info["path"])
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """The image in the size its annotations are for: uint8 [height, width, 3], RGB."""
+        """The image in the size its annotations are for: uint8 [height, width, 3], RGB.
+
+        The images of a small set (`_CACHED_BYTES`) are decoded once and kept in memory.
+        """
+        if image_id in self._decoded:
+            return self._decoded[image_id].copy()
         info = self.image_info[image_id]
         name = Path(info["path"]).relative_to(info["image_dir"])
-        return read_image(files.inside(info["image_dir"], name), (info["height"], info["width"]))
+        image = read_image(files.inside(info["image_dir"], name), (info["height"], info["width"]))
+        if self._is_small:
+            self._decoded[image_id] = image.copy()
+        return image
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_decoded": {}}  # worker processes decode for themselves
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks bool [height, width, instances] and class ids int32 [instances], negative for crowds as in Matterport.
