@@ -164,6 +164,7 @@ def test_load_image_has_the_annotated_size(tmp_path, content, data):
     image = Image.open(tmp_path / "val2017" / "000000000010.png")
     assert np.array_equal(data.load_image(0), np.asarray(image))
     image.resize((64, 64)).save(tmp_path / "val2017" / "000000000010.png")
+    data.prepare()  # forgets decoded images
     with pytest.raises(ValueError, match=r"000000000010\.png: .*64 x 64.*96 x 128"):
         data.load_image(0)
     (tmp_path / "val2017" / "000000000020.png").unlink()
