@@ -27,7 +27,7 @@ from .io.files import atomic_path
 from .modeling import network
 from .ops.anchors import pyramid_anchors
 from .ops.boxes import norm_boxes
-from .ops.similarity import Verification
+from .ops.similarity import Verification, views_of
 from .weights import loading, thresholds
 
 _log = logging.getLogger(__name__)
@@ -38,9 +38,15 @@ PathLike: TypeAlias = str | Path
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceEmbedding:
-    """The network's representation of references, valid for the weights that it was computed with."""
+    """The network's representation of references, valid for the weights that it was computed with.
 
-    vectors: np.ndarray  # float32 [references, levels, channels], averages of each reference's P2..P6
+    Attributes:
+        vectors: float32 [references, levels, channels], averages of each reference's P2..P6.
+        views: of the same shape, the mean over the views of each reference that verification compares; None: `vectors`.
+    """
+
+    vectors: np.ndarray
+    views: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         vectors = np.asarray(self.vectors)
@@ -53,10 +59,23 @@ class ReferenceEmbedding:
         """float32 [levels, channels]: the mean over the references, the query of K-shot detection."""
         return np.asarray(self.vectors.mean(axis=0))
 
+    @property
+    def verified(self) -> np.ndarray:
+        """float32 [levels, channels]: the mean over the references of what verification compares."""
+        return np.asarray((self.vectors if self.views is None else self.views).mean(axis=0))
+
+    @classmethod
+    def join(cls, embeddings: Sequence[Self]) -> Self:
+        """One embedding of the references of several, for K-shot detection."""
+        views = [one.vectors if one.views is None else one.views for one in embeddings]
+        joined = None if all(one.views is None for one in embeddings) else np.concatenate(views)
+        return cls(np.concatenate([one.vectors for one in embeddings]), joined)
+
     def save(self, path: PathLike) -> None:
         """Write the embedding to an .npz file, atomically."""
+        content = {"vectors": self.vectors} | ({} if self.views is None else {"views": self.views})
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, vectors=self.vectors)
+            np.savez(file, **content)
 
     @classmethod
     def load(cls, path: PathLike) -> Self:
@@ -67,7 +86,7 @@ class ReferenceEmbedding:
         """
         try:
             with np.load(path, allow_pickle=False) as content:
-                return cls(content["vectors"])
+                return cls(content["vectors"], content["views"] if "views" in content else None)
         except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a saved reference embedding ({error})") from error
 
@@ -226,9 +245,23 @@ class SiamesePredictor:
 
     def encode_references(self, crops: Images) -> ReferenceEmbedding:
         """Encode references of one category: one crop uint8 [h, w, RGB] or a sequence of them."""
-        subtract_mean = self.config.MOLD_TARGETS_AT_INFERENCE
-        references = molding.mold_references(crops_of(crops), self.config, subtract_mean=subtract_mean)
-        return ReferenceEmbedding(np.asarray(self._encode_reference(references)))
+        references = molding.mold_references(crops_of(crops), self.config, subtract_mean=self._subtracts_mean)
+        vectors = np.asarray(self._encode_reference(references))
+        views = None if self._verification is None else self._verification.views
+        return ReferenceEmbedding(vectors, self.encode_views(crops, views) if views and views > 1 else None)
+
+    def encode_views(self, crops: Images, views: int) -> np.ndarray:
+        """Embeddings float32 [n, levels, channels] of n crops, each the mean over its `similarity.views_of`."""
+        molded = molding.mold_references(crops_of(crops), self.config, subtract_mean=self._subtracts_mean)
+        total: Any = 0.0
+        for view in views_of(molded, views):
+            parts = range(0, len(view), _FINDS_AT_ONCE)
+            total += np.concatenate([np.asarray(self._encode_reference(view[i : i + _FINDS_AT_ONCE])) for i in parts])
+        return np.asarray(total / views, np.float32)
+
+    @property
+    def _subtracts_mean(self) -> bool:
+        return self.config.MOLD_TARGETS_AT_INFERENCE
 
     def encode_queries(self, references: Sequence[References]) -> list[ReferenceEmbedding]:
         """The embeddings of several queries, each with references as in `detect`."""
@@ -297,18 +330,13 @@ class SiamesePredictor:
                 crops.append(molding.reference_from_box(scenes.images[index], boxes[number], self.config))
                 places.append((index, number))
         queries = self.encode_queries(references)
-        vectors = self._encode_finds(crops)
+        shape = (0, len(network.LEVELS), self.config.FPN_FEATUREMAPS)
+        vectors = self.encode_views(crops, self._verification.views) if crops else np.zeros(shape, np.float32)
         for index, query in enumerate(queries):
             mine = [place for place, (owner, _) in enumerate(places) if owner == index]
             numbers = [places[place][1] for place in mine]
-            similarities[index][numbers] = self._verification.similarity(query.mean, vectors[mine])
+            similarities[index][numbers] = self._verification.similarity(query.verified, vectors[mine])
         return similarities
-
-    def _encode_finds(self, crops: list[np.ndarray]) -> np.ndarray:
-        """Embeddings float32 [n, levels, channels] of crops, of which there may be none."""
-        parts = [crops[start : start + _FINDS_AT_ONCE] for start in range(0, len(crops), _FINDS_AT_ONCE)]
-        empty = np.zeros((0, len(network.LEVELS), self.config.FPN_FEATUREMAPS), np.float32)
-        return np.concatenate([empty, *(self.encode_references(part).vectors for part in parts)])
 
     def unmold(self, scenes: EncodedScenes, outputs: Arrays) -> list[Arrays]:
         """Detections in pixels of the original images, from the outputs of `match`: one dict per scene, as `detect`."""

@@ -10,8 +10,10 @@ import seeded
 
 from siamese_mrcnn_tf import SiameseMaskRCNN, SiamesePredictor
 from siamese_mrcnn_tf.data import molding
+from siamese_mrcnn_tf.ops import similarity
 from siamese_mrcnn_tf.ops.boxes import box_areas
 from siamese_mrcnn_tf.ops.similarity import fit_statistics, logit
+from siamese_mrcnn_tf.predictor import ReferenceEmbedding
 from siamese_mrcnn_tf.weights import thresholds
 
 
@@ -200,3 +202,37 @@ def test_a_threshold_file_for_other_weights_is_refused(tiny_model, calibrated_we
     thresholds.save_thresholds(dataclasses.replace(found, weights_sha256="0" * 64), path)
     with pytest.raises(ValueError, match="tiny.threshold.json: was fitted for other weights than tiny.h5"):
         SiamesePredictor(tiny_model.config, weights=calibrated_weights)
+
+
+# ---- views -------------------------------------------------------------------------------------------------------
+def test_views():
+    crops = np.arange(2 * 3 * 3).reshape(2, 3, 3, 1)
+    assert len(similarity.views_of(crops, 1)) == 1 and np.array_equal(similarity.views_of(crops, 1)[0], crops)
+    plain, mirrored = similarity.views_of(crops, 2)
+    assert np.array_equal(plain, crops) and np.array_equal(mirrored, crops[:, :, ::-1])
+    views = similarity.views_of(crops, 8)
+    assert len({view.tobytes() for view in views}) == 8
+    assert all(np.array_equal(np.sort(view.ravel()), crops.ravel()) for view in views)
+
+
+def test_embeddings_of_views(tmp_path, tiny_model):
+    """The mean over the views goes into the comparison, the plain embedding into the search."""
+    predictor = SiamesePredictor(tiny_model.config, layers=tiny_model.predictor.layers)
+    crops = list(np.random.default_rng(0).integers(0, 255, (3, 20, 30, 3), np.uint8))
+    plain = predictor.encode_references(crops)
+    assert plain.views is None and np.array_equal(plain.verified, plain.mean)
+    mirrored = predictor.encode_references([molding.mold_reference(crop, predictor.config)[:, ::-1] for crop in crops])
+    expected = (plain.vectors + mirrored.vectors) / 2
+    np.testing.assert_allclose(predictor.encode_views(crops, 2), expected, rtol=1e-4, atol=1e-5)
+    predictor.verification = similarity.fit_statistics(expected, views=2)
+    both = predictor.encode_references(crops)
+    np.testing.assert_array_equal(both.vectors, plain.vectors)
+    np.testing.assert_allclose(both.views, expected, rtol=1e-4, atol=1e-5)
+    both.save(tmp_path / "reference.npz")
+    loaded = ReferenceEmbedding.load(tmp_path / "reference.npz")
+    np.testing.assert_array_equal(loaded.verified, both.verified)
+    joined = ReferenceEmbedding.join([both, plain])
+    np.testing.assert_array_equal(joined.views, np.concatenate([both.views, plain.vectors]))
+    assert ReferenceEmbedding.join([plain, plain]).views is None
+    with pytest.raises(ValueError, match="views = 3: expected one of 1, 2, 8"):
+        similarity.fit_statistics(expected, views=3)

@@ -26,6 +26,10 @@ _ALARMS_HELP = (
     "choose the threshold at which at most this share of the searches for absent categories shows a detection "
     "(default: the threshold with the best F1)"
 )
+_VIEWS_HELP = (
+    "views of a crop whose mean is compared: 1 as it is, 2 mirrored too, 8 both in quarter turns, for objects that may "
+    "be turned any way (default 2)"
+)
 _OUT_HELP = "file to write (default: NAME.threshold.json beside the weights, where the other commands look for it)"
 _COLUMNS = {"fitted": "fitted", "held_out": "held out", "published": "held out, unverified at 0.7"}
 
@@ -44,6 +48,7 @@ def add_parser(commands: Commands) -> None:
     add("--seed", type=at_least(0), default=0, help="seed of the draws (default 0)")
     add("--false-alarms", type=share, metavar="R", help=_ALARMS_HELP)
     add("--no-verification", dest="verify", action="store_false", help="fit a threshold for the network's own scores")
+    add("--views", type=int, choices=(1, 2, 8), default=2, help=_VIEWS_HELP)
     add("--out", metavar="FILE", help=_OUT_HELP)
     add_model_arguments(parser, chooses_threshold=False)
 
@@ -64,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     train, novel = split_classes(dataset.num_classes - 1, options.split)
     settings = CalibrationSettings(
         class_ids={"train": train.tolist(), "novel": novel.tolist(), "all": None}[options.categories],
-        **picked(options, "limit", "absent", "runs", "seed", "false_alarms", "verify"),
+        **picked(options, "limit", "absent", "runs", "seed", "false_alarms", "verify", "views"),
     )
     calibration = calibrate(predictor, dataset, settings, weights_sha256=weights_checksum(weights))
     path = Path(options.out) if options.out else threshold_path(weights)

@@ -55,6 +55,7 @@ class CalibrationSettings:
         false_alarms: maximum share of absent queries that show a detection; None: the threshold with the best F1.
         verify: fit a verification; if not, the threshold is for the network's scores.
         references: maximum number of references of each class for the statistics of embeddings.
+        views: of each crop that verification compares, 1, 2 or 8 (`similarity.views_of`).
 
     Raises:
         ValueError: names the setting.
@@ -68,12 +69,15 @@ class CalibrationSettings:
     false_alarms: float | None = None
     verify: bool = True
     references: int = 50
+    views: int = 2
 
     def __post_init__(self) -> None:
         require_counts(limit=self.limit, runs=self.runs, references=self.references)
         EvaluationSettings(absent=self.absent)
         if self.limit == 1:
             raise ValueError("limit = 1: expected 2 or more, half of the images are held out")
+        if self.views not in similarity.VIEWS:
+            raise ValueError(f"views = {self.views}: expected one of {', '.join(map(str, similarity.VIEWS))}")
         if self.false_alarms is not None and not 0 <= self.false_alarms < 1:
             raise ValueError(f"false_alarms = {self.false_alarms}: expected a share from 0 to below 1")
 
@@ -134,26 +138,12 @@ def calibrate(
     class_ids = [int(one) for one in (dataset.ACTIVE_CLASSES if settings.class_ids is None else settings.class_ids)]
     verification = None
     if settings.verify:
-        verification = fit_comparison(*reference_embeddings(predictor, dataset, class_ids, settings, progress=progress))
+        found = reference_embeddings(predictor, dataset, class_ids, settings, progress=progress)
+        verification = fit_comparison(*found, views=settings.views)
     queries = search(_searching(predictor, verification), dataset, class_ids, settings, progress=progress)
-    halves = [[query for query in queries if query.image % _HALVES == half] for half in range(_HALVES)]
-    if verification is not None:
-        verification = _weighted(verification, halves[0])
-    fitted, held_out = ([_verified(query, verification) for query in half] for half in halves)
-    threshold = choose_threshold(fitted, halves[0], settings.false_alarms)
-    published = [query.scores for query in halves[1]]
-    return Calibration(
-        weights_sha256=weights_sha256,
-        threshold=threshold,
-        rule=settings.rule,
-        verification=verification,
-        about=_about(dataset, class_ids, settings, queries),
-        metrics={
-            "fitted": metrics_at(threshold, fitted, halves[0]),
-            "held_out": metrics_at(threshold, held_out, halves[1]),
-            "published": metrics_at(PUBLISHED_THRESHOLD, published, halves[1]),
-        },
-    )
+    verification, threshold, metrics = _fit(queries, verification, settings)
+    about = _about(dataset, class_ids, settings, queries)
+    return Calibration(weights_sha256, threshold, settings.rule, verification, about, metrics)
 
 
 # ---- the comparison of embeddings --------------------------------------------------------------------------------
@@ -174,20 +164,20 @@ def reference_embeddings(
         shots = range(settings.references)  # of one query; an instance that is drawn again counts once
         drawn = sorted({draw_reference(dataset, class_id, shot=shot, **key) for shot in shots})
         crops = [cut_reference(dataset, predictor.config, *reference) for reference in drawn]
-        vectors.append(predictor.encode_references(crops).vectors)
+        vectors.append(predictor.encode_views(crops, settings.views))
         labels.append(np.full(len(crops), class_id))
     if not vectors:
         raise ValueError(f"{dataset.set_name}: none of the categories {list(class_ids)} has a usable reference")
     return np.concatenate(vectors), np.concatenate(labels)
 
 
-def fit_comparison(vectors: np.ndarray, labels: np.ndarray) -> Verification:
+def fit_comparison(vectors: np.ndarray, labels: np.ndarray, *, views: int = 1) -> Verification:
     """Statistics of embeddings [n, levels, channels] of categories [n], and a projection where it compares better.
 
-    It is kept where projections of one half of the categories order the pairs of the other half better than the plain
-    cosine, on average over both.
+    Embeddings are averages of `views` (`similarity.views_of`). The projection is kept where projections of one half of
+    the categories order the pairs of the other half better than the plain cosine, on average over both.
     """
-    plain, names = similarity.fit_statistics(vectors), np.unique(labels)
+    plain, names = similarity.fit_statistics(vectors, views=views), np.unique(labels)
     if len(names) < MIN_CATEGORIES:
         return plain
     gains = []
@@ -269,6 +259,23 @@ def _searched(
 
 
 # ---- the fit -----------------------------------------------------------------------------------------------------
+def _fit(
+    queries: Sequence[SearchedQuery], verification: Verification | None, settings: CalibrationSettings
+) -> tuple[Verification | None, float, dict[str, dict[str, float | None]]]:
+    """(`verification` with weights, threshold, metrics): fitted on the images with even numbers, held out on others."""
+    fitting, others = ([query for query in queries if query.image % _HALVES == half] for half in range(_HALVES))
+    if verification is not None:
+        verification = _weighted(verification, fitting)
+    fitted, held_out = ([_verified(query, verification) for query in half] for half in (fitting, others))
+    threshold = choose_threshold(fitted, fitting, settings.false_alarms)
+    metrics = {
+        "fitted": metrics_at(threshold, fitted, fitting),
+        "held_out": metrics_at(threshold, held_out, others),
+        "published": metrics_at(PUBLISHED_THRESHOLD, [query.scores for query in others], others),
+    }
+    return verification, threshold, metrics
+
+
 def _weighted(verification: Verification, queries: Sequence[SearchedQuery]) -> Verification:
     """`verification` with the weights that fit the finds of these queries."""
     outcomes = _joined([query.outcomes(query.scores)[1] for query in queries])

@@ -146,9 +146,7 @@ class OneShotDetector:
 
     def _joint_embedding(self, dataset: IndexedCocoDataset, references: Sequence[Reference]) -> ReferenceEmbedding:
         embeddings = [self._embedding(dataset, reference) for reference in references]
-        if len(embeddings) == 1:
-            return embeddings[0]
-        return dataclasses.replace(embeddings[0], vectors=np.concatenate([one.vectors for one in embeddings]))
+        return embeddings[0] if len(embeddings) == 1 else ReferenceEmbedding.join(embeddings)
 
     def _embedding(self, dataset: IndexedCocoDataset, reference: Reference) -> ReferenceEmbedding:
         if not isinstance(reference, tuple):

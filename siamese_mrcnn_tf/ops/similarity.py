@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 LEVELS = (0, 1, 2, 3)  # P2..P5 among P2..P6, the levels that the heads read
+VIEWS = (1, 2, 8)
 _MIN_DEVIATION = 1e-6
 _MIN_NORM = 1e-12
 _MIN_ODDS = 1e-7  # scores nearer to 0 or 1 than this count as this far away
@@ -29,6 +30,7 @@ class Verification:
         levels: their indices into P2..P6.
         projection: float32 [levels * channels, dimensions], applied to standardized embeddings; None: not projected.
         scale, weight, offset: of the score's logit, the similarity, and 1 in the logit of the verified score.
+        views: number of views of a crop whose embeddings are averaged, see `views_of`.
 
     Raises:
         ValueError: names the attribute whose shape or value is wrong.
@@ -41,8 +43,11 @@ class Verification:
     scale: float = 1.0
     weight: float = 0.0
     offset: float = 0.0
+    views: int = 1
 
     def __post_init__(self) -> None:
+        if self.views not in VIEWS:
+            raise ValueError(f"views = {self.views}: expected one of {', '.join(map(str, VIEWS))}")
         shape = np.shape(self.mean)
         if len(shape) != 2 or shape[0] != len(self.levels) or not all(shape):
             raise ValueError(f"mean: expected numbers [{len(self.levels)} levels, channels], got shape {shape}")
@@ -95,9 +100,16 @@ class Verification:
 
     def checksum(self) -> str:
         """SHA-256 of all numbers, as float32."""
-        parts = [self.levels, self.mean, self.deviation, self.projection, [self.scale, self.weight, self.offset]]
+        numbers = [self.scale, self.weight, self.offset, *([self.views] if self.views > 1 else [])]
+        parts = [self.levels, self.mean, self.deviation, self.projection, numbers]
         content = b"|".join(b"" if part is None else np.asarray(part, np.float32).tobytes() for part in parts)
         return hashlib.sha256(content).hexdigest()
+
+
+def views_of(crops: np.ndarray, views: int) -> list[np.ndarray]:
+    """Views of crops [n, side, side, channels]: 1 as they are, 2 mirrored too, 8 both in quarter turns."""
+    turned = [np.rot90(crops, turn, (1, 2)) for turn in range(4 if views == 8 else 1)]
+    return [np.ascontiguousarray(one) for crop in turned for one in (crop, crop[:, :, ::-1])[: min(views, 2)]]
 
 
 def logit(scores: npt.ArrayLike) -> np.ndarray:
@@ -112,11 +124,16 @@ def sigmoid(logits: npt.ArrayLike) -> np.ndarray:
 
 
 # ---- fitting -----------------------------------------------------------------------------------------------------
-def fit_statistics(vectors: npt.ArrayLike, levels: tuple[int, ...] = LEVELS) -> Verification:
-    """A Verification with the mean and deviation of references [n, P2..P6, channels], and without a weight."""
+def fit_statistics(vectors: npt.ArrayLike, levels: tuple[int, ...] = LEVELS, *, views: int = 1) -> Verification:
+    """A Verification with the mean and deviation of references [n, P2..P6, channels], and without a weight.
+
+    `views` are those that the embeddings are averages of.
+    """
     chosen = np.asarray(vectors, np.float64)[:, list(levels)]
     deviation = np.maximum(chosen.std(axis=0), _MIN_DEVIATION)
-    return Verification(chosen.mean(axis=0).astype(np.float32), deviation.astype(np.float32), tuple(levels))
+    return Verification(
+        chosen.mean(axis=0).astype(np.float32), deviation.astype(np.float32), tuple(levels), views=views
+    )
 
 
 def fit_projection(
@@ -163,7 +180,10 @@ def fit_weights(
     *,
     ridge: float = 1e-3,
 ) -> Verification:
-    """`verification` with the scale, weight and offset of a logistic regression, so that scores are probabilities.
+    """`verification` with the scale, weight and offset of a logistic regression.
+
+    Right and wrong finds count the same in all: a verified score is the probability that a find is right where both are
+    equally frequent, however many searches for absent categories there were.
 
     Args:
         verification: its statistics and projection stay.
@@ -177,12 +197,14 @@ def fit_weights(
     right = np.asarray(is_right, bool)
     if right.all() or not right.any():
         raise ValueError(f"finds: {right.sum()} of {right.size} are right, expected both right and wrong ones")
+    shares = np.where(right, 0.5 / right.sum(), 0.5 / (~right).sum()) * right.size
     inputs = np.stack([logit(scores), np.asarray(similarities, np.float64), np.ones(right.size)], axis=1)
     coefficients = np.zeros(3)
     for _ in range(_NEWTON_STEPS):
         probabilities = sigmoid(inputs @ coefficients)
-        gradient = inputs.T @ (probabilities - right) + ridge * coefficients
-        curvature = (inputs * (probabilities * (1 - probabilities))[:, None]).T @ inputs + ridge * np.eye(3)
+        gradient = inputs.T @ (shares * (probabilities - right)) + ridge * coefficients
+        spread = shares * probabilities * (1 - probabilities)
+        curvature = (inputs * spread[:, None]).T @ inputs + ridge * np.eye(3)
         step = np.linalg.solve(curvature, gradient)
         coefficients -= step / max(1.0, np.abs(step).max())  # full steps overshoot where the first ones are long
         if np.abs(step).max() < _CONVERGED:

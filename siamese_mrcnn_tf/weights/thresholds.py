@@ -114,7 +114,7 @@ def save_thresholds(calibration: Calibration, path: StrPath) -> None:
     content = {field.name: getattr(calibration, field.name) for field in dataclasses.fields(Calibration)}
     verification = calibration.verification
     if verification is not None:
-        content["verification"] = {"levels": list(verification.levels)} | {
+        content["verification"] = {"levels": list(verification.levels), "views": verification.views} | {
             name: _rounded(getattr(verification, name)) for name in (*_NUMBERS, *_ARRAYS)
         }
     write_json(path, {"format": FORMAT, **content})
@@ -124,7 +124,7 @@ def _verification(content: dict[str, Any]) -> Verification:
     arrays = {name: content[name] for name in _ARRAYS}
     arrays = {name: None if value is None else np.asarray(value, np.float32) for name, value in arrays.items()}
     numbers = {name: float(content[name]) for name in _NUMBERS}
-    fields: dict[str, Any] = {**arrays, **numbers, "levels": tuple(content["levels"])}
+    fields: dict[str, Any] = {**arrays, **numbers, "levels": tuple(content["levels"]), "views": content["views"]}
     return Verification(**fields)
 
 
