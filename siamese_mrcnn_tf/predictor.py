@@ -73,7 +73,7 @@ class ReferenceEmbedding:
 
     def save(self, path: PathLike) -> None:
         """Write the embedding to an .npz file, atomically."""
-        content = {"vectors": self.vectors} | ({} if self.views is None else {"views": self.views})
+        content: dict[str, Any] = {"vectors": self.vectors} | ({} if self.views is None else {"views": self.views})
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **content)
 
