@@ -92,7 +92,7 @@ def test_all_commands_are_listed(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     text = capsys.readouterr().out
-    assert stopped.value.code == 0 and all(re.search(rf"^    {name} ", text, re.MULTILINE) for name in COMMANDS)
+    assert stopped.value.code == 0 and all(re.search(rf"^    {name}\s", text, re.MULTILINE) for name in COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -153,11 +153,33 @@ def test_weights_are_those_of_a_logistic_regression(vectors):
     scores, similarities = sigmoid(rng.normal(0, 2, 20_000)), rng.uniform(-1, 1, 20_000)
     is_right = rng.uniform(size=20_000) < sigmoid(0.6 * logit(scores) + 4 * similarities - 2)
     found = fit_weights(fit_statistics(vectors), scores, similarities, is_right)
-    assert (found.scale, found.weight, found.offset) == pytest.approx((0.6, 4, -2), abs=0.15)
-    verified = found.rescore(scores, similarities)
-    assert verified.mean() == pytest.approx(is_right.mean(), abs=1e-4)  # scores are probabilities
-    sure = verified > 0.9
-    assert is_right[sure].mean() == pytest.approx(verified[sure].mean(), abs=0.01)
+    odds = is_right.sum() / (~is_right).sum()
+    assert (found.scale, found.weight) == pytest.approx((0.6, 4), abs=0.15)
+    assert found.offset == pytest.approx(-2 - np.log(odds), abs=0.15)  # as if half of the finds were right
+
+
+def test_scores_are_probabilities_where_half_of_the_finds_are_right(vectors):
+    rng = np.random.default_rng(6)
+    logits, similarities = rng.normal(0, 2, 20_000), rng.uniform(-1, 1, 20_000)
+    is_right = rng.uniform(size=20_000) < sigmoid(logits + 3 * similarities)
+    found = fit_weights(fit_statistics(vectors), sigmoid(logits), similarities, is_right)
+    verified = found.rescore(sigmoid(logits), similarities)
+    for low in (0.0, 0.4, 0.8):
+        chosen = (verified >= low) & (verified < low + 0.2)
+        assert is_right[chosen].mean() == pytest.approx(verified[chosen].mean(), abs=0.03)
+
+
+def test_wrong_finds_may_be_as_many_as_they_like(vectors):
+    rng = np.random.default_rng(7)
+    logits, similarities = rng.normal(0, 2, 20_000), rng.uniform(-1, 1, 20_000)
+    is_right = rng.uniform(size=20_000) < sigmoid(logits + 3 * similarities)
+    few = is_right | (rng.uniform(size=20_000) < 0.2)  # a fifth of the wrong ones
+    plain = fit_statistics(vectors)
+    every = fit_weights(plain, sigmoid(logits), similarities, is_right)
+    fewer = fit_weights(plain, sigmoid(logits[few]), similarities[few], is_right[few])
+    assert (fewer.scale, fewer.weight, fewer.offset) == pytest.approx(
+        (every.scale, every.weight, every.offset), abs=0.1
+    )
 
 
 def test_weights_of_finds_that_can_be_told_apart_are_finite(vectors):
