@@ -331,7 +331,7 @@ class SiamesePredictor:
                 places.append((index, number))
         queries = self.encode_queries(references)
         shape = (0, len(network.LEVELS), self.config.FPN_FEATUREMAPS)
-        vectors = self.encode_views(crops, self._verification.views) if crops else np.zeros(shape, np.float32)
+        vectors = self.encode_views(crops, self._verification.find_views) if crops else np.zeros(shape, np.float32)
         for index, query in enumerate(queries):
             mine = [place for place, (owner, _) in enumerate(places) if owner == index]
             numbers = [places[place][1] for place in mine]

@@ -27,8 +27,8 @@ _ALARMS_HELP = (
     "(default: the threshold with the best F1)"
 )
 _VIEWS_HELP = (
-    "views of a crop whose mean is compared: 1 as it is, 2 mirrored too, 8 both in quarter turns, for objects that may "
-    "be turned any way (default 2)"
+    "views of a reference whose mean is compared with a find: 1 as it is, 2 mirrored too, 8 both in quarter turns, for "
+    "objects that may be turned any way (default 2); finds have two at most"
 )
 _OUT_HELP = "file to write (default: NAME.threshold.json beside the weights, where the other commands look for it)"
 _COLUMNS = {"fitted": "fitted", "held_out": "held out", "published": "held out, unverified at 0.7"}

@@ -30,7 +30,8 @@ class Verification:
         levels: their indices into P2..P6.
         projection: float32 [levels * channels, dimensions], applied to standardized embeddings; None: not projected.
         scale, weight, offset: of the score's logit, the similarity, and 1 in the logit of the verified score.
-        views: number of views of a crop whose embeddings are averaged, see `views_of`.
+        views: number of views of a reference whose embeddings are averaged, see `views_of`; of a find there are two
+            at most, since a query has more finds than references.
 
     Raises:
         ValueError: names the attribute whose shape or value is wrong.
@@ -66,6 +67,11 @@ class Verification:
                 raise ValueError(f"{name}: expected finite numbers")
         if not (np.asarray(self.deviation) > 0).all():
             raise ValueError("deviation: expected numbers above 0")
+
+    @property
+    def find_views(self) -> int:
+        """Number of views of a find."""
+        return min(self.views, 2)
 
     def features(self, vectors: npt.ArrayLike) -> np.ndarray:
         """Embeddings [n, P2..P6, channels] as vectors [n, dimensions] whose cosines are similarities.
