@@ -28,6 +28,7 @@ def calibration(weights):
         scale=0.9,
         weight=7.123456789,
         offset=-2.0,
+        views=2,
     )
     about = {"dataset": "val2017", "images": 60, "seed": 0}
     metrics = {"fitted": {"f1": 0.7, "recall": None}, "held_out": {"f1": 0.6}}
@@ -44,7 +45,8 @@ def test_what_is_saved_is_found_beside_the_weights(weights, calibration):
     for name in ("mean", "deviation", "projection", "scale", "weight", "offset"):
         expected = getattr(calibration.verification, name)
         np.testing.assert_allclose(getattr(found.verification, name), expected, rtol=5e-6)
-    assert found.verification.levels == (1, 3) and found.verification.mean.dtype == np.float32
+    assert found.verification.levels == (1, 3) and found.verification.views == 2
+    assert found.verification.mean.dtype == np.float32
     assert found.summary() == "threshold 0.4321 of verified scores, fitted for best F1 on val2017"
 
 
