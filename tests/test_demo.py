@@ -41,6 +41,8 @@ def short_demo(scenes, short_training, monkeypatch):
         monkeypatch.setattr(module, "find_dataset", lambda name: scenes)
     monkeypatch.setattr(demo, "_VAL_IMAGES", "8")
     monkeypatch.setattr(demo, "_RECIPES", {"shapes": ["--epochs", "1"]})
+    monkeypatch.setattr(demo, "_CALIBRATION", ["--limit", "4", "--absent", "2", "--no-verification"])
+    monkeypatch.setitem(demo.EVALUATIONS, "open", {"absent": 3, "runs": 1, "limit": 150})
     whole = demo.train_command
     monkeypatch.setattr(demo, "train_command", lambda *arguments: [*whole(*arguments), "--epochs", "1"])
     return lambda out: main(["demo", "--out", str(out), "--images", "4", "--runs", "2", "--debug"])
@@ -52,11 +54,13 @@ def test_the_demo_runs_resumes_and_repeats(short_demo, tmp_path, capsys):
     page = tmp_path / "first" / "index.html"
     assert str(page) in capsys.readouterr().out
     text = page.read_text()
-    for part in ("random boxes", "five references", "novel", "--stages shapes", "Pre-training", "data:image/jpeg"):
+    parts = ("random boxes", "five references", "novel", "--stages shapes", "Pre-training", "data:image/jpeg")
+    for part in (*parts, "siamese-mrcnn calibrate", "Is it there at all?", "not there,", "cgF1"):
         assert part in text
     figures = json.loads((tmp_path / "first" / "metrics.json").read_text())
     assert figures["random-boxes"]["train"]["boxes"][0] >= 0
     assert set(figures["1-shot"]) == {"train", "novel"} and set(figures["1-shot"]["train"]) == {"boxes", "masks"}
+    assert 0 <= figures["presence"]["novel"]["queries"]["AUROC"] <= 1 and 0 < figures["threshold"] < 1
 
     (tmp_path / "first" / "metrics.json").unlink()
     assert short_demo(tmp_path / "first") == 0  # all steps are done: only the page is made again

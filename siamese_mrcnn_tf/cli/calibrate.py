@@ -26,6 +26,8 @@ _ALARMS_HELP = (
     "choose the threshold at which at most this share of the searches for absent categories shows a detection "
     "(default: the threshold with the best F1)"
 )
+_SUBSET_HELP = "'val', 'train', or 'set-aside': the training images that train sets aside for validation (default val)"
+_VAL_IMAGES_HELP = "number of images that train set aside (default as there: a tenth, at most 3000)"
 _VIEWS_HELP = (
     "views of a reference whose mean is compared with a find: 1 as it is, 2 mirrored too, 8 both in quarter turns, for "
     "objects that may be turned any way (default 2); finds have two at most"
@@ -38,7 +40,8 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "calibrate", run, __doc__)
     add = parser.add_argument
     add_dataset_arguments(parser)
-    add("--subset", default="val", help="'val' or 'train' (default val)")
+    add("--subset", choices=("val", "train", "set-aside"), default="val", help=_SUBSET_HELP)
+    add("--val-images", type=at_least(1), metavar="N", help=_VAL_IMAGES_HELP)
     add("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
     add("--categories", choices=("train", "novel", "all"), default="all", help=_CATEGORIES_HELP)
     add("--limit", type=at_least(2), metavar="N", help="use only the first N images (default: all)")
@@ -65,7 +68,12 @@ def run(options: argparse.Namespace) -> None:
     predictor = open_predictor(options, config, weights)
     from ..evaluation.calibration import CalibrationSettings, calibrate
 
-    dataset, _ = open_dataset(options, options.subset)
+    if options.subset == "set-aside":
+        dataset, _ = open_dataset(options, "train", subsubset="val", val_images=options.val_images)
+    elif options.val_images:
+        raise ValueError(f"--val-images {options.val_images}: goes with --subset set-aside")
+    else:
+        dataset, _ = open_dataset(options, options.subset)
     train, novel = split_classes(dataset.num_classes - 1, options.split)
     settings = CalibrationSettings(
         class_ids={"train": train.tolist(), "novel": novel.tolist(), "all": None}[options.categories],

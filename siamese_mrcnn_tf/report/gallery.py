@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import pycocotools.mask as coco_mask
 from PIL import Image
 
 from ..data.dataset import CocoDataset
-from ..evaluation.records import read_records
+from ..evaluation.records import Records, read_records
 from ..ops.boxes import compute_overlaps, extract_bboxes, match_greedily
 from ..visualize.instances import draw_overlay
 from ..visualize.pages import GridImage
@@ -58,6 +58,7 @@ def examples(
     limit: int = 12,
     threshold: float = 0.5,
     category_ids: Collection[int] | None = None,
+    absent: bool = False,
 ) -> list[Example]:
     """Examples of an evaluation.
 
@@ -68,6 +69,7 @@ def examples(
         limit: maximum number of examples.
         threshold: minimum score of detections.
         category_ids: COCO ids of the categories to show; None: all.
+        absent: show queries for categories that are not in their image, in place of those that are.
 
     Returns:
         by category, in each in descending order of quality.
@@ -76,7 +78,7 @@ def examples(
         ValueError: no records there, or the data set lacks their images or categories.
     """
     records, graded = read_records(folder), defaultdict(list)
-    for query in records.queries(run):
+    for query in _queries(records, run, absent):
         if category_ids is None or query["category_id"] in category_ids:
             graded[query["category_id"]].append((_quality(dataset, query, threshold), _key(query)))
     ranked = {category: [key for _, key in sorted(entries, reverse=True)] for category, entries in graded.items()}
@@ -84,7 +86,7 @@ def examples(
     chosen = choose(ranked, limit)
     found = {}
     images = sorted({image_id for image_id, _ in chosen})
-    for query in dataclasses.replace(records, settings=records.settings | {"images": images}).queries(run):
+    for query in _queries(dataclasses.replace(records, settings=records.settings | {"images": images}), run, absent):
         if _key(query) in chosen:
             found[_key(query)] = _example(dataset, query, threshold, ranks[_key(query)])
     return [found[key] for key in chosen]
@@ -119,6 +121,10 @@ def _in_turn(ranked: Mapping[int, Sequence[Any]], categories: Sequence[int]) -> 
 
 
 # ---- queries ---------------------------------------------------------------------------------------------------------
+
+
+def _queries(records: Records, run: int, absent: bool) -> Iterator[Query]:
+    return (query for query in records.queries(run, absent=absent) if query.get("absent", False) == absent)
 
 
 def _key(query: Query) -> tuple[int, int]:
@@ -158,6 +164,8 @@ def _example(dataset: CocoDataset, query: Query, threshold: float, rank: str) ->
     matches = match_greedily(compute_overlaps(boxes, _xywh_boxes(truth)), _IOU)
     right, number = np.count_nonzero(matches >= 0), _image_number(dataset, query["image_id"])
     counts = f"{right} of {len(truth)} found, {len(boxes) - right} false"
+    if query.get("absent"):
+        counts = f"not there, {len(boxes)} false" if boxes.size else "not there, nothing found"
     cells = [_reference(dataset, reference) for reference in query["references"]]
     try:
         image = dataset.load_image(number)

@@ -1,4 +1,4 @@
-"""The demo: pre-training, training and evaluation on the Shapes data set, and a page with the results."""
+"""The demo: pre-training, training, calibration and evaluation on the Shapes data set, and a page with the results."""
 
 import contextlib
 import dataclasses
@@ -19,21 +19,25 @@ from ..evaluation.settings import EvaluationSettings
 from ..io.files import read_json
 from ..predictor import SiamesePredictor
 from ..training.checkpoints import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of
+from ..weights.thresholds import read_thresholds, threshold_path
 from .dataset import SHAPES, find_dataset
-from .demo_page import write_demo_page
+from .demo_page import OPEN, write_demo_page
 
 logger = logging.getLogger(__name__)
 
-EVALUATIONS: dict[str, dict[str, Any]] = {  # name -> settings of `protocol.evaluate`
+UNVERIFIED = "1-shot-unverified"  # by the network's own scores
+EVALUATIONS: dict[str, dict[str, Any]] = {  # name -> settings of `protocol.evaluate`, other than DemoSettings'
     "random-boxes": {},
     "1-shot": {},
-    "5-shot": {"shots": 5},
-    "control-present": {"control": "present"},
-    "control-absent": {"control": "absent"},
+    UNVERIFIED: {"runs": 1},
+    "5-shot": {"shots": 5, "runs": 1},
+    "control-present": {"control": "present", "runs": 1},
+    OPEN: {"absent": 17, "runs": 1, "limit": 150},
 }
-MIN_CONFIDENCE = 0.05  # average precision counts all scores; the default of 0.7 is for drawings
+MIN_CONFIDENCE = 0.05  # average precision counts all scores; the threshold is for use
 
-_RECIPES = {"shapes": [], "shapes-long": ["--epochs", "40"]}  # stages -> further options of pretrain
+_RECIPES = {"shapes": ["--batch", "64"], "shapes-long": ["--batch", "64", "--epochs", "200"]}  # of pretrain
+_CALIBRATION = ["--limit", "80", "--absent", "10", "--views", "8"]
 _VAL_IMAGES = "300"  # training scenes for the validation losses
 # Queries of a batch, and worker threads. Measured in turns, medians of 3: batches of 8 take 0.65 of the time of single
 # queries (60 scenes), 12 with two workers 0.83 of that of 8 with one (150 scenes).
@@ -77,10 +81,16 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
         if code:
             logger.info("the same command resumes the demo")
             return code
+    weights = find_last_checkpoint(log_dir)
+    calibrate = calibrate_command(settings, weights)
+    with timed(seconds, "calibration"):
+        if not threshold_path(weights).is_file() and (code := run_command(calibrate)):
+            return code
     data = open_scenes(folder)
     with timed(seconds, "evaluation"):
-        evaluate_all(settings, *data, log_dir, out)
-    commands = [shlex.join(["siamese-mrcnn", *command]) for command, _ in steps.values()]
+        evaluate_all(settings, *data, weights, out)
+    run = [*(command for command, _ in steps.values()), calibrate]
+    commands = [shlex.join(["siamese-mrcnn", *command]) for command in run]
     histories = {name: run_folder / "history.csv" for name, (_, run_folder) in steps.items()}
     write_demo_page(out, *data, commands=commands, histories=histories, seconds=seconds, split=settings.split)
     return 0
@@ -97,6 +107,13 @@ def train_command(settings: DemoSettings, pretrained: Path, logs: Path) -> list[
     command = ["train", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny", "--stages"]
     command += [settings.stages, "--model", str(pretrained), "--val-images", _VAL_IMAGES]
     return [*command, "--seed", str(settings.seed), "--logs", str(logs)]
+
+
+def calibrate_command(settings: DemoSettings, weights: str | Path) -> list[str]:
+    """The command line that fits verification and threshold, on images that training set aside."""
+    command = ["calibrate", "--dataset", SHAPES, "--subset", "set-aside", "--val-images", _VAL_IMAGES, "--split"]
+    command += [str(settings.split), "--categories", "train", *_CALIBRATION, "--config", "tiny"]
+    return [*command, "--seed", str(settings.seed), "--model", str(weights)]
 
 
 def refuse_another_run(command: list[str], folder: Path) -> None:
@@ -116,19 +133,24 @@ def open_scenes(folder: str | Path) -> tuple[IndexedCocoDataset, COCO]:
     return dataset, annotations
 
 
-def evaluate_all(settings: DemoSettings, dataset: IndexedCocoDataset, coco: COCO, log_dir: Path, out: Path) -> None:
+def evaluate_all(settings: DemoSettings, dataset: IndexedCocoDataset, coco: COCO, weights: str, out: Path) -> None:
     """Run EVALUATIONS, or what is missing of them."""
-    weights = find_last_checkpoint(log_dir)
     config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=MIN_CONFIDENCE)
-    detector = OneShotDetector(SiamesePredictor(config, weights=weights), batch=_BATCH)
+    predictor = SiamesePredictor(config, weights=weights)
+    plain = SiamesePredictor(config, layers=predictor.layers)
+    threshold = read_thresholds(threshold_path(weights)).threshold
+    detectors = {True: OneShotDetector(predictor, batch=_BATCH), False: OneShotDetector(plain, batch=_BATCH)}
     about = {"split": settings.split, "category_set": "all", "protocol": "default", "subset": "val", "year": "2017"}
-    common: dict[str, Any] = {"runs": settings.runs, "limit": settings.images, "about": about}
     for name, special in EVALUATIONS.items():
         folder, is_random = out / "evaluation" / name, name == "random-boxes"
         logger.info("\n%s: %s", name, folder)
-        asked, found = (RandomBoxes(), None) if is_random else (detector, weights)
+        chosen: dict[str, Any] = {"runs": settings.runs, "limit": settings.images, "about": about} | special
+        if settings.images is not None and "limit" in special:
+            chosen["limit"] = min(settings.images, special["limit"])
+        asked, found = (RandomBoxes(), None) if is_random else (detectors[name != UNVERIFIED], weights)
         options: dict[str, Any] = {"folder": folder, "resume": True, "workers": _WORKERS, "weights": found}
-        protocol.evaluate(asked, dataset, coco, EvaluationSettings(**common, **special), **options)
+        chosen |= {"threshold": threshold} if "absent" in chosen else {}
+        protocol.evaluate(asked, dataset, coco, EvaluationSettings(**chosen), **options)
 
 
 @contextlib.contextmanager

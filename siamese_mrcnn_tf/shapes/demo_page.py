@@ -10,28 +10,42 @@ from pycocotools.coco import COCO
 from ..data.dataset import IndexedCocoDataset, split_classes
 from ..evaluation.coco_scores import over_categories, score_records
 from ..evaluation.intervals import mean_text
+from ..evaluation.presence import PRESENCE_FILE
 from ..evaluation.protocol import SCORES_FILE
 from ..evaluation.records import read_records
 from ..io import files
 from ..report.gallery import examples
+from ..report.plots import plot_presence
 from ..visualize.diagnostics import plot_losses
 from ..visualize.pages import Html, code, figure, image_grid, section, table, write_page
 
 PAGE_FILE, METRICS_FILE = "index.html", "metrics.json"
+OPEN = "open"  # the evaluation that asks for absent categories, too
 KINDS = {"bbox": "boxes", "segm": "masks"}
 PARTS = ("train", "novel")  # categories
 
 _ROWS = {  # evaluation -> its name in the table
     "random-boxes": "random boxes: the right number of outlines of the right sizes, at random places",
     "1-shot": "one reference",
+    "1-shot-unverified": "one reference, by the network's own scores, without verification",
     "5-shot": "five references",
     "1-shot, two categories": "one reference, in scenes of two categories or more",
     "control-present": "control: one reference, of another category that is in the scene",
-    "control-absent": "control: one reference, of a category that is not in the scene",
+}
+_PRESENCE_ROWS = {  # (kind, metric of `evaluation.presence`) -> its name in the table, factor
+    ("queries", "AUROC"): ("does the best score tell present from absent (AUROC)", 1),
+    ("queries", "absent_firing"): ("absent queries that show a detection (%)", 100),
+    ("bbox", "found"): ("present queries with a right detection (%)", 100),
+    ("queries", "false_detections"): ("false detections per absent query", 1),
+    ("bbox", "precision"): ("precision of boxes (%)", 100),
+    ("bbox", "recall"): ("recall of boxes (%)", 100),
+    ("bbox", "AP50"): ("AP50 of boxes, absent categories asked too (%)", 100),
+    ("segm", "AP50"): ("AP50 of masks, absent categories asked too (%)", 100),
+    ("segm", "cgF1"): ("cgF1 of masks (0 to 100)", 1),
 }
 _SAME_SCENES = "1-shot, two categories"  # the right reference where control-present has a wrong one
-_THRESHOLD = 0.85  # minimum score of detections that are drawn
 _EXAMPLES = 12  # of the train categories, and of the novel ones
+_ABSENT_EXAMPLES = 6
 
 _INTRODUCTION = """\
 Siamese Mask R-CNN takes an image of an object, and finds and segments every object of that category in a scene, also
@@ -39,10 +53,20 @@ for categories that it was never trained on. This demo shows that on scenes draw
 categories were searched for in training. The {novel} novel categories were part of the background in the training
 scenes and never a reference.
 """
+_PRESENCE_TEXT = """\
+Each of {images} validation scenes was searched for the categories in it and for {absent} that are not in it. A
+detection counts from the threshold {threshold:.2f}, which `siamese-mrcnn calibrate` fitted on other scenes with train
+categories alone. Dots in the plot are at this threshold.
+"""
+_ABSENT_TEXT = """\
+From left to right: a reference of a category that is not in the scene, the scene with the detections (none is right),
+the ground truth (nothing). Each category shows its best and its worst queries.
+"""
 _METRICS_TEXT = """\
-COCO's average precision at an overlap of 0.5 (AP50), in percent, on {images} validation scenes: the mean of {runs}
-draws of references and its 95% interval. The controls use a wrong reference: a network that ignores its reference
-scores as high with it as with the right one.
+COCO's average precision at an overlap of 0.5 (AP50), in percent, on {images} validation scenes, which are searched for
+the categories in them. With one reference the mean of {runs} draws of references and its 95% interval, otherwise one
+draw. The control uses a wrong reference: a network that ignores its reference scores as high with it as with the right
+one.
 """
 _EXAMPLES_TEXT = """\
 From left to right: the references, the detections with a score of {threshold:g} or more, the ground truth. Blue: found.
@@ -80,15 +104,30 @@ def write_demo_page(
     categories = {part: [dataset.class_info[class_id]["id"] for class_id in ids] for part, ids in classes.items()}
     scores = read_scores(out, annotations)
     metrics = metrics_of(scores, categories)
-    files.write_json(out / METRICS_FILE, metrics | {"seconds": seconds}, indent=1)
     images = files.read_json(out / "evaluation" / "1-shot" / SCORES_FILE)["num_images"]
     about = _METRICS_TEXT.format(images=images, runs=len(scores["1-shot"]))
+    found = files.read_json(out / "evaluation" / OPEN / PRESENCE_FILE)
+    threshold = found["threshold"]
+    presence = {"presence": {part: found["groups"][part]["mean"] for part in PARTS}, "threshold": threshold}
+    files.write_json(out / METRICS_FILE, metrics | presence | {"seconds": seconds}, indent=1)
     times = table(["step", "seconds"], [[name, f"{value:.0f}"] for name, value in seconds.items()])
     sections = [
         _INTRODUCTION.format(**{part: len(ids) for part, ids in classes.items()}),
+        section("Is it there at all?", *presence_parts(found)),
+        *(
+            section(f"Absent {part} categories", _ABSENT_TEXT, *gallery(out, dataset, ids, threshold, absent=True))
+            for part, ids in categories.items()
+        ),
         section("Metrics", about, metrics_table(metrics), *category_tables(scores["1-shot"], dataset, categories)),
+        *(
+            section(
+                f"Examples: {part} categories",
+                _EXAMPLES_TEXT.format(threshold=threshold),
+                *gallery(out, dataset, ids, threshold),
+            )
+            for part, ids in categories.items()
+        ),
         section("Losses", *map(loss_curves, histories, histories.values())),
-        *(section(f"Examples: {part} categories", *gallery(out, dataset, ids)) for part, ids in categories.items()),
         section("How this was made", code("\n".join(commands)), times),
     ]
     write_page(out / PAGE_FILE, "Siamese Mask R-CNN on Shapes", sections)
@@ -153,9 +192,29 @@ def loss_curves(name: str, path: Path) -> Html:
         return figure(plot_losses(csv.DictReader(file), title=name.capitalize()), caption=name.capitalize())
 
 
-def gallery(out: Path, dataset: IndexedCocoDataset, category_ids: Iterable[int]) -> list[str]:
-    """Text and images of some queries."""
-    options: dict[str, Any] = {"limit": _EXAMPLES, "threshold": _THRESHOLD, "category_ids": set(category_ids)}
-    chosen = examples(out / "evaluation" / "1-shot", dataset, **options)
-    shown = [part for one in chosen for part in (one.title, image_grid([one.cells]))]
-    return [_EXAMPLES_TEXT.format(threshold=_THRESHOLD), *shown]
+def presence_parts(found: dict[str, Any]) -> list[Html | str]:
+    """Text, plot and table of the presence of train and novel categories."""
+    groups = {part: found["groups"][part] for part in PARTS}
+    rows = [
+        [
+            name,
+            *(
+                f"{factor * value:.3g}" if (value := one["mean"][kind][metric]) is not None else "-"
+                for one in groups.values()
+            ),
+        ]
+        for (kind, metric), (name, factor) in _PRESENCE_ROWS.items()
+    ]
+    plot = figure(plot_presence(groups, title="Found, and false alarms"), caption="Recall and false alarms")
+    about = _PRESENCE_TEXT.format(images=found["num_images"], absent=found["absent"], threshold=found["threshold"])
+    return [about, plot, table(["", *(f"{part} categories" for part in PARTS)], rows)]
+
+
+def gallery(
+    out: Path, dataset: IndexedCocoDataset, category_ids: Iterable[int], threshold: float, *, absent: bool = False
+) -> list[str | Html]:
+    """Images of some queries with their titles."""
+    options: dict[str, Any] = {"threshold": threshold, "category_ids": set(category_ids), "absent": absent}
+    limit, name = (_ABSENT_EXAMPLES, OPEN) if absent else (_EXAMPLES, "1-shot")
+    chosen = examples(out / "evaluation" / name, dataset, limit=limit, **options)
+    return [part for one in chosen for part in (one.title, image_grid([one.cells]))]
