@@ -22,7 +22,14 @@ RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residu
 RESIZE_MODES = ("square", "pad64", "crop", "none")
 FORMER_NAMES = {"WITH_OTHER_CLASSES": "USE_HARD_NEGATIVES", "JITTERED_ROIS": "NUM_JITTERED_GT_ROIS"}  # still accepted
 # added after the first evaluations and runs were stored: where these lack a setting, it had its default
-NEW_SETTINGS = ("USE_PRESENCE", "VERIFY_DETECTIONS", "VERIFY_MIN_CONFIDENCE", "ABSENT_REFERENCE_RATIO", "CLASS_LOSS")
+NEW_SETTINGS = (
+    "USE_PRESENCE",
+    "VERIFY_DETECTIONS",
+    "VERIFY_MIN_CONFIDENCE",
+    "ABSENT_REFERENCE_RATIO",
+    "CLASS_LOSS",
+    "REFERENCE_CLASSES",
+)
 
 _CHOICES = {
     "IMAGE_RESIZE_MODE": RESIZE_MODES,
@@ -40,7 +47,7 @@ _FROM_0_TO_1 = """
     DETECTION_MIN_CONFIDENCE DETECTION_NMS_THRESHOLD RPN_NMS_THRESHOLD RPN_POSITIVE_IOU ADAM_BETA_2
     ABSENT_REFERENCE_RATIO VERIFY_MIN_CONFIDENCE
 """
-_FROM_0 = "IMAGE_MIN_DIM NUM_JITTERED_GT_ROIS WARM_UP_STEPS"
+_FROM_0 = "IMAGE_MIN_DIM REFERENCE_CLASSES NUM_JITTERED_GT_ROIS WARM_UP_STEPS"
 _FROM_1 = """
     BACKBONE_STEM_WIDTH BACKBONE_BOTTLENECK FPN_FEATUREMAPS RPN_CONV_CHANNELS FPN_CLASSIF_FC_LAYERS_SIZE
     MASK_HEAD_CHANNELS NUM_TARGETS TARGET_MIN_DIM RPN_ANCHOR_STRIDE PRE_NMS_LIMIT POST_NMS_ROIS_TRAINING
@@ -151,7 +158,8 @@ class Config:
     WEIGHT_DECAY = 0.0001
     GRADIENT_CLIP_NORM = 5.0
     CLASS_LOSS = "cross_entropy"  # of the class head; or "focal"
-    LOSS_WEIGHTS = {  # with USE_PRESENCE optionally "presence_loss", by default 1.0
+    REFERENCE_CLASSES = 0  # above 0: references are classified, too; more than the highest class id
+    LOSS_WEIGHTS = {  # optionally "presence_loss" (USE_PRESENCE) and "reference_loss" (REFERENCE_CLASSES), default 1.0
         "rpn_class_loss": 2.0,
         "rpn_bbox_loss": 0.1,
         "mrcnn_class_loss": 2.0,
@@ -250,9 +258,10 @@ class Config:
             if value is not None and len(value) != length:
                 raise ValueError(f"{name} = {value}: expected {length} numbers")
         weights, expected = self.LOSS_WEIGHTS, Config.LOSS_WEIGHTS
-        optional = {"presence_loss"} if self.USE_PRESENCE else set()
-        if set(weights) - optional != set(expected) or not all(map(_is_number, weights.values())):
-            more = "; presence_loss is for USE_PRESENCE = True" if "presence_loss" in set(weights) - optional else ""
+        further = {"presence_loss": "USE_PRESENCE", "reference_loss": "REFERENCE_CLASSES"}
+        unused = {name: setting for name, setting in further.items() if name in weights and not getattr(self, setting)}
+        if set(weights) - (set(further) - set(unused)) != set(expected) or not all(map(_is_number, weights.values())):
+            more = "".join(f"; {name} needs {setting}" for name, setting in unused.items())
             raise ValueError(f"LOSS_WEIGHTS = {weights}: expected a number for each of {', '.join(expected)}{more}")
         scales, levels = self.RPN_ANCHOR_SCALES, len(self.BACKBONE_STRIDES)
         if len(scales) != levels:

@@ -31,6 +31,7 @@ Resizing = tuple[float, resize.Padding, resize.Crop | None]  # of a scene: argum
 
 _INPUTS = "image image_meta target rpn_match rpn_bbox gt_class_ids gt_boxes gt_masks"
 INPUT_NAMES = tuple(f"input_{name}" for name in _INPUTS.split())  # in the order of the training model's inputs
+TARGET_CLASS = "input_target_class"  # a further input, with REFERENCE_CLASSES
 _MATCH = 1  # class id of objects of the target category
 _OTHER = 0  # class id of other objects: background, like the padding
 
@@ -223,7 +224,8 @@ def collate(samples: Sequence[Sample], config: Config) -> dict[str, np.ndarray]:
         dict by INPUT_NAMES: input_image float32 [batch, h, w, 3] and input_target float32 [batch, K, T, T, 3], the mean
         subtracted from both; input_image_meta float32 [batch, meta]; input_rpn_match int32 [batch, anchors, 1];
         input_rpn_bbox float32 [batch, rows, 4]; zero-padded to MAX_GT_INSTANCES: input_gt_class_ids int32 [batch, g],
-        input_gt_boxes float32 [batch, g, (y1, x1, y2, x2)] in pixels, input_gt_masks bool [batch, h, w, g].
+        input_gt_boxes float32 [batch, g, (y1, x1, y2, x2)] in pixels, input_gt_masks bool [batch, h, w, g]. With
+        REFERENCE_CLASSES also TARGET_CLASS int32 [batch], the class ids of the references.
 
     Raises:
         ValueError: QUERIES_PER_IMAGE samples in a row, which share the first one's features, differ in their scene.
@@ -251,7 +253,16 @@ def collate(samples: Sequence[Sample], config: Config) -> dict[str, np.ndarray]:
         boxes,
         masks,
     )
-    return dict(zip(INPUT_NAMES, values, strict=True))
+    batch = dict(zip(INPUT_NAMES, values, strict=True))
+    return batch | {TARGET_CLASS: _target_classes(samples, config)} if config.REFERENCE_CLASSES else batch
+
+
+def _target_classes(samples: Sequence[Sample], config: Config) -> np.ndarray:
+    class_ids = np.array([sample.class_id for sample in samples], np.int32)
+    if class_ids.max() >= config.REFERENCE_CLASSES:
+        expected = f"expected more than the highest class id, {class_ids.max()}"
+        raise ValueError(f"REFERENCE_CLASSES = {config.REFERENCE_CLASSES}: {expected}")
+    return class_ids
 
 
 def siamese_data_generator(

@@ -61,6 +61,11 @@ def presence_loss_graph(target_presence: Tensor, presence_logit: Tensor) -> Tens
     return ops.mean(ops.softplus(logits) - ops.cast(target_presence, "float32") * logits)
 
 
+def reference_loss_graph(class_ids: Tensor, logits: Tensor) -> Tensor:
+    """Cross-entropy of the class ids int [batch] of references and logits [batch, classes]."""
+    return ops.mean(_cross_entropy(ops.cast(class_ids, "int32"), logits))
+
+
 def mrcnn_bbox_loss_graph(target_bbox: Tensor, target_class_ids: Tensor, pred_bbox: Tensor) -> Tensor:
     """Smooth L1 of the deltas of positive rois.
 

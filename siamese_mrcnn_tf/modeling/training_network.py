@@ -17,6 +17,7 @@ from .detection_targets import DetectionTargetLayer
 from .matching import match_graph
 from .network import POOLED_LEVELS, SharedLayers, classifier_outputs_graph, encoders_graph, mask_outputs_graph
 from .presence import presence_graph
+from .reference_classifier import reference_logits_graph
 from .rpn import AnchorLayer, propose_graph
 
 _PREDICTIONS = ("rpn_class_logits", "rpn_class", "rpn_bbox", "mrcnn_class_logits", "mrcnn_class", "mrcnn_bbox")
@@ -88,6 +89,9 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
     if layers.presence:
         outputs["presence_logit"] = presence_graph(pooled_maps, layers.presence)["presence_logit"]
         outputs["target_presence"] = ops.any(inputs["input_gt_class_ids"] != 0, axis=-1, keepdims=True)
+    if config.REFERENCE_CLASSES:
+        outputs["reference_logits"] = reference_logits_graph(tensors["target_embedding"], config.REFERENCE_CLASSES)
+        outputs["target_class"] = inputs["input_target_class"]
     return TrainingNetwork(list(inputs.values()), outputs)
 
 
@@ -109,6 +113,8 @@ def _training_inputs(config: Config) -> dict[str, Tensor]:
         "input_gt_boxes": ((None, 4), "float32"),
         "input_gt_masks": ((*mask_shape, None), "bool"),
     }
+    if config.REFERENCE_CLASSES:
+        shapes["input_target_class"] = ((), "int32")
     return {name: keras.Input(shape, dtype=dtype, name=name) for name, (shape, dtype) in shapes.items()}
 
 

@@ -30,6 +30,7 @@ from ..data.loader import SampleLoader
 from ..io.files import StrPath, atomic_path
 from ..modeling.backbone import build_fpn_model, build_resnet_model
 from ..modeling.network import dtype_policy
+from ..modeling.reference_classifier import classify_graph
 from ..training.checkpoints import CheckpointManager
 from ..training.distribution import replicas_in_sync
 from ..training.schedules import Stage
@@ -42,7 +43,7 @@ REFERENCE_BATCH = 256  # the learning rate is in proportion to the batch
 _DECAY_AT, _DECAY = ((1, 3), (2, 3), (8, 9)), 0.1  # fractions of the epochs: 30, 60 and 80 of 90
 _ADAM_RATE = 0.004
 _WARM_UP_EPOCHS = 5  # for batches above the reference
-_MASK_WEIGHT, _COSINE_SCALE = 2.0, 16.0
+_MASK_WEIGHT = 2.0
 _CLASSIFIER_STD = 0.01  # of the initial weights of the last layers, from Goyal et al.
 
 
@@ -252,9 +253,8 @@ def build_classifier(
             outputs["mask_logits"] = KL.Conv2D(1, 1, dtype="float32", name="mask")(maps["_p2"])[..., 0]
         pooled = {name: KL.GlobalAveragePooling2D(name=f"pool{name}")(one) for name, one in maps.items()}
         if cosine:
-            joined = KL.Concatenate(dtype="float32")([one for name, one in pooled.items() if name != "5"])
-            standardized = KL.BatchNormalization(center=False, scale=False, name="standardized")(joined)
-            outputs["logits"] = CosineClassifier(num_classes, name="classifier")(standardized)[:, None]
+            averages = [one for name, one in pooled.items() if name != "5"]
+            outputs["logits"] = classify_graph(averages, num_classes, "classifier")[:, None]
         else:
             names = {name: "classifier" + name.removeprefix("5") for name in pooled}
             heads = [KL.Dense(num_classes, dtype="float32", name=names[name])(one) for name, one in pooled.items()]
@@ -262,33 +262,6 @@ def build_classifier(
     model = Classifier(inputs, outputs, weight_decay=weight_decay, mask_weight=mask_weight, name="imagenet")
     _set_initial_weights(model, seed)
     return model
-
-
-@keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
-class CosineClassifier(KL.Layer):
-    """Cosines with a vector for each class, times a fixed scale (NormFace, arXiv 1704.06369).
-
-    [batch, n] -> [batch, classes].
-
-    Args:
-        num_classes: number of classes.
-    """
-
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(**{"dtype": "float32", **kwargs})
-        self.num_classes = num_classes
-
-    def build(self, input_shape: Any) -> None:
-        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], self.num_classes))
-
-    def call(self, features: Any) -> Any:
-        return _COSINE_SCALE * ops.matmul(ops.normalize(features, axis=-1), ops.normalize(self.kernel, axis=0))
-
-    def compute_output_shape(self, input_shape: Any) -> tuple:
-        return (input_shape[0], self.num_classes)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_classes": self.num_classes}
 
 
 def classification_graph(labels: Any, logits: Any) -> tuple[Any, Any, Any]:

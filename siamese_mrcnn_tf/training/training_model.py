@@ -16,7 +16,8 @@ from ..modeling import losses, training_network
 from .distribution import replicas_in_sync, shaped_logs, strategy_scope
 
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss")
-PRESENCE_LOSS, _PRESENCE_WEIGHT = "presence_loss", 1.0  # with USE_PRESENCE; the default of its weight
+PRESENCE_LOSS, REFERENCE_LOSS = "presence_loss", "reference_loss"  # with USE_PRESENCE and with REFERENCE_CLASSES
+_FURTHER_WEIGHTS = {PRESENCE_LOSS: 1.0, REFERENCE_LOSS: 1.0}  # defaults
 Logs = dict[str, Any]
 
 
@@ -24,7 +25,7 @@ class TrainingModel(keras.Model):
     """A functional Keras model whose loss is that of the paper.
 
     `train_on_batch(inputs, return_dict=True)` returns `loss`, weighted and with weight decay, and the weighted losses
-    by name: those of LOSS_NAMES, with USE_PRESENCE also `presence_loss`.
+    by name: those of LOSS_NAMES, with USE_PRESENCE also `presence_loss`, with REFERENCE_CLASSES `reference_loss`.
 
     Args:
         inputs, outputs: of `training_network.build_training_network`.
@@ -47,6 +48,7 @@ class TrainingModel(keras.Model):
         self.loss_weights, self.weight_decay, self.class_loss = dict(loss_weights), weight_decay, class_loss
         names = [name for name in LOSS_NAMES if "mask" not in name or "mrcnn_mask" in outputs]
         names += [PRESENCE_LOSS] if "presence_logit" in outputs else []
+        names += [REFERENCE_LOSS] if "reference_logits" in outputs else []
         self.loss_trackers = [keras.metrics.Mean(name=name) for name in names]
 
     def compute_loss(
@@ -85,7 +87,7 @@ def build_training_model(config: Config, layers: Any, *, seed: int | None = None
     return TrainingModel(
         graph.inputs,
         graph.outputs,
-        loss_weights={PRESENCE_LOSS: _PRESENCE_WEIGHT} | config.LOSS_WEIGHTS,
+        loss_weights=_FURTHER_WEIGHTS | config.LOSS_WEIGHTS,
         weight_decay=config.WEIGHT_DECAY,
         class_loss=config.CLASS_LOSS,
         name="mask_rcnn",
@@ -149,7 +151,8 @@ def build_optimizer(model: keras.Model) -> None:
 def losses_graph(outputs: Mapping[str, Any], class_loss: str = "cross_entropy") -> dict[str, Any]:
     """The unweighted losses of a batch from the training network's outputs, by name; `class_loss` is CLASS_LOSS.
 
-    They are scalars: those of LOSS_NAMES, mrcnn_mask_loss only with masks, and with USE_PRESENCE presence_loss.
+    They are scalars: those of LOSS_NAMES, mrcnn_mask_loss only with masks, and with USE_PRESENCE presence_loss, with
+    REFERENCE_CLASSES reference_loss.
     """
     classes, match = outputs["target_class_ids"], outputs["input_rpn_match"]
     found = {
@@ -162,4 +165,6 @@ def losses_graph(outputs: Mapping[str, Any], class_loss: str = "cross_entropy") 
         found["mrcnn_mask_loss"] = losses.mrcnn_mask_loss_graph(outputs["target_mask"], classes, outputs["mrcnn_mask"])
     if "presence_logit" in outputs:
         found[PRESENCE_LOSS] = losses.presence_loss_graph(outputs["target_presence"], outputs["presence_logit"])
+    if "reference_logits" in outputs:
+        found[REFERENCE_LOSS] = losses.reference_loss_graph(outputs["target_class"], outputs["reference_logits"])
     return found
