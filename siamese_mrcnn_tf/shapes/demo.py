@@ -20,7 +20,7 @@ from ..io.files import read_json
 from ..predictor import SiamesePredictor
 from ..training.checkpoints import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of
 from ..weights.thresholds import read_thresholds, threshold_path
-from .dataset import SHAPES, find_dataset
+from .dataset import SHAPES, STANDARD, find_dataset
 from .demo_page import OPEN, write_demo_page
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ EVALUATIONS: dict[str, dict[str, Any]] = {  # name -> settings of `protocol.eval
 }
 MIN_CONFIDENCE = 0.05  # average precision counts all scores; the threshold is for use
 
-_RECIPES = {"shapes": ["--batch", "64"], "shapes-long": ["--batch", "64", "--epochs", "200"]}  # of pretrain
+_RECIPES = {"shapes": ["--batch", "64"], "shapes-long": ["--batch", "64", "--epochs", "60"]}  # of pretrain
+_TRAINING = ["ABSENT_REFERENCE_RATIO=0.3", f"REFERENCE_CLASSES={STANDARD['categories'] + 1}"]  # --set of train
 _CALIBRATION = ["--limit", "80", "--absent", "10", "--views", "8"]
 _VAL_IMAGES = "300"  # training scenes for the validation losses
 # Queries of a batch, and worker threads. Measured in turns, medians of 3: batches of 8 take 0.65 of the time of single
@@ -106,7 +107,7 @@ def train_command(settings: DemoSettings, pretrained: Path, logs: Path) -> list[
     """The command line of training, without the program."""
     command = ["train", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny", "--stages"]
     command += [settings.stages, "--model", str(pretrained), "--val-images", _VAL_IMAGES]
-    return [*command, "--seed", str(settings.seed), "--logs", str(logs)]
+    return [*command, "--seed", str(settings.seed), "--set", *_TRAINING, "--logs", str(logs)]
 
 
 def calibrate_command(settings: DemoSettings, weights: str | Path) -> list[str]:
