@@ -188,7 +188,7 @@ def test_training_samples_are_moved_a_little_and_every_other_one_mirrored(tmp_pa
         crop = samples[number].image.astype(int)
         inside = crop[..., 2] == 255
         red, green = crop[..., 0][inside], crop[..., 1][inside]
-        height, width = 40 * 0.06 + 1.5, 48 * 0.06 + 1.5  # a move, and what resizing blurs
+        height, width = 40 * 0.25 + 1.5, 48 * 0.25 + 1.5  # a move, and what resizing blurs
         assert abs(green.min() - y1) <= height and abs(green.max() + 1 - y2) <= height
         assert abs(red.min() - x1) <= width and abs(red.max() + 1 - x2) <= width
         middle = crop[32]
