@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siamese_mrcnn_tf.cli.calibrate import open_images
 from siamese_mrcnn_tf.cli.evaluate import chosen_threshold
 from siamese_mrcnn_tf.cli.inputs import choose_config
 from siamese_mrcnn_tf.cli.main import parse
@@ -84,12 +85,23 @@ def test_weights_shows_the_threshold(run, weights):
     ("arguments", "message"),
     [
         (("--model", "untrained", "--dataset", "set"), "--model untrained: there is no weight file to calibrate"),
+        (("--model", "shapes", "--val-images", 5), "--val-images 5: goes with --subset set-aside"),
         (("--model", "shapes", "--categories", "novel"), "--categories novel: --split 0 has no novel categories"),
     ],
 )
 def test_calibrate_refuses(run, arguments, message):
     code, _, errors = run("calibrate", *arguments)
     assert code == 2 and message in errors
+
+
+def test_images_that_training_sets_aside(training_tree, training_parts):
+    def ids(*options):
+        words = ("calibrate", "--model", "shapes", "--dataset", training_tree, *options)
+        return [info["id"] for info in open_images(parse([str(word) for word in words])).image_info]
+
+    set_aside = [info["id"] for info in training_parts[1].image_info]
+    assert ids("--subset", "set-aside", "--val-images", 2) == set_aside and len(set_aside) == 2
+    assert set(ids("--subset", "train")) > set(set_aside)
 
 
 @pytest.mark.slow

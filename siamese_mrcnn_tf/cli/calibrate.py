@@ -17,6 +17,7 @@ from .inputs import choose_config, open_dataset, open_predictor, picked
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, share
 
 if TYPE_CHECKING:
+    from ..data.dataset import IndexedCocoDataset
     from ..weights.thresholds import Calibration
 
 _SPLIT_HELP = "category split: 1 to 4, 0 for none (default 0)"
@@ -62,18 +63,15 @@ def run(options: argparse.Namespace) -> None:
 
     if options.split == 0 and options.categories != "all":
         raise ValueError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
+    if options.val_images and options.subset != "set-aside":
+        raise ValueError(f"--val-images {options.val_images}: goes with --subset set-aside")
     config, weights = choose_config(options)
     if weights is None:
         raise ValueError(f"--model {options.model}: there is no weight file to calibrate")
     predictor = open_predictor(options, config, weights)
     from ..evaluation.calibration import CalibrationSettings, calibrate
 
-    if options.subset == "set-aside":
-        dataset, _ = open_dataset(options, "train", subsubset="val", val_images=options.val_images)
-    elif options.val_images:
-        raise ValueError(f"--val-images {options.val_images}: goes with --subset set-aside")
-    else:
-        dataset, _ = open_dataset(options, options.subset)
+    dataset = open_images(options)
     train, novel = split_classes(dataset.num_classes - 1, options.split)
     settings = CalibrationSettings(
         class_ids={"train": train.tolist(), "novel": novel.tolist(), "all": None}[options.categories],
@@ -86,6 +84,13 @@ def run(options: argparse.Namespace) -> None:
     if path == threshold_path(weights):
         words = [*options.launcher, "predict", "--model", options.model, "--image", "FILE", "--reference", "FILE"]
         print(f"It is used from now on: {shlex.join(words)}")
+
+
+def open_images(options: argparse.Namespace) -> "IndexedCocoDataset":
+    """The images to calibrate on."""
+    if options.subset == "set-aside":
+        return open_dataset(options, "train", subsubset="val", val_images=options.val_images)[0]
+    return open_dataset(options, options.subset)[0]
 
 
 def table(calibration: "Calibration") -> str:

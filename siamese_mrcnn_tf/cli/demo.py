@@ -1,9 +1,9 @@
 """Pre-train, train and evaluate a small model on synthetic scenes, offline and within minutes.
 
 Makes the Shapes data set, pre-trains backbone and FPN on crops of three quarters of its categories, trains the tiny
-configuration on these, and evaluates on all categories with one reference, with five, and with references of the wrong
-category. Writes a page with the metrics, the loss curves and examples. A demo that is stopped resumes when it is
-started again.
+configuration on these, fits threshold and verification on scenes set aside, and evaluates on all categories: those in a
+scene with one reference, with five, and with references of the wrong category, and those that are not in it. Writes a
+page with the metrics, the loss curves and examples. A demo that is stopped resumes when it is started again.
 """
 
 import argparse

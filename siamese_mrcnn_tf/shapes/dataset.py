@@ -1,4 +1,4 @@
-"""The Shapes data set on disk: seeded scenes of 20 categories in COCO's layout."""
+"""The Shapes data set on disk: seeded scenes in COCO's layout."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Outlines of the 20 categories of the Shapes data set, and stamps: one shape by itself, to be placed on a scene.
+"""Outlines of the categories of the Shapes data set, and stamps: one shape by itself, to be placed on a scene.
 
 An outline is a list of polygons that are painted in order, each adding to the shape or cutting from it. Categories
 differ by outline and structure alone (holes, spokes, notches, arms).
@@ -14,7 +14,7 @@ import numpy as np
 from . import grammar
 from .parts import Outline, arc, box, circle, in_unit_circle, make_outline, mirrored, polar, rotated, spokes
 
-# Class ids 1, 2, ... The novel categories of a split are a column here; each has compact and thin shapes.
+# The named ones, with class ids 1, 2, ...; `grammar` makes further ones. The novel categories of a split are a column here; each has compact and thin shapes.
 CATEGORIES = (
     "star", "disc", "square", "triangle",
     "heart", "arrow", "cross", "ring",
