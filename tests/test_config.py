@@ -109,6 +109,7 @@ OWN = {  # what this package adds, with the value at which it behaves as the ori
     "PRECISION": "float32",
     "USE_PRESENCE": False,
     "REFERENCE_CLASSES": 0,
+    "DETECTION_REFINEMENTS": 0,
     "CLASS_LOSS": "cross_entropy",
     "RPN_CONV_CHANNELS": 512,
     "MASK_HEAD_CHANNELS": 256,

@@ -10,8 +10,11 @@ import seeded
 
 from siamese_mrcnn_tf import SiameseMaskRCNN, SiamesePredictor
 from siamese_mrcnn_tf.data import molding
+from siamese_mrcnn_tf.modeling import network
+from siamese_mrcnn_tf.modeling.detection import refined_rois_graph, window_norm_graph
+from siamese_mrcnn_tf.modeling.matching import match_graph
 from siamese_mrcnn_tf.ops import similarity
-from siamese_mrcnn_tf.ops.boxes import box_areas
+from siamese_mrcnn_tf.ops.boxes import box_areas, compute_overlaps
 from siamese_mrcnn_tf.ops.similarity import fit_statistics, logit
 from siamese_mrcnn_tf.predictor import ReferenceEmbedding
 from siamese_mrcnn_tf.weights import thresholds
@@ -236,3 +239,28 @@ def test_embeddings_of_views(tmp_path, tiny_model):
     assert ReferenceEmbedding.join([plain, plain]).views is None
     with pytest.raises(ValueError, match="views = 3: expected one of 1, 2, 8"):
         similarity.fit_statistics(expected, views=3)
+
+
+# ---- refined boxes -----------------------------------------------------------------------------------------------
+def test_refinement_applies_the_box_head_to_the_detections(tiny_model, scene, crop):
+    """The boxes of the first pass, moved by the head's deltas for them; of boxes that overlap the first is kept."""
+    layers, common = tiny_model.predictor.layers, {"DETECTION_MIN_CONFIDENCE": 0.0, "DETECTION_NMS_THRESHOLD": 0.3}
+    config = tiny_model.config.replace(**common, DETECTION_REFINEMENTS=0)
+    once = SiamesePredictor(config, layers=layers)
+    scenes, query = once.encode_scenes([scene]), once.encode_references([crop])
+    first = once.match(scenes, [query])["mrcnn_detection"]
+    matched = list(match_graph(scenes.pyramid, query.mean[None], layers).values())
+    head = network.classifier_outputs_graph(first[..., :4], matched[:4], scenes.image_metas, config, layers)
+    deltas = np.asarray(head["mrcnn_bbox"]) * np.array(config.BBOX_STD_DEV, np.float32)
+    window = window_norm_graph(scenes.image_metas)
+    boxes = np.asarray(refined_rois_graph(first[..., :4], deltas, window))[0]
+    count, kept = np.count_nonzero(first[0, :, 4]), []
+    for index in range(count):
+        if all(compute_overlaps(boxes[[index]], boxes[[other]])[0, 0] <= 0.3 for other in kept):
+            kept.append(index)
+    refined = SiamesePredictor(config.replace(DETECTION_REFINEMENTS=1), layers=layers)
+    found = refined.match(scenes, [query])["mrcnn_detection"][0]
+    assert len(kept) > 1 and np.abs(boxes[kept] - first[0, kept, :4]).max() > 1e-3
+    np.testing.assert_allclose(found[: len(kept), :4], boxes[kept], atol=1e-5)
+    np.testing.assert_allclose(found[: len(kept), 5], first[0, kept, 5], atol=1e-6)
+    assert not found[len(kept) :].any()

@@ -185,26 +185,53 @@ def detector_graph(
     if layers.presence:
         tensors.update(presence_graph(pooled_maps, layers.presence))
         probabilities = gated_graph(probabilities, tensors["presence"])
-    tensors["mrcnn_detection"] = DetectionLayer(
-        config.DETECTION_MAX_INSTANCES,
-        config.DETECTION_MIN_CONFIDENCE,
-        config.DETECTION_NMS_THRESHOLD,
-        config.BBOX_STD_DEV,
-        argmax=config.DETECTION_ARGMAX,
-        name="mrcnn_detection",
-    )([tensors["ROI"], probabilities, tensors["mrcnn_bbox"], image_meta])
+    detect = _detection_layer(config, argmax=config.DETECTION_ARGMAX, name="mrcnn_detection")
+    detections = detect([tensors["ROI"], probabilities, tensors["mrcnn_bbox"], image_meta])
+    for number in range(1, config.DETECTION_REFINEMENTS + 1):
+        detections = refinement_graph(detections, pooled_maps, image_meta, config, layers, name=f"refined_{number}")
+    tensors["mrcnn_detection"] = detections
     if layers.mask:
         boxes = tensors["mrcnn_detection"][..., :4]
         tensors.update(mask_outputs_graph(boxes, pooled_maps, image_meta, config, layers))
     return tensors
 
 
+def refinement_graph(
+    detections: Tensor,
+    pooled_maps: list[Tensor],
+    image_meta: Tensor,
+    config: Config,
+    layers: SharedLayers,
+    *,
+    name: str,
+) -> Tensor:
+    """Detections [batch, D, 6] as rois of the box head again: moved by its deltas, near-duplicates dropped.
+
+    Scores stay. It is the iterative box regression that Cascade R-CNN starts from (arXiv 1712.00726, section 3.1).
+    """
+    boxes, scores = detections[..., :4], detections[..., 5:]
+    again = classifier_outputs_graph(boxes, pooled_maps, image_meta, config, layers, prefix=f"{name}_")
+    probabilities = ops.concatenate([1.0 - scores, scores], axis=-1)
+    return _detection_layer(config, argmax=False, name=name)([boxes, probabilities, again["mrcnn_bbox"], image_meta])
+
+
+def _detection_layer(config: Config, *, argmax: bool, name: str) -> DetectionLayer:
+    limits = config.DETECTION_MAX_INSTANCES, config.DETECTION_MIN_CONFIDENCE, config.DETECTION_NMS_THRESHOLD
+    return DetectionLayer(*limits, config.BBOX_STD_DEV, argmax=argmax, name=name)
+
+
 def classifier_outputs_graph(
-    rois: Tensor, pooled_maps: list[Tensor], image_meta: Tensor, config: Config, layers: SharedLayers
+    rois: Tensor,
+    pooled_maps: list[Tensor],
+    image_meta: Tensor,
+    config: Config,
+    layers: SharedLayers,
+    *,
+    prefix: str = "",
 ) -> dict[str, Tensor]:
     """`roi_heads.fpn_classifier_graph` with the sizes of a configuration."""
     sizes = {"pool_size": config.POOL_SIZE, "canonical_size": config.ROI_CANONICAL_SIZE}
-    return fpn_classifier_graph(rois, pooled_maps, image_meta, layers.classifier, **sizes)
+    return fpn_classifier_graph(rois, pooled_maps, image_meta, layers.classifier, **sizes, prefix=prefix)
 
 
 def mask_outputs_graph(

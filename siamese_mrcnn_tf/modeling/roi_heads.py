@@ -35,7 +35,14 @@ def build_classifier_layers(
 
 
 def fpn_classifier_graph(
-    rois: Tensor, maps: list[Tensor], image_meta: Tensor, layers: Layers, *, pool_size: int, canonical_size: int = 224
+    rois: Tensor,
+    maps: list[Tensor],
+    image_meta: Tensor,
+    layers: Layers,
+    *,
+    pool_size: int,
+    canonical_size: int = 224,
+    prefix: str = "",
 ) -> dict[str, Tensor]:
     """Class and box of each roi.
 
@@ -46,6 +53,7 @@ def fpn_classifier_graph(
         layers: of `build_classifier_layers`.
         pool_size: side of the pooled maps.
         canonical_size: pixels, see `PyramidROIAlign`.
+        prefix: of the names of layers without weights, where the head is applied again.
 
     Returns:
         dict: roi_align_classifier [batch, n, pool, pool, channels], mrcnn_class_bn1 and mrcnn_class_bn2
@@ -53,7 +61,7 @@ def fpn_classifier_graph(
         mrcnn_bbox [batch, n, (dy, dx, log(dh), log(dw))].
     """
     count = rois.shape[1]
-    align = PyramidROIAlign((pool_size,) * 2, canonical_size, name="roi_align_classifier")
+    align = PyramidROIAlign((pool_size,) * 2, canonical_size, name=f"{prefix}roi_align_classifier")
     pooled = align([rois, image_meta, *maps])
     bn1 = layers["mrcnn_class_bn1"](layers["mrcnn_class_conv1"](fold_rois(pooled)))
     bn2 = layers["mrcnn_class_bn2"](layers["mrcnn_class_conv2"](ops.relu(bn1)))
@@ -64,8 +72,8 @@ def fpn_classifier_graph(
         "mrcnn_class_bn1": unfold_rois(bn1, count),
         "mrcnn_class_bn2": unfold_rois(bn2, count),
         "mrcnn_class_logits": logits,
-        "mrcnn_class": KL.Activation("softmax", name="mrcnn_class")(logits),
-        "mrcnn_bbox": UnfoldRois(count, name="mrcnn_bbox")(layers["mrcnn_bbox_fc"](shared)),
+        "mrcnn_class": KL.Activation("softmax", name=f"{prefix}mrcnn_class")(logits),
+        "mrcnn_bbox": UnfoldRois(count, name=f"{prefix}mrcnn_bbox")(layers["mrcnn_bbox_fc"](shared)),
     }
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from . import grammar
 from .parts import Outline, arc, box, circle, in_unit_circle, make_outline, mirrored, polar, rotated, spokes
 
-# The named ones, with class ids 1, 2, ...; `grammar` makes further ones. The novel categories of a split are a column here; each has compact and thin shapes.
+# The named ones, with class ids 1, 2, ...; `grammar` makes further ones. The novel categories of a split are a column
+# here; each has compact and thin shapes.
 CATEGORIES = (
     "star", "disc", "square", "triangle",
     "heart", "arrow", "cross", "ring",
