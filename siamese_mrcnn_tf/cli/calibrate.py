@@ -30,8 +30,8 @@ _ALARMS_HELP = (
 _SUBSET_HELP = "'val', 'train', or 'set-aside': the training images that train sets aside for validation (default val)"
 _VAL_IMAGES_HELP = "number of images that train set aside (default as there: a tenth, at most 3000)"
 _VIEWS_HELP = (
-    "views of a reference whose mean is compared with a find: 1 as it is, 2 mirrored too, 8 both in quarter turns, for "
-    "objects that may be turned any way (default 2); finds have two at most"
+    "views to average of a reference: 1 (as it is), 2 (and mirrored) or 8 (both in quarter turns, for objects that may "
+    "be turned any way); of a find there are 2 at most (default 2)"
 )
 _OUT_HELP = "file to write (default: NAME.threshold.json beside the weights, where the other commands look for it)"
 _COLUMNS = {"fitted": "fitted", "held_out": "held out", "published": "held out, unverified at 0.7"}

@@ -18,9 +18,7 @@ _DATASET_HELP = (
 _MIN_CONFIDENCE_HELP = (
     "minimum score of a detection (default: the threshold that calibrate stored beside the weights, or else 0.7)"
 )
-_NO_VERIFY_HELP = (
-    "do not compare the finds with the reference a second time, though calibrate stored how beside the weights"
-)
+_NO_VERIFY_HELP = "do not verify finds, even if calibrate stored a verification beside the weights"
 FILE_HELP = "a legacy .h5 file, 'shapes' (bundled weights) or a known file by name such as small_siamese_mrcnn_0160"
 CHECKPOINTS_HELP = "folder of known weight files and downloads (default checkpoints)"
 

@@ -277,7 +277,7 @@ def siamese_data_generator(
     *,
     seed: int = 0,
 ) -> Iterator[tuple[list[np.ndarray], list[Any]]]:
-    """Batches without end, as the original's function of that name: ([the eight inputs], []) each.
+    """Batches without end, as the original's function of that name: ([the inputs of `collate`], []) each.
 
     Args:
         dataset, config, seed, shuffle: of `TrainingSamples`.

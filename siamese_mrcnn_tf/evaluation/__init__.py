@@ -8,6 +8,7 @@ records: the files with all queries and their detections.
 coco_scores: COCOeval's metrics of each run, and over runs.
 intervals: means and confidence intervals.
 presence: the open protocol's metrics, with queries for absent categories.
+calibration: the verification of finds and the score threshold, fitted on annotated images.
 analysis: metrics by number of instances, and the confusion of categories.
 original: `evaluate_dataset`, the original's function.
 """

@@ -1,6 +1,6 @@
 """Metrics by the number of instances in the image, and the confusion of categories.
 
-Paper, Figures 5 and A1; design section 7. Both start from the queries of a run, matched to the ground truth by
+Paper, Figures 5 and A1. Both start from the queries of a run, matched to the ground truth by
 `match_queries`. Matching and precision equal COCOeval's.
 """
 

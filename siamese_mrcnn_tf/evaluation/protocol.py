@@ -1,8 +1,8 @@
 """The one-shot protocol: every image is searched for each category in it, with references drawn from the whole set.
 
-Paper, Algorithm 1; design section 7. The open protocol (`EvaluationSettings.absent`) searches it for categories that
-are not in it, too. `evaluate` makes the runs, or resumes them after a stop; `rescore` scores the records in a folder
-without the model; `merge` joins the parts of several processes or machines.
+Paper, Algorithm 1. The open protocol (`EvaluationSettings.absent`) searches it for categories that are not in it, too.
+`evaluate` makes the runs, or resumes them after a stop; `rescore` scores the records in a folder without the model;
+`merge` joins the parts of several processes or machines.
 """
 
 import collections

@@ -1,7 +1,7 @@
 """Geometry of boxes in numpy.
 
 Boxes are (y1, x1, y2, x2). In pixels y2 and x2 are exclusive; normalized boxes divide by (h - 1, w - 1) after
-subtracting (0, 0, 1, 1), as in Matterport's Mask R-CNN (design section 3).
+subtracting (0, 0, 1, 1), as in Matterport's Mask R-CNN.
 """
 
 from collections.abc import Sequence

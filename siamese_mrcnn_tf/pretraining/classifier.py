@@ -249,7 +249,8 @@ def build_classifier(
             maps |= {f"_p{level}": one for level, one in zip(range(2, 6), fpn_model(stages[1:]), strict=False)}
         if mask_weight:
             inputs["input_mask"] = mask = keras.Input((None, None), name="input_mask")
-            outputs["mask_targets"] = KL.AveragePooling2D(config.BACKBONE_STRIDES[0])(mask[..., None])[..., 0]
+            pool = KL.AveragePooling2D(config.BACKBONE_STRIDES[0], dtype="float32")
+            outputs["mask_targets"] = pool(mask[..., None])[..., 0]
             outputs["mask_logits"] = KL.Conv2D(1, 1, dtype="float32", name="mask")(maps["_p2"])[..., 0]
         pooled = {name: KL.GlobalAveragePooling2D(name=f"pool{name}")(one) for name, one in maps.items()}
         if cosine:

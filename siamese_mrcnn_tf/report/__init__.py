@@ -4,7 +4,7 @@ writer: `write_report`: a page, Markdown, CSV, JSON and plots.
 tables: the sections and tables of a report.
 experiments: evaluation folders, grouped into experiments.
 gallery: examples with their references and ground truth.
-plots: plots by category, by number of instances, and of confusion.
+plots: plots by category, by number of instances, of confusion, and of presence.
 published: the paper's results.
 """
 

@@ -1,8 +1,8 @@
 """Reads finished evaluations from their folders and groups them into the experiments of a report.
 
-A folder holds settings.json and scores.json of one category split, and mostly analysis.json, or presence.json of the
-open protocol. An experiment is one line
-of the paper's tables: a model, a number of shots, the train or the novel categories, on one split or several.
+A folder holds settings.json and scores.json of one category split, mostly analysis.json, and presence.json of the open
+protocol. An experiment is one line of the paper's tables: a model, a number of shots, the train or the novel
+categories, on one split or several.
 """
 
 import dataclasses
@@ -176,7 +176,7 @@ class Experiment:
         return ["", *(name for name in parts[0] if all(name in groups for groups in parts))]
 
     def presence_values(self, line: Line, group: str, kind: str, name: str) -> list:
-        """A metric of presence in each run, as of `values`: in percent, but for AUROC, IL_MCC, false_detections.
+        """A metric of presence in each run, as of `values`: in percent, but for AUROC, IL_MCC and false_detections.
 
         Args:
             line: a split or MEAN.

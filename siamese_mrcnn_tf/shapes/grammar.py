@@ -1,10 +1,9 @@
 """A grammar of outlines: 980 categories of Shapes beside the 20 named ones, told apart by eye at 128 pixels.
 
 A category is a family (star, gear, polygon, curve, arc, letter, compound) with parameters drawn from a seed. Seeds
-whose outline resembles an earlier category are skipped; those that resemble a named one are skipped sooner, so that
-nothing that looks like a novel category is trained; five-pointed stars and petals and gears of
-more than seven teeth are not drawn at all. `grammar_seeds.txt` holds the accepted seeds; `accepted_seeds`
-computed them.
+whose outline resembles an earlier category are skipped. The limit is stricter for named categories, so that nothing
+that looks like a novel one of them is trained. Stars and curves with five points and gears of more than seven teeth are
+not drawn at all. `grammar_seeds.txt` holds the accepted seeds; `accepted_seeds` computed them.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """The model that trains: the weighted losses and the weight decay in one compiled step.
 
-A batch is a list or dict of the eight inputs of `training_network.build_training_network`, without separate targets.
+A batch is a list or dict of the inputs of `training_network.build_training_network`, without separate targets.
 
 Private methods of Keras are overridden here: `_maybe_symbolic_build`, `_clip_gradients`, `_all_reduce_sum_gradients`.
 Tested with Keras 3.14 and 3.15; tests/test_training_model.py fails if Keras no longer calls one of them.

@@ -4,6 +4,7 @@ legacy_h5: the `.h5` layout of Keras 2 and Matterport, read and written by name.
 identify: what a set of weights is, inferred from names and shapes.
 loading: weights into layers and back, with a report.
 pretrained: published files, found or downloaded.
+thresholds: threshold files beside weight files.
 """
 
 from .. import lazy_names
