@@ -190,7 +190,10 @@ class SiamesePredictor:
         return self.config.replace(DETECTION_MIN_CONFIDENCE=minimum, DETECTION_ARGMAX=False)
 
     def load_weights(self, path: PathLike, *, exclude: Sequence[str] = ()) -> loading.LoadReport:
-        """Load a weight file, and forget the scene of `set_image`; a threshold file beside it is not read."""
+        """Load a weight file, and forget the scene of `set_image`.
+
+        A threshold file beside it is not read; assign `verification` for the new weights.
+        """
         self._scene = None
         return loading.load_weights(self.layers, path, exclude=exclude)
 
@@ -231,7 +234,7 @@ class SiamesePredictor:
             image_metas=image_metas.astype(np.float32),
             windows=windows,
             anchors=np.broadcast_to(anchors, (len(images), *anchors.shape)),
-            images=list(images),
+            images=[np.array(image) for image in images],
             shapes=[np.shape(image) for image in images],
             molded_shape=molded.shape[1:],
         )

@@ -40,11 +40,17 @@ def chosen(*arguments):
         (("--no-verify",), (0.7, False)),  # the threshold is of verified scores
         (("--no-verify", "--min-confidence", 0.5), (0.5, False)),
         (("--set", "DETECTION_MIN_CONFIDENCE=0.2"), (0.2, True)),
+        (("--set", "VERIFY_DETECTIONS=false"), (0.7, False)),
     ],
 )
 def test_options_replace_what_the_file_says(weights, options, expected):
     assert chosen(*PREDICT, "--model", weights, *options) == expected
     assert chosen("evaluate", "--model", weights, *options) == expected
+
+
+def test_a_configuration_keeps_its_own_minimum(weights, tmp_path):
+    (tmp_path / "mine.json").write_text('{"BASE": "tiny", "DETECTION_MIN_CONFIDENCE": 0.5}')
+    assert chosen(*PREDICT, "--model", weights, "--config", tmp_path / "mine.json") == (0.5, True)
 
 
 def test_a_threshold_of_plain_scores_needs_no_verification(weights):
@@ -85,6 +91,10 @@ def test_weights_shows_the_threshold(run, weights):
     ("arguments", "message"),
     [
         (("--model", "untrained", "--dataset", "set"), "--model untrained: there is no weight file to calibrate"),
+        (
+            ("--model", "shapes", "--dataset", "set"),
+            "--model shapes: bundled weights; name the file to write with --out",
+        ),
         (("--model", "shapes", "--val-images", 5), "--val-images 5: goes with --subset set-aside"),
         (("--model", "shapes", "--categories", "novel"), "--categories novel: --split 0 has no novel categories"),
     ],

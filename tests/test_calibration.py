@@ -107,6 +107,8 @@ def test_a_projection_needs_many_categories():
     assert calibration.fit_comparison(vectors, labels).projection is not None
     few = labels < calibration.MIN_CATEGORIES - 1
     assert calibration.fit_comparison(vectors[few], labels[few]).projection is None
+    single = np.arange(0, 240, 10)  # one reference of each category
+    assert calibration.fit_comparison(vectors[single], labels[single]).projection is None
 
 
 def test_a_projection_that_does_not_help_is_left_out():
@@ -143,7 +145,8 @@ def test_a_search_asks_for_present_and_absent_categories(tiny_model, data):
         *calibration.reference_embeddings(predictor, data, [1, 2, 3], settings, progress=False)
     )
     predictor = calibration._searching(predictor, statistics)
-    found = calibration.search(predictor, data, [1, 2, 3], settings, progress=False)
+    asked = calibration.queries_to_ask(predictor.config, data, [1, 2, 3], settings)
+    found = calibration.search(predictor, data, asked, settings, progress=False)
     # image 0 holds categories 1 and 2, and a crowd of 3; 1 and 2 two of three; 3 none
     assert [sum(one.image == image for one in found) for image in range(4)] == [4, 6, 6, 6]
     assert [sum(one.num_instances > 0 for one in found if one.image == image) for image in range(4)] == [4, 4, 4, 0]
@@ -151,9 +154,32 @@ def test_a_search_asks_for_present_and_absent_categories(tiny_model, data):
         assert len(one.scores) == len(one.similarities) == len(one.overlaps) > 0
         assert (np.diff(one.scores) <= 0).all() and (np.abs(one.similarities) <= 1).all()
         assert one.similarities.std() > 0
-    again = calibration.search(predictor, data, [1, 2, 3], dataclasses.replace(settings, limit=2), progress=False)
+    few = calibration.queries_to_ask(predictor.config, data, [1, 2, 3], dataclasses.replace(settings, limit=2))
+    again = calibration.search(predictor, data, few, settings, progress=False)
     np.testing.assert_array_equal(again[3].scores, found[3].scores)
     assert len(again) == 10
+
+
+def test_references_are_from_other_images(tiny_model, data, monkeypatch):
+    """Those of a search from others than the searched one, those of the statistics from none that is held out."""
+    cut, drawn = [], []
+    original = calibration.cut_reference
+    monkeypatch.setattr(calibration, "cut_reference", lambda *each: cut.append(each[2]) or original(*each))
+    settings = CalibrationSettings()
+    asked = calibration.queries_to_ask(tiny_model.config, data, [1, 2, 3], settings)
+    held_out = {image_id for image_id, _ in asked[1::2]}
+    calibration.reference_embeddings(tiny_model.predictor, data, [1, 2, 3], settings, asked[1::2], progress=False)
+    assert cut and held_out.isdisjoint(cut)
+
+    class Watched(calibration.RandomReferenceSampler):
+        def __call__(self, image_id, *rest):
+            found = super().__call__(image_id, *rest)
+            drawn.append((image_id, found[0][0]))
+            return found
+
+    monkeypatch.setattr(calibration, "RandomReferenceSampler", Watched)
+    calibration.search(tiny_model.predictor, data, asked, settings, progress=False)
+    assert drawn and all(image_id != other for image_id, other in drawn)
 
 
 @pytest.mark.slow

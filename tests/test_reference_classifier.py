@@ -44,6 +44,11 @@ def test_loss_is_that_of_the_cosines(samples):
     assert found[REFERENCE_LOSS] == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_batch_of_one_is_refused():
+    with pytest.raises(ValueError, match="REFERENCE_CLASSES = 5: expected IMAGES_PER_GPU of 2 or more, got 1"):
+        build_training_model(CONFIG.replace(IMAGES_PER_GPU=1), build_layers(CONFIG))
+
+
 def test_loss_trains_the_encoder(samples):
     """With the other losses off, a step changes the backbone and the classifier and not the heads."""
     weights = dict.fromkeys(CONFIG.LOSS_WEIGHTS, 0.0) | {REFERENCE_LOSS: 1.0}

@@ -58,6 +58,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from .. import shapes
     from ..data.dataset import split_classes
     from ..weights.thresholds import save_thresholds, threshold_path, weights_checksum
 
@@ -68,6 +69,8 @@ def run(options: argparse.Namespace) -> None:
     config, weights = choose_config(options)
     if weights is None:
         raise ValueError(f"--model {options.model}: there is no weight file to calibrate")
+    if not options.out and weights.parent == Path(shapes.__file__).parent:
+        raise ValueError(f"--model {options.model}: bundled weights; name the file to write with --out")
     predictor = open_predictor(options, config, weights)
     from ..evaluation.calibration import CalibrationSettings, calibrate
 

@@ -57,12 +57,15 @@ def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = 
     name = options.config or (fitting_config(path) if path else "tiny")
     if name is None:
         raise ValueError(f"{path}: fits none of {', '.join(CONFIGS)}; name its configuration with --config")
-    settings = calibrated_settings(options, path) | parse_settings(options.set) | (changes or {})
+    config, settings = load_config(name), calibrated_settings(options, path)
+    if config.DETECTION_MIN_CONFIDENCE != Config.DETECTION_MIN_CONFIDENCE:  # a configuration's own
+        settings.pop("DETECTION_MIN_CONFIDENCE", None)
+    settings |= parse_settings(options.set) | (changes or {})
     if path and not options.config and has_presence(path):
         settings = {"USE_PRESENCE": True} | settings
     if getattr(options, "min_confidence", None) is not None:
         settings["DETECTION_MIN_CONFIDENCE"] = options.min_confidence
-    config = load_config(name).replace(**settings)
+    config = config.replace(**settings)
     config.validate()
     return config, path
 
@@ -83,8 +86,9 @@ def calibrated_settings(options: argparse.Namespace, path: Path | None) -> dict[
         return {}
     if calibration.verification is None:
         return {"DETECTION_MIN_CONFIDENCE": calibration.threshold}
-    # a threshold of verified scores means nothing for others
-    return {"DETECTION_MIN_CONFIDENCE": calibration.threshold, "VERIFY_DETECTIONS": True} if options.verify else {}
+    if not options.verify or not parse_settings(options.set).get("VERIFY_DETECTIONS", True):
+        return {}  # a threshold of verified scores means nothing for others
+    return {"DETECTION_MIN_CONFIDENCE": calibration.threshold, "VERIFY_DETECTIONS": True}
 
 
 def find_last(options: argparse.Namespace) -> str:

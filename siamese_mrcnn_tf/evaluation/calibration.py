@@ -24,7 +24,7 @@ from .analysis import IGNORED, IOU_THRESHOLDS, TRUE_POSITIVE, ImageTruth, match_
 from .coco_scores import results_of
 from .presence import auroc, silent_above
 from .queries import queries_of, with_absent
-from .references import RandomReferenceSampler
+from .references import Queries, RandomReferenceSampler
 from .settings import EvaluationSettings, require_counts, versions
 
 MIN_CATEGORIES = 20  # of a projection: from fewer it learns which ones they are
@@ -136,11 +136,11 @@ def calibrate(
     """
     settings = settings or CalibrationSettings()
     class_ids = [int(one) for one in (dataset.ACTIVE_CLASSES if settings.class_ids is None else settings.class_ids)]
-    verification = None
+    asked, verification = queries_to_ask(predictor.config, dataset, class_ids, settings), None
     if settings.verify:
-        found = reference_embeddings(predictor, dataset, class_ids, settings, progress=progress)
+        found = reference_embeddings(predictor, dataset, class_ids, settings, asked[1::_HALVES], progress=progress)
         verification = fit_comparison(*found, views=settings.views)
-    queries = search(_searching(predictor, verification), dataset, class_ids, settings, progress=progress)
+    queries = search(_searching(predictor, verification), dataset, asked, settings, progress=progress)
     verification, threshold, metrics = _fit(queries, verification, settings)
     about = _about(dataset, class_ids, settings, queries)
     return Calibration(weights_sha256, threshold, settings.rule, verification, about, metrics)
@@ -152,17 +152,24 @@ def reference_embeddings(
     dataset: IndexedCocoDataset,
     class_ids: Sequence[int],
     settings: CalibrationSettings,
+    held_out: Sequence[tuple[int, list[int]]] = (),
     *,
     progress: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(embeddings [n, levels, channels], class ids [n]) of up to `settings.references` instances of each class."""
-    vectors, labels = [], []
+    """(embeddings [n, levels, channels], class ids [n]) of up to `settings.references` instances of each class.
+
+    None of them is in the images that are `held_out`.
+    """
+    vectors, labels, avoided = [], [], {image_id for image_id, _ in held_out}
     for class_id in tqdm(class_ids, desc="references", unit="category", disable=not progress):
         if not has_reference(dataset, class_id, predictor.config):
             continue
         key: dict[str, Any] = {"seed": settings.seed, "run": 0, "image_id": 0, "config": predictor.config}
         shots = range(settings.references)  # of one query; an instance that is drawn again counts once
         drawn = sorted({draw_reference(dataset, class_id, shot=shot, **key) for shot in shots})
+        drawn = [reference for reference in drawn if reference[0] not in avoided]
+        if not drawn:
+            continue
         crops = [cut_reference(dataset, predictor.config, *reference) for reference in drawn]
         vectors.append(predictor.encode_views(crops, settings.views))
         labels.append(np.full(len(crops), class_id))
@@ -180,6 +187,8 @@ def fit_comparison(vectors: np.ndarray, labels: np.ndarray, *, views: int = 1) -
     plain, names = similarity.fit_statistics(vectors, views=views), np.unique(labels)
     if len(names) < MIN_CATEGORIES:
         return plain
+    if any(len(np.unique(half)) in (1, len(half)) for half in _split_labels(labels, names)):
+        return plain  # a half of the categories has one reference each
     gains = []
     for half in range(_HALVES):
         mine = np.isin(labels, names[half::_HALVES])
@@ -187,6 +196,10 @@ def fit_comparison(vectors: np.ndarray, labels: np.ndarray, *, views: int = 1) -
         others = vectors[~mine], labels[~mine]
         gains.append(_pair_auroc(projected, *others) - _pair_auroc(plain, *others))
     return similarity.fit_projection(plain, vectors, labels, dims=_DIMS) if np.mean(gains) > 0 else plain
+
+
+def _split_labels(labels: np.ndarray, names: np.ndarray) -> list[np.ndarray]:
+    return [labels[np.isin(labels, names[half::_HALVES])] for half in range(_HALVES)]
 
 
 def _pair_auroc(verification: Verification, vectors: np.ndarray, labels: np.ndarray) -> float:
@@ -204,15 +217,10 @@ def _searching(predictor: SiamesePredictor, verification: Verification | None) -
     return SiamesePredictor(config, layers=predictor.layers, verification=verification)
 
 
-def search(
-    predictor: SiamesePredictor,
-    dataset: IndexedCocoDataset,
-    class_ids: Sequence[int],
-    settings: CalibrationSettings,
-    *,
-    progress: bool = True,
-) -> list[SearchedQuery]:
-    """Search images for classes that are in them and for absent ones, with one reference each.
+def queries_to_ask(
+    config: Config, dataset: IndexedCocoDataset, class_ids: Sequence[int], settings: CalibrationSettings
+) -> Queries:
+    """The images to search, each for classes that are in it and for absent ones; every second image is held out.
 
     Raises:
         ValueError: fewer than two images have such a query.
@@ -220,15 +228,29 @@ def search(
     image_ids = dataset.image_ids.tolist()[: settings.limit]
     chosen: dict[str, Any] = {"image_ids": image_ids, "class_ids": class_ids, "seed": settings.seed}
     present = [query for query in queries_of(dataset, class_ids) if query[0] in set(image_ids)]
-    asked = with_absent(dataset, present, settings.absent, config=predictor.config, **chosen)
+    asked = with_absent(dataset, present, settings.absent, config=config, **chosen)
     if len(asked) < _HALVES:
         raise ValueError(f"{dataset.set_name}: {len(asked)} images to search, expected 2 or more")
-    sampler, found = RandomReferenceSampler(dataset, predictor.config, seed=settings.seed), []
+    return asked
+
+
+def search(
+    predictor: SiamesePredictor,
+    dataset: IndexedCocoDataset,
+    asked: Queries,
+    settings: CalibrationSettings,
+    *,
+    progress: bool = True,
+) -> list[SearchedQuery]:
+    """Search images for classes, with one reference each, from another image where the class has one."""
+    key: dict[str, Any] = {"config": predictor.config, "seed": settings.seed}
+    samplers = [RandomReferenceSampler(dataset, **key, exclude_query_image=other) for other in (False, True)]
+    found: list[SearchedQuery] = []
     embeddings: dict[tuple[int, int], ReferenceEmbedding] = {}
     for number, (image_id, classes) in enumerate(tqdm(asked, desc="search", unit="image", disable=not progress)):
         scenes = predictor.encode_scenes([dataset.load_image(image_id)])
         for run, class_id in itertools.product(range(settings.runs), classes):
-            reference = sampler(image_id, class_id, run, 1)[0]
+            reference = samplers[len(dataset.images_of(class_id)) > 1](image_id, class_id, run, 1)[0]
             if reference not in embeddings:
                 crop = cut_reference(dataset, predictor.config, *reference)
                 embeddings[reference] = predictor.encode_references([crop])

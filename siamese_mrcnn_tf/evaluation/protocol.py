@@ -28,7 +28,7 @@ from .presence import PRESENCE_FILE, presence
 from .queries import Detections, Detector, OneShotDetector, Query, queries_of, with_absent
 from .records import Folder, Record, Records, RecordWriter, Settings, Shard, merge_records, read_records
 from .references import MismatchedReferenceSampler, Queries, RandomReferenceSampler, Reference, Sampler, classes_in
-from .settings import EvaluationSettings, complete_settings, require_counts
+from .settings import EvaluationSettings, complete_settings, read_settings, require_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +101,9 @@ def evaluate(
     queries, draw = _queries_and_sampler(settings, asked, dataset, sampler)
     described = {"model": asked.name, **settings.to_dict(), "references": "given" if sampler else "drawn"}
     described |= _data_settings(dataset, queries, settings.class_ids) | {"config": asked.config.to_dict()}
-    if asked.config.VERIFY_DETECTIONS and (verification := asked.predictor.verification) is not None:
-        described["verification"] = verification.checksum()
+    predictor: Any = getattr(asked, "predictor", None)
+    if getattr(predictor, "verifies", False):
+        described["verification"] = predictor.verification.checksum()
     content = complete_settings(described, weights=weights)
     mine = list(zip(content["images"], queries, strict=True))[index - 1 :: count]
     recorder = _Recorder(asked, dataset, draw, settings, workers, progress)
@@ -139,8 +140,7 @@ def rescore(
     records = read_records(folder)
     records.require_complete()
     _require_set_of(records.settings, coco, folder)
-    if threshold is not None and "absent" not in records.settings:
-        raise ValueError(f"{folder}: threshold = {threshold}: no absent category was searched there, it has no use")
+    _require_absent(records.settings, threshold, folder)
     for record in records:
         _require_queries_of(record, records.settings, dataset, folder)
     return _scored(records, coco, folder, progress, threshold)
@@ -160,8 +160,16 @@ def merge(
     Arguments, result and errors as of `rescore`. Parts that are missing, overlap, or belong to different evaluations
     raise ValueError, and nothing is written.
     """
+    if folders:
+        _require_absent(read_settings(folders[0]), threshold, folders[0])
     merge_records(folders, folder)
     return rescore(folder, coco, dataset, threshold=threshold, progress=progress)
+
+
+def _require_absent(settings: Settings, threshold: float | None, folder: Folder) -> None:
+    """Refuse a threshold for an evaluation without absent categories."""
+    if threshold is not None and "absent" not in settings:
+        raise ValueError(f"{folder}: threshold = {threshold}: no absent category was searched there, it has no use")
 
 
 def _queries_and_sampler(

@@ -126,6 +126,8 @@ def _check_trainable(config: Config) -> None:
     if config.IMAGES_PER_GPU % config.QUERIES_PER_IMAGE:
         expected = f"a multiple of QUERIES_PER_IMAGE = {config.QUERIES_PER_IMAGE}"
         raise ValueError(f"IMAGES_PER_GPU = {config.IMAGES_PER_GPU}: expected {expected}")
+    if config.REFERENCE_CLASSES and config.IMAGES_PER_GPU < 2:
+        raise ValueError(f"REFERENCE_CLASSES = {config.REFERENCE_CLASSES}: expected IMAGES_PER_GPU of 2 or more, got 1")
     if config.ABSENT_REFERENCE_RATIO and not config.FILL_NEGATIVE_ROIS:
         text = "expected FILL_NEGATIVE_ROIS = True, else samples without positive rois have no negative ones either"
         raise ValueError(f"ABSENT_REFERENCE_RATIO = {config.ABSENT_REFERENCE_RATIO}: {text}")
