@@ -5,5 +5,5 @@ from ..training.schedules import Schedules, Stage
 
 SHAPES_SCHEDULES: Schedules = {
     "shapes": (Stage(24, "all", TinyConfig.LEARNING_RATE, decay_to=24),),
-    "shapes-long": (Stage(90, "all", TinyConfig.LEARNING_RATE, decay_to=90),),
+    "shapes-long": (Stage(60, "all", TinyConfig.LEARNING_RATE, decay_to=60),),
 }
