@@ -29,16 +29,17 @@ UNVERIFIED = "1-shot-unverified"  # by the network's own scores
 EVALUATIONS: dict[str, dict[str, Any]] = {  # name -> settings of `protocol.evaluate`, other than DemoSettings'
     "random-boxes": {},
     "1-shot": {},
-    UNVERIFIED: {"runs": 1},
-    "5-shot": {"shots": 5, "runs": 1},
-    "control-present": {"control": "present", "runs": 1},
-    OPEN: {"absent": 17, "runs": 1, "limit": 150},
+    UNVERIFIED: {"runs": 1, "limit": 250},
+    "5-shot": {"shots": 5, "runs": 1, "limit": 250},
+    "control-present": {"control": "present", "runs": 1, "limit": 250},
+    OPEN: {"absent": 17, "runs": 1, "limit": 100},
 }
 MIN_CONFIDENCE = 0.05  # average precision counts all scores; the threshold is for use
 
-_RECIPES = {"shapes": ["--batch", "64"], "shapes-long": ["--batch", "64", "--epochs", "60"]}  # of pretrain
+_EPOCHS = {"shapes": "18", "shapes-long": "60"}  # stages -> epochs of pre-training
+_BATCH_OF_CROPS = "64"
 _TRAINING = ["ABSENT_REFERENCE_RATIO=0.3", f"REFERENCE_CLASSES={STANDARD['categories'] + 1}"]  # --set of train
-_CALIBRATION = ["--limit", "80", "--absent", "10", "--views", "8"]
+_CALIBRATION = ["--limit", "60", "--absent", "8", "--views", "8"]
 _VAL_IMAGES = "300"  # training scenes for the validation losses
 # Queries of a batch, and worker threads. Measured in turns, medians of 3: batches of 8 take 0.65 of the time of single
 # queries (60 scenes), 12 with two workers 0.83 of that of 8 with one (150 scenes).
@@ -100,7 +101,18 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
 def pretrain_command(settings: DemoSettings, folder: Path) -> list[str]:
     """The command line of pre-training, without the program."""
     command = ["pretrain", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny", "--val-images"]
-    return [*command, _VAL_IMAGES, "--seed", str(settings.seed), *_RECIPES[settings.stages], "--out", str(folder)]
+    return [
+        *command,
+        _VAL_IMAGES,
+        "--seed",
+        str(settings.seed),
+        "--batch",
+        _BATCH_OF_CROPS,
+        "--epochs",
+        _EPOCHS[settings.stages],
+        "--out",
+        str(folder),
+    ]
 
 
 def train_command(settings: DemoSettings, pretrained: Path, logs: Path) -> list[str]:
