@@ -13,7 +13,7 @@ from pathlib import Path
 from .inputs import picked, start_keras
 from .options import Commands, add_command, at_least
 
-_STAGES_HELP = "recipe (default shapes); shapes-long takes six to seven times as long: docs/shapes.md"
+_STAGES_HELP = "recipe (default shapes); shapes-long takes about three times as long: docs/shapes.md"
 
 
 def add_parser(commands: Commands) -> None:

@@ -65,8 +65,8 @@ the ground truth (nothing). Each category shows its best and its worst queries.
 _METRICS_TEXT = """\
 COCO's average precision at an overlap of 0.5 (AP50), in percent, on {images} validation scenes, which are searched for
 the categories in them. With one reference the mean of {runs} draws of references and its 95% interval; the rows without
-an interval are one draw, on fewer scenes. The control uses a wrong reference: a network that ignores its reference scores as high with it as with the right
-one.
+an interval are one draw, on fewer scenes. The control uses a wrong reference: a network that ignores its reference
+scores as high with it as with the right one.
 """
 _EXAMPLES_TEXT = """\
 From left to right: the references, the detections with a score of {threshold:g} or more, the ground truth. Blue: found.
