@@ -1,6 +1,7 @@
 """The open protocol's metrics, against hand-made cases and independent computations."""
 
 import itertools
+import re
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -304,7 +305,7 @@ def test_categories_that_are_in_every_image():
     boxes = found["mean"]["bbox"]
     assert boxes["F1"] == 1 and boxes["cgF1"] is None and boxes["recall_at_5"] is None
     assert found["curve"]["false_detections"] is None and found["curve"]["bbox"] == [1.0]
-    assert "AUROC of presence: best scores of present against absent queries           = n/a" in table(found)
+    assert re.search(r"AUROC of presence +n/a", table(found))
 
 
 def test_boxes_alone(coco):

@@ -143,12 +143,12 @@ def test_what_the_command_trains_by_default():
         config, recipe = chosen_recipe(options)
         return recipe, config.BATCH_SIZE
 
-    adam = dataclasses.replace(recipe_of(TinyConfig()), size=TinyConfig.TARGET_MAX_DIM)
-    assert adam.decay == "cosine"
+    adam = dataclasses.replace(recipe_of(TinyConfig(), instances=True), size=TinyConfig.TARGET_MAX_DIM)
+    assert adam.decay == "cosine" and adam.cosine and adam.mask_weight == 2
     assert chosen("--data", "d") == (Recipe(), 256)
     assert chosen("--dataset", "d") == (Recipe(size=96), 256)
     assert chosen("--dataset", "d", "--config", "tiny") == (adam, 32)
-    assert chosen("--data", "d", "--config", "tiny") == (dataclasses.replace(adam, size=224), 32)
+    assert chosen("--data", "d", "--config", "tiny") == (dataclasses.replace(recipe_of(TinyConfig()), size=224), 32)
     given = ("--epochs", "3", "--steps", "5", "--learning-rate", "0.5", "--size", "40", "--batch", "7", "--seed", "2")
     expected = dataclasses.replace(adam, epochs=3, steps_per_epoch=5, learning_rate=0.5, size=40, seed=2)
     assert chosen("--dataset", "d", "--config", "tiny", *given) == (expected, 7)
