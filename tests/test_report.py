@@ -12,6 +12,7 @@ import coco_tree
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig
 from siamese_mrcnn_tf.evaluation import coco_scores, presence, protocol
@@ -359,6 +360,35 @@ def test_gallery_paints_what_is_right_and_what_is_wrong(evaluated):
     nothing = gallery.examples(folder, dataset, limit=1, threshold=0.95)[0]
     assert "0 of 1 found, 0 false" in nothing.title and nothing.cells[3].caption == "ground truth: 1, 1 missed"
     assert np.all(nothing.cells[3].pixels == (255, 128, 0), axis=-1).any()
+
+
+class Silent(Seeing):
+    """Finds nothing where the category is absent, but for one category."""
+
+    def search(self, dataset, image_id, queries):
+        present = [query for query in queries if dataset.instances_of(image_id, query.class_id)]
+        found = iter(super().search(dataset, image_id, present))
+        corner = np.zeros((*coco_tree.SIZE, 1), bool)
+        corner[:6, :6] = True
+        false = {"rois": extract_bboxes(corner), "scores": np.array([0.9]), "masks": corner, "class_ids": [1]}
+        none = {name: values[..., :0] if name == "masks" else values[:0] for name, values in false.items()}
+        return [next(found) if query in present else false if query.class_id == 1 else none for query in queries]
+
+
+def test_gallery_of_absent_categories(tmp_path, evaluated):
+    folder, dataset = evaluated
+    coco = COCO(tmp_path / "tree" / "annotations" / "instances_val2017.json")
+    protocol.evaluate(Silent(), dataset, coco, runs=1, absent="all", folder=tmp_path / "open")
+    shown = gallery.examples(tmp_path / "open", dataset, limit=20, absent=True)
+    assert len(shown) > 3
+    for example in shown:
+        fires = example.title.startswith(dataset.class_names[1])
+        assert ("not there, 1 false" if fires else "not there, nothing found") in example.title
+        assert example.cells[-1].caption == "ground truth: 0, none missed"
+        orange = np.all(example.cells[-2].pixels == (255, 128, 0), axis=-1)
+        assert orange.any() == fires
+    present = gallery.examples(tmp_path / "open", dataset, limit=20)
+    assert present and not any("not there" in example.title for example in present)
 
 
 def test_references_of_the_gallery_are_the_recorded_instances(evaluated):
