@@ -195,6 +195,16 @@ def test_mask_loss():
     assert [tracker.name for tracker in model.trackers] == ["cross_entropy", "top1", "mask_loss"]
 
 
+def test_masks_and_cosines_under_mixed_precision():
+    config = CONFIG.replace(PRECISION="bfloat16")
+    models = [build_classifier(one, 3, pyramid=True, mask_weight=2.0, cosine=True) for one in (CONFIG, config)]
+    rng = np.random.default_rng(0)
+    batch = {"input_image": rng.normal(size=(4, 32, 32, 3)).astype(np.float32) * 50}
+    batch |= {"input_label": np.array([2, 0, 1, 1], np.int32), "input_mask": rng.random((4, 32, 32), np.float32)}
+    exact, close = (float(model.compute_loss(y_pred=model(batch))) for model in models)
+    assert close == pytest.approx(exact, rel=0.1) and close != exact
+
+
 def build_loss(model, outputs, *, mask_weight):
     model.mask_weight, before = mask_weight, model.mask_weight
     trackers, model.trackers = model.trackers, model.trackers[: 3 if mask_weight else 2]
