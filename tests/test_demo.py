@@ -112,7 +112,7 @@ def searched(scenes):
     config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.05)
 
     def search(path, **how):
-        searcher = OneShotDetector(SiamesePredictor(config, weights=path), batch=4)
+        searcher = OneShotDetector(SiamesePredictor(config, weights=path, calibrated=False), batch=4)
         return evaluate(searcher, dataset, coco, runs=1, progress=False, **how).records
 
     return dataset, coco, search

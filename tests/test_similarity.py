@@ -207,3 +207,14 @@ def test_checksums_differ_by_every_number(vectors):
     others = [dataclasses.replace(one, weight=1.0), fit_statistics(vectors[1:]), fit_statistics(vectors, (0, 1, 2, 4))]
     assert one.checksum() == fit_statistics(vectors).checksum()
     assert len({each.checksum() for each in (one, *others)}) == 4
+
+
+def test_channels_that_are_silent_for_all_references_do_not_outweigh_the_others():
+    rng = np.random.default_rng(0)
+    vectors = rng.uniform(0, 2, (30, 5, 8))
+    vectors[:, :, 3] = 0
+    found = fit_statistics(vectors)
+    assert found.deviation[:, 3] == pytest.approx(0.1 * vectors[:, :4].std(axis=0).mean(axis=1), rel=1e-5)
+    query, find = vectors[0], vectors[0].copy()
+    find[:, 3] = 0.01
+    assert found.similarity(query, find[None])[0] > 0.95

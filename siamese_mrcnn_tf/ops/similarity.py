@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 LEVELS = (0, 1, 2, 3)  # P2..P5 among P2..P6, the levels that the heads read
 VIEWS = (1, 2, 8)
-_MIN_DEVIATION = 1e-6
+_MIN_DEVIATION, _MIN_SHARE = 1e-6, 0.1  # the second of the mean deviation of a level
 _MIN_NORM = 1e-12
 _MIN_ODDS = 1e-7  # scores nearer to 0 or 1 than this count as this far away
 _EIGEN_FLOOR = 1e-10
@@ -136,7 +136,9 @@ def fit_statistics(vectors: npt.ArrayLike, levels: tuple[int, ...] = LEVELS, *, 
     `views` are those that the embeddings are averages of.
     """
     chosen = np.asarray(vectors, np.float64)[:, list(levels)]
-    deviation = np.maximum(chosen.std(axis=0), _MIN_DEVIATION)
+    deviation = chosen.std(axis=0)
+    # a channel that is silent for all these references must not outweigh the others where it is not
+    deviation = np.maximum(deviation, np.maximum(_MIN_SHARE * deviation.mean(axis=1, keepdims=True), _MIN_DEVIATION))
     return Verification(
         chosen.mean(axis=0).astype(np.float32), deviation.astype(np.float32), tuple(levels), views=views
     )
