@@ -41,12 +41,13 @@ WEIGHTS = Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5")  # comes
 # %% [markdown]
 # ## The network
 #
-# A configuration and a weight file make a predictor. Detections that score less than `DETECTION_MIN_CONFIDENCE` are
-# left out. The default is 0.7; 0.85 shows less that is wrong, and misses more.
+# A configuration and a weight file make a predictor. Beside these weights lies a threshold file, which
+# `siamese-mrcnn calibrate` wrote: finds are verified, and those that score less than its threshold are left out.
 
 # %%
-config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.85)
+config = TinyConfig()
 predictor = SiamesePredictor(config, weights=WEIGHTS)
+print(f"threshold {predictor.config.DETECTION_MIN_CONFIDENCE:.2f}, finds are verified: {predictor.verifies}")
 
 # %% [markdown]
 # ## A scene and references
@@ -159,8 +160,8 @@ print("the same detections by the saved embedding:", np.array_equal(again["rois"
 
 # %% [markdown]
 # One scene, searched three times; the upper row has the references. The boxes move to other objects when the reference
-# changes. The last one, a spiral, is not in the scene: every detection is wrong, and shows what looks similar to the
-# network. Something is always the most similar; the score tells whether it is a match.
+# changes. The last one, a spiral, is not in the scene: nothing should be found there. A detection would show what looks
+# similar to the network.
 
 # %%
 categories = ["cross", "heart", "spiral"]

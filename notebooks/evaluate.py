@@ -72,11 +72,11 @@ print("novel categories:", ", ".join(names[novel]))
 # ## Model
 #
 # Average precision counts all detections, the less confident ones too, so the model returns detections from a low score
-# on; the images show those with a score of at least `SHOWN`.
+# on; the images show those with a score of at least `SHOWN`. Finds are verified by the threshold file beside the weights.
 
 # %%
-SHOWN = 0.85
-config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.05)
+SHOWN = 0.9
+config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=0.05, VERIFY_DETECTIONS=True)
 model = SiameseMaskRCNN("inference", config, model_dir="logs")
 report = model.load_weights(WEIGHTS)
 print(f"{len(report.loaded)} weights loaded, {len(report.missing)} missing")
