@@ -172,7 +172,7 @@ def _example(dataset: CocoDataset, query: Query, threshold: float, rank: str) ->
         masks = [coco_mask.decode(result["segmentation"]) for result in kept if "segmentation" in result]
         colors = [_RIGHT if match >= 0 else _WRONG for match in matches]
         pixels = _painted(image, boxes, masks, [f"{result['score']:.2f}" for result in kept], colors)
-        caption = f"detections: {right} right, {len(boxes) - right} false (score {threshold:g} or more)"
+        caption = f"detections: {right} right, {len(boxes) - right} false (score {threshold:.3g} or more)"
         cells.append(GridImage(pixels, caption))
         cells.append(_truth_image(image, dataset, number, truth, crowds, matches))
     except ValueError as error:

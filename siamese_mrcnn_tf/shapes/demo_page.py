@@ -60,7 +60,7 @@ categories alone. Dots in the plot are at this threshold.
 """
 _ABSENT_TEXT = """\
 From left to right: a reference of a category that is not in the scene, the scene with the detections (none is right),
-the ground truth (nothing). Each category shows its best and its worst queries.
+the ground truth (nothing). Each of these categories has its best and its worst query.
 """
 _METRICS_TEXT = """\
 COCO's average precision at an overlap of 0.5 (AP50), in percent, on {images} validation scenes, which are searched for
@@ -69,8 +69,9 @@ an interval are one draw, on fewer scenes. The control uses a wrong reference: a
 scores as high with it as with the right one.
 """
 _EXAMPLES_TEXT = """\
-From left to right: the references, the detections with a score of {threshold:g} or more, the ground truth. Blue: found.
-Orange: a false detection, or an instance that was missed. Each category shows its best and its worst queries.
+From left to right: the references, the detections with a score of {threshold:.3g} or more, the ground truth. Blue:
+found. Orange: a false detection, or an instance that was missed. Each of these categories has its best and its worst
+query.
 """
 
 RunScores = dict[str, dict[str, dict[str, float]]]  # iou type -> category id as text -> {"AP50": ...}
