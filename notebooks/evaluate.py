@@ -72,8 +72,8 @@ print("novel categories:", ", ".join(names[novel]))
 # ## Model
 #
 # Average precision counts all detections, the less confident ones too, so the model returns detections from a low score
-# on; the images show those with a score of at least `SHOWN`. Finds are verified, as the threshold file beside the weights
-# says.
+# on; the images show those with a score of at least `SHOWN`. Finds are verified, as the threshold file beside the
+# weights says.
 
 # %%
 SHOWN = 0.9
