@@ -31,7 +31,7 @@ from .ops.similarity import Verification, views_of
 from .weights import loading, thresholds
 
 _log = logging.getLogger(__name__)
-_FINDS_AT_ONCE = 32  # crops encoded in one batch
+_CROPS_AT_ONCE = 32  # crops encoded in one batch
 
 PathLike: TypeAlias = str | Path
 
@@ -53,6 +53,8 @@ class ReferenceEmbedding:
         if vectors.ndim != 3 or not vectors.size or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
             expected, got = "finite numbers [references, levels, channels]", f"{vectors.dtype} of shape {vectors.shape}"
             raise ValueError(f"embedding: expected {expected}, got {got}")
+        if self.views is not None and np.shape(self.views) != vectors.shape:
+            raise ValueError(f"embedding: expected views of shape {vectors.shape}, got {np.shape(self.views)}")
 
     @property
     def mean(self) -> np.ndarray:
@@ -249,18 +251,22 @@ class SiamesePredictor:
     def encode_references(self, crops: Images) -> ReferenceEmbedding:
         """Encode references of one category: one crop uint8 [h, w, RGB] or a sequence of them."""
         references = molding.mold_references(crops_of(crops), self.config, subtract_mean=self._subtracts_mean)
-        vectors = np.asarray(self._encode_reference(references))
-        views = None if self._verification is None else self._verification.views
-        return ReferenceEmbedding(vectors, self.encode_views(crops, views) if views and views > 1 else None)
+        views = 1 if self._verification is None else self._verification.views
+        vectors = self._encode_views(references, views)
+        return ReferenceEmbedding(vectors[0], np.asarray(np.mean(vectors, axis=0)) if views > 1 else None)
 
     def encode_views(self, crops: Images, views: int) -> np.ndarray:
         """Embeddings float32 [n, levels, channels] of n crops, each the mean over its `similarity.views_of`."""
         molded = molding.mold_references(crops_of(crops), self.config, subtract_mean=self._subtracts_mean)
-        total: Any = 0.0
-        for view in views_of(molded, views):
-            parts = range(0, len(view), _FINDS_AT_ONCE)
-            total += np.concatenate([np.asarray(self._encode_reference(view[i : i + _FINDS_AT_ONCE])) for i in parts])
-        return np.asarray(total / views, np.float32)
+        return np.asarray(np.mean(self._encode_views(molded, views), axis=0))
+
+    def _encode_views(self, molded: np.ndarray, views: int) -> list[np.ndarray]:
+        """Embeddings of molded crops, [n, levels, channels] for each view, the first of the crops as they are."""
+        starts = range(0, len(molded), _CROPS_AT_ONCE)
+        return [
+            np.concatenate([np.asarray(self._encode_reference(view[i : i + _CROPS_AT_ONCE])) for i in starts])
+            for view in views_of(molded, views)
+        ]
 
     @property
     def _subtracts_mean(self) -> bool:

@@ -10,8 +10,9 @@ from siamese_mrcnn_tf.cli.calibrate import open_images
 from siamese_mrcnn_tf.cli.evaluate import chosen_threshold
 from siamese_mrcnn_tf.cli.inputs import choose_config
 from siamese_mrcnn_tf.cli.main import parse
+from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.ops.similarity import Verification
-from siamese_mrcnn_tf.weights.thresholds import Calibration, save_thresholds, threshold_path, weights_checksum
+from siamese_mrcnn_tf.weights.thresholds import Calibration, save_thresholds, threshold_path
 
 PREDICT = ("predict", "--image", "a.png", "--reference", "b.png")
 
@@ -22,7 +23,7 @@ def weights(tiny_weights, tmp_path):
     path = tmp_path / "tiny.h5"
     shutil.copy(tiny_weights, path)
     verification = Verification(np.zeros((4, 64), np.float32), np.ones((4, 64), np.float32), weight=2.0)
-    save_thresholds(Calibration(weights_checksum(path), 0.35, "best F1", verification), threshold_path(path))
+    save_thresholds(Calibration(files.checksum(path), 0.35, "best F1", verification), threshold_path(path))
     return path
 
 
@@ -54,7 +55,7 @@ def test_a_configuration_keeps_its_own_minimum(weights, tmp_path):
 
 
 def test_a_threshold_of_plain_scores_needs_no_verification(weights):
-    save_thresholds(Calibration(weights_checksum(weights), 0.9, "best F1"), threshold_path(weights))
+    save_thresholds(Calibration(files.checksum(weights), 0.9, "best F1"), threshold_path(weights))
     for options in ((), ("--no-verify",)):
         assert chosen(*PREDICT, "--model", weights, *options) == (0.9, False)
 

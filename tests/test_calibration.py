@@ -7,6 +7,7 @@ import pytest
 
 from siamese_mrcnn_tf.evaluation import calibration
 from siamese_mrcnn_tf.evaluation.calibration import CalibrationSettings, SearchedQuery, choose_threshold, metrics_at
+from siamese_mrcnn_tf.ops import similarity
 
 
 def query(scores, hits=(), *, instances=None, image=0, crowds=0):
@@ -99,25 +100,6 @@ def test_finds_in_a_crowd_do_not_count():
     assert found["precision"] == pytest.approx(1 / 2) and found["recall"] == 1.0
 
 
-def test_a_projection_needs_many_categories():
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(24), 10)
-    vectors = rng.normal(0, 0.3, (240, 5, 4))
-    vectors[:, 0, :2] += rng.normal(0, 1, (24, 2))[labels]  # categories differ in two of 16 numbers
-    assert calibration.fit_comparison(vectors, labels).projection is not None
-    few = labels < calibration.MIN_CATEGORIES - 1
-    assert calibration.fit_comparison(vectors[few], labels[few]).projection is None
-    single = np.arange(0, 240, 10)  # one reference of each category
-    assert calibration.fit_comparison(vectors[single], labels[single]).projection is None
-
-
-def test_a_projection_that_does_not_help_is_left_out():
-    rng = np.random.default_rng(1)
-    labels = np.repeat(np.arange(24), 4)
-    vectors = rng.normal(0, 1, (24, 5, 8))[labels] + rng.normal(0, 0.5, (96, 5, 8))  # they differ in everything alike
-    assert calibration.fit_comparison(vectors, labels).projection is None
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -141,8 +123,8 @@ def test_rules_in_words():
 def test_a_search_asks_for_present_and_absent_categories(tiny_model, data):
     settings = CalibrationSettings(runs=2)
     predictor = tiny_model.predictor
-    statistics = calibration.fit_comparison(
-        *calibration.reference_embeddings(predictor, data, [1, 2, 3], settings, progress=False)
+    statistics = similarity.fit_statistics(
+        calibration.reference_embeddings(predictor, data, [1, 2, 3], settings, progress=False)
     )
     predictor = calibration._searching(predictor, statistics)
     asked = calibration.queries_to_ask(predictor.config, data, [1, 2, 3], settings)
@@ -194,7 +176,7 @@ def test_calibrations_end_in_a_threshold_file(run, tmp_path):
     assert code == 0, errors
     found = read_thresholds(tmp_path / "shapes.threshold.json")
     assert found.rule == "best F1" and found.verification.weight > 0
-    assert f"threshold {found.threshold:.4g} of verified scores, fitted for best F1 on val2017" in text
+    assert f"threshold {found.threshold:.4g} of verified scores, fitted for best F1 on set (val2017)" in text
     assert found.about["num_images"] == 8 and found.about["absent"] == 4 and len(found.about["categories"]) == 20
     assert found.metrics["fitted"]["num_absent"] == found.metrics["held_out"]["num_absent"] == 16
     assert f"{found.metrics['held_out']['F1']:.3f}" in text

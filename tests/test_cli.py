@@ -425,6 +425,14 @@ def bad_inputs(images, tree, weights):
             [*evaluate, tree, "--model", "random-boxes", "--control", "absent"],
             "--control absent: --model random-boxes takes no references",
         ),
+        "verification of random boxes": (
+            [*evaluate, tree, "--model", "random-boxes", "--no-verify"],
+            "leave out --config, --set, --min-confidence, --no-verify",
+        ),
+        "absent ones of records": (
+            ["evaluate", "--dataset", tree, "--out", images / "out", "--results", images, "--absent", 2],
+            "--absent 2: what was searched is in the records, leave it out",
+        ),
         "threshold without use": (
             [*evaluate, tree, "--threshold", 0.5],
             "--threshold 0.5: needs the metrics of presence, expected --absent too",
@@ -466,6 +474,8 @@ MISTAKES = (
     "nothing held out",
     "settings of random boxes",
     "control of random boxes",
+    "verification of random boxes",
+    "absent ones of records",
     "threshold without use",
     "no set to check",
     "last without a run",

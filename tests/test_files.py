@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and named in errors."""
 
+import hashlib
 import json
 import os
 
@@ -101,3 +102,10 @@ def test_inside_allows_linked_files_and_linked_folders(tmp_path):
     (tmp_path / "real" / "a.jpg").symlink_to(tmp_path / "elsewhere.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert files.inside(tmp_path / "link", "a.jpg").exists()
+
+
+def test_checksum_follows_the_file(tmp_path):
+    path = tmp_path / "weights.h5"
+    for content in (b"one", b"other", b"one"):
+        path.write_bytes(content)
+        assert files.checksum(path) == hashlib.sha256(content).hexdigest()

@@ -91,7 +91,7 @@ def test_run_graph_by_name_and_by_tensor(tiny_model, scene, crop):
 @pytest.mark.slow
 def test_run_graph_shows_what_layers_compute_on_the_way(tiny_model, scene, crop):
     names = ["pre_nms_scores", "pre_nms_anchors", "refined_anchors", "refined_anchors_clipped", "roi_levels"]
-    names += ["refined_rois", "rpn_class", "rpn_bbox", "ROI", "mrcnn_bbox", "mrcnn_class", "mrcnn_detection"]
+    names += ["refined_rois", "rpn_class", "rpn_bbox", "ROI", "mrcnn_bbox", "mrcnn_class", "first_detections"]
     images = [scene, scene[:, ::-1]]  # what is wider than high is padded
     values = tiny_model.run_graph([[crop], [crop]], images, names)
     molded, metas, windows = tiny_model.mold_inputs(images)
@@ -110,9 +110,9 @@ def test_run_graph_shows_what_layers_compute_on_the_way(tiny_model, scene, crop)
         deltas = values["mrcnn_bbox"][index] * config.BBOX_STD_DEV
         expected = np.clip(moved(rois, deltas), window[[0, 1, 0, 1]], window[[2, 3, 2, 3]])
         np.testing.assert_allclose(values["refined_rois"][index], expected, atol=1e-5)
-        found = values["mrcnn_detection"][index]
+        found = values["first_detections"][index]
         distances = np.abs(found[found[:, 4] > 0, None, :4] - values["refined_rois"][index][None]).max(axis=2)
-        assert distances.size and distances.min(axis=1).max() < 0.1  # the box head moves them once more, by little
+        assert distances.size and distances.min(axis=1).max() < 1e-6
         sizes = np.sqrt((rois[:, 2] - rois[:, 0]) * (rois[:, 3] - rois[:, 1]))[real] * molded.shape[1]
         levels = np.clip(4 + np.round(np.log2(sizes / config.ROI_CANONICAL_SIZE)), 2, 5)
         np.testing.assert_array_equal(values["roi_levels"][index][real], levels)

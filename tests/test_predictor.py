@@ -87,6 +87,11 @@ def test_embeddings_are_finite_numbers(vectors):
         ReferenceEmbedding(vectors)
 
 
+def test_views_have_the_shape_of_the_embedding():
+    with pytest.raises(ValueError, match=r"expected views of shape \(2, 5, 4\), got \(1, 5, 4\)"):
+        ReferenceEmbedding(np.ones((2, 5, 4), np.float32), np.ones((1, 5, 4), np.float32))
+
+
 def test_backbone_weights_are_not_enough(tiny_model, tmp_path):
     class Backbone:
         layers = [tiny_model.predictor.layers.resnet_model]

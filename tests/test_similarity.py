@@ -1,4 +1,4 @@
-"""Similarity of embeddings, verified scores, and the statistics and projection behind them."""
+"""Similarity of embeddings, verified scores, and the statistics behind them."""
 
 import dataclasses
 import math
@@ -8,7 +8,6 @@ import pytest
 
 from siamese_mrcnn_tf.ops.similarity import (
     Verification,
-    fit_projection,
     fit_statistics,
     fit_weights,
     logit,
@@ -28,12 +27,12 @@ def cosine(one, other):
 
 
 def test_similarity_is_the_cosine_of_standardized_levels(vectors):
-    verification = fit_statistics(vectors, levels=(0, 2))
+    verification = fit_statistics(vectors)
     query, finds = vectors[0], vectors[1:4]
     flat = []
     for embedding in vectors[:4]:
         values = []
-        for level in (0, 2):
+        for level in range(4):
             for channel in range(6):
                 column = vectors[:, level, channel].astype(float)
                 values.append((embedding[level, channel] - column.mean()) / column.std())
@@ -43,9 +42,8 @@ def test_similarity_is_the_cosine_of_standardized_levels(vectors):
     assert verification.similarity(query, query[None]) == pytest.approx(1)
 
 
-def test_levels_that_are_not_chosen_do_not_count(vectors):
+def test_the_last_level_does_not_count(vectors):
     verification = fit_statistics(vectors)
-    assert verification.levels == (0, 1, 2, 3)
     changed = vectors.copy()
     changed[:, 4] = 100
     found = verification.similarity(vectors[0], changed[1:])
@@ -98,42 +96,13 @@ def pair_scores(verification, vectors, labels):
     return similarities[same & upper], similarities[~same & upper]
 
 
-def test_projection_tells_categories_apart_that_it_has_not_seen():
-    rng = np.random.default_rng(3)
-    vectors, labels = categories(rng, 30, noise=0.3)
-    plain = fit_statistics(vectors)
-    projected = fit_projection(plain, vectors, labels, dims=2)
-    assert projected.projection.shape == (16, 2) and plain.projection is None
-    others, other_labels = categories(rng, 10, noise=0.3)
-    same, different = pair_scores(plain, others, other_labels)
-    clearer_same, clearer_different = pair_scores(projected, others, other_labels)
-    assert clearer_same.mean() - clearer_different.mean() > 1.5 * (same.mean() - different.mean())
-
-
-def test_projection_whitens_within_categories():
-    vectors, labels = categories(np.random.default_rng(4), 12, noise=0.5)
-    verification = fit_projection(fit_statistics(vectors), vectors, labels, dims=50, shrinkage=0.0)
-    features = verification.features(vectors)
-    assert features.shape[1] == 11  # one less than categories
-    residuals = np.concatenate([features[labels == one] - features[labels == one].mean(axis=0) for one in range(12)])
-    covariance = residuals.T @ residuals / (len(labels) - 12)
-    np.testing.assert_allclose(covariance, np.eye(11), atol=1e-3)
-
-
-@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3]])
-def test_projection_needs_categories_with_several_references(vectors, labels):
-    with pytest.raises(ValueError, match="labels: expected two categories or more with several references"):
-        fit_projection(fit_statistics(vectors), vectors[:4], labels, dims=2)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"mean": np.ones(4)}, r"mean: expected numbers \[4 levels, channels\], got shape \(4,\)"),
         ({"deviation": np.ones((4, 5))}, r"deviation: expected the shape of mean \(4, 6\), got \(4, 5\)"),
         ({"deviation": np.zeros((4, 6))}, "deviation: expected numbers above 0"),
-        ({"projection": np.ones((5, 2))}, r"projection: expected numbers \[24, dimensions\], got shape \(5, 2\)"),
-        ({"levels": (0, 1, 2, 2)}, r"levels = \(0, 1, 2, 2\): expected different indices"),
+        ({"views": 3}, "views = 3: expected one of 1, 2, 8"),
         ({"weight": math.nan}, "weight: expected finite numbers"),
     ],
 )
@@ -204,7 +173,7 @@ def test_what_cannot_reach_the_minimum(vectors, weight):
 
 def test_checksums_differ_by_every_number(vectors):
     one = fit_statistics(vectors)
-    others = [dataclasses.replace(one, weight=1.0), fit_statistics(vectors[1:]), fit_statistics(vectors, (0, 1, 2, 4))]
+    others = [dataclasses.replace(one, weight=1.0), fit_statistics(vectors[1:]), fit_statistics(vectors, views=2)]
     assert one.checksum() == fit_statistics(vectors).checksum()
     assert len({each.checksum() for each in (one, *others)}) == 4
 

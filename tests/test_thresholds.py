@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.ops.similarity import Verification
-from siamese_mrcnn_tf.weights import thresholds
 from siamese_mrcnn_tf.weights.thresholds import Calibration, find_thresholds, save_thresholds, threshold_path
 
 
@@ -21,10 +21,8 @@ def weights(tmp_path):
 def calibration(weights):
     rng = np.random.default_rng(0)
     verification = Verification(
-        mean=rng.normal(size=(2, 3)).astype(np.float32),
-        deviation=rng.uniform(1e-7, 1, (2, 3)).astype(np.float32),
-        levels=(1, 3),
-        projection=rng.normal(size=(6, 2)).astype(np.float32),
+        mean=rng.normal(size=(4, 3)).astype(np.float32),
+        deviation=rng.uniform(1e-7, 1, (4, 3)).astype(np.float32),
         scale=0.9,
         weight=7.123456789,
         offset=-2.0,
@@ -32,7 +30,7 @@ def calibration(weights):
     )
     about = {"dataset": "val2017", "images": 60, "seed": 0}
     metrics = {"fitted": {"f1": 0.7, "recall": None}, "held_out": {"f1": 0.6}}
-    return Calibration(thresholds.weights_checksum(weights), 0.4321, "best F1", verification, about, metrics)
+    return Calibration(files.checksum(weights), 0.4321, "best F1", verification, about, metrics)
 
 
 def test_what_is_saved_is_found_beside_the_weights(weights, calibration):
@@ -42,10 +40,10 @@ def test_what_is_saved_is_found_beside_the_weights(weights, calibration):
     found = find_thresholds(weights)
     for name in ("weights_sha256", "threshold", "rule", "about", "metrics"):
         assert getattr(found, name) == getattr(calibration, name)
-    for name in ("mean", "deviation", "projection", "scale", "weight", "offset"):
+    for name in ("mean", "deviation", "scale", "weight", "offset"):
         expected = getattr(calibration.verification, name)
         np.testing.assert_allclose(getattr(found.verification, name), expected, rtol=5e-6)
-    assert found.verification.levels == (1, 3) and found.verification.views == 2
+    assert found.verification.views == 2
     assert found.verification.mean.dtype == np.float32
     assert found.summary() == "threshold 0.4321 of verified scores, fitted for best F1 on val2017"
 
@@ -56,7 +54,7 @@ def test_numbers_have_six_digits(weights, calibration):
 
 
 def test_a_threshold_alone(weights):
-    save_thresholds(Calibration(thresholds.weights_checksum(weights), 0.9, "best F1"), threshold_path(weights))
+    save_thresholds(Calibration(files.checksum(weights), 0.9, "best F1"), threshold_path(weights))
     found = find_thresholds(weights)
     assert found.verification is None and found.summary() == "threshold 0.9 of scores, fitted for best F1"
 
@@ -80,7 +78,7 @@ def without(key):
         (lambda content: content["verification"].pop("mean"), "the key 'mean' is missing"),
         (lambda content: content.update(threshold=1.5), "threshold = 1.5: expected 0 to 1"),
         (lambda content: content.update(threshold="high"), "threshold.json: "),
-        (lambda content: content["verification"].update(levels=[1]), r"mean: expected numbers \[1 levels, channels\]"),
+        (lambda content: content["verification"]["mean"].pop(), r"mean: expected numbers \[4 levels, channels\]"),
     ],
 )
 def test_a_wrong_file_is_named(weights, calibration, change, message):

@@ -10,6 +10,7 @@ import seeded
 
 from siamese_mrcnn_tf import SiameseMaskRCNN, SiamesePredictor
 from siamese_mrcnn_tf.data import molding
+from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.modeling import network
 from siamese_mrcnn_tf.modeling.detection import refined_rois_graph, window_norm_graph
 from siamese_mrcnn_tf.modeling.matching import match_graph
@@ -152,7 +153,7 @@ def calibrated_weights(tiny_weights, verification, tmp_path):
     """A weight file with a threshold file beside it."""
     path = tmp_path / "tiny.h5"
     shutil.copy(tiny_weights, path)
-    checksum = thresholds.weights_checksum(path)
+    checksum = files.checksum(path)
     calibration = thresholds.Calibration(checksum, 0.35, "best F1", verification)
     thresholds.save_thresholds(calibration, thresholds.threshold_path(path))
     return path

@@ -60,7 +60,8 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     from .. import shapes
     from ..data.dataset import split_classes
-    from ..weights.thresholds import save_thresholds, threshold_path, weights_checksum
+    from ..io.files import checksum
+    from ..weights.thresholds import save_thresholds, threshold_path
 
     if options.split == 0 and options.categories != "all":
         raise ValueError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
@@ -80,12 +81,15 @@ def run(options: argparse.Namespace) -> None:
         class_ids={"train": train.tolist(), "novel": novel.tolist(), "all": None}[options.categories],
         **picked(options, "limit", "absent", "runs", "seed", "false_alarms", "verify", "views"),
     )
-    calibration = calibrate(predictor, dataset, settings, weights_sha256=weights_checksum(weights))
+    calibration = calibrate(predictor, dataset, settings, weights_sha256=checksum(weights))
+    calibration.about["dataset"] = f"{Path(options.dataset).name} ({dataset.set_name})"
     path = Path(options.out) if options.out else threshold_path(weights)
     save_thresholds(calibration, path)
     print(f"{calibration.summary()}\n\n{table(calibration)}\n\nIt is in {path}")
     if path == threshold_path(weights):
-        words = [*options.launcher, "predict", "--model", options.model, "--image", "FILE", "--reference", "FILE"]
+        words = [*options.launcher, "predict", "--model", str(weights)]
+        words += ["--config", options.config] if options.config else []
+        words += ["--image", "FILE", "--reference", "FILE"]
         print(f"It is used from now on: {shlex.join(words)}")
 
 

@@ -94,6 +94,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
     if options.threshold is not None and not (options.absent or options.merge or options.results):
         raise ValueError(f"--threshold {options.threshold:g}: needs the metrics of presence, expected --absent too")
+    if options.absent and (options.merge or options.results):
+        raise ValueError(f"--absent {options.absent}: what was searched is in the records, leave it out")
     splits = range(1, 5) if options.split == "all" else [int(options.split)]
     evaluate_split = take_over if options.merge or options.results else run_split
     if evaluate_split is run_split and "{split}" in (options.model or ""):
@@ -156,8 +158,9 @@ def open_detector(options: argparse.Namespace, split: int) -> "tuple[Detector | 
     if options.model is None:
         raise ValueError("--model: expected the weights to evaluate")
     if options.model == "random-boxes":
-        if options.config or options.set or options.min_confidence is not None:
-            raise ValueError("--model random-boxes: has no configuration; leave out --config, --set, --min-confidence")
+        if options.config or options.set or options.min_confidence is not None or not options.verify:
+            unused = "--config, --set, --min-confidence, --no-verify"
+            raise ValueError(f"--model random-boxes: has no configuration; leave out {unused}")
         if options.control:
             raise ValueError(f"--control {options.control}: --model random-boxes takes no references")
         return RandomBoxes(), None

@@ -78,14 +78,14 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Start a run, or resume one."""
     options, folder = chosen_run(options)
-    train, val = find_images(options)
+    config, recipe = chosen_recipe(options)
+    train, val = find_images(options, masks=recipe.mask_weight > 0)
     from ..pretraining.classifier import build_classifier, pretrain
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
 
     if distribution.several_machines():
         raise ValueError("TF_CONFIG names several machines: pre-training runs on one, with --devices of it")
-    config, recipe = chosen_recipe(options)
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours or days: show its progress
     distribution.prepare_backend(seed=options.seed, devices=options.devices)
     with distribution.device_scope(options.devices), callbacks.stopping_on_signals() as stop:
@@ -131,7 +131,7 @@ def name_of(options: argparse.Namespace) -> str:
     return Path(options.dataset).resolve().name + (f"_s{options.split}" if options.split else "")
 
 
-def find_images(options: argparse.Namespace) -> "tuple[Images, Images | None]":
+def find_images(options: argparse.Namespace, *, masks: bool) -> "tuple[Images, Images | None]":
     """(images to train on, images to validate on or None); prints a summary of each."""
     if (options.data is None) == (options.dataset is None):
         raise ValueError("expected --data (folder of ImageNet, with train/ and val/) or --dataset (COCO-format)")
@@ -139,21 +139,21 @@ def find_images(options: argparse.Namespace) -> "tuple[Images, Images | None]":
     for name in foreign:  # they would have no effect
         if getattr(options, name) != _DEFAULTS.get(name):
             raise ValueError(f"--{name.replace('_', '-')}: does not go with {kind}")
-    found = [find_subset(options, subset) for subset in (("train",) if options.no_validation else ("train", "val"))]
+    subsets = ("train",) if options.no_validation else ("train", "val")
+    found = [find_subset(options, subset, masks) for subset in subsets]
     for images in found:
         print(images.summary(), file=sys.stderr)
     return found[0], None if options.no_validation else found[1]
 
 
-def find_subset(options: argparse.Namespace, subset: str) -> "Images":
-    """The images of --data that belong to the classes, or the instances of --dataset."""
+def find_subset(options: argparse.Namespace, subset: str, masks: bool) -> "Images":
+    """The images of --data that belong to the classes, or the instances of --dataset, perhaps with their masks."""
     from ..pretraining import imagenet, instance_crops
 
     if options.dataset is None:
         return imagenet.find_images(options.data, subset, options.classes, partial=options.partial)
     part = None if options.no_validation else subset  # of the training images, the last by id are for validation
     dataset, _ = open_dataset(options, "train", subsubset=part, **picked(options, "split", "val_images"))
-    masks = load_config(options.config).OPTIMIZER == "adam"  # see `classifier.recipe_of`
     return instance_crops.InstanceCrops(dataset, name_of(options), masks=masks)
 
 

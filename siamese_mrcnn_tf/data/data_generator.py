@@ -21,7 +21,7 @@ from ..ops.image_meta import compose_image_meta
 from . import molding, resize
 from .augmentation import Augmentation, as_augmentation, fliplr
 from .dataset import Dataset, IndexedCocoDataset
-from .references import cut_reference, draw_reference, has_reference
+from .references import absent_classes, cut_reference, draw_reference, has_reference
 from .rpn_targets import build_rpn_targets
 
 logger = logging.getLogger(__name__)
@@ -212,8 +212,7 @@ class TrainingSamples:
         ratio = self.config.ABSENT_REFERENCE_RATIO
         if not ratio or rng(_Draw.ABSENT, query).random() >= ratio:
             return None
-        shown = {annotation["category_id"] for annotation in self.dataset.image_info[image_id]["annotations"]}
-        absent = [class_id for class_id in self.class_ids if self.dataset.class_info[class_id]["id"] not in shown]
+        absent = absent_classes(self.dataset, image_id, self.class_ids)
         return int(np.roll(rng(_Draw.ABSENT_CLASS).permutation(absent), -query)[0]) if absent else None
 
 

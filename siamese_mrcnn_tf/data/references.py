@@ -1,5 +1,6 @@
 """References: drawing the instance that serves as reference, and cutting its crop."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,12 @@ def draw_reference(
         raise ValueError(f"(seed, run, image, class, shot) = {tuple(key)}: expected no negative number")
     rng = np.random.default_rng([int(part) for part in key])
     return _draw_instance(dataset, class_id, rng, config, exclude=image_id if exclude_query_image else None)
+
+
+def absent_classes(dataset: IndexedCocoDataset, image_id: int, class_ids: Iterable[int]) -> list[int]:
+    """Those of some class ids without any annotation in an image, also none of a crowd; in their order."""
+    categories = {annotation["category_id"] for annotation in dataset.image_info[image_id]["annotations"]}
+    return [one for one in class_ids if dataset.class_info[one]["id"] not in categories]
 
 
 def has_reference(dataset: IndexedCocoDataset, class_id: int, config: Config) -> bool:

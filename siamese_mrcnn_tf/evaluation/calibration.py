@@ -19,16 +19,14 @@ from ..data.references import cut_reference, draw_reference, has_reference
 from ..ops import similarity
 from ..ops.similarity import Verification
 from ..predictor import EncodedScenes, ReferenceEmbedding, SiamesePredictor
-from ..weights.thresholds import PUBLISHED_THRESHOLD, Calibration
+from ..weights.thresholds import Calibration
 from .analysis import IGNORED, IOU_THRESHOLDS, TRUE_POSITIVE, ImageTruth, match_outcomes
 from .coco_scores import results_of
-from .presence import auroc, silent_above
+from .presence import auroc, ratio, silent_above
 from .queries import queries_of, with_absent
 from .references import Queries, RandomReferenceSampler
-from .settings import EvaluationSettings, require_counts, versions
+from .settings import DEFAULT_THRESHOLD, EvaluationSettings, require_counts, versions
 
-MIN_CATEGORIES = 20  # of a projection: from fewer it learns which ones they are
-_DIMS = 64  # of a projection, at most
 _HALVES = 2
 METRICS = {
     "precision": "precision of instances",
@@ -129,7 +127,7 @@ def calibrate(
     Args:
         predictor: with the weights; its own threshold and verification are not used.
         dataset: with indices built; references are drawn from all of it.
-        weights_sha256: checksum of the weight file (`weights.thresholds.weights_checksum`).
+        weights_sha256: checksum of the weight file (`io.files.checksum`).
 
     Raises:
         ValueError: fewer than two images, no usable reference, or nothing right or wrong was found to fit with.
@@ -139,14 +137,14 @@ def calibrate(
     asked, verification = queries_to_ask(predictor.config, dataset, class_ids, settings), None
     if settings.verify:
         found = reference_embeddings(predictor, dataset, class_ids, settings, asked[1::_HALVES], progress=progress)
-        verification = fit_comparison(*found, views=settings.views)
+        verification = similarity.fit_statistics(found, views=settings.views)
     queries = search(_searching(predictor, verification), dataset, asked, settings, progress=progress)
     verification, threshold, metrics = _fit(queries, verification, settings)
     about = _about(dataset, class_ids, settings, queries)
     return Calibration(weights_sha256, threshold, settings.rule, verification, about, metrics)
 
 
-# ---- the comparison of embeddings --------------------------------------------------------------------------------
+# ---- statistics of embeddings -------------------------------------------------------------------------------------
 def reference_embeddings(
     predictor: SiamesePredictor,
     dataset: IndexedCocoDataset,
@@ -155,12 +153,12 @@ def reference_embeddings(
     held_out: Sequence[tuple[int, list[int]]] = (),
     *,
     progress: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(embeddings [n, levels, channels], class ids [n]) of up to `settings.references` instances of each class.
+) -> np.ndarray:
+    """Embeddings [n, levels, channels] of up to `settings.references` instances of each class.
 
     None of them is in the images that are `held_out`.
     """
-    vectors, labels, avoided = [], [], {image_id for image_id, _ in held_out}
+    vectors, avoided = [], {image_id for image_id, _ in held_out}
     for class_id in tqdm(class_ids, desc="references", unit="category", disable=not progress):
         if not has_reference(dataset, class_id, predictor.config):
             continue
@@ -172,49 +170,18 @@ def reference_embeddings(
             continue
         crops = [cut_reference(dataset, predictor.config, *reference) for reference in drawn]
         vectors.append(predictor.encode_views(crops, settings.views))
-        labels.append(np.full(len(crops), class_id))
     if not vectors:
         raise ValueError(f"{dataset.set_name}: none of the categories {list(class_ids)} has a usable reference")
-    return np.concatenate(vectors), np.concatenate(labels)
-
-
-def fit_comparison(vectors: np.ndarray, labels: np.ndarray, *, views: int = 1) -> Verification:
-    """Statistics of embeddings [n, levels, channels] of categories [n], and a projection where it compares better.
-
-    Embeddings are averages of `views` (`similarity.views_of`). The projection is kept where projections of one half of
-    the categories order the pairs of the other half better than the plain cosine, on average over both.
-    """
-    plain, names = similarity.fit_statistics(vectors, views=views), np.unique(labels)
-    if len(names) < MIN_CATEGORIES:
-        return plain
-    if any(len(np.unique(half)) in (1, len(half)) for half in _split_labels(labels, names)):
-        return plain  # a half of the categories has one reference each
-    gains = []
-    for half in range(_HALVES):
-        mine = np.isin(labels, names[half::_HALVES])
-        projected = similarity.fit_projection(plain, vectors[mine], labels[mine], dims=_DIMS)
-        others = vectors[~mine], labels[~mine]
-        gains.append(_pair_auroc(projected, *others) - _pair_auroc(plain, *others))
-    return similarity.fit_projection(plain, vectors, labels, dims=_DIMS) if np.mean(gains) > 0 else plain
-
-
-def _split_labels(labels: np.ndarray, names: np.ndarray) -> list[np.ndarray]:
-    return [labels[np.isin(labels, names[half::_HALVES])] for half in range(_HALVES)]
-
-
-def _pair_auroc(verification: Verification, vectors: np.ndarray, labels: np.ndarray) -> float:
-    """Probability that a pair of one category is more similar than a pair of two."""
-    similarities = np.stack([verification.similarity(one, vectors) for one in vectors])
-    same, upper = labels[:, None] == labels, np.triu(np.ones_like(similarities, bool), 1)
-    return auroc(similarities[same & upper], similarities[~same & upper]) or 0.0
+    return np.concatenate(vectors)
 
 
 # ---- the search --------------------------------------------------------------------------------------------------
 def _searching(predictor: SiamesePredictor, verification: Verification | None) -> SiamesePredictor:
-    """A predictor with the same weights whose detector keeps everything that a threshold may be chosen from."""
+    """A predictor with the same weights, without masks, that keeps everything that a threshold may be chosen from."""
     config: Config = predictor.config.replace(VERIFY_DETECTIONS=verification is not None)
     config = config.replace(DETECTION_MIN_CONFIDENCE=config.VERIFY_MIN_CONFIDENCE)
-    return SiamesePredictor(config, layers=predictor.layers, verification=verification)
+    layers = dataclasses.replace(predictor.layers, mask={})
+    return SiamesePredictor(config, layers=layers, verification=verification)
 
 
 def queries_to_ask(
@@ -267,7 +234,7 @@ def _truth(dataset: IndexedCocoDataset, image_id: int, class_id: int) -> ImageTr
 def _searched(
     predictor: SiamesePredictor, scenes: EncodedScenes, query: ReferenceEmbedding, truth: ImageTruth, number: int
 ) -> SearchedQuery:
-    outputs = {"mrcnn_detection": predictor.match(scenes, [query])["mrcnn_detection"]}  # without masks
+    outputs = predictor.match(scenes, [query])
     found, similarities = predictor.unmold(scenes, outputs)[0], np.zeros(0)
     if predictor.verifies:
         similarities = predictor.similarities(scenes, outputs, [query])[0]
@@ -293,7 +260,7 @@ def _fit(
     metrics = {
         "fitted": metrics_at(threshold, fitted, fitting),
         "held_out": metrics_at(threshold, held_out, others),
-        "published": metrics_at(PUBLISHED_THRESHOLD, [query.scores for query in others], others),
+        "published": metrics_at(DEFAULT_THRESHOLD, [query.scores for query in others], others),
     }
     return verification, threshold, metrics
 
@@ -361,13 +328,13 @@ def metrics_at(
     counts, best = np.array([len(one) for one in shown], int), np.array([one.max(initial=0.0) for one in scores])
     total = sum(query.num_instances for query in queries)
     return {
-        "precision": _ratio(right.sum(), counts.sum()),
-        "recall": _ratio(right.sum(), total),
-        "F1": _ratio(2 * right.sum(), counts.sum() + total),
-        "found": _ratio((right[is_present] > 0).sum(), is_present.sum()),
-        "present_firing": _ratio((best[is_present] >= threshold).sum(), is_present.sum()),
-        "absent_firing": _ratio((best[~is_present] >= threshold).sum(), (~is_present).sum()),
-        "false_detections": _ratio(counts[~is_present].sum(), (~is_present).sum()),
+        "precision": ratio(right.sum(), counts.sum()),
+        "recall": ratio(right.sum(), total),
+        "F1": ratio(2 * right.sum(), counts.sum() + total),
+        "found": ratio((right[is_present] > 0).sum(), is_present.sum()),
+        "present_firing": ratio((best[is_present] >= threshold).sum(), is_present.sum()),
+        "absent_firing": ratio((best[~is_present] >= threshold).sum(), (~is_present).sum()),
+        "false_detections": ratio(counts[~is_present].sum(), (~is_present).sum()),
         "AUROC": auroc(best[is_present], best[~is_present]),
         "num_present": int(is_present.sum()),
         "num_absent": int((~is_present).sum()),
@@ -381,7 +348,7 @@ def _about(
     queries: Sequence[SearchedQuery],
 ) -> dict[str, Any]:
     """Data, settings and versions, for the file."""
-    names = ("limit", "absent", "runs", "seed", "false_alarms", "references")
+    names = ("limit", "absent", "runs", "seed", "false_alarms", "references", "views")
     return {
         "dataset": dataset.set_name,
         "categories": [dataset.class_info[class_id]["name"] for class_id in class_ids],
@@ -393,7 +360,3 @@ def _about(
 
 def _joined(parts: Sequence[npt.ArrayLike]) -> np.ndarray:
     return np.concatenate([np.zeros(0), *map(np.asarray, parts)])
-
-
-def _ratio(part: Any, whole: Any) -> float | None:
-    return float(part) / float(whole) if whole else None

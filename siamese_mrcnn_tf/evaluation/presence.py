@@ -113,7 +113,7 @@ def presence(
             settings; category_ids; num_images; num_present and num_absent, the queries of a run.
         runs: for each run QUERIES -> QUERY_METRICS, and for each iou type the 12 COCO metrics with the detections of
             absent queries counted, and INSTANCE_METRICS. In 0..1, cgF1 in -100..100. None where there is nothing to
-            measure.
+            measure; the precision without detections is 0.
         mean, interval: of the runs, in the same layout, as of `intervals.mean_and_ci`.
         curve: thresholds [t <= 200], descending; at each the false_detections per absent query, the share of absent
             queries that show any (absent_firing), and for each iou type the recall; means over the runs.
@@ -162,6 +162,11 @@ def silent_above(absent: npt.ArrayLike, rate: float) -> float | None:
     ordered = -np.sort(-np.asarray(absent, float))
     allowed = int(rate * ordered.size + 1e-9)
     return float(ordered[allowed]) if allowed < ordered.size else 0.0 if ordered.size else None
+
+
+def ratio(part: Any, whole: Any) -> float | None:
+    """A part of a whole; None without one."""
+    return float(part) / float(whole) if whole else None
 
 
 # ---- the queries of a run --------------------------------------------------------------------------------------------
@@ -256,7 +261,7 @@ def _query_metrics(run: _Run, threshold: float) -> Metrics:
     if present.size and absent.size:
         metrics["IL_MCC"] = matthews(present.sum(), absent.sum(), (~present).sum(), (~absent).sum())
     metrics |= {"present_firing": _mean(present), "absent_firing": _mean(absent)}
-    metrics["false_detections"] = _ratio((run.false >= threshold).sum(), len(absent))
+    metrics["false_detections"] = ratio((run.false >= threshold).sum(), len(absent))
     for name, rate in _RATES.items():
         above = silent_above(run.absent, rate)
         metrics[f"present_at_{name}"] = None if above is None else _mean(run.present > above)
@@ -268,17 +273,17 @@ def _instance_metrics(run: _Run, found: _Found, threshold: float, correlation: f
     shown = (found.scores >= threshold) & (found.outcomes != IGNORED)
     right = int((shown & is_true).sum())
     detected = int(shown.sum() + (run.false >= threshold).sum())
-    metrics: Metrics = {"precision": _ratio(right, detected) or 0.0, "recall": _ratio(right, total)}
-    metrics["F1"] = _ratio(2 * right, detected + total)
+    metrics: Metrics = {"precision": ratio(right, detected) or 0.0, "recall": ratio(right, total)}
+    metrics["F1"] = ratio(2 * right, detected + total)
     # micro F1 over the present queries, 2 TP / (2 TP + FP + FN), the mean over IoU thresholds
     positive = _mean(2 * found.true_counts / (found.num_shown + total)) if total else None
     metrics["positive_F1"] = positive
     metrics["cgF1"] = None if positive is None or correlation is None else 100 * positive * correlation
-    metrics["found"] = _ratio(len(np.unique(found.owners[shown & is_true])), len(found.counts))
+    metrics["found"] = ratio(len(np.unique(found.owners[shown & is_true])), len(found.counts))
     for name, rate in _RATES.items():
         above = silent_above(run.absent, rate)
         reached = None if above is None else (is_true & (found.scores > above)).sum()
-        metrics[f"recall_at_{name}"] = None if reached is None else _ratio(reached, total)
+        metrics[f"recall_at_{name}"] = None if reached is None else ratio(reached, total)
     return metrics
 
 
@@ -298,10 +303,6 @@ def _over_runs(measured: list[tuple[_Run, dict[str, Metrics]]], category_ids: li
 
 def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if values.size else None
-
-
-def _ratio(part: Any, whole: Any) -> float | None:
-    return float(part / whole) if whole else None
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ import numpy as np
 
 from ..config import Config
 from ..data.dataset import IndexedCocoDataset
-from ..data.references import cut_reference, has_reference
+from ..data.references import absent_classes, cut_reference, has_reference
 from ..ops.boxes import extract_bboxes
 from ..predictor import EncodedScenes, ReferenceEmbedding, SiamesePredictor
-from .references import Queries, Reference, absent_classes, classes_in
+from .references import Queries, Reference, classes_in
 
 Detections = dict[str, Any]  # of a query: rois, scores, masks, as of `SiamesePredictor.detect`
 

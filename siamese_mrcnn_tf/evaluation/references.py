@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import Config
 from ..data.dataset import IndexedCocoDataset
-from ..data.references import NoReferenceError, draw_reference, has_reference
+from ..data.references import NoReferenceError, absent_classes, draw_reference, has_reference
 
 Reference = tuple[int, int] | np.ndarray
 Sampler = Callable[[int, int, int, int], Sequence[Reference]]
@@ -24,12 +24,6 @@ def classes_in(dataset: IndexedCocoDataset, image_id: int) -> list[int]:
     if dataset.image_category_index is None:
         raise RuntimeError("the data set has no indices: call build_indices() first")
     return [int(class_id) for class_id in dataset.image_category_index[image_id]]
-
-
-def absent_classes(dataset: IndexedCocoDataset, image_id: int, class_ids: Iterable[int]) -> list[int]:
-    """Those of some class ids without any annotation in an image, also none of a crowd; in their order."""
-    categories = {annotation["category_id"] for annotation in dataset.image_info[image_id]["annotations"]}
-    return [one for one in class_ids if dataset.class_info[one]["id"] not in categories]
 
 
 class RandomReferenceSampler:

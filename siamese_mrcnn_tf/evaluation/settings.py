@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..config import without_new_defaults
+from ..config import Config, without_new_defaults
 from ..io import files
 from .coco_scores import AREAS
 from .references import CONTROLS
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1  # of settings.json and of the records
 SETTINGS_FILE = "settings.json"
 _PACKAGES = ("siamese_mrcnn_tf", "tensorflow", "keras", "numpy", "pycocotools")
-DEFAULT_THRESHOLD = 0.7  # minimum score of a detection, the published one
+DEFAULT_THRESHOLD = Config.DETECTION_MIN_CONFIDENCE  # minimum score of a detection, the published one
 _UNBOUND = ("versions", "fingerprint", "weights_file")  # may differ between parts of one evaluation
 
 
@@ -109,9 +109,7 @@ def complete_settings(settings: dict[str, Any], *, weights: str | os.PathLike | 
     """
     settings = {"format": FORMAT} | settings | {"versions": versions(), "weights_file": None, "weights_sha256": None}
     if weights is not None:
-        with open(weights, "rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        settings |= {"weights_file": Path(weights).name, "weights_sha256": checksum}
+        settings |= {"weights_file": Path(weights).name, "weights_sha256": files.checksum(weights)}
     settings = json.loads(json.dumps(settings))  # tuples become lists, as they will be when read
     return settings | {"fingerprint": fingerprint(settings)}
 

@@ -5,6 +5,8 @@ file as it was. Errors name the file.
 """
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import secrets
@@ -134,3 +136,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"a value of type {type(value).__name__}")
+
+
+def checksum(path: StrPath) -> str:
+    """SHA-256 of a file, computed again only after the file has changed."""
+    status = os.stat(path)
+    return _checksum(os.path.abspath(path), status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _checksum(path: str, *_: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

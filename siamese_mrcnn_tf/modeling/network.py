@@ -187,6 +187,7 @@ def detector_graph(
         probabilities = gated_graph(probabilities, tensors["presence"])
     detect = _detection_layer(config, argmax=config.DETECTION_ARGMAX, name="mrcnn_detection")
     detections = detect([tensors["ROI"], probabilities, tensors["mrcnn_bbox"], image_meta])
+    tensors["first_detections"] = detections
     for number in range(1, config.DETECTION_REFINEMENTS + 1):
         detections = refinement_graph(detections, pooled_maps, image_meta, config, layers, name=f"refined_{number}")
     tensors["mrcnn_detection"] = detections

@@ -1,7 +1,7 @@
 """Similarity of a find to the references of its query, from their embeddings, in numpy.
 
 The embedding of a crop has a vector for each pyramid level. Embeddings are standardized by the statistics of many
-references, and compared by one cosine over the chosen levels: crop against crop, where the network's own score compares
+references, and compared by one cosine over P2 to P5: crop against crop, where the network's own score compares
 a crop with places of a scene.
 """
 
@@ -11,12 +11,11 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-LEVELS = (0, 1, 2, 3)  # P2..P5 among P2..P6, the levels that the heads read
+LEVELS = 4  # P2..P5 of P2..P6, the levels that the heads read
 VIEWS = (1, 2, 8)
 _MIN_DEVIATION, _MIN_SHARE = 1e-6, 0.1  # the second of the mean deviation of a level
 _MIN_NORM = 1e-12
 _MIN_ODDS = 1e-7  # scores nearer to 0 or 1 than this count as this far away
-_EIGEN_FLOOR = 1e-10
 _NEWTON_STEPS = 100  # at most; it converges in about ten
 _CONVERGED = 1e-8
 
@@ -26,9 +25,7 @@ class Verification:
     """How finds are compared with the references of their query, and what the comparison is worth.
 
     Attributes:
-        mean, deviation: float32 [levels, channels] of the embeddings of references, for the chosen levels.
-        levels: their indices into P2..P6.
-        projection: float32 [levels * channels, dimensions], applied to standardized embeddings; None: not projected.
+        mean, deviation: float32 [4, channels] of the embeddings of references, at P2..P5.
         scale, weight, offset: of the score's logit, the similarity, and 1 in the logit of the verified score.
         views: number of views of a reference whose embeddings are averaged, see `views_of`; of a find there are two
             at most, since a query has more finds than references.
@@ -39,8 +36,6 @@ class Verification:
 
     mean: np.ndarray
     deviation: np.ndarray
-    levels: tuple[int, ...] = LEVELS
-    projection: np.ndarray | None = None
     scale: float = 1.0
     weight: float = 0.0
     offset: float = 0.0
@@ -50,20 +45,12 @@ class Verification:
         if self.views not in VIEWS:
             raise ValueError(f"views = {self.views}: expected one of {', '.join(map(str, VIEWS))}")
         shape = np.shape(self.mean)
-        if len(shape) != 2 or shape[0] != len(self.levels) or not all(shape):
-            raise ValueError(f"mean: expected numbers [{len(self.levels)} levels, channels], got shape {shape}")
+        if len(shape) != 2 or shape[0] != LEVELS or not shape[1]:
+            raise ValueError(f"mean: expected numbers [{LEVELS} levels, channels], got shape {shape}")
         if np.shape(self.deviation) != shape:
             raise ValueError(f"deviation: expected the shape of mean {shape}, got {np.shape(self.deviation)}")
-        if len(set(self.levels)) != len(self.levels) or min(self.levels) < 0:
-            raise ValueError(f"levels = {self.levels}: expected different indices into P2..P6")
-        if self.projection is not None and (
-            np.ndim(self.projection) != 2 or len(self.projection) != shape[0] * shape[1]
-        ):
-            expected, got = f"[{shape[0] * shape[1]}, dimensions]", np.shape(self.projection)
-            raise ValueError(f"projection: expected numbers {expected}, got shape {got}")
-        for name in ("mean", "deviation", "projection", "scale", "weight", "offset"):
-            value = getattr(self, name)
-            if value is not None and not np.isfinite(value).all():
+        for name in ("mean", "deviation", "scale", "weight", "offset"):
+            if not np.isfinite(getattr(self, name)).all():
                 raise ValueError(f"{name}: expected finite numbers")
         if not (np.asarray(self.deviation) > 0).all():
             raise ValueError("deviation: expected numbers above 0")
@@ -80,12 +67,11 @@ class Verification:
             ValueError: embeddings of another network.
         """
         vectors, (_, channels) = np.asarray(vectors), self.mean.shape
-        if vectors.ndim != 3 or vectors.shape[1] <= max(self.levels) or vectors.shape[2] != channels:
-            expected = f"[n, {max(self.levels) + 1} levels or more, {channels}]"
+        if vectors.ndim != 3 or vectors.shape[1] < LEVELS or vectors.shape[2] != channels:
+            expected = f"[n, {LEVELS} levels or more, {channels}]"
             raise ValueError(f"embeddings: expected {expected} for this verification, got {vectors.shape}")
-        chosen = (vectors[:, list(self.levels)] - self.mean) / self.deviation
-        flat = chosen.reshape(len(chosen), self.mean.size)
-        return np.asarray(flat if self.projection is None else flat @ self.projection)
+        chosen = (vectors[:, :LEVELS] - self.mean) / self.deviation
+        return np.asarray(chosen.reshape(len(chosen), self.mean.size))
 
     def similarity(self, query: npt.ArrayLike, finds: npt.ArrayLike) -> np.ndarray:
         """Similarities [n] in -1..1 of a query [P2..P6, channels] and finds [n, P2..P6, channels].
@@ -106,9 +92,8 @@ class Verification:
 
     def checksum(self) -> str:
         """SHA-256 of all numbers, as float32."""
-        numbers = [self.scale, self.weight, self.offset, *([self.views] if self.views > 1 else [])]
-        parts = [self.levels, self.mean, self.deviation, self.projection, numbers]
-        content = b"|".join(b"" if part is None else np.asarray(part, np.float32).tobytes() for part in parts)
+        parts = [self.mean, self.deviation, [self.scale, self.weight, self.offset, self.views]]
+        content = b"|".join(np.asarray(part, np.float32).tobytes() for part in parts)
         return hashlib.sha256(content).hexdigest()
 
 
@@ -130,54 +115,16 @@ def sigmoid(logits: npt.ArrayLike) -> np.ndarray:
 
 
 # ---- fitting -----------------------------------------------------------------------------------------------------
-def fit_statistics(vectors: npt.ArrayLike, levels: tuple[int, ...] = LEVELS, *, views: int = 1) -> Verification:
+def fit_statistics(vectors: npt.ArrayLike, *, views: int = 1) -> Verification:
     """A Verification with the mean and deviation of references [n, P2..P6, channels], and without a weight.
 
     `views` are those that the embeddings are averages of.
     """
-    chosen = np.asarray(vectors, np.float64)[:, list(levels)]
+    chosen = np.asarray(vectors, np.float64)[:, :LEVELS]
     deviation = chosen.std(axis=0)
     # a channel that is silent for all these references must not outweigh the others where it is not
     deviation = np.maximum(deviation, np.maximum(_MIN_SHARE * deviation.mean(axis=1, keepdims=True), _MIN_DEVIATION))
-    return Verification(
-        chosen.mean(axis=0).astype(np.float32), deviation.astype(np.float32), tuple(levels), views=views
-    )
-
-
-def fit_projection(
-    verification: Verification, vectors: npt.ArrayLike, labels: npt.ArrayLike, *, dims: int, shrinkage: float = 0.1
-) -> Verification:
-    """`verification` with a linear projection that separates categories (linear discriminant analysis).
-
-    The within-category covariance is shrunk towards a multiple of the identity and whitened; the projection keeps the
-    directions in which the means of the categories differ most.
-
-    Args:
-        verification: with statistics; its projection is replaced.
-        vectors: [n, P2..P6, channels] of references.
-        labels: [n] their categories.
-        dims: maximum number of directions; there are no more than categories - 1.
-        shrinkage: share of the identity, 0..1.
-
-    Raises:
-        ValueError: fewer than two categories, or none with two references.
-    """
-    plain = dataclasses.replace(verification, projection=None)
-    features, labels = plain.features(vectors).astype(np.float64), np.asarray(labels)
-    names, places = np.unique(labels, return_inverse=True)
-    if len(names) < 2 or len(names) == len(labels):
-        raise ValueError(f"labels: expected two categories or more with several references, got {len(names)}")
-    means = np.stack([features[places == index].mean(axis=0) for index in range(len(names))])
-    residuals = features - means[places]
-    within = residuals.T @ residuals / (len(labels) - len(names))
-    size = len(within)
-    within = (1 - shrinkage) * within + shrinkage * np.trace(within) / size * np.eye(size)
-    values, axes = np.linalg.eigh(within)
-    whitening = axes / np.sqrt(np.maximum(values, _EIGEN_FLOOR * values[-1]))
-    spread = (means - means.mean(axis=0)) @ whitening
-    _, _, directions = np.linalg.svd(spread, full_matrices=False)
-    kept = directions[: min(dims, len(names) - 1)]
-    return dataclasses.replace(plain, projection=(whitening @ kept.T).astype(np.float32))
+    return Verification(chosen.mean(axis=0).astype(np.float32), deviation.astype(np.float32), views=views)
 
 
 def fit_weights(
@@ -194,7 +141,7 @@ def fit_weights(
     equally frequent, however many searches for absent categories there were.
 
     Args:
-        verification: its statistics and projection stay.
+        verification: its statistics stay.
         scores, similarities: [n] of finds.
         is_right: bool [n], whether they are objects of their query's category.
         ridge: penalty of the squared coefficients.

@@ -5,21 +5,19 @@ both do. Nothing here needs Keras.
 """
 
 import dataclasses
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..io.files import StrPath, read_json, write_json
+from ..io.files import StrPath, checksum, read_json, write_json
 from ..ops.similarity import Verification
 
 FORMAT = 1
 SUFFIX = ".threshold.json"
-PUBLISHED_THRESHOLD = 0.7  # the original's, used without a file
 _DIGITS = 6  # significant ones of the verification's numbers
-_ARRAYS = ("mean", "deviation", "projection")
+_ARRAYS = ("mean", "deviation")
 _NUMBERS = ("scale", "weight", "offset")
 
 
@@ -62,12 +60,6 @@ def threshold_path(weights: StrPath) -> Path:
     return Path(weights).with_suffix(SUFFIX)
 
 
-def weights_checksum(weights: StrPath) -> str:
-    """SHA-256 of a weight file."""
-    with open(weights, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def find_thresholds(weights: StrPath) -> Calibration | None:
     """The content of the threshold file beside a weight file; None without one.
 
@@ -78,7 +70,7 @@ def find_thresholds(weights: StrPath) -> Calibration | None:
     if not path.is_file():
         return None
     calibration = read_thresholds(path)
-    if calibration.weights_sha256 != weights_checksum(weights):
+    if calibration.weights_sha256 != checksum(weights):
         fix = "run siamese-mrcnn calibrate again, or remove it"
         raise ValueError(f"{path}: was fitted for other weights than {Path(weights).name} beside it; {fix}")
     return calibration
@@ -114,24 +106,20 @@ def save_thresholds(calibration: Calibration, path: StrPath) -> None:
     content = {field.name: getattr(calibration, field.name) for field in dataclasses.fields(Calibration)}
     verification = calibration.verification
     if verification is not None:
-        content["verification"] = {"levels": list(verification.levels), "views": verification.views} | {
+        content["verification"] = {"views": verification.views} | {
             name: _rounded(getattr(verification, name)) for name in (*_NUMBERS, *_ARRAYS)
         }
     write_json(path, {"format": FORMAT, **content})
 
 
 def _verification(content: dict[str, Any]) -> Verification:
-    arrays = {name: content[name] for name in _ARRAYS}
-    arrays = {name: None if value is None else np.asarray(value, np.float32) for name, value in arrays.items()}
-    numbers = {name: float(content[name]) for name in _NUMBERS}
-    fields: dict[str, Any] = {**arrays, **numbers, "levels": tuple(content["levels"]), "views": content["views"]}
-    return Verification(**fields)
+    fields: dict[str, Any] = {name: np.asarray(content[name], np.float32) for name in _ARRAYS}
+    fields |= {name: float(content[name]) for name in _NUMBERS}
+    return Verification(**fields, views=content["views"])
 
 
 def _rounded(values: Any) -> Any:
-    """A number or an array of any depth as plain numbers of a few significant digits; None stays None."""
-    if values is None:
-        return None
+    """A number or an array of any depth as plain numbers of a few significant digits."""
     values = np.asarray(values, np.float64)
     if values.ndim:
         return [_rounded(value) for value in values]
