@@ -30,17 +30,37 @@ def open_dataset(
 ) -> tuple["IndexedCocoDataset", "COCO"]:
     """(data set that the options name, with indices and the classes that a split trains; its pycocotools COCO)."""
     from ..data.dataset import IndexedCocoDataset, split_classes
+    from ..data.reading import ReadingRules
     from ..shapes.dataset import find_dataset
 
-    if options.dataset is None:
+    image_dir, image_ids = _chosen_images(options)
+    if options.annotations is None and options.dataset is None:
         raise ValueError("--dataset: expected the folder of a COCO-format data set, or 'shapes'")
-    folder, dataset = find_dataset(options.dataset), IndexedCocoDataset()
-    chosen |= {"year": options.year, "image_ids": options.images, "return_coco": True}
-    coco = dataset.load_coco(folder, subset, **chosen)
+    if options.annotations is not None and options.dataset is not None:
+        raise ValueError(f"--annotations {options.annotations}: expected without --dataset, or --dataset alone")
+    folder = "" if options.dataset is None else find_dataset(options.dataset)
+    rules = ReadingRules(**picked(options, "orientation", "box_only", "crowds"))
+    chosen |= {"year": options.year, "annotations": options.annotations, "images": image_dir, "rules": rules}
+    dataset = IndexedCocoDataset()
+    coco = dataset.load_coco(folder, subset, image_ids=image_ids, return_coco=True, **chosen)
     dataset.prepare()
     dataset.build_indices()
     dataset.ACTIVE_CLASSES, _ = split_classes(dataset.num_classes - 1, split)
     return dataset, coco
+
+
+def _chosen_images(options: argparse.Namespace) -> tuple[str | None, list[int] | None]:
+    """(image folder of --annotations or None, COCO ids of the images to use or None for all)."""
+    given: list[str] = options.images or []
+    if options.annotations is not None:
+        if len(given) != 1:
+            raise ValueError(f"--images {' '.join(given)}: expected the folder of the images of {options.annotations}")
+        return given[0], options.image_ids
+    if not given:
+        return None, options.image_ids
+    if options.image_ids is not None or not all(map(str.isdecimal, given)):
+        raise ValueError(f"--images {' '.join(given)}: an image folder needs its annotation file (--annotations)")
+    return None, [int(number) for number in given]
 
 
 def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> tuple[Config, Path | None]:

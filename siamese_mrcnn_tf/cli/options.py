@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ..config import CONFIGS
+from ..data.reading import BOX_ONLY, CROWDS, ORIENTATIONS
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -15,6 +16,16 @@ _DATASET_HELP = (
     "folder with annotations/ and the image folders; or 'shapes', scenes that this program draws itself "
     "(datasets/shapes, made where it is missing; a folder of that name is ./shapes)"
 )
+_IMAGES_HELP = "image folder of --annotations (numbers without --annotations are taken as --image-ids)"
+_ORIENTATION_HELP = (
+    "EXIF orientation of images: auto (the annotated size decides; where it leaves it open, obey), obey or ignore "
+    "(default auto)"
+)
+_BOX_ONLY_HELP = (
+    "an object with a box but no mask: the box is its mask (rectangle), or it is neutral like a crowd "
+    "(default rectangle)"
+)
+_CROWDS_HELP = "annotations with iscrowd 1: neutral as in COCO, or instances (default neutral)"
 _MIN_CONFIDENCE_HELP = (
     "minimum score of a detection (default: the threshold that calibrate stored beside the weights, or else 0.7)"
 )
@@ -61,12 +72,23 @@ def add_command(
 
 def add_dataset_arguments(parser: argparse.ArgumentParser, *, split: bool = False) -> None:
     """Add the options that choose images, and with `split` the categories to train on."""
-    parser.add_argument("--dataset", metavar="DIR", help=_DATASET_HELP)
-    parser.add_argument("--year", default="2017", help="year in the name of the annotation file (default 2017)")
-    ids = "use only the images with these COCO ids"
-    parser.add_argument("--images", type=int, nargs="+", metavar="ID", help=ids)
+    add = parser.add_argument
+    add("--dataset", metavar="DIR", help=_DATASET_HELP)
+    add("--year", default="2017", help="year in the name of the annotation file (default 2017)")
+    add("--annotations", metavar="FILE", help="annotation file in COCO format, with --images in place of --dataset")
+    add("--images", nargs="+", metavar="DIR", help=_IMAGES_HELP)
+    add("--image-ids", type=int, nargs="+", metavar="ID", help="use only the images with these COCO ids")
+    add_reading_arguments(parser)
     if split:
         parser.add_argument("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how images and annotations are read (`ReadingRules`)."""
+    add = parser.add_argument
+    add("--orientation", choices=ORIENTATIONS, default="auto", help=_ORIENTATION_HELP)
+    add("--box-only", choices=BOX_ONLY, default="rectangle", help=_BOX_ONLY_HELP)
+    add("--crowds", choices=CROWDS, default="neutral", help=_CROWDS_HELP)
 
 
 def add_model_arguments(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..config import CONFIGS, Config, load_config
 from ..pretraining import CLASS_SETS
 from .inputs import open_dataset, picked, resumed_arguments, start_keras
-from .options import Commands, above_zero, add_command, add_run_arguments, at_least
+from .options import Commands, above_zero, add_command, add_reading_arguments, add_run_arguments, at_least
 
 if TYPE_CHECKING:
     from ..pretraining.classifier import Recipe
@@ -72,7 +72,8 @@ def add_parser(commands: Commands) -> None:
     add("--size", type=at_least(32), metavar="N", help=text)
     add("--seed", type=at_least(0), default=0, metavar="N", help="seed of weights and samples (default 0)")
     add_run_arguments(parser, "that of --out")
-    parser.set_defaults(devices=1, images=None)
+    add_reading_arguments(parser)
+    parser.set_defaults(devices=1, images=None, image_ids=None, annotations=None)
 
 
 def run(options: argparse.Namespace) -> int:

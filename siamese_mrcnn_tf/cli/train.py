@@ -145,6 +145,7 @@ def open_trainer(
         model.load_latest_checkpoint()
     elif path is not None:
         model.load_weights(path)
-    data = picked(options, "year", "images", "split", "val_images", "augment")
+    data = picked(options, "year", "images", "image_ids", "split", "val_images", "augment")
+    data |= picked(options, "orientation", "box_only", "crowds")
     chosen = picked(options, "seed", "keep", "save_every")
     return model, model.trainer(**chosen, stop=stop, resume=folder is not None, fixed=data)

@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from ..io import files
 from ..io.images import read_image
 from .annotations import Entry, annotation_rle, coco_layout, coco_object, fill_areas, read_annotations
+from .reading import ReadingRules
 
 VALIDATION_IMAGES = 3000  # of the training images, set aside by the original for validation during training
 _CACHED_BYTES = 512 * 1024**2  # maximum size of the decoded images of a set that are kept in memory
@@ -101,6 +102,7 @@ class CocoDataset(Dataset):
     def __init__(self) -> None:
         super().__init__()
         self.set_names: list[str] = []  # "val2017", ...
+        self.rules = ReadingRules()
         self._decoded: dict[int, np.ndarray] = {}  # images by image id
         self._is_small = False
 
@@ -116,6 +118,9 @@ class CocoDataset(Dataset):
         *,
         val_images: int | None = VALIDATION_IMAGES,
         image_ids: Iterable[int] | None = None,
+        annotations: files.StrPath | None = None,
+        images: files.StrPath | None = None,
+        rules: ReadingRules | None = None,
     ) -> COCO | None:
         """Add the images of a subset in order of COCO id, and the classes in order of category id.
 
@@ -127,6 +132,8 @@ class CocoDataset(Dataset):
             subsubset: "train" keeps all images with annotations but the last `val_images`, "val" keeps these.
             val_images: None sets 3000 aside, but at most a tenth.
             image_ids: COCO ids of the images to keep, before any are set aside; None keeps all.
+            annotations, images: annotation file and image folder, in place of those in `dataset_dir`.
+            rules: how images and annotations are read where the files leave it open; None for the defaults.
 
         Raises:
             ValueError: names the file, and the entry and key that is wrong.
@@ -134,7 +141,13 @@ class CocoDataset(Dataset):
         if auto_download:
             needed = f"annotations/instances_{subset}{year}.json and {subset}{year}/ into {dataset_dir}"
             raise ValueError(f"auto_download: sets are not downloaded here; put {needed} (cocodataset.org/#download)")
-        annotation_path, image_dir = coco_layout(dataset_dir, subset, year)
+        self.rules = rules or self.rules
+        if (annotations is None) != (images is None):
+            raise ValueError("annotations and images: expected both, an annotation file and its image folder")
+        if annotations is not None and images is not None:
+            annotation_path, image_dir = Path(annotations), Path(images)
+        else:
+            annotation_path, image_dir = coco_layout(dataset_dir, subset, year)
         content = read_annotations(annotation_path)
         fill_areas(content)
         chosen = _chosen(content["categories"], "class_ids", class_ids, f"category ids of {annotation_path}")
