@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import reprlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +15,8 @@ import pycocotools.mask as coco_mask
 from pycocotools.coco import COCO
 
 from ..io import files
+from .reading import ReadingRules
+from .repairs import MIN_POLYGON, Repairs, plain_polygons, repair
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ Entry = dict[str, Any]  # an image, annotation or category of an annotation file
 Content = dict[str, Any]  # of an annotation file: lists of Entry by section
 Rle = Any  # a mask as pycocotools takes it, compressed: {"size", "counts"}
 
-MIN_POLYGON = 6  # numbers (x, y, ...) of a polygon that encloses something
+_SECTIONS = ("images", "annotations", "categories")
 _MAX_COORDINATE = 1e6  # pixels; pycocotools walks along every edge of a polygon
 _NUMBER = (int, float)
 _RUN_CHARACTERS = 7  # of a compressed RLE for one run: more than 32 bits
@@ -45,31 +47,83 @@ def coco_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Pat
     return path, image_dir
 
 
+class FaultsError(ValueError):
+    """An annotation file has faults of form: `faults` as of `find_faults`."""
+
+    def __init__(self, message: str, faults: dict[str, list[str]]) -> None:
+        super().__init__(message)
+        self.faults = faults
+
+
+def load_annotations(path: files.StrPath, rules: ReadingRules | None = None) -> tuple[Content, Repairs]:
+    """(content of a COCO instances file, repaired by rules, with the areas that it lacks; what was repaired).
+
+    The log names the repairs. Raises ValueError as `read_annotations`.
+    """
+    content, point_lists = _read(path)
+    repairs = repair(content, rules or ReadingRules(), annotation_rle, point_lists)
+    repairs.log(path)
+    if content["annotations"] and all(annotation["iscrowd"] for annotation in content["annotations"]):
+        logger.warning("%s: %s", path, crowds_advice(len(content["annotations"])))
+    fill_areas(content)
+    return content, repairs
+
+
+def crowds_advice(count: int) -> str:
+    """What to do with a set whose `count` annotations are all crowds."""
+    advice = "--crowds instances (ReadingRules) takes them as instances"
+    return f"all {count} annotations are crowds (iscrowd 1), as the brush masks of CVAT are; {advice}"
+
+
 def read_annotations(path: files.StrPath) -> Content:
     """The content of a COCO instances file: a dict with "images", "annotations" and "categories", sorted by id.
 
-    `iscrowd` is set to 0 where it is missing. A polygon of fewer than three points is no error, the log names the file.
+    `iscrowd` is set to 0 where it is missing, and polygons given as lists of points become polygons.
 
     Raises:
-        ValueError: names the file, the entry and the key.
+        FaultsError: a ValueError that names the file, the entry and the key, and how many more faults there are.
     """
+    return _read(path)[0]
+
+
+def find_faults(path: files.StrPath) -> dict[str, list[str]]:
+    """All faults of form of a COCO instances file: texts by section and key, such as "annotations: bbox"."""
+    content, _ = _parsed(path)
+    faults: dict[str, list[str]] = {}
+    for section, key, check in _checks(path, content):
+        try:
+            check(section)
+        except ValueError:
+            found = _faults_of(section, check)
+            faults.setdefault(f"{section.name}: {key}", []).extend(found)
+    return faults
+
+
+def _read(path: files.StrPath) -> tuple[Content, list[Entry]]:
+    """(content, the annotations whose polygons had another form)."""
+    content, point_lists = _parsed(path)
+    try:
+        for section, _, check in _checks(path, content):
+            check(section)
+    except ValueError as error:
+        faults = find_faults(path)
+        count = sum(map(len, faults.values()))
+        more = f"; {count - 1} more faults in this file, `siamese-mrcnn check` lists them" if count > 1 else ""
+        raise FaultsError(f"{error}{more}", faults) from error
+    for name in _SECTIONS:
+        content[name].sort(key=operator.itemgetter("id"))
+    return content, point_lists
+
+
+def _parsed(path: files.StrPath) -> tuple[Content, list[Entry]]:
     content: Content = files.read_json(path)
-    sections = {}
-    for name in ("images", "annotations", "categories"):
+    for name in _SECTIONS:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise ValueError(f"{path}: expected a COCO instances file with a list {name!r}")
-        sections[name] = _Section(path, name, content[name])
-        sections[name].check_ids()
-    images = sections["images"]
-    for key in ("height", "width"):
-        images.require(key, images.column(key, (int,)), lambda size: size > 0, "a size in pixels")
-    names = images.column("file_name", (str,))
-    images.require("file_name", names, _stays, "a name in the image folder, but this leads out of it")
-    sections["categories"].column("name", (str,))
-    _check_annotations(sections["annotations"], content)
-    for section in sections.values():
-        section.entries.sort(key=operator.itemgetter("id"))
-    return content
+    entries = [entry for entry in content["annotations"] if isinstance(entry, dict)]
+    for annotation in entries:
+        annotation.setdefault("iscrowd", 0)
+    return content, plain_polygons(entries)
 
 
 def is_rle(segmentation: Entry, size: Sequence[int]) -> bool:
@@ -132,14 +186,14 @@ def fill_areas(content: Content) -> None:
 
 
 # ---- checks of an annotation file ----------------------------------------------------------------------------------
-# COCO has 860,000 annotations: columns are checked as a whole, entries one by one only to name the wrong one.
+# COCO has 860,000 annotations: columns are checked as a whole, entries one by one only to name the wrong ones.
 
 
 class _Section:
-    """The entries under one key of an annotation file, and the errors that name them."""
+    """Entries under one key of an annotation file, the first with the index `start`, and the errors that name them."""
 
-    def __init__(self, path: files.StrPath, name: str, entries: list[Entry]) -> None:
-        self.path, self.name, self.entries = path, name, entries
+    def __init__(self, path: files.StrPath, name: str, entries: list[Entry], start: int = 0) -> None:
+        self.path, self.name, self.entries, self.start = path, name, entries, start
 
     def column(self, key: str, types: tuple[type, ...]) -> list[Any]:
         """The values of `key` in all entries, each of one of `types`."""
@@ -164,18 +218,85 @@ class _Section:
     def refuse(self, index: int, key: str, value: Any, expected: str) -> NoReturn:
         raise ValueError(f"{self._place(index)}: {key} = {reprlib.repr(value)}, expected {expected}")
 
-    def check_ids(self) -> None:
-        ids = self.column("id", (int,))
-        self.require("id", ids, lambda i: 0 <= i < 2**63, "a number that is not negative")
-        if len(set(ids)) < len(ids):
-            first = {i: index for index, i in reversed(list(enumerate(ids)))}
-            again = next(index for index, i in enumerate(ids) if first[i] < index)
-            self.refuse(again, "id", ids[again], "an id of its own; another entry has the same")
+    def repeated(self) -> list[int]:
+        """Indices of the entries whose id an earlier entry has."""
+        ids = [entry.get("id") if isinstance(entry, dict) else None for entry in self.entries]
+        if len(set(map(repr, ids))) == len(ids):
+            return []
+        first = {repr(i): index for index, i in reversed(list(enumerate(ids)))}
+        return [index for index, i in enumerate(ids) if i is not None and first[repr(i)] < index]
 
     def _place(self, index: int) -> str:
         entry = self.entries[index]
         known = f" (id {entry['id']})" if isinstance(entry, dict) and "id" in entry else ""
-        return f"{self.path}: {self.name}[{index}]{known}"
+        return f"{self.path}: {self.name}[{self.start + index}]{known}"
+
+
+_Check = Callable[[_Section], Any]
+
+
+def _checks(path: files.StrPath, content: Content) -> list[tuple[_Section, str, _Check]]:
+    """(section, key, check) of all that is required of the content of an annotation file."""
+    images, annotations, categories = (_Section(path, name, content[name]) for name in _SECTIONS)
+    sizes = {one["id"]: [one.get("height"), one.get("width")] for one in content["images"] if _has_id(one)}
+    category_ids = {one["id"] for one in content["categories"] if _has_id(one)}
+
+    def one_of(key: str, known: Collection[int], what: str) -> _Check:
+        return lambda found: found.require(key, found.column(key, (int,)), known.__contains__, f"the id of {what}")
+
+    ids = [(section, "id", check) for section in (images, annotations, categories) for check in (_check_ids, _unique)]
+    return [
+        *ids,
+        (images, "height", lambda found: _check_size(found, "height")),
+        (images, "width", lambda found: _check_size(found, "width")),
+        (images, "file_name", _check_file_names),
+        (categories, "name", lambda found: found.column("name", (str,))),
+        (annotations, "image_id", one_of("image_id", sizes, "one of the images")),
+        (annotations, "category_id", one_of("category_id", category_ids, "one of the categories")),
+        (annotations, "iscrowd", _check_crowds),
+        (annotations, "bbox", _check_boxes),
+        (annotations, "area", _check_areas),
+        (annotations, "segmentation", lambda found: _check_segmentations(found, sizes)),
+    ]
+
+
+def _faults_of(section: _Section, check: _Check) -> list[str]:
+    """The errors of a check for each entry of a section."""
+    if check is _unique:
+        return [_error(check, section, [index]) for index in section.repeated()]
+    singles = (_Section(section.path, section.name, [e], i) for i, e in enumerate(section.entries))
+    return [text for one in singles if (text := _error(check, one))]
+
+
+def _error(check: _Check, section: _Section, repeated: list[int] | None = None) -> str:
+    try:
+        check(section) if repeated is None else _unique(section, repeated)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _has_id(entry: Any) -> bool:
+    return isinstance(entry, dict) and type(entry.get("id")) is int
+
+
+def _check_ids(section: _Section) -> None:
+    ids = section.column("id", (int,))
+    section.require("id", ids, lambda i: 0 <= i < 2**63, "a number that is not negative")
+
+
+def _unique(section: _Section, repeated: list[int] | None = None) -> None:
+    for index in section.repeated() if repeated is None else repeated:
+        section.refuse(index, "id", section.entries[index]["id"], "an id of its own; another entry has the same")
+
+
+def _check_size(section: _Section, key: str) -> None:
+    section.require(key, section.column(key, (int,)), lambda size: size > 0, "a size in pixels")
+
+
+def _check_file_names(section: _Section) -> None:
+    names = section.column("file_name", (str,))
+    section.require("file_name", names, _stays, "a name in the image folder, but this leads out of it")
 
 
 def _stays(name: str) -> bool:
@@ -183,24 +304,29 @@ def _stays(name: str) -> bool:
     return bool(name) and not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] != ".."
 
 
-def _check_annotations(section: _Section, content: Content) -> None:
-    for annotation in section.entries:
-        annotation.setdefault("iscrowd", 0)
-    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
-    category_ids = {category["id"] for category in content["categories"]}
-    images = section.column("image_id", (int,))
-    section.require("image_id", images, sizes.__contains__, "the id of one of the images")
-    categories = section.column("category_id", (int,))
-    section.require("category_id", categories, category_ids.__contains__, "the id of one of the categories")
+def _check_crowds(section: _Section) -> None:
     section.require("iscrowd", section.column("iscrowd", (int, bool)), (0, 1).__contains__, "0 or 1")
+
+
+def _check_boxes(section: _Section) -> None:
     boxes = section.column("bbox", (list,))
     expected = "[x, y, width, height] in pixels"
     section.require("bbox", boxes, lambda box: _are_boxes([box]), expected, fine=_are_boxes(boxes))
-    areas = [annotation.get("area", 0) for annotation in section.entries]
+    for index, box in enumerate(boxes):
+        if max(box) <= 1 and section.entries[index].get("segmentation") == [] and _are_shares(box):
+            section.refuse(index, "bbox", box, f"{expected}; these are shares of the image, 0..1")
+
+
+def _are_shares(values: Sequence[float]) -> bool:
+    """Whether numbers look like coordinates in 0..1: not all of them whole."""
+    return 0 <= min(values) and max(values) <= 1 and any(value % 1 for value in values)
+
+
+def _check_areas(section: _Section) -> None:
+    areas = [entry.get("area", 0) if isinstance(entry, dict) else 0 for entry in section.entries]
     fine = set(map(type, areas)) <= set(_NUMBER) and _in_range(areas, 0)
     expected = "an area in square pixels"
     section.require("area", areas, lambda a: type(a) in _NUMBER and 0 <= a < math.inf, expected, fine=fine)
-    _check_segmentations(section, [sizes[image] for image in images])
 
 
 def _are_boxes(boxes: list[list[Any]]) -> bool:
@@ -214,19 +340,25 @@ def _in_range(values: Iterable[float], minimum: float) -> bool:
     return bool(np.isfinite(numbers).all() and (numbers >= minimum).all())
 
 
-def _check_segmentations(section: _Section, sizes: list[list[int]]) -> None:
+def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None:
     shapes = section.column("segmentation", (list, dict))
     parts = list(itertools.chain.from_iterable(shape for shape in shapes if type(shape) is list))
     fine = set(map(type, parts)) <= {list} and not any(len(part) % 2 for part in parts)
     section.require("segmentation", shapes, _are_polygons, "polygons [[x, y, x, y, ...], ...]", fine=fine)
-    for index, rle in enumerate(shapes):
-        if type(rle) is dict:
-            size: Any = rle.get("size")
-            fits = size == sizes[index] or section.entries[index]["iscrowd"]  # a crowd's may have a size of its own
-            if not (fits and _are_counts(size) and len(size) == 2 and is_rle(rle, size)):
-                section.refuse(index, "segmentation", rle, f"an RLE of its image's size {sizes[index]}")
-    if [] in shapes or min(map(len, parts), default=MIN_POLYGON) < MIN_POLYGON:
-        logger.warning("%s: some polygons have fewer than three points; they enclose nothing", section.path)
+    for index, shape in enumerate(shapes):
+        if type(shape) is dict:
+            entry, size = section.entries[index], shape.get("size")
+            image = sizes.get(entry.get("image_id", -1), size)
+            fits = size == image or entry["iscrowd"]  # a crowd's may have a size of its own
+            if not (fits and _are_counts(size) and len(size or []) == 2 and is_rle(shape, size or [])):
+                section.refuse(index, "segmentation", shape, f"an RLE of its image's size {image}")
+        elif any(part and type(part[0]) in _NUMBER and part[0] <= 1 and _is_share_polygon(part) for part in shape):
+            expected = "polygons in pixels; these are shares of the image, 0..1"
+            section.refuse(index, "segmentation", shape, expected)
+
+
+def _is_share_polygon(part: list[Any]) -> bool:
+    return len(part) >= MIN_POLYGON and set(map(type, part)) <= set(_NUMBER) and _are_shares(part)
 
 
 def _are_polygons(shape: Any) -> bool:

@@ -17,8 +17,7 @@ import pycocotools.mask as coco_mask
 from tqdm import tqdm
 
 from ..config import Config
-from ..ops.boxes import compute_overlaps
-from . import molding, resize
+from . import molding, repairs, resize
 from .annotations import Entry, Rle, annotation_rle
 from .dataset import CocoDataset, split_classes
 
@@ -27,18 +26,25 @@ Outside = list[tuple[float, str]]  # pixels beyond the image, and text
 
 _BLOCK = 256  # images handed to the threads at a time, so that a stop does not wait for all
 _OVERSHOOT = 0.5  # pixels that a box may reach beyond its image: rounding
-_APART_IOU, _APART_PIXELS = 0.5, 5  # a box is far from its mask below this IoU and above this shift of an edge
 _SPLIT_WORDS = ("train", "novel")
 _SHOWN, _TEXT_WIDTH = 10, 120  # findings of a kind in the text, and its characters in a line
 
 _KINDS = {  # of findings: heading, and whether it counts as broken
+    "missing_images": ("images without a file", True),
     "broken_images": ("images that cannot be read", True),
     "broken_outlines": ("annotations with broken polygons", True),
+    "wrong_boxes": (repairs.KINDS["wrong_boxes"], True),
     "boxes_outside": ("boxes that reach outside their images, the furthest first", True),
-    "boxes_apart": ("boxes far from their masks", False),
-    "boxes_without_area": ("boxes without area", False),
-    "empty_masks": ("masks without a pixel (they are left out)", False),
-    "vanishing_masks": ("masks without a pixel at the network's scale (they are left out)", False),
+    "repeated_files": ("images with several entries", True),
+    "similar_categories": ("categories with the same name but for case and blanks", True),
+    "point_lists": (repairs.KINDS["point_lists"], False),
+    "box_rectangles": (repairs.KINDS["box_rectangles"], False),
+    "box_neutral": (repairs.KINDS["box_neutral"], False),
+    "no_extent": (repairs.KINDS["no_extent"], False),
+    "crowds": (repairs.KINDS["crowds"], False),
+    "vanishing_masks": ("masks without a pixel at the network's scale (neutral in training)", False),
+    "undecided_orientation": ("images whose orientation tag is not decided by their size", False),
+    "unlisted_images": ("images on disk without an entry", False),
 }
 
 
@@ -71,10 +77,12 @@ class Report:
 
     Attributes:
         findings: dict of lists of texts that name file, annotation id and category. "broken_images" (only if images
-            were read): missing, undecodable, or of another size than the annotation file says; "broken_outlines":
-            polygons whose coordinates are no pixels of an image; "boxes_outside": more than half a pixel beyond the
-            image, the furthest first; "boxes_apart": hardly any overlap with the box around the mask;
-            "boxes_without_area"; "empty_masks": no pixel at all; "vanishing_masks": none at the network's scale.
+            were read): undecodable, or of another size than the annotation file says; "missing_images";
+            "broken_outlines": polygons whose coordinates are no pixels of an image; "boxes_outside": more than half a
+            pixel beyond the image, the furthest first; "vanishing_masks": no pixel at the network's scale;
+            "repeated_files", "similar_categories", "undecided_orientation", "unlisted_images"; and the kinds of
+            `repairs.KINDS`.
+        form: what the wrong boxes look like, or empty.
     """
 
     set_name: str  # the loaded subsets
@@ -87,10 +95,11 @@ class Report:
     num_novel_images: int
     classes: list[ClassCount]  # by class id
     findings: Findings
+    form: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether no image or polygon is broken and all boxes are inside their images; the rest does not count."""
+        """Whether nothing counts as broken; what was repaired without doubt does not count."""
         return not any(self.findings.get(kind) for kind, (_, is_broken) in _KINDS.items() if is_broken)
 
     def text(self, shown: int = _SHOWN) -> str:
@@ -102,6 +111,7 @@ class Report:
             f"split {self.split}: {len(self.classes) - novel} train classes, {novel} novel"
         )
         kinds = [_findings_text(heading, self.findings.get(kind), shown) for kind, (heading, _) in _KINDS.items()]
+        kinds += [f"the wrong boxes look like {self.form}"] if self.form else []
         return "\n\n".join([totals, _classes_text(self), _unusable_text(self.classes), "\n".join(kinds)])
 
 
@@ -123,10 +133,12 @@ def check_dataset(
         read_images, workers: whether to decode every image, and in how many threads.
     """
     findings: Findings = {kind: [] for kind in _KINDS if kind != "broken_images"}
+    findings |= {kind: list(texts) for kind, texts in dataset.repairs.found.items()}
     outside: Outside = []
     infos = tqdm(dataset.image_info, desc="annotations", unit="image", disable=not progress)
     usable = [_check_annotations(info, dataset, config, findings, outside) for info in infos]
-    findings["boxes_outside"] = [text for _, text in sorted(outside, key=lambda found: -found[0])]
+    findings["boxes_outside"] += [text for _, text in sorted(outside, key=lambda found: -found[0])]
+    findings |= _check_entries(dataset)
     if read_images:
         findings["broken_images"] = _check_images(dataset, workers, progress)
     classes, num_train_images, num_novel_images = _count(dataset, split, usable)
@@ -141,6 +153,7 @@ def check_dataset(
         num_novel_images=num_novel_images,
         classes=classes,
         findings=findings,
+        form=dataset.repairs.form,
     )
 
 
@@ -175,7 +188,7 @@ def _check_annotations(
     """
     annotations, size = info["annotations"], (info["height"], info["width"])
     names, is_usable = [_name(entry, info, dataset) for entry in annotations], np.zeros(len(annotations), bool)
-    _check_boxes(annotations, names, size, findings, outside)
+    _check_boxes(annotations, names, size, outside)
     scale, _ = molding.resized_scene_shape(size, config)
     survivors = [_survivors(side, scale) for side in size]
     for index, (annotation, name) in enumerate(zip(annotations, names, strict=True)):
@@ -186,19 +199,13 @@ def _check_annotations(
             continue
         pixels, mask_box = int(coco_mask.area(rle)), coco_mask.toBbox(rle)
         is_usable[index] = pixels and (annotation["iscrowd"] or _survives(rle, mask_box, survivors))
-        if not pixels:
-            findings["empty_masks"].append(name)
-        elif not is_usable[index]:
+        if pixels and not is_usable[index]:
             findings["vanishing_masks"].append(f"{name}: {counted(pixels, 'pixel')}, scale {scale:.3g}")
-        if pixels and not annotation["iscrowd"] and _are_apart(annotation["bbox"], mask_box):
-            findings["boxes_apart"].append(f"{name}: {_box_text(annotation['bbox'])}, the mask's {_box_text(mask_box)}")
     return is_usable
 
 
-def _check_boxes(
-    annotations: list[Entry], names: list[str], size: tuple[int, int], findings: Findings, outside: Outside
-) -> None:
-    """Add boxes outside an image of `size` (height, width), with the pixels beyond it, and boxes without area."""
+def _check_boxes(annotations: list[Entry], names: list[str], size: tuple[int, int], outside: Outside) -> None:
+    """Add boxes outside an image of `size` (height, width), with the pixels beyond it."""
     boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
     corner, far_corner = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     beyond = np.concatenate([-corner, far_corner - size[::-1]], axis=1)  # left, top, right, bottom
@@ -206,8 +213,6 @@ def _check_boxes(
         edge, pixels = ("left", "upper", "right", "lower")[beyond[index].argmax()], float(beyond[index].max())
         text = f"{pixels:.1f} pixels beyond the {edge} edge of {size[0]} x {size[1]} (height x width)"
         outside.append((pixels, f"{names[index]}: {text}, {_box_text(boxes[index])}"))
-    for index in np.flatnonzero((boxes[:, 2:] <= 0).any(axis=1)).tolist():
-        findings["boxes_without_area"].append(f"{names[index]}: {_box_text(boxes[index])}")
 
 
 def _survivors(side: int, scale: float) -> np.ndarray:
@@ -228,14 +233,6 @@ def _survives(rle: Rle, mask_box: np.ndarray, survivors: Sequence[np.ndarray]) -
     return bool(part[rows[y1 : y1 + height]][:, columns[x1 : x1 + width]].any())
 
 
-def _are_apart(box: npt.ArrayLike, mask_box: npt.ArrayLike) -> bool:
-    """Whether two boxes [x, y, width, height] differ grossly."""
-    corners = np.array([box, mask_box], np.float64)
-    corners[:, 2:] += corners[:, :2]
-    shift = np.abs(corners[0] - corners[1]).max()
-    return bool(shift > _APART_PIXELS and compute_overlaps(corners[:1], corners[1:])[0, 0] < _APART_IOU)
-
-
 def _name(annotation: Entry, info: Entry, dataset: CocoDataset) -> str:
     name = dataset.class_names[dataset.map_source_class_id(f"coco.{annotation['category_id']}")]
     file_name = os.path.relpath(info["path"], info["image_dir"])
@@ -249,6 +246,42 @@ def _box_text(box: Any) -> str:
 def counted(count: int, what: str) -> str:
     """For example "1 image" or "2 images"."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+# ---- entries and files ---------------------------------------------------------------------------------------------
+def faults_text(faults: Findings, shown: int = _SHOWN) -> str:
+    """The faults of form of an annotation file as text, `shown` of each kind."""
+    kinds = (_findings_text(f"wrong {kind}", texts, shown) for kind, texts in faults.items())
+    return "\n".join([f"faults of form: {sum(map(len, faults.values()))}", *kinds])
+
+
+def _check_entries(dataset: CocoDataset) -> Findings:
+    """Findings on images and categories as they are listed, without opening images."""
+    paths = [os.path.realpath(info["path"]) for info in dataset.image_info]
+    shown = [os.path.relpath(info["path"], info["image_dir"]) for info in dataset.image_info]
+    missing = [name for name, path in zip(shown, paths, strict=True) if not os.path.isfile(path)]
+    several = [path for path, count in collections.Counter(paths).items() if count > 1]
+    ids = [(path, [str(info["id"]) for info, one in zip(dataset.image_info, paths, strict=True) if one == path]) for path in several]
+    names = collections.defaultdict(list)
+    for info in dataset.class_info[1:]:
+        names["".join(info["name"].split()).casefold()].append(f"{info['name']!r} (id {info['id']})")
+    return {
+        "missing_images": missing,
+        "repeated_files": [f"{os.path.basename(path)}: image ids {', '.join(numbers)}" for path, numbers in ids],
+        "similar_categories": [", ".join(found) for found in names.values() if len(found) > 1],
+        "undecided_orientation": dataset.undecided_orientations(progress=False),
+        "unlisted_images": [name for folder, listed in dataset.listed.items() for name in _unlisted(folder, listed)],
+    }
+
+
+def _unlisted(folder: str, listed: Collection[str]) -> list[str]:
+    """Image files in a folder, and below it, that are not listed: their paths in it, sorted."""
+    names = []
+    for where, folders, found in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        paths = (os.path.join(where, name) for name in found if name.lower().endswith(SUFFIXES) and not is_hidden(name))
+        names += [os.path.relpath(path, folder) for path in paths if os.path.realpath(path) not in listed]
+    return sorted(names)
 
 
 # ---- images --------------------------------------------------------------------------------------------------------

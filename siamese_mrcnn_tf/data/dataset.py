@@ -18,8 +18,9 @@ from pycocotools.coco import COCO
 
 from ..io import files
 from ..io.images import read_image
-from .annotations import Entry, annotation_rle, coco_layout, coco_object, fill_areas, read_annotations
+from .annotations import Entry, annotation_rle, coco_layout, coco_object, load_annotations
 from .reading import ReadingRules
+from .repairs import Repairs
 
 VALIDATION_IMAGES = 3000  # of the training images, set aside by the original for validation during training
 _CACHED_BYTES = 512 * 1024**2  # maximum size of the decoded images of a set that are kept in memory
@@ -103,6 +104,7 @@ class CocoDataset(Dataset):
         super().__init__()
         self.set_names: list[str] = []  # "val2017", ...
         self.rules = ReadingRules()
+        self.repairs = Repairs({})  # of the subset that was loaded last
         self._decoded: dict[int, np.ndarray] = {}  # images by image id
         self._is_small = False
 
@@ -148,8 +150,7 @@ class CocoDataset(Dataset):
             annotation_path, image_dir = Path(annotations), Path(images)
         else:
             annotation_path, image_dir = coco_layout(dataset_dir, subset, year)
-        content = read_annotations(annotation_path)
-        fill_areas(content)
+        content, self.repairs = load_annotations(annotation_path, self.rules)
         chosen = _chosen(content["categories"], "class_ids", class_ids, f"category ids of {annotation_path}")
         categories = [content["categories"][index] for index in chosen]
         category_ids = {category["id"] for category in categories}
