@@ -1,7 +1,6 @@
 """Annotation files are checked entry by entry."""
 
 import copy
-import logging
 
 import coco_tree
 import numpy as np
@@ -35,7 +34,7 @@ def test_sorted_by_id_and_completed(tmp_path, content):
 @pytest.mark.parametrize(
     ("section", "key"),
     [("images", key) for key in ("id", "file_name", "height", "width")]
-    + [("annotations", key) for key in ("id", "image_id", "category_id", "bbox", "segmentation")]
+    + [("annotations", key) for key in ("id", "image_id", "category_id", "bbox")]
     + [("categories", key) for key in ("id", "name")],
 )
 def test_missing_keys(tmp_path, content, section, key):
@@ -69,7 +68,9 @@ def test_missing_keys(tmp_path, content, section, key):
         ("annotations", "area", -1, "square pixels"),
         ("annotations", "area", None, "square pixels"),
         ("annotations", "segmentation", None, "expected list or dict"),
-        ("annotations", "segmentation", [1, 2, 3, 4, 5, 6], "expected polygons"),
+        ("annotations", "segmentation", [1, 2, 3, 4, 5], "expected polygons"),
+        ("annotations", "segmentation", [[[1, 2], [3, 4, 5]]], "expected polygons"),
+        ("annotations", "segmentation", [[0.1, 0.2, 0.5, 0.2, 0.5, 0.6]], "shares of the image"),
         ("annotations", "segmentation", [[1, 2, 3, 4, 5, 6, 7]], "expected polygons"),
         ("annotations", "segmentation", {"size": [2, 2], "counts": [4]}, r"size \[96, 128\]"),
         ("annotations", "segmentation", {"size": [96, 128], "counts": [4]}, r"size \[96, 128\]"),
@@ -102,11 +103,25 @@ def test_no_object(tmp_path):
         annotations.read_annotations(tmp_path / "a.json")
 
 
-def test_degenerate_polygons_are_reported(tmp_path, content, caplog):
-    content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
-    with caplog.at_level(logging.WARNING):
-        read_changed(tmp_path, content)
-    assert "fewer than three points" in caplog.text
+def test_all_faults_are_listed_and_the_first_is_raised(tmp_path, content):
+    content["annotations"][0]["bbox"] = None
+    content["annotations"][1] |= {"bbox": [1, 2], "category_id": 4}
+    content["annotations"][2]["image_id"] = 77
+    content["annotations"][3]["id"] = content["annotations"][4]["id"]
+    del content["images"][1]["height"]
+    path = coco_tree.write_annotations(tmp_path, content)
+    with pytest.raises(
+        annotations.FaultsError, match=r"annotations\[4\] \(id 104\): id = 104.*; 6 more faults"
+    ) as raised:
+        annotations.read_annotations(path)
+    faults = annotations.find_faults(path)
+    assert faults == raised.value.faults
+    counts = {"annotations: id": 1, "images: height": 1, "annotations: image_id": 1, "annotations: category_id": 1}
+    assert {kind: len(texts) for kind, texts in faults.items()} == counts | {
+        "annotations: bbox": 2,
+        "annotations: segmentation": 1,
+    }
+    assert "annotations[1] (id 101): bbox = [1, 2], expected" in faults["annotations: bbox"][1]
 
 
 def test_layout(tmp_path, content):

@@ -72,17 +72,12 @@ def test_reasons_why_a_class_has_no_reference(tree):
         if annotation["category_id"] == 18:
             annotation["iscrowd"] = 1
         if annotation["category_id"] == 7:
-            annotation["segmentation"] = [[4, 4, 8, 8]]
+            annotation |= {"segmentation": [], "bbox": [0, 0, 0, 0]}
     coco_tree.write_annotations(root, content)
     report = check(root)
-    assert [count.unusable for count in report.classes] == [
-        "",
-        "only masks without a pixel",
-        "only crowds",
-        "no instance",
-    ]
-    assert len(report.findings["empty_masks"]) == 2 and report.ok
-    assert "classes that cannot be references: 3\n  only masks without a pixel: rectangle\n" in report.text()
+    assert [count.unusable for count in report.classes] == ["", "no instance", "only crowds", "no instance"]
+    assert len(report.findings["no_extent"]) == 2 and report.ok
+    assert "classes that cannot be references: 3\n  no instance: rectangle, hexagon\n" in report.text()
 
 
 def test_an_empty_set(tmp_path):
@@ -112,8 +107,9 @@ def test_images_may_be_skipped(tree):
     root, content = tree
     (root / "val2017" / content["images"][0]["file_name"]).unlink()
     report = check(root, read_images=False)
-    assert report.ok and "broken_images" not in report.findings
-    assert "images that cannot be read: not checked" in report.text()
+    assert not report.ok and "broken_images" not in report.findings
+    assert report.findings["missing_images"] == [content["images"][0]["file_name"]]
+    assert "images without a file: 1\n" in report.text() and "images that cannot be read: not checked" in report.text()
 
 
 def test_more_images_than_a_block(tree, monkeypatch):
@@ -126,28 +122,43 @@ def test_more_images_than_a_block(tree, monkeypatch):
 
 def test_boxes_outside_the_furthest_first(tree):
     root, content = tree
-    change(root, content, 0, bbox=[-0.4, 16, 56.4, 40])  # rounding
-    change(root, content, 1, bbox=[72, 16, 57, 40])  # one pixel beyond 128
-    change(root, content, 3, bbox=[8, -3, 48, 59])
-    change(root, content, 4, bbox=[60, 20, 60, 78.25])  # 98.25 of 96
+    change(root, content, 0, bbox=[7.6, 16, 48, 40])  # rounding
+    change(root, content, 2, bbox=[0, 88, 128, 10.25])  # a crowd's
+    change(root, content, 3, segmentation=[[-9, 28, 56, 28, 56, 68, -9, 68]], bbox=[-9, 28, 65, 40])
+    change(root, content, 5, segmentation=[[8, 76, 8, -3, 56, -3, 56, 76]], bbox=[8, -3, 48, 79])
     report = check(root)
     found = report.findings["boxes_outside"]
-    assert not report.ok and len(found) == 3
-    assert "annotation 103" in found[0] and "3.0 pixels beyond the upper edge of 96 x 128" in found[0]
-    assert "2.2 pixels beyond the lower edge" in found[1] and "1.0 pixels beyond the right edge" in found[2]
-    assert content["images"][1]["file_name"] in found[0] and "(rectangle)" in found[0]
-    assert "[x, y, width, height] = [8.0, -3.0, 48.0, 59.0]" in found[0]
+    assert not report.ok and len(found) == 3 and not report.findings["wrong_boxes"]
+    assert "annotation 103 (rectangle): [-9, 28, 65, 40], 9.0 pixels beyond the edge" in found[0]
+    assert "the mask's [0, 28, 56, 40]" in found[0] and content["images"][1]["file_name"] in found[0]
+    assert "annotation 105" in found[1] and "3.0 pixels beyond the edge" in found[1]
+    assert "annotation 102" in found[2] and "2.2 pixels beyond the lower edge of 96 x 128" in found[2]
 
 
-def test_boxes_without_area_and_far_from_their_masks(tree):
+def test_boxes_that_contradict_their_masks(tree):
     root, content = tree
     change(root, content, 0, bbox=[8, 16, 0, 40])
     change(root, content, 1, bbox=[72, 20, 120 - 72, 8])
-    change(root, content, 3, bbox=[8, 28, 46, 44])  # a few pixels off
+    change(root, content, 3, bbox=[7, 28, 49, 41])  # rounding
     report = check(root)
-    assert report.ok
-    assert ["annotation 100" in text for text in report.findings["boxes_without_area"]] == [True]
-    assert "annotation 101" in report.findings["boxes_apart"][-1] and len(report.findings["boxes_apart"]) == 2
+    assert not report.ok and report.form == ""
+    assert ["annotation 100" in text for text in report.findings["wrong_boxes"]] == [True, False]
+    assert (
+        "annotation 101 (rectangle): [72, 20, 48, 8], the mask's [72, 20, 48, 40]" in report.findings["wrong_boxes"][1]
+    )
+
+
+def test_entries_that_contradict_each_other(tree):
+    root, content = tree
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    content["categories"].append({"id": 90, "name": "Tri Angle "})
+    coco_tree.write_annotations(root, content)
+    (root / "val2017" / "._hidden.png").write_bytes(b"")
+    report = check(root, read_images=False)
+    assert not report.ok
+    assert report.findings["repeated_files"] == ["000000000010.png: image ids 10, 20"]
+    assert report.findings["similar_categories"] == ["'triangle' (id 18), 'Tri Angle ' (id 90)"]
+    assert report.findings["unlisted_images"] == ["000000000020.png"]
 
 
 def test_broken_polygons(tree):
@@ -166,7 +177,7 @@ def test_instances_vanish_at_the_networks_scale_alone(tree):
     report = check(root)
     (found,) = report.findings["vanishing_masks"]
     assert "annotation 100 (ellipse): 9 pixels, scale 0.1" in found
-    assert report.ok and report.classes[0].references == 1 and not report.findings["empty_masks"]
+    assert report.ok and report.classes[0].references == 1
     larger = TinyConfig().replace(IMAGE_MIN_DIM=960, IMAGE_MAX_DIM=1280)
     assert not check(root, config=larger).findings["vanishing_masks"]
 

@@ -24,8 +24,9 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Report what is in a data set; 1 if something in it is broken."""
+    from ..data.annotations import FaultsError
     from ..data.augmentation import parse_augmentation
-    from ..data.checks import check_dataset
+    from ..data.checks import check_dataset, faults_text
     from ..data.data_generator import TrainingSamples
     from ..io.files import writable_folder
     from ..visualize.samples import draw_samples
@@ -33,7 +34,11 @@ def run(options: argparse.Namespace) -> int:
     out = writable_folder(options.out)
     config = load_config(options.config or "small").replace(NUM_TARGETS=options.shots, **parse_settings(options.set))
     config.validate()
-    dataset, _ = open_dataset(options, options.subset, split=options.split)
+    try:
+        dataset, _ = open_dataset(options, options.subset, split=options.split)
+    except FaultsError as error:
+        print(faults_text(error.faults))
+        return 1
     report = check_dataset(dataset, config=config, split=options.split, read_images=not options.skip_images)
     print(report.text())
     if options.samples:

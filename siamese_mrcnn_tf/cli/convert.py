@@ -8,12 +8,16 @@ import argparse
 import collections
 from typing import Any
 
+from ..data.reading import ORIENTATIONS
 from .inputs import picked
 from .options import Commands, add_command, at_least, share
 
 _ATTRIBUTE_HELP = "region attribute that holds the category (default: the only one that all regions have)"
 _CATEGORIES_HELP = "all categories in the order of their ids (default: those found, by name)"
-_ORIENTATION_HELP = "the regions belong to the images as stored, before the orientation tag (browsers before 2020)"
+_ORIENTATION_HELP = (
+    "ignore: the regions belong to the images as stored, before the orientation tag (browsers before 2020); obey (also "
+    "auto): to the upright images (default obey)"
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -32,7 +36,8 @@ def add_parser(commands: Commands) -> None:
     which.add_argument("--category", metavar="NAME", help="one category for all regions")
     add("--categories", nargs="+", metavar="NAME", help=_CATEGORIES_HELP)
     add("--link", action="store_true", help="link the images instead of copying them")
-    add("--ignore-orientation", action="store_true", help=_ORIENTATION_HELP)
+    add("--orientation", choices=ORIENTATIONS, default="obey", help=_ORIENTATION_HELP)
+    add("--ignore-orientation", dest="orientation", action="store_const", const="ignore", help="--orientation ignore")
     add("--force", action="store_true", help="replace existing files in --out")
 
 
@@ -40,8 +45,8 @@ def run(options: argparse.Namespace) -> None:
     from ..data.formats.via_tree import convert_via
 
     choices = ("subset", "year", "val_share", "seed", "attribute", "category", "categories")
-    switches = ("link", "ignore_orientation", "force")
-    contents = convert_via(options.files, options.images, options.out, **picked(options, *choices, *switches))
+    given = picked(options, *choices, "link", "force") | {"ignore_orientation": options.orientation == "ignore"}
+    contents = convert_via(options.files, options.images, options.out, **given)
     for name, content in contents.items():
         print(summary(name, content))
     print(f"The data set is in {options.out}")

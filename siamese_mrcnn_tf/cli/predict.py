@@ -2,14 +2,17 @@
 
 import argparse
 import dataclasses
+import functools
 import glob
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config
+from ..data.reading import ORIENTATIONS
+from ..io.files import IMAGE_SUFFIXES, is_companion
 from .inputs import choose_config, open_predictor
 from .options import Commands, add_command, add_model_arguments
 
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
     from ..predictor import SiamesePredictor
 
 _BOX = re.compile(r"(?P<path>.+):(?P<box>-?[\d.]+(?:,-?[\d.]+)*)")
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_ORIENTATION_HELP = (
+    "orientation tag of photographs, of images and references: obey (also auto) shows them upright, ignore reads them "
+    "as stored (default obey)"
+)
 _REFERENCE_HELP = (
     "a crop, or a box in pixels cut from an image; several are one category (K-shot); repeat the option for more "
     "categories"
@@ -32,6 +38,7 @@ def add_parser(commands: Commands) -> None:
     add("--image", required=True, nargs="+", action="extend", metavar="FILE|DIR|GLOB", help="images to search")
     box = "FILE[:y1,x1,y2,x2]"
     add("--reference", required=True, nargs="+", action="append", metavar=box, help=_REFERENCE_HELP)
+    add("--orientation", choices=ORIENTATIONS, default="obey", help=_ORIENTATION_HELP)
     add("--out", default="predictions", metavar="DIR", help="folder of results (default predictions)")
     add_model_arguments(parser)
 
@@ -42,9 +49,10 @@ def run(options: argparse.Namespace) -> None:
     writable_folder(options.out)
     paths = find_images(options.image)
     config, weights = choose_config(options)
-    references = [read_references(sources, config) for sources in options.reference]
+    read = image_reader(paths, itertools.chain.from_iterable(options.reference), options.orientation)
+    references = [read_references(sources, config, read) for sources in options.reference]
     predictor = open_predictor(options, config, weights)
-    results = predict_files(predictor, paths, references, options.out)
+    results = predict_files(predictor, paths, references, options.out, read=read)
     counts = f"images: {len(paths)}, categories: {len(references)}, detections: {len(results)}"
     print(f"{counts}. Results are in {options.out}")
 
@@ -60,8 +68,25 @@ class ReferenceSet:
     crops: "list[np.ndarray]"
 
 
+ImageReading = Callable[[Path], "np.ndarray"]  # path to uint8 [height, width, RGB]
+
+
+def image_reader(paths: Iterable[Path], references: Iterable[str] = (), orientation: str = "obey") -> ImageReading:
+    """A function that reads images and references by one rule.
+
+    Those above 8 bits are scaled to 8 by the range of all of them together.
+    """
+    from ..io.images import read_image
+    from ..io.intensity import find_ranges
+
+    ranges = find_ranges([*paths, *map(_source_path, references)])
+    return functools.partial(read_image, rule=orientation, ranges=ranges)
+
+
 def find_images(sources: Iterable[str | Path]) -> list[Path]:
     """Image files named by files, folders (all images directly in them) and glob patterns, each once, in order.
+
+    In folders and patterns hidden files and those of operating systems are passed over (`io.files.is_companion`).
 
     Raises:
         ValueError: a source that names no image.
@@ -72,27 +97,31 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
         if path.is_file():
             paths = [path]
         elif path.is_dir():
-            problem = f"no image ({', '.join(_SUFFIXES)}) in this folder"
-            paths = sorted(item for item in path.iterdir() if item.suffix.lower() in _SUFFIXES)
+            problem = f"no image ({', '.join(IMAGE_SUFFIXES)}) in this folder"
+            found_there = (item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES)
+            paths = sorted(item for item in found_there if not is_companion(item) and item.is_file())
         else:
-            paths = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
+            matches = map(Path, glob.glob(str(source), recursive=True))
+            paths = sorted(match for match in matches if match.is_file() and not is_companion(match))
         if not paths:
             raise ValueError(f"{source}: {problem}")
         found.update({path.resolve(): path for path in paths})
     return list(found.values())
 
 
-def read_references(sources: Sequence[str], config: Config) -> ReferenceSet:
+def read_references(sources: Sequence[str], config: Config, read: ImageReading | None = None) -> ReferenceSet:
     """Read the references of one category.
 
-    A source is an image file that is the crop, or "FILE:y1,x1,y2,x2" to cut a box in pixels from an image.
+    A source is an image file that is the crop, or "FILE:y1,x1,y2,x2" to cut a box in pixels from an image. `read` reads
+    a file; None takes `image_reader` of these references.
 
     Raises:
         ValueError: no source; a file that is not an image; a box that is empty or outside its image.
     """
     if not sources:
         raise ValueError("references: expected at least one, got none")
-    return ReferenceSet(_source_path(sources[0]).stem, [_read_reference(source, config) for source in sources])
+    read = read or image_reader([], sources)
+    return ReferenceSet(_source_path(sources[0]).stem, [_read_reference(source, config, read) for source in sources])
 
 
 def predict_files(
@@ -101,9 +130,12 @@ def predict_files(
     references: Sequence[ReferenceSet],
     out: str | Path,
     *,
+    read: ImageReading | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Detect in image files, write the detections and return them as COCO results; `progress` shows a progress bar.
+
+    `read` reads an image file; None takes `image_reader` of these images.
 
     Each image is encoded once for all references, each reference once for all images. Written below `out` are
     `results.json` (COCO results), `images.json` (the images and categories of the results, in COCO's format),
@@ -118,16 +150,16 @@ def predict_files(
 
     from ..evaluation.coco_scores import results_of
     from ..io.files import writable_folder, write_json
-    from ..io.images import read_image
     from ..visualize import draw_overlay
 
+    read = read or image_reader(paths)
     out = writable_folder(out)
     embeddings = [predictor.encode_references(one.crops) for one in references]
     categories, names = _unique(one.name for one in references), _unique(path.stem for path in paths)
     images, results, unreadable = [], [], []
     for image_id, path in enumerate(tqdm(paths, desc="predict", unit="image", disable=not progress), start=1):
         try:
-            image = read_image(path)
+            image = read(path)
         except ValueError as error:
             unreadable.append(str(error))
             continue
@@ -156,15 +188,14 @@ def _source_path(source: str) -> Path:
     return Path(boxed["path"]) if boxed and not Path(source).exists() else Path(source)
 
 
-def _read_reference(source: str, config: Config) -> "np.ndarray":
+def _read_reference(source: str, config: Config, read: ImageReading) -> "np.ndarray":
     from ..data.molding import mold_reference, reference_from_box
-    from ..io.images import read_image
 
     path = _source_path(source)
     before, colon, box = source.rpartition(":")
     if colon and not path.is_file() and Path(before).is_file():
         raise ValueError(f"reference {source}: expected FILE, or FILE:y1,x1,y2,x2 with whole pixels and no spaces")
-    image = read_image(path)
+    image = read(path)
     try:
         if path == Path(source):
             return mold_reference(image, config)

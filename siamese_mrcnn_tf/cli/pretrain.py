@@ -152,7 +152,7 @@ def find_subset(options: argparse.Namespace, subset: str, masks: bool) -> "Image
     from ..pretraining import imagenet, instance_crops
 
     if options.dataset is None:
-        return imagenet.find_images(options.data, subset, options.classes, partial=options.partial)
+        return imagenet.find_images(options.data, subset, options.classes, **picked(options, "partial", "orientation"))
     part = None if options.no_validation else subset  # of the training images, the last by id are for validation
     dataset, _ = open_dataset(options, "train", subsubset=part, **picked(options, "split", "val_images"))
     return instance_crops.InstanceCrops(dataset, name_of(options), masks=masks)

@@ -344,6 +344,7 @@ def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None
     shapes = section.column("segmentation", (list, dict))
     parts = list(itertools.chain.from_iterable(shape for shape in shapes if type(shape) is list))
     fine = set(map(type, parts)) <= {list} and not any(len(part) % 2 for part in parts)
+    fine = fine and not {type(part[0]) for part in parts if part} & {list, dict}
     section.require("segmentation", shapes, _are_polygons, "polygons [[x, y, x, y, ...], ...]", fine=fine)
     for index, shape in enumerate(shapes):
         if type(shape) is dict:
@@ -352,17 +353,23 @@ def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None
             fits = size == image or entry["iscrowd"]  # a crowd's may have a size of its own
             if not (fits and _are_counts(size) and len(size or []) == 2 and is_rle(shape, size or [])):
                 section.refuse(index, "segmentation", shape, f"an RLE of its image's size {image}")
-        elif any(part and type(part[0]) in _NUMBER and part[0] <= 1 and _is_share_polygon(part) for part in shape):
-            expected = "polygons in pixels; these are shares of the image, 0..1"
-            section.refuse(index, "segmentation", shape, expected)
+    if any(map(_is_share_polygon, parts)):
+        found = (type(shape) is list and any(map(_is_share_polygon, shape)) for shape in shapes)
+        index = next(i for i, is_wrong in enumerate(found) if is_wrong)
+        section.refuse(index, "segmentation", shapes[index], "polygons in pixels; these are shares of the image, 0..1")
 
 
 def _is_share_polygon(part: list[Any]) -> bool:
-    return len(part) >= MIN_POLYGON and set(map(type, part)) <= set(_NUMBER) and _are_shares(part)
+    is_small = len(part) >= MIN_POLYGON and type(part[0]) in _NUMBER and part[0] <= 1
+    return is_small and set(map(type, part)) <= set(_NUMBER) and _are_shares(part)
 
 
 def _are_polygons(shape: Any) -> bool:
-    return type(shape) is dict or all(type(part) is list and not len(part) % 2 for part in shape)
+    return type(shape) is dict or all(map(_is_polygon, shape))
+
+
+def _is_polygon(part: Any) -> bool:
+    return type(part) is list and not len(part) % 2 and not (part and type(part[0]) in (list, dict))
 
 
 def _are_counts(values: Any) -> bool:

@@ -3,6 +3,7 @@
 Boxes are [x, y, width, height] in pixels of the image, as in the annotation file.
 """
 
+import collections
 import dataclasses
 import itertools
 import os
@@ -12,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pycocotools.mask as coco_mask
 from tqdm import tqdm
 
 from ..config import Config
+from ..io.files import IMAGE_SUFFIXES, is_companion
 from . import molding, repairs, resize
 from .annotations import Entry, Rle, annotation_rle
 from .dataset import CocoDataset, split_classes
@@ -77,7 +78,8 @@ class Report:
 
     Attributes:
         findings: dict of lists of texts that name file, annotation id and category. "broken_images" (only if images
-            were read): undecodable, or of another size than the annotation file says; "missing_images";
+            were read): missing, undecodable, or of another size than the annotation file says; otherwise
+            "missing_images";
             "broken_outlines": polygons whose coordinates are no pixels of an image; "boxes_outside": more than half a
             pixel beyond the image, the furthest first; "vanishing_masks": no pixel at the network's scale;
             "repeated_files", "similar_categories", "undecided_orientation", "unlisted_images"; and the kinds of
@@ -110,7 +112,11 @@ class Report:
             f"{self.num_annotations} annotations, {self.num_crowds} of them crowds\n"
             f"split {self.split}: {len(self.classes) - novel} train classes, {novel} novel"
         )
-        kinds = [_findings_text(heading, self.findings.get(kind), shown) for kind, (heading, _) in _KINDS.items()]
+        kinds = [
+            _findings_text(heading, self.findings.get(kind), shown)
+            for kind, (heading, _) in _KINDS.items()
+            if kind != "missing_images" or kind in self.findings
+        ]
         kinds += [f"the wrong boxes look like {self.form}"] if self.form else []
         return "\n\n".join([totals, _classes_text(self), _unusable_text(self.classes), "\n".join(kinds)])
 
@@ -141,6 +147,7 @@ def check_dataset(
     findings |= _check_entries(dataset)
     if read_images:
         findings["broken_images"] = _check_images(dataset, workers, progress)
+        del findings["missing_images"]  # they are among the broken ones
     classes, num_train_images, num_novel_images = _count(dataset, split, usable)
     return Report(
         set_name=dataset.set_name,
@@ -260,26 +267,29 @@ def _check_entries(dataset: CocoDataset) -> Findings:
     paths = [os.path.realpath(info["path"]) for info in dataset.image_info]
     shown = [os.path.relpath(info["path"], info["image_dir"]) for info in dataset.image_info]
     missing = [name for name, path in zip(shown, paths, strict=True) if not os.path.isfile(path)]
-    several = [path for path, count in collections.Counter(paths).items() if count > 1]
-    ids = [(path, [str(info["id"]) for info, one in zip(dataset.image_info, paths, strict=True) if one == path]) for path in several]
+    ids = collections.defaultdict(list)
+    for info, path in zip(dataset.image_info, paths, strict=True):
+        ids[path].append(str(info["id"]))
+    repeated = [f"{os.path.basename(path)}: image ids {', '.join(of)}" for path, of in ids.items() if len(of) > 1]
     names = collections.defaultdict(list)
     for info in dataset.class_info[1:]:
         names["".join(info["name"].split()).casefold()].append(f"{info['name']!r} (id {info['id']})")
     return {
         "missing_images": missing,
-        "repeated_files": [f"{os.path.basename(path)}: image ids {', '.join(numbers)}" for path, numbers in ids],
+        "repeated_files": repeated,
         "similar_categories": [", ".join(found) for found in names.values() if len(found) > 1],
         "undecided_orientation": dataset.undecided_orientations(progress=False),
         "unlisted_images": [name for folder, listed in dataset.listed.items() for name in _unlisted(folder, listed)],
     }
 
 
-def _unlisted(folder: str, listed: Collection[str]) -> list[str]:
+def _unlisted(folder: str, paths_listed: Sequence[str]) -> list[str]:
     """Image files in a folder, and below it, that are not listed: their paths in it, sorted."""
-    names = []
+    names, listed = [], set(map(os.path.realpath, paths_listed))
     for where, folders, found in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        paths = (os.path.join(where, name) for name in found if name.lower().endswith(SUFFIXES) and not is_hidden(name))
+        folders[:] = [name for name in folders if not is_companion(name)]
+        chosen = (name for name in found if name.lower().endswith(IMAGE_SUFFIXES) and not is_companion(name))
+        paths = (os.path.join(where, name) for name in chosen)
         names += [os.path.relpath(path, folder) for path in paths if os.path.realpath(path) not in listed]
     return sorted(names)
 

@@ -182,7 +182,8 @@ class TrainingSamples:
     ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
         """The target class, the scene, its masks [height, width, n] and 1, -1 (crowds) or 0 for each of them.
 
-        Another class is tried if no instance of the first has a pixel left at this size.
+        Another class is tried if no instance of the first has a pixel left at this size. Instances of the target class
+        without a pixel are neutral: a crowd of one pixel in their place.
         """
         active, absent_id = set(self.class_ids), self._absent_class(image_id, query, rng)
         present = [int(class_id) for class_id in self.dataset.image_category_index[image_id] if class_id in active]
@@ -190,7 +191,8 @@ class TrainingSamples:
         for class_id in in_order:
             others = active - {class_id} if self.config.USE_HARD_NEGATIVES else set()
             masks, matches = _load_instances(self.dataset, image_id, class_id, others)
-            masks, image = resize.resize_mask(masks, *resizing), scene
+            masks, matches = _resized(masks, matches, resizing)
+            image = scene
             if self.augmentation is not None:
                 image, masks = self.augmentation(scene, masks, rng(_Draw.AUGMENTATION))
             kept = masks.any(axis=(0, 1))
@@ -199,7 +201,9 @@ class TrainingSamples:
                 break
         else:
             if image_id not in self._reported:
-                message = "%s: none of its instances has a pixel left in the network's scene; trained on as background"
+                message = (
+                    "%s: none of its instances has a pixel left in the network's scene; they are neutral in training"
+                )
                 logger.warning(message, self.dataset.image_reference(image_id))
             self._reported.add(image_id)
         return class_id, image, masks, matches
@@ -349,7 +353,8 @@ def _usable_classes(dataset: IndexedCocoDataset, config: Config, purpose: str) -
     unusable = [dataset.class_names[class_id] for class_id in active if class_id not in usable]
     if not usable:
         classes = f"none of its {len(active)} active classes"
-        raise ValueError(f"{dataset.set_name}: {classes} has an instance that could be a reference")
+        crowds = f"; {dataset.crowds_advice}" if dataset.crowds_advice else ""
+        raise ValueError(f"{dataset.set_name}: {classes} has an instance that could be a reference{crowds}")
     if unusable:
         classes = f"{len(unusable)} of {len(active)} classes"
         message = "%s, images of %s: %s have no instance that could be a reference and are left out: %s"
@@ -377,6 +382,25 @@ def _load_instances(
     shape = dataset.image_info[image_id]["height"], dataset.image_info[image_id]["width"], 0
     matches = np.array([match for _, match in found], np.int32)
     return np.stack(masks, axis=-1) if masks else np.zeros(shape, bool), matches
+
+
+def _resized(masks: np.ndarray, matches: np.ndarray, resizing: Resizing) -> tuple[np.ndarray, np.ndarray]:
+    """Masks [height, width, n] in the scene; those of the target class that lose all pixels become crowds of one pixel.
+
+    Objects that a crop cuts off are not in the scene.
+    """
+    scale, padding, crop = resizing
+    small = resize.resize_mask(masks, *resizing)
+    if crop is not None:
+        return small, matches
+    lost = np.flatnonzero(masks.any(axis=(0, 1)) & ~small.any(axis=(0, 1)) & (matches != _OTHER))
+    matches = matches.copy()
+    for index in lost.tolist():
+        middle = np.argwhere(masks[..., index]).mean(axis=0)
+        shape = small.shape[:2]
+        y, x = (min(int((middle[axis] + 0.5) * scale) + padding[axis][0], shape[axis] - 1) for axis in (0, 1))
+        small[y, x, index], matches[index] = True, -_MATCH
+    return small, matches
 
 
 def _chosen_instances(gt_class_ids: np.ndarray, maximum: int, rng: Rng) -> np.ndarray:

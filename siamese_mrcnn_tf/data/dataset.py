@@ -5,8 +5,11 @@
 1..N (0 is background); the ids in the annotation file are called COCO ids.
 """
 
+import collections
+import logging
 import os
 import textwrap
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +18,22 @@ import numpy as np
 import numpy.typing as npt
 import pycocotools.mask as coco_mask
 from pycocotools.coco import COCO
+from tqdm import tqdm
 
-from ..io import files
+from ..io import files, intensity, orientation
 from ..io.images import read_image
-from .annotations import Entry, annotation_rle, coco_layout, coco_object, load_annotations
+from .annotations import Entry, annotation_rle, coco_layout, coco_object, crowds_advice, load_annotations
 from .reading import ReadingRules
 from .repairs import Repairs
+
+logger = logging.getLogger(__name__)
 
 VALIDATION_IMAGES = 3000  # of the training images, set aside by the original for validation during training
 _CACHED_BYTES = 512 * 1024**2  # maximum size of the decoded images of a set that are kept in memory
 _SHOWN = 400  # characters of ids in a message
+_TAGGED_SHOWN = 5  # images with an orientation tag in a message, of each tag
+_HEADERS_READ = 4000  # maximum size of a set whose orientation tags are read by `prepare`
+_RANGES_LOCK = threading.Lock()  # several threads load images; one finds the ranges
 NUM_SPLITS = 4  # category splits of the paper; a quarter of the classes is novel in each
 
 
@@ -40,6 +49,7 @@ class Dataset:
         self.class_from_source_map: dict[str, int] = {}
         self.image_from_source_map: dict[str, int] = {}
         self._active_classes: np.ndarray | None = None
+        self._ranges: intensity.Ranges | None = None  # of images above 8 bits; found when one is read
 
     def add_class(self, source: str, class_id: int, class_name: str) -> None:
         """Add the class with the id `class_id` in `source`, unless it is there."""
@@ -88,8 +98,26 @@ class Dataset:
         return str(self.image_info[image_id]["path"])
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """The image: uint8 [height, width, 3], RGB."""
-        return read_image(self.image_info[image_id]["path"])
+        """The image: uint8 [height, width, 3], RGB; above 8 bits it is scaled by the range of the set."""
+        return read_image(self.image_info[image_id]["path"], ranges=self.image_ranges)
+
+    def image_ranges(self) -> intensity.Ranges:
+        """The ranges by which images of more than 8 bits are scaled, the same for all of the set."""
+        with _RANGES_LOCK:
+            if self._ranges is None:
+                self._ranges = intensity.find_ranges(self._deep_paths())
+            return self._ranges
+
+    def _deep_paths(self) -> list[str]:
+        """Files of the set that may have more than 8 bits."""
+        paths = [str(info["path"]) for info in self.image_info if info.get("path") is not None]
+        return list(filter(intensity.may_be_deep, paths))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for worker processes, with the ranges: all must scale by the same."""
+        if self._ranges is None and intensity.sample_is_deep(self._deep_paths()):
+            self.image_ranges()
+        return dict(self.__dict__)
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks bool [height, width, instances] and class ids int32 [instances] of an image; none here."""
@@ -107,6 +135,8 @@ class CocoDataset(Dataset):
         self.repairs = Repairs({})  # of the subset that was loaded last
         self._decoded: dict[int, np.ndarray] = {}  # images by image id
         self._is_small = False
+        self.listed: dict[str, list[str]] = {}  # image folder -> paths of all images of its annotation files
+        self._warns_of_tags = True  # as images are read: the set is too large for `prepare`
 
     def load_coco(
         self,
@@ -151,6 +181,8 @@ class CocoDataset(Dataset):
         else:
             annotation_path, image_dir = coco_layout(dataset_dir, subset, year)
         content, self.repairs = load_annotations(annotation_path, self.rules)
+        names = (image["file_name"] for image in content["images"])  # pathlib takes seconds for 118,000 of them
+        self.listed.setdefault(str(image_dir), []).extend(os.path.join(image_dir, name) for name in names)
         chosen = _chosen(content["categories"], "class_ids", class_ids, f"category ids of {annotation_path}")
         categories = [content["categories"][index] for index in chosen]
         category_ids = {category["id"] for category in categories}
@@ -165,7 +197,7 @@ class CocoDataset(Dataset):
         for category in categories:
             self.add_class("coco", category["id"], category["name"])
         for image in map(content["images"].__getitem__, kept):
-            path = os.path.join(image_dir, image["file_name"])  # pathlib takes seconds for 118,000 of them
+            path = os.path.join(image_dir, image["file_name"])
             extra = {key: image.get(key) for key in ("height", "width", "coco_url")}
             self.add_image("coco", image["id"], path, image_dir=image_dir, annotations=found[image["id"]], **extra)
         self.set_names.append(image_dir.name)
@@ -176,7 +208,10 @@ class CocoDataset(Dataset):
         if len(self.image_from_source_map) < self.num_images:
             raise ValueError(f"{self.set_name}: some images were loaded twice; a subset may be loaded once")
         pixels = sum((info.get("height") or 0) * (info.get("width") or 0) for info in self.image_info)
-        self._decoded, self._is_small = {}, 3 * pixels <= _CACHED_BYTES
+        self._decoded, self._is_small, self._ranges = {}, 3 * pixels <= _CACHED_BYTES, None
+        self._warns_of_tags = self.num_images > _HEADERS_READ and self.rules.orientation == "auto"
+        if self.num_images <= _HEADERS_READ:
+            self._log_tags(self._undecided_tags())
 
     @property
     def set_name(self) -> str:
@@ -197,13 +232,70 @@ class CocoDataset(Dataset):
             return self._decoded[image_id].copy()
         info = self.image_info[image_id]
         name = Path(info["path"]).relative_to(info["image_dir"])
-        image = read_image(files.inside(info["image_dir"], name), (info["height"], info["width"]))
+        image = read_image(
+            files.inside(info["image_dir"], name),
+            (info["height"], info["width"]),
+            rule=self.rules.orientation,
+            ranges=self.image_ranges,
+            on_undecided=(lambda tag: self._warn_of_tag(name, tag)) if self._warns_of_tags else None,
+        )
         if self._is_small:
             self._decoded[image_id] = image.copy()
         return image
 
+    @property
+    def crowds_advice(self) -> str:
+        """What to do if all annotations are crowds; otherwise empty."""
+        annotations = [annotation for info in self.image_info for annotation in info["annotations"]]
+        is_all = annotations and all(annotation["iscrowd"] for annotation in annotations)
+        return crowds_advice(len(annotations)) if is_all else ""
+
+    def undecided_orientations(self, progress: bool = False) -> list[str]:
+        """The images with an orientation tag that their size does not decide, "a.jpg: orientation tag 3, obeyed"."""
+        word = "ignored" if self.rules.orientation == "ignore" else "obeyed"
+        found = self._undecided_tags(progress)
+        return [f"{name}: orientation tag {tag}, {word}" for name, tag in found]
+
+    def _undecided_tags(self, progress: bool = False) -> list[tuple[str, int]]:
+        """(file name, orientation tag) of the images whose size leaves it open; reads the header of each."""
+        found = []
+        for info in tqdm(self.image_info, "orientation", unit="image", disable=not progress):
+            tag = orientation.read_tag(info["path"])
+            if orientation.is_undecided(tag, info["height"], info["width"]):
+                found.append((os.path.relpath(info["path"], info["image_dir"]), tag))
+        return found
+
+    def _log_tags(self, found: list[tuple[str, int]]) -> None:
+        """Name images whose tag is not decided by their size; a warning unless the user chose a rule."""
+        if not found:
+            return
+        names = collections.defaultdict(list)
+        for name, tag in found:
+            names[tag].append(name)
+        groups = [
+            f"tag {tag}: {', '.join(group[:_TAGGED_SHOWN])}{', ...' if len(group) > _TAGGED_SHOWN else ''}"
+            for tag, group in sorted(names.items())
+        ]
+        have = "images have an" if len(found) > 1 else "image has an"
+        words = f"{self.set_name}: {len(found)} {have} orientation tag that the size does not decide"
+        rule = self.rules.orientation
+        effect = "read as stored" if rule == "ignore" else "turned by it"
+        advice = "; --orientation ignore reads them as stored" if rule == "auto" else f" (--orientation {rule})"
+        level = logging.WARNING if rule == "auto" else logging.INFO
+        logger.log(level, "%s (%s); they are %s%s", words, "; ".join(groups), effect, advice)
+
+    def _warn_of_tag(self, name: Path, tag: int) -> None:
+        """Name the first image whose tag is not decided by its size, as images are read."""
+        self._warns_of_tags = False
+        words = "orientation tag %d, which the size does not decide, is obeyed, and so are those of other images; "
+        logger.warning("%s: %s: " + words + "check counts them, --orientation ignore", self.set_name, name, tag)
+
+    def _deep_paths(self) -> list[str]:
+        listed = [path for paths in self.listed.values() for path in paths if intensity.may_be_deep(path)]
+        return list(dict.fromkeys(super()._deep_paths() + listed))
+
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_decoded": {}}  # worker processes decode for themselves
+        return super().__getstate__() | {"_decoded": {}}  # worker processes decode for themselves
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks bool [height, width, instances] and class ids int32 [instances], negative for crowds as in Matterport.

@@ -6,6 +6,7 @@ the same objects. Boxes are [x, y, width, height] in pixels.
 """
 
 import dataclasses
+import itertools
 import logging
 import textwrap
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ KINDS = {  # what was repaired, in words
 }
 MIN_POLYGON = 6  # numbers (x, y, ...) of a polygon that encloses something
 
-_TOLERANCE = 1.01  # pixels by which the edges of a box and of its mask may differ: rounding, inclusive ends
+_TOLERANCE = 1.5  # pixels by which the edges of a box and of its mask may differ: rounding, inclusive ends, thin tips
 _BLOCK = 20_000  # annotations whose coordinates are in memory at a time
 _SHOWN, _WIDTH = 5, 400  # annotations in a message, and its characters
 _NUMBER = (int, float)
@@ -72,13 +73,13 @@ def plain_polygons(annotations: Sequence[Entry]) -> list[Entry]:
     changed = []
     for annotation in annotations:
         shape = annotation.get("segmentation", [])
-        if type(shape) is list and not _is_plain(shape):
+        if "segmentation" not in annotation:
+            annotation["segmentation"] = shape
+        elif type(shape) is list and not _is_plain(shape):
             polygons = _as_polygons(shape)
             if polygons is not None and polygons != shape:
                 annotation["segmentation"] = polygons
-                changed.append(annotation)
-        elif "segmentation" not in annotation:
-            annotation["segmentation"] = []
+                changed += [annotation] if polygons else []
     return changed
 
 
@@ -196,7 +197,7 @@ def _swapped(boxes: np.ndarray) -> np.ndarray:
 
 
 def _scaled(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return boxes * np.tile(sizes, 2)
+    return np.asarray(boxes * np.tile(sizes, 2))
 
 
 _FORMS = (
@@ -254,7 +255,7 @@ def _compare(
 
 
 def _beyond(given: Sequence[float], box: Sequence[float], size: tuple[int, int]) -> float:
-    """Pixels by which a box leaves its image (height, width); 0 if it contradicts the mask's box inside the image, too."""
+    """Pixels by which a box leaves its image (height, width); 0 if it also contradicts the mask's box inside it."""
     corners = np.array([given[0], given[1], given[0] + given[2], given[1] + given[3]], float)
     clipped = np.clip(corners, 0, [size[1], size[0]] * 2)
     inside = np.concatenate([clipped[:2], clipped[2:] - clipped[:2]])[None]
@@ -292,7 +293,7 @@ def _polygon_extents(annotations: Sequence[Entry], sizes: dict[int, tuple[int, i
     if not polygons:
         return extents
     try:
-        values = np.array([value for polygon in polygons for value in polygon], float).reshape(-1, 2)
+        values = np.fromiter(itertools.chain.from_iterable(polygons), float).reshape(-1, 2)
     except (TypeError, ValueError):
         return extents
     starts = np.concatenate([[0], np.cumsum([len(polygon) // 2 for polygon in polygons])])[:-1]

@@ -185,7 +185,8 @@ def _queries_and_sampler(
         queries, sampler = mismatched.possible(queries), mismatched
     every, queries = queries, queries[: settings.limit]
     if not queries:
-        raise ValueError(f"{dataset.set_name}: no image has an instance of the categories to evaluate")
+        crowds = f"; {dataset.crowds_advice}" if dataset.crowds_advice else ""
+        raise ValueError(f"{dataset.set_name}: no image has an instance of the categories to evaluate{crowds}")
     if sampler is None:
         exclude = settings.exclude_query_image
         sampler = RandomReferenceSampler(dataset, detector.config, seed=settings.seed, exclude_query_image=exclude)

@@ -16,6 +16,9 @@ from typing import Any
 
 StrPath = str | os.PathLike[str]
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+
 
 @contextlib.contextmanager
 def atomic_path(path: StrPath) -> Iterator[Path]:
@@ -148,3 +151,12 @@ def checksum(path: StrPath) -> str:
 def _checksum(path: str, *_: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_companion(path: StrPath) -> bool:
+    """Whether a file or folder is hidden, or one that an operating system leaves among images.
+
+    `._IMG_1.jpg`, `.DS_Store` and `__MACOSX/` are from macOS, `Thumbs.db` and `desktop.ini` from Windows.
+    """
+    path = Path(path)
+    return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES or "__MACOSX" in path.parts

@@ -27,6 +27,8 @@ from PIL import Image
 
 from ..config import Config
 from ..data import molding
+from ..io import intensity
+from ..io.files import IMAGE_SUFFIXES, is_companion
 from ..io.images import read_image
 from . import CLASS_SETS
 
@@ -39,7 +41,6 @@ Box = tuple[float, float, float, float]  # (y1, x1, y2, x2) in pixels
 LabeledImages = Union["ImageFolder", "InstanceCrops"]
 NO_LABEL = -1  # of samples that fill the last batch and do not count
 
-_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _NAMES_SHOWN = 5  # folders in a message before "and 12 more"
 _AREA, _LOG_RATIO = (0.08, 1.0), (math.log(3 / 4), math.log(4 / 3))  # of a random crop, as in Inception's training
 _TRIES = 10  # at a random crop that fits in the image
@@ -91,6 +92,8 @@ class ImageFolder:
         labels: int32 [images], ascending.
         missing: WordNet ids of the class set without images.
         left_out: WordNet ids of folders whose classes are not in the set.
+        orientation: "ignore" reads images as stored, "obey" and "auto" turn them by their orientation tag.
+        ranges: by which images of more than 8 bits are scaled.
     """
 
     folder: Path
@@ -99,6 +102,8 @@ class ImageFolder:
     labels: npt.NDArray[np.int32]
     missing: tuple[str, ...]
     left_out: tuple[str, ...]
+    orientation: str = "auto"
+    ranges: intensity.Ranges = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -118,13 +123,16 @@ class ImageFolder:
 
     def random_crop(self, index: int, size: int, rng: np.random.Generator) -> np.ndarray:
         """A random part of an image: uint8 [size, size, RGB]."""
-        image = read_image(self.folder / self.names[index])
+        image = self._read(index)
         return resized_crop(image, random_box(image.shape, rng), size)
 
     def centre_crop(self, index: int, size: int) -> np.ndarray:
         """The middle of an image: uint8 [size, size, RGB]."""
-        image = read_image(self.folder / self.names[index])
+        image = self._read(index)
         return resized_crop(image, centre_box(image.shape, _CENTRE), size)
+
+    def _read(self, index: int) -> np.ndarray:
+        return read_image(self.folder / self.names[index], rule=self.orientation, ranges=self.ranges)
 
     def summary(self) -> str:
         """Number of images and classes, in a line."""
@@ -134,14 +142,17 @@ class ImageFolder:
         return text + (f"; without images: {len(self.missing)} classes" if self.missing else "")
 
 
-def find_images(data_dir: str | os.PathLike[str], subset: str, classes: int, *, partial: bool = False) -> ImageFolder:
-    """The images of a tree that belong to a class set.
+def find_images(
+    data_dir: str | os.PathLike[str], subset: str, classes: int, *, partial: bool = False, orientation: str = "auto"
+) -> ImageFolder:
+    """The images of a tree that belong to a class set. Hidden files are passed over, as `io.files.is_companion` says.
 
     Args:
         data_dir: folder with train/ and val/.
         subset: "train" or "val".
         classes: 687, 771 or 1000.
         partial: whether classes may be missing.
+        orientation: as in ImageFolder.
 
     Raises:
         ValueError: no such folder, no image, or a class without images.
@@ -161,13 +172,15 @@ def find_images(data_dir: str | os.PathLike[str], subset: str, classes: int, *, 
         logger.warning("%s: %d folders are no classes of ILSVRC-2012: %s", folder, len(unknown), _listed(unknown))
     left_out = tuple(sorted(present.intersection(excluded_classes(classes))))
     labels = np.repeat(np.arange(len(wanted), dtype=np.int32), [len(paths) for paths in found.values()])
-    return ImageFolder(folder, len(wanted), names, labels, missing, left_out)
+    deep = [folder / name for name in names if intensity.may_be_deep(name)]
+    ranges = intensity.find_ranges(deep) if intensity.sample_is_deep(deep) else {}
+    return ImageFolder(folder, len(wanted), names, labels, missing, left_out, orientation, ranges)
 
 
 def _class_folders(folder: Path) -> set[str]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected DIR/train and DIR/val, in each a folder for every class")
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    entries = [entry for entry in folder.iterdir() if not is_companion(entry)]
     present = {entry.name for entry in entries if entry.is_dir()}
     if not present.intersection(wordnet_ids()):
         flat = " (it holds the images themselves: sort them)" if any(map(_is_image, entries)) else ""
@@ -176,7 +189,7 @@ def _class_folders(folder: Path) -> set[str]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_companion(path)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as coco_mask
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm import tqdm
 
-from ...io import files
+from ...io import files, intensity, orientation
 from ...io.images import read_image
 from ..annotations import Content, Entry, annotation_rle
 from . import via
@@ -47,8 +47,8 @@ def convert_via(
 
     Returns the contents of the annotation files by set name ("train2017").
     Images are numbered from 1 in the order of the files. Regions that are points have no area: they are left out, and
-    the log names them. Other regions are clipped to their image. An image whose EXIF orientation `CocoDataset` would
-    ignore, because the turned image has the same size, is written upright.
+    the log names them. Other regions are clipped to their image. An image whose size does not tell whether its
+    orientation tag applies is written as its regions are for, without the tag.
 
     Args:
         paths: annotation files.
@@ -160,7 +160,8 @@ class _Source:
     path: Path
     name: str  # its path in the image folder, with slashes
     size: Sequence[int]  # (height, width) in pixels that the regions are for
-    is_turned: bool  # `read_image` does not give the upright image for that size
+    is_turned: bool  # it has to be written without its orientation tag, which the size does not decide
+    rule: str  # "obey" or "ignore": whether the regions are for the upright or the stored image
 
 
 def _sources(
@@ -191,19 +192,11 @@ def _find(image: via.AnnotatedImage, image_dir: files.StrPath) -> Path:
     raise ValueError(f"{image.place}: no such file in {image_dir}")
 
 
-def _measure(path: Path, ignore_orientation: bool) -> tuple[Sequence[int], bool]:
-    """`size` and `is_turned` of a _Source."""
-    upright = read_image(path)
-    with Image.open(path) as image:
-        stored = image.height, image.width
-        try:
-            is_tagged = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        except Exception:  # broken EXIF data raise anything; `read_image` ignores them
-            is_tagged = False
-    if is_tagged and ignore_orientation:
-        return stored, False
-    size = upright.shape[:2]
-    return size, is_tagged and not np.array_equal(read_image(path, size), upright)
+def _measure(path: Path, ignore_orientation: bool) -> tuple[Sequence[int], bool, str]:
+    """`size`, `is_turned` and `rule` of a _Source."""
+    rule = "ignore" if ignore_orientation else "obey"
+    size = read_image(path, rule=rule).shape[:2]
+    return size, orientation.is_undecided(orientation.read_tag(path), *size), rule
 
 
 def _write_images(placed: list[tuple[_Source, Path]], link: bool, force: bool) -> None:
@@ -223,7 +216,8 @@ def _is_needed(source: _Source, target: Path, force: bool) -> bool:
         return True
     is_itself = target.samefile(source.path) and not target.is_symlink()
     if is_itself and source.is_turned:
-        raise ValueError(f"{target}: has to be written upright, but is the image itself; choose another --out")
+        words = "has to be written without its orientation tag, but is the image itself"
+        raise ValueError(f"{target}: {words}; choose another --out")
     if is_itself or target.read_bytes() == _image_bytes(source):
         return False
     if not force:
@@ -232,14 +226,18 @@ def _is_needed(source: _Source, target: Path, force: bool) -> bool:
 
 
 def _image_bytes(source: _Source) -> bytes:
-    """The content of the file to write: as it is, or the upright image in the same format."""
+    """The content of the file to write: as it is, or the image without orientation tag in the same format."""
     if not source.is_turned:
         return source.path.read_bytes()
+    if intensity.deep_kind(source.path):
+        tag = f"its orientation tag {orientation.read_tag(source.path)} is not decided by its size"
+        raise ValueError(f"{source.path}: {tag}, and more than 8 bits cannot be turned; remove the tag from the file")
     with Image.open(source.path) as image:
         kind = image.format
     buffer = io.BytesIO()
     try:
-        Image.fromarray(read_image(source.path)).save(buffer, format=kind, quality=_JPEG_QUALITY)
+        pixels = Image.fromarray(read_image(source.path, rule=source.rule))
+        pixels.save(buffer, format=kind, quality=_JPEG_QUALITY)
     except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{source.path}: cannot be written upright as {kind} ({error})") from error
+        raise ValueError(f"{source.path}: cannot be written without its tag as {kind} ({error})") from error
     return buffer.getvalue()
