@@ -22,7 +22,7 @@ from .orientation import PNG_MAGIC, TIFF_MAGICS, load_stored
 
 logger = logging.getLogger(__name__)
 
-_EIGHT_BIT_SUFFIXES = {".jpg", ".jpeg", ".gif", ".bmp", ".webp"}  # formats without more
+_EIGHT_BIT_SUFFIXES = (".jpg", ".jpeg", ".gif", ".bmp", ".webp")  # formats without more
 _EIGHT_BIT_MAGICS = (b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 _PILLOW_KINDS = {"I": "int32", "F": "float32"}  # by mode, with "I;16" and its kin
 _BITS = (8, 10, 12, 14, *range(16, 33))
@@ -50,7 +50,7 @@ RangesOf = Ranges | Callable[[], Ranges] | None  # ranges, or a function that fi
 
 def may_be_deep(path: StrPath) -> bool:
     """Whether the format that a file's name tells has images of more than 8 bits."""
-    return os.path.splitext(path)[1].lower() not in _EIGHT_BIT_SUFFIXES
+    return not os.fspath(path).lower().endswith(_EIGHT_BIT_SUFFIXES)
 
 
 def deep_kind(path: StrPath) -> str | None:
