@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,3 +110,15 @@ def test_checksum_follows_the_file(tmp_path):
     for content in (b"one", b"other", b"one"):
         path.write_bytes(content)
         assert files.checksum(path) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "name", ["._IMG_1.jpg", ".DS_Store", "Thumbs.db", "thumbs.DB", "desktop.ini", "a/__MACOSX/IMG_1.jpg", ".hidden.png"]
+)
+def test_companions_of_images(name):
+    assert files.is_companion(name) and files.is_companion(Path("folder") / name)
+
+
+@pytest.mark.parametrize("name", ["IMG_1.jpg", "a/_IMG.jpg", ".folder/IMG_1.jpg", "../IMG_1.jpg", "thumbs.png"])
+def test_images_are_no_companions(name):
+    assert not files.is_companion(name)

@@ -117,6 +117,34 @@ def test_trees_of_another_form_are_explained(tree, tmp_path):
         imagenet.find_images(only_excluded, "train", 687, partial=True)
 
 
+def test_companions_are_passed_over(tree, images, caplog):
+    wnid = imagenet_tree.TRAINED[0]
+    (tree / "train" / "__MACOSX" / wnid).mkdir(parents=True)
+    for name in (f"{wnid}/._a.JPEG", f"{wnid}/Thumbs.db", f"__MACOSX/{wnid}/a.JPEG", "._x", f"{wnid}/.b.png"):
+        (tree / "train" / name).write_bytes(b"0")
+    assert imagenet.find_images(tree, "train", 687, partial=True).names == images.names and not caplog.messages
+
+
+@pytest.mark.parametrize(("rule", "turned"), [("auto", True), ("obey", True), ("ignore", False)])
+def test_orientation_of_class_images(tree, rule, turned):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    values = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tree / "train" / imagenet_tree.TRAINED[0] / "0.png", exif=exif)
+    found = imagenet.find_images(tree, "train", 687, partial=True, orientation=rule)
+    expected = Image.fromarray(values[::-1, ::-1] if turned else values)
+    crop = imagenet.resized_crop(np.asarray(expected), imagenet.centre_box((SIZE, SIZE), 224 / 256), SIZE)
+    np.testing.assert_array_equal(found.centre_crop(0, SIZE), crop)
+
+
+def test_class_images_above_eight_bits_share_a_range(tree):
+    folder = tree / "train" / imagenet_tree.TRAINED[0]
+    for name, value in (("0.png", 4095), ("1.png", 819)):
+        Image.fromarray(np.full((SIZE, SIZE), value, np.uint16)).save(folder / name)
+    found = pickle.loads(pickle.dumps(imagenet.find_images(tree, "train", 687, partial=True)))
+    assert [int(found.centre_crop(index, SIZE).max()) for index in (0, 1)] == [255, 51]
+
+
 # ---- samples -----------------------------------------------------------------------------------------------------
 
 

@@ -55,27 +55,6 @@ def test_bilevel(tmp_path):
     assert images.read_image(save(tmp_path / "a.png", bits))[..., 0].tolist() == [[255, 0]]
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (np.array([[0, 257, 65535]], np.uint16), [[0, 1, 255]]),
-        (np.array([[0, 100, 255]], np.uint16), [[0, 100, 255]]),
-        (np.array([[-5, 514, 70000]], np.int32), [[0, 2, 255]]),
-        (np.array([[0.0, 0.5, 1.0]], np.float32), [[0, 128, 255]]),
-        (np.array([[0.0, 17.4, 200.0]], np.float32), [[0, 17, 200]]),
-    ],
-)
-def test_more_than_eight_bits(tmp_path, values, expected):
-    read = images.read_image(save(tmp_path / "a.tif", values))
-    assert read.dtype == np.uint8 and read.shape == (1, 3, 3)
-    assert read[..., 1].tolist() == expected
-
-
-def test_sixteen_bit_png(tmp_path):
-    read = images.read_image(save(tmp_path / "a.png", np.array([[0, 65535], [25700, 257]], np.uint16)))
-    assert read[..., 0].tolist() == [[0, 255], [100, 1]]
-
-
 def test_cmyk(tmp_path):
     Image.new("CMYK", (4, 2), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
     read = images.read_image(tmp_path / "a.jpg")

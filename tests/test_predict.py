@@ -40,6 +40,60 @@ def test_images_by_file_folder_and_pattern(images):
         predict.find_images([images / "empty"])
 
 
+def test_companions_are_passed_over(images):
+    a, b = images / "a.png", images / "b.jpg"
+    (images / "__MACOSX").mkdir()
+    for name in ("._b.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/._b.jpg", "__MACOSX/b.jpg", ".c.png"):
+        (images / name).write_bytes(b"\0\5\x16\7")
+    (images / "folder.png").mkdir()
+    assert predict.find_images([images]) == [a, b]
+    assert predict.find_images([str(images / "*.[pj]*")]) == [a, b]
+    assert predict.find_images([str(images / "**" / "*.jpg")]) == [b]
+    with pytest.raises(ValueError, match="no such file, folder or match"):
+        predict.find_images([str(images / "._*")])
+    with pytest.raises(ValueError, match="no image .* in this folder"):
+        predict.find_images([images / "__MACOSX"])
+
+
+def test_tags_of_images_and_references_are_obeyed_or_ignored(tmp_path, scene):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = tmp_path / "a.png"
+    Image.fromarray(scene).save(path, exif=exif)
+    for rule, expected in (("obey", scene[::-1, ::-1]), ("auto", scene[::-1, ::-1]), ("ignore", scene)):
+        np.testing.assert_array_equal(predict.image_reader([path], orientation=rule)(path), expected)
+
+
+def test_the_references_of_an_upright_and_a_turned_photograph_are_equal(tmp_path, tiny_model, crop):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(crop).save(tmp_path / "a.png")
+    Image.fromarray(np.ascontiguousarray(crop.swapaxes(0, 1)[::-1])).save(tmp_path / "b.png", exif=exif)
+    a, b = (predict.read_references([str(tmp_path / name)], tiny_model.config).crops[0] for name in ("a.png", "b.png"))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_images_of_12_and_16_bits_find_what_8_bits_find(tmp_path, tiny_model, scene):
+    grey, found = scene[..., 1], []
+    for bits in (8, 12, 16):
+        values = np.rint(grey / 255 * (2**bits - 1)).astype(np.uint16 if bits > 8 else np.uint8)
+        path = tmp_path / f"g{bits}.png"
+        Image.fromarray(values).save(path)
+        read = predict.image_reader([path])
+        references = predict.read_references([f"{path}:10,20,60,90"], tiny_model.config, read)
+        out = tmp_path / str(bits)
+        found.append(predict.predict_files(tiny_model.predictor, [path], [references], out, read=read, progress=False))
+    assert found[0] and found[1] == found[0] and found[2] == found[0]
+
+
+def test_a_reference_has_the_range_of_the_images(tmp_path, scene):
+    dark, bright = tmp_path / "dark.png", tmp_path / "bright.png"
+    Image.fromarray(np.full((40, 40), 800, np.uint16)).save(dark)
+    Image.fromarray(np.full((40, 40), 4000, np.uint16)).save(bright)
+    read = predict.image_reader([bright], [f"{dark}:0,0,20,20"])
+    assert read(dark)[0, 0, 0] == 50 and read(bright)[0, 0, 0] == 249
+
+
 def test_references_from_crops_and_boxes(images, tiny_model, scene, crop, tmp_path):
     config = tiny_model.config
     references = predict.read_references([str(tmp_path / "thing.png"), f"{images / 'a.png'}:10,20,60,90"], config)
@@ -147,7 +201,7 @@ def test_nothing_is_written_if_no_image_can_be_read(images, tiny_model, tmp_path
 def test_each_image_is_decoded_once(images, tiny_model, tmp_path, monkeypatch):
     references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
     opened, read = [], image_files.read_image
-    monkeypatch.setattr(image_files, "read_image", lambda path: opened.append(path) or read(path))
+    monkeypatch.setattr(image_files, "read_image", lambda path, **how: opened.append(path) or read(path, **how))
     paths = predict.find_images([images])
     predict.predict_files(tiny_model.predictor, paths, [references], tmp_path / "out", progress=False)
     assert opened == paths

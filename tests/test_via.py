@@ -345,6 +345,22 @@ def test_orientation_tags_can_be_ignored(convert, photos, tmp_path):
     np.testing.assert_array_equal(coco_tree.load(tmp_path / "set").load_image(0), read_image(source, (40, 60)))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_ignored_tags_of_square_images_are_not_written(convert, photos, tmp_path, orientation):
+    source = save_image(photos / "a.png", 50, 50, exif=oriented(orientation))
+    convert({"a.png": [region(SHAPES["arrow"], kind="arrow")]}, ignore_orientation=True)
+    stored = read_image(source, rule="ignore")
+    np.testing.assert_array_equal(coco_tree.load(tmp_path / "set").load_image(0), stored)
+    np.testing.assert_array_equal(read_image(tmp_path / "set" / "train2017" / "a.png"), stored)
+
+
+def test_deep_images_with_an_undecided_tag_are_refused(convert, photos):
+    photos.mkdir(exist_ok=True)
+    Image.fromarray(np.zeros((50, 50), np.uint16)).save(photos / "a.png", exif=oriented(3))
+    with pytest.raises(ValueError, match=r"a.png: its orientation tag 3 is not decided by its size, and more than 8"):
+        convert({"a.png": [region(SHAPES["arrow"], kind="arrow")]})
+
+
 def test_images_are_copied_or_linked(convert, photos, tmp_path):
     images = {"a.png": [region(SHAPES["box"], kind="box")], "b.jpg": []}
     save_image(photos / "b.jpg", 50, 50, exif=oriented(3))
@@ -386,7 +402,9 @@ def test_images_may_be_in_their_place(tmp_path):
     convert_via([annotations], folder, tmp_path / "set", progress=False)
     assert (folder / "a.jpg").read_bytes() == before
     save_image(folder / "a.jpg", exif=oriented(3))
-    with pytest.raises(ValueError, match="a.jpg: has to be written upright, but is the image itself"):
+    with pytest.raises(
+        ValueError, match="a.jpg: has to be written without its orientation tag, but is the image itself"
+    ):
         convert_via([annotations], folder, tmp_path / "set", progress=False, force=True)
 
 

@@ -64,6 +64,7 @@ class Dataset:
 
     def prepare(self) -> None:
         """Number classes and images; call it when all are added."""
+        self._ranges = None
         self.num_classes, self.num_images = len(self.class_info), len(self.image_info)
         self.class_ids, self.image_ids = np.arange(self.num_classes), np.arange(self.num_images)
         self.class_names = [info["name"].split(",")[0] for info in self.class_info]
@@ -208,7 +209,7 @@ class CocoDataset(Dataset):
         if len(self.image_from_source_map) < self.num_images:
             raise ValueError(f"{self.set_name}: some images were loaded twice; a subset may be loaded once")
         pixels = sum((info.get("height") or 0) * (info.get("width") or 0) for info in self.image_info)
-        self._decoded, self._is_small, self._ranges = {}, 3 * pixels <= _CACHED_BYTES, None
+        self._decoded, self._is_small = {}, 3 * pixels <= _CACHED_BYTES
         self._warns_of_tags = self.num_images > _HEADERS_READ and self.rules.orientation == "auto"
         if self.num_images <= _HEADERS_READ:
             self._log_tags(self._undecided_tags())

@@ -2,5 +2,7 @@
 
 files: text, JSON, folders and file names.
 download: downloads that resume.
-images: image files.
+images: image files, read as 8-bit RGB.
+orientation: their orientation tags.
+intensity: images of more than 8 bits.
 """

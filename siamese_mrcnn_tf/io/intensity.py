@@ -1,8 +1,8 @@
 """Images of more than 8 bits: read without loss, and scaled to 8 bits by one range for a whole set.
 
-The range of unsigned integers is the smallest of 8, 10, 12, 14 and 16 bits (then 17 to 32) that holds the maximum of
-the set: files of 16 bits often hold 10, 12 or 14. Floats in 0..1 span 0..1, others the same numbers of bits. A set with
-negative values spans its minimum to its maximum. Files of different types (16-bit, 32-bit float) have a range each.
+The range of integers is the smallest of 8, 10, 12, 14 and 16 bits (then 17 to 32) that holds the maximum of the set:
+files of 16 bits often hold 10, 12 or 14. Floats in 0..1 span 0..1, others the same numbers of bits. A set with negative
+values spans its minimum to its maximum. Files of different types (16-bit, 32-bit float, ...) have a range each.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from .files import StrPath
-from .orientation import PNG_MAGIC, TIFF_MAGICS
+from .orientation import PNG_MAGIC, TIFF_MAGICS, load_stored
 
 logger = logging.getLogger(__name__)
 
-_EIGHT_BIT_SUFFIXES = {".jpg", ".jpeg", ".gif", ".bmp", ".webp"}  # formats without more
+_EIGHT_BIT_SUFFIXES = (".jpg", ".jpeg", ".gif", ".bmp", ".webp")  # formats without more
 _EIGHT_BIT_MAGICS = (b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 _PILLOW_KINDS = {"I": "int32", "F": "float32"}  # by mode, with "I;16" and its kin
 _BITS = (8, 10, 12, 14, *range(16, 33))
@@ -45,11 +45,12 @@ class Range:
 
 
 Ranges = dict[str, Range]  # by type of the values, for example "uint16"
+RangesOf = Ranges | Callable[[], Ranges] | None  # ranges, or a function that finds them when they are needed
 
 
 def may_be_deep(path: StrPath) -> bool:
     """Whether the format that a file's name tells has images of more than 8 bits."""
-    return os.path.splitext(path)[1].lower() not in _EIGHT_BIT_SUFFIXES
+    return not os.fspath(path).lower().endswith(_EIGHT_BIT_SUFFIXES)
 
 
 def deep_kind(path: StrPath) -> str | None:
@@ -182,9 +183,7 @@ def _tiff_values(path: StrPath) -> np.ndarray:
         pixels, most = page.imagelength * page.imagewidth, Image.MAX_IMAGE_PIXELS
         if most and pixels > 2 * most:
             raise ValueError(f"too large to be read safely: {pixels} pixels")
-        channels = page.samplesperpixel - len(page.extrasamples)
-        if channels not in (1, 3):
-            raise ValueError(f"it has {channels} channels, expected grey or RGB")
+        channels = _colours(page)
         try:
             values = _channels_last(page.asarray(), page.axes, channels)
         except ValueError as error:  # a compression that needs another library
@@ -193,6 +192,16 @@ def _tiff_values(path: StrPath) -> np.ndarray:
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and values.dtype.kind == "u":
         return int(range_of(0, int(values.max()), values.dtype.name).maximum) - values
     return values
+
+
+def _colours(page: Any) -> int:
+    """Number of the colours of a TIFF page, 1 or 3, without its alpha."""
+    extra = [kind for kind in page.extrasamples if kind == tifffile.EXTRASAMPLE.UNSPECIFIED]
+    colours: int = page.samplesperpixel - len(page.extrasamples)
+    if colours not in (1, 3) or len(extra) > (colours == 3):  # a fourth of RGB is taken as alpha, whatever it is
+        channels = page.samplesperpixel
+        raise ValueError(f"it has {channels} channels, expected grey or RGB, with or without alpha")
+    return colours
 
 
 def _channels_last(values: np.ndarray, axes: str, channels: int) -> np.ndarray:
@@ -210,12 +219,7 @@ def _compressed_values(path: StrPath, channels: int) -> np.ndarray:
     with Image.open(path) as image:
         if image.mode not in _PILLOW_KINDS and not image.mode.startswith("I;16"):
             return _opencv_values(path)[..., 0]
-        from .orientation import load_stored
-
         return np.asarray(load_stored(image, path)[0])
-
-
-RangesOf = Ranges | Callable[[], Ranges] | None
 
 
 def to_eight_bits(path: StrPath, kind: str, ranges: RangesOf) -> np.ndarray:

@@ -1,0 +1,255 @@
+"""Where annotation tools put the annotation file and the images of a data set, and how they name images.
+
+`find_layout` knows the folders of COCO, Roboflow, CVAT, Label Studio and coco-annotator; `resolve_names` finds images
+whose names are paths of another machine.
+"""
+
+import collections
+import logging
+import os
+import re
+import urllib.parse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..io import files
+from .annotations import Content
+
+logger = logging.getLogger(__name__)
+
+SUBSETS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+
+_COCO_2014_SUBSETS = ("minival", "valminusminival")  # parts of val2014 with annotation files of their own
+_ROBOFLOW = "_annotations.coco.json"
+_WHOLE = ("instances_default.json", "result.json")  # CVAT's and Label Studio's: all images in one file
+_PLAIN_NAME = re.compile(r"[^/\\%?:]+")
+_PEEKED = 20  # names that decide on the image folder
+
+
+class LayoutError(ValueError):
+    """A folder has no annotation file of a subset."""
+
+
+def find_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Path, list[Path]]:
+    """(annotation file of a subset, folders that may hold its images; the first that has them is taken).
+
+    In this order, names without regard to case; "valid" and "validation" stand for val:
+
+    1. COCO: annotations/instances_{subset}{year}.json; then without a year, or with the only other year there is.
+    2. {subset}.json or {subset}_annotations.json, also in annotations/.
+    3. Roboflow: {subset}/_annotations.coco.json beside the images, or another single JSON file there.
+    4. For train alone, a file of all images: CVAT's annotations/instances_default.json, Label Studio's result.json, or
+       the only JSON file in the folder, or else in annotations/ (coco-annotator).
+
+    Images are in {subset}{year}/, {subset}/, images/{subset}/, images/default/, images/, or beside the file.
+
+    Raises:
+        LayoutError: a ValueError that says what was looked for, and what is there.
+    """
+    root = Path(dataset_dir)
+    if not root.is_dir():
+        raise LayoutError(f"{root}: no such folder, expected a data set with annotations/instances_{subset}{year}.json")
+    if subset in _COCO_2014_SUBSETS:
+        return _existing(root, "annotations", f"instances_{subset}2014.json"), [root / "val2014"]
+    names = SUBSETS.get(subset, (subset,))
+    path = _of_subset(root, names, year) or _beside_images(root, names)
+    if path is None and subset == "train":
+        path = _whole(root)
+    if path is None:
+        raise LayoutError(_nothing_found(root, subset, year))
+    return path, _image_folders(root, path, names, year)
+
+
+def choose_images(path: files.StrPath, folders: Sequence[Path], content: Content) -> Path:
+    """The first folder that holds one of the first images of a file; without images in any, the first that exists.
+
+    Raises:
+        ValueError: none of the folders exists.
+    """
+    there = [folder for folder in folders if folder.is_dir()]
+    if not there:
+        looked = ", ".join(str(folder) for folder in folders)
+        raise LayoutError(f"{path}: no such image folder (looked for {looked})")
+    if len(there) > 1:
+        for folder in there:
+            if any(find_image(image["file_name"], folder) for image in content["images"][:_PEEKED]):
+                return folder
+    return there[0]
+
+
+def resolve_names(content: Content, image_dir: Path, path: files.StrPath) -> None:
+    """Replace the names of images that are paths by those of files in the image folder, in place.
+
+    Of a name with backslashes, an absolute path, one that leaves the folder, or an address, the longest last part that
+    is there is taken. Plain names, and names that are there, stay.
+
+    Raises:
+        ValueError: two entries name the same file.
+    """
+    changed = []
+    for index, image in enumerate(content["images"]):
+        name = image["file_name"]
+        if _PLAIN_NAME.fullmatch(name):
+            continue
+        found = find_image(name, image_dir) or _last_part(name)
+        if found != name:
+            image["file_name"] = found
+            changed.append((index, name))
+    if not changed:
+        return
+    owners = collections.defaultdict(list)
+    for image in content["images"]:
+        owners[image["file_name"]].append(image["id"])
+    for index, name in changed:
+        ids = owners[content["images"][index]["file_name"]]
+        if len(ids) > 1:
+            found = content["images"][index]["file_name"]
+            same = f"the file {image_dir / found}, as is image {next(i for i in ids if i != content['images'][index]['id'])}"
+            raise ValueError(f"{path}: images[{index}] (id {content['images'][index]['id']}): file_name = {name!r} is {same}")
+    first = changed[0]
+    found = content["images"][first[0]]["file_name"]
+    logger.info("%s: %d file names are paths; read as their last parts, %r as %r", path, len(changed), first[1], found)
+
+
+def find_image(name: str, folder: files.StrPath) -> str | None:
+    """The path in `folder` of the file that a name means, with slashes: the name itself, or its longest last part."""
+    for candidate in _candidates(name):
+        if os.path.isfile(os.path.join(folder, candidate)):
+            return candidate
+    return None
+
+
+def drop_root_category(content: Content, path: files.StrPath) -> None:
+    """Remove the category of Roboflow that only groups the others, so that it takes no class number.
+
+    Its supercategory is "none", its name is the supercategory of all other categories, and no annotation has it.
+    """
+    categories = content["categories"]
+    for root in categories:
+        others = [category for category in categories if category is not root]
+        groups = {str(category.get("supercategory")) for category in others}
+        if others and str(root.get("supercategory", "")).lower() == "none" and groups == {root["name"]}:
+            if not any(annotation["category_id"] == root["id"] for annotation in content["annotations"]):
+                content["categories"] = others
+                logger.info("%s: category %r groups the others and takes no class number", path, root["name"])
+            return
+
+
+# ---- annotation files ----------------------------------------------------------------------------------------------
+def _of_subset(root: Path, names: Sequence[str], year: str) -> Path | None:
+    """The annotation file that has the name of the subset."""
+    folder = root / "annotations"
+    there = _json_files(folder)
+    for name in names:
+        for wanted in (f"instances_{name}{year}.json", f"instances_{name}.json"):
+            if wanted.lower() in there:
+                return files.inside(folder, there[wanted.lower()])
+        pattern = re.compile(rf"instances_{re.escape(name)}(\d{{4}})\.json")
+        others = [found for low, found in there.items() if pattern.fullmatch(low)]
+        if len(others) == 1:
+            logger.warning("%s: no instances_%s%s.json, %s is taken", folder, name, year, others[0])
+            return files.inside(folder, others[0])
+    for place, found in ((folder, there), (root, _json_files(root))):
+        for name in names:
+            for wanted in (f"{name}.json", f"{name}_annotations.json", f"annotations_{name}.json"):
+                if wanted in found:
+                    return files.inside(place, found[wanted])
+    return None
+
+
+def _beside_images(root: Path, names: Sequence[str]) -> Path | None:
+    """The annotation file in the image folder of the subset, as Roboflow writes it."""
+    folders = {entry.name.lower(): entry for entry in root.iterdir() if entry.is_dir()}
+    for folder in (folders[name] for name in names if name in folders):
+        there = _json_files(folder)
+        if _ROBOFLOW in there:
+            return files.inside(folder, there[_ROBOFLOW])
+        if len(there) == 1:
+            return files.inside(folder, next(iter(there.values())))
+    return None
+
+
+def _whole(root: Path) -> Path | None:
+    """The only annotation file of the data set."""
+    for folder in (root / "annotations", root):
+        there = _json_files(folder)
+        for name in _WHOLE:
+            if name in there:
+                return files.inside(folder, there[name])
+    for folder in (root, root / "annotations"):
+        there = _json_files(folder)
+        if len(there) == 1:
+            return files.inside(folder, next(iter(there.values())))
+    return None
+
+
+def _json_files(folder: Path) -> dict[str, str]:
+    """Names of the JSON files in a folder by their lower-case form."""
+    if not folder.is_dir():
+        return {}
+    entries = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() == ".json")
+    return {name.lower(): name for name in entries if not files.is_companion(name)}
+
+
+def _existing(root: Path, *parts: str) -> Path:
+    path = files.inside(root, os.path.join(*parts))
+    if not path.is_file():
+        there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise LayoutError(f"{path}: no such annotation file; the folder holds {', '.join(there) or 'nothing'}")
+    return path
+
+
+def _nothing_found(root: Path, subset: str, year: str) -> str:
+    whole = _whole(root)
+    folder = root / "annotations"
+    there = sorted(entry.name for entry in (folder if folder.is_dir() else root).iterdir())
+    place = folder if folder.is_dir() else root
+    text = f"{place}: no annotation file for {subset!r} (instances_{subset}{year}.json, or {subset}/{_ROBOFLOW})"
+    if whole is not None:
+        split = f"siamese-mrcnn convert {whole} --images IMAGES --out OUT --val-share 0.2"
+        return f"{text}; {whole.name} holds all images: to split it, {split}; or choose --subset train"
+    return f"{text}; the folder holds {', '.join(there) or 'nothing'}"
+
+
+def _image_folders(root: Path, path: Path, names: Sequence[str], year: str) -> list[Path]:
+    """Folders that may hold the images of an annotation file, the likeliest first."""
+    stem = re.sub(r"^(instances|annotations)_|_annotations$", "", path.stem, flags=re.IGNORECASE)
+    subsets = list(dict.fromkeys([stem, *(f"{name}{year}" for name in names), *names, "default"]))
+    wanted = [part for name in subsets for part in (name, f"images/{name}")]
+    beside = [path.parent] if path.parent != root / "annotations" else []
+    spelt = [_spelt(root, part) for part in [*wanted, "images", "img"]]
+    first = beside if path.name.lower() == _ROBOFLOW else []
+    return list(dict.fromkeys([*first, *spelt, *beside, path.parent / "images", root]))
+
+
+def _spelt(root: Path, part: str) -> Path:
+    """The folder `part` below `root`, in the spelling of the disk."""
+    folder = root
+    for name in part.split("/"):
+        same = folder / name
+        if not same.is_dir() and folder.is_dir():
+            same = next((e for e in folder.iterdir() if e.is_dir() and e.name.lower() == name.lower()), same)
+        folder = same
+    return folder
+
+
+# ---- names of images -----------------------------------------------------------------------------------------------
+def _candidates(name: str) -> Iterable[str]:
+    """Paths inside the image folder that a name may mean, the most literal first."""
+    if _stays(name):
+        yield name
+    for text in dict.fromkeys([name, urllib.parse.unquote(re.sub(r"[?#].*$", "", name))]):
+        parts = [part for part in re.split(r"[\\/]+", text) if part not in ("", ".", "..") and not part.endswith(":")]
+        for start in range(len(parts)):
+            yield "/".join(parts[start:])
+
+
+def _last_part(name: str) -> str:
+    """The last part of a path or an address; the name itself if there is none."""
+    candidates = list(_candidates(name))
+    return candidates[-1] if candidates else name
+
+
+def _stays(name: str) -> bool:
+    """Whether a file name stays in its folder; links are followed when the file is opened, by `files.inside`."""
+    return bool(name) and not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] != ".."
