@@ -37,6 +37,7 @@ _PUBLIC_NAMES = {  # module -> names
     "config": "Config SmallConfig LargeConfig TinyConfig",
     "model": "SiameseMaskRCNN",
     "predictor": "SiamesePredictor ReferenceEmbedding",
+    "data.custom": "indexed_dataset",
     "data.dataset": "CocoDataset Dataset IndexedCocoDataset",
     "data.references": "get_one_target",
     "data.data_generator": "siamese_data_generator",

@@ -15,7 +15,7 @@ import numpy as np
 
 from .config import Config
 from .data import molding
-from .data.dataset import IndexedCocoDataset
+from .data.dataset import Dataset
 from .modeling import network
 from .ops.boxes import norm_boxes
 from .predictor import Arrays, Images, PathLike, References, SiamesePredictor, compiled, crops_of
@@ -86,8 +86,8 @@ class SiameseMaskRCNN:
 
     def train(
         self,
-        train_dataset: IndexedCocoDataset,
-        val_dataset: IndexedCocoDataset | None,
+        train_dataset: Dataset,
+        val_dataset: Dataset | None,
         learning_rate: float,
         epochs: int,
         layers: str,
@@ -102,7 +102,7 @@ class SiameseMaskRCNN:
         Losses, TensorBoard logs and checkpoints are written to `log_dir`.
 
         Args:
-            train_dataset: with indices built; its ACTIVE_CLASSES are trained.
+            train_dataset: with indices built, or of your own class (`data.custom`); its ACTIVE_CLASSES are trained.
             val_dataset: None for no validation.
             learning_rate: of SGD; each call resets the momentum.
             epochs: the last epoch, counted from the start of training.

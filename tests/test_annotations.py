@@ -53,10 +53,7 @@ def test_missing_keys(tmp_path, content, section, key):
         ("images", "id", 10, "another entry has the same"),
         ("images", "height", 0, "a size in pixels"),
         ("images", "width", 12.5, "expected int"),
-        ("images", "file_name", "../a.png", "leads out"),
-        ("images", "file_name", "/etc/passwd", "leads out"),
-        ("images", "file_name", "a/../../b.png", "leads out"),
-        ("images", "file_name", "", "a name in the image folder"),
+        ("images", "file_name", " ", "a name in the image folder"),
         ("annotations", "id", 100, "another entry has the same"),
         ("annotations", "image_id", 11, "the id of one of the images"),
         ("annotations", "category_id", 4, "the id of one of the categories"),
@@ -122,18 +119,6 @@ def test_all_faults_are_listed_and_the_first_is_raised(tmp_path, content):
         "annotations: segmentation": 1,
     }
     assert "annotations[1] (id 101): bbox = [1, 2], expected" in faults["annotations: bbox"][1]
-
-
-def test_layout(tmp_path, content):
-    path, image_dir = annotations.coco_layout(tmp_path, "val", 2017)
-    assert path.name == "instances_val2017.json" and image_dir == tmp_path / "val2017"
-    with pytest.raises(ValueError, match="instances_train2017.json: no such annotation file; .*instances_val2017.json"):
-        annotations.coco_layout(tmp_path, "train", "2017")
-    with pytest.raises(ValueError, match="annotations: no such folder"):
-        annotations.coco_layout(tmp_path / "none", "train", "2017")
-    coco_tree.write_annotations(tmp_path, content, subset="minival", year="2014")
-    with pytest.raises(ValueError, match="val2014: no such image folder .*instances_minival2014.json"):
-        annotations.coco_layout(tmp_path, "minival", "2017")
 
 
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])

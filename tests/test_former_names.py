@@ -12,6 +12,7 @@ import siamese_mrcnn_tf
 FORMER = json.loads((pathlib.Path(__file__).parent / "data" / "former_names.json").read_text(encoding="utf-8"))
 
 GONE = {  # module -> names that are private now, or do something else under another name
+    "annotations": "coco_layout",
     "arguments": "exit_code",
     "config": "OPTIMIZERS PRECISIONS",
     "evaluation_records": "file_sha256",

@@ -4,10 +4,8 @@ import itertools
 import logging
 import math
 import operator
-import os
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -28,23 +26,6 @@ _SECTIONS = ("images", "annotations", "categories")
 _MAX_COORDINATE = 1e6  # pixels; pycocotools walks along every edge of a polygon
 _NUMBER = (int, float)
 _RUN_CHARACTERS = 7  # of a compressed RLE for one run: more than 32 bits
-_COCO_2014_SUBSETS = ("minival", "valminusminival")  # parts of val2014 with annotation files of their own
-
-
-def coco_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Path, Path]:
-    """Annotation file and image folder of a subset of the COCO tree in `dataset_dir`; ValueError if one is missing."""
-    folder = Path(dataset_dir) / "annotations"
-    year, images = ("2014", "val2014") if subset in _COCO_2014_SUBSETS else (year, f"{subset}{year}")
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder, expected one with instances_{subset}{year}.json")
-    path = files.inside(folder, f"instances_{subset}{year}.json")
-    if not path.is_file():
-        there = sorted(entry.name for entry in folder.iterdir())
-        raise ValueError(f"{path}: no such annotation file; the folder holds {', '.join(there) or 'nothing'}")
-    image_dir = files.inside(dataset_dir, images)
-    if not image_dir.is_dir():
-        raise ValueError(f"{image_dir}: no such image folder (it belongs to {path.name})")
-    return path, image_dir
 
 
 class FaultsError(ValueError):
@@ -296,12 +277,7 @@ def _check_size(section: _Section, key: str) -> None:
 
 def _check_file_names(section: _Section) -> None:
     names = section.column("file_name", (str,))
-    section.require("file_name", names, _stays, "a name in the image folder, but this leads out of it")
-
-
-def _stays(name: str) -> bool:
-    """Whether a file name stays in its folder; links are followed when the file is opened, by `files.inside`."""
-    return bool(name) and not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] != ".."
+    section.require("file_name", names, str.strip, "a name in the image folder")
 
 
 def _check_crowds(section: _Section) -> None:

@@ -1,7 +1,7 @@
 """Data sets of the user's own class, in Matterport's way: derived from `Dataset`, with `load_image` and `load_mask`.
 
-`indexed_dataset` gives them what training, references and evaluation need: an index of instances, their masks as RLE, and
-the ground truth as a COCO object.
+`indexed_dataset` gives them what training, references and evaluation need: an index of instances, their masks as RLE,
+and the ground truth as a COCO object.
 """
 
 import numpy as np
@@ -25,6 +25,17 @@ def indexed_dataset(dataset: Dataset, *, progress: bool = True) -> IndexedCocoDa
         dataset._indexed = made  # type: ignore[attr-defined]
     made.ACTIVE_CLASSES = dataset.ACTIVE_CLASSES
     return made
+
+
+def ground_truth(dataset: IndexedCocoDataset) -> COCO:
+    """The ground truth of a data set as `pycocotools.coco.COCO`."""
+    images = [
+        {"id": info["id"], "file_name": str(info["path"]), "height": info["height"], "width": info["width"]}
+        for info in dataset.image_info
+    ]
+    annotations = [annotation for info in dataset.image_info for annotation in info["annotations"]]
+    categories = [{"id": info["id"], "name": info["name"]} for info in dataset.class_info[1:]]
+    return coco_object({"images": images, "annotations": annotations, "categories": categories})
 
 
 class MaskDataset(IndexedCocoDataset):
@@ -78,17 +89,6 @@ class MaskDataset(IndexedCocoDataset):
     def undecided_orientations(self, progress: bool = False) -> list[str]:
         return []
 
-    @property
-    def coco(self) -> COCO:
-        """The ground truth as `pycocotools.coco.COCO`."""
-        images = [
-            {"id": info["id"], "file_name": str(info["path"]), "height": info["height"], "width": info["width"]}
-            for info in self.image_info
-        ]
-        annotations = [annotation for info in self.image_info for annotation in info["annotations"]]
-        categories = [{"id": info["id"], "name": info["name"]} for info in self.class_info[1:]]
-        return coco_object({"images": images, "annotations": annotations, "categories": categories})
-
     def image_reference(self, image_id: int) -> str:
         return self._dataset.image_reference(image_id) or f"image {image_id}"
 
@@ -102,9 +102,17 @@ class MaskDataset(IndexedCocoDataset):
         image = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
         image = np.repeat(image, 3, axis=-1) if image.ndim == 3 and image.shape[2] == 1 else image[..., :3]
         info, name = self.image_info[image_id], self.image_reference(image_id)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype.kind not in "ui" or image.min() < 0 or image.max() > 255:
+        if (
+            image.ndim != 3
+            or image.shape[2] != 3
+            or image.dtype.kind not in "ui"
+            or image.min() < 0
+            or image.max() > 255
+        ):
             found = f"{image.dtype} {image.shape}"
-            raise ValueError(f"{name}: load_image gave {found}, expected [height, width, 3] with whole numbers in 0..255")
+            raise ValueError(
+                f"{name}: load_image gave {found}, expected [height, width, 3] with whole numbers in 0..255"
+            )
         if image.shape[:2] != (info["height"], info["width"]):
             masks = f"its masks {info['height']} x {info['width']}"
             raise ValueError(f"{name}: the image is {image.shape[0]} x {image.shape[1]} (height x width), {masks}")

@@ -20,6 +20,7 @@ from ..ops.boxes import extract_bboxes
 from ..ops.image_meta import compose_image_meta
 from . import molding, resize
 from .augmentation import Augmentation, as_augmentation, fliplr
+from .custom import indexed_dataset
 from .dataset import Dataset, IndexedCocoDataset
 from .references import absent_classes, cut_reference, draw_reference, has_reference
 from .rpn_targets import build_rpn_targets
@@ -98,7 +99,7 @@ class TrainingSamples:
 
     def __init__(
         self,
-        dataset: IndexedCocoDataset,
+        dataset: Dataset,
         config: Config,
         *,
         seed: int = 0,
@@ -108,6 +109,7 @@ class TrainingSamples:
     ) -> None:
         if seed < 0:
             raise ValueError(f"seed = {seed}: expected 0 or more")
+        dataset = indexed_dataset(dataset)
         self.dataset, self.config, self.seed = dataset, config, seed
         self.augmentation, self.shuffle = augmentation, shuffle
         self.class_ids = _usable_classes(dataset, config, purpose)
@@ -269,7 +271,7 @@ def _target_classes(samples: Sequence[Sample], config: Config) -> np.ndarray:
 
 
 def siamese_data_generator(
-    dataset: IndexedCocoDataset,
+    dataset: Dataset,
     config: Config,
     shuffle: bool = True,
     augmentation: Any = None,

@@ -1,7 +1,7 @@
 """Data sets in COCO format, their class index, and the category splits.
 
-`Dataset` is Matterport's container; `CocoDataset` reads `annotations/instances_{subset}{year}.json` with the images in
-`{subset}{year}/`; `IndexedCocoDataset` also knows which class is in which image. Image ids are 0..N-1 and class ids
+`Dataset` is Matterport's container; `CocoDataset` reads a COCO annotation file with its images, where `layouts` finds
+them; `IndexedCocoDataset` also knows which class is in which image. Image ids are 0..N-1 and class ids
 1..N (0 is background); the ids in the annotation file are called COCO ids.
 """
 
@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from ..io import files, intensity, orientation
 from ..io.images import read_image
-from .annotations import Entry, annotation_rle, coco_layout, coco_object, crowds_advice, load_annotations
+from .annotations import Entry, annotation_rle, coco_object, crowds_advice, load_annotations
+from .layouts import choose_images, drop_root_category, find_layout, resolve_names
 from .reading import ReadingRules
 from .repairs import Repairs
 
@@ -67,7 +68,7 @@ class Dataset:
         self._ranges = None
         self.num_classes, self.num_images = len(self.class_info), len(self.image_info)
         self.class_ids, self.image_ids = np.arange(self.num_classes), np.arange(self.num_images)
-        self.class_names = [info["name"].split(",")[0] for info in self.class_info]
+        self.class_names = [info["name"] for info in self.class_info]
         maps = [{f"{x['source']}.{x['id']}": i for i, x in enumerate(y)} for y in (self.class_info, self.image_info)]
         self.class_from_source_map, self.image_from_source_map = maps
 
@@ -178,10 +179,13 @@ class CocoDataset(Dataset):
         if (annotations is None) != (images is None):
             raise ValueError("annotations and images: expected both, an annotation file and its image folder")
         if annotations is not None and images is not None:
-            annotation_path, image_dir = Path(annotations), Path(images)
+            annotation_path, folders = Path(annotations), [Path(images)]
         else:
-            annotation_path, image_dir = coco_layout(dataset_dir, subset, year)
+            annotation_path, folders = find_layout(dataset_dir, subset, year)
         content, self.repairs = load_annotations(annotation_path, self.rules)
+        image_dir = choose_images(annotation_path, folders, content)
+        resolve_names(content, image_dir, annotation_path)
+        drop_root_category(content, annotation_path)
         names = (image["file_name"] for image in content["images"])  # pathlib takes seconds for 118,000 of them
         self.listed.setdefault(str(image_dir), []).extend(os.path.join(image_dir, name) for name in names)
         chosen = _chosen(content["categories"], "class_ids", class_ids, f"category ids of {annotation_path}")
@@ -201,7 +205,7 @@ class CocoDataset(Dataset):
             path = os.path.join(image_dir, image["file_name"])
             extra = {key: image.get(key) for key in ("height", "width", "coco_url")}
             self.add_image("coco", image["id"], path, image_dir=image_dir, annotations=found[image["id"]], **extra)
-        self.set_names.append(image_dir.name)
+        self.set_names.append(image_dir.name or annotation_path.stem)
         return coco_object(content) if return_coco else None
 
     def prepare(self) -> None:

@@ -101,11 +101,11 @@ def resolve_names(content: Content, image_dir: Path, path: files.StrPath) -> Non
     for image in content["images"]:
         owners[image["file_name"]].append(image["id"])
     for index, name in changed:
-        ids = owners[content["images"][index]["file_name"]]
-        if len(ids) > 1:
-            found = content["images"][index]["file_name"]
-            same = f"the file {image_dir / found}, as is image {next(i for i in ids if i != content['images'][index]['id'])}"
-            raise ValueError(f"{path}: images[{index}] (id {content['images'][index]['id']}): file_name = {name!r} is {same}")
+        image = content["images"][index]
+        others = [i for i in owners[image["file_name"]] if i != image["id"]]
+        if others:
+            place = f"{path}: images[{index}] (id {image['id']}): file_name = {name!r}"
+            raise ValueError(f"{place} is the file {image_dir / image['file_name']}, as is image {others[0]}")
     first = changed[0]
     found = content["images"][first[0]]["file_name"]
     logger.info("%s: %d file names are paths; read as their last parts, %r as %r", path, len(changed), first[1], found)

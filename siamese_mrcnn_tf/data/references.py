@@ -7,7 +7,8 @@ import numpy as np
 
 from ..config import Config
 from . import molding
-from .dataset import IndexedCocoDataset
+from .custom import indexed_dataset
+from .dataset import Dataset, IndexedCocoDataset
 
 Rng = np.random.Generator
 
@@ -17,7 +18,7 @@ class NoReferenceError(ValueError):
 
 
 def draw_reference(
-    dataset: IndexedCocoDataset,
+    dataset: Dataset,
     class_id: int,
     *,
     seed: int,
@@ -41,6 +42,7 @@ def draw_reference(
         NoReferenceError: there is no instance to draw from.
         ValueError: a negative number in the key; an annotation that cannot be read.
     """
+    dataset = indexed_dataset(dataset)
     key = [seed, run, dataset.image_info[image_id]["id"], class_id, shot]
     if any(part < 0 for part in key):
         raise ValueError(f"(seed, run, image, class, shot) = {tuple(key)}: expected no negative number")
@@ -63,18 +65,19 @@ def has_reference(dataset: IndexedCocoDataset, class_id: int, config: Config) ->
     return True
 
 
-def cut_reference(dataset: IndexedCocoDataset, config: Config, image_id: int, annotation_index: int) -> np.ndarray:
+def cut_reference(dataset: Dataset, config: Config, image_id: int, annotation_index: int) -> np.ndarray:
     """An instance as reference: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, 3], RGB, the mean not subtracted.
 
     As in the original, the box is taken from the scene after that was resized and padded for the network.
     """
+    dataset = indexed_dataset(dataset)
     mask = dataset.instance_mask(image_id, annotation_index)
     return molding.reference_from_mask(dataset.load_image(image_id), mask, config)
 
 
 def get_one_target(
     category: int,
-    dataset: IndexedCocoDataset,
+    dataset: Dataset,
     config: Config,
     augmentation: None = None,
     target_size_limit: int = 0,
@@ -96,7 +99,7 @@ def get_one_target(
     """
     if augmentation is not None:
         raise ValueError("augmentation of references is not supported here: expected None")
-    rng = np.random.default_rng() if rng is None else rng
+    dataset, rng = indexed_dataset(dataset), np.random.default_rng() if rng is None else rng
     for _ in range(max(max_attempts, 1)):
         image_id, index = _draw_instance(dataset, category, rng, config)
         y1, x1, y2, x2 = molding.box_in_scene(dataset.instance_mask(image_id, index), config).tolist()

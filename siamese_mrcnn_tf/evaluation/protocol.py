@@ -19,7 +19,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
-from ..data.dataset import IndexedCocoDataset, split_classes
+from ..data.custom import ground_truth, indexed_dataset
+from ..data.dataset import Dataset, IndexedCocoDataset, split_classes
 from ..io import files
 from ..predictor import SiamesePredictor
 from .analysis import ANALYSIS_FILE, analyse
@@ -48,8 +49,8 @@ class Evaluation:
 
 def evaluate(
     detector: Detector | SiamesePredictor,
-    dataset: IndexedCocoDataset,
-    coco: COCO,
+    dataset: Dataset,
+    coco: COCO | None = None,
     settings: EvaluationSettings | None = None,
     *,
     sampler: Sampler | None = None,
@@ -72,8 +73,8 @@ def evaluate(
 
     Args:
         detector: a predictor, or another detector such as `queries.RandomBoxes`.
-        dataset: with indices built; references are drawn from all of it.
-        coco: of its annotation file.
+        dataset: with indices built, or one of your own (`custom.indexed_dataset`); references are drawn from all of it.
+        coco: of its annotation file; None for a data set of your own.
         sampler: (image id, class id, run, shots) -> references; replaces the random draws. A reference is
             (image id, annotation index) or a crop uint8 [h, w, RGB].
         folder: for settings, records, COCO results of each run, scores, analysis and presence; None keeps them in
@@ -91,6 +92,9 @@ def evaluate(
         RuntimeError: a query failed; names image and category.
     """
     settings = dataclasses.replace(settings or EvaluationSettings(), **changes)
+    dataset = indexed_dataset(dataset, progress=progress)
+    if coco is None:
+        coco = ground_truth(dataset)
     require_counts(batch=batch, workers=workers)
     index, count = shard
     if not 1 <= index <= count:
@@ -200,7 +204,7 @@ def _queries_and_sampler(
         queries = with_absent(dataset, queries, settings.absent, image_ids=images, **chosen)
     for image_id, _ in queries:
         path = dataset.image_info[image_id]["path"]
-        if not os.path.isfile(path):
+        if path and not os.path.isfile(path):
             raise ValueError(f"{path}: no such image, though the annotation file lists it")
     return queries, sampler
 

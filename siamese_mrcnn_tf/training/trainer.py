@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..config import Config
 from ..data.augmentation import as_augmentation
 from ..data.data_generator import TrainingSamples
-from ..data.dataset import IndexedCocoDataset
+from ..data.dataset import Dataset
 from ..data.loader import SampleLoader
 from .batches import TrainingBatches
 from .callbacks import StepCallback, TrainingStopped, ValidationCallback, loader_errors
@@ -254,8 +254,8 @@ class Trainer:
 def train_on_dataset(
     trainer: Trainer,
     stages: Sequence[Stage],
-    train_dataset: IndexedCocoDataset,
-    val_dataset: IndexedCocoDataset | None = None,
+    train_dataset: Dataset,
+    val_dataset: Dataset | None = None,
     *,
     augmentation: Any = None,
     workers: int = 1,
@@ -264,7 +264,8 @@ def train_on_dataset(
     """Run a Trainer on data sets.
 
     Args:
-        train_dataset, val_dataset: data sets with indices built; without the second there is no validation. Samples of
+        train_dataset, val_dataset: data sets with indices built, or of your own class; without the second there is no
+            validation. Samples of
             validation are the same each epoch, and never augmented.
         augmentation: see `augmentation.as_augmentation`.
         workers, processes: see `SampleLoader`.
