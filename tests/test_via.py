@@ -345,6 +345,24 @@ def test_orientation_tags_can_be_ignored(convert, photos, tmp_path):
     np.testing.assert_array_equal(coco_tree.load(tmp_path / "set").load_image(0), read_image(source, (40, 60)))
 
 
+@pytest.mark.parametrize(
+    ("option", "size"),
+    [
+        ([], (60, 40)),
+        (["--orientation", "obey"], (60, 40)),
+        (["--orientation", "ignore"], (40, 60)),
+        (["--ignore-orientation"], (40, 60)),
+    ],
+)
+def test_the_options_of_orientation(photos, tmp_path, option, size):
+    save_image(photos / "a.png", 40, 60, exif=oriented(6))
+    path = via_samples.write(tmp_path / "mine.json", {"a.png": [region(SHAPES["arrow"], kind="arrow")]})
+    arguments = ["convert", str(path), "--images", str(photos), "--out", str(tmp_path / "set"), *option]
+    assert main(arguments) == 0
+    info = coco_tree.load(tmp_path / "set").image_info[0]
+    assert (info["height"], info["width"]) == size
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_ignored_tags_of_square_images_are_not_written(convert, photos, tmp_path, orientation):
     source = save_image(photos / "a.png", 50, 50, exif=oriented(orientation))
