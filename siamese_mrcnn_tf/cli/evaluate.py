@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import calibrated_settings, choose_config, open_dataset, open_predictor, picked, start_keras
+from .inputs import calibrated_settings, choose_config, find_model, open_dataset, open_predictor, picked, start_keras
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, number
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ def count_or_all(text: str) -> int | str:
 def run(options: argparse.Namespace) -> None:
     from ..io.files import writable_folder
     from ..report.writer import write_report
-    from ..weights.pretrained import find_weights
 
     out = writable_folder(options.out)
     if options.split == "0" and options.categories != "all":
@@ -100,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
     evaluate_split = take_over if options.merge or options.results else run_split
     if evaluate_split is run_split and "{split}" in (options.model or ""):
         for split in splits:  # fail early if the weights of a later split are missing
-            find_weights(options.model.replace("{split}", str(split)), options.checkpoints)
+            find_model(model_of(options, split))
     start_keras(options)
     folders = []
     for split in splits:
@@ -164,9 +163,14 @@ def open_detector(options: argparse.Namespace, split: int) -> "tuple[Detector | 
         if options.control:
             raise ValueError(f"--control {options.control}: --model random-boxes takes no references")
         return RandomBoxes(), None
-    options = argparse.Namespace(**{**vars(options), "model": options.model.replace("{split}", str(split))})
+    options = model_of(options, split)
     config, path = choose_config(options, {"MOLD_TARGETS_AT_INFERENCE": False} if options.protocol == "paper" else {})
     return open_predictor(options, config, path), path
+
+
+def model_of(options: argparse.Namespace, split: int) -> argparse.Namespace:
+    """The options with --model for a split."""
+    return argparse.Namespace(**{**vars(options), "model": options.model.replace("{split}", str(split))})
 
 
 def part_of(folder: str | Path, options: argparse.Namespace, split: int) -> Path:

@@ -98,7 +98,7 @@ def resumed_options(options: argparse.Namespace) -> tuple[argparse.Namespace, Pa
     if options.model is not None:
         raise ValueError(f"--model {options.model}: a run that is resumed has its own weights")
     start_keras(options)
-    from ..training.checkpoints import log_dir_of
+    from ..training.runs import log_dir_of
 
     folder = Path(options.resume or log_dir_of(training_config(options), options.logs))
     return options.parse(resumed_arguments(folder, options.arguments[1:])), folder
@@ -129,7 +129,8 @@ def open_trainer(
 ) -> "tuple[SiameseMaskRCNN, Trainer]":
     """(model, trainer) with initial weights, or those of the run to resume in `folder`."""
     from ..model import SiameseMaskRCNN
-    from ..training.checkpoints import log_dir_of, refuse_run
+    from ..training.checkpoints import refuse_run
+    from ..training.runs import log_dir_of
     from ..weights.pretrained import find_weights
 
     is_paper_backbone = all(getattr(config, name) == getattr(Config, name) for name in _BACKBONE_SETTINGS)
