@@ -17,7 +17,6 @@ from ..io.files import StrPath
 RUN_FILE, CONFIG_FILE, STATE_FILE = "run.json", "config.json", "state.json"  # command, configuration, progress
 CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
 _VALIDATED = "val_loss"
-_OF_TRAINING = ("GPU_COUNT", "PRECISION")  # settings of a run that say nothing about the use of its weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +95,13 @@ def run_of(weights: Path) -> Path | None:
 
 
 def read_run_config(log_dir: StrPath) -> Config:
-    """The configuration that a run was trained with, but for the number of devices and the precision.
+    """The configuration that a run was trained with, on one device and in full precision.
 
     Raises:
         ValueError: names config.json, and the setting that is wrong.
     """
     config = load_config(Path(log_dir) / CONFIG_FILE)
-    return config.replace(**{name: getattr(Config, name) for name in _OF_TRAINING})
+    return config.replace(GPU_COUNT=1, IMAGES_PER_GPU=config.BATCH_SIZE, PRECISION=Config.PRECISION)
 
 
 def read_state(log_dir: StrPath) -> dict[str, Any]:
