@@ -503,7 +503,9 @@ def test_keras_3_files_that_name_no_layers(tmp_path):
     with h5py.File(path, "a") as h5:
         h5.visititems(lambda name, item: item.attrs.pop("name") if "name" in item.attrs else None)
     fresh = keras_model(keras)
-    with pytest.raises(ValueError, match=r"load it with model\.keras_model\.load_weights, then .*save_weights\(NAME\.h5"):
+    with pytest.raises(
+        ValueError, match=r"load it with model\.keras_model\.load_weights, then .*save_weights\(NAME\.h5"
+    ):
         loading.load_weights(fresh, path)
     fresh.load_weights(path)
     loading.save_weights(fresh, tmp_path / "new.h5")

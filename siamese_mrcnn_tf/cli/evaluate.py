@@ -38,6 +38,10 @@ _LOW_CONFIDENCE = 0.05
 _SHARD_HELP = "evaluate part I of N, to share the images among processes or machines; --merge joins the parts"
 _WORKERS_HELP = "threads that search images; results do not depend on their number (default 1)"
 _MERGE_HELP = "join the parts in these folders to one evaluation in --out, instead of evaluating"
+_COMPARE_HELP = (
+    "compare the evaluations in these folders (their --out) with the first of them, instead of evaluating; all must be "
+    "of the same images and categories"
+)
 _RESULTS_HELP = "score the evaluation in this folder (or this file of it) again, instead of evaluating"
 
 
@@ -59,12 +63,13 @@ def add_parser(commands: Commands) -> None:
     add("--absent", type=count_or_all, metavar="N|all", help=_ABSENT_HELP)
     above_zero = number(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
     add("--threshold", type=above_zero, metavar="P", help=_THRESHOLD_HELP)
-    add("--out", default="evaluation", metavar="DIR", help="folder of results (default evaluation)")
+    add("--out", metavar="DIR", help="folder of results (default evaluation; with --compare none are written)")
     add("--resume", action="store_true", help="resume the evaluation in --out")
     add("--workers", type=at_least(1), default=1, metavar="N", help=_WORKERS_HELP)
     add("--shard", type=shard, default=(1, 1), metavar="I/N", help=_SHARD_HELP)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--merge", nargs="+", metavar="DIR", help=_MERGE_HELP)
+    instead.add_argument("--compare", nargs="+", metavar="DIR", help=_COMPARE_HELP)
     instead.add_argument("--results", metavar="DIR|FILE", help=_RESULTS_HELP)
     add_model_arguments(parser, more=", or 'random-boxes' (the paper's baseline)", required=False)
 
@@ -88,7 +93,10 @@ def run(options: argparse.Namespace) -> None:
     from ..io.files import writable_folder
     from ..report.writer import write_report
 
-    out = writable_folder(options.out)
+    if options.compare:
+        show_comparison(options)
+        return
+    out = writable_folder(options.out or "evaluation")
     if options.split == "0" and options.categories != "all":
         raise ValueError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
     if options.threshold is not None and not (options.absent or options.merge or options.results):
@@ -118,6 +126,19 @@ def run(options: argparse.Namespace) -> None:
     if folders:
         paths = write_report(folders, out, dataset)
         print(f"\nTables and plots are in {out}, records in {', '.join(map(str, folders))}; begin with {paths[0]}")
+
+
+def show_comparison(options: argparse.Namespace) -> None:
+    """Print the comparison of finished evaluations, and write it with --out."""
+    from ..io.files import writable_folder
+    from ..report.comparison import compare
+
+    out = writable_folder(options.out) if options.out else None
+    start_keras(options)
+    comparison = compare(options.compare)
+    print(comparison.text())
+    if out is not None:
+        print(f"It is in {', '.join(map(str, comparison.write(out)))}")
 
 
 def run_split(options: argparse.Namespace, split: int, folder: Path) -> "tuple[Evaluation, IndexedCocoDataset]":

@@ -31,7 +31,10 @@ _MIN_CONFIDENCE_HELP = (
 )
 _NO_VERIFY_HELP = "do not verify finds, even if calibrate stored a verification beside the weights"
 _CONFIG_DEFAULT = "that of the training run of the weights, or the one that fits them"
-FILE_HELP = "a Keras weight file (.h5, .weights.h5, .keras), 'shapes' (bundled weights) or a known file by name such as small_siamese_mrcnn_0160"
+FILE_HELP = (
+    "a Keras weight file (.h5, .weights.h5, .keras), 'shapes' (bundled weights) or a known file by name such as "
+    "small_siamese_mrcnn_0160"
+)
 RUNS_HELP = (
     "the folder of a training run (its best weights by validation loss, else the last); or 'last' or 'best' of the run "
     "of --config under --logs, without --config of the newest run there"

@@ -1,4 +1,4 @@
-"""Finished epochs of training runs: the weights that a run folder stands for, and the configuration it was trained with.
+"""Folders of training runs: the weights that each stands for, and the configuration it was trained with.
 
 Nothing here needs Keras.
 """

@@ -9,7 +9,9 @@ import zipfile
 
 from ..config import Config
 
-_NO_CONVERSION = "its layers differ from the siamese network's; start from a backbone instead: leave --model out of train"
+_NO_CONVERSION = (
+    "its layers differ from the siamese network's; start from a backbone instead: leave --model out of train"
+)
 _PYTORCH = f"a PyTorch checkpoint: {_NO_CONVERSION}"
 _TENSORFLOW = f"a part of a TensorFlow checkpoint: {_NO_CONVERSION}"
 _SIGNATURES = {  # first bytes -> what it is

@@ -1,4 +1,4 @@
-"""Weight files in the legacy .h5 layout of Keras 1 and 2: names, naming styles, reading and writing. Reads Keras 3, too.
+"""Weight files in the legacy .h5 layout of Keras 1 and 2, read and written; those of Keras 3, read.
 
 A weight has a canonical name "layer/weight" ("conv1/kernel", "bn_conv1/moving_variance"), with the layer named as in
 Matterport's Mask R-CNN. A file holds weights in groups, one per top-level layer or nested model; the attributes

@@ -74,7 +74,7 @@ def load_weights(model: Any, path: StrPath, exclude: Exclude = ()) -> LoadReport
 
     Args:
         model: object with `layers`.
-        path: a weight file (`legacy_h5.read_weights`): siamese, Matterport's (backbone and FPN are used), or a backbone.
+        path: a file for `legacy_h5.read_weights`: siamese, Matterport's (backbone and FPN are used), or a backbone.
         exclude: names of layers or nested models to leave out, or regular expressions that match them whole.
 
     Raises:

@@ -88,7 +88,9 @@ def find_weights(name: StrPath, checkpoints: StrPath, runs: Callable[[str], StrP
     """
     if str(name) in _OF_RUNS:
         if runs is None:
-            raise ValueError(f"weights {str(name)!r}: no training run to take them from; expected a file or a known name")
+            raise ValueError(
+                f"weights {str(name)!r}: no training run to take them from; expected a file or a known name"
+            )
         return pathlib.Path(runs(str(name)))
     path = pathlib.Path(name).expanduser()
     if path.is_file():
