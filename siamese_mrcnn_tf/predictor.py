@@ -155,7 +155,9 @@ class SiamesePredictor:
             report = self.load_weights(weights)
             if report.missing:
                 missing = f"{len(report.missing)} weights are missing\n{report.summary()}"
-                raise ValueError(f"{weights}: cannot detect, {missing}")
+                info = loading.identify_file(weights)
+                way = f"\n{info.use(weights)}" if info.kind in ("matterport", "backbone") else ""
+                raise ValueError(f"{weights}: cannot detect, {missing}{way}")
             self._take(thresholds.find_thresholds(weights) if calibrated else None)
             if self.config.VERIFY_DETECTIONS and self._verification is None:
                 self._verification = thresholds.find_verification(weights)
