@@ -349,9 +349,9 @@ class SiamesePredictor:
                 crops.append(molding.reference_from_box(scenes.images[index], boxes[number], self.config))
                 places.append((index, number))
         queries = self.encode_queries(references)
-        for number in {query.num_views for query in queries} - {None, self._verification.views}:
+        for views in {query.num_views for query in queries} - {None, self._verification.views}:
             fitted = f"verification was fitted for {self._verification.views}; encode the references again"
-            _log.warning("embedding: its references are averaged over %d views, but %s", number, fitted)
+            _log.warning("embedding: its references are averaged over %d views, but %s", views, fitted)
         shape = (0, len(network.LEVELS), self.config.FPN_FEATUREMAPS)
         vectors = self.encode_views(crops, self._verification.find_views) if crops else np.zeros(shape, np.float32)
         for index, query in enumerate(queries):
