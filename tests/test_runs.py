@@ -268,3 +268,16 @@ def test_train_from_a_keras_3_file_and_evaluate_as_it_says(run, both, tmp_path, 
     assert code == 0 and "epoch 1, the best of 1 by validation loss" in errors
     code, text, _ = run("evaluate", "--compare", folder / "evaluation", tmp_path / "again")
     assert code == 0 and "+0.0 ± 0.00" in text
+
+
+def test_a_resumed_run_has_its_configuration(tmp_path):
+    """Also where --model, which chose it, is gone; the number of devices may change, the batch stays."""
+    mine = TinyConfig().replace(EXPERIMENT="mine", IMAGES_PER_GPU=8, GPU_COUNT=2)
+    folder = make_run(tmp_path, "siamese_mrcnn_tiny_mine", (1.0,), mine)
+    save_command(folder, "siamese-mrcnn", ["train", "--dataset", "d", "--model", "gone.h5", "--devices", "2"], mine)
+    for words, devices in ((), 2), (("--devices", 4), 4):
+        options, found = train.resumed_options(options_of("train", "--resume", folder, *words))
+        config = train.training_config(options)
+        assert found == folder and (config.BATCH_SIZE, config.GPU_COUNT) == (16, devices)
+        kept = {name: value for name, value in config.to_dict().items() if name not in ("GPU_COUNT", "IMAGES_PER_GPU")}
+        assert kept == {name: mine.to_dict()[name] for name in kept}
