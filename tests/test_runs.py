@@ -1,12 +1,12 @@
 """Run folders as weights: which checkpoint they stand for, their configuration, and what training leaves behind."""
 
-import json
 import os
 import shlex
 import shutil
 
 import coco_tree
 import conftest
+import numpy as np
 import pytest
 import weight_models
 
@@ -17,6 +17,7 @@ from siamese_mrcnn_tf.cli.main import parse
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.training import runs
 from siamese_mrcnn_tf.training.checkpoints import save_command
+from siamese_mrcnn_tf.weights.legacy_h5 import read_weights
 
 PREDICT = ("predict", "--image", "a.png", "--reference", "b.png")
 
@@ -247,27 +248,24 @@ def test_the_command_to_evaluate(both, training_tree):
 
 
 @pytest.mark.slow
-def test_train_from_a_keras_3_file_and_evaluate_as_it_says(run, both, tmp_path, micro_config, short_training):
-    from siamese_mrcnn_tf import SiameseMaskRCNN
-
-    model = SiameseMaskRCNN("inference", micro_config, "logs")
-    model.keras_model.save_weights(tmp_path / "begin.weights.h5")
+def test_train_and_evaluate_as_it_says(run, both, tmp_path, short_training):
+    """The printed command runs; the checkpoint of Keras 3 beside the legacy file holds the same weights."""
     settings = {"BASE": "tiny", **conftest.MICRO, "DETECTION_MIN_CONFIDENCE": 0.01, "EXPERIMENT": "mine"}
     files.write_json(tmp_path / "micro.json", settings)
-    stages = [{"epochs": 1, "layers": "heads", "learning_rate": 0.001}]
-    (tmp_path / "stages.json").write_text(json.dumps(stages))
-    words = ("--model", tmp_path / "begin.weights.h5", "--config", tmp_path / "micro.json", "--batch", 2)
-    words += ("--stages", tmp_path / "stages.json", "--steps", 1, "--val-steps", 1, "--logs", tmp_path / "logs")
+    files.write_json(tmp_path / "stages.json", [{"epochs": 1, "layers": "heads", "learning_rate": 0.001}])
+    words = ("--model", "untrained", "--config", tmp_path / "micro.json", "--batch", 2, "--logs", tmp_path / "logs")
+    words += ("--stages", tmp_path / "stages.json", "--steps", 1, "--val-steps", 1)
     code, text, errors = run("train", "--dataset", both, *words)
     assert code == 0, errors
-    command = shlex.split(text.partition("To evaluate: ")[2])
     folder = runs.find_newest_run(tmp_path / "logs")
-    assert run(*command[1:], "--runs", 2)[0] == 0 and (folder / "evaluation" / "scores.json").is_file()
-    last = ("--model", "best", "--logs", tmp_path / "logs", "--dataset", both, "--runs", 2, "--out", tmp_path / "again")
-    code, _, errors = run("evaluate", *last)
+    checkpoint, legacy = (read_weights(folder / f"siamese_mrcnn_0001{end}") for end in (".weights.h5", ".h5"))
+    assert checkpoint.shapes == {key: legacy.shapes[key] for key in checkpoint.shapes} and len(legacy.shapes) == 178
+    for key, array in legacy.arrays.items():
+        np.testing.assert_array_equal(checkpoint.arrays[key], array, err_msg=key)
+    command = shlex.split(text.partition("To evaluate: ")[2])
+    code, _, errors = run(*command[1:], "--runs", 1)
     assert code == 0 and "epoch 1, the best of 1 by validation loss" in errors
-    code, text, _ = run("evaluate", "--compare", folder / "evaluation", tmp_path / "again")
-    assert code == 0 and "+0.0 ± 0.00" in text
+    assert (folder / "evaluation" / "scores.json").is_file()
 
 
 def test_a_resumed_run_has_its_configuration(tmp_path):
