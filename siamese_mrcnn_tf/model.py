@@ -20,7 +20,8 @@ from .modeling import network
 from .ops.boxes import norm_boxes
 from .predictor import Arrays, Images, PathLike, References, SiamesePredictor, compiled, crops_of
 from .training import distribution
-from .training.checkpoints import CheckpointManager, find_last_checkpoint, log_dir_of
+from .training.checkpoints import CheckpointManager
+from .training.runs import find_last_checkpoint, log_dir_of
 from .training.schedules import Stage
 from .training.trainable_layers import select_layers
 from .training.trainer import Trainer, TrainingSettings, train_on_dataset

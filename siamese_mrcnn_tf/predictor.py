@@ -43,10 +43,13 @@ class ReferenceEmbedding:
     Attributes:
         vectors: float32 [references, levels, channels], averages of each reference's P2..P6.
         views: of the same shape, the mean over the views of each reference that verification compares; None: `vectors`.
+        num_views: how many views `views` is the mean of; None if unknown (files of older versions, or joined from
+            several numbers).
     """
 
     vectors: np.ndarray
     views: np.ndarray | None = None
+    num_views: int | None = 1
 
     def __post_init__(self) -> None:
         vectors = np.asarray(self.vectors)
@@ -71,11 +74,15 @@ class ReferenceEmbedding:
         """One embedding of the references of several, for K-shot detection."""
         views = [one.vectors if one.views is None else one.views for one in embeddings]
         joined = None if all(one.views is None for one in embeddings) else np.concatenate(views)
-        return cls(np.concatenate([one.vectors for one in embeddings]), joined)
+        counts = {one.num_views for one in embeddings}
+        return cls(
+            np.concatenate([one.vectors for one in embeddings]), joined, counts.pop() if len(counts) == 1 else None
+        )
 
     def save(self, path: PathLike) -> None:
         """Write the embedding to an .npz file, atomically."""
         content: dict[str, Any] = {"vectors": self.vectors} | ({} if self.views is None else {"views": self.views})
+        content |= {} if self.num_views is None else {"num_views": self.num_views}
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **content)
 
@@ -88,7 +95,8 @@ class ReferenceEmbedding:
         """
         try:
             with np.load(path, allow_pickle=False) as content:
-                return cls(content["vectors"], content["views"] if "views" in content else None)
+                views = content["views"] if "views" in content else None
+                return cls(content["vectors"], views, int(content["num_views"]) if "num_views" in content else None)
         except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a saved reference embedding ({error})") from error
 
@@ -147,7 +155,9 @@ class SiamesePredictor:
             report = self.load_weights(weights)
             if report.missing:
                 missing = f"{len(report.missing)} weights are missing\n{report.summary()}"
-                raise ValueError(f"{weights}: cannot detect, {missing}")
+                info = loading.identify_file(weights)
+                way = f"\n{info.use(weights)}" if info.kind in ("matterport", "backbone") else ""
+                raise ValueError(f"{weights}: cannot detect, {missing}{way}")
             self._take(thresholds.find_thresholds(weights) if calibrated else None)
             if self.config.VERIFY_DETECTIONS and self._verification is None:
                 self._verification = thresholds.find_verification(weights)
@@ -253,7 +263,7 @@ class SiamesePredictor:
         references = molding.mold_references(crops_of(crops), self.config, subtract_mean=self._subtracts_mean)
         views = 1 if self._verification is None else self._verification.views
         vectors = self._encode_views(references, views)
-        return ReferenceEmbedding(vectors[0], np.asarray(np.mean(vectors, axis=0)) if views > 1 else None)
+        return ReferenceEmbedding(vectors[0], np.asarray(np.mean(vectors, axis=0)) if views > 1 else None, views)
 
     def encode_views(self, crops: Images, views: int) -> np.ndarray:
         """Embeddings float32 [n, levels, channels] of n crops, each the mean over its `similarity.views_of`."""
@@ -339,6 +349,9 @@ class SiamesePredictor:
                 crops.append(molding.reference_from_box(scenes.images[index], boxes[number], self.config))
                 places.append((index, number))
         queries = self.encode_queries(references)
+        for views in {query.num_views for query in queries} - {None, self._verification.views}:
+            fitted = f"verification was fitted for {self._verification.views}; encode the references again"
+            _log.warning("embedding: its references are averaged over %d views, but %s", views, fitted)
         shape = (0, len(network.LEVELS), self.config.FPN_FEATUREMAPS)
         vectors = self.encode_views(crops, self._verification.find_views) if crops else np.zeros(shape, np.float32)
         for index, query in enumerate(queries):

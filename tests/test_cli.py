@@ -536,6 +536,7 @@ def test_backbone_weights_cannot_detect(run, images, tiny_model, tmp_path):
     arguments = ("--image", images / "scene.png", "--reference", images / "crop.png", "--out", images / "out")
     code, _, errors = run("predict", "--model", tmp_path / "imagenet.h5", "--config", "tiny", *arguments)
     assert code == 2 and "cannot detect" in errors and "fpn_c5p5" in errors
+    assert f"train from this backbone: siamese-mrcnn train --dataset DIR --model {tmp_path / 'imagenet.h5'}" in errors
 
 
 # ---- check -------------------------------------------------------------------------------------------------------

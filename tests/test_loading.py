@@ -3,10 +3,12 @@
 import gzip
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 from weight_models import (
@@ -320,7 +322,8 @@ def test_description_has_a_table(tiny_file):
     assert "Keras 2.1.6" in lines[1]
     assert any(line.split() == ["mrcnn_bbox_fc", "2", "516", "[128,", "4]"] for line in lines)
     assert any(line.split() == ["fpn_model", "16", "169,472", "8", "layers"] for line in lines)
-    assert lines[-2:] == ["fits: config tiny", "left out: nothing"]
+    assert lines[-3:-1] == ["fits: config tiny", "left out: nothing"]
+    assert lines[-1].startswith(f"use: siamese-mrcnn predict --model {tiny_file} --config tiny --image")
 
 
 @pytest.mark.parametrize("exclude", [["mrcnn_class_logits", "mrcnn_bbox_fc"], ["mrcnn_(class_logits|bbox_fc)"]])
@@ -395,24 +398,40 @@ def test_other_networks_and_backends(tmp_path, tiny_arrays, tiny_model):
     assert_untouched(tiny_model)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", r"\(empty\)"),
-        (b"<!DOCTYPE html><html>", r"\(begins b'<!DOCTYPE html><'\)"),
-        (bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"), r"\(begins b'\\x80\\x02"),
-        (None, r"\(a zip archive, such as a \.keras or PyTorch file\)"),
-    ],
-    ids=["empty", "page", "pickle", "zip"],
-)
-def test_foreign_files(tmp_path, tiny_model, content, message):
-    path = tmp_path / "w.h5"
+ZIPS = {"pytorch.pth": "model/data.pkl", "zipped.zip": "mine/weights.h5", "other.zip": "notes.txt"}
+FOREIGN = {  # file name -> (content or None for a zip archive, what the message says)
+    "empty.h5": (b"", "an empty file"),
+    "page.h5": (b"\n<!DOCTYPE html><html>", "a web page or XML, not weights: download the file again"),
+    "pointer.h5": (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+    "old.pkl": (bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"), "a Python pickle, as of old PyTorch"),
+    "pytorch.pth": (None, "a PyTorch checkpoint: its layers differ .* leave --model out of train"),
+    "zipped.zip": (None, r"a zip archive that holds mine/weights\.h5: unpack it"),
+    "other.zip": (None, r"a zip archive that holds no weights \(notes\.txt\)"),
+    "cut.keras": (b"PK\x03\x04 and no end", "a damaged zip archive"),
+    "model.ckpt-12.index": (b"\x00\x00\x01", "a part of a TensorFlow checkpoint"),
+    "model.ckpt-12.data-00000-of-00001": (b"\x00\x00\x01", "a part of a TensorFlow checkpoint"),
+    "checkpoint": (b'model_checkpoint_path: "model.ckpt-12"', "a part of a TensorFlow checkpoint"),
+    "saved_model.pb": (b"\x08\x01\x12", "a TensorFlow graph or SavedModel"),
+    "net.safetensors": (b'\x40\0\0\0\0\0\0\0{"a": {}}', "a safetensors file"),
+    "mine.json": (b'{"BASE": "large", "POOL_SIZE": 7}', "a configuration, which goes to --config"),
+    "coco.json": (b'{"images": [], "annotations": [], "categories": []}', "an annotation file .* --annotations"),
+    "run.json": (b'{"command": "x", "arguments": []}', "a file of a training run: use its folder, --model"),
+    "list.json": (b"[1, 2]", "a JSON file, no weights"),
+    "broken.json": (b"{1", "a text file that begins as JSON"),
+    "crop.png": (b"\x89PNG\r\n\x1a\n", "a PNG image, which goes to --image or --reference"),
+    "text.h5": (b"hello", r"not a weight file \(it begins b'hello'\)"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_files(tmp_path, tiny_model, name):
+    path, (content, message) = tmp_path / name, FOREIGN[name]
     if content is None:
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("model.weights.h5", "x")
+            archive.writestr(ZIPS[name], "x")
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"w\.h5: not a legacy Keras \.h5 weight file {message}"):
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}: {message}"):
         loading.load_weights(tiny_model, path)
     assert_untouched(tiny_model)
 
@@ -429,7 +448,7 @@ def test_truncated_file(tiny_file, tiny_model, share):
 def test_missing_file_and_folder(tmp_path, tiny_model):
     with pytest.raises(ValueError, match=r"none\.h5: no such weight file"):
         loading.load_weights(tiny_model, tmp_path / "none.h5")
-    with pytest.raises(ValueError, match="not a file"):
+    with pytest.raises(ValueError, match="a folder; expected Keras weights"):
         loading.load_weights(tiny_model, tmp_path)
 
 
@@ -466,13 +485,34 @@ def test_keras_models_and_files(tmp_path):
     half = keras_model(keras, "float16")
     loading.load_weights(half, tmp_path / "ours.h5")
     np.testing.assert_allclose(half.get_weights()[0], model.get_weights()[0], rtol=1e-3)
-    for save, name, message in (
-        (model.save_weights, "w.weights.h5", r"HDF5 without layer_names, perhaps of Keras 3, that holds .*layers"),
-        (model.save, "w.keras", "a zip archive, such as a .keras"),
-    ):
+    for save, name in ((model.save_weights, "w.weights.h5"), (model.save, "w.keras")):
         save(tmp_path / name)
-        with pytest.raises(ValueError, match=message):
-            loading.load_weights(half, tmp_path / name)
+        other = keras_model(keras)
+        report = loading.load_weights(other, tmp_path / name)
+        assert len(report.loaded) == 8 and not report.missing and not report.unused
+        for ours, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_keras_3_files_that_name_no_layers(tmp_path):
+    """Of older versions; what the message says loads them."""
+    keras = pytest.importorskip("keras")
+    model = keras_model(keras)
+    path = tmp_path / "old.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as h5:
+        h5.visititems(lambda name, item: item.attrs.pop("name") if "name" in item.attrs else None)
+    fresh = keras_model(keras)
+    with pytest.raises(
+        ValueError, match=r"load it with model\.keras_model\.load_weights, then .*save_weights\(NAME\.h5"
+    ):
+        loading.load_weights(fresh, path)
+    fresh.load_weights(path)
+    loading.save_weights(fresh, tmp_path / "new.h5")
+    other = keras_model(keras)
+    assert len(loading.load_weights(other, tmp_path / "new.h5").loaded) == 8
+    for ours, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.slow

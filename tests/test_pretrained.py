@@ -98,7 +98,7 @@ def test_known_names(tmp_path, name):
 def test_path_as_it_is_and_last(tmp_path):
     (tmp_path / "mine.h5").write_bytes(b"x")
     assert find_weights(str(tmp_path / "mine.h5"), "elsewhere") == tmp_path / "mine.h5"
-    assert find_weights("last", tmp_path, last=lambda: str(tmp_path / "run.h5")) == tmp_path / "run.h5"
+    assert find_weights("last", tmp_path, runs=lambda name: tmp_path / "run.h5") == tmp_path / "run.h5"
     with pytest.raises(ValueError, match="'last': no training run to take them from"):
         find_weights("last", tmp_path)
 
@@ -130,7 +130,7 @@ def test_unknown_name_lists_the_known(tmp_path):
     with pytest.raises(ValueError, match=r"'smal_siamese_mrcnn': no such file; did you mean small_siamese_mrcnn_0160"):
         find_weights("smal_siamese_mrcnn", tmp_path)
     with pytest.raises(
-        ValueError, match=r"'q\.h5': no such file\. Known names: last, shapes, imagenet_687, .*mask_rcnn_coco"
+        ValueError, match=r"'q\.h5': no such file\. Known names: last, best, shapes, imagenet_687, .*mask_rcnn_coco"
     ):
         find_weights("q.h5", tmp_path)
     with pytest.raises(ValueError, match="a folder, expected a weight file"):

@@ -235,6 +235,9 @@ def test_embeddings_of_views(tmp_path, tiny_model):
     both.save(tmp_path / "reference.npz")
     loaded = ReferenceEmbedding.load(tmp_path / "reference.npz")
     np.testing.assert_array_equal(loaded.verified, both.verified)
+    assert (plain.num_views, both.num_views, loaded.num_views) == (1, 2, 2)
+    assert ReferenceEmbedding.join([both, loaded]).num_views == 2
+    assert ReferenceEmbedding.join([both, plain]).num_views is None
     joined = ReferenceEmbedding.join([both, plain])
     np.testing.assert_array_equal(joined.views, np.concatenate([both.views, plain.vectors]))
     assert ReferenceEmbedding.join([plain, plain]).views is None

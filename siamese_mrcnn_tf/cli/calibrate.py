@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..training.runs import read_state, run_of
 from .evaluate import count_or_all
 from .inputs import choose_config, open_dataset, open_predictor, picked
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, share
@@ -28,7 +29,7 @@ _ALARMS_HELP = (
     "(default: the threshold with the best F1)"
 )
 _SUBSET_HELP = "'val', 'train', or 'set-aside': the training images that train sets aside for validation (default val)"
-_VAL_IMAGES_HELP = "number of images that train set aside (default as there: a tenth, at most 3000)"
+_VAL_IMAGES_HELP = "number of images that train set aside (default: as the run of --model, or a tenth, at most 3000)"
 _VIEWS_HELP = (
     "views to average of a reference: 1 (as it is), 2 (and mirrored) or 8 (both in quarter turns, for objects that may "
     "be turned any way); of a find there are 2 at most (default 2)"
@@ -75,14 +76,14 @@ def run(options: argparse.Namespace) -> None:
     predictor = open_predictor(options, config, weights)
     from ..evaluation.calibration import CalibrationSettings, calibrate
 
-    dataset = open_images(options)
+    dataset = open_images(options, weights)
     train, novel = split_classes(dataset.num_classes - 1, options.split)
     settings = CalibrationSettings(
         class_ids={"train": train.tolist(), "novel": novel.tolist(), "all": None}[options.categories],
         **picked(options, "limit", "absent", "runs", "seed", "false_alarms", "verify", "views"),
     )
     calibration = calibrate(predictor, dataset, settings, weights_sha256=checksum(weights))
-    calibration.about["dataset"] = f"{Path(options.dataset).name} ({dataset.set_name})"
+    calibration.about["dataset"] = f"{Path(options.dataset or options.annotations).name} ({dataset.set_name})"
     path = Path(options.out) if options.out else threshold_path(weights)
     save_thresholds(calibration, path)
     print(f"{calibration.summary()}\n\n{table(calibration)}\n\nIt is in {path}")
@@ -93,10 +94,27 @@ def run(options: argparse.Namespace) -> None:
         print(f"It is used from now on: {shlex.join(words)}")
 
 
-def open_images(options: argparse.Namespace) -> "IndexedCocoDataset":
-    """The images to calibrate on."""
+def images_set_aside(options: argparse.Namespace, weights: Path | None) -> int | None:
+    """Number of training images that the run of the weights set aside: --val-images, or as the run; None: a tenth.
+
+    Raises:
+        ValueError: the run set none aside.
+    """
+    run = run_of(weights) if weights else None
+    settings = read_state(run).get("settings", {}) if run else {}
+    validation = "on the subset val" if settings.get("validation") == "val" else ""
+    validation = validation or ("not at all" if settings.get("val_images") == 0 else "")
+    if validation:
+        raise ValueError(f"--subset set-aside: {run} was validated {validation}, no training images were set aside")
+    found: int | None = options.val_images or settings.get("val_images")
+    return found
+
+
+def open_images(options: argparse.Namespace, weights: Path | None = None) -> "IndexedCocoDataset":
+    """The images to calibrate on; `weights` tell which images their run set aside."""
     if options.subset == "set-aside":
-        return open_dataset(options, "train", subsubset="val", val_images=options.val_images)[0]
+        val_images = images_set_aside(options, weights)
+        return open_dataset(options, "train", subsubset="val", val_images=val_images)[0]
     return open_dataset(options, options.subset)[0]
 
 

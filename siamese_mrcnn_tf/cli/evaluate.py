@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import calibrated_settings, choose_config, open_dataset, open_predictor, picked, start_keras
+from .inputs import calibrated_settings, choose_config, find_model, open_dataset, open_predictor, picked, start_keras
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, number
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ _LOW_CONFIDENCE = 0.05
 _SHARD_HELP = "evaluate part I of N, to share the images among processes or machines; --merge joins the parts"
 _WORKERS_HELP = "threads that search images; results do not depend on their number (default 1)"
 _MERGE_HELP = "join the parts in these folders to one evaluation in --out, instead of evaluating"
+_COMPARE_HELP = (
+    "compare the evaluations in these folders (their --out) with the first of them, instead of evaluating; all must be "
+    "of the same images and categories"
+)
 _RESULTS_HELP = "score the evaluation in this folder (or this file of it) again, instead of evaluating"
 
 
@@ -59,12 +63,13 @@ def add_parser(commands: Commands) -> None:
     add("--absent", type=count_or_all, metavar="N|all", help=_ABSENT_HELP)
     above_zero = number(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
     add("--threshold", type=above_zero, metavar="P", help=_THRESHOLD_HELP)
-    add("--out", default="evaluation", metavar="DIR", help="folder of results (default evaluation)")
+    add("--out", metavar="DIR", help="folder of results (default evaluation; with --compare none are written)")
     add("--resume", action="store_true", help="resume the evaluation in --out")
     add("--workers", type=at_least(1), default=1, metavar="N", help=_WORKERS_HELP)
     add("--shard", type=shard, default=(1, 1), metavar="I/N", help=_SHARD_HELP)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--merge", nargs="+", metavar="DIR", help=_MERGE_HELP)
+    instead.add_argument("--compare", nargs="+", metavar="DIR", help=_COMPARE_HELP)
     instead.add_argument("--results", metavar="DIR|FILE", help=_RESULTS_HELP)
     add_model_arguments(parser, more=", or 'random-boxes' (the paper's baseline)", required=False)
 
@@ -87,9 +92,11 @@ def count_or_all(text: str) -> int | str:
 def run(options: argparse.Namespace) -> None:
     from ..io.files import writable_folder
     from ..report.writer import write_report
-    from ..weights.pretrained import find_weights
 
-    out = writable_folder(options.out)
+    if options.compare:
+        show_comparison(options)
+        return
+    out = writable_folder(options.out or "evaluation")
     if options.split == "0" and options.categories != "all":
         raise ValueError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
     if options.threshold is not None and not (options.absent or options.merge or options.results):
@@ -100,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
     evaluate_split = take_over if options.merge or options.results else run_split
     if evaluate_split is run_split and "{split}" in (options.model or ""):
         for split in splits:  # fail early if the weights of a later split are missing
-            find_weights(options.model.replace("{split}", str(split)), options.checkpoints)
+            find_model(model_of(options, split))
     start_keras(options)
     folders = []
     for split in splits:
@@ -119,6 +126,19 @@ def run(options: argparse.Namespace) -> None:
     if folders:
         paths = write_report(folders, out, dataset)
         print(f"\nTables and plots are in {out}, records in {', '.join(map(str, folders))}; begin with {paths[0]}")
+
+
+def show_comparison(options: argparse.Namespace) -> None:
+    """Print the comparison of finished evaluations, and write it with --out."""
+    from ..io.files import writable_folder
+    from ..report.comparison import compare
+
+    out = writable_folder(options.out) if options.out else None
+    start_keras(options)
+    comparison = compare(options.compare)
+    print(comparison.text())
+    if out is not None:
+        print(f"It is in {', '.join(map(str, comparison.write(out)))}")
 
 
 def run_split(options: argparse.Namespace, split: int, folder: Path) -> "tuple[Evaluation, IndexedCocoDataset]":
@@ -164,9 +184,14 @@ def open_detector(options: argparse.Namespace, split: int) -> "tuple[Detector | 
         if options.control:
             raise ValueError(f"--control {options.control}: --model random-boxes takes no references")
         return RandomBoxes(), None
-    options = argparse.Namespace(**{**vars(options), "model": options.model.replace("{split}", str(split))})
+    options = model_of(options, split)
     config, path = choose_config(options, {"MOLD_TARGETS_AT_INFERENCE": False} if options.protocol == "paper" else {})
     return open_predictor(options, config, path), path
+
+
+def model_of(options: argparse.Namespace, split: int) -> argparse.Namespace:
+    """The options with --model for a split."""
+    return argparse.Namespace(**{**vars(options), "model": options.model.replace("{split}", str(split))})
 
 
 def part_of(folder: str | Path, options: argparse.Namespace, split: int) -> Path:

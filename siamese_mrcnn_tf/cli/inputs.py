@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import CONFIGS, Config, load_config, parse_settings
+from ..io.files import read_json
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -64,30 +65,74 @@ def _chosen_images(options: argparse.Namespace) -> tuple[str | None, list[int] |
 
 
 def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> tuple[Config, Path | None]:
-    """(configuration, weight file or None for initial weights) that the options name.
+    """(configuration, weight file or None for initial weights) that the options name, to detect with.
 
-    The threshold file beside the weights gives DETECTION_MIN_CONFIDENCE and VERIFY_DETECTIONS, which options replace.
+    Without --config it is that of the run that the weights are of, or else the one that they fit. The threshold file
+    beside the weights gives DETECTION_MIN_CONFIDENCE and VERIFY_DETECTIONS, which options replace.
     """
-    from ..weights.loading import fitting_config, has_presence
-    from ..weights.pretrained import find_weights
-
-    path = None
-    if options.model != "untrained":
-        path = find_weights(options.model, options.checkpoints, last=lambda: find_last(options))
-    name = options.config or (fitting_config(path) if path else "tiny")
-    if name is None:
-        raise ValueError(f"{path}: fits none of {', '.join(CONFIGS)}; name its configuration with --config")
-    config, settings = load_config(name), calibrated_settings(options, path)
+    path = None if options.model == "untrained" else find_model(options)
+    config = load_config(options.config or "tiny") if path is None else config_for(options, path)
+    settings = calibrated_settings(options, path)
     if config.DETECTION_MIN_CONFIDENCE != Config.DETECTION_MIN_CONFIDENCE:  # a configuration's own
         settings.pop("DETECTION_MIN_CONFIDENCE", None)
     settings |= parse_settings(options.set) | (changes or {})
-    if path and not options.config and has_presence(path):
-        settings = {"USE_PRESENCE": True} | settings
     if getattr(options, "min_confidence", None) is not None:
         settings["DETECTION_MIN_CONFIDENCE"] = options.min_confidence
     config = config.replace(**settings)
     config.validate()
     return config, path
+
+
+def config_for(options: argparse.Namespace, path: Path) -> Config:
+    """The configuration to detect with weights, before --set: --config, that of their run, or the one that they fit.
+
+    A presence output in the file is used unless the configuration file sets USE_PRESENCE.
+
+    Raises:
+        ValueError: the weights cannot detect, or fit no named configuration; says what works.
+    """
+    from ..training.runs import read_run_config, run_of
+    from ..weights.loading import identify_file
+
+    if options.config:
+        config = load_config(options.config)
+        states_it = options.config not in CONFIGS and "USE_PRESENCE" in read_json(options.config)
+        return config if states_it or not identify_file(path).has_presence else config.replace(USE_PRESENCE=True)
+    if run := run_of(path):
+        return read_run_config(run)
+    info = identify_file(path)
+    if info.kind != "siamese":
+        raise ValueError(f"{path}: {info.text}. It cannot detect by itself: {info.use(path)}")
+    if info.config is None:
+        raise ValueError(f"{path}: {info.text}, fits none of {', '.join(CONFIGS)}. Name its --config; {info.advice}")
+    return load_config(info.config).replace(**info.fits[info.config])
+
+
+def find_model(options: argparse.Namespace) -> Path:
+    """The weight file that --model names; says which it is where a run has several."""
+    from ..weights.pretrained import find_weights
+
+    return find_weights(options.model, options.checkpoints, runs=lambda name: _find_in_runs(options, name))
+
+
+def _find_in_runs(options: argparse.Namespace, name: str) -> Path:
+    """The checkpoint that "last", "best" or the folder of a run stands for, and a line that says which it is.
+
+    The run of "last" and "best" is that of --config and --set; without --config it is the newest under --logs (of the
+    EXPERIMENT that --set names).
+    """
+    from ..training.runs import find_newest_run, find_run_weights, log_dir_of
+
+    settings = parse_settings(getattr(options, "set", []))
+    if name not in ("last", "best"):
+        folder = Path(name)
+    elif getattr(options, "config", None):
+        folder = log_dir_of(load_config(options.config).replace(**settings), options.logs)
+    else:
+        folder = find_newest_run(options.logs, settings.get("EXPERIMENT"))
+    found = find_run_weights(folder, "last" if name == "last" else "best")
+    print(f"weights: {found.path} ({found.text})", file=sys.stderr)
+    return found.path
 
 
 def find_calibration(options: argparse.Namespace, path: Path | None) -> "Calibration | None":
@@ -109,14 +154,6 @@ def calibrated_settings(options: argparse.Namespace, path: Path | None) -> dict[
     if not options.verify or not parse_settings(options.set).get("VERIFY_DETECTIONS", True):
         return {}  # a threshold of verified scores means nothing for others
     return {"DETECTION_MIN_CONFIDENCE": calibration.threshold, "VERIFY_DETECTIONS": True}
-
-
-def find_last(options: argparse.Namespace) -> str:
-    """Path of the last checkpoint of the run that --config, --set and --logs name."""
-    from ..training.checkpoints import find_last_checkpoint, log_dir_of
-
-    config = load_config(options.config or "small").replace(**parse_settings(options.set))
-    return find_last_checkpoint(log_dir_of(config, options.logs))
 
 
 def open_predictor(options: argparse.Namespace, config: Config, path: Path | None) -> "SiamesePredictor":

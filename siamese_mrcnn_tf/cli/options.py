@@ -30,7 +30,16 @@ _MIN_CONFIDENCE_HELP = (
     "minimum score of a detection (default: the threshold that calibrate stored beside the weights, or else 0.7)"
 )
 _NO_VERIFY_HELP = "do not verify finds, even if calibrate stored a verification beside the weights"
-FILE_HELP = "a legacy .h5 file, 'shapes' (bundled weights) or a known file by name such as small_siamese_mrcnn_0160"
+_CONFIG_DEFAULT = "that of the training run of the weights, or the one that fits them"
+FILE_HELP = (
+    "a Keras weight file (.h5, .weights.h5, .keras), 'shapes' (bundled weights) or a known file by name such as "
+    "small_siamese_mrcnn_0160"
+)
+RUNS_HELP = (
+    "the folder of a training run (its best weights by validation loss, else the last); or 'last' or 'best' of the run "
+    "of --config under --logs, without --config of the newest run there"
+)
+LOGS_HELP = "folder of training runs and their checkpoints (default logs)"
 CHECKPOINTS_HELP = "folder of known weight files and downloads (default checkpoints)"
 
 
@@ -104,14 +113,14 @@ def add_model_arguments(
     With `chooses_threshold` there are those that replace what the threshold file of the weights says.
     """
     add = parser.add_argument
-    names = f"{FILE_HELP}; or 'last' (last checkpoint of --config under --logs) or 'untrained'{more}"
+    names = f"{FILE_HELP}; {RUNS_HELP}; or 'untrained'{more}"
     add("--model", required=required, metavar="FILE|NAME", help=names)
-    add_config_arguments(parser, "the one that fits the weights" if detects else "small")
+    add_config_arguments(parser, _CONFIG_DEFAULT if detects else f"{_CONFIG_DEFAULT}; small without --model")
     if detects and chooses_threshold:
         add("--min-confidence", type=float, metavar="P", help=_MIN_CONFIDENCE_HELP)
         add("--no-verify", dest="verify", action="store_false", help=_NO_VERIFY_HELP)
     add("--checkpoints", default="checkpoints", metavar="DIR", help=CHECKPOINTS_HELP)
-    add("--logs", default="logs", metavar="DIR", help="folder of training runs and their checkpoints (default logs)")
+    add("--logs", default="logs", metavar="DIR", help=LOGS_HELP)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, default: str) -> None:

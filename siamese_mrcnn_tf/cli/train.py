@@ -6,9 +6,17 @@ learning rates of a schedule belong to its batch (12 in the paper's) on any numb
 to another batch (in a schedule FILE). Several machines: set TF_CONFIG on each, as for
 tf.distribute.MultiWorkerMirroredStrategy, and run the same command with --logs on a file system that they share;
 --batch is over all of them.
+
+Validation: after each epoch, on the subset val of a --dataset that has one; else on the last training images by id,
+which are not trained on then (a tenth, at most 3000). These are set aside as well with --val-images N, with chosen
+images, and for a training set of 30,000 images or more, such as COCO's: that is the original's rule.
+
+Weights and configuration: without --config a run has that of --model: of the run that the weights are of, or the one
+that they fit.
 """
 
 import argparse
+import dataclasses
 import logging
 import shlex
 import sys
@@ -16,15 +24,20 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import Config, load_config, parse_settings
+from ..config import CONFIGS, Config, load_config, parse_settings
+from ..data.reading import ReadingRules
 from ..shapes.schedules import SHAPES_SCHEDULES
+from ..training.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
 from ..training.schedules import SCHEDULES, load_schedule, shortened
-from .inputs import open_dataset, picked, resumed_arguments, start_keras
+from .inputs import find_model, open_dataset, picked, resumed_arguments, start_keras
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, add_run_arguments, at_least
 
 if TYPE_CHECKING:
+    from ..data.dataset import IndexedCocoDataset
     from ..model import SiameseMaskRCNN
     from ..training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 _SCHEDULES = {**SCHEDULES, **SHAPES_SCHEDULES}
 _EPOCHS = {name: stages[-1].epochs for name, stages in _SCHEDULES.items()}
@@ -35,11 +48,12 @@ _STAGES_HELP = (
     '"decay_to" (default paper)'
 )
 _VAL_IMAGES_HELP = (
-    "number of training images set aside for validation, the last by id (default 3000 as in the original, but at most "
-    "a tenth); 0 turns validation off"
+    "set the last N training images by id aside for validation (default: validate on the subset val; where there is "
+    "none, or for 30000 training images or more, set a tenth aside, at most 3000); 0 turns validation off"
 )
 _MODEL_HELP = " (default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained)"
 _PAPER_BATCH = 12
+_LARGE_SET = 30_000  # images; larger training sets keep the original's validation images
 _BACKBONE_SETTINGS = ("BACKBONE", "BACKBONE_BLOCKS", "BACKBONE_STEM_WIDTH", "BACKBONE_WIDTHS", "BACKBONE_BOTTLENECK")
 
 
@@ -66,7 +80,8 @@ def run(options: argparse.Namespace) -> int:
     stages = load_schedule(options.stages, _SCHEDULES)
     if options.epochs is not None:
         stages = shortened(stages, options.epochs)
-    config = training_config(options)
+    weights = None if folder or options.model in (None, "untrained") else find_model(options)
+    config = training_config(options, weights)
     start_keras(options)
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
@@ -74,11 +89,9 @@ def run(options: argparse.Namespace) -> int:
 
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours: show its progress
     distribution.prepare_backend(seed=options.seed, devices=config.GPU_COUNT)
-    parts = ("train",) if options.val_images == 0 else ("train", "val")
-    chosen = picked(options, "split", "val_images")
-    datasets = [open_dataset(options, "train", subsubset=part, **chosen)[0] for part in parts]
+    datasets, fixed = open_datasets(options, folder)
     with callbacks.stopping_on_signals() as stop:
-        model, trainer = open_trainer(options, config, stop, folder)
+        model, trainer = open_trainer(options, config, stop, folder=folder, weights=weights, fixed=fixed)
         if distribution.is_chief():
             save_command(model.log_dir, "siamese-mrcnn", options.arguments, config)
         try:
@@ -88,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"{reason}. To resume: {shlex.join([*options.program, '--resume', model.log_dir])}", file=sys.stderr)
             return 130
     print(f"trained to epoch {trainer.state.epoch}. Weights and losses are in {model.log_dir}")
+    print(f"To evaluate: {shlex.join(evaluate_command(options, model.log_dir))}")
     return 0
 
 
@@ -98,15 +112,42 @@ def resumed_options(options: argparse.Namespace) -> tuple[argparse.Namespace, Pa
     if options.model is not None:
         raise ValueError(f"--model {options.model}: a run that is resumed has its own weights")
     start_keras(options)
-    from ..training.checkpoints import log_dir_of
-
     folder = Path(options.resume or log_dir_of(training_config(options), options.logs))
-    return options.parse(resumed_arguments(folder, options.arguments[1:])), folder
+    options = options.parse(resumed_arguments(folder, options.arguments[1:]))
+    if options.config is None and (folder / CONFIG_FILE).is_file():  # --model, which chose it, may be gone
+        config = load_config(folder / CONFIG_FILE)
+        options.config, options.batch = str(folder / CONFIG_FILE), options.batch or config.BATCH_SIZE
+        options.devices = options.devices or config.GPU_COUNT
+    return options, folder
 
 
-def training_config(options: argparse.Namespace) -> Config:
-    """The configuration that the options of `train` name."""
-    config = load_config(options.config or "small").replace(**parse_settings(options.set))
+def initial_config(options: argparse.Namespace, weights: Path | None) -> Config:
+    """The configuration to train, before --set: --config, or that of the initial weights, or small without any.
+
+    Raises:
+        ValueError: the weights fit no named configuration.
+    """
+    if options.config or weights is None:
+        return load_config(options.config or "small")
+    from ..weights.loading import identify_file
+
+    if run := run_of(weights):
+        print(f"configuration: that of the run in {run}", file=sys.stderr)
+        return read_run_config(run)
+    info = identify_file(weights)
+    if info.kind == "unknown":
+        raise ValueError(f"{weights}: {info.text}; {info.use(weights)}")
+    if not info.fits:
+        raise ValueError(f"{weights}: {info.text}, fits none of {', '.join(CONFIGS)}. Name its --config; {info.advice}")
+    name, changes = next(iter(info.fits.items()))
+    changed = "".join(f", {key} = {value!r}" for key, value in changes.items())
+    print(f"configuration: {name}{changed}, which fits {weights}", file=sys.stderr)
+    return load_config(name).replace(**changes)
+
+
+def training_config(options: argparse.Namespace, weights: Path | None = None) -> Config:
+    """The configuration that the options of `train` name, with initial weights from a file or without."""
+    config = initial_config(options, weights).replace(**parse_settings(options.set))
     settings = {"GPU_COUNT": options.devices, "NUM_TARGETS": options.shots}
     settings |= {"STEPS_PER_EPOCH": options.steps, "VALIDATION_STEPS": options.val_steps}
     config = config.replace(**{name: value for name, value in settings.items() if value is not None})
@@ -124,28 +165,94 @@ def training_config(options: argparse.Namespace) -> Config:
     return config
 
 
+def open_datasets(
+    options: argparse.Namespace, folder: Path | None
+) -> "tuple[list[IndexedCocoDataset], dict[str, str]]":
+    """([training data, validation data where there is validation], what a resumed run must have alike).
+
+    `folder` is that of a run to resume, which keeps its validation images.
+    """
+    split = picked(options, "split")
+    begun_on_val = folder is None or read_state(folder).get("settings", {}).get("validation") == "val"
+    if options.val_images is None and begun_on_val and has_val_subset(options):
+        train = open_dataset(options, "train", subsubset="train", val_images=0, **split)[0]
+        val = open_dataset(options, "val", **split)[0]
+        is_searched = any(len(val.images_of(class_id)) for class_id in val.ACTIVE_CLASSES)
+        if train.num_images < _LARGE_SET and is_searched:
+            logger.info("validation: the %d images of the subset val", val.num_images)
+            return [train, val], {"validation": "val"}
+    parts = ("train",) if options.val_images == 0 else ("train", "val")
+    chosen = split | picked(options, "val_images")
+    datasets = [open_dataset(options, "train", subsubset=part, **chosen)[0] for part in parts]
+    if len(datasets) > 1:
+        logger.info("validation: the last %d training images, set aside", datasets[1].num_images)
+    return datasets, {}
+
+
+def has_val_subset(options: argparse.Namespace) -> bool:
+    """Whether the options name a data set, without a choice of images, that has a subset val."""
+    from ..data.annotations import coco_layout
+    from ..shapes.dataset import find_dataset
+
+    if options.dataset is None or options.images or options.image_ids:
+        return False
+    try:
+        coco_layout(find_dataset(options.dataset), "val", options.year)
+    except ValueError:
+        return False
+    return True
+
+
+def evaluate_command(options: argparse.Namespace, log_dir: str) -> list[str]:
+    """The words of the command that evaluates a run: on the subset val, or on the training images without one."""
+    words = [*options.launcher, "evaluate", "--model", log_dir, "--out", str(Path(log_dir) / "evaluation")]
+    if options.annotations is not None:
+        words += ["--annotations", options.annotations, "--images", *options.images]
+    else:
+        words += ["--dataset", options.dataset]
+        words += ["--year", options.year] if options.year != "2017" else []
+        words += [] if has_val_subset(options) else ["--subset", "train"]
+        words += ["--images", *options.images] if options.images else []
+    words += ["--image-ids", *map(str, options.image_ids)] if options.image_ids else []
+    for field in dataclasses.fields(ReadingRules):
+        value = getattr(options, field.name)
+        words += [f"--{field.name.replace('_', '-')}", value] if value != field.default else []
+    words += ["--split", str(options.split), "--categories", "novel"] if options.split else []
+    return words + (["--shots", str(options.shots)] if options.shots else [])
+
+
 def open_trainer(
-    options: argparse.Namespace, config: Config, stop: threading.Event, folder: Path | None
+    options: argparse.Namespace,
+    config: Config,
+    stop: threading.Event,
+    *,
+    folder: Path | None,
+    weights: Path | None,
+    fixed: dict[str, str],
 ) -> "tuple[SiameseMaskRCNN, Trainer]":
-    """(model, trainer) with initial weights, or those of the run to resume in `folder`."""
+    """(model, trainer) with initial weights, or those of the run to resume in `folder`.
+
+    `weights` is the file of --model, `fixed` what the run must have alike when it is resumed.
+    """
     from ..model import SiameseMaskRCNN
-    from ..training.checkpoints import log_dir_of, refuse_run
+    from ..training.checkpoints import refuse_run
     from ..weights.pretrained import find_weights
 
     is_paper_backbone = all(getattr(config, name) == getattr(Config, name) for name in _BACKBONE_SETTINGS)
     default = ("imagenet-687" if options.split else "imagenet-1k") if is_paper_backbone else "untrained"
-    name, path = options.model or default, None
-    if folder is None and name != "last":
+    if folder is None and options.model != "last":
         refuse_run(log_dir_of(config, options.logs))
-        path = find_weights(name, options.checkpoints) if name != "untrained" else None
+        if options.model is None and default != "untrained":
+            weights = find_weights(default, options.checkpoints)
     model = SiameseMaskRCNN("training", config, options.logs, seed=options.seed)
     if folder is not None:
         model.log_dir = str(folder)  # it may have been moved since
-    elif name == "last":
-        model.load_latest_checkpoint()
-    elif path is not None:
-        model.load_weights(path)
+    elif weights is not None and options.model == "last":  # that run goes on
+        model.log_dir = str(weights.parent)
+        model.load_checkpoint(weights)
+    elif weights is not None:
+        model.load_weights(weights)
     data = picked(options, "year", "images", "image_ids", "split", "val_images", "augment")
     data |= picked(options, "orientation", "box_only", "crowds")
     chosen = picked(options, "seed", "keep", "save_every")
-    return model, model.trainer(**chosen, stop=stop, resume=folder is not None, fixed=data)
+    return model, model.trainer(**chosen, stop=stop, resume=folder is not None, fixed=data | fixed)

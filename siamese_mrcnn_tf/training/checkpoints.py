@@ -14,10 +14,8 @@ leaves a state and its weights.
 import csv
 import dataclasses
 import io
-import math
-import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +25,11 @@ from ..config import FORMER_NAMES, Config
 from ..io import files
 from ..io.files import StrPath
 from ..weights import loading
+from .runs import CONFIG_FILE, RUN_FILE, STATE_FILE, best_epoch
 
 if TYPE_CHECKING:
     import keras
 
-STATE_FILE, RUN_FILE = "state.json", "run.json"
-_CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
-_VALIDATED = "val_loss"
 _FORMER_SETTINGS = FORMER_NAMES | {"pictures": "images"}  # in states that version 0.1 wrote
 
 
@@ -166,33 +162,14 @@ class CheckpointManager:
             )
 
 
-def best_epoch(history: Sequence[dict[str, Any]]) -> int | None:
-    """Number of the epoch with the lowest validation loss; None without validation."""
-    validated = [row for row in history if math.isfinite(row.get(_VALIDATED, math.nan))]
-    return int(min(validated, key=lambda row: row[_VALIDATED])["epoch"]) if validated else None
-
-
 # ---- folders of runs ---------------------------------------------------------------------------------------------
-
-
-def log_dir_of(config: Config, model_dir: StrPath) -> Path:
-    """The log directory of a configuration: model_dir / siamese_{MODEL}_{NAME}_{EXPERIMENT}, in lower case."""
-    return Path(model_dir) / f"siamese_{config.MODEL}_{config.NAME}_{config.EXPERIMENT}".lower()
-
-
-def find_last_checkpoint(log_dir: StrPath) -> str:
-    """Path of the `siamese_mrcnn_{epoch:04d}.h5` of the last epoch in `log_dir`; raises ValueError without one."""
-    found = sorted(path for path in Path(log_dir).glob("*.h5") if _CHECKPOINT.fullmatch(path.name))
-    if not found:
-        raise ValueError(f"{log_dir}: no checkpoint siamese_mrcnn_####.h5 in it")
-    return str(found[-1])
 
 
 def save_command(path: StrPath, program: str, arguments: list[str], config: Config) -> None:
     """Save the command line of a run, program and arguments, and its resolved configuration in the run's folder."""
     command = shlex.join([program, *arguments])
     files.write_json(Path(path) / RUN_FILE, {"command": command, "arguments": arguments}, indent=1)
-    files.write_json(Path(path) / "config.json", config.to_dict(), indent=1)
+    files.write_json(Path(path) / CONFIG_FILE, config.to_dict(), indent=1)
 
 
 def read_arguments(path: StrPath) -> list[str]:

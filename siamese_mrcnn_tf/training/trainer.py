@@ -26,8 +26,9 @@ from ..data.dataset import Dataset
 from ..data.loader import SampleLoader
 from .batches import TrainingBatches
 from .callbacks import StepCallback, TrainingStopped, ValidationCallback, loader_errors
-from .checkpoints import CheckpointManager, TrainerState, best_epoch
+from .checkpoints import CheckpointManager, TrainerState
 from .distribution import replicas_of
+from .runs import best_epoch
 from .schedules import Stage
 from .trainable_layers import matching_layers, select_layers, summarize_names
 from .training_model import build_optimizer, compile_model

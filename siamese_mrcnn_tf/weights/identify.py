@@ -4,10 +4,13 @@ Infers configuration settings from weight names and shapes alone; looks neither 
 """
 
 import dataclasses
+import json
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..config import CONFIGS, RESNET_BLOCKS, Config
+from ..io.files import StrPath
 from .legacy_h5 import Shape, block_of, is_backbone_layer, layer_of
 
 _BACKBONE_TITLES = {"resnet50": "ResNet-50", "resnet101": "ResNet-101"}
@@ -91,6 +94,21 @@ class WeightsInfo:
             return f"It fits {self.fits_text}"
         return f"This is a {self.config} file, use config {self.config}{_with(self.fits[self.config])}"
 
+    def use(self, path: StrPath) -> str:
+        """The command that uses a file of these weights, or what to do where there is none."""
+        if self.kind == "unknown":
+            return "no part of the network; start from a backbone instead, leave --model out of train"
+        if self.config:
+            given = _options({"config": self.config}, self.fits[self.config])
+            return f"siamese-mrcnn predict --model {shlex.quote(str(path))}{given} --image FILE --reference FILE"
+        if self.kind == "siamese":
+            return f"the --config it was trained with; {self.fits_text}"
+        name = next(iter(self.fits), "small")
+        needed = self.fits[name] if self.fits else _changes(self.settings, CONFIGS[name]())
+        given = _options({"config": name}, needed)
+        what = "train from it" if self.has_pyramid else "train from this backbone"
+        return f"{what}: siamese-mrcnn train --dataset DIR --model {shlex.quote(str(path))}{given}"
+
     def is_foreign_head(self, key: str) -> bool:
         """Whether a weight belongs to Matterport's RPN or heads, whose inputs differ from the siamese network's."""
         return self.kind == "matterport" and _is_head(key)
@@ -164,6 +182,14 @@ def _changes(settings: Mapping[str, Any], config: Config) -> dict[str, Any]:
 def _with(settings: Mapping[str, Any]) -> str:
     values = (f"{name} = {value!r}".replace("'", '"') for name, value in settings.items())
     return f" with {', '.join(values)}" if settings else ""
+
+
+def _options(values: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+    """Options of the command line: --name value, and --set with the settings in JSON."""
+    words = [f"--{name} {value}" for name, value in values.items()]
+    changed = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
+    words += [f"--set {shlex.join(changed)}"] if changed else []
+    return "".join(f" {word}" for word in words)
 
 
 def _is_head(key: str) -> bool:

@@ -1,4 +1,4 @@
-"""Weight files in the legacy .h5 layout of Keras 1 and 2: names, naming styles, reading and writing.
+"""Weight files in the legacy .h5 layout of Keras 1 and 2, read and written; those of Keras 3, read.
 
 A weight has a canonical name "layer/weight" ("conv1/kernel", "bn_conv1/moving_variance"), with the layer named as in
 Matterport's Mask R-CNN. A file holds weights in groups, one per top-level layer or nested model; the attributes
@@ -6,9 +6,12 @@ Matterport's Mask R-CNN. A file holds weights in groups, one per top-level layer
 """
 
 import dataclasses
+import io
 import itertools
 import pathlib
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.files import StrPath, atomic_path
+from .foreign import describe_foreign
 
-ACCEPTED = "legacy Keras .h5 weights (Keras 1 and 2, Matterport, files written by this package)"
+ACCEPTED = "Keras weights: .h5 (Keras 1 and 2, Matterport, this package), .weights.h5 or .keras (Keras 3)"
 Shape = tuple[int, ...]
 
 _BLOCK_LAYER = re.compile(r"(res|bn)([2-5])([a-z])_branch(1|2[abc])")
@@ -40,6 +44,7 @@ _KERAS1_WEIGHTS = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "r
 _ATTRIBUTE_BYTES = 64512  # Keras' limit for one HDF5 attribute; longer lists are split into name0, name1, ...
 # What h5py raises on damaged files, depending on the place; a wrong size can ask for more memory than there is.
 _DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError, MemoryError)
+_KERAS3_ARCHIVE, _KERAS3_MEMBER = b"PK\x03\x04", "model.weights.h5"  # a .keras file, and the weights in it
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HDF5_OFFSETS = (0, 512, 1024, 2048)  # where the signature may be
 
@@ -81,7 +86,7 @@ class WeightFile:
         groups: {"conv1/kernel": its h5 group}.
         attributes: {"keras_version": ..., "backend": ...}, as far as the file has them.
         renamed: {stored name: canonical name} of weights stored under another name.
-        style: naming style of layers and weights, "keras 2", "keras 1" or "keras-applications".
+        style: naming style of layers and weights, "keras 3", "keras 2", "keras 1" or "keras-applications".
     """
 
     path: pathlib.Path
@@ -132,17 +137,19 @@ def group_of(layer: str) -> str | None:
 
 
 def read_weights(path: StrPath, *, expected: Iterable[str] = (), values: bool = True) -> WeightFile:
-    """Read a legacy .h5 file: bare weights or a whole saved model; without `values` its shapes alone.
+    """Read a legacy .h5 file (bare weights or a whole saved model), or .weights.h5 or .keras of Keras 3.
+
+    Without `values` only shapes are read.
 
     `expected` are layer names to recognise besides those of the network.
 
     Raises:
-        WeightFileError: missing, not HDF5, damaged, in the layout of Keras 3, or without weights.
+        WeightFileError: missing, no weights of Keras, damaged, or without weights; says what the file is.
     """
     path = pathlib.Path(path)
-    _check_hdf5(path)
+    content = _hdf5_of(path)
     try:
-        with h5py.File(path, "r") as h5:
+        with h5py.File(content, "r") as h5:
             return _read_groups(path, h5, frozenset(expected), values)
     except WeightFileError:
         raise
@@ -153,13 +160,16 @@ def read_weights(path: StrPath, *, expected: Iterable[str] = (), values: bool = 
 def _read_groups(path: pathlib.Path, h5: h5py.File, expected: frozenset[str], values: bool) -> WeightFile:
     names = {"layer_names", "layer_names0"}
     root = h5["model_weights"] if "model_weights" in h5 and names.isdisjoint(h5.attrs) else h5
-    if names.isdisjoint(root.attrs):
-        content = f"HDF5 without layer_names, perhaps of Keras 3, that holds {', '.join(list(root)[:6]) or 'nothing'}"
-        raise WeightFileError(f"{path}: not a legacy Keras .h5 weight file ({content}); expected {ACCEPTED}")
-    stored = list(_stored_weights(path, root))
+    is_keras3 = names.isdisjoint(root.attrs) and ("layers" in root or "_layer_checkpoint_dependencies" in root)
+    if names.isdisjoint(root.attrs) and not is_keras3:
+        content = f"HDF5 without layer_names that holds {', '.join(list(root)[:6]) or 'nothing'}"
+        raise WeightFileError(f"{path}: not a Keras weight file ({content}); expected {ACCEPTED}")
+    stored = list(_keras3_weights(path, root) if is_keras3 else _stored_weights(path, root))
     layers = {_split(name, group)[0] for group, name, _ in stored}
     about = itertools.product(("keras_version", "backend"), (h5, root))
     file = WeightFile(path, attributes={name: _string(at.attrs[name]) for name, at in about if name in at.attrs})
+    if is_keras3:
+        file.style, file.attributes["keras_version"] = "keras 3", "3"
     datasets: dict[str, h5py.Dataset] = {}
     for group, name, dataset in stored:
         key, style = _canonical(name, group, layers, expected)
@@ -188,6 +198,32 @@ def _stored_weights(path: pathlib.Path, root: h5py.Group) -> Iterator[tuple[str,
             if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
                 raise WeightFileError(f"{path}: {group}/{name} is not an array of numbers; expected {ACCEPTED}")
             yield group, name, dataset
+
+
+def _keras3_weights(path: pathlib.Path, root: h5py.Group) -> Iterator[tuple[str, str, h5py.Dataset]]:
+    """(group, name, dataset) of every weight of a Keras 3 file, whose arrays 0, 1, ... of a layer have no names.
+
+    The layer's own name is an attribute; a normalization has four arrays, other layers a kernel and mostly a bias.
+    """
+    found: list[tuple[h5py.Group, list[str]]] = []
+
+    def visit(name: str, item: Any) -> None:
+        if name.rpartition("/")[2] == "vars" and (numbers := sorted(filter(str.isdecimal, item), key=int)):
+            found.append((item, numbers))
+
+    root["layers" if "layers" in root else "_layer_checkpoint_dependencies"].visititems(visit)
+    for group, numbers in found:
+        if "name" not in group.attrs:
+            way = "load it with model.keras_model.load_weights, then write it with model.save_weights(NAME.h5)"
+            raise WeightFileError(f"{path}: from an older Keras 3, it does not name its layers; {way}")
+        layer = _string(group.attrs["name"])
+        names = _WEIGHTS[:2] if len(numbers) < len(_WEIGHTS[2:]) else _WEIGHTS[2:]
+        for index in numbers:
+            dataset = group[index]
+            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
+                raise WeightFileError(f"{path}: {dataset.name} is not an array of numbers; expected {ACCEPTED}")
+            weight = names[int(index)] if int(index) < len(names) else f"weight_{index}"
+            yield group_of(layer) or layer, f"{layer}/{weight}", dataset
 
 
 def _canonical(name: str, group: str, layers: set[str], expected: frozenset[str]) -> tuple[str, str | None]:
@@ -227,19 +263,26 @@ def _applications_layer(name: str) -> str | None:
 # ---- what a file is ----------------------------------------------------------------------------------------------
 
 
-def _check_hdf5(path: pathlib.Path) -> None:
-    if not path.is_file():
-        what = "not a file" if path.exists() else "no such weight file"
+def _hdf5_of(path: pathlib.Path) -> pathlib.Path | io.BytesIO:
+    """The HDF5 content of a weight file: the file itself, or the weights inside a .keras archive."""
+    if path.is_dir() or not path.is_file():
+        what = "a folder" if path.is_dir() else "not a file" if path.exists() else "no such weight file"
         raise WeightFileError(f"{path}: {what}; expected {ACCEPTED}")
     try:
         with open(path, "rb") as file:
             head = file.read(_HDF5_OFFSETS[-1] + len(_HDF5_SIGNATURE))
     except OSError as error:
         raise WeightFileError(f"{path}: cannot be read ({error.strerror})") from error
-    if not any(head.startswith(_HDF5_SIGNATURE, offset) for offset in _HDF5_OFFSETS):
-        what = f"begins {head[:16]!r}" if head else "empty"
-        what = "a zip archive, such as a .keras or PyTorch file" if head.startswith(b"PK") else what
-        raise WeightFileError(f"{path}: not a legacy Keras .h5 weight file ({what}); expected {ACCEPTED}")
+    if any(head.startswith(_HDF5_SIGNATURE, offset) for offset in _HDF5_OFFSETS):
+        return path
+    if head.startswith(_KERAS3_ARCHIVE):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if _KERAS3_MEMBER in archive.namelist():
+                    return io.BytesIO(archive.read(_KERAS3_MEMBER))
+        except (zipfile.BadZipFile, zlib.error, OSError) as error:
+            raise WeightFileError(f"{path}: a damaged zip archive ({error}); fetch or copy it again") from error
+    raise WeightFileError(f"{path}: {describe_foreign(path, head)}; expected {ACCEPTED}")
 
 
 def _string_list(attributes: h5py.AttributeManager, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Loading legacy .h5 files into models by name, with a report; saving them; describing what a file holds.
+"""Loading Keras weight files into models by name, with a report; saving them; describing what a file holds.
 
 A model is any object with `layers`, searched through nested models. Weights are matched by canonical name
 ("conv1/kernel", see `legacy_h5`), never by position. `load_weights` checks everything before it assigns the first
@@ -74,7 +74,7 @@ def load_weights(model: Any, path: StrPath, exclude: Exclude = ()) -> LoadReport
 
     Args:
         model: object with `layers`.
-        path: a legacy .h5 file: siamese, Matterport's (backbone and FPN are used), or a backbone.
+        path: a file for `legacy_h5.read_weights`: siamese, Matterport's (backbone and FPN are used), or a backbone.
         exclude: names of layers or nested models to leave out, or regular expressions that match them whole.
 
     Raises:
@@ -118,12 +118,12 @@ def save_weights(model: Any, path: StrPath) -> None:
 
 def fitting_config(path: StrPath) -> str | None:
     """Name of the configuration ("small", "large", "tiny") that a siamese file fits; None for every other file."""
-    return identify_weights(legacy_h5.read_weights(path, values=False).shapes).config
+    return identify_file(path).config
 
 
-def has_presence(path: StrPath) -> bool:
-    """Whether a file holds a presence output, which USE_PRESENCE adds to a configuration."""
-    return identify_weights(legacy_h5.read_weights(path, values=False).shapes).has_presence
+def identify_file(path: StrPath) -> WeightsInfo:
+    """What a weight file is; ValueError if it cannot be read."""
+    return identify_weights(legacy_h5.read_weights(path, values=False).shapes)
 
 
 def describe_weights(path: StrPath) -> str:
@@ -139,6 +139,7 @@ def describe_weights(path: StrPath) -> str:
     if info.kind in ("matterport", "backbone"):
         kept = "matching layers, RPN and heads" if info.has_pyramid else "FPN, matching layers, RPN and heads"
         lines.append(f"not in the file: {kept} keep their initial values")
+    lines += [f"use: {info.use(file.path)}"]
     return "\n".join(lines)
 
 

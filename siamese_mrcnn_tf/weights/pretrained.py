@@ -23,6 +23,7 @@ _FULL = "the large model trained on all 80 classes, the one for use, for config 
 _SPLIT = "the large model of category split {}, for replication, for config large"
 _KERAS_RESNET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 _BUNDLED = "siamese_mrcnn_shapes_s1.h5"  # comes with the package; also called "shapes"
+_OF_RUNS = ("last", "best")  # checkpoints of training runs
 _NAMES_SUGGESTED = 3
 
 
@@ -66,34 +67,38 @@ KNOWN_FILES = {
 }
 
 
-def find_weights(name: StrPath, checkpoints: StrPath, last: Callable[[], str] | None = None) -> pathlib.Path:
+def find_weights(name: StrPath, checkpoints: StrPath, runs: Callable[[str], StrPath] | None = None) -> pathlib.Path:
     """The weight file that a name stands for, downloaded if necessary.
 
     An existing file is never downloaded again. A path into a folder other than `checkpoints` downloads nothing.
 
     Args:
         name: a path, a name of KNOWN_FILES (with or without .h5, dashes or underscores), "shapes" for the weights that
-            come with the package, or "last".
+            come with the package, or "last", "best" or the folder of a training run.
         checkpoints: the folder where known files are looked for, and downloaded to.
-        last: callable that returns the path of the newest checkpoint; needed for "last".
+        runs: callable that returns a checkpoint for "last", "best" or a folder; needed for these.
 
     Returns:
-        Path of an existing file (for "last": what `last` returns). If imagenet_1k.h5 is missing, that of the
+        Path of an existing file (for a run: what `runs` returns). If imagenet_1k.h5 is missing, that of the
         ImageNet-1k ResNet-50 of Keras, as in the original.
 
     Raises:
         ValueError: no such file, an unknown name, or the download is not the file (nothing of it is kept).
         ConnectionError, OSError: the file cannot be downloaded, or not written.
     """
-    if str(name) == "last":
-        if last is None:
-            raise ValueError("weights 'last': no training run to take them from; expected a file or a known name")
-        return pathlib.Path(last())
+    if str(name) in _OF_RUNS:
+        if runs is None:
+            raise ValueError(
+                f"weights {str(name)!r}: no training run to take them from; expected a file or a known name"
+            )
+        return pathlib.Path(runs(str(name)))
     path = pathlib.Path(name).expanduser()
     if path.is_file():
         return path
     if len(path.parts) == 1 and _stem(path.name) in ("shapes", _stem(_BUNDLED)):
         return pathlib.Path(str(importlib.resources.files(__package__.partition(".")[0]) / "shapes" / _BUNDLED))
+    if path.is_dir() and runs is not None:
+        return pathlib.Path(runs(str(path)))
     if path.is_dir():
         raise ValueError(f"{path}: a folder, expected a weight file or one of: {_known_names()}")
     known = f"{_stem(path.name)}.h5"
@@ -152,7 +157,7 @@ def _stem(name: str) -> str:
 
 
 def _known_names() -> str:
-    return ", ".join(["last", "shapes", *(name.removesuffix(".h5") for name in KNOWN_FILES)])
+    return ", ".join([*_OF_RUNS, "shapes", *(name.removesuffix(".h5") for name in KNOWN_FILES)])
 
 
 def _suggestions(name: str) -> str:
