@@ -191,14 +191,14 @@ def open_datasets(
 
 def has_val_subset(options: argparse.Namespace) -> bool:
     """Whether the options name a data set, without a choice of images, that has a subset val."""
-    from ..data.annotations import coco_layout
+    from ..data.layouts import LayoutError, find_layout
     from ..shapes.dataset import find_dataset
 
     if options.dataset is None or options.images or options.image_ids:
         return False
     try:
-        coco_layout(find_dataset(options.dataset), "val", options.year)
-    except ValueError:
+        find_layout(find_dataset(options.dataset), "val", options.year)
+    except LayoutError:
         return False
     return True
 

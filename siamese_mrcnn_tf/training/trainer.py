@@ -266,8 +266,7 @@ def train_on_dataset(
 
     Args:
         train_dataset, val_dataset: data sets with indices built, or of your own class; without the second there is no
-            validation. Samples of
-            validation are the same each epoch, and never augmented.
+            validation. Samples of validation are the same each epoch, and never augmented.
         augmentation: see `augmentation.as_augmentation`.
         workers, processes: see `SampleLoader`.
 

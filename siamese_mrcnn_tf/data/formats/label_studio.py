@@ -1,0 +1,163 @@
+"""Annotations of Label Studio: its JSON export, a list of tasks.
+
+The format is described in labelstud.io, "Export annotations". Coordinates are in percent of the image. The runs of a
+brush mask are packed in bits; their layout is that of `brush.py` in github.com/HumanSignal/label-studio-sdk
+(label_studio_sdk/converter).
+"""
+
+import logging
+import math
+import re
+import reprlib
+import urllib.parse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...io import files
+from .common import (
+    ImportedImage,
+    ImportedObject,
+    checked_number,
+    checked_points,
+    ellipse_outline,
+    log_left_out,
+    rectangle_outline,
+    required,
+    rotated,
+)
+
+logger = logging.getLogger(__name__)
+
+_LABELS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels")
+_KEYPOINTS = ("keypointlabels", "keypoint")  # no area
+_MAX_PIXELS = 2**28
+_CHANNELS = 4  # of the pixels in a brush mask; the last is the mask
+
+
+def read_label_studio(paths: Iterable[Path]) -> list[ImportedImage]:
+    """The images of the tasks. Of several annotations of a task the first that is not cancelled is taken.
+
+    Raises:
+        ValueError: names the file, the task, the result, the key and the value.
+    """
+    images, several, left_out = [], list[str](), list[str]()
+    for path in paths:
+        tasks: Any = files.read_json(path)
+        if not isinstance(tasks, list):
+            raise ValueError(f"{path}: expected a list of tasks, as the export 'JSON' of Label Studio has it")
+        images += [_image(task, path, number, several, left_out) for number, task in enumerate(tasks, 1)]
+    if several:
+        logger.warning("tasks with several annotations, of which the first is taken: %s", "; ".join(several[:5]))
+    log_left_out(left_out, "key points", "they have no area")
+    return images
+
+
+def image_names(name: str) -> Iterable[str]:
+    """Names that an image of Label Studio may have on disk: a local file, an upload, or this without its prefix."""
+    parsed = urllib.parse.urlparse(name)
+    local = urllib.parse.parse_qs(parsed.query).get("d")
+    yield local[0] if local else name
+    last = re.split(r"[\\/]", urllib.parse.unquote(local[0] if local else parsed.path))[-1]
+    yield last
+    yield re.sub(r"^[0-9a-f]{8}-", "", last)
+
+
+def _image(task: Any, path: Path, number: int, several: list[str], left_out: list[str]) -> ImportedImage:
+    place = f"{path}: task {task.get('id', number) if isinstance(task, dict) else number}"
+    data = required(task, "data", dict, place)
+    names = [value for value in data.values() if isinstance(value, str) and _looks_like_image(value)]
+    names = [data["image"]] if isinstance(data.get("image"), str) else names
+    if len(names) != 1:
+        raise ValueError(f"{place}: data = {reprlib.repr(data)}, expected one image")
+    key = "annotations" if "annotations" in task else "completions"  # as in versions before 1.0
+    made = required(task, key, list, place)
+    kept = [one for one in made if isinstance(one, dict) and not one.get("was_cancelled")]
+    several += [place] if len(kept) > 1 else []
+    results = required(kept[0], "result", list, place) if kept else []
+    objects = []
+    for index, result in enumerate(results, 1):
+        where, kind = f"{place}, result {index}", required(result, "type", str, f"{place}, result {index}")
+        if kind in _KEYPOINTS:
+            left_out.append(where)
+        elif kind in _LABELS:
+            objects.append(_object(result, kind, where))
+    return ImportedImage(names[0], place, tuple(objects))
+
+
+def _looks_like_image(value: str) -> bool:
+    return urllib.parse.urlparse(value).path.lower().endswith(files.IMAGE_SUFFIXES) or "?d=" in value
+
+
+def _object(result: dict[str, Any], kind: str, place: str) -> ImportedObject:
+    value = required(result, "value", dict, place)
+    labels = required(value, kind, list, place)
+    if len(labels) != 1 or not isinstance(labels[0], str):
+        raise ValueError(f"{place}: {kind} = {reprlib.repr(labels)}, expected one label")
+    width, height = (
+        checked_number(result.get(key), f"{place}: {key}", is_size=True) for key in ("original_width", "original_height")
+    )
+    scale = np.array([width, height]) / 100
+    found: dict[str, Any] = {"place": place, "category": labels[0]}
+    if kind == "brushlabels":
+        return ImportedObject(mask=_brush_mask(value, round(width), round(height), place), **found)
+    if kind == "polygonlabels":
+        return ImportedObject(outlines=(checked_points(value.get("points"), place) * scale,), **found)
+    angle = math.radians(checked_number(value.get("rotation", 0), f"{place}: rotation"))
+    corner = np.array([checked_number(value.get(key), f"{place}: {key}") for key in ("x", "y")]) * scale
+    keys = ("width", "height") if kind == "rectanglelabels" else ("radiusX", "radiusY")
+    size = np.array([checked_number(value.get(key), f"{place}: {key}", is_size=True) for key in keys]) * scale
+    if kind == "ellipselabels":
+        return ImportedObject(outlines=(ellipse_outline(corner, size, angle),), **found)
+    outline = rotated(rectangle_outline(0, 0, *size), angle) + corner  # turned around its first corner
+    return ImportedObject(outlines=(outline,), **found)
+
+
+# ---- brush masks ---------------------------------------------------------------------------------------------------
+def _brush_mask(value: dict[str, Any], width: int, height: int, place: str) -> np.ndarray:
+    if value.get("format") != "rle" or not isinstance(value.get("rle"), list):
+        raise ValueError(f"{place}: format = {value.get('format')!r}, expected 'rle' with a list 'rle'")
+    try:
+        pixels = decode_runs(value["rle"])
+    except (IndexError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"{place}: rle = {reprlib.repr(value['rle'])}, expected the runs of a brush mask") from error
+    if pixels.size != width * height * _CHANNELS:
+        raise ValueError(f"{place}: rle of {pixels.size} values, expected {_CHANNELS} for each of {width} x {height} pixels")
+    return np.asarray(pixels.reshape(height, width, _CHANNELS)[..., -1] > 0)
+
+
+def decode_runs(numbers: list[int]) -> np.ndarray:
+    """The values uint8 [n] of packed runs, a list of bytes.
+
+    The bits are: n in 32; the bits of a value less 1 in 5; the bits of four kinds of lengths less 1, each in 4; then
+    runs: 1 and the kind in 2 bits, the length less 1, and one value; or the same beginning with 0, and all values.
+    """
+    bits = np.unpackbits(np.array(numbers, np.uint8))
+    position = 0
+
+    def read(count: int) -> int:
+        nonlocal position
+        if position + count > bits.size:
+            raise IndexError("the bits end too early")
+        value = 0
+        for bit in bits[position : position + count].tolist():
+            value = value << 1 | bit
+        position += count
+        return value
+
+    total, word = read(32), read(5) + 1
+    if total > _MAX_PIXELS * _CHANNELS or word > 8:
+        raise ValueError("too many values")
+    lengths = [read(4) + 1 for _ in range(4)]
+    values, done = np.zeros(total, np.uint8), 0
+    while done < total:
+        is_run = read(1)
+        end = min(done + 1 + read(lengths[read(2)]), total)
+        if is_run:
+            values[done:end] = read(word)
+        else:
+            values[done:end] = [read(word) for _ in range(end - done)]
+        done = end
+    return values
