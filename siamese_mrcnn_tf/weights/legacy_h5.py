@@ -45,6 +45,7 @@ _ATTRIBUTE_BYTES = 64512  # Keras' limit for one HDF5 attribute; longer lists ar
 # What h5py raises on damaged files, depending on the place; a wrong size can ask for more memory than there is.
 _DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError, MemoryError)
 _KERAS3_ARCHIVE, _KERAS3_MEMBER = b"PK\x03\x04", "model.weights.h5"  # a .keras file, and the weights in it
+_KERAS3_GROUPS = ("layers", "_layer_checkpoint_dependencies")
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HDF5_OFFSETS = (0, 512, 1024, 2048)  # where the signature may be
 
@@ -160,7 +161,8 @@ def read_weights(path: StrPath, *, expected: Iterable[str] = (), values: bool = 
 def _read_groups(path: pathlib.Path, h5: h5py.File, expected: frozenset[str], values: bool) -> WeightFile:
     names = {"layer_names", "layer_names0"}
     root = h5["model_weights"] if "model_weights" in h5 and names.isdisjoint(h5.attrs) else h5
-    is_keras3 = names.isdisjoint(root.attrs) and ("layers" in root or "_layer_checkpoint_dependencies" in root)
+    own = any(isinstance(root.get(name), h5py.Group) for name in _KERAS3_GROUPS)
+    is_keras3 = names.isdisjoint(root.attrs) and own
     if names.isdisjoint(root.attrs) and not is_keras3:
         content = f"HDF5 without layer_names that holds {', '.join(list(root)[:6]) or 'nothing'}"
         raise WeightFileError(f"{path}: not a Keras weight file ({content}); expected {ACCEPTED}")
@@ -211,7 +213,7 @@ def _keras3_weights(path: pathlib.Path, root: h5py.Group) -> Iterator[tuple[str,
         if name.rpartition("/")[2] == "vars" and (numbers := sorted(filter(str.isdecimal, item), key=int)):
             found.append((item, numbers))
 
-    root["layers" if "layers" in root else "_layer_checkpoint_dependencies"].visititems(visit)
+    root[next(name for name in _KERAS3_GROUPS if name in root)].visititems(visit)
     for group, numbers in found:
         if "name" not in group.attrs:
             way = "load it with model.keras_model.load_weights, then write it with model.save_weights(NAME.h5)"
