@@ -1,6 +1,8 @@
-"""Convert annotations of the VGG Image Annotator (VIA) to a COCO-format data set.
+"""Convert annotations of another tool to a COCO-format data set, or split one.
 
-Polygons, polylines (closed), rectangles, circles and ellipses become instances; points are left out, with a warning.
+Formats: LabelMe (a folder of JSON files), CVAT (CVAT for images 1.1), Label Studio (JSON), VIA 1, 2 and 3, Pascal VOC
+with masks or boxes, YOLO for segmentation, Supervisely, and COCO files themselves. The content tells the format.
+Polygons, rectangles, circles, ellipses and masks become instances; points and lines are left out, with a warning.
 Nothing is written if anything is wrong with an annotation or an image.
 """
 
@@ -12,10 +14,13 @@ from ..data.reading import ORIENTATIONS
 from .inputs import picked
 from .options import Commands, add_command, at_least, share
 
-_ATTRIBUTE_HELP = "region attribute that holds the category (default: the only one that all regions have)"
+_ATTRIBUTE_HELP = "of VIA: region attribute that holds the category (default: the only one that all regions have)"
+_VAL_SHARE_HELP = (
+    "share of the images drawn for val, so that categories of two images or more are in both parts (default 0: none)"
+)
 _CATEGORIES_HELP = "all categories in the order of their ids (default: those found, by name)"
 _ORIENTATION_HELP = (
-    "ignore: the regions belong to the images as stored, before the orientation tag (browsers before 2020); obey (also "
+    "ignore: the objects belong to the images as stored, before the orientation tag (browsers before 2020); obey (also "
     "auto): to the upright images (default obey)"
 )
 
@@ -23,17 +28,17 @@ _ORIENTATION_HELP = (
 def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "convert", run, __doc__)
     add = parser.add_argument
-    text = "annotations exported by VIA 1 or 2 as JSON or CSV, or projects of VIA 2"
-    add("files", nargs="+", metavar="FILE", help=text)
-    add("--images", required=True, metavar="DIR", help="folder with the images")
+    add("files", nargs="+", metavar="FILE|DIR", help="annotations of one tool: files, or the folder of a data set")
+    add("--images", metavar="DIR", help="folder with the images (default: where the data set has them)")
     add("--out", required=True, metavar="DIR", help="folder of the data set to write")
-    add("--subset", choices=("train", "val"), default="train", help="of the images (default train)")
+    subset = "of the images (default: what the data set says, or else train)"
+    add("--subset", choices=("train", "val"), help=subset)
     add("--year", default="2017", help="year in the name of the annotation file (default 2017, as in COCO)")
-    add("--val-share", type=share, default=0.0, metavar="P", help="share of the images drawn for val (default 0: none)")
+    add("--val-share", type=share, default=0.0, metavar="P", help=_VAL_SHARE_HELP)
     add("--seed", type=at_least(0), default=0, help="seed of that draw (default 0)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--attribute", metavar="NAME", help=_ATTRIBUTE_HELP)
-    which.add_argument("--category", metavar="NAME", help="one category for all regions")
+    which.add_argument("--category", metavar="NAME", help="one category for all objects")
     add("--categories", nargs="+", metavar="NAME", help=_CATEGORIES_HELP)
     add("--link", action="store_true", help="link the images instead of copying them")
     add("--orientation", choices=ORIENTATIONS, default="obey", help=_ORIENTATION_HELP)
@@ -42,11 +47,11 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..data.formats.via_tree import convert_via
+    from ..data.formats.convert import convert
 
     choices = ("subset", "year", "val_share", "seed", "attribute", "category", "categories")
     given = picked(options, *choices, "link", "force") | {"ignore_orientation": options.orientation == "ignore"}
-    contents = convert_via(options.files, options.images, options.out, **given)
+    contents = convert(options.files, options.images, options.out, **given)
     for name, content in contents.items():
         print(summary(name, content))
     print(f"The data set is in {options.out}")

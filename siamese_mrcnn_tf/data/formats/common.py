@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pycocotools.mask as coco_mask
 from PIL import Image
 
@@ -132,7 +133,7 @@ def rectangle_outline(x: float, y: float, width: float, height: float, angle: fl
     return turned
 
 
-def ellipse_outline(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0) -> np.ndarray:
+def ellipse_outline(centre: npt.ArrayLike, radii: Sequence[float], angle: float = 0.0) -> np.ndarray:
     """A polygon no chord of which is farther than a twentieth of a pixel from the ellipse's arc; angle as above."""
     count = math.ceil(math.pi / math.acos(1 - _MAX_ARC_ERROR / max(*radii, 1.0)))
     steps = np.linspace(0, 2 * np.pi, count, endpoint=False)
@@ -203,7 +204,7 @@ def png_mask(data: bytes) -> np.ndarray:
     """The mask of the content of a PNG file, bool [h, w]: where the last channel is not 0."""
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         values = np.asarray(image)
-    return values != 0 if values.ndim == 2 else values[..., -1] != 0
+    return np.asarray((values if values.ndim == 2 else values[..., -1]) != 0)
 
 
 def read_xml(path: Path) -> ElementTree.Element:

@@ -7,6 +7,7 @@ the first of background. Coordinates are of pixels' corners.
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -67,7 +68,7 @@ def _image(element: Element, path: Path, left_out: list[str]) -> ImportedImage:
 
 def _object(shape: Element, place: str) -> ImportedObject:
     label, group = shape.get("label", ""), shape.get("group_id", "0")
-    found = {"place": place, "category": label, "group": "" if group == "0" else group}
+    found: dict[str, Any] = {"place": place, "category": label, "group": "" if group == "0" else group}
     if not label:
         raise ValueError(f"{place}: the attribute 'label' is missing")
 

@@ -96,9 +96,8 @@ def _object(result: dict[str, Any], kind: str, place: str) -> ImportedObject:
     labels = required(value, kind, list, place)
     if len(labels) != 1 or not isinstance(labels[0], str):
         raise ValueError(f"{place}: {kind} = {reprlib.repr(labels)}, expected one label")
-    width, height = (
-        checked_number(result.get(key), f"{place}: {key}", is_size=True) for key in ("original_width", "original_height")
-    )
+    keys = ("original_width", "original_height")
+    width, height = (checked_number(result.get(key), f"{place}: {key}", is_size=True) for key in keys)
     scale = np.array([width, height]) / 100
     found: dict[str, Any] = {"place": place, "category": labels[0]}
     if kind == "brushlabels":
@@ -110,7 +109,7 @@ def _object(result: dict[str, Any], kind: str, place: str) -> ImportedObject:
     keys = ("width", "height") if kind == "rectanglelabels" else ("radiusX", "radiusY")
     size = np.array([checked_number(value.get(key), f"{place}: {key}", is_size=True) for key in keys]) * scale
     if kind == "ellipselabels":
-        return ImportedObject(outlines=(ellipse_outline(corner, size, angle),), **found)
+        return ImportedObject(outlines=(ellipse_outline(corner, size.tolist(), angle),), **found)
     outline = rotated(rectangle_outline(0, 0, *size), angle) + corner  # turned around its first corner
     return ImportedObject(outlines=(outline,), **found)
 
@@ -124,7 +123,8 @@ def _brush_mask(value: dict[str, Any], width: int, height: int, place: str) -> n
     except (IndexError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{place}: rle = {reprlib.repr(value['rle'])}, expected the runs of a brush mask") from error
     if pixels.size != width * height * _CHANNELS:
-        raise ValueError(f"{place}: rle of {pixels.size} values, expected {_CHANNELS} for each of {width} x {height} pixels")
+        expected = f"expected {_CHANNELS} for each of {width} x {height} pixels"
+        raise ValueError(f"{place}: rle of {pixels.size} values, {expected}")
     return np.asarray(pixels.reshape(height, width, _CHANNELS)[..., -1] > 0)
 
 

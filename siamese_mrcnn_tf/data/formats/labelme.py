@@ -82,10 +82,13 @@ def _decoded(data: Any, path: Path) -> bytes:
 def _object(shape: Any, kind: str, place: str) -> ImportedObject:
     label = required(shape, "label", str, place)
     group = shape.get("group_id")
-    found = {"group": "" if group is None else str(group), "place": place, "category": label}
+    found: dict[str, Any] = {"group": "" if group is None else str(group), "place": place, "category": label}
     points = required(shape, "points", list, place)
     if kind == "polygon":
         return ImportedObject(outlines=(checked_points(points, place),), **found)
+    if kind not in ("rectangle", "circle", "mask"):
+        kinds = "polygon, rectangle, circle, mask, " + ", ".join(_WITHOUT_AREA)
+        raise ValueError(f"{place}: shape_type = {kind!r}, expected one of {kinds}")
     corners = checked_points(points, place, minimum=2)
     if len(corners) != 2:
         raise ValueError(f"{place}: {kind} of {len(corners)} points, expected 2")
@@ -95,9 +98,6 @@ def _object(shape: Any, kind: str, place: str) -> ImportedObject:
     if kind == "circle":
         radius = float(np.linalg.norm(corners[1] - corners[0]))
         return ImportedObject(outlines=(ellipse_outline(corners[0], (radius, radius)),), **found)
-    if kind == "mask":
-        mask = decoded_png(required(shape, "mask", str, place), f"{place}: mask")
-        x, y = np.rint(corners.min(axis=0)).astype(int).tolist()
-        return ImportedObject(mask=mask, corner=(x, y), **found)
-    kinds = "polygon, rectangle, circle, mask, " + ", ".join(_WITHOUT_AREA)
-    raise ValueError(f"{place}: shape_type = {kind!r}, expected one of {kinds}")
+    mask = decoded_png(required(shape, "mask", str, place), f"{place}: mask")
+    x, y = np.rint(corners.min(axis=0)).astype(int).tolist()
+    return ImportedObject(mask=mask, corner=(x, y), **found)

@@ -11,9 +11,7 @@ import io
 import itertools
 import json
 import logging
-import math
 import reprlib
-import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,13 @@ from typing import Any
 import numpy as np
 
 from ...io import files
+from .common import checked_number, ellipse_outline, rectangle_outline, required
 
 logger = logging.getLogger(__name__)
 
 USUAL_ATTRIBUTES = ("name", "label", "class", "type", "category")  # of regions, for what they show
 
 _COLUMNS = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
-_MAX_COORDINATE = 1e6  # pixels
-_MAX_ARC_ERROR = 0.05  # pixels between an arc and its polygon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +64,8 @@ def read_via(paths: Iterable[files.StrPath]) -> list[AnnotatedImage]:
     read = list(map(Path, paths))
     for path in read:
         entries = _csv_entries(path) if path.suffix.lower() == ".csv" else _json_entries(path)
-        for key, entry in entries.items():
-            image = _image(path, key, entry)
+        found = (_image(path, key, entry) for key, entry in entries.items())
+        for image in found:
             if image.name in images:
                 raise ValueError(f"{image.place}: {images[image.name].source} has it already; expected each name once")
             images[image.name] = image
@@ -182,9 +179,9 @@ def clip_outline(outline: np.ndarray, height: int, width: int) -> np.ndarray:
 def _polygon(region: Region) -> np.ndarray:
     points = []
     for key in ("all_points_x", "all_points_y"):
-        points.append(_required(region.shape, key, list, region.place))
+        points.append(required(region.shape, key, list, region.place))
         for index, value in enumerate(points[-1]):
-            _check_number(value, f"{region.place}: {key}[{index}]")
+            checked_number(value, f"{region.place}: {key}[{index}]")
     if len(points[0]) != len(points[1]):
         counts = f"all_points_x has {len(points[0])} values, all_points_y {len(points[1])}"
         raise ValueError(f"{region.place}: {counts}, expected as many of both")
@@ -196,8 +193,7 @@ def _polygon(region: Region) -> np.ndarray:
 
 def _rectangle(region: Region) -> np.ndarray:
     x, y = (_number(region, key) for key in ("x", "y"))
-    width, height = (_number(region, key, is_size=True) for key in ("width", "height"))
-    return np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], np.float64)
+    return rectangle_outline(x, y, *(_number(region, key, is_size=True) for key in ("width", "height")))
 
 
 def _ellipse(region: Region) -> np.ndarray:
@@ -205,13 +201,7 @@ def _ellipse(region: Region) -> np.ndarray:
     keys = ("r", "r") if region.shape["name"] == "circle" else ("rx", "ry")
     radii = [_number(region, key, is_size=True) for key in keys]
     angle = _number(region, "theta") if "theta" in region.shape else 0.0
-    center = np.array([_number(region, "cx"), _number(region, "cy")], np.float64)
-    count = math.ceil(math.pi / math.acos(1 - _MAX_ARC_ERROR / max(*radii, 1.0)))
-    steps = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    points = np.stack([radii[0] * np.cos(steps), radii[1] * np.sin(steps)], axis=1)
-    cosine, sine = math.cos(angle), math.sin(angle)
-    turned: np.ndarray = points @ np.array([(cosine, sine), (-sine, cosine)])
-    return turned + center
+    return ellipse_outline((_number(region, "cx"), _number(region, "cy")), radii, angle)
 
 
 _OUTLINES = {"polygon": _polygon, "polyline": _polygon, "rect": _rectangle, "ellipse": _ellipse, "circle": _ellipse}
@@ -219,16 +209,8 @@ _OUTLINES = {"polygon": _polygon, "polyline": _polygon, "rect": _rectangle, "ell
 
 def _number(region: Region, key: str, *, is_size: bool = False) -> float:
     """A number among the shape attributes, in pixels or radians."""
-    value: float = _required(region.shape, key, object, region.place)
-    _check_number(value, f"{region.place}: {key}")
-    if is_size and value <= 0:
-        raise ValueError(f"{region.place}: {key} = {value!r}, expected a size above 0")
-    return value
-
-
-def _check_number(value: Any, place: str) -> None:
-    if type(value) not in (int, float) or not -_MAX_COORDINATE < value < _MAX_COORDINATE:
-        raise ValueError(f"{place} = {reprlib.repr(value)}, expected a number below {_MAX_COORDINATE:.0f} in size")
+    value = required(region.shape, key, object, region.place)
+    return checked_number(value, f"{region.place}: {key}", is_size=is_size)
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -240,11 +222,9 @@ def _json_entries(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected annotations of VIA, a dict of images")
     if "_via_img_metadata" in content:
-        content = _required(content, "_via_img_metadata", dict, str(path))
+        content = required(content, "_via_img_metadata", dict, str(path))
     elif {"images", "annotations"} <= content.keys():
         raise ValueError(f"{path}: a COCO file; put it into a COCO-format tree, it needs no conversion")
-    elif {"project", "metadata", "view"} <= content.keys():
-        raise ValueError(f"{path}: a project of VIA 3, expected annotations of VIA 1 or VIA 2")
     entries: dict[str, Any] = content
     return entries
 
@@ -266,6 +246,11 @@ def _csv_entries(path: Path) -> dict[str, Any]:
         if counts[key] != found:
             logger.warning("%s: image %r: region_count = %s, found %s", path, entry["filename"], counts[key], found)
     return entries
+
+
+def is_table(path: files.StrPath) -> bool:
+    """Whether a CSV file has VIA's header."""
+    return files.read_text(path).lstrip("\ufeff#").startswith(_COLUMNS)
 
 
 def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -296,24 +281,12 @@ def _csv_dict(row: dict[str, str], key: str, place: str) -> dict[str, Any]:
 
 
 def _image(path: Path, key: str, entry: Any) -> AnnotatedImage:
-    image = AnnotatedImage(_required(entry, "filename", str, f"{path}: {key!r}"), str(path), ())
-    regions = _required(entry, "regions", dict | list, image.place)
+    image = AnnotatedImage(required(entry, "filename", str, f"{path}: {key!r}"), str(path), ())
+    regions = required(entry, "regions", dict | list, image.place)
     regions = regions.values() if isinstance(regions, dict) else regions  # VIA 1 has a dict: "0", "1", ...
     found = []
     for number, region in enumerate(regions, 1):
         place = f"{image.place}, region {number}"
-        shape, attributes = (_required(region, key, dict, place) for key in ("shape_attributes", "region_attributes"))
+        shape, attributes = (required(region, key, dict, place) for key in ("shape_attributes", "region_attributes"))
         found.append(Region(place, shape, attributes))
     return dataclasses.replace(image, regions=tuple(found))
-
-
-def _required(entry: Any, key: str, kind: type | types.UnionType, place: str) -> Any:
-    """The value of a key, which must be there and of a kind."""
-    if not isinstance(entry, dict):
-        raise ValueError(f"{place}: {reprlib.repr(entry)}, expected a dict")
-    if key not in entry:
-        raise ValueError(f"{place}: the key {key!r} is missing")
-    if not isinstance(entry[key], kind):
-        expected = getattr(kind, "__name__", str(kind).replace("|", "or"))
-        raise ValueError(f"{place}: {key} = {reprlib.repr(entry[key])}, expected a {expected}")
-    return entry[key]

@@ -161,7 +161,8 @@ def _category_of_box(mask: np.ndarray, boxes: list[ImportedObject]) -> str:
 
     def overlap(found: ImportedObject) -> float:
         x, y, width, height = found.box or (0, 0, 0, 0)
-        shared = max(min(edges[2], x + width) - max(edges[0], x), 0) * max(min(edges[3], y + height) - max(edges[1], y), 0)
+        across, along = min(edges[2], x + width) - max(edges[0], x), min(edges[3], y + height) - max(edges[1], y)
+        shared = max(across, 0) * max(along, 0)
         whole = (edges[2] - edges[0]) * (edges[3] - edges[1]) + width * height - shared
         return float(shared / whole)
 

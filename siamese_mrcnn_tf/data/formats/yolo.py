@@ -1,0 +1,153 @@
+"""Data sets of Ultralytics YOLO for segmentation: a text file with outlines for each image.
+
+The format is described in docs.ultralytics.com, "Instance segmentation datasets overview": each line has the number of
+a class and the points of an outline as shares of the image. A line of five numbers is a box, by centre and size.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ...io import files
+from ...io.images import read_image
+from .common import ImportedImage, ImportedObject
+
+_SUBSETS = {"train": "train", "val": "val", "valid": "val"}
+_BOX = 5  # numbers of a line
+_MIN_POLYGON = 7
+
+
+def is_yolo(path: Path) -> bool:
+    """Whether a path is a data set's YAML file, or a folder with one or with labels."""
+    if path.is_dir():
+        return bool(_yaml_files(path)) or (path / "labels").is_dir() or bool(list(path.glob("*/labels")))
+    return path.suffix.lower() in (".yaml", ".yml")
+
+
+def read_yolo(paths: Iterable[Path], image_dir: Path | None, names: Iterable[str] | None) -> list[ImportedImage]:
+    """The images of data sets that have a label file; images without one are scenes without objects.
+
+    Args:
+        paths: YAML files, or folders with one, or with images/ and labels/ and perhaps classes.txt.
+        image_dir: folder of the images, if they are not where the data set says.
+        names: categories by number, for a data set that does not name them.
+
+    Raises:
+        ValueError: names the file, the line and the value.
+    """
+    return [image for path in paths for image in _dataset(path, image_dir, None if names is None else list(names))]
+
+
+def _dataset(path: Path, image_dir: Path | None, names: list[str] | None) -> list[ImportedImage]:
+    described = path if path.is_file() else next(iter(_yaml_files(path)), None)
+    root = path.parent if path.is_file() else path
+    content = {} if described is None else _read_yaml(described)
+    categories = _names(content.get("names"), described, root, names)
+    folders = _folders(content, root)
+    images = []
+    for subset, folder in folders:
+        taken = image_dir or folder
+        listed = sorted(entry for entry in taken.rglob("*") if entry.suffix.lower() in files.IMAGE_SUFFIXES)
+        for file in (entry for entry in listed if not files.is_companion(entry)):
+            labels = _labels_of(file, taken, folder)
+            name = file.relative_to(taken).as_posix()
+            objects = _objects(labels, file, categories) if labels.is_file() else ()
+            images.append(ImportedImage(name, str(labels), objects, folder=taken, subset=subset, target=name))
+    if not any(image.objects for image in images):
+        where = ", ".join(str(folder) for _, folder in folders) or str(root)
+        raise ValueError(f"{path}: no labels for the images in {where}, expected labels/NAME.txt for images/NAME.jpg")
+    return images
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    found = [entry for entry in sorted(folder.iterdir()) if entry.suffix.lower() in (".yaml", ".yml")]
+    return [entry for entry in found if not files.is_companion(entry)]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(files.read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path}: not a YAML file that can be read ({error})") from error
+    if not isinstance(content, dict) or "names" not in content:
+        raise ValueError(f"{path}: expected the YAML file of a YOLO data set, with names")
+    return content
+
+
+def _names(found: Any, path: Path | None, root: Path, given: list[str] | None) -> dict[int, str]:
+    """Categories by number, of the YAML file, of classes.txt, or as given."""
+    if isinstance(found, list):
+        return {number: str(name) for number, name in enumerate(found)}
+    if isinstance(found, dict) and all(type(number) is int for number in found):
+        return {number: str(name) for number, name in found.items()}
+    if found is not None:
+        raise ValueError(f"{path}: names = {str(found)[:60]}, expected a list, or a dict by number")
+    for place in (root / "classes.txt", root / "labels" / "classes.txt"):
+        if place.is_file():
+            return dict(enumerate(line.strip() for line in files.read_text(place).splitlines() if line.strip()))
+    if given is None:
+        raise ValueError(f"{root}: neither data.yaml nor classes.txt names the classes; name them with --categories")
+    return dict(enumerate(given))
+
+
+def _folders(content: dict[str, Any], root: Path) -> list[tuple[str | None, Path]]:
+    """(subset or None, image folder), in the order of the YAML file or of the folders."""
+    base = root / str(content.get("path") or "")
+    found: list[tuple[str | None, Path]] = []
+    for key in ("train", "val", "valid"):
+        for part in _listed(content.get(key)):
+            tries = (base / part, root / part, root / part.removeprefix("../"), Path(part))
+            found += [(_SUBSETS[key], folder) for folder in [one for one in tries if one.is_dir()][:1]]
+    if found:
+        return found
+    for name, subset in _SUBSETS.items():
+        found += [(subset, folder) for folder in (root / "images" / name, root / name / "images") if folder.is_dir()]
+    whole: list[tuple[str | None, Path]] = [(None, folder) for folder in (root / "images", root) if folder.is_dir()]
+    return found or whole[:1]
+
+
+def _listed(value: Any) -> list[str]:
+    return [] if value is None else [str(one) for one in value] if isinstance(value, list) else [str(value)]
+
+
+def _labels_of(file: Path, taken: Path, folder: Path) -> Path:
+    """The label file of an image: beside it, or in labels/ in place of the last images/ of its path."""
+    inside = file.relative_to(taken).with_suffix(".txt")
+    parts = list(folder.parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+        return Path(*parts) / inside
+    beside = folder / inside
+    return beside if beside.is_file() else folder / "labels" / inside
+
+
+def _objects(path: Path, image: Path, categories: dict[int, str]) -> tuple[ImportedObject, ...]:
+    lines = [line.split() for line in files.read_text(path).splitlines()]
+    height, width = read_image(image).shape[:2] if any(lines) else (0, 0)
+    return tuple(
+        _object(line, f"{path}: line {number}", categories, np.array([width, height]))
+        for number, line in enumerate(lines, 1)
+        if line
+    )
+
+
+def _object(line: list[str], place: str, categories: dict[int, str], size: np.ndarray) -> ImportedObject:
+    try:
+        number, values = int(line[0]), np.array([float(word) for word in line[1:]])
+    except ValueError:
+        raise ValueError(f"{place}: {' '.join(line)[:60]!r}, expected a class number and coordinates") from None
+    if number not in categories:
+        raise ValueError(f"{place}: class {number}, expected one of {', '.join(map(str, categories))}")
+    if not np.isfinite(values).all() or (values < -1).any() or (values > 2).any():
+        raise ValueError(f"{place}: coordinates {values.min()} to {values.max()}, expected shares of the image, 0..1")
+    if len(line) == _BOX:
+        corner, extent = (values[:2] - values[2:] / 2) * size, values[2:] * size
+        return ImportedObject(place, categories[number], box=(*corner.tolist(), *extent.tolist()))
+    if len(line) < _MIN_POLYGON or len(values) % 2:
+        raise ValueError(
+            f"{place}: {len(line)} numbers, expected a class and a box of 4, or x and y of 3 points or more"
+        )
+    return ImportedObject(place, categories[number], outlines=(values.reshape(-1, 2) * size,))
