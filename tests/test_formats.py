@@ -312,3 +312,6 @@ def test_shapes_of_cvat_and_label_studio_that_are_turned(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(tasks))
     contents = convert([tmp_path / "a.json"], tmp_path, tmp_path / "studio", progress=False)
     assert np.allclose(contents["train2017"]["annotations"][0]["bbox"], [28, 60, 12, 40], atol=1)
+    del result["original_width"], result["original_height"]  # then the image tells
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    assert convert([tmp_path / "a.json"], tmp_path, tmp_path / "sizeless", progress=False) == contents

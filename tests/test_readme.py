@@ -16,6 +16,7 @@ import shutil
 import textwrap
 import types
 
+import format_samples
 import imagenet_tree
 import numpy as np
 import pytest
@@ -63,6 +64,15 @@ SHORTER = {  # command -> options appended to it; those of demo and calibrate ar
     "shapes": ["--train", "4", "--val", "2"],
 }
 EXPERIMENT = re.compile(r"samples/coco/experiments\.py (\w+)")
+EXPORTS = {  # path in the documents -> what writes it
+    "labelme": format_samples.labelme,
+    "annotations.xml": format_samples.cvat,
+    "project.json": format_samples.label_studio,
+    "yolo/data.yaml": format_samples.yolo,
+    "supervisely": format_samples.supervisely,
+    "voc": format_samples.voc,
+    "annotations/instances_default.json": format_samples.coco,
+}
 CATEGORIES = ("disc", "gear", "star")  # of the photos
 NUM_CLASSES = 80  # of data sets, as in COCO: docs name class ids
 _COMMAND_LINE = re.compile(r"^ +([\w./-]*(python[\d.]*|siamese-mrcnn)|samples/\S+\.py|make|pip) \S", re.MULTILINE)
@@ -339,9 +349,15 @@ class Workplace:
     def _provide(self, command, given):
         """Put there what the options of a command name as its input."""
         if command == "convert":
-            self.provide_photos(given.images, given.files)
+            shutil.rmtree(given.out, ignore_errors=True)  # each tool's section writes the same data set
+            if given.files[0] in EXPORTS:
+                self.provide_export(given.files[0])
+            else:
+                self.provide_photos(given.images, given.files)
+        elif getattr(given, "annotations", None):
+            self.provide_export(given.annotations)
         elif getattr(given, "dataset", None):
-            self.provide_dataset(given.dataset, getattr(given, "images", None) or ())
+            self.provide_dataset(given.dataset, getattr(given, "image_ids", None) or ())
         if command == "pretrain" and given.data:
             imagenet_tree.write_tree(given.data, train=4, val=2)
         if command == "predict":
@@ -372,6 +388,11 @@ class Workplace:
             return
         is_scene = path.suffix == ".jpg"
         Image.fromarray(self.images[0][0] if is_scene else self.names["crop"]).save(path)
+
+    def provide_export(self, path):
+        """The export of an annotation tool."""
+        if not pathlib.Path(path).exists():
+            EXPORTS[path](pathlib.Path(), format_samples.objects(parts=False, holes=False))
 
     def provide_photos(self, folder, files):
         """Photos, and the regions in them as the VGG Image Annotator writes them."""

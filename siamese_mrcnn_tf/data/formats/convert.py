@@ -189,7 +189,7 @@ _READERS: dict[str, Callable[[list[Path], ReaderOptions], Read]] = {
     "COCO": lambda paths, _: read_coco(paths),
     "LabelMe": lambda paths, _: (read_labelme(paths), None),
     "CVAT": lambda paths, _: (read_cvat(paths), None),
-    "Label Studio": lambda paths, _: (read_label_studio(paths), None),
+    "Label Studio": lambda paths, told: (read_label_studio(paths, told.image_dir), None),
     "VIA": _via,
     "Pascal VOC": lambda paths, _: (read_voc(paths), None),
     "YOLO": lambda paths, told: (read_yolo(paths, told.image_dir, told.categories), None),

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from ...io import files
+from ...io.images import read_image
+from ..layouts import find_image
 from .common import (
     ImportedImage,
     ImportedObject,
@@ -37,8 +39,10 @@ _MAX_PIXELS = 2**28
 _CHANNELS = 4  # of the pixels in a brush mask; the last is the mask
 
 
-def read_label_studio(paths: Iterable[Path]) -> list[ImportedImage]:
+def read_label_studio(paths: Iterable[Path], image_dir: Path | None = None) -> list[ImportedImage]:
     """The images of the tasks. Of several annotations of a task the first that is not cancelled is taken.
+
+    Results without the size of their image take it from the image file in `image_dir`.
 
     Raises:
         ValueError: names the file, the task, the result, the key and the value.
@@ -48,7 +52,8 @@ def read_label_studio(paths: Iterable[Path]) -> list[ImportedImage]:
         tasks: Any = files.read_json(path)
         if not isinstance(tasks, list):
             raise ValueError(f"{path}: expected a list of tasks, as the export 'JSON' of Label Studio has it")
-        images += [_image(task, path, number, several, left_out) for number, task in enumerate(tasks, 1)]
+        for number, task in enumerate(tasks, 1):
+            images.append(_image(task, path, number, image_dir, several, left_out))
     if several:
         logger.warning("tasks with several annotations, of which the first is taken: %s", "; ".join(several[:5]))
     log_left_out(left_out, "key points", "they have no area")
@@ -65,7 +70,9 @@ def image_names(name: str) -> Iterable[str]:
     yield re.sub(r"^[0-9a-f]{8}-", "", last)
 
 
-def _image(task: Any, path: Path, number: int, several: list[str], left_out: list[str]) -> ImportedImage:
+def _image(
+    task: Any, path: Path, number: int, image_dir: Path | None, several: list[str], left_out: list[str]
+) -> ImportedImage:
     place = f"{path}: task {task.get('id', number) if isinstance(task, dict) else number}"
     data = required(task, "data", dict, place)
     names = [value for value in data.values() if isinstance(value, str) and _looks_like_image(value)]
@@ -83,8 +90,20 @@ def _image(task: Any, path: Path, number: int, several: list[str], left_out: lis
         if kind in _KEYPOINTS:
             left_out.append(where)
         elif kind in _LABELS:
-            objects.append(_object(result, kind, where))
+            objects.append(_object(result | _missing_size(result, names[0], image_dir), kind, where))
     return ImportedImage(names[0], place, tuple(objects))
+
+
+def _missing_size(result: dict[str, Any], name: str, image_dir: Path | None) -> dict[str, int]:
+    """The size of the image file for a result without one; empty if it is not needed or not known."""
+    if image_dir is None or {"original_width", "original_height"} <= result.keys():
+        return {}
+    found = (find_image(one, image_dir) for one in image_names(name))
+    file = next((one for one in found if one is not None), None)
+    if file is None:
+        return {}
+    height, width = read_image(files.inside(image_dir, file)).shape[:2]
+    return {"original_width": width, "original_height": height}
 
 
 def _looks_like_image(value: str) -> bool:
