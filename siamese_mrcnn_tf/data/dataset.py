@@ -203,7 +203,7 @@ class CocoDataset(Dataset):
             self.add_class("coco", category["id"], category["name"])
         for image in map(content["images"].__getitem__, kept):
             path = os.path.join(image_dir, image["file_name"])
-            extra = {key: image.get(key) for key in ("height", "width", "coco_url")}
+            extra = {key: image.get(key) for key in ("height", "width", "coco_url", "listed_as")}
             self.add_image("coco", image["id"], path, image_dir=image_dir, annotations=found[image["id"]], **extra)
         self.set_names.append(image_dir.name or annotation_path.stem)
         return coco_object(content) if return_coco else None

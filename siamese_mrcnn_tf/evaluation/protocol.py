@@ -203,9 +203,10 @@ def _queries_and_sampler(
         images = [one for one in dataset.image_ids.tolist() if one <= last]
         queries = with_absent(dataset, queries, settings.absent, image_ids=images, **chosen)
     for image_id, _ in queries:
-        path = dataset.image_info[image_id]["path"]
-        if path and not os.path.isfile(path):
-            raise ValueError(f"{path}: no such image, though the annotation file lists it")
+        info = dataset.image_info[image_id]
+        if info["path"] and not os.path.isfile(info["path"]):
+            listed = f" as {info['listed_as']!r}" if info.get("listed_as") else ""
+            raise ValueError(f"{info['path']}: no such image, though the annotation file lists it{listed}")
     return queries, sampler
 
 
