@@ -26,6 +26,11 @@ _PLAIN_NAME = re.compile(r"[^/\\%?:]+")
 _PEEKED = 20  # names that decide on the image folder
 
 
+def subset_of(name: str) -> str | None:
+    """The subset, train or val, that goes by a name such as "Validation"; None for other names."""
+    return next((subset for subset in ("train", "val") if name.lower() in SUBSETS[subset]), None)
+
+
 class LayoutError(ValueError):
     """A folder has no annotation file of a subset."""
 
