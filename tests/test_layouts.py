@@ -156,7 +156,7 @@ def test_two_names_of_one_file(tmp_path):
 def test_a_missing_image_is_named(tmp_path):
     content = write(tmp_path, "annotations/instances_train2017.json", "train2017", names="up\\{}")
     (tmp_path / "train2017" / content["images"][0]["file_name"].split("\\")[1]).unlink()
-    with pytest.raises(ValueError, match=r"train2017/000000000010.png: no such file"):
+    with pytest.raises(ValueError, match=r"train2017/.*000000000010.png: no such file"):
         load(tmp_path)
 
 

@@ -170,6 +170,7 @@ def test_turning_is_that_of_pillow(tag):
 
 
 def test_undecided_tags_are_counted_and_named(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "siamese_mrcnn_tf")
     tree(tmp_path, {1: upright(SQUARE), 3: upright(OBLONG), 6: upright(SQUARE), 8: upright(OBLONG)})
     data = load(tmp_path)
     words = "val2017: 2 images have an orientation tag that the size does not decide (tag 3: p3.png; tag 6: p6.png); "

@@ -49,7 +49,7 @@ def test_help_of_the_sample_does_not_start_tensorflow():
     [
         ((), "expected --data (folder of ImageNet, with train/ and val/) or --dataset (COCO-format)"),
         (("--data", "{tree}", "--dataset", "{tree}"), "expected --data (folder of ImageNet, with train/ and val/) or"),
-        (("--dataset", "nowhere"), "nowhere/annotations: no such folder"),
+        (("--dataset", "nowhere"), "nowhere: no such folder"),
         (("--data", "nowhere"), "nowhere/train: no such folder"),
         (("--data", "{tree}"), "684 of the 687 classes have no image"),
         (("--data", "{tree}", "--partial", "--batch", 10, "--devices", 4), "cannot be shared evenly by 4 devices"),

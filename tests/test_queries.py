@@ -58,11 +58,13 @@ def test_a_class_without_a_usable_reference(tmp_path):
     content = coco_tree.write_tree(tmp_path)
     for annotation in content["annotations"]:
         if annotation["category_id"] == 18:
-            annotation["segmentation"] = []
+            annotation |= {"segmentation": [[64, 40, 65, 40, 65, 41, 64, 41]], "bbox": [64, 40, 1, 1]}
     coco_tree.write_annotations(tmp_path, content)
     dataset = coco_tree.load(tmp_path, subset="val")
     with pytest.raises(NoReferenceError, match=r"class 3 \(triangle\) has no instance in val2017 that could be"):
-        RandomReferenceSampler(dataset, TinyConfig(), seed=0).check(queries_of(dataset))
+        RandomReferenceSampler(dataset, TinyConfig().replace(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64), seed=0).check(
+            queries_of(dataset)
+        )
 
 
 def test_recorded_references(dataset):

@@ -45,7 +45,7 @@ def test_draws_are_uniform_over_images_first(tmp_path, content):
 
 
 def test_instances_without_a_mask_are_not_drawn(tmp_path, content):
-    content["annotations"][1]["segmentation"] = []
+    content["annotations"][1] |= {"segmentation": [], "bbox": [0, 0, 0, 0]}
     coco_tree.write_annotations(tmp_path, content)
     data = coco_tree.load(tmp_path, "val")
     drawn = {draw_reference(data, RECTANGLE, seed=0, run=0, image_id=0, shot=shot) for shot in range(10)}
@@ -67,7 +67,8 @@ def test_instances_that_vanish_in_the_scene_are_not_drawn(tmp_path, content):
 
 def test_classes_without_references(tmp_path, content):
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 18 or a["iscrowd"]]
-    content["annotations"][0]["segmentation"] = content["annotations"][3]["segmentation"] = []
+    for annotation in content["annotations"][:1] + content["annotations"][3:4]:
+        annotation |= {"segmentation": [], "bbox": [0, 0, 0, 0]}
     coco_tree.write_annotations(tmp_path, content)
     data = coco_tree.load(tmp_path, "val")
     for class_id, name in ((TRIANGLE, "triangle"), (ELLIPSE, "ellipse")):

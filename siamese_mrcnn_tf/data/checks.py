@@ -33,7 +33,7 @@ _SHOWN, _TEXT_WIDTH = 10, 120  # findings of a kind in the text, and its charact
 _ONLY_CROWDS = "only crowds"
 
 _KINDS = {  # of findings: heading, and whether it counts as broken
-    "missing_images": ("images without a file", True),
+    "missing_images": ("images without a file", False),
     "broken_images": ("images that cannot be read", True),
     "broken_outlines": ("annotations with broken polygons", True),
     "wrong_boxes": (repairs.KINDS["wrong_boxes"], True),

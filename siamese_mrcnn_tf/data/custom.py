@@ -79,7 +79,7 @@ class MaskDataset(IndexedCocoDataset):
         self.prepare()
         self.build_indices()
 
-    def prepare(self) -> None:
+    def prepare(self, class_map: None = None) -> None:
         super(IndexedCocoDataset, self).prepare()
         self._is_small = False
 

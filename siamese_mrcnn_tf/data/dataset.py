@@ -63,8 +63,8 @@ class Dataset:
         """Add the image with the id `image_id` in `source`; `kwargs` go into its `image_info`."""
         self.image_info.append({"id": image_id, "source": source, "path": path, **kwargs})
 
-    def prepare(self) -> None:
-        """Number classes and images; call it when all are added."""
+    def prepare(self, class_map: None = None) -> None:
+        """Number classes and images; call it when all are added. `class_map` has no use, as in Matterport."""
         self._ranges = None
         self.num_classes, self.num_images = len(self.class_info), len(self.image_info)
         self.class_ids, self.image_ids = np.arange(self.num_classes), np.arange(self.num_images)
@@ -96,8 +96,13 @@ class Dataset:
         return info["id"]
 
     def image_reference(self, image_id: int) -> str:
-        """The path of the image, for messages."""
-        return str(self.image_info[image_id]["path"])
+        """The path of the image, for messages; its id if it has none."""
+        info = self.image_info[image_id]
+        return str(info["path"] or f"image {info['id']}")
+
+    def source_image_link(self, image_id: int) -> Any:
+        """The path of the image, as it was added."""
+        return self.image_info[image_id]["path"]
 
     def load_image(self, image_id: int) -> np.ndarray:
         """The image: uint8 [height, width, 3], RGB; above 8 bits it is scaled by the range of the set."""
@@ -203,12 +208,12 @@ class CocoDataset(Dataset):
             self.add_class("coco", category["id"], category["name"])
         for image in map(content["images"].__getitem__, kept):
             path = os.path.join(image_dir, image["file_name"])
-            extra = {key: image.get(key) for key in ("height", "width", "coco_url")}
+            extra = {key: image.get(key) for key in ("height", "width", "coco_url", "listed_as")}
             self.add_image("coco", image["id"], path, image_dir=image_dir, annotations=found[image["id"]], **extra)
         self.set_names.append(image_dir.name or annotation_path.stem)
         return coco_object(content) if return_coco else None
 
-    def prepare(self) -> None:
+    def prepare(self, class_map: None = None) -> None:
         super().prepare()
         if len(self.image_from_source_map) < self.num_images:
             raise ValueError(f"{self.set_name}: some images were loaded twice; a subset may be loaded once")

@@ -26,6 +26,11 @@ _PLAIN_NAME = re.compile(r"[^/\\%?:]+")
 _PEEKED = 20  # names that decide on the image folder
 
 
+def subset_of(name: str) -> str | None:
+    """The subset, train or val, that goes by a name such as "Validation"; None for other names."""
+    return next((subset for subset in ("train", "val") if name.lower() in SUBSETS[subset]), None)
+
+
 class LayoutError(ValueError):
     """A folder has no annotation file of a subset."""
 
@@ -86,15 +91,21 @@ def resolve_names(content: Content, image_dir: Path, path: files.StrPath) -> Non
     Raises:
         ValueError: two entries name the same file.
     """
-    changed = []
+    changed, missing = [], []
     for index, image in enumerate(content["images"]):
         name = image["file_name"]
         if _PLAIN_NAME.fullmatch(name):
             continue
-        found = find_image(name, image_dir) or _last_part(name)
+        found = find_image(name, image_dir)
+        if found is None:
+            missing.append(name)
+            image["listed_as"] = name  # for messages
+            found = name if _stays(name) else _last_part(name)
         if found != name:
             image["file_name"] = found
             changed.append((index, name))
+    if missing:
+        logger.warning("%s: %d images are not in %s, such as %r", path, len(missing), image_dir, missing[0])
     if not changed:
         return
     owners = collections.defaultdict(list)
@@ -178,9 +189,15 @@ def _whole(root: Path) -> Path | None:
                 return files.inside(folder, there[name])
     for folder in (root, root / "annotations"):
         there = _json_files(folder)
-        if len(there) == 1:
+        if len(there) == 1 and not _names_a_part(next(iter(there))):
             return files.inside(folder, next(iter(there.values())))
     return None
+
+
+def _names_a_part(name: str) -> bool:
+    """Whether the name of a file says that it is of a subset other than train."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return not {*SUBSETS["val"], *SUBSETS["test"], *_COCO_2014_SUBSETS}.isdisjoint(words)
 
 
 def _json_files(folder: Path) -> dict[str, str]:

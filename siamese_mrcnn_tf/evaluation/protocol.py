@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ..data.custom import ground_truth, indexed_dataset
 from ..data.dataset import Dataset, IndexedCocoDataset, split_classes
+from ..data.reading import ReadingRules
 from ..io import files
 from ..predictor import SiamesePredictor
 from .analysis import ANALYSIS_FILE, analyse
@@ -203,9 +204,10 @@ def _queries_and_sampler(
         images = [one for one in dataset.image_ids.tolist() if one <= last]
         queries = with_absent(dataset, queries, settings.absent, image_ids=images, **chosen)
     for image_id, _ in queries:
-        path = dataset.image_info[image_id]["path"]
-        if path and not os.path.isfile(path):
-            raise ValueError(f"{path}: no such image, though the annotation file lists it")
+        info = dataset.image_info[image_id]
+        if info["path"] and not os.path.isfile(info["path"]):
+            listed = f" as {info['listed_as']!r}" if info.get("listed_as") else ""
+            raise ValueError(f"{info['path']}: no such image, though the annotation file lists it{listed}")
     return queries, sampler
 
 
@@ -279,7 +281,8 @@ class _Recorder:
 def _data_settings(dataset: IndexedCocoDataset, queries: Queries, class_ids: Sequence[int] | None) -> dict[str, Any]:
     """The settings that describe the data: images and categories, by their COCO ids."""
     classes = sorted({int(class_id) for class_id in (dataset.ACTIVE_CLASSES if class_ids is None else class_ids)})
-    return {
+    rules = {} if dataset.rules == ReadingRules() else {"rules": dataclasses.asdict(dataset.rules)}
+    return rules | {
         "set": dataset.set_name,
         "categories": [{key: dataset.class_info[class_id][key] for key in ("id", "name")} for class_id in classes],
         "images": [dataset.image_info[image_id]["id"] for image_id, _ in queries],

@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from ..layouts import subset_of
 from .common import (
     ImportedImage,
     ImportedObject,
@@ -24,7 +25,6 @@ from .common import (
 )
 
 _WITHOUT_AREA = ("points", "polyline", "cuboid", "skeleton", "tag")
-_SUBSETS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 
 
 def read_cvat(paths: Iterable[Path]) -> list[ImportedImage]:
@@ -62,7 +62,7 @@ def _image(element: Element, path: Path, left_out: list[str]) -> ImportedImage:
             continue
         objects.append(_object(shape, where))
     size = tuple(round(parsed_number(element.get(key), f"{place}: {key}", is_size=True)) for key in ("height", "width"))
-    subset = _SUBSETS.get(element.get("subset", "").lower())
+    subset = subset_of(element.get("subset", ""))
     return ImportedImage(name, place, tuple(objects), subset=subset, size=(size[0], size[1]))
 
 

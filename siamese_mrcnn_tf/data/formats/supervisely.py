@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...io import files
+from ..layouts import subset_of
 from .common import (
     ImportedImage,
     ImportedObject,
@@ -24,7 +25,6 @@ from .common import (
 )
 
 _WITHOUT_AREA = ("point", "line", "polyline", "graph", "cuboid", "multiline")
-_SUBSETS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _MAX_BYTES = 2**28  # of a bitmap's file
 
 
@@ -64,7 +64,7 @@ def _image(path: Path, folder: Path, several: bool, left_out: list[str]) -> Impo
             left_out.append(place)
         else:
             objects.append(_object(entry, kind, place))
-    name, subset = path.stem, _SUBSETS.get(folder.name.lower())
+    name, subset = path.stem, subset_of(folder.name)
     target = f"{folder.name}/{name}" if several and subset is None else name
     return ImportedImage(name, str(path), tuple(objects), folder / "img", subset, target, size=(sides[0], sides[1]))
 

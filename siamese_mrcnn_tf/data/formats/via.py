@@ -60,17 +60,22 @@ def read_via(paths: Iterable[files.StrPath]) -> list[AnnotatedImage]:
     Raises:
         ValueError: names the file, the image, the region, the key and the value.
     """
-    images: dict[str, AnnotatedImage] = {}
-    read = list(map(Path, paths))
+    found, read = [], list(map(Path, paths))
     for path in read:
         entries = _csv_entries(path) if path.suffix.lower() == ".csv" else _json_entries(path)
-        found = (_image(path, key, entry) for key, entry in entries.items())
-        for image in found:
-            if image.name in images:
-                raise ValueError(f"{image.place}: {images[image.name].source} has it already; expected each name once")
-            images[image.name] = image
+        found += [_image(path, key, entry) for key, entry in entries.items()]
+    return named_once(found, read)
+
+
+def named_once(found: Iterable[AnnotatedImage], paths: Iterable[Path]) -> list[AnnotatedImage]:
+    """The images of some files, in their order; ValueError if there are none, or two have the same name."""
+    images: dict[str, AnnotatedImage] = {}
+    for image in found:
+        if image.name in images:
+            raise ValueError(f"{image.place}: {images[image.name].source} has it already; expected each name once")
+        images[image.name] = image
     if not images:
-        raise ValueError(f"{', '.join(map(str, read)) or 'no file'}: no images in it, expected annotations of VIA")
+        raise ValueError(f"{', '.join(map(str, paths)) or 'no file'}: no images in it, expected annotations of VIA")
     return list(images.values())
 
 

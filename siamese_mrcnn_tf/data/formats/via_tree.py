@@ -70,18 +70,11 @@ def read_via_images(
 
 
 def _read(paths: Iterable[Path]) -> list[via.AnnotatedImage]:
-    images: dict[str, via.AnnotatedImage] = {}
-    read = list(paths)
+    found, read = list[via.AnnotatedImage](), list(paths)
     for path in read:
         content: Any = files.read_json(path) if path.suffix.lower() != ".csv" else None
-        found = via3.read_project(path, content) if via3.is_via3(content) else via.read_via([path])
-        for image in found:
-            if image.name in images:
-                raise ValueError(f"{image.place}: {images[image.name].source} has it already; expected each name once")
-            images[image.name] = image
-    if not images:
-        raise ValueError(f"{', '.join(map(str, read)) or 'no file'}: no images in it, expected annotations of VIA")
-    return list(images.values())
+        found += via3.read_project(path, content) if via3.is_via3(content) else via.read_via([path])
+    return via.named_once(found, read)
 
 
 def _with_area(images: list[via.AnnotatedImage]) -> list[via.AnnotatedImage]:

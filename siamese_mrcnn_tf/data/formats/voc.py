@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...io import files
+from ..layouts import subset_of
 from .common import ImportedImage, ImportedObject, parsed_number, read_xml
 
 CLASSES = (
@@ -22,7 +23,6 @@ CLASSES = (
 ).split()  # of VOC 2012, from number 1 on
 
 _BORDER, _BORDER_COLOUR = 255, (224, 224, 192)
-_SUBSETS = {"train": "train", "val": "val", "valid": "val"}
 Colour = tuple[int, ...]
 
 
@@ -72,9 +72,9 @@ def _subsets(folder: Path) -> dict[str, str]:
     subsets = {}
     for kind in ("Segmentation", "Main"):
         for path in _listed(folder / "ImageSets" / kind, ".txt"):
-            if path.stem in _SUBSETS:
+            if subset := subset_of(path.stem):
                 words = (line.split() for line in files.read_text(path).splitlines())
-                subsets.update({line[0]: _SUBSETS[path.stem] for line in words if line})
+                subsets.update({line[0]: subset for line in words if line})
         if subsets:
             break
     return subsets

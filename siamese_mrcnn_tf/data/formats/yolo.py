@@ -13,9 +13,9 @@ import yaml
 
 from ...io import files
 from ...io.images import read_image
+from ..layouts import SUBSETS, subset_of
 from .common import ImportedImage, ImportedObject
 
-_SUBSETS = {"train": "train", "val": "val", "valid": "val"}
 _BOX = 5  # numbers of a line
 _MIN_POLYGON = 7
 
@@ -100,11 +100,13 @@ def _folders(content: dict[str, Any], root: Path) -> list[tuple[str | None, Path
     for key in ("train", "val", "valid"):
         for part in _listed(content.get(key)):
             tries = (base / part, root / part, root / part.removeprefix("../"), Path(part))
-            found += [(_SUBSETS[key], folder) for folder in [one for one in tries if one.is_dir()][:1]]
+            found += [(subset_of(key), folder) for folder in [one for one in tries if one.is_dir()][:1]]
     if found:
         return found
-    for name, subset in _SUBSETS.items():
-        found += [(subset, folder) for folder in (root / "images" / name, root / name / "images") if folder.is_dir()]
+    for name in (*SUBSETS["train"], *SUBSETS["val"]):
+        found += [
+            (subset_of(name), folder) for folder in (root / "images" / name, root / name / "images") if folder.is_dir()
+        ]
     whole: list[tuple[str | None, Path]] = [(None, folder) for folder in (root / "images", root) if folder.is_dir()]
     return found or whole[:1]
 
