@@ -67,6 +67,53 @@ def test_a_folder_without_checkpoints(tmp_path):
         runs.find_newest_run(tmp_path, "other")
 
 
+def test_advice_for_folders_without_checkpoints(tmp_path):
+    """What each is; the command and the file that are named exist."""
+    begun = tmp_path / "begun run"
+    make_run(tmp_path, begun.name, (), TinyConfig())
+    for step in (250, 500):
+        (begun / f"resume_0000_{step:06d}.weights.h5").write_bytes(b"x")
+    text = refusal(begun)
+    words = shlex.split(text.partition("siamese-mrcnn ")[2].partition(", or use ")[0])
+    assert words == ["train", "--resume", str(begun)]
+    assert shlex.split(text.partition("or use ")[2])[1] == str(begun / "resume_0000_000500.weights.h5")
+    other = _empty(tmp_path / "other")
+    assert refusal(other).endswith("expected a training run; it holds nothing")
+    (other / "model.ckpt.index").write_bytes(b"x")
+    assert "it holds a TensorFlow checkpoint" in refusal(other)
+    for age, name in ((5, "mine.h5"), (3, "older.keras"), (9, "newest.weights.h5")):
+        (other / name).write_bytes(b"x")
+        os.utime(other / name, (age, age))
+    words = shlex.split(refusal(other).partition("name the file: ")[2])
+    assert words[:2] == ["--model", str(other / "mine.h5")] and "3 weight files" in " ".join(words)
+    (other / "saved_model.pb").write_bytes(b"x")
+    assert "a TensorFlow graph or SavedModel" in refusal(other)
+
+
+def test_a_tensorflow_checkpoint_by_its_name(tmp_path):
+    for name in ("model.ckpt-12.index", "model.ckpt-12.data-00000-of-00001"):
+        (tmp_path / name).write_bytes(b"x")
+    assert "model.ckpt-12: the name of a TensorFlow checkpoint" in refusal(tmp_path / "model.ckpt-12")
+    assert "no such file" in refusal(tmp_path / "model.ckpt-13")
+
+
+def refusal(model):
+    """What predict says to a --model that is none, or that cannot detect."""
+    with pytest.raises(ValueError) as error:
+        choose_config(options_of(*PREDICT, "--model", model))
+    return str(error.value)
+
+
+def test_a_folder_of_runs_stands_for_the_newest(tmp_path, tiny_weights, capsys):
+    make_run(tmp_path, "a", (1.0,), SmallConfig(), newest=1)
+    newer = make_run(tmp_path, "b", (1.0, 2.0), TinyConfig(), tiny_weights, newest=9)
+    make_run(newer, "c", (1.0,), SmallConfig(), newest=20)
+    for folder in (tmp_path, newer):  # a run stands for itself, whatever is below it
+        config, path = choose_config(options_of(*PREDICT, "--model", folder))
+        assert path == newer / "siamese_mrcnn_0001.h5" and config.NAME == "tiny"
+        assert f"weights: {path} (epoch 1" in capsys.readouterr().err
+
+
 def _empty(folder):
     folder.mkdir()
     return folder
@@ -139,7 +186,7 @@ def test_advice_for_weights_of_matterport_can_be_followed(tmp_path, classes):
     shapes = weight_models.backbone_shapes(config) | weight_models.pyramid_shapes(config)
     shapes |= weight_models.head_shapes(config, config.FPN_FEATUREMAPS, classes, 4 * classes)
     path = write(tmp_path / "mask_rcnn_mine_0030.h5", shapes)
-    errors = advice(path)
+    errors = refusal(path)
     assert f"ResNet-101, {classes} classes" in errors and "It cannot detect by itself: train" in errors
     follow(tmp_path, path, errors, shapes, "resnet101")
 
@@ -148,16 +195,9 @@ def test_advice_for_weights_of_matterport_can_be_followed(tmp_path, classes):
 def test_advice_for_a_backbone_can_be_followed(tmp_path, config):
     shapes = weight_models.backbone_shapes(config)
     path = write(tmp_path / "resnet notop.h5", shapes)
-    errors = advice(path)
+    errors = refusal(path)
     assert "cannot detect by itself: train from this backbone: siamese-mrcnn train" in errors
     follow(tmp_path, path, errors, shapes, config.BACKBONE)
-
-
-def advice(path):
-    """What predict says to weights that cannot detect."""
-    with pytest.raises(ValueError) as error:
-        choose_config(options_of(*PREDICT, "--model", path))
-    return str(error.value)
 
 
 def follow(tmp_path, path, errors, shapes, backbone):
@@ -243,6 +283,8 @@ def test_the_command_to_evaluate(both, training_tree):
     assert command("--dataset", training_tree, "--orientation", "obey") == [
         *("--dataset", str(training_tree), "--subset", "train", "--orientation", "obey")
     ]
+    assert train.trained_on(options_of("train", "--dataset", both)) == ""
+    assert "were trained on" in train.trained_on(options_of("train", "--dataset", training_tree))
     own = ("--annotations", "a.json", "--images", "photos")
     assert command(*own, "--split", 2, "--shots", 5) == [*own, "--split", "2", "--categories", "novel", "--shots", "5"]
 

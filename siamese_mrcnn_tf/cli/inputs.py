@@ -116,16 +116,16 @@ def find_model(options: argparse.Namespace) -> Path:
 
 
 def _find_in_runs(options: argparse.Namespace, name: str) -> Path:
-    """The checkpoint that "last", "best" or the folder of a run stands for, and a line that says which it is.
+    """The checkpoint that "last", "best" or a folder (of a run, or of several) stands for; says which it is.
 
     The run of "last" and "best" is that of --config and --set; without --config it is the newest under --logs (of the
     EXPERIMENT that --set names).
     """
-    from ..training.runs import find_newest_run, find_run_weights, log_dir_of
+    from ..training.runs import find_newest_run, find_run_weights, log_dir_of, run_in
 
     settings = parse_settings(getattr(options, "set", []))
     if name not in ("last", "best"):
-        folder = Path(name)
+        folder = run_in(name)
     elif getattr(options, "config", None):
         folder = log_dir_of(load_config(options.config).replace(**settings), options.logs)
     else:

@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"{reason}. To resume: {shlex.join([*options.program, '--resume', model.log_dir])}", file=sys.stderr)
             return 130
     print(f"trained to epoch {trainer.state.epoch}. Weights and losses are in {model.log_dir}")
-    print(f"To evaluate: {shlex.join(evaluate_command(options, model.log_dir))}")
+    print(f"To evaluate{trained_on(options)}: {shlex.join(evaluate_command(options, model.log_dir))}")
     return 0
 
 
@@ -201,6 +201,11 @@ def has_val_subset(options: argparse.Namespace) -> bool:
     except LayoutError:
         return False
     return True
+
+
+def trained_on(options: argparse.Namespace) -> str:
+    """What to know of the images that `evaluate_command` names: those without a subset val were trained on."""
+    return "" if has_val_subset(options) else " (on images that were trained on: scores of others will be lower)"
 
 
 def evaluate_command(options: argparse.Namespace, log_dir: str) -> list[str]:
