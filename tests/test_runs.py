@@ -12,11 +12,11 @@ import weight_models
 
 from siamese_mrcnn_tf import LargeConfig, SmallConfig, TinyConfig
 from siamese_mrcnn_tf.cli import calibrate, train
-from siamese_mrcnn_tf.cli.inputs import choose_config
+from siamese_mrcnn_tf.cli.inputs import choose_config, find_model
 from siamese_mrcnn_tf.cli.main import parse
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.training import runs
-from siamese_mrcnn_tf.training.checkpoints import save_command
+from siamese_mrcnn_tf.training.checkpoints import refuse_run, save_command
 from siamese_mrcnn_tf.weights.legacy_h5 import read_weights
 
 PREDICT = ("predict", "--image", "a.png", "--reference", "b.png")
@@ -86,6 +86,8 @@ def test_advice_for_folders_without_checkpoints(tmp_path):
         os.utime(other / name, (age, age))
     words = shlex.split(refusal(other).partition("name the file: ")[2])
     assert words[:2] == ["--model", str(other / "mine.h5")] and "3 weight files" in " ".join(words)
+    (other / "predictions.h5").mkdir()
+    assert "3 weight files" in refusal(other)
     (other / "saved_model.pb").write_bytes(b"x")
     assert "a TensorFlow graph or SavedModel" in refusal(other)
 
@@ -224,6 +226,28 @@ def test_presence_is_used_whether_or_not_config_is_given(tmp_path):
         chosen = ("--config", *words) if words else ()
         config, _ = choose_config(options_of(*PREDICT, "--model", path, *chosen))
         assert config.USE_PRESENCE is expected, given
+
+
+def test_advice_for_a_run_that_would_be_overwritten_can_be_followed(tmp_path, tiny_weights):
+    """A run begins from another: with EXPERIMENT, as the refusal says, it has a folder of its own."""
+    mine = TinyConfig().replace(EXPERIMENT="mine")
+    old = make_run(tmp_path, "siamese_mrcnn_tiny_mine", (1.0, 2.0), mine, tiny_weights)
+    for model in ("best", old):
+        words = ("train", "--dataset", "d", "--logs", tmp_path, "--model", model)
+        with pytest.raises(ValueError, match=r"holds a run already; .* \(--logs, or --set EXPERIMENT=NAME\)"):
+            refuse_run(begun(*words)[0])
+        folder, weights = begun(*words, "--set", "EXPERIMENT=next")
+        refuse_run(folder)
+        assert folder.name == "siamese_mrcnn_tiny_next" and weights == old / "siamese_mrcnn_0001.h5"
+    words = ("train", "--dataset", "d", "--logs", tmp_path, "--config", "tiny", "--model", "best")
+    assert begun(*words) == (tmp_path / "siamese_mrcnn_tiny_default", old / "siamese_mrcnn_0001.h5")
+
+
+def begun(*words):
+    """(the folder of a run that begins, its initial weights)."""
+    options = options_of(*words)
+    weights = find_model(options, begins_run=True)
+    return runs.log_dir_of(train.training_config(options, weights), options.logs), weights
 
 
 # ---- validation, and the command to evaluate ---------------------------------------------------------------------

@@ -17,7 +17,7 @@ _PYTORCH = f"a PyTorch checkpoint: {_NO_CONVERSION}"
 _TENSORFLOW = f"a part of a TensorFlow checkpoint: {_NO_CONVERSION}"
 _SAVED_MODEL = f"a TensorFlow graph or SavedModel: {_NO_CONVERSION}"
 _INDEX = ".index"  # what TensorFlow appends to the name of a checkpoint
-_KERAS_FILES = ("*.h5", "*.keras")
+_KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 _NAMES_SHOWN = 3
 _SIGNATURES = {  # first bytes -> what it is
     b"\x89PNG": "a PNG image, which goes to --image or --reference",
@@ -67,13 +67,17 @@ def describe_folder(folder: pathlib.Path) -> str:
     if begun := sorted(folder.glob("resume_*.weights.h5")):
         again = f"siamese-mrcnn train --resume {shlex.quote(str(folder))}"
         return f"its first epoch is not finished: go on with {again}, or use --model {shlex.quote(str(begun[-1]))}"
-    if found := sorted((path for pattern in _KERAS_FILES for path in folder.glob(pattern)), key=_age):
+    if found := sorted((path for path in folder.iterdir() if _is_keras_file(path)), key=_age):
         more = f" (or another of its {len(found)} weight files)" if len(found) > 1 else ""
         return f"name the file: --model {shlex.quote(str(found[-1]))}{more}"
     if any(folder.glob(f"*{_INDEX}")):
         return f"it holds a TensorFlow checkpoint: {_NO_CONVERSION}"
     names = sorted(path.name for path in folder.iterdir())
     return f"expected a training run; it holds {', '.join(names[:_NAMES_SHOWN]) or 'nothing'}"
+
+
+def _is_keras_file(path: pathlib.Path) -> bool:
+    return path.is_file() and path.name.lower().endswith(_KERAS_SUFFIXES)
 
 
 def _age(path: pathlib.Path) -> tuple[bool, int]:
