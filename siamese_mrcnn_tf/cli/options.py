@@ -36,8 +36,8 @@ FILE_HELP = (
     "small_siamese_mrcnn_0160"
 )
 RUNS_HELP = (
-    "the folder of a training run (its best weights by validation loss, else the last); or 'last' or 'best' of the run "
-    "of --config under --logs, without --config of the newest run there"
+    "the folder of a training run, or of several for the newest (its best weights by validation loss, else the last); "
+    "or 'last' or 'best' of the run of --config under --logs, without --config of the newest run there"
 )
 LOGS_HELP = "folder of training runs and their checkpoints (default logs)"
 CHECKPOINTS_HELP = "folder of known weight files and downloads (default checkpoints)"
