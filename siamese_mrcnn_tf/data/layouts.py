@@ -45,7 +45,7 @@ def find_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Pat
     In this order, names without regard to case; "valid" and "validation" stand for val:
 
     1. COCO: annotations/instances_{subset}{year}.json; then without a year, or with the only other year there is.
-    2. The only JSON file with the subset as a word of its name, in annotations/ or in the folder: train.json, coco_val.json.
+    2. The only JSON file with the subset as a word of its name, in annotations/ or in the folder: coco_val.json.
     3. Roboflow: {subset}/_annotations.coco.json beside the images, or another single JSON file there.
     4. For train alone, a file of all images: CVAT's annotations/instances_default.json, Label Studio's result.json, or
        the only COCO file in the folder, or else in annotations/ (coco-annotator).
@@ -184,6 +184,7 @@ def other_subsets(dataset_dir: files.StrPath, path: Path, year: str) -> Iterable
 
 def _root_category(content: Content) -> Entry | None:
     """The category without a supercategory that is the supercategory of all others."""
+    root: Entry
     for root in content["categories"]:
         groups = {str(category.get("supercategory")) for category in content["categories"] if category is not root}
         if str(root.get("supercategory", "")).lower() == "none" and groups == {root["name"]}:
@@ -246,11 +247,11 @@ def _whole(root: Path) -> Path | None:
             if name in there:
                 return files.inside(folder, there[name])
     for folder in (root, root / "annotations"):
-        there = list(_json_files(folder).values())
-        if len(there) > 1:
-            there = [name for name in there if _is_coco(folder / name)]
-        if len(there) == 1 and _words(there[0]).isdisjoint(_PARTS):
-            return files.inside(folder, there[0])
+        found = list(_json_files(folder).values())
+        if len(found) > 1:
+            found = [name for name in found if _is_coco(folder / name)]
+        if len(found) == 1 and _words(found[0]).isdisjoint(_PARTS):
+            return files.inside(folder, found[0])
     return None
 
 
