@@ -325,7 +325,8 @@ def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None
     for index, shape in enumerate(shapes):
         if type(shape) is dict:
             entry, size = section.entries[index], shape.get("size")
-            image = sizes.get(entry.get("image_id", -1), size)
+            owner = entry.get("image_id")
+            image = sizes.get(owner, size) if isinstance(owner, int) else size
             fits = size == image or entry["iscrowd"]  # a crowd's may have a size of its own
             if not (fits and _are_counts(size) and len(size or []) == 2 and is_rle(shape, size or [])):
                 section.refuse(index, "segmentation", shape, f"an RLE of its image's size {image}")
