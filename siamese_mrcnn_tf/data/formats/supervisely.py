@@ -6,6 +6,7 @@ zlib and in base64, whose upper left pixel lies at its origin.
 
 import base64
 import binascii
+import reprlib
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -73,12 +74,16 @@ def _object(entry: dict[str, Any], kind: str, place: str) -> ImportedObject:
     category = required(entry, "classTitle", str, place)
     if kind == "bitmap":
         bitmap = required(entry, "bitmap", dict, place)
-        x, y = (round(checked_number(value, f"{place}: origin")) for value in required(bitmap, "origin", list, place))
+        origin = required(bitmap, "origin", list, place)
+        if len(origin) != 2:
+            raise ValueError(f"{place}: origin = {reprlib.repr(origin)}, expected [x, y]")
+        x, y = (round(checked_number(value, f"{place}: origin")) for value in origin)
         return ImportedObject(place, category, mask=_bitmap(required(bitmap, "data", str, place), place), corner=(x, y))
     points = required(entry, "points", dict, place)
     exterior = required(points, "exterior", list, place)
     if kind == "polygon":
-        holes = tuple(checked_points(hole, f"{place}: interior") for hole in points.get("interior") or [])
+        cut_out = required(points, "interior", list, place) if points.get("interior") is not None else []
+        holes = tuple(checked_points(hole, f"{place}: interior") for hole in cut_out)
         return ImportedObject(place, category, outlines=(checked_points(exterior, place),), holes=holes)
     if kind == "rectangle":
         corners = checked_points(exterior, place, minimum=2)

@@ -167,7 +167,7 @@ def region_outline(region: Region) -> np.ndarray:
         ValueError: a point, another unknown shape, or a shape that encloses nothing; names the region.
     """
     name = region.shape.get("name")
-    if name not in _OUTLINES:
+    if not isinstance(name, str) or name not in _OUTLINES:
         raise ValueError(f"{region.place}: shape name = {name!r}, expected one of {', '.join(_OUTLINES)}")
     return _OUTLINES[name](region)
 

@@ -53,14 +53,15 @@ def read_project(path: Path, content: dict[str, Any]) -> list[AnnotatedImage]:
     found = []
     for key, kept in regions.items():
         place = f"{path}: file {key!r}"
+        name = required(names[key], "fname", str, place)
         if names[key].get("type", _IMAGE_FILE) == _IMAGE_FILE:
-            found.append(AnnotatedImage(required(names[key], "fname", str, place), str(path), tuple(kept)))
+            found.append(AnnotatedImage(name, str(path), tuple(kept)))
     return found
 
 
 def _region(entry: dict[str, Any], numbers: list[Any], attributes: dict[str, Any], place: str) -> Region:
     kind, values = numbers[0], [checked_number(value, f"{place}: xy") for value in numbers[1:]]
-    if kind not in _SHAPES:
+    if type(kind) is not int or kind not in _SHAPES:
         raise ValueError(f"{place}: xy[0] = {reprlib.repr(kind)}, expected the number of a shape, {list(_SHAPES)}")
     name, keys = _SHAPES[kind]
     if kind == _LINE:
@@ -72,14 +73,15 @@ def _region(entry: dict[str, Any], numbers: list[Any], attributes: dict[str, Any
         shape |= dict(zip(keys, values, strict=True))
     else:
         shape |= {"all_points_x": values[::2], "all_points_y": values[1::2]}
-    given = entry.get("av") or {}
+    given = required(entry, "av", dict, place) if entry.get("av") is not None else {}
     known = {key: value for key, value in given.items() if isinstance(attributes.get(key), dict)}
     return Region(place, shape, dict(_attribute(attributes[key], value, place) for key, value in known.items()))
 
 
 def _attribute(attribute: dict[str, Any], value: Any, place: str) -> tuple[str, Any]:
     """(name, VIA 2's value) of an attribute of a region."""
-    name, options = required(attribute, "aname", str, place), attribute.get("options") or {}
+    name = required(attribute, "aname", str, place)
+    options = required(attribute, "options", dict, place) if attribute.get("options") else {}
     if attribute.get("type") == _CHECKBOX:
         return name, {str(options.get(one, one)): True for one in str(value).split(",") if one}
     return name, str(options.get(str(value), value)) if attribute.get("type") in _CHOICES else str(value)
