@@ -243,11 +243,12 @@ class CocoDataset(Dataset):
             return self._decoded[image_id].copy()
         info = self.image_info[image_id]
         name = Path(info["path"]).relative_to(info["image_dir"])
-        if info.get("listed_as") and not os.path.isfile(info["path"]):
+        path = files.inside(info["image_dir"], name)
+        if info.get("listed_as") and not path.is_file():
             listed = f"image {info['id']} is listed as {info['listed_as']!r}"
             raise ValueError(f"{info['path']}: no such file; {listed}, and no last part of it is in the folder")
         image = read_image(
-            files.inside(info["image_dir"], name),
+            path,
             (info["height"], info["width"]),
             rule=self.rules.orientation,
             ranges=self.image_ranges,
