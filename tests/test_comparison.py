@@ -103,6 +103,18 @@ def test_what_cannot_be_compared(two, change, message):
         compare(two)
 
 
+def test_other_annotations_are_not_compared(two):
+    """Sets of the same name, image ids and categories; without an analysis nobody knows."""
+    path = two[1] / "analysis.json"
+    content = json.loads(path.read_text())
+    content["num_instances"]["3"] = 1499
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="1499 instances of ellipse there and 1500 here$"):
+        compare(two)
+    path.unlink()
+    assert compare(two).rows
+
+
 def test_other_settings_are_named(two):
     config = {"DETECTION_MIN_CONFIDENCE": 0.7}
     write_evaluation(two[0], config=config, **SAME)

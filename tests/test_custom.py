@@ -11,6 +11,11 @@ from siamese_mrcnn_tf.data.data_generator import TrainingSamples
 from siamese_mrcnn_tf.data.dataset import Dataset
 from siamese_mrcnn_tf.data.references import cut_reference, draw_reference, get_one_target
 from siamese_mrcnn_tf.evaluation import protocol
+from siamese_mrcnn_tf.evaluation.calibration import CalibrationSettings, calibrate
+from siamese_mrcnn_tf.evaluation.original import evaluate_dataset
+from siamese_mrcnn_tf.model import SiameseMaskRCNN
+from siamese_mrcnn_tf.pretraining.instance_crops import InstanceCrops
+from siamese_mrcnn_tf.report.writer import write_report
 
 CONFIG = TinyConfig()
 DISC, SQUARE = 1, 2
@@ -96,6 +101,34 @@ def test_evaluation():
         assert found.scores.mean[kind]["AP"] == 1.0
     truth = ground_truth(indexed_dataset(Drawn()))
     assert [category["name"] for category in truth.cats.values()] == ["disc, red", "square"]
+
+
+def test_calibration_crops_and_the_original_evaluation(tiny_model):
+    drawn, chosen = Drawn(4), CalibrationSettings(verify=False)
+    calibration = calibrate(tiny_model.predictor, drawn, chosen, weights_sha256="0" * 64, progress=False)
+    assert calibration.about["categories"] == ["disc, red", "square"] and calibration.about["num_images"] == 4
+    crops = InstanceCrops(drawn, "name")
+    assert len(crops) == 8 and crops.num_classes == 2
+    truth = ground_truth(indexed_dataset(drawn))
+    found = evaluate_dataset(tiny_model, drawn, truth, verbose=0, return_results=True, limit=1)
+    assert found.params.imgIds == [indexed_dataset(drawn).image_info[0]["id"]]
+
+
+def test_a_report_with_examples(tmp_path):
+    drawn = Drawn()
+    protocol.evaluate(Perfect(), drawn, runs=1, progress=False, folder=tmp_path / "evaluation")
+    write_report([tmp_path / "evaluation"], tmp_path / "out", drawn)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "disc, red, image 1: 1 of 1 found" in page and "No examples" not in page
+
+
+@pytest.mark.slow
+def test_a_training_step(micro_config, short_training, tmp_path):
+    model = SiameseMaskRCNN("training", micro_config, tmp_path)
+    before = [weights.copy() for weights in model.keras_model.get_weights()]
+    model.train(Drawn(), None, 0.001, 1, "all")
+    after = model.keras_model.get_weights()
+    assert model.epoch == 1 and not all(map(np.array_equal, before, after))
 
 
 def test_grey_and_transparent_images():

@@ -620,7 +620,7 @@ def test_an_image_whose_instance_vanishes_has_no_object(tmp_path, content, caplo
     with caplog.at_level(logging.WARNING):
         made = [sample_of(samples, 0, run) for run in range(2)]
     for sample in made:
-        assert sample.gt_class_ids.tolist() == [-1] and np.ptp(sample.gt_boxes.reshape(2, 2), axis=0).tolist() == [1, 1]
+        assert sample.gt_class_ids.tolist() == [-1] and np.ptp(sample.gt_boxes.reshape(2, 2), axis=0).tolist() == [2, 2]
         assert sample.gt_masks.shape == (56, 56, 1)
         assert (sample.rpn_match == -1).sum() == 64 and not (sample.rpn_match == 1).any() and not sample.rpn_bbox.any()
         assert sample.class_id == RECTANGLE and sample.references == [(1, 0)]  # the one that is left
@@ -646,12 +646,23 @@ def test_instances_that_vanish_are_neutral(tmp_path, content):
     sample = sample_of(samples, 0)
     assert sorted(sample.gt_class_ids.tolist()) == [-1, 1]
     neutral = sample.gt_boxes[sample.gt_class_ids.tolist().index(-1)]
-    assert (neutral[2:] - neutral[:2]).tolist() == [1, 1]
-    small = (
-        np.prod(samples.anchors[:, 2:] - samples.anchors[:, :2], axis=1) < 1000
-    )  # a pixel is a crowd from IoU 0.001 on
+    assert (neutral[2:] - neutral[:2]).tolist() == [2, 2]
+    small = np.prod(samples.anchors[:, 2:] - samples.anchors[:, :2], axis=1) < 1100  # the smallest of the paper, too
     on_it = (samples.anchors[:, :2] <= neutral[:2]).all(1) & (samples.anchors[:, 2:] >= neutral[2:]).all(1) & small
     assert on_it.any() and not (sample.rpn_match[on_it] == -1).any()
+
+
+def test_an_instance_that_vanishes_makes_the_papers_smallest_anchors_neutral(tmp_path, content):
+    content["annotations"].append(content["annotations"][1] | {"id": 200, "segmentation": PIXEL})
+    anchors = HALF.replace(RPN_ANCHOR_SCALES=SmallConfig().RPN_ANCHOR_SCALES, RPN_TRAIN_ANCHORS_PER_IMAGE=100_000)
+    samples = TrainingSamples(reload(tmp_path, content, [RECTANGLE]), anchors)
+    sample = sample_of(samples, 0)
+    neutral = sample.gt_boxes[sample.gt_class_ids.tolist().index(-1)]
+    sides = samples.anchors[:, 2:] - samples.anchors[:, :2]
+    on_it = (samples.anchors[:, :2] <= neutral[:2]).all(1) & (samples.anchors[:, 2:] >= neutral[2:]).all(1)
+    smallest = np.isclose(np.prod(sides, axis=1), 32**2)
+    assert (on_it & smallest).any() and not (sample.rpn_match[on_it & smallest] == -1).any()
+    assert (sample.rpn_match == -1).any()
 
 
 def test_an_image_of_crowds_is_left_out(tmp_path, content):

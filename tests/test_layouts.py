@@ -53,6 +53,8 @@ LAYOUTS = {
     "one file beside its images": ("labels.json", "."),
     "subset by name": ("annotations/train.json", "train"),
     "subset in the root": ("train.json", "train"),
+    "subset as a word": ("annotations/coco_train_v2.json", "images/train"),
+    "the only other folder": ("dataset-1.json", "photos of me"),
 }
 
 
@@ -84,6 +86,29 @@ def test_another_year_is_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         load(tmp_path)
     assert "no instances_train2017.json, instances_train2021.json is taken" in caplog.text
+
+
+def test_the_only_coco_file_beside_others(tmp_path):
+    write(tmp_path, "labels.json", "photos")
+    (tmp_path / "info.json").write_text('{"version": 1}', encoding="utf-8")
+    (tmp_path / "broken.json").write_text("{", encoding="utf-8")
+    assert load(tmp_path).set_name == "photos"
+    shutil.copy(tmp_path / "labels.json", tmp_path / "more.json")
+    with pytest.raises(LayoutError, match=r"the folder holds broken.json, info.json, labels.json, more.json, photos"):
+        find_layout(tmp_path, "train", "2017")
+
+
+def test_captions_and_key_points_are_passed_over(tmp_path):
+    write(tmp_path, "annotations/labels_train.json", "train2017")
+    for name in ("captions_train2017.json", "person_keypoints_train2017.json"):
+        (tmp_path / "annotations" / name).write_text("{}", encoding="utf-8")
+    assert find_layout(tmp_path, "train", "2017")[0].name == "labels_train.json"
+
+
+def test_a_folder_of_another_subset_is_not_taken(tmp_path):
+    write(tmp_path, "annotations/instances_val2017.json", "train2017", subset="val")
+    with pytest.raises(ValueError, match=r"instances_val2017.json: no such image folder \(looked for .*val2017, "):
+        load(tmp_path, "val")
 
 
 def test_what_is_missing_is_said(tmp_path):
@@ -127,6 +152,7 @@ NAMES = {
     "folder": "data/train/{}",
     "address": "https://host.example/data/{}?width=100",
     "encoded": "%2Fdata%2F{}",
+    "local address": "/data/local-files/?d=photos%5C{}",
 }
 
 
@@ -149,14 +175,24 @@ def test_two_names_of_one_file(tmp_path):
     content = write(tmp_path, "annotations/instances_train2017.json", "train2017", names="one\\{}")
     content["images"][1]["file_name"] = "two\\" + content["images"][0]["file_name"].split("\\")[1]
     coco_tree.write_annotations(tmp_path, content, subset="train")
-    with pytest.raises(ValueError, match=r"images\[0\] \(id 10\): file_name = .* is the file .*, as is image 20"):
+    with pytest.raises(ValueError, match=r"images\[0\] \(id 10\): .* and images\[1\] \(id 20\): .* are the same file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["./{}", "up/../{}", ".//{}"])
+def test_two_forms_of_one_name(tmp_path, form):
+    content = write(tmp_path, "annotations/instances_train2017.json", "train2017")
+    content["images"][2]["file_name"] = form.format(content["images"][0]["file_name"])
+    coco_tree.write_annotations(tmp_path, content, subset="train")
+    with pytest.raises(ValueError, match=r"images\[0\] \(id 10\): .* and images\[2\] .* are the same file"):
         load(tmp_path)
 
 
 def test_a_missing_image_is_named(tmp_path):
     content = write(tmp_path, "annotations/instances_train2017.json", "train2017", names="up\\{}")
     (tmp_path / "train2017" / content["images"][0]["file_name"].split("\\")[1]).unlink()
-    with pytest.raises(ValueError, match=r"train2017/.*000000000010.png: no such file"):
+    message = r"train2017/.*000000000010.png: no such file; image 10 is listed as 'up"
+    with pytest.raises(ValueError, match=message):
         load(tmp_path)
 
 
@@ -194,6 +230,17 @@ def test_a_grouping_category_with_instances_stays(tmp_path):
     content["annotations"][0]["category_id"] = 0
     (tmp_path / "train" / "_annotations.coco.json").write_text(json.dumps(content), encoding="utf-8")
     assert load(tmp_path).class_names[1] == "things"
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_all_subsets_number_their_classes_alike(tmp_path, used, caplog):
+    content = write(tmp_path, "train/_annotations.coco.json", "train", categories=[ROOT, *GROUPED])
+    write(tmp_path, "valid/_annotations.coco.json", "valid", subset="val", categories=[ROOT, *GROUPED])
+    content["annotations"][0]["category_id"] = 0 if used else 3
+    (tmp_path / "train" / "_annotations.coco.json").write_text(json.dumps(content), encoding="utf-8")
+    assert load(tmp_path, "val").class_names == load(tmp_path).class_names
+    assert load(tmp_path, "val").num_classes == (5 if used else 4)
+    assert ("train/_annotations.coco.json has annotations of it" in caplog.text) == used
 
 
 def test_names_with_commas_are_whole(tmp_path, capsys):

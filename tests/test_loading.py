@@ -416,6 +416,7 @@ FOREIGN = {  # file name -> (content or None for a zip archive, what the message
     "mine.json": (b'{"BASE": "large", "POOL_SIZE": 7}', "a configuration, which goes to --config"),
     "coco.json": (b'{"images": [], "annotations": [], "categories": []}', "an annotation file .* --annotations"),
     "run.json": (b'{"command": "x", "arguments": []}', "a file of a training run: use its folder, --model"),
+    "w.weights.json": (b'{"metadata": {}, "weight_map": {}}', "the index of weights in several files"),
     "list.json": (b"[1, 2]", "a JSON file, no weights"),
     "broken.json": (b"{1", "a text file that begins as JSON"),
     "crop.png": (b"\x89PNG\r\n\x1a\n", "a PNG image, which goes to --image or --reference"),

@@ -164,8 +164,15 @@ BOXES = {
     "[x1, y1, x2, y2]": lambda x, y, w, h: [x, y, x + w, y + h],
     "[y1, x1, y2, x2]": lambda x, y, w, h: [y, x, y + h, x + w],
     "[y, x, height, width]": lambda x, y, w, h: [y, x, h, w],
+    "[x, y, height, width]": lambda x, y, w, h: [x, y, h, w],
     "[centre x, centre y, width, height]": lambda x, y, w, h: [x + w / 2, y + h / 2, w, h],
     "[x, y, width, height] as shares of the image": lambda x, y, w, h: [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT],
+    "[x, y, width, height] in percent of the image": lambda x, y, w, h: [
+        100 * x / WIDTH,
+        100 * y / HEIGHT,
+        100 * w / WIDTH,
+        100 * h / HEIGHT,
+    ],
     "boxes with negative sizes": lambda x, y, w, h: [x + w, y + h, -w, -h],
     "": lambda x, y, w, h: [x - 20, y, w, h],
 }
@@ -182,6 +189,34 @@ def test_the_masks_boxes_are_used(root, right, form, caplog):
     assert dataset.repairs.form == form and ("they look like" in caplog.text) == bool(form)
     if form:
         assert coco.dataset["annotations"][1]["bbox"] == right["annotations"][1]["bbox"]
+
+
+@pytest.mark.parametrize(
+    ("change", "form"),
+    [
+        (lambda x, y, w, h: [x, y, -w, -h], "boxes with negative sizes"),
+        (lambda x, y, w, h: [x + w, y, -w, h], "boxes with negative sizes"),
+        (lambda x, y, w, h: [x + 2, y + 2, w, h], ""),  # no size is negative
+    ],
+)
+def test_what_wrong_boxes_look_like(root, right, change, form):
+    dataset, coco = load(root, changed(right, lambda annotation, box: annotation.update(bbox=change(*box.tolist()))))
+    assert perfect(dataset, coco) == (1, 1)
+    assert len(dataset.repairs.found["wrong_boxes"]) == 8 and dataset.repairs.form == form
+
+
+def test_boxes_without_masks_that_leave_the_image(root, right, caplog, capsys):
+    """They are clipped, and counted as boxes outside: [x1, y1, x2, y2] boxes beside no mask show in this way."""
+    content = changed(right, lambda annotation, box: annotation.update(segmentation=[]))
+    content["annotations"][0]["bbox"] = [100, 20, 48, 40]  # of 128
+    with caplog.at_level(logging.WARNING):
+        dataset, coco = load(root, content)
+    assert perfect(dataset, coco) == (1, 1) and coco.anns[100]["bbox"] == [100, 20, 28, 40]
+    (found,) = dataset.repairs.found["boxes_outside"]
+    assert "annotation 100 (ellipse): [100, 20, 48, 40], 20.0 pixels beyond the edge, no mask" in found
+    assert found in caplog.text and len(dataset.repairs.found["box_rectangles"]) == 8
+    arguments = ["check", "--dataset", str(root), "--subset", "val", "--config", "tiny", "--samples", "0"]
+    assert main([*arguments, "--out", str(root / "out")]) == 1 and found in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("offset", [(0.4, -0.4, 0, 0), (0, 0, -1, -1), (-0.4, -0.4, 0.8, 0.8)])
@@ -221,6 +256,41 @@ def test_crowds_are_instances_where_asked_for(root, right, caplog):
     taken, coco = load(root, content, crowds="instances")
     assert perfect(taken, coco) == (1, 1) and len(taken.repairs.found["crowds"]) == 8
     assert TrainingSamples(taken, TinyConfig()).class_ids == [1, 2, 3]
+
+
+def test_a_category_of_crowds_is_named(root, right, caplog, capsys):
+    content = changed(right, lambda annotation, _: annotation.update(iscrowd=int(annotation["category_id"] == 7)))
+    dataset, _ = load(root, content)
+    with caplog.at_level(logging.WARNING):
+        samples = TrainingSamples(dataset, TinyConfig())
+    assert samples.class_ids == [1, 3] and "; only crowds: rectangle (--crowds instances" in caplog.text
+    arguments = ["check", "--dataset", str(root), "--subset", "val", "--config", "tiny", "--samples", "0"]
+    assert main([*arguments, "--out", str(root / "out")]) == 0
+    assert "only crowds: rectangle (--crowds instances (ReadingRules) takes them" in capsys.readouterr().out
+    caplog.clear()
+    taken, _ = load(root, content, crowds="instances")
+    assert TrainingSamples(taken, TinyConfig()).class_ids == [1, 2, 3] and "only crowds" not in caplog.text
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, None, 0.5])
+def test_check_survives_values_of_any_type(root, right, value, capsys):
+    """Beside an RLE, whose size is compared with that of its image."""
+    content = copy.deepcopy(right)
+    content["annotations"][1]["image_id"] = value
+    coco_tree.write_annotations(root, content)
+    assert main(["check", "--dataset", str(root), "--subset", "val", "--out", str(root / "out")]) == 1
+    text = capsys.readouterr().out
+    assert "faults of form: 1\n" in text and "annotations[1] (id 101): image_id = " in text
+
+
+def test_check_names_repeated_annotations(root, right, capsys):
+    content = copy.deepcopy(right)
+    content["annotations"].append(content["annotations"][0] | {"id": 999})
+    coco_tree.write_annotations(root, content)
+    arguments = ["check", "--dataset", str(root), "--subset", "val", "--config", "tiny", "--samples", "0"]
+    assert main([*arguments, "--out", str(root / "out")]) == 0
+    text = capsys.readouterr().out
+    assert "annotation 999 (ellipse): the same as annotation 100" in text and "of their image: 1\n" in text
 
 
 def test_all_faults_of_a_file_are_checked(root, right, capsys):

@@ -12,11 +12,11 @@ import weight_models
 
 from siamese_mrcnn_tf import LargeConfig, SmallConfig, TinyConfig
 from siamese_mrcnn_tf.cli import calibrate, train
-from siamese_mrcnn_tf.cli.inputs import choose_config
+from siamese_mrcnn_tf.cli.inputs import choose_config, find_model
 from siamese_mrcnn_tf.cli.main import parse
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.training import runs
-from siamese_mrcnn_tf.training.checkpoints import save_command
+from siamese_mrcnn_tf.training.checkpoints import refuse_run, save_command
 from siamese_mrcnn_tf.weights.legacy_h5 import read_weights
 
 PREDICT = ("predict", "--image", "a.png", "--reference", "b.png")
@@ -65,6 +65,55 @@ def test_a_folder_without_checkpoints(tmp_path):
         choose_config(options_of(*PREDICT, "--model", _empty(tmp_path / "none")))
     with pytest.raises(ValueError, match="of EXPERIMENT other in it or in a folder below it"):
         runs.find_newest_run(tmp_path, "other")
+
+
+def test_advice_for_folders_without_checkpoints(tmp_path):
+    """What each is; the command and the file that are named exist."""
+    begun = tmp_path / "begun run"
+    make_run(tmp_path, begun.name, (), TinyConfig())
+    for step in (250, 500):
+        (begun / f"resume_0000_{step:06d}.weights.h5").write_bytes(b"x")
+    text = refusal(begun)
+    words = shlex.split(text.partition("siamese-mrcnn ")[2].partition(", or use ")[0])
+    assert words == ["train", "--resume", str(begun)]
+    assert shlex.split(text.partition("or use ")[2])[1] == str(begun / "resume_0000_000500.weights.h5")
+    other = _empty(tmp_path / "other")
+    assert refusal(other).endswith("expected a training run; it holds nothing")
+    (other / "model.ckpt.index").write_bytes(b"x")
+    assert "it holds a TensorFlow checkpoint" in refusal(other)
+    for age, name in ((5, "mine.h5"), (3, "older.keras"), (9, "newest.weights.h5")):
+        (other / name).write_bytes(b"x")
+        os.utime(other / name, (age, age))
+    words = shlex.split(refusal(other).partition("name the file: ")[2])
+    assert words[:2] == ["--model", str(other / "mine.h5")] and "3 weight files" in " ".join(words)
+    (other / "predictions.h5").mkdir()
+    assert "3 weight files" in refusal(other)
+    (other / "saved_model.pb").write_bytes(b"x")
+    assert "a TensorFlow graph or SavedModel" in refusal(other)
+
+
+def test_a_tensorflow_checkpoint_by_its_name(tmp_path):
+    for name in ("model.ckpt-12.index", "model.ckpt-12.data-00000-of-00001"):
+        (tmp_path / name).write_bytes(b"x")
+    assert "model.ckpt-12: the name of a TensorFlow checkpoint" in refusal(tmp_path / "model.ckpt-12")
+    assert "no such file" in refusal(tmp_path / "model.ckpt-13")
+
+
+def refusal(model):
+    """What predict says to a --model that is none, or that cannot detect."""
+    with pytest.raises(ValueError) as error:
+        choose_config(options_of(*PREDICT, "--model", model))
+    return str(error.value)
+
+
+def test_a_folder_of_runs_stands_for_the_newest(tmp_path, tiny_weights, capsys):
+    make_run(tmp_path, "a", (1.0,), SmallConfig(), newest=1)
+    newer = make_run(tmp_path, "b", (1.0, 2.0), TinyConfig(), tiny_weights, newest=9)
+    make_run(newer, "c", (1.0,), SmallConfig(), newest=20)
+    for folder in (tmp_path, newer):  # a run stands for itself, whatever is below it
+        config, path = choose_config(options_of(*PREDICT, "--model", folder))
+        assert path == newer / "siamese_mrcnn_0001.h5" and config.NAME == "tiny"
+        assert f"weights: {path} (epoch 1" in capsys.readouterr().err
 
 
 def _empty(folder):
@@ -139,7 +188,7 @@ def test_advice_for_weights_of_matterport_can_be_followed(tmp_path, classes):
     shapes = weight_models.backbone_shapes(config) | weight_models.pyramid_shapes(config)
     shapes |= weight_models.head_shapes(config, config.FPN_FEATUREMAPS, classes, 4 * classes)
     path = write(tmp_path / "mask_rcnn_mine_0030.h5", shapes)
-    errors = advice(path)
+    errors = refusal(path)
     assert f"ResNet-101, {classes} classes" in errors and "It cannot detect by itself: train" in errors
     follow(tmp_path, path, errors, shapes, "resnet101")
 
@@ -148,16 +197,9 @@ def test_advice_for_weights_of_matterport_can_be_followed(tmp_path, classes):
 def test_advice_for_a_backbone_can_be_followed(tmp_path, config):
     shapes = weight_models.backbone_shapes(config)
     path = write(tmp_path / "resnet notop.h5", shapes)
-    errors = advice(path)
+    errors = refusal(path)
     assert "cannot detect by itself: train from this backbone: siamese-mrcnn train" in errors
     follow(tmp_path, path, errors, shapes, config.BACKBONE)
-
-
-def advice(path):
-    """What predict says to weights that cannot detect."""
-    with pytest.raises(ValueError) as error:
-        choose_config(options_of(*PREDICT, "--model", path))
-    return str(error.value)
 
 
 def follow(tmp_path, path, errors, shapes, backbone):
@@ -184,6 +226,28 @@ def test_presence_is_used_whether_or_not_config_is_given(tmp_path):
         chosen = ("--config", *words) if words else ()
         config, _ = choose_config(options_of(*PREDICT, "--model", path, *chosen))
         assert config.USE_PRESENCE is expected, given
+
+
+def test_advice_for_a_run_that_would_be_overwritten_can_be_followed(tmp_path, tiny_weights):
+    """A run begins from another: with EXPERIMENT, as the refusal says, it has a folder of its own."""
+    mine = TinyConfig().replace(EXPERIMENT="mine")
+    old = make_run(tmp_path, "siamese_mrcnn_tiny_mine", (1.0, 2.0), mine, tiny_weights)
+    for model in ("best", old):
+        words = ("train", "--dataset", "d", "--logs", tmp_path, "--model", model)
+        with pytest.raises(ValueError, match=r"holds a run already; .* \(--logs, or --set EXPERIMENT=NAME\)"):
+            refuse_run(begun(*words)[0])
+        folder, weights = begun(*words, "--set", "EXPERIMENT=next")
+        refuse_run(folder)
+        assert folder.name == "siamese_mrcnn_tiny_next" and weights == old / "siamese_mrcnn_0001.h5"
+    words = ("train", "--dataset", "d", "--logs", tmp_path, "--config", "tiny", "--model", "best")
+    assert begun(*words) == (tmp_path / "siamese_mrcnn_tiny_default", old / "siamese_mrcnn_0001.h5")
+
+
+def begun(*words):
+    """(the folder of a run that begins, its initial weights)."""
+    options = options_of(*words)
+    weights = find_model(options, begins_run=True)
+    return runs.log_dir_of(train.training_config(options, weights), options.logs), weights
 
 
 # ---- validation, and the command to evaluate ---------------------------------------------------------------------
@@ -243,6 +307,8 @@ def test_the_command_to_evaluate(both, training_tree):
     assert command("--dataset", training_tree, "--orientation", "obey") == [
         *("--dataset", str(training_tree), "--subset", "train", "--orientation", "obey")
     ]
+    assert train.trained_on(options_of("train", "--dataset", both)) == ""
+    assert "were trained on" in train.trained_on(options_of("train", "--dataset", training_tree))
     own = ("--annotations", "a.json", "--images", "photos")
     assert command(*own, "--split", 2, "--shots", 5) == [*own, "--split", "2", "--categories", "novel", "--shots", "5"]
 

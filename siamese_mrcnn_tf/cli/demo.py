@@ -23,8 +23,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--split", type=int, choices=range(1, 5), default=1, help="category split (default 1)")
     parser.add_argument("--stages", choices=("shapes", "shapes-long"), default="shapes", help=_STAGES_HELP)
     parser.add_argument("--images", type=at_least(1), metavar="N", help="validation scenes to search (default: all)")
-    runs = "runs, each with its own draw of references (default 2)"
-    parser.add_argument("--runs", type=at_least(1), default=2, metavar="N", help=runs)
+    runs = "runs, each with its own draw of references (default 3)"
+    parser.add_argument("--runs", type=at_least(1), default=3, metavar="N", help=runs)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -108,24 +108,32 @@ def config_for(options: argparse.Namespace, path: Path) -> Config:
     return load_config(info.config).replace(**info.fits[info.config])
 
 
-def find_model(options: argparse.Namespace) -> Path:
-    """The weight file that --model names; says which it is where a run has several."""
+def find_model(options: argparse.Namespace, *, begins_run: bool = False) -> Path:
+    """The weight file that --model names; says which it is where a run has several.
+
+    `begins_run` is for the initial weights of a new run, which --config and EXPERIMENT name then.
+    """
     from ..weights.pretrained import find_weights
 
-    return find_weights(options.model, options.checkpoints, runs=lambda name: _find_in_runs(options, name))
+    def find_in_runs(name: str) -> Path:
+        return _find_in_runs(options, name, begins_run=begins_run)
+
+    return find_weights(options.model, options.checkpoints, runs=find_in_runs)
 
 
-def _find_in_runs(options: argparse.Namespace, name: str) -> Path:
-    """The checkpoint that "last", "best" or the folder of a run stands for, and a line that says which it is.
+def _find_in_runs(options: argparse.Namespace, name: str, *, begins_run: bool) -> Path:
+    """The checkpoint that "last", "best" or a folder (of a run, or of several) stands for; says which it is.
 
     The run of "last" and "best" is that of --config and --set; without --config it is the newest under --logs (of the
-    EXPERIMENT that --set names).
+    EXPERIMENT that --set names). Where they name another run, that begins with these weights, it is the newest of all.
     """
-    from ..training.runs import find_newest_run, find_run_weights, log_dir_of
+    from ..training.runs import find_newest_run, find_run_weights, log_dir_of, run_in
 
     settings = parse_settings(getattr(options, "set", []))
     if name not in ("last", "best"):
-        folder = Path(name)
+        folder = run_in(name)
+    elif begins_run:
+        folder = find_newest_run(options.logs)
     elif getattr(options, "config", None):
         folder = log_dir_of(load_config(options.config).replace(**settings), options.logs)
     else:

@@ -13,8 +13,13 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _SPLIT_HELP = "category split: 1 to 4 exclude a quarter of the categories from training, 0 excludes none (default 0)"
 _DATASET_HELP = (
-    "folder with annotations/ and the image folders; or 'shapes', scenes that this program draws itself "
-    "(datasets/shapes, made where it is missing; a folder of that name is ./shapes)"
+    "folder of a data set in COCO format. The annotation file of a subset is, in this order: "
+    "annotations/instances_SUBSETYEAR.json, then without a year or with the only other one; the only JSON file with "
+    "the subset as a word of its name; SUBSET/_annotations.coco.json (Roboflow). A file of all images "
+    "(annotations/instances_default.json of CVAT, result.json of Label Studio, or the only COCO file) is the subset "
+    "train; convert --val-share splits it. Images are in SUBSETYEAR/, SUBSET/, images/SUBSET/, images/ or beside the "
+    "file. Or 'shapes', scenes that this program draws itself (datasets/shapes, made where it is missing; a folder of "
+    "that name is ./shapes)"
 )
 _IMAGES_HELP = "image folder of --annotations (numbers without --annotations are taken as --image-ids)"
 _ORIENTATION_HELP = (
@@ -36,8 +41,8 @@ FILE_HELP = (
     "small_siamese_mrcnn_0160"
 )
 RUNS_HELP = (
-    "the folder of a training run (its best weights by validation loss, else the last); or 'last' or 'best' of the run "
-    "of --config under --logs, without --config of the newest run there"
+    "the folder of a training run, or of several for the newest (its best weights by validation loss, else the last); "
+    "or 'last' or 'best' of the run of --config under --logs, without --config of the newest run there"
 )
 LOGS_HELP = "folder of training runs and their checkpoints (default logs)"
 CHECKPOINTS_HELP = "folder of known weight files and downloads (default checkpoints)"

@@ -51,7 +51,10 @@ _VAL_IMAGES_HELP = (
     "set the last N training images by id aside for validation (default: validate on the subset val; where there is "
     "none, or for 30000 training images or more, set a tenth aside, at most 3000); 0 turns validation off"
 )
-_MODEL_HELP = " (default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained)"
+_MODEL_HELP = (
+    "; 'last' goes on with its run, all others begin one: 'best' from the newest run, whatever --config and EXPERIMENT "
+    "(default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained)"
+)
 _PAPER_BATCH = 12
 _LARGE_SET = 30_000  # images; larger training sets keep the original's validation images
 _BACKBONE_SETTINGS = ("BACKBONE", "BACKBONE_BLOCKS", "BACKBONE_STEM_WIDTH", "BACKBONE_WIDTHS", "BACKBONE_BOTTLENECK")
@@ -80,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
     stages = load_schedule(options.stages, _SCHEDULES)
     if options.epochs is not None:
         stages = shortened(stages, options.epochs)
-    weights = None if folder or options.model in (None, "untrained") else find_model(options)
+    has_no_file = folder is not None or options.model in (None, "untrained")
+    weights = None if has_no_file else find_model(options, begins_run=options.model != "last")
     config = training_config(options, weights)
     start_keras(options)
     from ..training import callbacks, distribution
@@ -101,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"{reason}. To resume: {shlex.join([*options.program, '--resume', model.log_dir])}", file=sys.stderr)
             return 130
     print(f"trained to epoch {trainer.state.epoch}. Weights and losses are in {model.log_dir}")
-    print(f"To evaluate: {shlex.join(evaluate_command(options, model.log_dir))}")
+    print(f"To evaluate{trained_on(options)}: {shlex.join(evaluate_command(options, model.log_dir))}")
     return 0
 
 
@@ -201,6 +205,11 @@ def has_val_subset(options: argparse.Namespace) -> bool:
     except LayoutError:
         return False
     return True
+
+
+def trained_on(options: argparse.Namespace) -> str:
+    """What to know of the images that `evaluate_command` names: those without a subset val were trained on."""
+    return "" if has_val_subset(options) else " (on images that were trained on: scores of others will be lower)"
 
 
 def evaluate_command(options: argparse.Namespace, log_dir: str) -> list[str]:

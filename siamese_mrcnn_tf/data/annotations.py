@@ -22,6 +22,8 @@ Entry = dict[str, Any]  # an image, annotation or category of an annotation file
 Content = dict[str, Any]  # of an annotation file: lists of Entry by section
 Rle = Any  # a mask as pycocotools takes it, compressed: {"size", "counts"}
 
+CROWDS_OPTION = "--crowds instances (ReadingRules) takes them as instances"  # advice in messages
+
 _SECTIONS = ("images", "annotations", "categories")
 _MAX_COORDINATE = 1e6  # pixels; pycocotools walks along every edge of a polygon
 _NUMBER = (int, float)
@@ -52,8 +54,7 @@ def load_annotations(path: files.StrPath, rules: ReadingRules | None = None) -> 
 
 def crowds_advice(count: int) -> str:
     """What to do with a set whose `count` annotations are all crowds."""
-    advice = "--crowds instances (ReadingRules) takes them as instances"
-    return f"all {count} annotations are crowds (iscrowd 1), as the brush masks of CVAT are; {advice}"
+    return f"all {count} annotations are crowds (iscrowd 1), as the brush masks of CVAT are; {CROWDS_OPTION}"
 
 
 def read_annotations(path: files.StrPath) -> Content:
@@ -325,8 +326,8 @@ def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None
     for index, shape in enumerate(shapes):
         if type(shape) is dict:
             entry, size = section.entries[index], shape.get("size")
-            owner = entry.get("image_id")
-            image = sizes.get(owner, size) if isinstance(owner, int) else size
+            image_id = entry.get("image_id")
+            image = sizes.get(image_id, size) if type(image_id) is int else size
             fits = size == image or entry["iscrowd"]  # a crowd's may have a size of its own
             if not (fits and _are_counts(size) and len(size or []) == 2 and is_rle(shape, size or [])):
                 section.refuse(index, "segmentation", shape, f"an RLE of its image's size {image}")

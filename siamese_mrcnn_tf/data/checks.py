@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..config import Config
 from ..io.files import IMAGE_SUFFIXES, is_companion
 from . import molding, repairs, resize
-from .annotations import Entry, Rle, annotation_rle
+from .annotations import CROWDS_OPTION, Entry, Rle, annotation_rle
 from .dataset import CocoDataset, split_classes
 
 Findings = dict[str, list[str]]  # texts by kind
@@ -30,6 +30,8 @@ _OVERSHOOT = 0.5  # pixels that a box may reach beyond its image: rounding
 _SPLIT_WORDS = ("train", "novel")
 _SHOWN, _TEXT_WIDTH = 10, 120  # findings of a kind in the text, and its characters in a line
 
+_ONLY_CROWDS = "only crowds"
+
 _KINDS = {  # of findings: heading, and whether it counts as broken
     "missing_images": ("images without a file", False),
     "broken_images": ("images that cannot be read", True),
@@ -38,6 +40,7 @@ _KINDS = {  # of findings: heading, and whether it counts as broken
     "boxes_outside": ("boxes that reach outside their images, the furthest first", True),
     "repeated_files": ("images with several entries", True),
     "similar_categories": ("categories with the same name but for case and blanks", True),
+    "repeated_annotations": ("annotations that repeat another one of their image", False),
     "point_lists": (repairs.KINDS["point_lists"], False),
     "box_rectangles": (repairs.KINDS["box_rectangles"], False),
     "box_neutral": (repairs.KINDS["box_neutral"], False),
@@ -69,7 +72,7 @@ class ClassCount:
             return ""
         if self.instances:
             return "only masks without a pixel"
-        return "only crowds" if self.crowds else "no instance"
+        return _ONLY_CROWDS if self.crowds else "no instance"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,10 +280,23 @@ def _check_entries(dataset: CocoDataset) -> Findings:
     return {
         "missing_images": missing,
         "repeated_files": repeated,
+        "repeated_annotations": _repeated_annotations(dataset),
         "similar_categories": [", ".join(found) for found in names.values() if len(found) > 1],
         "undecided_orientation": dataset.undecided_orientations(progress=False),
         "unlisted_images": [name for folder, listed in dataset.listed.items() for name in _unlisted(folder, listed)],
     }
+
+
+def _repeated_annotations(dataset: CocoDataset) -> list[str]:
+    """Annotations with the category, the box and the segmentation of an earlier one of their image."""
+    found = []
+    for info in dataset.image_info:
+        seen: dict[str, Any] = {}
+        for entry in info["annotations"]:
+            first = seen.setdefault(repr((entry["category_id"], entry["bbox"], entry["segmentation"])), entry["id"])
+            if first != entry["id"]:
+                found.append(f"{_name(entry, info, dataset)}: the same as annotation {first}")
+    return found
 
 
 def _unlisted(folder: str, paths_listed: Sequence[str]) -> list[str]:
@@ -340,7 +356,8 @@ def _unusable_text(classes: list[ClassCount]) -> str:
     lines = [f"classes that cannot be references: {len(unusable) or 'none'}"]
     for reason in dict.fromkeys(count.unusable for count in unusable):
         names = ", ".join(count.name for count in unusable if count.unusable == reason)
-        lines.append(textwrap.fill(f"  {reason}: {names}", _TEXT_WIDTH, subsequent_indent="    "))
+        advice = f" ({CROWDS_OPTION})" if reason == _ONLY_CROWDS else ""
+        lines.append(textwrap.fill(f"  {reason}: {names}{advice}", _TEXT_WIDTH, subsequent_indent="    "))
     return "\n".join(lines)
 
 

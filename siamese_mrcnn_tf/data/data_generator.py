@@ -19,6 +19,7 @@ from ..ops.anchors import pyramid_anchors
 from ..ops.boxes import extract_bboxes
 from ..ops.image_meta import compose_image_meta
 from . import molding, resize
+from .annotations import CROWDS_OPTION
 from .augmentation import Augmentation, as_augmentation, fliplr
 from .custom import indexed_dataset
 from .dataset import Dataset, IndexedCocoDataset
@@ -35,6 +36,7 @@ INPUT_NAMES = tuple(f"input_{name}" for name in _INPUTS.split())  # in the order
 TARGET_CLASS = "input_target_class"  # a further input, with REFERENCE_CLASSES
 _MATCH = 1  # class id of objects of the target category
 _OTHER = 0  # class id of other objects: background, like the padding
+_LOST_SIDE = 2  # pixels of the crowd that stands for an instance without a pixel in the scene
 
 # the purpose of a random number, a part of its key
 _Draw = enum.IntEnum("_Draw", "ORDER CLASS AUGMENTATION RPN_TARGETS INSTANCES CROP ABSENT ABSENT_CLASS")
@@ -185,7 +187,7 @@ class TrainingSamples:
         """The target class, the scene, its masks [height, width, n] and 1, -1 (crowds) or 0 for each of them.
 
         Another class is tried if no instance of the first has a pixel left at this size. Instances of the target class
-        without a pixel are neutral: a crowd of one pixel in their place.
+        without a pixel are neutral: a crowd of 2 x 2 pixels in their place.
         """
         active, absent_id = set(self.class_ids), self._absent_class(image_id, query, rng)
         present = [int(class_id) for class_id in self.dataset.image_category_index[image_id] if class_id in active]
@@ -359,9 +361,19 @@ def _usable_classes(dataset: IndexedCocoDataset, config: Config, purpose: str) -
         raise ValueError(f"{dataset.set_name}: {classes} has an instance that could be a reference{crowds}")
     if unusable:
         classes = f"{len(unusable)} of {len(active)} classes"
-        message = "%s, images of %s: %s have no instance that could be a reference and are left out: %s"
-        logger.warning(message, dataset.set_name, purpose, classes, ", ".join(unusable))
+        message = "%s, images of %s: %s have no instance that could be a reference and are left out: %s%s"
+        names = _crowds_only(dataset, set(active) - set(usable))
+        advice = f"; only crowds: {', '.join(names)} ({CROWDS_OPTION})" if names else ""
+        logger.warning(message, dataset.set_name, purpose, classes, ", ".join(unusable), advice)
     return usable
+
+
+def _crowds_only(dataset: IndexedCocoDataset, class_ids: Collection[int]) -> list[str]:
+    """Names of the classes whose annotations are crowds, all of them."""
+    names = {dataset.class_info[class_id]["id"]: dataset.class_names[class_id] for class_id in class_ids}
+    entries = [(a["category_id"], a["iscrowd"]) for info in dataset.image_info for a in info["annotations"]]
+    with_crowds, others = ({one for one, crowd in entries if bool(crowd) is is_crowd} for is_crowd in (True, False))
+    return [name for category, name in names.items() if category in with_crowds - others]
 
 
 def _cut(dataset: IndexedCocoDataset, config: Config, reference: tuple[int, int]) -> np.ndarray:
@@ -387,9 +399,10 @@ def _load_instances(
 
 
 def _resized(masks: np.ndarray, matches: np.ndarray, resizing: Resizing) -> tuple[np.ndarray, np.ndarray]:
-    """Masks [height, width, n] in the scene; those of the target class that lose all pixels become crowds of one pixel.
+    """Masks [height, width, n] in the scene; those of the target class that lose all pixels become small crowds.
 
-    Objects that a crop cuts off are not in the scene.
+    These have `_LOST_SIDE` pixels a side: a single one would be less than 0.001 of the smallest anchors, which is the
+    share from which a crowd makes anchors and rois neutral. Objects that a crop cuts off are not in the scene.
     """
     scale, padding, crop = resizing
     small = resize.resize_mask(masks, *resizing)
@@ -401,7 +414,8 @@ def _resized(masks: np.ndarray, matches: np.ndarray, resizing: Resizing) -> tupl
         middle = np.argwhere(masks[..., index]).mean(axis=0)
         shape = small.shape[:2]
         y, x = (min(int((middle[axis] + 0.5) * scale) + padding[axis][0], shape[axis] - 1) for axis in (0, 1))
-        small[y, x, index], matches[index] = True, -_MATCH
+        small[max(y + 1 - _LOST_SIDE, 0) : y + 1, max(x + 1 - _LOST_SIDE, 0) : x + 1, index] = True
+        matches[index] = -_MATCH
     return small, matches
 
 

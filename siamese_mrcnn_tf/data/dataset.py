@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..io import files, intensity, orientation
 from ..io.images import read_image
 from .annotations import Entry, annotation_rle, coco_object, crowds_advice, load_annotations
-from .layouts import choose_images, drop_root_category, find_layout, resolve_names
+from .layouts import choose_images, drop_root_category, find_layout, other_subsets, resolve_names
 from .reading import ReadingRules
 from .repairs import Repairs
 
@@ -190,7 +190,8 @@ class CocoDataset(Dataset):
         content, self.repairs = load_annotations(annotation_path, self.rules)
         image_dir = choose_images(annotation_path, folders, content)
         resolve_names(content, image_dir, annotation_path)
-        drop_root_category(content, annotation_path)
+        others = [] if annotations is not None else other_subsets(dataset_dir, annotation_path, year)
+        drop_root_category(content, annotation_path, others)
         names = (image["file_name"] for image in content["images"])  # pathlib takes seconds for 118,000 of them
         self.listed.setdefault(str(image_dir), []).extend(os.path.join(image_dir, name) for name in names)
         chosen = _chosen(content["categories"], "class_ids", class_ids, f"category ids of {annotation_path}")
@@ -242,6 +243,9 @@ class CocoDataset(Dataset):
             return self._decoded[image_id].copy()
         info = self.image_info[image_id]
         name = Path(info["path"]).relative_to(info["image_dir"])
+        if info.get("listed_as") and not os.path.isfile(info["path"]):
+            listed = f"image {info['id']} is listed as {info['listed_as']!r}"
+            raise ValueError(f"{info['path']}: no such file; {listed}, and no last part of it is in the folder")
         image = read_image(
             files.inside(info["image_dir"], name),
             (info["height"], info["width"]),

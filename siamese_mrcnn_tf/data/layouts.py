@@ -4,16 +4,17 @@
 whose names are paths of another machine.
 """
 
-import collections
+import contextlib
 import logging
 import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..io import files
-from .annotations import Content
+from .annotations import Content, Entry
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,10 @@ SUBSETS = {"train": ("train", "training"), "val": ("val", "valid", "validation")
 _COCO_2014_SUBSETS = ("minival", "valminusminival")  # parts of val2014 with annotation files of their own
 _ROBOFLOW = "_annotations.coco.json"
 _WHOLE = ("instances_default.json", "result.json")  # CVAT's and Label Studio's: all images in one file
+_PARTS = {*SUBSETS["val"], *SUBSETS["test"], *_COCO_2014_SUBSETS}  # words of a file that has not all images
+_NO_MASKS = {"captions", "keypoints", "panoptic", "stuff", "info"}  # words of COCO's files of other kinds
 _PLAIN_NAME = re.compile(r"[^/\\%?:]+")
+_LOOKED = 8  # folders in a message
 _PEEKED = 20  # names that decide on the image folder
 
 
@@ -41,12 +45,13 @@ def find_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Pat
     In this order, names without regard to case; "valid" and "validation" stand for val:
 
     1. COCO: annotations/instances_{subset}{year}.json; then without a year, or with the only other year there is.
-    2. {subset}.json or {subset}_annotations.json, also in annotations/.
+    2. The only JSON file with the subset as a word of its name, in annotations/ or in the folder: coco_val.json.
     3. Roboflow: {subset}/_annotations.coco.json beside the images, or another single JSON file there.
     4. For train alone, a file of all images: CVAT's annotations/instances_default.json, Label Studio's result.json, or
-       the only JSON file in the folder, or else in annotations/ (coco-annotator).
+       the only COCO file in the folder, or else in annotations/ (coco-annotator).
 
-    Images are in {subset}{year}/, {subset}/, images/{subset}/, images/default/, images/, or beside the file.
+    Images are in {subset}{year}/, {subset}/, images/{subset}/, images/default/, images/, or beside the file; those of a
+    file of all images also in the only other folder.
 
     Raises:
         LayoutError: a ValueError that says what was looked for, and what is there.
@@ -58,11 +63,14 @@ def find_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Pat
         return _existing(root, "annotations", f"instances_{subset}2014.json"), [root / "val2014"]
     names = SUBSETS.get(subset, (subset,))
     path = _of_subset(root, names, year) or _beside_images(root, names)
-    if path is None and subset == "train":
-        path = _whole(root)
+    if path is not None:
+        return path, _image_folders(root, path, names, year)
+    path = _whole(root) if subset == "train" else None
     if path is None:
         raise LayoutError(_nothing_found(root, subset, year))
-    return path, _image_folders(root, path, names, year)
+    others = [entry for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "." and entry != path.parent]
+    others = [entry for entry in others if entry.name.lower() != "annotations"]
+    return path, [*_image_folders(root, path, names, year), *(others if len(others) == 1 else [])]
 
 
 def image_folders(path: Path) -> list[Path]:
@@ -83,18 +91,27 @@ def subset_of_file(path: Path) -> str | None:
 def choose_images(path: files.StrPath, folders: Sequence[Path], content: Content) -> Path:
     """The first folder that holds one of the first images of a file; without images in any, the first that exists.
 
+    A folder that also holds the annotation file, or its folder, counts only if it has one of these images.
+
     Raises:
         ValueError: none of the folders exists.
     """
     there = [folder for folder in folders if folder.is_dir()]
-    if not there:
-        looked = ", ".join(str(folder) for folder in folders)
-        raise LayoutError(f"{path}: no such image folder (looked for {looked})")
+    own = [folder for folder in there if len(folders) == 1 or folder not in Path(path).parents]
+    if not own and not any(_holds_images(folder, content) for folder in there):
+        looked = ", ".join(str(folder) for folder in folders[:_LOOKED])
+        raise LayoutError(f"{path}: no such image folder (looked for {looked}{', ...' if folders[_LOOKED:] else ''})")
     if len(there) > 1:
         for folder in there:
-            if any(find_image(image["file_name"], folder) for image in content["images"][:_PEEKED]):
+            if _holds_images(folder, content):
                 return folder
-    return there[0]
+    return (own or there)[0]
+
+
+def _holds_images(folder: Path, content: Content) -> bool:
+    """Whether a folder has one of the first images; true for a file without images."""
+    images = content["images"][:_PEEKED]
+    return not images or any(find_image(image["file_name"], folder) for image in images)
 
 
 def resolve_names(content: Content, image_dir: Path, path: files.StrPath) -> None:
@@ -104,9 +121,9 @@ def resolve_names(content: Content, image_dir: Path, path: files.StrPath) -> Non
     is there is taken. Plain names, and names that are there, stay.
 
     Raises:
-        ValueError: two entries name the same file.
+        ValueError: two entries, one of them by a path, name the same file.
     """
-    changed, missing = [], []
+    changed, missing = {}, []
     for index, image in enumerate(content["images"]):
         name = image["file_name"]
         if _PLAIN_NAME.fullmatch(name):
@@ -115,26 +132,33 @@ def resolve_names(content: Content, image_dir: Path, path: files.StrPath) -> Non
         if found is None:
             missing.append(name)
             image["listed_as"] = name  # for messages
-            found = name if _stays(name) else _last_part(name)
+            found = os.path.normpath(name) if _stays(name) else _last_part(name)
         if found != name:
             image["file_name"] = found
-            changed.append((index, name))
+            changed[index] = name
     if missing:
         logger.warning("%s: %d images are not in %s, such as %r", path, len(missing), image_dir, missing[0])
-    if not changed:
+    _require_own_files(content, image_dir, path, changed)
+    if changed:
+        index, name = next(iter(changed.items()))
+        found = content["images"][index]["file_name"]
+        logger.info("%s: %d file names are paths; read as their last parts, %r as %r", path, len(changed), name, found)
+
+
+def _require_own_files(content: Content, image_dir: Path, path: files.StrPath, changed: dict[int, str]) -> None:
+    """Raise for the first two images whose names, one of them a path, are the same file.
+
+    `changed` has the listed names of paths by index. A plain name that is repeated is a finding of `check`.
+    """
+    names = [image["file_name"] for image in content["images"]]
+    if len(set(names)) == len(names):
         return
-    owners = collections.defaultdict(list)
-    for image in content["images"]:
-        owners[image["file_name"]].append(image["id"])
-    for index, name in changed:
-        image = content["images"][index]
-        others = [i for i in owners[image["file_name"]] if i != image["id"]]
-        if others:
-            place = f"{path}: images[{index}] (id {image['id']}): file_name = {name!r}"
-            raise ValueError(f"{place} is the file {image_dir / image['file_name']}, as is image {others[0]}")
-    first = changed[0]
-    found = content["images"][first[0]]["file_name"]
-    logger.info("%s: %d file names are paths; read as their last parts, %r as %r", path, len(changed), first[1], found)
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if first.setdefault(name, index) != index and {first[name], index} & changed.keys():
+            entries = [(i, content["images"][i]["id"], changed.get(i, name)) for i in (first[name], index)]
+            text = " and ".join(f"images[{i}] (id {image_id}): file_name = {n!r}" for i, image_id, n in entries)
+            raise ValueError(f"{path}: {text} are the same file {image_dir / name}")
 
 
 def find_image(name: str, folder: files.StrPath) -> str | None:
@@ -145,20 +169,54 @@ def find_image(name: str, folder: files.StrPath) -> str | None:
     return None
 
 
-def drop_root_category(content: Content, path: files.StrPath) -> None:
+def drop_root_category(content: Content, path: files.StrPath, others: Iterable[Path] = ()) -> None:
     """Remove the category of Roboflow that only groups the others, so that it takes no class number.
 
-    Its supercategory is "none", its name is the supercategory of all other categories, and no annotation has it.
+    Its supercategory is "none", its name is the supercategory of all other categories, and no annotation has it, here
+    or in the files `others`: those of the other subsets, which must number their classes alike.
     """
-    categories = content["categories"]
-    for root in categories:
-        others = [category for category in categories if category is not root]
-        groups = {str(category.get("supercategory")) for category in others}
-        if others and str(root.get("supercategory", "")).lower() == "none" and groups == {root["name"]}:
-            if not any(annotation["category_id"] == root["id"] for annotation in content["annotations"]):
-                content["categories"] = others
-                logger.info("%s: category %r groups the others and takes no class number", path, root["name"])
+    root = _root_category(content)
+    if root is None or _has_annotations(content, root["id"]):
+        return
+    for other in others:
+        found = files.read_json(other)
+        same = _root_category(found) if _has_sections(found) else None
+        if same is not None and same["name"] == root["name"] and _has_annotations(found, same["id"]):
+            logger.warning("%s: category %r stays, as %s has annotations of it", path, root["name"], other)
             return
+    content["categories"] = [category for category in content["categories"] if category is not root]
+    logger.info("%s: category %r groups the others and takes no class number", path, root["name"])
+
+
+def other_subsets(dataset_dir: files.StrPath, path: Path, year: str) -> Iterable[Path]:
+    """The annotation files of the subsets of a data set but `path`."""
+    for subset in SUBSETS:
+        with contextlib.suppress(LayoutError):
+            found, _ = find_layout(dataset_dir, subset, year)
+            if found != path:
+                yield found
+
+
+def _root_category(content: Content) -> Entry | None:
+    """The category without a supercategory that is the supercategory of all others."""
+    root: Entry
+    for root in content["categories"]:
+        groups = {str(category.get("supercategory")) for category in content["categories"] if category is not root}
+        if str(root.get("supercategory", "")).lower() == "none" and groups == {root["name"]}:
+            return root
+    return None
+
+
+def _has_annotations(content: Content, category_id: int) -> bool:
+    return any(annotation.get("category_id") == category_id for annotation in content["annotations"])
+
+
+def _has_sections(content: Any) -> bool:
+    """Whether the content of a JSON file has the lists of COCO's, of dicts."""
+    if not isinstance(content, dict):
+        return False
+    lists = [content.get(key) for key in ("images", "annotations", "categories")]
+    return all(isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries) for entries in lists)
 
 
 # ---- annotation files ----------------------------------------------------------------------------------------------
@@ -176,10 +234,11 @@ def _of_subset(root: Path, names: Sequence[str], year: str) -> Path | None:
             logger.warning("%s: no instances_%s%s.json, %s is taken", folder, name, year, others[0])
             return files.inside(folder, others[0])
     for place, found in ((folder, there), (root, _json_files(root))):
-        for name in names:
-            for wanted in (f"{name}.json", f"{name}_annotations.json", f"annotations_{name}.json"):
-                if wanted in found:
-                    return files.inside(place, found[wanted])
+        named = [found[low] for low in found if not _words(low).isdisjoint(names) and _words(low).isdisjoint(_NO_MASKS)]
+        exact = [name for name in named if Path(name).stem.lower() in names]
+        for choice in (exact, named):
+            if len(choice) == 1:
+                return files.inside(place, choice[0])
     return None
 
 
@@ -203,16 +262,26 @@ def _whole(root: Path) -> Path | None:
             if name in there:
                 return files.inside(folder, there[name])
     for folder in (root, root / "annotations"):
-        there = _json_files(folder)
-        if len(there) == 1 and not _names_a_part(next(iter(there))):
-            return files.inside(folder, next(iter(there.values())))
+        found = list(_json_files(folder).values())
+        if len(found) > 1:
+            found = [name for name in found if _is_coco(folder / name)]
+        if len(found) == 1 and _words(found[0]).isdisjoint(_PARTS):
+            return files.inside(folder, found[0])
     return None
 
 
-def _names_a_part(name: str) -> bool:
-    """Whether the name of a file says that it is of a subset other than train."""
-    words = re.split(r"[^a-z]+", name.lower())
-    return not {*SUBSETS["val"], *SUBSETS["test"], *_COCO_2014_SUBSETS}.isdisjoint(words)
+def _words(name: str) -> set[str]:
+    """The words of a file name, in lower case."""
+    return set(re.split(r"[^a-z]+", name.lower()))
+
+
+def _is_coco(path: Path) -> bool:
+    """Whether a JSON file has images, annotations and categories; one that cannot be read has none."""
+    try:
+        content = files.read_json(path)
+    except ValueError:
+        return False
+    return _has_sections(content)
 
 
 def _json_files(folder: Path) -> dict[str, str]:
@@ -269,8 +338,9 @@ def _spelt(root: Path, part: str) -> Path:
 def _candidates(name: str) -> Iterable[str]:
     """Paths inside the image folder that a name may mean, the most literal first."""
     if _stays(name):
-        yield name
-    for text in dict.fromkeys([name, urllib.parse.unquote(re.sub(r"[?#].*$", "", name))]):
+        yield os.path.normpath(name)
+    texts = [name, urllib.parse.unquote(re.sub(r"[?#].*$", "", name)), urllib.parse.unquote(name.partition("?d=")[2])]
+    for text in dict.fromkeys(texts):
         parts = [part for part in re.split(r"[\\/]+", text) if part not in ("", ".", "..") and not part.endswith(":")]
         for start in range(len(parts)):
             yield "/".join(parts[start:])
@@ -278,8 +348,7 @@ def _candidates(name: str) -> Iterable[str]:
 
 def _last_part(name: str) -> str:
     """The last part of a path or an address; the name itself if there is none."""
-    candidates = list(_candidates(name))
-    return candidates[-1] if candidates else name
+    return next(reversed(list(_candidates(name))), name)
 
 
 def _stays(name: str) -> bool:

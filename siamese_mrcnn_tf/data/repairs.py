@@ -123,18 +123,21 @@ def repair(
         else:
             found["wrong_boxes"].append(", ".join(texts))
         annotation["bbox"] = box
-    found["boxes_outside"] = [text for _, text in sorted(outside, key=lambda one: -one[0])]
     lost = set()
     for annotation in bare:
         size = sizes[annotation["image_id"]]
-        rectangle = _usable_box(annotation, size, form)
+        rectangle, beyond = _usable_box(annotation, size, form)
         if rectangle is None:
             lost.add(id(annotation))
             found["no_extent"].append(f"{named(annotation)}: {_box_text(annotation['bbox'])}")
             continue
+        if beyond > _TOLERANCE:
+            box_text = f"{named(annotation)}: {_box_text(annotation['bbox'])}"
+            outside.append((beyond, f"{box_text}, {beyond:.1f} pixels beyond the edge, no mask"))
         is_neutral = rules.box_only == "neutral" or annotation["iscrowd"]
         found["box_neutral" if is_neutral else "box_rectangles"].append(named(annotation))
         _become_rectangle(annotation, rectangle, size, neutral=bool(is_neutral))
+    found["boxes_outside"] = [text for _, text in sorted(outside, key=lambda one: -one[0])]
     if lost:
         content["annotations"] = [annotation for annotation in annotations if id(annotation) not in lost]
     return Repairs(found, form.words if form else "")
@@ -200,15 +203,19 @@ def _scaled(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.asarray(boxes * np.tile(sizes, 2))
 
 
+_NEGATIVE = "boxes with negative sizes"
 _FORMS = (
     _Form("[x1, y1, x2, y2]", _from_corners),
     _Form("[y1, x1, y2, x2]", lambda boxes, sizes: _from_corners(_swapped(boxes), sizes)),
     _Form("[y, x, height, width]", lambda boxes, _: _swapped(boxes)),
+    _Form("[x, y, height, width]", lambda boxes, _: boxes[:, [0, 1, 3, 2]]),
     _Form("[centre x, centre y, width, height]", _from_centres),
     _Form("[x, y, width, height] as shares of the image", _scaled),
+    _Form("[x, y, width, height] in percent of the image", lambda boxes, sizes: _scaled(boxes / 100, sizes)),
     _Form("[x1, y1, x2, y2] as shares of the image", lambda b, sizes: _from_corners(_scaled(b, sizes), sizes)),
     _Form("[centre x, centre y, width, height] as shares of the image", lambda b, s: _from_centres(_scaled(b, s), s)),
-    _Form("boxes with negative sizes", lambda boxes, _: _positive(boxes)),
+    _Form(_NEGATIVE, lambda boxes, _: _positive(boxes)),
+    _Form(_NEGATIVE, lambda boxes, _: np.concatenate([boxes[:, :2], np.abs(boxes[:, 2:])], axis=1)),
 )
 
 
@@ -266,7 +273,11 @@ def _form_of(given: np.ndarray, right: np.ndarray, sizes: np.ndarray, num_masks:
     """The form in which most boxes of a file fit their masks."""
     if not len(given):
         return None
-    shares = [_agree(form.read(given, sizes), right, 2 * _TOLERANCE).sum() / num_masks for form in _FORMS]
+    shares = []
+    for form in _FORMS:
+        boxes = form.read(given, sizes)
+        differs = (boxes != given).any(axis=1)  # a box that means the same in both forms says nothing
+        shares.append((differs & _agree(boxes, right, 2 * _TOLERANCE)).sum() / num_masks)
     best = int(np.argmax(shares))
     return _FORMS[best] if shares[best] > _MIN_SHARE else None
 
@@ -315,9 +326,10 @@ def _polygon_extents(annotations: Sequence[Entry], sizes: dict[int, tuple[int, i
     return extents
 
 
-def _usable_box(annotation: Entry, size: tuple[int, int], form: _Form | None) -> list[float] | None:
-    """The box of an object without a mask, clipped to its image; None if it has no pixel there.
+def _usable_box(annotation: Entry, size: tuple[int, int], form: _Form | None) -> tuple[list[float] | None, float]:
+    """The box of an object without a mask, clipped to its image, and by how many pixels it was clipped.
 
+    The box is None if it has no pixel in the image.
     It is read in the form of the other boxes of the file. Two corners in place of a polygon are taken if there is none.
     """
     height, width = size
@@ -329,6 +341,7 @@ def _usable_box(annotation: Entry, size: tuple[int, int], form: _Form | None) ->
         boxes.append(_from_corners(np.array(shape, float), np.zeros((1, 2))))
     for box in map(_positive, boxes):
         edges = np.concatenate([box[0, :2], box[0, :2] + box[0, 2:]])
+        beyond = float(np.abs(edges - np.clip(edges, 0, [width, height] * 2)).max())
         edges = np.clip(edges, 0, [width, height] * 2)
         rectangle = np.array([*edges[:2], *(edges[2:] - edges[:2])])
         if (
@@ -336,8 +349,8 @@ def _usable_box(annotation: Entry, size: tuple[int, int], form: _Form | None) ->
             and (rectangle[2:] > 0).all()
             and coco_mask.area(_rectangle_rle(rectangle, size))
         ):
-            return [float(value) for value in rectangle]
-    return None
+            return [float(value) for value in rectangle], beyond
+    return None, 0.0
 
 
 def _become_rectangle(annotation: Entry, box: npt.ArrayLike, size: tuple[int, int], *, neutral: bool) -> None:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ..config import Config
-from ..data.dataset import IndexedCocoDataset
+from ..data.custom import indexed_dataset
+from ..data.dataset import Dataset, IndexedCocoDataset
 from ..data.references import cut_reference, draw_reference, has_reference
 from ..ops import similarity
 from ..ops.similarity import Verification
@@ -116,7 +117,7 @@ class SearchedQuery:
 
 def calibrate(
     predictor: SiamesePredictor,
-    dataset: IndexedCocoDataset,
+    dataset: Dataset,
     settings: CalibrationSettings | None = None,
     *,
     weights_sha256: str,
@@ -126,13 +127,13 @@ def calibrate(
 
     Args:
         predictor: with the weights; its own threshold and verification are not used.
-        dataset: with indices built; references are drawn from all of it.
+        dataset: with indices built, or of your own class (`data.custom`); references are drawn from all of it.
         weights_sha256: checksum of the weight file (`io.files.checksum`).
 
     Raises:
         ValueError: fewer than two images, no usable reference, or nothing right or wrong was found to fit with.
     """
-    settings = settings or CalibrationSettings()
+    dataset, settings = indexed_dataset(dataset, progress=progress), settings or CalibrationSettings()
     class_ids = [int(one) for one in (dataset.ACTIVE_CLASSES if settings.class_ids is None else settings.class_ids)]
     asked, verification = queries_to_ask(predictor.config, dataset, class_ids, settings), None
     if settings.verify:

@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
-from ..data.dataset import IndexedCocoDataset
+from ..data.custom import indexed_dataset
+from ..data.dataset import Dataset, IndexedCocoDataset
 from ..data.references import get_one_target
 from .coco_scores import IOU_TYPES, Result, coco_evaluation, coco_stats, results_of
 from .queries import queries_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def evaluate_dataset(
     model: "SiameseMaskRCNN",
-    dataset: IndexedCocoDataset,
+    dataset: Dataset,
     dataset_object: COCO,
     eval_type: str | Sequence[str] = "bbox",
     dataset_type: str = "coco",
@@ -42,8 +43,8 @@ def evaluate_dataset(
 
     Args:
         model: in inference mode; queries have its config's NUM_TARGETS references.
-        dataset: with indices built; its ACTIVE_CLASSES are searched for.
-        dataset_object: of its annotation file.
+        dataset: with indices built, or of your own class (`data.custom`); its ACTIVE_CLASSES are searched for.
+        dataset_object: of its annotation file; of your own class that of `custom.ground_truth`.
         eval_type: "bbox" or "segm", or a list of both.
         dataset_type: "coco".
         limit: only the first `limit` images; 0: all.
@@ -62,6 +63,7 @@ def evaluate_dataset(
         ValueError: an unknown type or index, nothing to search for, or a class without a usable reference.
         RuntimeError: a query failed; names image and category.
     """
+    dataset = indexed_dataset(dataset, progress=verbose > 1)
     eval_types = [eval_type] if isinstance(eval_type, str) else list(eval_type)
     categories = sorted(dataset_object.cats)
     chosen = None if class_index is None else np.atleast_1d(np.asarray(class_index, int))

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from ..data.dataset import IndexedCocoDataset
+from ..data.custom import indexed_dataset
+from ..data.dataset import Dataset, IndexedCocoDataset
 from .imagenet import Box
 
 _SHIFT = 0.25  # largest shift of an edge, as a share of the box's side: finds to verify have boxes as inexact
@@ -20,7 +21,7 @@ class InstanceCrops:
     """The instances of a data set's active classes, without crowds and boxes below a pixel.
 
     Args:
-        dataset: with indices built.
+        dataset: with indices built, or of your own class (`data.custom`).
         name: name of the weight file that is trained on them, without suffix.
         masks: crops have a fourth channel, 255 on the instance.
 
@@ -33,7 +34,8 @@ class InstanceCrops:
         ValueError: instances of fewer than two classes.
     """
 
-    def __init__(self, dataset: IndexedCocoDataset, name: str, *, masks: bool = False) -> None:
+    def __init__(self, dataset: Dataset, name: str, *, masks: bool = False) -> None:
+        dataset = indexed_dataset(dataset)
         self.dataset, self.name, self.masks = dataset, name, masks
         self.class_ids = [int(class_id) for class_id in dataset.ACTIVE_CLASSES]
         self.num_classes = len(self.class_ids)

@@ -33,6 +33,7 @@ _PRESENCE = {QUERIES: ("AUROC", "IL_MCC", "present_firing", "absent_firing", "fa
 _PRESENCE_OF_INSTANCES = ("AP", "AP50", "precision", "recall", "F1", "cgF1")
 _THREE_DIGITS = ("AUROC", "IL_MCC")
 _NOTHING = "n/a"
+_COUNTS_SHOWN = 3
 _INTERVAL_TEXT = {
     True: "Differences are those of the same references, run by run, with their 95% confidence interval.",
     False: "Seeds or numbers of runs differ: the 95% interval of a difference is that of independent runs.",
@@ -148,6 +149,13 @@ def _require_same(first: Evaluated, other: Evaluated) -> None:
     differing = [
         f"{key} = {_shown(theirs)} there and {_shown(ours)} here" for key, ours, theirs in pairs if ours != theirs
     ]
+    ours, theirs = (part.analysis.get("num_instances", {}) for part in (first, other))
+    if not differing and ours and theirs:
+        differing += [
+            f"{theirs.get(key, 0)} instances of {first.class_name(key)} there and {ours.get(key, 0)} here"
+            for key in dict.fromkeys((*ours, *theirs))
+            if ours.get(key, 0) != theirs.get(key, 0)
+        ][:_COUNTS_SHOWN]
     if first.kinds != other.kinds:
         differing.append("only one of them has masks")
     if bool(first.presence) != bool(other.presence) and not differing:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.dataset import CocoDataset
+from ..data.custom import indexed_dataset
+from ..data.dataset import CocoDataset, Dataset
 from ..evaluation.coco_scores import METRICS
 from ..evaluation.intervals import MeanAndInterval
 from ..evaluation.presence import INSTANCE_METRICS, QUERIES, QUERY_METRICS
@@ -46,7 +47,7 @@ Of each category shown, the queries are the best and the worst by the F-measure 
 def write_report(
     folders: Iterable[str | os.PathLike],
     out: str | os.PathLike,
-    dataset: CocoDataset | None = None,
+    dataset: Dataset | None = None,
     *,
     limit: int = _EXAMPLES,
     threshold: float = _THRESHOLD,
@@ -56,7 +57,8 @@ def write_report(
     Args:
         folders: of finished evaluations: splits, train and novel categories, shots, in any order.
         out: folder to write to; replaces files of the same names.
-        dataset: of the evaluations, for the examples; None leaves them out. The page names missing images or records.
+        dataset: of the evaluations, also of your own class (`data.custom`), for the examples; None leaves them out. The
+            page names missing images or records.
         limit: number of examples, of all evaluations together.
         threshold: minimum score of the detections in examples.
 
@@ -84,7 +86,7 @@ def write_report(
         files.write_text(path, texts[path.name])
     files.write_json(paths[-1], _as_json(experiments), indent=1)
     paths += _write_plots(experiments, out)
-    shown = [] if dataset is None else [_examples(experiments, dataset, limit, threshold)]
+    shown = [] if dataset is None else [_examples(experiments, indexed_dataset(dataset), limit, threshold)]
     pages.write_page(out / PAGE_FILE, "Evaluation", tables.as_html(sections, out, shown))
     return [out / PAGE_FILE, *paths]
 

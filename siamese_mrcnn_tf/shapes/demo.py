@@ -29,10 +29,10 @@ UNVERIFIED = "1-shot-unverified"  # by the network's own scores
 EVALUATIONS: dict[str, dict[str, Any]] = {  # name -> settings of `protocol.evaluate`, other than DemoSettings'
     "random-boxes": {},
     "1-shot": {},
-    UNVERIFIED: {"runs": 1, "limit": 150},
-    "5-shot": {"shots": 5, "runs": 1, "limit": 150},
-    "control-present": {"control": "present", "runs": 1, "limit": 150},
-    OPEN: {"absent": 17, "runs": 1, "limit": 80},
+    UNVERIFIED: {"runs": 1, "limit": 250},
+    "5-shot": {"shots": 5, "runs": 1, "limit": 250},
+    "control-present": {"control": "present", "runs": 1, "limit": 250},
+    OPEN: {"absent": 17, "runs": 1, "limit": 100},
 }
 MIN_CONFIDENCE = 0.05  # average precision counts all scores; the threshold is for use
 
@@ -55,7 +55,7 @@ class DemoSettings:
     split: int = 1  # category split, 1..4
     stages: str = "shapes"  # recipe, "shapes" or "shapes-long"
     images: int | None = None  # number of validation scenes; None for all
-    runs: int = 2  # draws of references
+    runs: int = 3  # draws of references
 
 
 def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from ..config import Config, load_config
 from ..io import files
 from ..io.files import StrPath
+from ..weights.foreign import describe_folder
 
 RUN_FILE, CONFIG_FILE, STATE_FILE = "run.json", "config.json", "state.json"  # command, configuration, progress
 CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
@@ -47,7 +48,7 @@ def find_last_checkpoint(log_dir: StrPath) -> str:
     """Path of the `siamese_mrcnn_{epoch:04d}.h5` of the last epoch in `log_dir`; raises ValueError without one."""
     found = _checkpoints(Path(log_dir))
     if not found:
-        raise ValueError(f"{log_dir}: no checkpoint siamese_mrcnn_####.h5 in it")
+        raise ValueError(f"{log_dir}: no checkpoint siamese_mrcnn_####.h5 in it; {describe_folder(Path(log_dir))}")
     return str(found[-1])
 
 
@@ -86,6 +87,13 @@ def find_newest_run(model_dir: StrPath, experiment: str | None = None) -> Path:
         wanted = f" of EXPERIMENT {experiment}" if experiment else ""
         raise ValueError(f"{folder}: no checkpoint siamese_mrcnn_####.h5{wanted} in it or in a folder below it")
     return max(runs, key=lambda path: max(one.stat().st_mtime_ns for one in _checkpoints(path)))
+
+
+def run_in(folder: StrPath) -> Path:
+    """The run that a folder stands for: it itself, or the newest of the runs in it; itself if there are none."""
+    folder = Path(folder)
+    holds_runs = any(map(_checkpoints, folder.glob("*"))) and not _checkpoints(folder)
+    return find_newest_run(folder) if holds_runs else folder
 
 
 def run_of(weights: Path) -> Path | None:

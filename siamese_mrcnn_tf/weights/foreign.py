@@ -5,6 +5,7 @@ Only first bytes, names and the keys of JSON are looked at; nothing is unpickled
 
 import json
 import pathlib
+import shlex
 import zipfile
 
 from ..config import Config
@@ -14,6 +15,10 @@ _NO_CONVERSION = (
 )
 _PYTORCH = f"a PyTorch checkpoint: {_NO_CONVERSION}"
 _TENSORFLOW = f"a part of a TensorFlow checkpoint: {_NO_CONVERSION}"
+_SAVED_MODEL = f"a TensorFlow graph or SavedModel: {_NO_CONVERSION}"
+_INDEX = ".index"  # what TensorFlow appends to the name of a checkpoint
+_KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
+_NAMES_SHOWN = 3
 _SIGNATURES = {  # first bytes -> what it is
     b"\x89PNG": "a PNG image, which goes to --image or --reference",
     b"\xff\xd8\xff": "a JPEG image, which goes to --image or --reference",
@@ -33,7 +38,7 @@ def describe_foreign(path: pathlib.Path, head: bytes) -> str:
     if name == "checkpoint" or name.endswith((".index", ".meta")) or ".data-0" in name:
         return _TENSORFLOW
     if name.endswith(".pb"):
-        return f"a TensorFlow graph or SavedModel: {_NO_CONVERSION}"
+        return _SAVED_MODEL
     if name.endswith(".onnx"):
         return f"an ONNX model: {_NO_CONVERSION}"
     if head.startswith(b"PK"):
@@ -45,6 +50,39 @@ def describe_foreign(path: pathlib.Path, head: bytes) -> str:
         return _describe_json(path)
     known = next((what for first, what in _SIGNATURES.items() if text.startswith(first)), None)
     return known or f"not a weight file (it begins {head[:16]!r})"
+
+
+def describe_missing(path: pathlib.Path) -> str | None:
+    """What a name without a file stands for, such as that of a TensorFlow checkpoint; None for nothing."""
+    is_checkpoint = path.name and path.with_name(f"{path.name}{_INDEX}").is_file()
+    return f"the name of a TensorFlow checkpoint: {_NO_CONVERSION}" if is_checkpoint else None
+
+
+def describe_folder(folder: pathlib.Path) -> str:
+    """What to do with a folder that holds no checkpoint of a finished epoch."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    if (folder / "saved_model.pb").is_file():
+        return _SAVED_MODEL
+    if begun := sorted(folder.glob("resume_*.weights.h5")):
+        again = f"siamese-mrcnn train --resume {shlex.quote(str(folder))}"
+        return f"its first epoch is not finished: go on with {again}, or use --model {shlex.quote(str(begun[-1]))}"
+    if found := sorted((path for path in folder.iterdir() if _is_keras_file(path)), key=_age):
+        more = f" (or another of its {len(found)} weight files)" if len(found) > 1 else ""
+        return f"name the file: --model {shlex.quote(str(found[-1]))}{more}"
+    if any(folder.glob(f"*{_INDEX}")):
+        return f"it holds a TensorFlow checkpoint: {_NO_CONVERSION}"
+    names = sorted(path.name for path in folder.iterdir())
+    return f"expected a training run; it holds {', '.join(names[:_NAMES_SHOWN]) or 'nothing'}"
+
+
+def _is_keras_file(path: pathlib.Path) -> bool:
+    return path.is_file() and path.name.lower().endswith(_KERAS_SUFFIXES)
+
+
+def _age(path: pathlib.Path) -> tuple[bool, int]:
+    """Sorts weight files: the newest last, after those with optimizer state."""
+    return not path.name.endswith(".weights.h5"), path.stat().st_mtime_ns
 
 
 def _describe_zip(path: pathlib.Path) -> str:
@@ -75,6 +113,8 @@ def _describe_json(path: pathlib.Path) -> str:
         return "a configuration, which goes to --config"
     if "arguments" in keys or {"epoch", "weights"} <= keys:
         return f"a file of a training run: use its folder, --model {path.parent}"
+    if "weight_map" in keys:
+        return "the index of weights in several files: save them as one, without max_shard_size"
     if {"class_name", "config"} <= keys:
         return "the architecture of a Keras model, without weights"
     return "a JSON file, no weights"

@@ -15,6 +15,7 @@ import h5py
 
 from ..io.download import download
 from ..io.files import StrPath
+from .foreign import describe_missing
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ def find_weights(name: StrPath, checkpoints: StrPath, runs: Callable[[str], StrP
         return pathlib.Path(runs(str(path)))
     if path.is_dir():
         raise ValueError(f"{path}: a folder, expected a weight file or one of: {_known_names()}")
+    if what := describe_missing(path):
+        raise ValueError(f"{path}: {what}")
     known = f"{_stem(path.name)}.h5"
     if known not in KNOWN_FILES:
         raise ValueError(f"weights {str(name)!r}: no such file{_suggestions(path.name)} Known names: {_known_names()}")
