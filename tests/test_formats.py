@@ -1,11 +1,14 @@
 """Annotations of tools: exports of one drawn set are read as they were drawn, and every file is named as what it is."""
 
+import base64
+import io
 import json
 import logging
 
 import format_samples as samples
 import numpy as np
 import pytest
+from PIL import Image
 
 from siamese_mrcnn_tf.cli.main import main
 from siamese_mrcnn_tf.config import TinyConfig
@@ -315,3 +318,49 @@ def test_shapes_of_cvat_and_label_studio_that_are_turned(tmp_path):
     del result["original_width"], result["original_height"]  # then the image tells
     (tmp_path / "a.json").write_text(json.dumps(tasks))
     assert convert([tmp_path / "a.json"], tmp_path, tmp_path / "sizeless", progress=False) == contents
+
+
+# ---- images of one name --------------------------------------------------------------------------------------------
+def coco_folder(root, name, colour, category, image="one.png", file="instances_default.json"):
+    """A COCO tree of one image of one colour; returns its annotation file."""
+    (root / name / "annotations").mkdir(parents=True)
+    (root / name / "images").mkdir()
+    Image.new("RGB", (160, 120), colour).save(root / name / "images" / image)
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 49, 49], "area": 1200.0, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": image, "height": 120, "width": 160}],
+        "annotations": [entry | {"segmentation": [[1, 1, 50, 1, 50, 50]]}],
+        "categories": [{"id": 1, "name": category}],
+    }
+    path = root / name / "annotations" / file
+    path.write_text(json.dumps(content))
+    return path
+
+
+def colours_by_category(root):
+    dataset = load(root, "train")
+    owners = {dataset.class_names[dataset.load_mask(i)[1][0]]: i for i in range(dataset.num_images)}
+    return {name: tuple(dataset.load_image(i)[0, 0].tolist()) for name, i in owners.items()}
+
+
+def test_images_of_one_name_do_not_replace_each_other(tmp_path, caplog):
+    paths = [coco_folder(tmp_path, "a", (200, 0, 0), "red"), coco_folder(tmp_path, "b", (0, 200, 0), "green")]
+    paths.append(coco_folder(tmp_path, "c", (0, 0, 200), "blue", "one_2.png"))
+    contents = convert(paths, None, tmp_path / "out", progress=False)
+    names = [image["file_name"] for image in contents["train2017"]["images"]]
+    assert names == ["one.png", "one_3.png", "one_2.png"]
+    assert colours_by_category(tmp_path / "out") == {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
+    assert "1 images have the name of another image and are written with a number: " in caplog.text
+
+
+def test_embedded_images_of_one_name_do_not_replace_each_other(tmp_path):
+    colours = {"red": (200, 0, 0), "green": (0, 200, 0)}
+    for label, colour in colours.items():
+        buffer = io.BytesIO()
+        Image.new("RGB", (160, 120), colour).save(buffer, "PNG")
+        shape = {"label": label, "points": [[1, 1], [50, 1], [50, 50]], "shape_type": "polygon"}
+        content = {"imagePath": "one.png", "imageData": base64.b64encode(buffer.getvalue()).decode(), "shapes": [shape]}
+        (tmp_path / "in" / label).mkdir(parents=True)
+        (tmp_path / "in" / label / "one.json").write_text(json.dumps(content))
+    convert([tmp_path / "in"], None, tmp_path / "out", progress=False)
+    assert colours_by_category(tmp_path / "out") == colours

@@ -73,6 +73,21 @@ def find_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Pat
     return path, [*_image_folders(root, path, names, year), *(others if len(others) == 1 else [])]
 
 
+def image_folders(path: Path) -> list[Path]:
+    """Folders that may hold the images of an annotation file in one of these layouts, the likeliest first."""
+    root = path.parent.parent if path.parent.name == "annotations" else path.parent
+    return _image_folders(root, path, SUBSETS.get(subset_of_file(path) or "", ()), "")
+
+
+def subset_of_file(path: Path) -> str | None:
+    """The subset, train or val, that an annotation file or its folder is named after; None if it is neither or both."""
+    for name in (path.stem, path.absolute().parent.name):
+        found = {subset_of(word) for word in re.split(r"[^a-z]+", name.lower())} - {None}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
 def choose_images(path: files.StrPath, folders: Sequence[Path], content: Content) -> Path:
     """The first folder that holds one of the first images of a file; without images in any, the first that exists.
 

@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..annotations import read_annotations
+from ..layouts import choose_images, image_folders, subset_of_file
 from .common import ImportedImage, ImportedObject
 
 
 def read_coco(paths: Iterable[Path]) -> tuple[list[ImportedImage], dict[str, int]]:
     """(images, category ids by name). Masks, boxes and crowds are taken over as they are.
 
-    Categories keep their ids; where those of several files contradict each other, they are numbered by name.
+    The subset is that of the file's name, or of its folder's (`layouts.subset_of_file`). Categories keep their ids; where those of several files contradict each other, they are numbered by name.
 
     Raises:
         ValueError: names the file, the entry and the key.
@@ -28,10 +29,12 @@ def read_coco(paths: Iterable[Path]) -> tuple[list[ImportedImage], dict[str, int
             place = f"{path}: annotation {annotation['id']}"
             found = ImportedObject(place, names[annotation["category_id"]], coco=annotation)
             objects[annotation["image_id"]].append(found)
+        folder = choose_images(path, image_folders(path), content)
         for image in content["images"]:
             place, size = f"{path}: image {image['file_name']!r}", (image["height"], image["width"])
             found_objects = tuple(objects[image["id"]])
-            images.append(ImportedImage(image["file_name"], place, found_objects, folder=path.parent, size=size))
+            found_image = ImportedImage(image["file_name"], place, found_objects, folder, subset_of_file(path), size=size)
+            images.append(found_image)
     if not agree or len(set(ids.values())) < len(ids):
         ids = {name: number for number, name in enumerate(sorted(ids), start=1)}
     return images, dict(sorted(ids.items(), key=lambda item: item[1]))

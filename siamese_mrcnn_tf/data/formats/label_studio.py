@@ -34,7 +34,9 @@ from .common import (
 logger = logging.getLogger(__name__)
 
 _LABELS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels")
-_KEYPOINTS = ("keypointlabels", "keypoint")  # no area
+_PLAIN = ("polygon", "rectangle", "ellipse", "brush")  # shapes whose label is a result of its own, with the same id
+_BITMASKS = ("bitmasklabels", "bitmask")
+_WITHOUT_AREA = ("keypointlabels", "keypoint", "vectorlabels", "vector", "videorectangle", "cuboidlabels")
 _MAX_PIXELS = 2**28
 _CHANNELS = 4  # of the pixels in a brush mask; the last is the mask
 
@@ -47,22 +49,29 @@ def read_label_studio(paths: Iterable[Path], image_dir: Path | None = None) -> l
     Raises:
         ValueError: names the file, the task, the result, the key and the value.
     """
-    images, several, left_out = [], list[str](), list[str]()
+    images, several, left_out, bare = [], list[str](), list[str](), list[str]()
     for path in paths:
         tasks: Any = files.read_json(path)
         if not isinstance(tasks, list):
             raise ValueError(f"{path}: expected a list of tasks, as the export 'JSON' of Label Studio has it")
         for number, task in enumerate(tasks, 1):
-            images.append(_image(task, path, number, image_dir, several, left_out))
+            images.append(_image(task, path, number, image_dir, (several, left_out, bare)))
     if several:
         logger.warning("tasks with several annotations, of which the first is taken: %s", "; ".join(several[:5]))
-    log_left_out(left_out, "key points", "they have no area")
+    if bare:
+        words = "tasks without an annotation, or with cancelled ones alone; taken as images without objects"
+        logger.warning("%d %s: %s", len(bare), words, "; ".join(bare[:5]))
+    log_left_out(left_out, "key points, vectors, and shapes without a label", "they are no objects")
     return images
 
 
 def image_names(name: str) -> Iterable[str]:
     """Names that an image of Label Studio may have on disk: a local file, an upload, or this without its prefix."""
-    parsed = urllib.parse.urlparse(name)
+    try:
+        parsed = urllib.parse.urlparse(name)
+    except ValueError:  # an address that is none
+        yield name
+        return
     local = urllib.parse.parse_qs(parsed.query).get("d")
     yield local[0] if local else name
     last = re.split(r"[\\/]", urllib.parse.unquote(local[0] if local else parsed.path))[-1]
@@ -71,8 +80,10 @@ def image_names(name: str) -> Iterable[str]:
 
 
 def _image(
-    task: Any, path: Path, number: int, image_dir: Path | None, several: list[str], left_out: list[str]
+    task: Any, path: Path, number: int, image_dir: Path | None, told: tuple[list[str], list[str], list[str]]
 ) -> ImportedImage:
+    """The image of a task; `told` gets the places of tasks and results to warn of."""
+    several, left_out, bare = told
     place = f"{path}: task {task.get('id', number) if isinstance(task, dict) else number}"
     data = required(task, "data", dict, place)
     names = [value for value in data.values() if isinstance(value, str) and _looks_like_image(value)]
@@ -83,14 +94,19 @@ def _image(
     made = required(task, key, list, place)
     kept = [one for one in made if isinstance(one, dict) and not one.get("was_cancelled")]
     several += [place] if len(kept) > 1 else []
+    bare += [] if kept else [place]
     results = required(kept[0], "result", list, place) if kept else []
     objects = []
+    labelled = {str(result.get("id")) for result in results if isinstance(result, dict) and result.get("type") == "labels"}
     for index, result in enumerate(results, 1):
         where, kind = f"{place}, result {index}", required(result, "type", str, f"{place}, result {index}")
-        if kind in _KEYPOINTS:
+        shape = kind if kind in _LABELS else _shape_of_labels(result) if kind == "labels" else ""
+        if shape:
+            objects.append(_object(result | _missing_size(result, names[0], image_dir), kind, shape, where))
+        elif kind in _BITMASKS:
+            raise ValueError(f"{where}: type = {kind!r}, which is not read; export the project as COCO, or use a brush")
+        elif kind in (*_WITHOUT_AREA, "labels") or (kind in _PLAIN and str(result.get("id")) not in labelled):
             left_out.append(where)
-        elif kind in _LABELS:
-            objects.append(_object(result | _missing_size(result, names[0], image_dir), kind, where))
     return ImportedImage(names[0], place, tuple(objects))
 
 
@@ -107,14 +123,23 @@ def _missing_size(result: dict[str, Any], name: str, image_dir: Path | None) -> 
 
 
 def _looks_like_image(value: str) -> bool:
-    return urllib.parse.urlparse(value).path.lower().endswith(files.IMAGE_SUFFIXES) or "?d=" in value
+    return any(name.lower().endswith(files.IMAGE_SUFFIXES) for name in image_names(value)) or "?d=" in value
 
 
-def _object(result: dict[str, Any], kind: str, place: str) -> ImportedObject:
+def _shape_of_labels(result: dict[str, Any]) -> str:
+    """One of _LABELS for a result of the tag Labels, by the keys of its shape; empty for others, such as points."""
+    value = result.get("value")
+    keys = value.keys() if isinstance(value, dict) else set()
+    needed = (("points",), ("x", "y", "width", "height"), ("x", "y", "radiusX", "radiusY"), ("rle",))
+    return next((kind for kind, wanted in zip(_LABELS, needed, strict=True) if keys >= set(wanted)), "")
+
+
+def _object(result: dict[str, Any], label_key: str, kind: str, place: str) -> ImportedObject:
+    """The object of a result with a shape of a kind, one of _LABELS, and its label under a key."""
     value = required(result, "value", dict, place)
-    labels = required(value, kind, list, place)
+    labels = required(value, label_key, list, place)
     if len(labels) != 1 or not isinstance(labels[0], str):
-        raise ValueError(f"{place}: {kind} = {reprlib.repr(labels)}, expected one label")
+        raise ValueError(f"{place}: {label_key} = {reprlib.repr(labels)}, expected one label")
     keys = ("original_width", "original_height")
     width, height = (checked_number(result.get(key), f"{place}: {key}", is_size=True) for key in keys)
     scale = np.array([width, height]) / 100

@@ -24,6 +24,8 @@ from .common import (
     required,
 )
 
+_CORNERS = 4  # of a rectangle as LabelMe's oriented_rectangle and the tools after LabelMe write it
+_TURNED = ("oriented_rectangle", "rotation")  # LabelMe's name and that of X-AnyLabeling
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
@@ -84,12 +86,12 @@ def _object(shape: Any, kind: str, place: str) -> ImportedObject:
     group = shape.get("group_id")
     found: dict[str, Any] = {"group": "" if group is None else str(group), "place": place, "category": label}
     points = required(shape, "points", list, place)
-    if kind == "polygon":
+    if kind == "polygon" or kind in _TURNED or (kind == "rectangle" and len(points) == _CORNERS):
         return ImportedObject(outlines=(checked_points(points, place),), **found)
     if kind not in ("rectangle", "circle", "mask"):
-        kinds = "polygon, rectangle, circle, mask, " + ", ".join(_WITHOUT_AREA)
+        kinds = ", ".join(("polygon", "rectangle", *_TURNED, "circle", "mask", *_WITHOUT_AREA))
         raise ValueError(f"{place}: shape_type = {kind!r}, expected one of {kinds}")
-    corners = checked_points(points, place, minimum=2)
+    corners = checked_points(points, place, minimum=1 if kind == "mask" else 2)  # a mask may be one pixel
     if len(corners) != 2:
         raise ValueError(f"{place}: {kind} of {len(corners)} points, expected 2")
     if kind == "rectangle":

@@ -65,9 +65,17 @@ def _image(path: Path, folder: Path, several: bool, left_out: list[str]) -> Impo
             left_out.append(place)
         else:
             objects.append(_object(entry, kind, place))
-    name, subset = path.stem, subset_of(folder.name)
+    name, subset = _image_name(path, folder / "img"), subset_of(folder.name)
     target = f"{folder.name}/{name}" if several and subset is None else name
     return ImportedImage(name, str(path), tuple(objects), folder / "img", subset, target, size=(sides[0], sides[1]))
+
+
+def _image_name(path: Path, image_dir: Path) -> str:
+    """Name of the image of an annotation file: NAME.jpg of NAME.jpg.json, or of NAME.json as in older projects."""
+    if (image_dir / path.stem).is_file() or not image_dir.is_dir():
+        return path.stem
+    same = [file.name for file in image_dir.iterdir() if file.stem == path.stem and not files.is_companion(file)]
+    return same[0] if len(same) == 1 else path.stem
 
 
 def _object(entry: dict[str, Any], kind: str, place: str) -> ImportedObject:

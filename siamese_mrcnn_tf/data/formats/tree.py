@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +85,7 @@ def write_tree(
         if path.exists() and not options.force:
             raise ValueError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
     with tempfile.TemporaryDirectory() as spare:
-        sources = _sources(images, image_dir, options, Path(spare))
+        sources = _named_apart(_sources(images, image_dir, options, Path(spare)), parts)
         return _write(images, categories, sources, parts, out, options, description)
 
 
@@ -283,6 +284,27 @@ def _sources(
     return sources
 
 
+def _named_apart(sources: Sequence[_Source], parts: Mapping[str, list[int]]) -> list[_Source]:
+    """The sources; of those of a part with the same name all but the first have a number added to it."""
+    renamed, changes = list(sources), []
+    for chosen in parts.values():
+        taken = {sources[index].name for index in chosen}
+        seen = set[str]()
+        for index in chosen:
+            name = sources[index].name
+            if name in seen:
+                stem, suffix = os.path.splitext(name)
+                name = next(new for i in itertools.count(2) if (new := f"{stem}_{i}{suffix}") not in taken)
+                renamed[index] = dataclasses.replace(sources[index], name=name)
+                changes.append(f"{sources[index].path} as {name}")
+                taken.add(name)
+            seen.add(name)
+    if changes:
+        shown = "; ".join(changes[:_SHOWN]) + ("; ..." if len(changes) > _SHOWN else "")
+        logger.warning("%d images have the name of another image and are written with a number: %s", len(changes), shown)
+    return renamed
+
+
 def _find(image: ImportedImage, image_dir: files.StrPath | None, spare: Path) -> tuple[Path, str]:
     """(file of an image, its path in the image folder). Of a path or an address the longest last part is taken.
 
@@ -300,7 +322,8 @@ def _find(image: ImportedImage, image_dir: files.StrPath | None, spare: Path) ->
         spare.mkdir(parents=True)
         (spare / name).write_bytes(image.data)
         return spare / name, name
-    raise ValueError(f"{image.place}: no such file in {folder}: {image.name!r}")
+    advice = "; name the folder of the images with --images" if image_dir is None else ""
+    raise ValueError(f"{image.place}: no such file in {folder}: {image.name!r}{advice}")
 
 
 def _measure(path: Path, ignore_orientation: bool) -> tuple[Sequence[int], bool, str]:

@@ -6,6 +6,7 @@ colours instead of numbers list them in labelmap.txt.
 """
 
 import collections
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -16,6 +17,8 @@ from PIL import Image
 from ...io import files
 from ..layouts import subset_of
 from .common import ImportedImage, ImportedObject, parsed_number, read_xml
+
+logger = logging.getLogger(__name__)
 
 CLASSES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
@@ -45,15 +48,18 @@ def _folder(folder: Path) -> list[ImportedImage]:
     masks = {path.stem: path for path in _listed(folder / "SegmentationObject", ".png")}
     tables = {path.stem: path for path in _listed(folder / "Annotations", ".xml")}
     photos = {path.stem: path.name for path in _listed(folder / "JPEGImages", *files.IMAGE_SUFFIXES)}
-    subsets, labels, found = _subsets(folder), _labels(folder), []
+    subsets, labels, found, assumed = _subsets(folder), _labels(folder), [], list[str]()
     for stem in sorted(photos):
         if stem not in masks.keys() | tables.keys() | subsets.keys():
             continue
         boxes = _boxes(tables[stem]) if stem in tables else []
-        objects = _masks(masks[stem], boxes, labels) if stem in masks else boxes
+        objects = _masks(masks[stem], boxes, labels, assumed) if stem in masks else boxes
         place = str(masks.get(stem) or tables.get(stem) or folder / "JPEGImages" / photos[stem])
         folder_of_images, subset = folder / "JPEGImages", subsets.get(stem)
         found.append(ImportedImage(photos[stem], place, tuple(objects), folder=folder_of_images, subset=subset))
+    if assumed:
+        words = "neither labelmap.txt nor class_names.txt nor a box names their categories; those of VOC 2012 are taken"
+        logger.warning("%s: %d objects: %s, such as %s", folder, len(assumed), words, assumed[0])
     lost = sorted((masks.keys() | tables.keys()) - photos.keys())
     if lost:
         raise ValueError(f"{folder / 'JPEGImages'}: no image {lost[0]} (nor {len(lost) - 1} more that are annotated)")
@@ -81,8 +87,12 @@ def _subsets(folder: Path) -> dict[str, str]:
 
 
 def _labels(folder: Path) -> dict[Colour, str]:
-    """Category by the colour or the number of its pixels."""
-    labels: dict[Colour, str] = {(number,): name for number, name in enumerate(CLASSES, 1)}
+    """Category by the colour or the number of its pixels, as the folder lists them; empty if it does not."""
+    labels: dict[Colour, str] = {}
+    path = folder / "class_names.txt"  # of LabelMe's labelme2voc: a name a line, the first of the background
+    if path.is_file():
+        names = [line.strip() for line in files.read_text(path).splitlines() if line.strip() != "__ignore__"]
+        labels = {(number,): name for number, name in enumerate(names) if number and name}
     path = folder / "labelmap.txt"
     if path.is_file():  # name:red,green,blue:parts:actions
         lines = [line for line in files.read_text(path).splitlines() if line and not line.startswith("#")]
@@ -116,8 +126,14 @@ def _box(element: Element, place: str) -> tuple[float, float, float, float]:
     return x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1
 
 
-def _masks(path: Path, boxes: list[ImportedObject], labels: dict[Colour, str]) -> list[ImportedObject]:
-    """The objects of an image's masks: the category is that of most of their pixels, or of the box that fits best."""
+def _masks(
+    path: Path, boxes: list[ImportedObject], labels: dict[Colour, str], assumed: list[str]
+) -> list[ImportedObject]:
+    """The objects of an image's masks: the category is that of most of their pixels, or of the box that fits best.
+
+    Objects whose category has neither are named in `assumed`: it is that of their number in VOC 2012.
+    """
+    standard: dict[Colour, str] = {(number,): name for number, name in enumerate(CLASSES, 1)}
     objects, found = _pixels(path), []
     classes_path = path.parent.parent / "SegmentationClass" / path.name
     classes = _pixels(classes_path) if classes_path.is_file() else None
@@ -131,6 +147,9 @@ def _masks(path: Path, boxes: list[ImportedObject], labels: dict[Colour, str]) -
         mask, place = owners == number, f"{path}: object {colour}"
         category = "" if classes is None else _category(classes[mask], labels)
         category = category or _category_of_box(mask, boxes)
+        if not category and not labels and classes is not None:
+            category = _category(classes[mask], standard)
+            assumed += [place] if category else []
         if not category:
             raise ValueError(f"{place}: no category, neither in SegmentationClass with labelmap.txt nor in Annotations")
         found.append(ImportedObject(place, category, mask=mask))

@@ -13,7 +13,7 @@ import yaml
 
 from ...io import files
 from ...io.images import read_image
-from ..layouts import SUBSETS, subset_of
+from ..layouts import SUBSETS, find_image, subset_of
 from .common import ImportedImage, ImportedObject
 
 _BOX = 5  # numbers of a line
@@ -46,12 +46,12 @@ def _dataset(path: Path, image_dir: Path | None, names: list[str] | None) -> lis
     root = path.parent if path.is_file() else path
     content = {} if described is None else _read_yaml(described)
     categories = _names(content.get("names"), described, root, names)
-    folders = _folders(content, root)
+    folders = _places(content, root, described)
     images = []
-    for subset, folder in folders:
-        taken = image_dir or folder
-        listed = sorted(entry for entry in taken.rglob("*") if entry.suffix.lower() in files.IMAGE_SUFFIXES)
-        for file in (entry for entry in listed if not files.is_companion(entry)):
+    for subset, place in folders:
+        taken, listed = _image_files(place, root, image_dir)
+        folder = place if place.is_dir() else taken
+        for file in listed:
             labels = _labels_of(file, taken, folder)
             name = file.relative_to(taken).as_posix()
             objects = _objects(labels, file, categories) if labels.is_file() else ()
@@ -81,8 +81,8 @@ def _names(found: Any, path: Path | None, root: Path, given: list[str] | None) -
     """Categories by number, of the YAML file, of classes.txt, or as given."""
     if isinstance(found, list):
         return {number: str(name) for number, name in enumerate(found)}
-    if isinstance(found, dict) and all(type(number) is int for number in found):
-        return {number: str(name) for number, name in found.items()}
+    if isinstance(found, dict) and all(str(number).isdecimal() for number in found):
+        return {int(number): str(name) for number, name in found.items()}
     if found is not None:
         raise ValueError(f"{path}: names = {str(found)[:60]}, expected a list, or a dict by number")
     for place in (root / "classes.txt", root / "labels" / "classes.txt"):
@@ -93,14 +93,23 @@ def _names(found: Any, path: Path | None, root: Path, given: list[str] | None) -
     return dict(enumerate(given))
 
 
-def _folders(content: dict[str, Any], root: Path) -> list[tuple[str | None, Path]]:
-    """(subset or None, image folder), in the order of the YAML file or of the folders."""
+def _places(content: dict[str, Any], root: Path, described: Path | None) -> list[tuple[str | None, Path]]:
+    """(subset or None, folder or list of images), in the order of the YAML file or of the folders.
+
+    A YAML file none of whose folders is there, as one from another machine, is passed over; one that is there in part
+    is an error.
+    """
     base = root / str(content.get("path") or "")
     found: list[tuple[str | None, Path]] = []
+    missing = []
     for key in ("train", "val", "valid"):
         for part in _listed(content.get(key)):
             tries = (base / part, root / part, root / part.removeprefix("../"), Path(part))
-            found += [(subset_of(key), folder) for folder in [one for one in tries if one.is_dir()][:1]]
+            there = [one for one in tries if one.is_dir() or (one.is_file() and one.suffix.lower() == ".txt")]
+            found += [(subset_of(key), place) for place in there[:1]]
+            missing += [] if there else [f"{key} = {part!r}"]
+    if found and missing:
+        raise ValueError(f"{described}: {missing[0]}: no such folder, and no list of images (.txt)")
     if found:
         return found
     for name in (*SUBSETS["train"], *SUBSETS["val"]):
@@ -111,6 +120,22 @@ def _folders(content: dict[str, Any], root: Path) -> list[tuple[str | None, Path
     return found or whole[:1]
 
 
+def _image_files(place: Path, root: Path, image_dir: Path | None) -> tuple[Path, list[Path]]:
+    """(folder, image files below it) of a folder or of a text file that lists images, a path a line."""
+    if place.is_dir():
+        folder = image_dir or place
+        found = sorted(entry for entry in folder.rglob("*") if entry.suffix.lower() in files.IMAGE_SUFFIXES)
+        return folder, [entry for entry in found if not files.is_companion(entry)]
+    folder, listed = image_dir or root, []
+    for number, line in enumerate(files.read_text(place).splitlines(), 1):
+        if line.strip():
+            name = find_image(line.strip(), folder)
+            if name is None:
+                raise ValueError(f"{place}: line {number}: {line.strip()!r}: no such file in {folder}")
+            listed.append(files.inside(folder, name))
+    return folder, listed
+
+
 def _listed(value: Any) -> list[str]:
     return [] if value is None else [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
@@ -118,10 +143,10 @@ def _listed(value: Any) -> list[str]:
 def _labels_of(file: Path, taken: Path, folder: Path) -> Path:
     """The label file of an image: beside it, or in labels/ in place of the last images/ of its path."""
     inside = file.relative_to(taken).with_suffix(".txt")
-    parts = list(folder.parts)
+    parts = [*folder.parts, *inside.parts]
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-        return Path(*parts) / inside
+        return Path(*parts)
     beside = folder / inside
     return beside if beside.is_file() else folder / "labels" / inside
 
