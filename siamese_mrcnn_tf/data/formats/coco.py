@@ -11,7 +11,8 @@ from .common import ImportedImage, ImportedObject
 def read_coco(paths: Iterable[Path]) -> tuple[list[ImportedImage], dict[str, int]]:
     """(images, category ids by name). Masks, boxes and crowds are taken over as they are.
 
-    The subset is that of the file's name, or of its folder's (`layouts.subset_of_file`). Categories keep their ids; where those of several files contradict each other, they are numbered by name.
+    The subset is that of the file's name, or of its folder's (`layouts.subset_of_file`). Categories keep their ids;
+    where those of several files contradict each other, they are numbered by name.
 
     Raises:
         ValueError: names the file, the entry and the key.
@@ -33,7 +34,9 @@ def read_coco(paths: Iterable[Path]) -> tuple[list[ImportedImage], dict[str, int
         for image in content["images"]:
             place, size = f"{path}: image {image['file_name']!r}", (image["height"], image["width"])
             found_objects = tuple(objects[image["id"]])
-            found_image = ImportedImage(image["file_name"], place, found_objects, folder, subset_of_file(path), size=size)
+            found_image = ImportedImage(
+                image["file_name"], place, found_objects, folder, subset_of_file(path), size=size
+            )
             images.append(found_image)
     if not agree or len(set(ids.values())) < len(ids):
         ids = {name: number for number, name in enumerate(sorted(ids), start=1)}

@@ -97,7 +97,9 @@ def _image(
     bare += [] if kept else [place]
     results = required(kept[0], "result", list, place) if kept else []
     objects = []
-    labelled = {str(result.get("id")) for result in results if isinstance(result, dict) and result.get("type") == "labels"}
+    labelled = {
+        str(result.get("id")) for result in results if isinstance(result, dict) and result.get("type") == "labels"
+    }
     for index, result in enumerate(results, 1):
         where, kind = f"{place}, result {index}", required(result, "type", str, f"{place}, result {index}")
         shape = kind if kind in _LABELS else _shape_of_labels(result) if kind == "labels" else ""

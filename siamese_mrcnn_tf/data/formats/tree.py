@@ -301,7 +301,9 @@ def _named_apart(sources: Sequence[_Source], parts: Mapping[str, list[int]]) -> 
             seen.add(name)
     if changes:
         shown = "; ".join(changes[:_SHOWN]) + ("; ..." if len(changes) > _SHOWN else "")
-        logger.warning("%d images have the name of another image and are written with a number: %s", len(changes), shown)
+        logger.warning(
+            "%d images have the name of another image and are written with a number: %s", len(changes), shown
+        )
     return renamed
 
 
