@@ -364,3 +364,19 @@ def test_embedded_images_of_one_name_do_not_replace_each_other(tmp_path):
         (tmp_path / "in" / label / "one.json").write_text(json.dumps(content))
     convert([tmp_path / "in"], None, tmp_path / "out", progress=False)
     assert colours_by_category(tmp_path / "out") == colours
+
+
+def test_coco_files_keep_their_subsets_and_find_their_images(tmp_path):
+    first = coco_folder(tmp_path, "a", (200, 0, 0), "bolt", file="instances_train2017.json")
+    second = tmp_path / "valid" / "images" / "_annotations.coco.json"  # beside the images, as Roboflow has it
+    coco_folder(tmp_path, "valid", (0, 200, 0), "bolt").rename(second)
+    (tmp_path / "r").mkdir()
+    second = (tmp_path / "valid" / "images").rename(tmp_path / "r" / "valid") / second.name
+    found = convert([first, second], None, tmp_path / "out", progress=False)
+    assert {name: len(content["images"]) for name, content in found.items()} == {"train2017": 1, "val2017": 1}
+    images = tmp_path / "elsewhere"
+    (tmp_path / "a" / "images").rename(images)
+    assert list(convert([first], images, tmp_path / "again", progress=False)) == ["train2017"]
+    assert list(convert([first], images, tmp_path / "third", subset="val", progress=False)) == ["val2017"]
+    with pytest.raises(ValueError, match=r"instances_train2017.json: no such image folder"):
+        convert([first], None, tmp_path / "fourth", progress=False)

@@ -8,11 +8,12 @@ from ..layouts import choose_images, image_folders, subset_of_file
 from .common import ImportedImage, ImportedObject
 
 
-def read_coco(paths: Iterable[Path]) -> tuple[list[ImportedImage], dict[str, int]]:
+def read_coco(paths: Iterable[Path], image_dir: Path | None = None) -> tuple[list[ImportedImage], dict[str, int]]:
     """(images, category ids by name). Masks, boxes and crowds are taken over as they are.
 
-    The subset is that of the file's name, or of its folder's (`layouts.subset_of_file`). Categories keep their ids;
-    where those of several files contradict each other, they are numbered by name.
+    Without an image folder, images are where the layouts of annotation tools have them (`layouts.image_folders`). The
+    subset is that of the file's name, or of its folder's (`layouts.subset_of_file`). Categories keep their ids; where
+    those of several files contradict each other, they are numbered by name.
 
     Raises:
         ValueError: names the file, the entry and the key.
@@ -30,7 +31,7 @@ def read_coco(paths: Iterable[Path]) -> tuple[list[ImportedImage], dict[str, int
             place = f"{path}: annotation {annotation['id']}"
             found = ImportedObject(place, names[annotation["category_id"]], coco=annotation)
             objects[annotation["image_id"]].append(found)
-        folder = choose_images(path, image_folders(path), content)
+        folder = image_dir or choose_images(path, image_folders(path), content)
         for image in content["images"]:
             place, size = f"{path}: image {image['file_name']!r}", (image["height"], image["width"])
             found_objects = tuple(objects[image["id"]])

@@ -186,7 +186,7 @@ def _via(paths: list[Path], told: ReaderOptions) -> Read:
 
 
 _READERS: dict[str, Callable[[list[Path], ReaderOptions], Read]] = {
-    "COCO": lambda paths, _: read_coco(paths),
+    "COCO": lambda paths, told: read_coco(paths, told.image_dir),
     "LabelMe": lambda paths, _: (read_labelme(paths), None),
     "CVAT": lambda paths, _: (read_cvat(paths), None),
     "Label Studio": lambda paths, told: (read_label_studio(paths, told.image_dir), None),
