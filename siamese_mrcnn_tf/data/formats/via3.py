@@ -1,11 +1,14 @@
 """Projects of VIA 3, as regions of VIA 2.
 
-The format is that of gitlab.com/vgg/via, `via-3.x.y/src/js/_via_metadata.js` and `_via_attribute.js`.
+The format is that of gitlab.com/vgg/via, `via-3.x.y/src/js/_via_metadata.js` and `_via_attribute.js`. Extreme
+rectangles and circles are stored by the points that were clicked on their edges (`_via_file_annotator.js`).
 """
 
 import reprlib
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .common import checked_number, required
 from .via import AnnotatedImage, Region
@@ -18,10 +21,12 @@ _SHAPES = {  # VIA 3's numbers: VIA 2's name and keys
     5: ("polyline", ()),
     6: ("polyline", ()),
     7: ("polygon", ()),
-    8: ("rect", ("x", "y", "width", "height")),
-    9: ("circle", ("cx", "cy", "r")),
+    8: ("rect", ()),
+    9: ("circle", ()),
 }
+_EXTREME_POINTS = {8: 4, 9: 3}  # points on the edge of a rectangle, or of a circle
 _LINE = 5
+_MIN_TURN = 1e-6  # square pixels between two chords of a circle; on one line they have none
 _IMAGE_FILE = 2  # type of a file
 _CHECKBOX, _CHOICES = 2, (3, 4)  # types of attributes: several options, one of several
 
@@ -67,7 +72,13 @@ def _region(entry: dict[str, Any], numbers: list[Any], attributes: dict[str, Any
     if kind == _LINE:
         name = "point"  # as little area
     shape: dict[str, Any] = {"name": name}
-    if keys:
+    if kind in _EXTREME_POINTS:
+        if len(values) != 2 * _EXTREME_POINTS[kind]:
+            expected = f"{_EXTREME_POINTS[kind]} points (x, y) on the edge of a {name}"
+            raise ValueError(f"{place}: xy = {reprlib.repr(numbers)}, expected {expected}")
+        points = np.array(values).reshape(-1, 2)
+        shape |= _rectangle_around(points) if name == "rect" else _circle_through(points, place)
+    elif keys:
         if len(values) != len(keys):
             raise ValueError(f"{place}: xy = {reprlib.repr(numbers)}, expected {', '.join(keys)} of a {name}")
         shape |= dict(zip(keys, values, strict=True))
@@ -76,6 +87,21 @@ def _region(entry: dict[str, Any], numbers: list[Any], attributes: dict[str, Any
     given = required(entry, "av", dict, place) if entry.get("av") is not None else {}
     known = {key: value for key, value in given.items() if isinstance(attributes.get(key), dict)}
     return Region(place, shape, dict(_attribute(attributes[key], value, place) for key, value in known.items()))
+
+
+def _rectangle_around(points: np.ndarray) -> dict[str, float]:
+    (x, y), (width, height) = points.min(axis=0).tolist(), np.ptp(points, axis=0).tolist()
+    return {"x": x, "y": y, "width": width, "height": height}
+
+
+def _circle_through(points: np.ndarray, place: str) -> dict[str, float]:
+    """The circle through three points [3, (x, y)]: its centre is as far from the first as from the others."""
+    chords = points[1:] - points[0]
+    if abs(np.linalg.det(chords)) < _MIN_TURN:
+        raise ValueError(f"{place}: xy = {points.ravel().tolist()}, expected three points that are not on one line")
+    centre = np.linalg.solve(2 * chords, (chords**2).sum(axis=1))
+    cx, cy = (points[0] + centre).tolist()
+    return {"cx": cx, "cy": cy, "r": float(np.linalg.norm(centre))}
 
 
 def _attribute(attribute: dict[str, Any], value: Any, place: str) -> tuple[str, Any]:
