@@ -48,7 +48,7 @@ def test_missing_keys(tmp_path, content, section, key):
     [
         ("images", "id", "7", "expected int"),
         ("images", "id", -1, "not negative"),
-        ("images", "id", 2**70, "not negative"),
+        ("images", "id", 2**63, "not negative"),
         ("images", "id", True, "expected int"),
         ("images", "id", 10, "another entry has the same"),
         ("images", "height", 0, "a size in pixels"),

@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and named in errors."""
 
+import gc
 import hashlib
 import json
 import os
@@ -122,3 +123,25 @@ def test_companions_of_images(name):
 @pytest.mark.parametrize("name", ["IMG_1.jpg", "a/_IMG.jpg", ".folder/IMG_1.jpg", "../IMG_1.jpg", "thumbs.png"])
 def test_images_are_no_companions(name):
     assert not files.is_companion(name)
+
+
+def test_read_json_takes_what_the_standard_library_takes(tmp_path):
+    path = tmp_path / "numbers.json"
+    path.write_text('{"a": [NaN, Infinity], "b": "\\ud800", "c": 1e400}')
+    content = files.read_json(path)
+    assert np.isnan(content["a"][0]) and content["a"][1] == content["c"] == float("inf")
+    assert content["b"] == "\ud800"
+
+
+def test_the_collector_is_paused_and_enabled_again():
+    with pytest.raises(ValueError, match="inside"), files.collector_paused():
+        assert not gc.isenabled()
+        raise ValueError("inside")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with files.collector_paused():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -203,6 +203,8 @@ class _Section:
     def repeated(self) -> list[int]:
         """Indices of the entries whose id an earlier entry has."""
         ids = [entry.get("id") if isinstance(entry, dict) else None for entry in self.entries]
+        if set(map(type, ids)) == {int} and len(set(ids)) == len(ids):
+            return []
         if len(set(map(repr, ids))) == len(ids):
             return []
         first = {repr(i): index for index, i in reversed(list(enumerate(ids)))}
@@ -264,7 +266,8 @@ def _has_id(entry: Any) -> bool:
 
 def _check_ids(section: _Section) -> None:
     ids = section.column("id", (int,))
-    section.require("id", ids, lambda i: 0 <= i < 2**63, "a number that is not negative")
+    fine = min(ids, default=0) >= 0 and max(ids, default=0) < 2**63
+    section.require("id", ids, lambda i: 0 <= i < 2**63, "a number that is not negative", fine=fine)
 
 
 def _unique(section: _Section, repeated: list[int] | None = None) -> None:
@@ -289,9 +292,10 @@ def _check_boxes(section: _Section) -> None:
     boxes = section.column("bbox", (list,))
     expected = "[x, y, width, height] in pixels"
     section.require("bbox", boxes, lambda box: _are_boxes([box]), expected, fine=_are_boxes(boxes))
-    for index, box in enumerate(boxes):
-        if max(box) <= 1 and section.entries[index].get("segmentation") == [] and _are_shares(box):
-            section.refuse(index, "bbox", box, f"{expected}; these are shares of the image, 0..1")
+    bare = [index for index, entry in enumerate(section.entries) if entry.get("segmentation") == []]
+    wrong = next((index for index in bare if max(boxes[index]) <= 1 and _are_shares(boxes[index])), None)
+    if wrong is not None:
+        section.refuse(wrong, "bbox", boxes[wrong], f"{expected}; these are shares of the image, 0..1")
 
 
 def _are_shares(values: Sequence[float]) -> bool:
@@ -320,7 +324,7 @@ def _in_range(values: Iterable[float], minimum: float) -> bool:
 def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None:
     shapes = section.column("segmentation", (list, dict))
     parts = list(itertools.chain.from_iterable(shape for shape in shapes if type(shape) is list))
-    fine = set(map(type, parts)) <= {list} and not any(len(part) % 2 for part in parts)
+    fine = set(map(type, parts)) <= {list} and not any(length % 2 for length in set(map(len, parts)))
     fine = fine and not {type(part[0]) for part in parts if part} & {list, dict}
     section.require("segmentation", shapes, _are_polygons, "polygons [[x, y, x, y, ...], ...]", fine=fine)
     for index, shape in enumerate(shapes):
@@ -331,7 +335,8 @@ def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None
             fits = size == image or entry["iscrowd"]  # a crowd's may have a size of its own
             if not (fits and _are_counts(size) and len(size or []) == 2 and is_rle(shape, size or [])):
                 section.refuse(index, "segmentation", shape, f"an RLE of its image's size {image}")
-    if any(map(_is_share_polygon, parts)):
+    small = [part for part in parts if len(part) >= MIN_POLYGON and type(part[0]) in _NUMBER and part[0] <= 1]
+    if any(map(_is_share_polygon, small)):
         found = (type(shape) is list and any(map(_is_share_polygon, shape)) for shape in shapes)
         index = next(i for i, is_wrong in enumerate(found) if is_wrong)
         section.refuse(index, "segmentation", shapes[index], "polygons in pixels; these are shares of the image, 0..1")
@@ -351,7 +356,7 @@ def _is_polygon(part: Any) -> bool:
 
 
 def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, list) and set(map(type, values)) <= {int} and min(values, default=0) >= 0
 
 
 def _run_lengths(text: bytes) -> np.ndarray:

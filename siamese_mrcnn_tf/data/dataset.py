@@ -145,6 +145,7 @@ class CocoDataset(Dataset):
         self.listed: dict[str, list[str]] = {}  # image folder -> paths of all images of its annotation files
         self._warns_of_tags = True  # as images are read: the set is too large for `prepare`
 
+    @files.collector_paused()
     def load_coco(
         self,
         dataset_dir: files.StrPath,
@@ -346,6 +347,7 @@ class IndexedCocoDataset(CocoDataset):
         self.image_category_index: list[list[int]] = []  # by image id: classes with an instance that is not a crowd
         self.category_image_index: list[np.ndarray] = []  # by class id (0 has none): image ids [n], ascending
 
+    @files.collector_paused()
     def build_indices(self) -> None:
         """Fill `image_category_index` and `category_image_index`."""
         if self.num_images != len(self.image_info):

@@ -71,7 +71,7 @@ def plain_polygons(annotations: Sequence[Entry]) -> list[Entry]:
     missing segmentation becomes an empty one. What is not understood stays as it is.
     """
     changed = []
-    for annotation in annotations:
+    for annotation in _with_other_shapes(annotations):
         shape = annotation.get("segmentation", [])
         if "segmentation" not in annotation:
             annotation["segmentation"] = shape
@@ -144,6 +144,17 @@ def repair(
 
 
 # ---- forms of polygons ---------------------------------------------------------------------------------------------
+def _with_other_shapes(annotations: Sequence[Entry]) -> Sequence[Entry]:
+    """The annotations whose segmentation may be no list of polygons; none if the whole column is plain."""
+    shapes = [annotation.get("segmentation") for annotation in annotations]
+    lists = [shape for shape in shapes if type(shape) is list]
+    parts = list(itertools.chain.from_iterable(lists))
+    is_plain = set(map(type, parts)) <= {list} and min(map(len, parts), default=4) > 3 and all(lists)
+    if is_plain and {type(part[0]) for part in parts} <= set(_NUMBER):
+        return [annotation for annotation, shape in zip(annotations, shapes, strict=True) if shape is None]
+    return annotations
+
+
 def _is_plain(shape: list[Any]) -> bool:
     return bool(shape) and all(type(part) is list and len(part) > 3 and type(part[0]) in _NUMBER for part in shape)
 
@@ -318,7 +329,7 @@ def _polygon_extents(annotations: Sequence[Entry], sizes: dict[int, tuple[int, i
     np.minimum.at(edges[:, :2], owners, low)
     np.maximum.at(edges[:, 2:], owners, high)
     total = np.bincount(owners, areas, minlength=len(annotations))
-    far_corner = np.array([sizes[annotation["image_id"]][::-1] for annotation in annotations], float)
+    far_corner = np.array([sizes[annotation["image_id"]] for annotation in annotations], float)[:, ::-1]
     first, last = np.clip(edges[:, :2], 0, far_corner), np.clip(edges[:, 2:], 0, far_corner)
     with np.errstate(invalid="ignore"):
         sure = (total >= 1) & (last - first >= 1).all(axis=1) & (np.abs(edges) < _MAX_COORDINATE).all(axis=1)

@@ -4,8 +4,10 @@ The program writes every file through `atomic_path`: a reader never sees half a 
 file as it was. Errors name the file.
 """
 
+import codecs
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -14,10 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 StrPath = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_MANY_OBJECTS = 200_000  # created while the garbage collector is paused; the collector ignores them afterwards
 
 
 @contextlib.contextmanager
@@ -70,12 +75,7 @@ def read_text(path: StrPath) -> str:
     Raises:
         ValueError: the file cannot be read, or is not UTF-8 text.
     """
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}") from error
+    return _decoded(path, _read_bytes(path))
 
 
 def read_json(path: StrPath) -> Any:
@@ -84,12 +84,46 @@ def read_json(path: StrPath) -> Any:
     Raises:
         ValueError: the file cannot be read, or is not JSON; names the line.
     """
-    try:
-        return json.loads(read_text(path))
+    content = _read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    with collector_paused(), contextlib.suppress(orjson.JSONDecodeError):
+        return orjson.loads(content)
+    try:  # the standard library takes more, such as NaN, and says where it stops
+        return json.loads(_decoded(path, content))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg})") from error
     except RecursionError as error:
         raise ValueError(f"{path}: JSON nested too deeply") from error
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Context without garbage collection, which would look at millions of new objects again and again.
+
+    Objects that are made here are no garbage: if they are many, the collector ignores them from then on.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            if gc.get_count()[0] > _MANY_OBJECTS:
+                gc.freeze()
+            gc.enable()
+
+
+def _read_bytes(path: StrPath) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _decoded(path: StrPath, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}") from error
 
 
 def writable_folder(path: StrPath) -> Path:
