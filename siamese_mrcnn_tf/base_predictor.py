@@ -21,6 +21,7 @@ from .data.embeddings import ReferenceEmbedding
 from .ops.anchors import pyramid_anchors
 from .ops.boxes import norm_boxes
 from .ops.similarity import Verification, views_of
+from .weights.thresholds import Calibration
 
 _log = logging.getLogger(__name__)
 _CROPS_AT_ONCE = 32  # crops encoded in one batch
@@ -85,6 +86,22 @@ class BasePredictor:
     def verifies(self) -> bool:
         """Whether finds are verified."""
         return self.config.VERIFY_DETECTIONS and self._verification is not None
+
+    def take(self, calibration: Calibration | None) -> None:
+        """Use what `calibrate` found for the weights, where the configuration leaves it open.
+
+        That is its verification, unless there is one, and its threshold where the configuration has the default
+        DETECTION_MIN_CONFIDENCE.
+        """
+        if calibration is None:
+            return
+        changes: dict[str, Any] = {}
+        if self.config.DETECTION_MIN_CONFIDENCE == Config.DETECTION_MIN_CONFIDENCE:
+            changes["DETECTION_MIN_CONFIDENCE"] = calibration.threshold
+        if self._verification is None and calibration.verification is not None:
+            self._verification, changes["VERIFY_DETECTIONS"] = calibration.verification, True
+        self.config = self.config.replace(**changes)
+        _log.info("%s", calibration.summary())
 
     @property
     def _levels(self) -> int:
@@ -207,12 +224,12 @@ class BasePredictor:
         rows, minimum = verified["mrcnn_detection"], self.config.DETECTION_MIN_CONFIDENCE
         for index, found in enumerate(rows):  # finds that stay below the minimum, however similar, are not encoded
             scores = found[: np.count_nonzero(found[:, 4]), 5]
-            _keep(verified, index, np.flatnonzero(verification.can_reach(scores, minimum)))
+            keep_detections(verified, index, np.flatnonzero(verification.can_reach(scores, minimum)))
         for index, similarities in enumerate(self.similarities(scenes, verified, references)):
             count, known = len(similarities), np.flatnonzero(np.isfinite(similarities))
             rows[index, known, 5] = verification.rescore(rows[index, known, 5], similarities[known])
             order = np.argsort(-rows[index, :count, 5], kind="stable")
-            _keep(verified, index, order[rows[index, order, 5] >= minimum])
+            keep_detections(verified, index, order[rows[index, order, 5] >= minimum])
         return verified
 
     def similarities(
@@ -260,7 +277,7 @@ class BasePredictor:
         return results
 
 
-def _keep(outputs: Arrays, index: int, chosen: np.ndarray) -> None:
+def keep_detections(outputs: Arrays, index: int, chosen: np.ndarray) -> None:
     """Keep these detections [n] of one scene in `outputs`, in this order, and fill up with zeros."""
     for name in {"mrcnn_detection", "mrcnn_mask"} & set(outputs):
         kept = outputs[name][index, chosen]

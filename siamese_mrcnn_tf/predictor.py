@@ -8,7 +8,6 @@
 them. These steps are in `base_predictor`; the network behind them is here.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -22,8 +21,6 @@ from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
 from .modeling import network
 from .ops.similarity import Verification
 from .weights import loading, thresholds
-
-_log = logging.getLogger(__name__)
 
 PathLike: TypeAlias = str | Path
 
@@ -65,25 +62,13 @@ class SiamesePredictor(BasePredictor):
                 info = loading.identify_file(weights)
                 way = f"\n{info.use(weights)}" if info.kind in ("matterport", "backbone") else ""
                 raise ValueError(f"{weights}: cannot detect, {missing}{way}")
-            self._take(thresholds.find_thresholds(weights) if calibrated else None)
+            self.take(thresholds.find_thresholds(weights) if calibrated else None)
             if self.config.VERIFY_DETECTIONS and self._verification is None:
                 self._verification = thresholds.find_verification(weights)
         parts = network.build_parts(self._detection_config(), self.layers)
         self._encode_scene = compiled(parts.scene_encoder)
         self._encode_reference = compiled(parts.reference_encoder)
         self._detect = compiled(parts.detector)
-
-    def _take(self, calibration: thresholds.Calibration | None) -> None:
-        """Use what `calibrate` found for the weights, where the configuration leaves it open."""
-        if calibration is None:
-            return
-        changes: dict[str, Any] = {}
-        if self.config.DETECTION_MIN_CONFIDENCE == Config.DETECTION_MIN_CONFIDENCE:
-            changes["DETECTION_MIN_CONFIDENCE"] = calibration.threshold
-        if self._verification is None and calibration.verification is not None:
-            self._verification, changes["VERIFY_DETECTIONS"] = calibration.verification, True
-        self.config = self.config.replace(**changes)
-        _log.info("%s", calibration.summary())
 
     def _verifies_changed(self) -> None:
         self._detect = compiled(network.build_detector(self._detection_config(), self.layers))
