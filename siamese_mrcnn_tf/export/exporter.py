@@ -12,7 +12,7 @@ import numpy as np
 from ..config import Config
 from ..io.files import StrPath, atomic_folder, checksum
 from ..modeling import network
-from ..predictor import SiamesePredictor
+from ..predictor import PathLike, SiamesePredictor
 from ..runtime.manifest import (
     NAME,
     NETWORK,
@@ -44,7 +44,7 @@ def export_network(
     *,
     image: np.ndarray,
     references: Sequence[np.ndarray],
-    weights: StrPath | None = None,
+    weights: PathLike | None = None,
     layers: network.SharedLayers | None = None,
     replace: bool = False,
     progress: Callable[[str], None] = _log.info,

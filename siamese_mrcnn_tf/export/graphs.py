@@ -81,7 +81,7 @@ def build_graphs(config: Config, layers: network.SharedLayers, *, shots: int = 1
     height, width = config.IMAGE_SHAPE[:2]
     image, reference = [1, height, width, 3], [1, *config.TARGET_SHAPE]
     maps = {f"scene_{name}": [1, *_static(shape)] for name, shape in _map_shapes(parts).items()}
-    given = {
+    about = {
         "input_image_meta": [1, config.IMAGE_META_SIZE],
         "input_anchors": [1, len(pyramid_anchors(config, config.IMAGE_SHAPE)), 4],
     }
@@ -94,9 +94,12 @@ def build_graphs(config: Config, layers: network.SharedLayers, *, shots: int = 1
         return detect(*scene, mean, image_meta, anchors)
 
     models = [parts.scene_encoder, parts.reference_encoder, parts.detector]
-    inputs = [{"input_image": image}, {"input_references": reference}, maps | embedding | given]
-    graphs = [Graph(*each, [model]) for *each, model in zip(PARTS, inputs, functions, models, strict=True)]
-    whole = {"input_image": image, "input_references": [1, shots, *config.TARGET_SHAPE], **given}
+    inputs = [{"input_image": image}, {"input_references": reference}, maps | embedding | about]
+    graphs = [
+        Graph(name, given, function, [model])
+        for name, given, function, model in zip(PARTS, inputs, functions, models, strict=True)
+    ]
+    whole = {"input_image": image, "input_references": [1, shots, *config.TARGET_SHAPE], **about}
     return {graph.name: graph for graph in [*graphs, Graph(NETWORK, whole, run_network, models)]}
 
 

@@ -6,7 +6,6 @@ detections = predictor.detect([crop])
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -66,7 +65,7 @@ def open_predictor(
     folder: StrPath,
     runtime: str | None = None,
     *,
-    settings: dict[str, Any] | None = None,
+    config: Config | None = None,
     calibrated: bool = True,
 ) -> RuntimePredictor:
     """The predictor over an exported folder.
@@ -75,7 +74,7 @@ def open_predictor(
         folder: written by `siamese-mrcnn export`.
         runtime: "onnx", "openvino" or "tensorflow"; None takes the first of RUNTIMES that was exported and is
             installed.
-        settings: of the configuration, to replace; FREE_SETTINGS only.
+        config: in place of the exported configuration; FREE_SETTINGS may differ from it.
         calibrated: use the threshold file in the folder, as `SiamesePredictor` does.
 
     Raises:
@@ -85,7 +84,7 @@ def open_predictor(
     manifest = read_export(folder)
     runtime = choose_runtime(folder, manifest, runtime)
     check_files(folder, manifest, RUNTIMES[runtime])
-    config = exported_config(folder, manifest, settings or {})
+    config = check_config(folder, manifest, config or manifest.config)
     parts = {
         name: open_session(runtime, model_path(folder, RUNTIMES[runtime], name), manifest.interfaces[name])
         for name in PARTS
@@ -117,12 +116,11 @@ def choose_runtime(folder: StrPath, manifest: Manifest, runtime: str | None) -> 
     return runtime
 
 
-def exported_config(folder: StrPath, manifest: Manifest, settings: dict[str, Any]) -> Config:
-    """The configuration of an exported network with other settings; ValueError for one that is part of the network."""
+def check_config(folder: StrPath, manifest: Manifest, config: Config) -> Config:
+    """`config`, once it is known to fit the exported network; ValueError for a setting that is part of the network."""
     stored = manifest.config.to_dict()
-    config = manifest.config.replace(**settings)
     for name, value in config.to_dict().items():
-        if name not in FREE_SETTINGS and value != stored[name]:
+        if name in stored and name not in FREE_SETTINGS and value != stored[name]:
             fixed = f"the exported network has {stored[name]!r}; export it again with {name}={value!r}"
             raise ValueError(f"{Path(folder) / NAME}: {name} = {value!r}: {fixed}")
     return config
