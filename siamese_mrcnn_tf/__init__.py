@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from .config import Config, LargeConfig, SmallConfig, TinyConfig
     from .data.data_generator import siamese_data_generator
     from .data.dataset import CocoDataset, Dataset, IndexedCocoDataset
+    from .data.embeddings import ReferenceEmbedding
     from .data.references import get_one_target
     from .evaluation.original import evaluate_dataset
     from .model import SiameseMaskRCNN
-    from .predictor import ReferenceEmbedding, SiamesePredictor
+    from .predictor import SiamesePredictor
     from .visualize.diagnostics import display_weight_stats, plot_losses, plot_overlaps, plot_precision_recall
     from .visualize.instances import display_boxes, display_grid, display_instances, display_results, draw_overlay
     from .visualize.stages import (
@@ -36,9 +37,10 @@ __version__ = "0.1.0"
 _PUBLIC_NAMES = {  # module -> names
     "config": "Config SmallConfig LargeConfig TinyConfig",
     "model": "SiameseMaskRCNN",
-    "predictor": "SiamesePredictor ReferenceEmbedding",
+    "predictor": "SiamesePredictor",
     "data.custom": "indexed_dataset",
     "data.dataset": "CocoDataset Dataset IndexedCocoDataset",
+    "data.embeddings": "ReferenceEmbedding",
     "data.references": "get_one_target",
     "data.data_generator": "siamese_data_generator",
     "evaluation.original": "evaluate_dataset",

@@ -13,12 +13,13 @@ from typing import Any, cast
 import keras
 import numpy as np
 
+from .base_predictor import Arrays, Images, References, crops_of
 from .config import Config
 from .data import molding
 from .data.dataset import Dataset
 from .modeling import network
 from .ops.boxes import norm_boxes
-from .predictor import Arrays, Images, PathLike, References, SiamesePredictor, compiled, crops_of
+from .predictor import PathLike, SiamesePredictor, compiled
 from .training import distribution
 from .training.checkpoints import CheckpointManager
 from .training.runs import find_last_checkpoint, log_dir_of

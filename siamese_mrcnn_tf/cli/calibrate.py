@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..training.runs import read_state, run_of
 from .evaluate import count_or_all
-from .inputs import choose_config, open_dataset, open_predictor, picked
+from .inputs import choose_config, open_dataset, open_keras_predictor, picked
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, share
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--model {options.model}: there is no weight file to calibrate")
     if not options.out and weights.parent == Path(shapes.__file__).parent:
         raise ValueError(f"--model {options.model}: bundled weights; name the file to write with --out")
-    predictor = open_predictor(options, config, weights)
+    predictor = open_keras_predictor(options, config, weights)
     from ..evaluation.calibration import CalibrationSettings, calibrate
 
     dataset = open_images(options, weights)

@@ -8,7 +8,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inputs import calibrated_settings, choose_config, find_model, open_dataset, open_predictor, picked, start_keras
+from .inputs import (
+    calibrated_settings,
+    choose_config,
+    find_model,
+    open_dataset,
+    open_keras_predictor,
+    picked,
+    start_keras,
+)
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, number
 
 if TYPE_CHECKING:
@@ -186,7 +194,7 @@ def open_detector(options: argparse.Namespace, split: int) -> "tuple[Detector | 
         return RandomBoxes(), None
     options = model_of(options, split)
     config, path = choose_config(options, {"MOLD_TARGETS_AT_INFERENCE": False} if options.protocol == "paper" else {})
-    return open_predictor(options, config, path), path
+    return open_keras_predictor(options, config, path), path
 
 
 def model_of(options: argparse.Namespace, split: int) -> argparse.Namespace:

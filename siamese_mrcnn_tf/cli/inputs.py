@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..io.files import read_json
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
 
+    from ..base_predictor import BasePredictor
     from ..data.dataset import IndexedCocoDataset
     from ..predictor import SiamesePredictor
     from ..weights.thresholds import Calibration
@@ -70,7 +72,7 @@ def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = 
     Without --config it is that of the run that the weights are of, or else the one that they fit. The threshold file
     beside the weights gives DETECTION_MIN_CONFIDENCE and VERIFY_DETECTIONS, which options replace.
     """
-    path = None if options.model == "untrained" else find_model(options)
+    path = None if options.model == "untrained" else find_export(options) or find_model(options)
     config = load_config(options.config or "tiny") if path is None else config_for(options, path)
     settings = calibrated_settings(options, path)
     if config.DETECTION_MIN_CONFIDENCE != Config.DETECTION_MIN_CONFIDENCE:  # a configuration's own
@@ -91,9 +93,14 @@ def config_for(options: argparse.Namespace, path: Path) -> Config:
     Raises:
         ValueError: the weights cannot detect, or fit no named configuration; says what works.
     """
+    from ..runtime.manifest import is_export, read_export
     from ..training.runs import read_run_config, run_of
     from ..weights.loading import identify_file
 
+    if is_export(path):
+        if options.config:
+            raise ValueError(f"--config {options.config}: the exported network in {path} has its own; leave it out")
+        return read_export(path).config
     if options.config:
         config = load_config(options.config)
         states_it = options.config not in CONFIGS and "USE_PRESENCE" in read_json(options.config)
@@ -106,6 +113,25 @@ def config_for(options: argparse.Namespace, path: Path) -> Config:
     if info.config is None:
         raise ValueError(f"{path}: {info.text}, fits none of {', '.join(CONFIGS)}. Name its --config; {info.advice}")
     return load_config(info.config).replace(**info.fits[info.config])
+
+
+def find_export(options: argparse.Namespace) -> Path | None:
+    """The exported folder that --model names, in a command with --runtime; None for other models.
+
+    Raises:
+        ValueError: --runtime needs an exported folder, and --model is none.
+    """
+    from ..runtime.manifest import is_export
+
+    if not hasattr(options, "runtime"):
+        return None
+    if is_export(options.model):
+        return Path(options.model)
+    if options.runtime in (None, "tensorflow"):
+        return None
+    command = [*options.launcher, "export", "--model", options.model, "--format", options.runtime, "--out", "exported"]
+    how = f"{shlex.join(command)}; then use --model exported"
+    raise ValueError(f"--runtime {options.runtime}: needs an exported network, --model {options.model} is none: {how}")
 
 
 def find_model(options: argparse.Namespace, *, begins_run: bool = False) -> Path:
@@ -145,11 +171,12 @@ def _find_in_runs(options: argparse.Namespace, name: str, *, begins_run: bool) -
 
 def find_calibration(options: argparse.Namespace, path: Path | None) -> "Calibration | None":
     """The threshold file beside the weights, for a command that uses it; the paper's protocol does not."""
+    from ..runtime.manifest import is_export, read_calibration
     from ..weights.thresholds import find_thresholds
 
     if path is None or not hasattr(options, "min_confidence") or getattr(options, "protocol", "") == "paper":
         return None
-    return find_thresholds(path)
+    return read_calibration(path) if is_export(path) else find_thresholds(path)
 
 
 def calibrated_settings(options: argparse.Namespace, path: Path | None) -> dict[str, Any]:
@@ -164,7 +191,20 @@ def calibrated_settings(options: argparse.Namespace, path: Path | None) -> dict[
     return {"DETECTION_MIN_CONFIDENCE": calibration.threshold, "VERIFY_DETECTIONS": True}
 
 
-def open_predictor(options: argparse.Namespace, config: Config, path: Path | None) -> "SiamesePredictor":
+def open_predictor(options: argparse.Namespace, config: Config, path: Path | None) -> "BasePredictor":
+    """The predictor over an exported folder, or as `open_keras_predictor`; says which threshold it uses."""
+    from ..runtime.manifest import is_export
+
+    if path is None or not is_export(path):
+        return open_keras_predictor(options, config, path)
+    from ..runtime.predictor import open_predictor as open_exported
+
+    predictor = open_exported(path, options.runtime, config=config, calibrated=False)
+    _tell_threshold(config, find_calibration(options, path), predictor.verifies)
+    return predictor
+
+
+def open_keras_predictor(options: argparse.Namespace, config: Config, path: Path | None) -> "SiamesePredictor":
     """The predictor with the weights of a file, or with initial ones and a warning; says which threshold it uses."""
     start_keras(options)
     import keras
@@ -177,9 +217,13 @@ def open_predictor(options: argparse.Namespace, config: Config, path: Path | Non
     calibration = find_calibration(options, path)
     verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
     predictor = SiamesePredictor(config, weights=path, verification=verification, calibrated=False)
-    if calibration is not None:
-        print(_used(config, calibration, predictor.verifies), file=sys.stderr)
+    _tell_threshold(config, calibration, predictor.verifies)
     return predictor
+
+
+def _tell_threshold(config: Config, calibration: "Calibration | None", verifies: bool) -> None:
+    if calibration is not None:
+        print(_used(config, calibration, verifies), file=sys.stderr)
 
 
 def _used(config: Config, calibration: "Calibration", verifies: bool) -> str:

@@ -11,6 +11,9 @@ from ..data.reading import BOX_ONLY, CROWDS, ORIENTATIONS
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+EXPORT_FORMATS = ("onnx", "openvino", "savedmodel", "keras")
+RUNTIMES = ("tensorflow", "onnx", "openvino")
+
 _SPLIT_HELP = "category split: 1 to 4 exclude a quarter of the categories from training, 0 excludes none (default 0)"
 _DATASET_HELP = (
     "folder of a data set in COCO format. The annotation file of a subset is, in this order: "
@@ -43,6 +46,10 @@ FILE_HELP = (
 RUNS_HELP = (
     "the folder of a training run, or of several for the newest (its best weights by validation loss, else the last); "
     "or 'last' or 'best' of the run of --config under --logs, without --config of the newest run there"
+)
+_RUNTIME_HELP = (
+    "tensorflow, or onnx or openvino for the folder that export wrote, which need no TensorFlow (default: tensorflow "
+    "for weights; for an exported folder the first that it has and that is installed)"
 )
 LOGS_HELP = "folder of training runs and their checkpoints (default logs)"
 CHECKPOINTS_HELP = "folder of known weight files and downloads (default checkpoints)"
@@ -126,6 +133,11 @@ def add_model_arguments(
         add("--no-verify", dest="verify", action="store_false", help=_NO_VERIFY_HELP)
     add("--checkpoints", default="checkpoints", metavar="DIR", help=CHECKPOINTS_HELP)
     add("--logs", default="logs", metavar="DIR", help=LOGS_HELP)
+
+
+def add_runtime_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --runtime, for commands that also take an exported folder as --model."""
+    parser.add_argument("--runtime", choices=RUNTIMES, help=_RUNTIME_HELP)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, default: str) -> None:

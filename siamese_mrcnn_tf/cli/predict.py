@@ -14,12 +14,12 @@ from ..config import Config
 from ..data.reading import ORIENTATIONS
 from ..io.files import IMAGE_SUFFIXES, is_companion
 from .inputs import choose_config, open_predictor
-from .options import Commands, add_command, add_model_arguments
+from .options import Commands, add_command, add_model_arguments, add_runtime_argument
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..predictor import SiamesePredictor
+    from ..base_predictor import BasePredictor
 
 _BOX = re.compile(r"(?P<path>.+):(?P<box>-?[\d.]+(?:,-?[\d.]+)*)")
 _ORIENTATION_HELP = (
@@ -41,6 +41,7 @@ def add_parser(commands: Commands) -> None:
     add("--orientation", choices=ORIENTATIONS, default="obey", help=_ORIENTATION_HELP)
     add("--out", default="predictions", metavar="DIR", help="folder of results (default predictions)")
     add_model_arguments(parser)
+    add_runtime_argument(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -125,7 +126,7 @@ def read_references(sources: Sequence[str], config: Config, read: ImageReading |
 
 
 def predict_files(
-    predictor: "SiamesePredictor",
+    predictor: "BasePredictor",
     paths: Sequence[Path],
     references: Sequence[ReferenceSet],
     out: str | Path,

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,33 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
+    """Context that yields a new temporary folder beside `path` and renames it to `path` at the end.
+
+    If the body raises, the temporary folder is removed and `path` stays as it was. An empty folder is replaced.
+
+    Args:
+        replace: whether a folder with content is replaced.
+
+    Raises:
+        ValueError: `path` is a file, or a folder with content that is not to be replaced.
+    """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and not replace and any(path.iterdir())):
+        raise ValueError(f"{path}: is in use, expected a new or an empty folder")
+    temporary, former = (path.with_name(f".{secrets.token_hex(4)}-{path.name}") for _ in range(2))
+    make_folder(temporary)
+    try:
+        yield temporary
+        if path.exists():
+            os.replace(path, former)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def write_text(path: StrPath, text: str) -> None:

@@ -77,11 +77,10 @@ def refine_detections_graph(
         window: [batch, (y1, x1, y2, x2)] normalized, the image without its padding.
         max_instances, min_confidence, nms_threshold, argmax: see `DetectionLayer`, also for the result.
     """
-    candidates = probabilities if argmax else probabilities * ops.convert_to_tensor([0.0, 1.0])
-    class_ids = ops.argmax(candidates, axis=-1)
-    scores = ops.max(candidates, axis=-1)
+    scores = probabilities[..., 1]
+    is_match = scores > (probabilities[..., 0] if argmax else 0.0)
     boxes = refined_rois_graph(rois, deltas, window)
-    eligible = (class_ids > 0) & (scores >= min_confidence) & ops.all(ops.isfinite(boxes), axis=-1)
+    eligible = is_match & (scores >= min_confidence) & ops.all(ops.isfinite(boxes), axis=-1)
     boxes = ops.where(ops.isfinite(boxes), boxes, 0.0)
     kept, valid = non_max_suppression(
         boxes,
@@ -90,7 +89,7 @@ def refine_detections_graph(
         iou_threshold=nms_threshold,
         score_threshold=-0.5,  # between the score of ineligible rows and the minimum probability
     )
-    rows = ops.concatenate([boxes, ops.cast(class_ids, "float32")[..., None], scores[..., None]], axis=-1)
+    rows = ops.concatenate([boxes, ops.ones_like(scores)[..., None], scores[..., None]], axis=-1)
     return ops.where(valid[..., None], gather_batched(rows, kept), 0.0)
 
 

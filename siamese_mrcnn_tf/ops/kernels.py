@@ -5,6 +5,10 @@ TensorFlow uses its own ops, as the original did; XLA has no kernel for its crop
 `keras.ops`. The public functions raise ValueError on an unsupported backend.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
+
 import keras
 from keras import ops
 
@@ -12,6 +16,17 @@ from .box_ops import Tensor
 
 _BACKENDS = ("tensorflow", "jax")
 _MIN_FLOAT = -3.4e38  # close to the minimum of float32
+_exporting = contextvars.ContextVar("exporting", default=False)
+
+
+@contextlib.contextmanager
+def exportable() -> Iterator[None]:
+    """Context in which graphs are traced that other runtimes take: crops are gathered, without TensorFlow's own op."""
+    token = _exporting.set(True)
+    try:
+        yield
+    finally:
+        _exporting.reset(token)
 
 
 def non_max_suppression(
@@ -34,7 +49,7 @@ def non_max_suppression(
         return portable_non_max_suppression(boxes, scores, max_output_size, iou_threshold, score_threshold)
     import tensorflow as tf
 
-    def suppress_one(inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def suppress_one(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         indices, count = tf.raw_ops.NonMaxSuppressionV4(
             boxes=inputs[0],
             scores=inputs[1],
@@ -45,6 +60,8 @@ def non_max_suppression(
         )
         return tf.ensure_shape(indices, [max_output_size]), tf.range(max_output_size) < count
 
+    if boxes.shape[0] == 1:  # without a loop, which other runtimes are slow at
+        return tuple(found[None] for found in suppress_one([boxes[0], scores[0]]))
     signature = (tf.TensorSpec([max_output_size], tf.int32), tf.TensorSpec([max_output_size], tf.bool))
     return tf.map_fn(suppress_one, (boxes, scores), fn_output_signature=signature)
 
@@ -77,7 +94,7 @@ def pyramid_crop_and_resize(
         feature_maps: list of maps [batch, height, width, channels], sizes may differ.
         map_indices: int32 [n], each box's index into `feature_maps`.
     """
-    if not _on_tensorflow():
+    if _exporting.get() or not _on_tensorflow():
         return portable_pyramid_crop_and_resize(feature_maps, boxes, box_indices, map_indices, crop_size)
     import tensorflow as tf
 
@@ -142,26 +159,14 @@ def _overlaps_with(chosen: Tensor, boxes: Tensor, areas: Tensor) -> Tensor:
 
 def portable_crop_and_resize(images: Tensor, boxes: Tensor, box_indices: Tensor, crop_size: tuple[int, int]) -> Tensor:
     """`crop_and_resize` by gathering the four neighbors of every sample."""
-    shape, channels = ops.shape(images), images.shape[-1]
-    y_low, y_high, y_weight, y_inside = _sample_axis(boxes[:, 0], boxes[:, 2], shape[1], crop_size[0])
-    x_low, x_high, x_weight, x_inside = _sample_axis(boxes[:, 1], boxes[:, 3], shape[2], crop_size[1])
-    pixels = ops.cast(ops.reshape(images, (-1, channels)), "float32")
-    row_start = ops.cast(box_indices, "int32")[:, None] * shape[1]
-
-    def gather(y: Tensor, x: Tensor) -> Tensor:
-        return ops.take(pixels, (row_start + y)[:, :, None] * shape[2] + x[:, None, :], axis=0)
-
-    x_weight, y_weight = x_weight[:, None, :, None], y_weight[:, :, None, None]
-    top_left, bottom_left = gather(y_low, x_low), gather(y_high, x_low)
-    top = top_left + (gather(y_low, x_high) - top_left) * x_weight
-    bottom = bottom_left + (gather(y_high, x_high) - bottom_left) * x_weight
-    inside = (y_inside[:, :, None] & x_inside[:, None, :])[..., None]
-    return ops.where(inside, top + (bottom - top) * y_weight, 0.0)
+    first_map = ops.zeros_like(ops.cast(box_indices, "int32"))
+    return portable_pyramid_crop_and_resize([images], boxes, box_indices, first_map, crop_size)
 
 
 def _sample_axis(start: Tensor, end: Tensor, size: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Samples from start to end: (lower neighbor, upper neighbor, weight of the upper one, inside), each [n, samples].
 
+    `start` and `end` are [n], normalized; `size` int32 [n], cells of the axis.
     Order and rounding of the float32 operations are TensorFlow's: they decide which samples at the edge are inside.
     """
     extent = ops.cast(size - 1, "float32")
@@ -173,7 +178,7 @@ def _sample_axis(start: Tensor, end: Tensor, size: Tensor, samples: int) -> tupl
         places = _rounded(start * extent)[:, None] + _rounded(index[None] * step[:, None])
     else:
         places = (0.5 * (start + end) * extent)[:, None]
-    inside = (places >= 0) & (places <= extent)
+    inside = (places >= 0) & (places <= extent[:, None])
     places = ops.where(inside, places, 0.0)
     low = ops.floor(places)
     return ops.cast(low, "int32"), ops.cast(ops.ceil(places), "int32"), places - low, inside
@@ -187,9 +192,31 @@ def _rounded(product: Tensor) -> Tensor:
 def portable_pyramid_crop_and_resize(
     feature_maps: list[Tensor], boxes: Tensor, box_indices: Tensor, map_indices: Tensor, crop_size: tuple[int, int]
 ) -> Tensor:
-    """`pyramid_crop_and_resize` with static shapes: crop every box from every map, keep the crop from its own map."""
-    crops = 0.0
-    for index, feature_map in enumerate(feature_maps):
-        cropped = crop_and_resize(feature_map, boxes, box_indices, crop_size)
-        crops += ops.where((map_indices == index)[:, None, None, None], cropped, 0.0)
-    return crops
+    """`pyramid_crop_and_resize` with static shapes: one gather from the pixels of all maps in one table."""
+    shapes = [ops.shape(feature_map)[:3] for feature_map in feature_maps]  # (batch, height, width)
+    channels = feature_maps[0].shape[-1]
+    tables = [ops.reshape(ops.cast(feature_map, "float32"), (-1, channels)) for feature_map in feature_maps]
+    pixels, sizes = ops.concatenate(tables), [batch * height * width for batch, height, width in shapes]
+    chosen = ops.cast(map_indices, "int32")
+    start, height, width = (
+        ops.take(ops.stack([ops.cast(number, "int32") for number in numbers]), chosen)
+        for numbers in (
+            [sum(sizes[:index]) for index in range(len(sizes))],
+            [shape[1] for shape in shapes],
+            [shape[2] for shape in shapes],
+        )
+    )
+    y_low, y_high, y_weight, y_inside = _sample_axis(boxes[:, 0], boxes[:, 2], height, crop_size[0])
+    x_low, x_high, x_weight, x_inside = _sample_axis(boxes[:, 1], boxes[:, 3], width, crop_size[1])
+    row_start = (ops.cast(box_indices, "int32") * height)[:, None]
+
+    def gather(y: Tensor, x: Tensor) -> Tensor:
+        rows = start[:, None] + (row_start + y) * width[:, None]
+        return ops.take(pixels, rows[:, :, None] + x[:, None, :], axis=0)
+
+    x_weight, y_weight = x_weight[:, None, :, None], y_weight[:, :, None, None]
+    top_left, bottom_left = gather(y_low, x_low), gather(y_high, x_low)
+    top = top_left + (gather(y_low, x_high) - top_left) * x_weight
+    bottom = bottom_left + (gather(y_high, x_high) - bottom_left) * x_weight
+    inside = (y_inside[:, :, None] & x_inside[:, None, :])[..., None]
+    return ops.where(inside, top + (bottom - top) * y_weight, 0.0)

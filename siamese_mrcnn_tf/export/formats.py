@@ -1,0 +1,74 @@
+"""Writers of the formats: each takes a `Graph` and the path that `manifest.model_path` gives."""
+
+import importlib
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from ..runtime.sessions import require
+from .graphs import Graph
+
+_OPSET = 18
+
+
+def write_onnx(graph: Graph, path: Path) -> None:
+    """Write an .onnx file."""
+    converter = _require_tf2onnx()
+    function, _ = graph.portable
+    for name in ("tf2onnx", "tf2onnx.tfonnx"):  # tells of every step
+        logging.getLogger(name).setLevel(logging.ERROR)
+    converter.from_function(function, input_signature=graph.signature, opset=_OPSET, output_path=str(path))
+
+
+def write_openvino(graph: Graph, path: Path) -> None:
+    """Write an .xml file and the .bin file of its weights, in float32."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    openvino = require("openvino")
+    _, concrete = graph.portable
+    frozen = convert_variables_to_constants_v2(concrete)
+    names = dict(zip([tensor.name for tensor in frozen.outputs], sorted(concrete.structured_outputs), strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        tf.io.write_graph(frozen.graph.as_graph_def(), folder, "graph.pb", as_text=False)
+        model = openvino.convert_model(str(Path(folder) / "graph.pb"))
+    for port in model.inputs:
+        port.get_tensor().set_names({port.any_name.removesuffix(":0")})
+    for port in model.outputs:
+        port.get_tensor().set_names({names[name] for name in port.names if name in names})
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def write_saved_model(graph: Graph, path: Path) -> None:
+    """Write the folder of a SavedModel; inputs and outputs of its signature "serving_default" are by name."""
+    module = tf.Module()
+    module.weights = graph.variables
+    module.run, concrete = graph.native
+    tf.saved_model.save(module, str(path), signatures={"serving_default": concrete})
+
+
+FORMATS: dict[str, Callable[[Graph, Path], None]] = {  # "keras" is written by the exporter, as one model
+    "onnx": write_onnx,
+    "openvino": write_openvino,
+    "savedmodel": write_saved_model,
+}
+
+
+def check_packages(formats: list[str]) -> None:
+    """Check that what writes and runs the formats is installed; ValueError names the extra that installs it."""
+    if "onnx" in formats:
+        require("onnx")
+        _require_tf2onnx()
+    if "openvino" in formats:
+        require("openvino")
+
+
+def _require_tf2onnx() -> Any:
+    try:
+        return importlib.import_module("tf2onnx").convert
+    except ImportError as error:
+        extra = 'pip install "siamese-mrcnn-tf[onnx]"'
+        raise ValueError(f"tf2onnx is not installed, which writes ONNX files: {extra} ({error})") from error

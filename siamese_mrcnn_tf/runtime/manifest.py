@@ -1,0 +1,129 @@
+"""export.json: what is in an exported folder.
+
+An exported folder holds the network and its three parts in one format or several, one folder a format, and the
+threshold file of the weights as threshold.json where there is one.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..io.files import StrPath, checksum, inside, read_json, write_json
+from ..weights.thresholds import Calibration, read_thresholds
+
+FORMAT = 1
+NAME = "export.json"
+THRESHOLD_NAME = "threshold.json"
+PARTS = ("scene_encoder", "reference_encoder", "detector")
+NETWORK = "network"  # the three parts as one model
+RUNTIMES = {
+    "openvino": "openvino",
+    "onnx": "onnx",
+    "tensorflow": "savedmodel",
+}  # runtime -> format, fastest start first
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "savedmodel": "", "keras": ".keras"}
+
+Shapes = dict[str, list[int]]  # by name of the tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """Inputs and outputs of an exported model by name, in order, with their shapes; all are float32."""
+
+    inputs: Shapes
+    outputs: Shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What was exported.
+
+    Attributes:
+        config: the configuration of the network; threshold and verification of the threshold file are not in it.
+        interfaces: of the parts and of the network, by name.
+        formats: "onnx", "openvino", "savedmodel", "keras".
+        files: SHA-256 of each file in the folder by its path there, with forward slashes.
+        weights: name of the weight file; None for initial weights.
+        weights_sha256: its checksum.
+        about: versions of the programs, and the differences that were measured after the export.
+    """
+
+    config: Config
+    interfaces: dict[str, Interface]
+    formats: list[str]
+    files: dict[str, str]
+    weights: str | None = None
+    weights_sha256: str | None = None
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def is_export(path: StrPath) -> bool:
+    """Whether `path` is an exported folder."""
+    return (Path(path) / NAME).is_file()
+
+
+def model_path(folder: StrPath, format_name: str, model: str) -> Path:
+    """The file (or for "savedmodel" the folder) of a model: a part, or "network"."""
+    return Path(folder) / format_name / f"{model}{SUFFIXES[format_name]}"
+
+
+def write_manifest(manifest: Manifest, folder: StrPath) -> None:
+    """Write export.json to an exported folder, atomically."""
+    content = dataclasses.asdict(dataclasses.replace(manifest, config=Config()))  # a Config is no plain value
+    write_json(Path(folder) / NAME, {"format": FORMAT, **content, "config": manifest.config.to_dict()}, indent=1)
+
+
+def read_export(folder: StrPath) -> Manifest:
+    """The content of export.json in an exported folder.
+
+    Raises:
+        ValueError: no such file, or not one that this version of the program writes; names the file and the key.
+    """
+    path = Path(folder) / NAME
+    if not path.is_file():
+        raise ValueError(f"{folder}: no exported network, {NAME} is missing there")
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a file that this version of the program writes")
+    try:
+        fields = {field.name: content[field.name] for field in dataclasses.fields(Manifest)}
+        known = set(Config().names())
+        fields["config"] = Config().replace(
+            **{name: value for name, value in fields["config"].items() if name in known}
+        )
+        fields["interfaces"] = {name: Interface(**one) for name, one in fields["interfaces"].items()}
+        return Manifest(**fields)
+    except KeyError as error:
+        raise ValueError(f"{path}: the key {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_calibration(folder: StrPath) -> Calibration | None:
+    """The threshold file of an exported folder; None without one."""
+    path = Path(folder) / THRESHOLD_NAME
+    return read_thresholds(path) if path.is_file() else None
+
+
+def checksums(folder: StrPath) -> dict[str, str]:
+    """SHA-256 of all files below a folder, by path there."""
+    folder = Path(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): checksum(path) for path in paths}
+
+
+def check_files(folder: StrPath, manifest: Manifest, format_name: str) -> None:
+    """Check that the files of a format, and the threshold file, are there and as they were exported.
+
+    Raises:
+        ValueError: names the file.
+    """
+    for name, expected in manifest.files.items():
+        if name != THRESHOLD_NAME and not name.startswith(f"{format_name}/"):
+            continue
+        path = inside(folder, name)
+        if not path.is_file():
+            raise ValueError(f"{path}: the file is missing; export the network again")
+        if checksum(path) != expected:
+            raise ValueError(f"{path}: the file has changed since it was exported; export the network again")
