@@ -21,13 +21,13 @@ from .ops.boxes import norm_boxes
 from .predictor import Arrays, Images, PathLike, References, SiamesePredictor, compiled, crops_of
 from .training import distribution
 from .training.checkpoints import CheckpointManager
-from .training.runs import find_last_checkpoint, log_dir_of
 from .training.schedules import Stage
 from .training.trainable_layers import select_layers
 from .training.trainer import Trainer, TrainingSettings, train_on_dataset
 from .training.training_model import build_training_model, compile_model
 from .weights import loading, pretrained, thresholds
 from .weights.loading import LoadReport
+from .weights.runs import find_last_checkpoint, log_dir_of
 
 _log = logging.getLogger(__name__)
 # settings that may change when a run is resumed

@@ -73,7 +73,7 @@ def _download(server, path, **options):
 
 def test_download_writes_the_whole_file(tmp_path, server, capsys):
     path = tmp_path / "new" / "model.h5"
-    download.download(server.url, path, md5=MD5.upper())
+    download.download(server.url, path, digest="md5:" + MD5.upper())
     assert path.read_bytes() == CONTENT and os.listdir(path.parent) == ["model.h5"]
     assert server.ranges == [None]
     output = capsys.readouterr()
@@ -99,20 +99,20 @@ def test_download_replaces_an_old_file_only_at_the_end(tmp_path, server):
 
 def test_download_goes_on_where_an_earlier_one_stopped(tmp_path, server):
     (tmp_path / "model.h5.part").write_bytes(CONTENT[:12345])
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert (tmp_path / "model.h5").read_bytes() == CONTENT and os.listdir(tmp_path) == ["model.h5"]
     assert server.ranges == ["bytes=12345-"]
 
 
 def test_download_takes_a_part_that_is_already_complete(tmp_path, server):
     (tmp_path / "model.h5.part").write_bytes(CONTENT)
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert (tmp_path / "model.h5").read_bytes() == CONTENT
 
 
 def test_download_starts_anew_after_a_part_that_is_too_long(tmp_path, server):
     (tmp_path / "model.h5.part").write_bytes(CONTENT + b"more")
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert server.ranges == [f"bytes={len(CONTENT) + 4}-", None]
 
 
@@ -123,13 +123,13 @@ def test_download_starts_anew_where_the_server_knows_no_ranges(tmp_path, server)
         server.statuses = [403]
         _download(server, tmp_path / "model.h5")
     (tmp_path / "model.h5.part").write_bytes(b"x" * 500)
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert (tmp_path / "model.h5").read_bytes() == CONTENT
 
 
 def test_download_resumes_after_cut_connections(tmp_path, server, caplog):
     server.cuts = [400_000, 300_000, 200_000, 100_000]  # more than the tries that bring nothing
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert (tmp_path / "model.h5").read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=400000-", "bytes=700000-", "bytes=900000-", "bytes=1000000-"]
     assert "broke off after 400000" in caplog.messages[0]
@@ -143,7 +143,7 @@ def test_download_gives_up_and_keeps_the_part(tmp_path, server):
     with pytest.raises(ConnectionError, match=message):
         _download(server, tmp_path / "model.h5")
     assert len(server.ranges) == 3 and os.listdir(tmp_path) == ["model.h5.part"]
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert server.ranges[-1] == "bytes=500-" and os.listdir(tmp_path) == ["model.h5"]
 
 
@@ -157,7 +157,7 @@ def test_download_removes_what_has_another_checksum(tmp_path, server):
     (tmp_path / "model.h5").write_text("old")
     message = rf"model\.h5: the 1000003 bytes .*127.* checksum {MD5}, expected {'0' * 32}"
     with pytest.raises(ValueError, match=message):
-        _download(server, tmp_path / "model.h5", md5="0" * 32)
+        _download(server, tmp_path / "model.h5", digest="md5:" + "0" * 32)
     assert (tmp_path / "model.h5").read_text() == "old" and os.listdir(tmp_path) == ["model.h5"]
 
 
@@ -169,7 +169,7 @@ def test_download_names_what_the_server_answered(tmp_path, server):
 
 def test_download_tries_again_when_the_server_is_busy(tmp_path, server):
     server.statuses = [503, 429]
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     server.statuses = [500] * 3
     with pytest.raises(ConnectionError, match="HTTP status 500"):
         _download(server, tmp_path / "model.h5")

@@ -91,8 +91,8 @@ def config_for(options: argparse.Namespace, path: Path) -> Config:
     Raises:
         ValueError: the weights cannot detect, or fit no named configuration; says what works.
     """
-    from ..training.runs import read_run_config, run_of
     from ..weights.loading import identify_file
+    from ..weights.runs import read_run_config, run_of
 
     if options.config:
         config = load_config(options.config)
@@ -127,7 +127,7 @@ def _find_in_runs(options: argparse.Namespace, name: str, *, begins_run: bool) -
     The run of "last" and "best" is that of --config and --set; without --config it is the newest under --logs (of the
     EXPERIMENT that --set names). Where they name another run, that begins with these weights, it is the newest of all.
     """
-    from ..training.runs import find_newest_run, find_run_weights, log_dir_of, run_in
+    from ..weights.runs import find_newest_run, find_run_weights, log_dir_of, run_in
 
     settings = parse_settings(getattr(options, "set", []))
     if name not in ("last", "best"):

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 from ..config import CONFIGS, Config, load_config, parse_settings
 from ..data.reading import ReadingRules
 from ..shapes.schedules import SHAPES_SCHEDULES
-from ..training.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
 from ..training.schedules import SCHEDULES, load_schedule, shortened
+from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
 from .inputs import find_model, open_dataset, picked, resumed_arguments, start_keras
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, add_run_arguments, at_least
 
