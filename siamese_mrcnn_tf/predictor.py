@@ -1,6 +1,6 @@
 """One-shot inference: encode a scene once, then detect with any number of references.
 
-    predictor = SiamesePredictor(LargeConfig(), weights="large_siamese_mrcnn_coco_full_0320.h5")
+    predictor = SiamesePredictor.from_pretrained("large")
     predictor.set_image(scene)
     detections = predictor.detect([crop])
 
@@ -15,7 +15,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, Self, TypeAlias, cast
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ from .modeling import network
 from .ops.anchors import pyramid_anchors
 from .ops.boxes import norm_boxes
 from .ops.similarity import Verification, views_of
-from .weights import loading, thresholds
+from .weights import choice, loading, thresholds
 
 _log = logging.getLogger(__name__)
 _CROPS_AT_ONCE = 32  # crops encoded in one batch
@@ -99,6 +99,28 @@ class SiamesePredictor:
         self._encode_scene = compiled(parts.scene_encoder)
         self._encode_reference = compiled(parts.reference_encoder)
         self._detect = compiled(parts.detector)
+
+    @classmethod
+    def from_pretrained(cls, name: PathLike, *, checkpoints: PathLike = "checkpoints", **settings: Any) -> Self:
+        """A predictor with the weights that a name stands for, downloaded if necessary, and what fits them.
+
+            predictor = SiamesePredictor.from_pretrained("large", DETECTION_MIN_CONFIDENCE=0.5)
+
+        As on the command line: the configuration is that of the training run of the weights or the one that they fit,
+        and a threshold file beside them is used.
+
+        Args:
+            name: "shapes", "large", "small" or another known name, a weight file, or the folder of a training run.
+            checkpoints: folder where known files are looked for first.
+            settings: of the configuration to change; a threshold given here replaces that of the threshold file.
+
+        Raises:
+            ValueError: no such file, weights that cannot detect, or an unknown setting.
+            OSError: the file cannot be downloaded.
+        """
+        path, config, calibration = choice.choose_pretrained(name, checkpoints, settings)
+        verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
+        return cls(config, weights=path, verification=verification, calibrated=False)
 
     def _take(self, calibration: thresholds.Calibration | None) -> None:
         """Use what `calibrate` found for the weights, where the configuration leaves it open."""

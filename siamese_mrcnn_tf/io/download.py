@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import http.client
+import io
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -176,7 +177,7 @@ def _receive(response: Any, part: Path, start: int, bar: Any) -> None:
 # ---- the file of bytes received so far ---------------------------------------------------------------------------
 
 
-def _open_part(part: Path) -> BinaryIO:
+def _open_part(part: Path) -> io.BufferedRandom:
     """`part`, made if necessary, open to read and write. Never what a link of this name points to: OSError instead."""
     if part.is_symlink():  # where the system has no O_NOFOLLOW
         raise OSError(errno.ELOOP, f"{part.name} is a symbolic link, remove it")

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import socket
 import ssl
@@ -10,6 +11,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+OFFLINE = "SIAMESE_MRCNN_OFFLINE"  # environment variable that forbids requests
 _TIMEOUT = 30  # seconds without a byte after which a connection counts as dropped
 _BUSY = (http.HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600))  # HTTP statuses that a retry may change
 _MESSAGE = 200  # characters of a server's message that are shown
@@ -36,6 +38,11 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 _opener = urllib.request.build_opener(_SafeRedirects)
 
 
+def is_offline() -> bool:
+    """Whether SIAMESE_MRCNN_OFFLINE is set, to anything but 0."""
+    return os.environ.get(OFFLINE, "0") not in ("", "0")
+
+
 def is_web_address(url: str) -> bool:
     """Whether `url` is a whole http or https address."""
     return re.fullmatch(r"https?://[^\s/]\S*", url, re.IGNORECASE) is not None
@@ -47,6 +54,8 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
     Raises:
         FailedRequest: no response, or a redirect to a less safe address.
     """
+    if is_offline():
+        raise FailedRequest(f"{OFFLINE} is set", retry=False)
     request = urllib.request.Request(url, headers={"User-Agent": "siamese-mrcnn", **(headers or {})})
     try:
         return _opener.open(request, timeout=_TIMEOUT)
