@@ -58,6 +58,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     """A server on the loopback address; no waiting between tries."""
     monkeypatch.setattr(download, "_WAITS", (0, 0))
+    monkeypatch.delenv("SIAMESE_MRCNN_OFFLINE")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.ranges, server.statuses, server.cuts = [], [], []
         server.knows_ranges, server.tells_length, server.range_error = True, True, 0

@@ -66,8 +66,7 @@ def download(
     make_folder(path.parent)
     part = path.with_name(path.name + _PART)
     try:
-        with tqdm(desc=path.name, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress) as bar:
-            _fetch_all(url, part, bar, size)
+        _fetch_all(url, part, size, progress)
         _refuse_other(url, path, part, size, digest, check)
         os.replace(part, path)
         _forget_tag(part)
@@ -104,12 +103,12 @@ def _refuse_other(
         raise
 
 
-def _fetch_all(url: str, part: Path, bar: Any, size: int | None) -> None:
+def _fetch_all(url: str, part: Path, size: int | None, progress: bool) -> None:
     """Fetch until `part` is complete. Failures after new bytes do not count."""
     failures, largest = 0, _size(part)
     while True:
         try:
-            return _fetch(url, part, bar, size)
+            return _fetch(url, part, size, progress)
         except FailedRequest as error:
             if _size(part) > largest:
                 failures, largest = 0, _size(part)
@@ -120,7 +119,7 @@ def _fetch_all(url: str, part: Path, bar: Any, size: int | None) -> None:
             failures += 1
 
 
-def _fetch(url: str, part: Path, bar: Any, size: int | None) -> None:
+def _fetch(url: str, part: Path, size: int | None, progress: bool) -> None:
     """One request for the bytes that `part` lacks."""
     have, tag = _size(part), _read_tag(part)
     headers = {"Accept-Encoding": "identity"}
@@ -130,12 +129,12 @@ def _fetch(url: str, part: Path, bar: Any, size: int | None) -> None:
         start, total = _extent(response, part, have)
         if None not in (size, total) and total != size:
             raise FailedRequest(f"the server has {total} bytes, expected {size}", retry=False)
-        bar.total, bar.n = total or size, start
-        bar.refresh()
         if start != total:
             if not start:
                 _write_tag(part, response)
-            _receive(response, part, start, bar)
+            units: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": not progress}
+            with tqdm(desc=part.name.removesuffix(_PART), total=total or size, initial=start, **units) as bar:
+                _receive(response, part, start, bar)
     if total is not None and _size(part) != total:
         raise FailedRequest(f"the connection broke off after {_size(part)} of {total} bytes")
 
