@@ -6,11 +6,12 @@ import http.server
 import os
 import re
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf.io import download
+from siamese_mrcnn_tf.io import download, web
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 1_000_003, dtype=np.uint8).tobytes()
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -204,3 +205,58 @@ def test_download_names_the_file_that_cannot_be_written(tmp_path, server):
     (tmp_path / "model.h5.part").mkdir()
     with pytest.raises(OSError, match=r"model\.h5: the download from http://.* cannot be written \(Is a directory\)"):
         _download(server, tmp_path / "model.h5")
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="links of this system need rights")
+def test_download_does_not_write_through_links(tmp_path, server):
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / "model.h5.part").symlink_to(tmp_path / "precious")
+    with pytest.raises(
+        OSError, match=r"model\.h5: .* cannot be written \(model\.h5\.part is a symbolic"
+    ):
+        _download(server, tmp_path / "model.h5")
+    (tmp_path / "model.h5.part").unlink()
+    for name in ("model.h5", "model.h5.part.tag"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    _download(server, tmp_path / "model.h5")
+    assert (tmp_path / "precious").read_text() == "old" and not (tmp_path / "model.h5").is_symlink()
+    assert (tmp_path / "model.h5").read_bytes() == CONTENT
+
+
+def test_link_that_appears_between_check_and_opening_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / "model.h5.part").symlink_to(tmp_path / "precious")
+    monkeypatch.setattr(type(tmp_path), "is_symlink", lambda path: False)
+    with pytest.raises(OSError, match="symbolic links"):
+        download._open_part(tmp_path / "model.h5.part")
+    assert (tmp_path / "precious").read_text() == "old"
+
+
+def test_download_refuses_another_size(tmp_path, server):
+    with pytest.raises(ConnectionError, match="the server has 1000003 bytes, expected 5"):
+        _download(server, tmp_path / "model.h5", size=5)
+    server.tells_length = False
+    with pytest.raises(ValueError, match=r"the 1000003 bytes that came .* should be 5; they are not kept"):
+        _download(server, tmp_path / "model.h5", size=5)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "safe"),
+    [
+        ("https://a/x", "https://b/y", True),
+        ("http://a/x", "https://b/y", True),
+        ("http://a/x", "http://b/y", True),
+        ("https://a/x", "http://b/y", False),
+        ("HTTPS://a/x", "HTTP://b/y", False),
+        ("http://a/x", "ftp://b/y", False),
+        ("http://a/x", "file:///etc/passwd", False),
+    ],
+)
+def test_redirects_stay_as_safe(before, after, safe):
+    request, follow = urllib.request.Request(before), web._SafeRedirects().redirect_request
+    if safe:
+        assert follow(request, None, 302, "Found", {}, after).full_url == after
+    else:
+        with pytest.raises(web.FailedRequest, match=re.escape(f"{before} redirects to {after}, which is less safe")):
+            follow(request, None, 302, "Found", {}, after)

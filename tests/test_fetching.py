@@ -1,5 +1,6 @@
 """Known files are found by the releases, verified by their weights, and remembered; on a server like the real ones."""
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -179,6 +180,16 @@ def test_size_and_digest_of_the_listing_are_checked(github, large, find, told, t
     assert kept(tmp_path) == []
     github.lies, github.digests = {}, True
     assert find().is_file()
+
+
+def test_known_checksum_is_checked(github, find, weight_content, monkeypatch, tmp_path):
+    name = "mask_rcnn_coco.h5"
+    github.assets["v1", name] = content = weight_content[name]
+    monkeypatch.setitem(KNOWN_FILES, name, dataclasses.replace(KNOWN_FILES[name], digest="md5:" + "0" * 32))
+    found = hashlib.md5(content).hexdigest()
+    with pytest.raises(ValueError, match=rf"md5 checksum {found}, expected 0{{32}}; they are not kept.* put it into"):
+        find(name)
+    assert kept(tmp_path) == []
 
 
 def test_addresses_that_are_less_safe_are_refused(github, large, find, monkeypatch):

@@ -41,9 +41,7 @@ def test_short_names(tmp_path, monkeypatch, alias, name):
     (tmp_path / alias).mkdir()  # a folder of that name is called with a separator
     assert find_weights(alias).resolve() == tmp_path / "checkpoints" / name
     assert find_weights(f"./{alias}", runs=lambda folder: f"{folder}/run.h5").name == "run.h5"
-    with pytest.raises(
-        ValueError, match="a folder, expected a weight file or one of: last, best, shapes, large, large-"
-    ):
+    with pytest.raises(ValueError, match="a folder, expected a weight file or one of: last, best, shapes, large"):
         find_weights(f"./{alias}")
 
 
@@ -83,7 +81,7 @@ def test_unknown_name_lists_the_known(tmp_path):
         find_weights("smal_siamese_mrcnn", tmp_path)
     with pytest.raises(
         ValueError,
-        match=r"'q\.h5': no such file\. Known names: last, best, shapes, large, .*imagenet_687, .*mask_rcnn_",
+        match=r"'q\.h5': no such file\. Known names: last, best, shapes, large, .*imagenet_687, .*mask_rcnn",
     ):
         find_weights("q.h5", tmp_path)
     with pytest.raises(ValueError, match="a folder, expected a weight file"):
@@ -151,9 +149,7 @@ def test_home_folder(tmp_path, monkeypatch):
 def test_folder_that_cannot_be_written_names_everything(tmp_path, github, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SIAMESE_MRCNN_CACHE", str(tmp_path / "file"))
-    with pytest.raises(
-        ValueError, match=rf"file.locks: the folder cannot be made \(.*\)\. {COCO} is .* put it into .*$"
-    ):
+    with pytest.raises(ValueError, match=rf"file.locks: the folder cannot be made \(.*\)\. {COCO} is .* put it"):
         find_weights(COCO, tmp_path)
     monkeypatch.setenv("SIAMESE_MRCNN_CACHE", str(tmp_path / "cache"))
     github.assets["v1", COCO] = b"x"
@@ -186,9 +182,7 @@ def test_imagenet_1k_is_served_by_the_resnet_of_keras(tmp_path):
 
 def test_imagenet_1k_downloads_the_resnet_of_keras(tmp_path, github, weight_content):
     told = []
-    with pytest.raises(
-        ConnectionError, match=rf"404.* {RESNET} is .*: get it from .* \(or imagenet_1k\.h5 from the as"
-    ):
+    with pytest.raises(ConnectionError, match=rf"404.* {RESNET} is .*: get it from .* \(or imagenet_1k\.h5 from the"):
         find_weights("imagenet-1k", tmp_path)
     github.assets["v1", RESNET] = weight_content[RESNET]
     path = find_weights("imagenet-1k", tmp_path, tell=told.append)
