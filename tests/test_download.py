@@ -211,9 +211,7 @@ def test_download_names_the_file_that_cannot_be_written(tmp_path, server):
 def test_download_does_not_write_through_links(tmp_path, server):
     (tmp_path / "precious").write_text("old")
     (tmp_path / "model.h5.part").symlink_to(tmp_path / "precious")
-    with pytest.raises(
-        OSError, match=r"model\.h5: .* cannot be written \(model\.h5\.part is a symbolic"
-    ):
+    with pytest.raises(OSError, match=r"model\.h5: .* cannot be written \(model\.h5\.part is a symbolic"):
         _download(server, tmp_path / "model.h5")
     (tmp_path / "model.h5.part").unlink()
     for name in ("model.h5", "model.h5.part.tag"):
