@@ -66,7 +66,7 @@ _FORMER_MODULES = dict(
     gallery=report.gallery heads=modeling.roi_heads+modeling.rpn html_pages=visualize.pages+visualize.style
     image_meta=ops.image_meta imagenet=pretraining.imagenet imagenet_classes=pretraining.imagenet images=io.images
     inspection=data.checks+visualize.samples instance_crops=pretraining.instance_crops kernels=ops.kernels
-    known_weights=weights.pretrained layer_selection=training.trainable_layers
+    known_weights=weights.pretrained+weights.known_files layer_selection=training.trainable_layers
     layers=modeling.matching+modeling.rpn+modeling.roi_align+modeling.detection losses=modeling.losses
     molding=data.molding+data.resize network=modeling.network+modeling.training_network plots=report.plots
     prediction=cli.predict published=report.published report_contents=report.tables schedules=training.schedules

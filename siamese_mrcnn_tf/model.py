@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import keras
 import numpy as np
@@ -22,13 +22,13 @@ from .ops.boxes import norm_boxes
 from .predictor import PathLike, SiamesePredictor, compiled
 from .training import distribution
 from .training.checkpoints import CheckpointManager
-from .training.runs import find_last_checkpoint, log_dir_of
 from .training.schedules import Stage
 from .training.trainable_layers import select_layers
 from .training.trainer import Trainer, TrainingSettings, train_on_dataset
 from .training.training_model import build_training_model, compile_model
-from .weights import loading, pretrained, thresholds
+from .weights import choice, loading, pretrained, thresholds
 from .weights.loading import LoadReport
+from .weights.runs import find_last_checkpoint, log_dir_of
 
 _log = logging.getLogger(__name__)
 # settings that may change when a run is resumed
@@ -79,6 +79,22 @@ class SiameseMaskRCNN:
             self.keras_model, self._tensors = inference.model, inference.tensors
             self.predictor = SiamesePredictor(config, layers=self._layers)
         self.set_log_dir()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: PathLike,
+        *,
+        mode: str = "inference",
+        model_dir: PathLike = "logs",
+        checkpoints: PathLike = "checkpoints",
+        **settings: Any,
+    ) -> Self:
+        """A model with the weights that a name stands for, as `SiamesePredictor.from_pretrained`."""
+        path, config, _ = choice.choose_pretrained(name, checkpoints, settings)
+        model = cls(mode, config, model_dir)
+        model.load_weights(path)
+        return model
 
     # ---- training ----------------------------------------------------------------------------------------------
     def compile(self, learning_rate: float, momentum: float) -> None:

@@ -1,6 +1,6 @@
 """One-shot inference: encode a scene once, then detect with any number of references.
 
-    predictor = SiamesePredictor(LargeConfig(), weights="large_siamese_mrcnn_coco_full_0320.h5")
+    predictor = SiamesePredictor.from_pretrained("large")
     predictor.set_image(scene)
     detections = predictor.detect([crop])
 
@@ -10,7 +10,7 @@ them. These steps are in `base_predictor`; the network behind them is here.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, Self, TypeAlias, cast
 
 import keras
 
@@ -20,7 +20,7 @@ from .config import Config
 from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
 from .modeling import network
 from .ops.similarity import Verification
-from .weights import loading, thresholds
+from .weights import choice, loading, thresholds
 
 PathLike: TypeAlias = str | Path
 
@@ -69,6 +69,28 @@ class SiamesePredictor(BasePredictor):
         self._encode_scene = compiled(parts.scene_encoder)
         self._encode_reference = compiled(parts.reference_encoder)
         self._detect = compiled(parts.detector)
+
+    @classmethod
+    def from_pretrained(cls, name: PathLike, *, checkpoints: PathLike = "checkpoints", **settings: Any) -> Self:
+        """A predictor with the weights that a name stands for, downloaded if necessary, and what fits them.
+
+            predictor = SiamesePredictor.from_pretrained("large", DETECTION_MIN_CONFIDENCE=0.5)
+
+        As on the command line: the configuration is that of the training run of the weights or the one that they fit,
+        and a threshold file beside them is used.
+
+        Args:
+            name: "shapes", "large", "small" or another known name, a weight file, or the folder of a training run.
+            checkpoints: folder where known files are looked for first.
+            settings: of the configuration to change; a threshold given here replaces that of the threshold file.
+
+        Raises:
+            ValueError: no such file, weights that cannot detect, or an unknown setting.
+            OSError: the file cannot be downloaded.
+        """
+        path, config, calibration = choice.choose_pretrained(name, checkpoints, settings)
+        verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
+        return cls(config, weights=path, verification=verification, calibrated=False)
 
     def _verifies_changed(self) -> None:
         self._detect = compiled(network.build_detector(self._detection_config(), self.layers))

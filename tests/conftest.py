@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; processes th
     os.environ |= dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 import coco_tree
+import github_server
 import numpy as np
 import pytest
 import seeded
@@ -61,6 +62,65 @@ def set_seeded_weights(layers):
             continue
         for weight in layer.weights:
             weight.assign(seeded.seeded_weight(f"{layer.name}/{weight.name}:0", weight.shape))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """The folder of downloads is an empty one, and nothing is downloaded; for processes that tests start, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIAMESE_MRCNN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SIAMESE_MRCNN_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def github_session():
+    """A server that behaves as GitHub."""
+    with github_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def github(github_session, monkeypatch, tmp_path):
+    """That server, without assets yet, in place of the real one; the folder of downloads is `tmp_path`/cache.
+
+    Every other address fails at once.
+    """
+    from siamese_mrcnn_tf.io import download
+    from siamese_mrcnn_tf.weights import known_files, releases
+
+    github_session.reset()
+    monkeypatch.delenv("SIAMESE_MRCNN_OFFLINE")
+    monkeypatch.setenv("SIAMESE_MRCNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "_WAITS", (0, 0))
+    monkeypatch.setattr(releases, "API", github_session.url)
+    monkeypatch.setattr(known_files, "GITHUB", github_session.url)
+    for name, entry in known_files.KNOWN_FILES.items():
+        if entry.url:
+            address = f"{github_session.url}/owner/name/releases/download/v1/{name}"
+            monkeypatch.setitem(known_files.KNOWN_FILES, name, dataclasses.replace(entry, url=address, digest=None))
+    return github_session
+
+
+@pytest.fixture(scope="session")
+def weight_content(tmp_path_factory):
+    """{name of a known file: bytes of a file with its weights, without values}."""
+    from weight_models import backbone_shapes, flat, matterport_shapes, nested, network_shapes, write_h5
+
+    from siamese_mrcnn_tf import LargeConfig, SmallConfig
+
+    small, large, resnet101 = SmallConfig(), LargeConfig(), SmallConfig().replace(BACKBONE="resnet101")
+    stored = {
+        "large_siamese_mrcnn_coco_full_0320.h5": nested(network_shapes(large)),
+        "small_siamese_mrcnn_0160.h5": nested(network_shapes(small)),
+        "imagenet_687.h5": flat(backbone_shapes(small)),
+        "mask_rcnn_coco.h5": flat(matterport_shapes(resnet101)),
+    }
+    folder = tmp_path_factory.mktemp("content")
+    content = {name: write_h5(folder / name, weights).read_bytes() for name, weights in stored.items()}
+    content["keras_resnet50.h5"] = content["imagenet_687.h5"]
+    content["resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"] = content["imagenet_687.h5"]
+    return content
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from siamese_mrcnn_tf.cli.inputs import resumed_arguments
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.training import checkpoints
 from siamese_mrcnn_tf.training.checkpoints import CheckpointManager, TrainerState, resolve_run
-from siamese_mrcnn_tf.training.runs import best_epoch
+from siamese_mrcnn_tf.weights.runs import best_epoch
 
 
 @pytest.fixture

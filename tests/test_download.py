@@ -6,11 +6,12 @@ import http.server
 import os
 import re
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf.io import download
+from siamese_mrcnn_tf.io import download, web
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 1_000_003, dtype=np.uint8).tobytes()
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -58,6 +59,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     """A server on the loopback address; no waiting between tries."""
     monkeypatch.setattr(download, "_WAITS", (0, 0))
+    monkeypatch.delenv("SIAMESE_MRCNN_OFFLINE")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.ranges, server.statuses, server.cuts = [], [], []
         server.knows_ranges, server.tells_length, server.range_error = True, True, 0
@@ -73,7 +75,7 @@ def _download(server, path, **options):
 
 def test_download_writes_the_whole_file(tmp_path, server, capsys):
     path = tmp_path / "new" / "model.h5"
-    download.download(server.url, path, md5=MD5.upper())
+    download.download(server.url, path, digest="md5:" + MD5.upper())
     assert path.read_bytes() == CONTENT and os.listdir(path.parent) == ["model.h5"]
     assert server.ranges == [None]
     output = capsys.readouterr()
@@ -99,20 +101,20 @@ def test_download_replaces_an_old_file_only_at_the_end(tmp_path, server):
 
 def test_download_goes_on_where_an_earlier_one_stopped(tmp_path, server):
     (tmp_path / "model.h5.part").write_bytes(CONTENT[:12345])
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert (tmp_path / "model.h5").read_bytes() == CONTENT and os.listdir(tmp_path) == ["model.h5"]
     assert server.ranges == ["bytes=12345-"]
 
 
 def test_download_takes_a_part_that_is_already_complete(tmp_path, server):
     (tmp_path / "model.h5.part").write_bytes(CONTENT)
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert (tmp_path / "model.h5").read_bytes() == CONTENT
 
 
 def test_download_starts_anew_after_a_part_that_is_too_long(tmp_path, server):
     (tmp_path / "model.h5.part").write_bytes(CONTENT + b"more")
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert server.ranges == [f"bytes={len(CONTENT) + 4}-", None]
 
 
@@ -123,13 +125,13 @@ def test_download_starts_anew_where_the_server_knows_no_ranges(tmp_path, server)
         server.statuses = [403]
         _download(server, tmp_path / "model.h5")
     (tmp_path / "model.h5.part").write_bytes(b"x" * 500)
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert (tmp_path / "model.h5").read_bytes() == CONTENT
 
 
 def test_download_resumes_after_cut_connections(tmp_path, server, caplog):
     server.cuts = [400_000, 300_000, 200_000, 100_000]  # more than the tries that bring nothing
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert (tmp_path / "model.h5").read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=400000-", "bytes=700000-", "bytes=900000-", "bytes=1000000-"]
     assert "broke off after 400000" in caplog.messages[0]
@@ -143,7 +145,7 @@ def test_download_gives_up_and_keeps_the_part(tmp_path, server):
     with pytest.raises(ConnectionError, match=message):
         _download(server, tmp_path / "model.h5")
     assert len(server.ranges) == 3 and os.listdir(tmp_path) == ["model.h5.part"]
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     assert server.ranges[-1] == "bytes=500-" and os.listdir(tmp_path) == ["model.h5"]
 
 
@@ -157,7 +159,7 @@ def test_download_removes_what_has_another_checksum(tmp_path, server):
     (tmp_path / "model.h5").write_text("old")
     message = rf"model\.h5: the 1000003 bytes .*127.* checksum {MD5}, expected {'0' * 32}"
     with pytest.raises(ValueError, match=message):
-        _download(server, tmp_path / "model.h5", md5="0" * 32)
+        _download(server, tmp_path / "model.h5", digest="md5:" + "0" * 32)
     assert (tmp_path / "model.h5").read_text() == "old" and os.listdir(tmp_path) == ["model.h5"]
 
 
@@ -169,7 +171,7 @@ def test_download_names_what_the_server_answered(tmp_path, server):
 
 def test_download_tries_again_when_the_server_is_busy(tmp_path, server):
     server.statuses = [503, 429]
-    _download(server, tmp_path / "model.h5", md5=MD5)
+    _download(server, tmp_path / "model.h5", digest="md5:" + MD5)
     server.statuses = [500] * 3
     with pytest.raises(ConnectionError, match="HTTP status 500"):
         _download(server, tmp_path / "model.h5")
@@ -203,3 +205,56 @@ def test_download_names_the_file_that_cannot_be_written(tmp_path, server):
     (tmp_path / "model.h5.part").mkdir()
     with pytest.raises(OSError, match=r"model\.h5: the download from http://.* cannot be written \(Is a directory\)"):
         _download(server, tmp_path / "model.h5")
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="links of this system need rights")
+def test_download_does_not_write_through_links(tmp_path, server):
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / "model.h5.part").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"model\.h5: .* cannot be written \(model\.h5\.part is a symbolic"):
+        _download(server, tmp_path / "model.h5")
+    (tmp_path / "model.h5.part").unlink()
+    for name in ("model.h5", "model.h5.part.tag"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    _download(server, tmp_path / "model.h5")
+    assert (tmp_path / "precious").read_text() == "old" and not (tmp_path / "model.h5").is_symlink()
+    assert (tmp_path / "model.h5").read_bytes() == CONTENT
+
+
+def test_link_that_appears_between_check_and_opening_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / "model.h5.part").symlink_to(tmp_path / "precious")
+    monkeypatch.setattr(type(tmp_path), "is_symlink", lambda path: False)
+    with pytest.raises(OSError, match="symbolic links"):
+        download._open_part(tmp_path / "model.h5.part")
+    assert (tmp_path / "precious").read_text() == "old"
+
+
+def test_download_refuses_another_size(tmp_path, server):
+    with pytest.raises(ConnectionError, match="the server has 1000003 bytes, expected 5"):
+        _download(server, tmp_path / "model.h5", size=5)
+    server.tells_length = False
+    with pytest.raises(ValueError, match=r"the 1000003 bytes that came .* should be 5; they are not kept"):
+        _download(server, tmp_path / "model.h5", size=5)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "safe"),
+    [
+        ("https://a/x", "https://b/y", True),
+        ("http://a/x", "https://b/y", True),
+        ("http://a/x", "http://b/y", True),
+        ("https://a/x", "http://b/y", False),
+        ("HTTPS://a/x", "HTTP://b/y", False),
+        ("http://a/x", "ftp://b/y", False),
+        ("http://a/x", "file:///etc/passwd", False),
+    ],
+)
+def test_redirects_stay_as_safe(before, after, safe):
+    request, follow = urllib.request.Request(before), web._SafeRedirects().redirect_request
+    if safe:
+        assert follow(request, None, 302, "Found", {}, after).full_url == after
+    else:
+        with pytest.raises(web.FailedRequest, match=re.escape(f"{before} redirects to {after}, which is less safe")):
+            follow(request, None, 302, "Found", {}, after)

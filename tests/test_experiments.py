@@ -10,7 +10,7 @@ from scripts import load_script
 
 from siamese_mrcnn_tf.cli.main import build_parsers
 from siamese_mrcnn_tf.report.published import MEAN, RANDOM_BOXES, published
-from siamese_mrcnn_tf.weights.pretrained import KNOWN_FILES
+from siamese_mrcnn_tf.weights.known_files import KNOWN_FILES
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "coco" / "experiments.py"
 experiments = load_script(SCRIPT)

@@ -152,7 +152,7 @@ def test_checkpoints_are_found_and_give_their_epoch(tiny_model, tmp_path):
 
 def test_imagenet_weights_that_are_missing_say_where_to_get_them(tmp_path):
     model = SiameseMaskRCNN("inference", TinyConfig().replace(CHECKPOINT_DIR=str(tmp_path)), tmp_path)
-    with pytest.raises(ValueError, match="imagenet_687.h5"):
+    with pytest.raises(ConnectionError, match="imagenet_687.h5"):
         model.load_imagenet_weights("imagenet-687")
 
 

@@ -30,7 +30,7 @@ from siamese_mrcnn_tf.cli.main import build_parsers, main
 from siamese_mrcnn_tf.ops.boxes import extract_bboxes
 from siamese_mrcnn_tf.shapes import dataset as shapes
 from siamese_mrcnn_tf.training.schedules import load_schedule
-from siamese_mrcnn_tf.weights.pretrained import KNOWN_FILES
+from siamese_mrcnn_tf.weights.known_files import KNOWN_FILES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -493,7 +493,7 @@ def small_settings(small_weights, short_training, monkeypatch):
     for name, count in {"train": 24, "val": 6}.items():
         monkeypatch.setitem(shapes.STANDARD, name, count)
     monkeypatch.setattr(train_module, "Config", SMALL["small"])  # whose backbone there are ImageNet weights for
-    monkeypatch.setattr(pretrained, "_BUNDLED", str(small_weights["tiny"]))
+    monkeypatch.setattr(pretrained, "BUNDLED", str(small_weights["tiny"]))
     monkeypatch.setitem(CocoDataset.load_coco.__kwdefaults__, "val_images", 2)
     monkeypatch.setattr(distribution, "device_scope", lambda devices: contextlib.nullcontext())
     monkeypatch.setattr(distribution, "prepare_backend", lambda **settings: None)  # it would hold for later tests

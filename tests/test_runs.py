@@ -15,8 +15,8 @@ from siamese_mrcnn_tf.cli import calibrate, train
 from siamese_mrcnn_tf.cli.inputs import choose_config, find_model
 from siamese_mrcnn_tf.cli.main import parse
 from siamese_mrcnn_tf.io import files
-from siamese_mrcnn_tf.training import runs
 from siamese_mrcnn_tf.training.checkpoints import refuse_run, save_command
+from siamese_mrcnn_tf.weights import runs
 from siamese_mrcnn_tf.weights.legacy_h5 import read_weights
 
 PREDICT = ("predict", "--image", "a.png", "--reference", "b.png")

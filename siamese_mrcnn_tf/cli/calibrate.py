@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..training.runs import read_state, run_of
+from ..weights.runs import read_state, run_of
 from .evaluate import count_or_all
 from .inputs import choose_config, open_dataset, open_keras_predictor, picked
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, share

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import CONFIGS, Config, load_config, parse_settings
-from ..io.files import read_json
+from ..config import Config, load_config, parse_settings
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -72,47 +71,22 @@ def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = 
     Without --config it is that of the run that the weights are of, or else the one that they fit. The threshold file
     beside the weights gives DETECTION_MIN_CONFIDENCE and VERIFY_DETECTIONS, which options replace.
     """
-    path = None if options.model == "untrained" else find_export(options) or find_model(options)
-    config = load_config(options.config or "tiny") if path is None else config_for(options, path)
-    settings = calibrated_settings(options, path)
-    if config.DETECTION_MIN_CONFIDENCE != Config.DETECTION_MIN_CONFIDENCE:  # a configuration's own
-        settings.pop("DETECTION_MIN_CONFIDENCE", None)
-    settings |= parse_settings(options.set) | (changes or {})
-    if getattr(options, "min_confidence", None) is not None:
-        settings["DETECTION_MIN_CONFIDENCE"] = options.min_confidence
-    config = config.replace(**settings)
-    config.validate()
-    return config, path
-
-
-def config_for(options: argparse.Namespace, path: Path) -> Config:
-    """The configuration to detect with weights, before --set: --config, that of their run, or the one that they fit.
-
-    A presence output in the file is used unless the configuration file sets USE_PRESENCE.
-
-    Raises:
-        ValueError: the weights cannot detect, or fit no named configuration; says what works.
-    """
     from ..runtime.manifest import is_export, read_export
-    from ..training.runs import read_run_config, run_of
-    from ..weights.loading import identify_file
+    from ..weights.choice import config_of, with_settings
 
-    if is_export(path):
-        if options.config:
-            raise ValueError(f"--config {options.config}: the exported network in {path} has its own; leave it out")
-        return read_export(path).config
-    if options.config:
-        config = load_config(options.config)
-        states_it = options.config not in CONFIGS and "USE_PRESENCE" in read_json(options.config)
-        return config if states_it or not identify_file(path).has_presence else config.replace(USE_PRESENCE=True)
-    if run := run_of(path):
-        return read_run_config(run)
-    info = identify_file(path)
-    if info.kind != "siamese":
-        raise ValueError(f"{path}: {info.text}. It cannot detect by itself: {info.use(path)}")
-    if info.config is None:
-        raise ValueError(f"{path}: {info.text}, fits none of {', '.join(CONFIGS)}. Name its --config; {info.advice}")
-    return load_config(info.config).replace(**info.fits[info.config])
+    path = None if options.model == "untrained" else find_export(options) or find_model(options)
+    if path is None:
+        config = load_config(options.config or "tiny")
+    elif not is_export(path):
+        config = config_of(path, options.config)
+    elif options.config:
+        raise ValueError(f"--config {options.config}: the exported network in {path} has its own; leave it out")
+    else:
+        config = read_export(path).config
+    changed = parse_settings(options.set) | (changes or {})
+    if getattr(options, "min_confidence", None) is not None:
+        changed["DETECTION_MIN_CONFIDENCE"] = options.min_confidence
+    return with_settings(config, calibrated_settings(options, path), changed), path
 
 
 def find_export(options: argparse.Namespace) -> Path | None:
@@ -144,7 +118,12 @@ def find_model(options: argparse.Namespace, *, begins_run: bool = False) -> Path
     def find_in_runs(name: str) -> Path:
         return _find_in_runs(options, name, begins_run=begins_run)
 
-    return find_weights(options.model, options.checkpoints, runs=find_in_runs)
+    return find_weights(options.model, options.checkpoints, runs=find_in_runs, tell=tell)
+
+
+def tell(text: str) -> None:
+    """Show a message on the error stream."""
+    print(text, file=sys.stderr)
 
 
 def _find_in_runs(options: argparse.Namespace, name: str, *, begins_run: bool) -> Path:
@@ -153,7 +132,7 @@ def _find_in_runs(options: argparse.Namespace, name: str, *, begins_run: bool) -
     The run of "last" and "best" is that of --config and --set; without --config it is the newest under --logs (of the
     EXPERIMENT that --set names). Where they name another run, that begins with these weights, it is the newest of all.
     """
-    from ..training.runs import find_newest_run, find_run_weights, log_dir_of, run_in
+    from ..weights.runs import find_newest_run, find_run_weights, log_dir_of, run_in
 
     settings = parse_settings(getattr(options, "set", []))
     if name not in ("last", "best"):
@@ -181,14 +160,11 @@ def find_calibration(options: argparse.Namespace, path: Path | None) -> "Calibra
 
 def calibrated_settings(options: argparse.Namespace, path: Path | None) -> dict[str, Any]:
     """The settings that the threshold file beside the weights gives; none without verification where it needs one."""
+    from ..weights import choice
+
     calibration = find_calibration(options, path)
-    if calibration is None:
-        return {}
-    if calibration.verification is None:
-        return {"DETECTION_MIN_CONFIDENCE": calibration.threshold}
-    if not options.verify or not parse_settings(options.set).get("VERIFY_DETECTIONS", True):
-        return {}  # a threshold of verified scores means nothing for others
-    return {"DETECTION_MIN_CONFIDENCE": calibration.threshold, "VERIFY_DETECTIONS": True}
+    verify = calibration is not None and options.verify and parse_settings(options.set).get("VERIFY_DETECTIONS", True)
+    return choice.calibrated_settings(calibration, verify=verify)
 
 
 def open_predictor(options: argparse.Namespace, config: Config, path: Path | None) -> "BasePredictor":

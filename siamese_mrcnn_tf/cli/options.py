@@ -41,7 +41,7 @@ _NO_VERIFY_HELP = "do not verify finds, even if calibrate stored a verification 
 _CONFIG_DEFAULT = "that of the training run of the weights, or the one that fits them"
 FILE_HELP = (
     "a Keras weight file (.h5, .weights.h5, .keras), 'shapes' (bundled weights) or a known file by name such as "
-    "small_siamese_mrcnn_0160"
+    "'large' or small_siamese_mrcnn_0160, downloaded on first use (the command weights lists them)"
 )
 RUNS_HELP = (
     "the folder of a training run, or of several for the newest (its best weights by validation loss, else the last); "
@@ -52,7 +52,7 @@ _RUNTIME_HELP = (
     "for weights; for an exported folder the first that it has and that is installed)"
 )
 LOGS_HELP = "folder of training runs and their checkpoints (default logs)"
-CHECKPOINTS_HELP = "folder of known weight files and downloads (default checkpoints)"
+CHECKPOINTS_HELP = "folder where known weight files are looked for before that of downloads (default checkpoints)"
 
 
 def number(kind: Callable[[str], float], accepts: Callable[[float], bool], expected: str) -> Callable[[str], float]:

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING
 from ..config import CONFIGS, Config, load_config, parse_settings
 from ..data.reading import ReadingRules
 from ..shapes.schedules import SHAPES_SCHEDULES
-from ..training.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
 from ..training.schedules import SCHEDULES, load_schedule, shortened
-from .inputs import find_model, open_dataset, picked, resumed_arguments, start_keras
+from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
+from .inputs import find_model, open_dataset, picked, resumed_arguments, start_keras, tell
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, add_run_arguments, at_least
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def open_trainer(
     if folder is None and options.model != "last":
         refuse_run(log_dir_of(config, options.logs))
         if options.model is None and default != "untrained":
-            weights = find_weights(default, options.checkpoints)
+            weights = find_weights(default, options.checkpoints, tell=tell)
     model = SiameseMaskRCNN("training", config, options.logs, seed=options.seed)
     if folder is not None:
         model.log_dir = str(folder)  # it may have been moved since

@@ -1,85 +1,115 @@
 """Downloads that resume.
 
-The bytes received so far are kept in `NAME.part` beside the file, which is renamed when the download is complete.
+The bytes received so far are kept in `NAME.part` beside the file, which is renamed when the download is complete and
+checked. `NAME.part.tag` has what the server calls this version of the file: what it has replaced meanwhile is not
+continued.
 """
 
+import contextlib
+import errno
 import hashlib
 import http.client
+import io
 import logging
 import os
 import re
+import stat
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from .files import StrPath, make_folder
+from .files import StrPath, make_folder, read_text, write_text
+from .web import FailedRequest, answer_of, is_web_address, open_url, refuse_error
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT = 30  # seconds without a byte after which a connection counts as dropped
 _WAITS = (1, 2, 4)  # seconds before each retry of a connection that brought nothing
 _CHUNK = 1 << 18  # bytes read at once
-_BUSY = (http.HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600))  # HTTP statuses that a retry may change
+_PART, _TAG = ".part", ".part.tag"
 
 
-def download(url: str, path: StrPath, *, md5: str | None = None, progress: bool = True) -> None:
+def download(
+    url: str,
+    path: StrPath,
+    *,
+    size: int | None = None,
+    digest: str | None = None,
+    check: Callable[[Path], None] | None = None,
+    progress: bool = True,
+) -> None:
     """Download a file, resuming what an earlier try has left. A file that is at `path` already is replaced at the end.
 
+    One process at a time may download to a path (see `io.locks`).
+
     Args:
-        url: http or https address.
+        url: http or https address; redirects are followed, from https to https only.
         path: file to write; missing parent folders are made.
-        md5: checksum of the whole file in hexadecimal; None checks the size alone.
+        size: bytes of the whole file, if they are known.
+        digest: "md5:..." or "sha256:...", a checksum of the whole file in hexadecimal.
+        check: called with the path of the complete file before it is renamed; raises ValueError to refuse it.
 
     Raises:
-        ValueError: not such an address, `path` is a folder, or the checksum differs (the bytes are removed then).
+        ValueError: not such an address, `path` is a folder, or size, checksum or `check` refuse what came; nothing of
+            it is kept then.
         ConnectionError: the server cannot be reached, refuses, or drops the connection again and again; the message
             has its answer. The bytes received are kept.
         OSError: the file cannot be written.
     """
     path = Path(path)
-    if not re.fullmatch(r"https?://[^\s/]\S*", url, re.IGNORECASE):
+    if not is_web_address(url):
         raise ValueError(f"{path}: cannot be downloaded from {url!r}, expected an http or https address")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, expected a file to write")
     make_folder(path.parent)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + _PART)
     try:
-        with tqdm(desc=path.name, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress) as bar:
-            _fetch_all(url, part, bar)
-        if md5 is not None:
-            with open(part, "rb") as file:
-                found = hashlib.file_digest(file, "md5").hexdigest()
-            if found != md5.lower():
-                came = f"the {_size(part)} bytes that came from {url} have the md5 checksum {found}"
-                part.unlink()
-                raise ValueError(f"{path}: {came}, expected {md5}; they are not kept")
+        _fetch_all(url, part, size, progress)
+        _refuse_other(url, path, part, size, digest, check)
         os.replace(part, path)
-    except _FailedRequest as error:
+        _forget_tag(part)
+    except FailedRequest as error:
         kept = f"; {_size(part)} bytes are kept in {part.name}, the next try resumes there" if _size(part) else ""
         raise ConnectionError(f"{path}: cannot be downloaded from {url} ({error}){kept}") from error
     except OSError as error:
         raise OSError(error.errno, f"{path}: the download from {url} cannot be written ({error.strerror})") from error
 
 
-class _FailedRequest(Exception):
-    """A request that failed; `retry` tells whether another try may succeed."""
+def _refuse_other(
+    url: str,
+    path: Path,
+    part: Path,
+    size: int | None,
+    digest: str | None,
+    check: Callable[[Path], None] | None,
+) -> None:
+    """Remove what came, and raise ValueError, if it is not the file that was expected."""
+    try:
+        came = f"{path}: the {_size(part)} bytes that came from {url}"
+        if size is not None and _size(part) != size:
+            raise ValueError(f"{came} should be {size}; they are not kept")
+        if digest is not None:
+            kind, _, expected = digest.partition(":")
+            with _open_part(part) as file:
+                found = hashlib.file_digest(file, kind).hexdigest()
+            if found != expected.lower():
+                raise ValueError(f"{came} have the {kind} checksum {found}, expected {expected}; they are not kept")
+        if check is not None:
+            check(part)
+    except ValueError:
+        _discard(part)
+        raise
 
-    def __init__(self, reason: object, *, retry: bool = True) -> None:
-        super().__init__(reason)
-        self.retry = retry
 
-
-def _fetch_all(url: str, part: Path, bar: Any) -> None:
+def _fetch_all(url: str, part: Path, size: int | None, progress: bool) -> None:
     """Fetch until `part` is complete. Failures after new bytes do not count."""
     failures, largest = 0, _size(part)
     while True:
         try:
-            return _fetch(url, part, bar)
-        except _FailedRequest as error:
+            return _fetch(url, part, size, progress)
+        except FailedRequest as error:
             if _size(part) > largest:
                 failures, largest = 0, _size(part)
             if not error.retry or failures == len(_WAITS):
@@ -89,60 +119,102 @@ def _fetch_all(url: str, part: Path, bar: Any) -> None:
             failures += 1
 
 
-def _fetch(url: str, part: Path, bar: Any) -> None:
+def _fetch(url: str, part: Path, size: int | None, progress: bool) -> None:
     """One request for the bytes that `part` lacks."""
-    have = _size(part)
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        response = error
-    except (OSError, http.client.HTTPException) as error:
-        raise _FailedRequest(getattr(error, "reason", None) or error) from error
-    with response:
+    have, tag = _size(part), _read_tag(part)
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", **({"If-Range": tag} if tag else {})}
+    with open_url(url, headers) as response:
         start, total = _extent(response, part, have)
-        bar.total, bar.n = total, start
-        bar.refresh()
+        if None not in (size, total) and total != size:
+            raise FailedRequest(f"the server has {total} bytes, expected {size}", retry=False)
         if start != total:
-            _receive(response, part, start, bar)
+            if not start:
+                _write_tag(part, response)
+            units: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": not progress}
+            with tqdm(desc=part.name.removesuffix(_PART), total=total or size, initial=start, **units) as bar:
+                _receive(response, part, start, bar)
     if total is not None and _size(part) != total:
-        raise _FailedRequest(f"the connection broke off after {_size(part)} of {total} bytes")
+        raise FailedRequest(f"the connection broke off after {_size(part)} of {total} bytes")
 
 
 def _extent(response: Any, part: Path, have: int) -> tuple[int, int | None]:
     """Position of the response's first byte in the file, and the file's size if the server states it."""
     status, content_range = response.status, response.headers.get("Content-Range", "").strip()
-    answer = f"HTTP status {status} {response.reason}"
     if status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
         if content_range == f"bytes */{have}":
             return have, have
-        part.unlink()
-        raise _FailedRequest(f"{answer}: the bytes kept are of another file, starting anew")
-    if status >= http.HTTPStatus.BAD_REQUEST:
-        raise _FailedRequest(answer, retry=status in _BUSY)
+        _discard(part)
+        raise FailedRequest(f"{answer_of(response)}: the bytes kept are of another file, starting anew")
+    refuse_error(response)
     if status != http.HTTPStatus.PARTIAL_CONTENT:  # the server sends the whole file, asked for a range or not
-        length = response.headers.get("Content-Length")
-        return 0, None if length is None else int(length)
+        length = response.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdecimal() else None
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
     if not match or int(match[1]) != have:
         reason = f"asked for the bytes from {have} on, the answer is of the range {content_range!r}"
-        raise _FailedRequest(reason, retry=False)
+        raise FailedRequest(reason, retry=False)
     return have, None if match[2] == "*" else int(match[2])
 
 
 def _receive(response: Any, part: Path, start: int, bar: Any) -> None:
-    with open(part, "r+b" if start else "wb") as file:
+    with _open_part(part) as file:
+        file.truncate(start)
         file.seek(start)
         while True:
             try:
                 chunk = response.read(_CHUNK)
             except (OSError, http.client.HTTPException) as error:
-                raise _FailedRequest(f"the connection broke off after {file.tell()} bytes: {error!r}") from error
+                raise FailedRequest(f"the connection broke off after {file.tell()} bytes: {error!r}") from error
             if not chunk:
                 return
             file.write(chunk)
             bar.update(len(chunk))
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+# ---- the file of bytes received so far ---------------------------------------------------------------------------
+
+
+def _open_part(part: Path) -> io.BufferedRandom:
+    """`part`, made if necessary, open to read and write. Never what a link of this name points to: OSError instead."""
+    if part.is_symlink():  # where the system has no O_NOFOLLOW
+        raise OSError(errno.ELOOP, f"{part.name} is a symbolic link, remove it")
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(part, flags, 0o666), "r+b")
+
+
+def _size(part: Path) -> int:
+    """Bytes of a regular file; 0 for anything else, such as a link."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(part)
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return 0
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _forget_tag(part)
+
+
+def _tag_path(part: Path) -> Path:
+    return part.with_name(part.name.removesuffix(_PART) + _TAG)
+
+
+def _read_tag(part: Path) -> str:
+    """What the server called the version that `part` is of; empty where it did not say."""
+    path = _tag_path(part)
+    return read_text(path).strip() if path.is_file() and not path.is_symlink() else ""
+
+
+def _write_tag(part: Path, response: Any) -> None:
+    """Keep a strong ETag of the response, or none."""
+    tag = response.headers.get("ETag", "").strip()
+    if re.fullmatch(r'"[\x21\x23-\x7e]*"', tag):
+        write_text(_tag_path(part), tag)
+    else:
+        _forget_tag(part)
+
+
+def _forget_tag(part: Path) -> None:
+    _tag_path(part).unlink(missing_ok=True)

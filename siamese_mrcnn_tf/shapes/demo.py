@@ -18,7 +18,7 @@ from ..evaluation.queries import OneShotDetector, RandomBoxes
 from ..evaluation.settings import EvaluationSettings
 from ..io.files import read_json
 from ..predictor import SiamesePredictor
-from ..training.runs import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of
+from ..weights.runs import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of
 from ..weights.thresholds import read_thresholds, threshold_path
 from .dataset import SHAPES, STANDARD, find_dataset
 from .demo_page import OPEN, write_demo_page

@@ -25,7 +25,7 @@ from ..config import FORMER_NAMES, Config
 from ..io import files
 from ..io.files import StrPath
 from ..weights import loading
-from .runs import CONFIG_FILE, RUN_FILE, STATE_FILE, best_epoch
+from ..weights.runs import CONFIG_FILE, RUN_FILE, STATE_FILE, best_epoch
 
 if TYPE_CHECKING:
     import keras

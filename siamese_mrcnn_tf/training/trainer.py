@@ -24,11 +24,11 @@ from ..data.augmentation import as_augmentation
 from ..data.data_generator import TrainingSamples
 from ..data.dataset import Dataset
 from ..data.loader import SampleLoader
+from ..weights.runs import best_epoch
 from .batches import TrainingBatches
 from .callbacks import StepCallback, TrainingStopped, ValidationCallback, loader_errors
 from .checkpoints import CheckpointManager, TrainerState
 from .distribution import replicas_of
-from .runs import best_epoch
 from .schedules import Stage
 from .trainable_layers import matching_layers, select_layers, summarize_names
 from .training_model import build_optimizer, compile_model

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..io.files import StrPath
 from . import legacy_h5
+from .batch_norm import EPSILON, corrected_norms, has_other_epsilon
 from .identify import WeightsInfo, identify_weights, residual_blocks
 from .legacy_h5 import Shape, WeightFile, group_of, is_backbone_layer, is_network_layer, layer_of
 
@@ -99,12 +100,23 @@ def load_weights(model: Any, path: StrPath, exclude: Exclude = ()) -> LoadReport
         held = f"the file has {_layer_list(file.shapes)}, the model {_layer_list(variables)}"
         raise ValueError(f"{file.path}: {info.text}. None of its weights is in the model: {held}")
     report.notes += _notes(file, info, report, exclude, homes)
+    if has_other_epsilon(file):
+        report.notes.append(_correct_norms(file))
     for key in report.loaded:
         variables[key].assign(file.arrays[key])
     for key in report.zeroed:
         variables[key].assign(np.zeros(wanted[key], np.float32))
     logger.log(logging.WARNING if report.missing or report.notes else logging.INFO, "%s", report.summary())
     return report
+
+
+def _correct_norms(file: WeightFile) -> str:
+    """Change the arrays of a file of keras-applications to this network's epsilon; returns a remark in words."""
+    changed, num_folded = corrected_norms(file.arrays)
+    file.arrays |= changed
+    by_gamma = f", {num_folded} channels by their gamma" if num_folded else ""
+    done = f"moving variances are corrected for the epsilon {EPSILON} of this network{by_gamma}"
+    return f"the file is of keras-applications: {done}; its ImageNet weights are for BGR images and other padding"
 
 
 def save_weights(model: Any, path: StrPath) -> None:

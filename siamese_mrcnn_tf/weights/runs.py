@@ -13,7 +13,7 @@ from typing import Any
 from ..config import Config, load_config
 from ..io import files
 from ..io.files import StrPath
-from ..weights.foreign import describe_folder
+from .foreign import describe_folder
 
 RUN_FILE, CONFIG_FILE, STATE_FILE = "run.json", "config.json", "state.json"  # command, configuration, progress
 CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")

@@ -1,0 +1,103 @@
+"""Requests to web servers: http and https only, proxies of the environment, redirects that stay as safe."""
+
+import http.client
+import json
+import os
+import re
+import socket
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+OFFLINE = "SIAMESE_MRCNN_OFFLINE"  # environment variable that forbids requests
+_TIMEOUT = 30  # seconds without a byte after which a connection counts as dropped
+_BUSY = (http.HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600))  # HTTP statuses that a retry may change
+_MESSAGE = 200  # characters of a server's message that are shown
+
+
+class FailedRequest(Exception):
+    """A request that failed; `retry` tells whether another try may succeed."""
+
+    def __init__(self, reason: object, *, retry: bool = True) -> None:
+        super().__init__(reason)
+        self.retry = retry
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https only, and from https to https only."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        schemes = [urllib.parse.urlsplit(url).scheme.lower() for url in (req.full_url, newurl)]
+        if schemes[1] not in ("http", "https") or schemes == ["https", "http"]:
+            raise FailedRequest(f"{req.full_url} redirects to {newurl}, which is less safe", retry=False)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_opener = urllib.request.build_opener(_SafeRedirects)
+
+
+def is_offline() -> bool:
+    """Whether SIAMESE_MRCNN_OFFLINE is set, to anything but 0."""
+    return os.environ.get(OFFLINE, "0") not in ("", "0")
+
+
+def is_web_address(url: str) -> bool:
+    """Whether `url` is a whole http or https address."""
+    return re.fullmatch(r"https?://[^\s/]\S*", url, re.IGNORECASE) is not None
+
+
+def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
+    """The response of a GET request, also one that is an error; a context manager.
+
+    Raises:
+        FailedRequest: no response, or a redirect to a less safe address.
+    """
+    if is_offline():
+        raise FailedRequest(f"{OFFLINE} is set", retry=False)
+    request = urllib.request.Request(url, headers={"User-Agent": "siamese-mrcnn", **(headers or {})})
+    try:
+        return _opener.open(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        return error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        lasting = isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError))
+        raise FailedRequest(reason, retry=not lasting) from error
+
+
+def refuse_error(response: Any) -> None:
+    """Raise FailedRequest for a response with an HTTP status that is an error."""
+    if response.status >= http.HTTPStatus.BAD_REQUEST:
+        raise FailedRequest(answer_of(response), retry=response.status in _BUSY)
+
+
+def answer_of(response: Any) -> str:
+    """The HTTP status of a response in words."""
+    return f"HTTP status {response.status} {response.reason}"
+
+
+def read_json_from(url: str, *, limit: int = 16 * 2**20) -> Any:
+    """The content of a JSON document of at most `limit` bytes.
+
+    Raises:
+        FailedRequest: no such document; has the server's answer, with the message of a JSON answer.
+    """
+    try:
+        with open_url(url, {"Accept": "application/json"}) as response:
+            text = response.read(limit + 1)
+            status = response.status
+            answer = answer_of(response)
+    except (OSError, http.client.HTTPException) as error:
+        raise FailedRequest(f"the connection broke off: {error!r}") from error
+    try:
+        content = json.loads(text[: limit + 1]) if len(text) <= limit else None
+    except (ValueError, RecursionError):
+        content = None
+    if status >= http.HTTPStatus.BAD_REQUEST:
+        message = content.get("message") if isinstance(content, dict) else None
+        raise FailedRequest(f"{answer}: {message[:_MESSAGE]}" if isinstance(message, str) else answer)
+    if content is None:
+        raise FailedRequest(f"{url} is no JSON document", retry=False)
+    return content

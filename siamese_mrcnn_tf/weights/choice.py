@@ -1,0 +1,91 @@
+"""The configuration to detect with: that of the weights, with what `calibrate` stored beside them, and own settings.
+
+The command line and `from_pretrained` choose by these rules. Nothing here needs Keras.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ..config import CONFIGS, Config, load_config
+from ..io.files import StrPath, read_json
+from .loading import identify_file
+from .pretrained import find_weights
+from .runs import find_run_weights, read_run_config, run_in, run_of
+from .thresholds import Calibration, find_thresholds
+
+
+def config_of(path: Path, base: str | None = None) -> Config:
+    """The configuration to detect with weights: `base`, that of their run, or the one that they fit.
+
+    A presence output in the file is used unless the configuration file sets USE_PRESENCE.
+
+    Args:
+        path: weight file.
+        base: name of a configuration, or a JSON file; None takes that of the weights.
+
+    Raises:
+        ValueError: the weights cannot detect, or fit no named configuration; says what works.
+    """
+    if base:
+        config = load_config(base)
+        states_it = base not in CONFIGS and "USE_PRESENCE" in read_json(base)
+        return config if states_it or not identify_file(path).has_presence else config.replace(USE_PRESENCE=True)
+    if run := run_of(path):
+        return read_run_config(run)
+    info = identify_file(path)
+    if info.kind != "siamese":
+        raise ValueError(f"{path}: {info.text}. It cannot detect by itself: {info.use(path)}")
+    if info.config is None:
+        raise ValueError(f"{path}: {info.text}, fits none of {', '.join(CONFIGS)}. Name its --config; {info.advice}")
+    return load_config(info.config).replace(**info.fits[info.config])
+
+
+def calibrated_settings(calibration: Calibration | None, *, verify: bool = True) -> dict[str, Any]:
+    """The settings that a threshold file gives; none without verification where it needs one."""
+    if calibration is None:
+        return {}
+    if calibration.verification is None:
+        return {"DETECTION_MIN_CONFIDENCE": calibration.threshold}
+    if not verify:
+        return {}  # a threshold of verified scores means nothing for others
+    return {"DETECTION_MIN_CONFIDENCE": calibration.threshold, "VERIFY_DETECTIONS": True}
+
+
+def with_settings(config: Config, calibrated: dict[str, Any], changes: dict[str, Any]) -> Config:
+    """A configuration with the settings of a threshold file where it leaves them open, then with `changes`.
+
+    Raises:
+        ValueError: an unknown setting, or values that do not go together.
+    """
+    settings = dict(calibrated)
+    if config.DETECTION_MIN_CONFIDENCE != Config.DETECTION_MIN_CONFIDENCE:  # a configuration's own
+        settings.pop("DETECTION_MIN_CONFIDENCE", None)
+    config = config.replace(**{**settings, **changes})
+    config.validate()
+    return config
+
+
+def choose_pretrained(
+    name: StrPath, checkpoints: StrPath, settings: dict[str, Any]
+) -> tuple[Path, Config, Calibration | None]:
+    """(weight file, configuration, threshold file beside it or None) for a name.
+
+    Args:
+        name: as for `find_weights`; a folder is that of a training run, which stands for its best weights.
+        checkpoints: folder where known files are looked for first.
+        settings: changes of the configuration that fits the weights.
+
+    Raises:
+        ValueError, OSError: as `find_weights`, `config_of` and `find_thresholds`.
+    """
+    path = find_weights(name, checkpoints, runs=_run_weights)
+    calibration = find_thresholds(path)
+    calibrated = calibrated_settings(calibration, verify=settings.get("VERIFY_DETECTIONS", True))
+    return path, with_settings(config_of(path), calibrated, settings), calibration
+
+
+def _run_weights(name: str) -> Path:
+    """The best weights of the run in a folder."""
+    if not Path(name).is_dir():  # "last" and "best"
+        raise ValueError(f"weights {name!r}: of which training run? Expected its folder")
+    return find_run_weights(run_in(name)).path
