@@ -21,7 +21,10 @@ from .results import Category, Finds, ImageResult
 Record = dict[str, Any]
 
 MAX_LOSSLESS = 2_000_000  # pixels; larger images are written as JPEG
-JPEG_OPTIONS: dict[str, Any] = {"quality": 92, "subsampling": 0}
+_OPTIONS: dict[str, dict[str, Any]] = {  # of Pillow; PNG of a higher level is hardly smaller and takes far longer
+    "jpg": {"format": "JPEG", "quality": 92, "subsampling": "4:4:4"},
+    "png": {"format": "PNG", "compress_level": 3},
+}
 MAX_LABEL = np.iinfo(np.uint16).max
 
 _LABELME_VERSION = "5.5.0"  # of the format: `mask` shapes and `description`
@@ -165,9 +168,9 @@ def encoded_image(pixels: np.ndarray, kind: str) -> bytes:
     return content.getvalue()
 
 
-def save_image(image: Image.Image, target: Any, kind: str) -> None:
-    """Write an image as "png" or "jpg" to a path or a file."""
-    image.save(target, **({"format": "JPEG"} | JPEG_OPTIONS if kind == "jpg" else {"format": "PNG"}))
+def save_image(image: Image.Image, target: Any, kind: str, **options: Any) -> None:
+    """Write an image as "png" or "jpg" to a path or a file; `options` as of Pillow."""
+    image.save(target, **(_OPTIONS[kind] | options))
 
 
 def _base64(content: bytes) -> str:

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import numpy as np
 
 from ..visualize.overlays import Legend, as_bytes
 from ..visualize.pages import Html, folded, image_uri, note, section, table, template_macro, write_page
@@ -16,6 +18,7 @@ PAGE_FILE = "index.html"
 
 _MAX_CROPS, _CROP_SIDE = 3, 140  # references of a category that are shown, and their size in pixels
 _MAX_NAMES = 4  # in the title
+_ASPECTS = (0.75, 1.6)  # of the images of tiles, lowest and highest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Tile:
     scores: Mapping[int, Sequence[float]]  # category id -> scores; only categories with finds
     link: str  # path of the overlay, from the page
     thumb: str  # path of the thumbnail; for a video of its poster, or ""
+    aspect: float  # width of the image divided by its height
     frames: int = 0  # searched frames of a video; 0 for an image
 
     @property
@@ -45,7 +49,7 @@ class Gallery:
     videos: Sequence[Tile] = ()
     skipped: Sequence[tuple[str, str]] = ()  # (source, why)
     about: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    files: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> path from the page
+    files: Sequence[str] = ()  # paths from the page
 
 
 def write_gallery(path: Path, gallery: Gallery) -> None:
@@ -108,7 +112,7 @@ def _found(gallery: Gallery, category_id: int) -> str:
     frames = sum(len(tile.scores.get(category_id, ())) for tile in gallery.videos)
     texts = [f"{_words(sum(map(len, groups)), 'find')} in {_words(len(groups), 'image')}"] if groups else []
     texts += [f"in {_words(frames, 'frame')}"] if frames else []
-    return ", ".join(texts) or "nothing found"
+    return " and ".join(texts) or "nothing found"
 
 
 def _counted(count: int, noun: str) -> tuple[int, str]:
@@ -122,13 +126,15 @@ def _words(count: int, noun: str) -> str:
 def _about(gallery: Gallery) -> list[Html]:
     """What else is known of the search, and the files with its results."""
     parts = [_macro("about")(list(gallery.about.items()))] if gallery.about else []
-    links = [(name, quote(path)) for name, path in gallery.files.items()]
+    links = [(path, quote(path)) for path in gallery.files]
     return parts + ([_macro("files")(links)] if links else [])
 
 
 # ---- tiles -------------------------------------------------------------------------------------------------------
-def _tiles(gallery: Gallery, tiles: Iterable[Tile], kind: str) -> Html:
-    return _macro("tiles")([_shown(tile, gallery) for tile in tiles], kind)
+def _tiles(gallery: Gallery, tiles: Sequence[Tile], kind: str) -> Html:
+    """Tiles with room for images of the usual proportions; others have a margin."""
+    usual = float(np.clip(np.median([tile.aspect for tile in gallery.tiles or tiles]), *_ASPECTS))
+    return _macro("tiles")([_shown(tile, gallery) for tile in tiles], kind, f"{usual:.3f}")
 
 
 def _shown(tile: Tile, gallery: Gallery) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import glob
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,7 +35,7 @@ OVERLAYS, MASKS, CUTOUTS, LABELMAPS = "overlays", "masks", "cutouts", "labelmaps
 LABELME, VIDEOS, THUMBNAILS = "labelme", "videos", "thumbnails"
 _FRAMES = "frames"  # in VIDEOS, while a search is under way
 
-_THUMBNAIL_SIDE = 480  # pixels
+_THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 480, 85  # pixels, of JPEG
 _FORMATS = ("png", "jpg")  # of overlays
 
 
@@ -130,9 +131,7 @@ class Outputs:
             for index in range(len(finds)):
                 yield f"{stem}.{index + 1:03d}", finds.boxes[index], _mask(finds, index, result)
 
-    def _write_instances(
-        self, folder: str, result: ImageResult, instances: Iterable[tuple[str, np.ndarray]]
-    ) -> None:
+    def _write_instances(self, folder: str, result: ImageResult, instances: Iterable[tuple[str, np.ndarray]]) -> None:
         """Write NAME.CATEGORY.NUMBER.png for each find; those of an earlier search of the image are removed."""
         for stem in self._stems:
             pattern = f"{glob.escape(f'{result.name}.{stem}')}.[0-9][0-9][0-9]*.png"
@@ -204,15 +203,8 @@ class Outputs:
             self._frame_path(frame.name).unlink()
 
     def _write_page(self, summary: Summary, videos: Sequence[Tile]) -> None:
-        named = {
-            "COCO results": RESULTS_FILE,
-            "COCO annotations": ANNOTATIONS_FILE,
-            "detections": DETECTIONS_FILE,
-            "counts": COUNTS_FILE,
-        }
-        wanted = {"coco": (RESULTS_FILE, ANNOTATIONS_FILE), "csv": (DETECTIONS_FILE, COUNTS_FILE)}
-        written = {name for kind, names in wanted.items() if kind in self.kinds for name in names}
-        files = {name: path for name, path in named.items() if path in written}
+        written = {"coco": (RESULTS_FILE, ANNOTATIONS_FILE), "csv": (DETECTIONS_FILE, COUNTS_FILE)}
+        files = [name for kind, names in written.items() if kind in self.kinds for name in names]
         lists = {"tiles": summary.tiles, "videos": videos, "skipped": summary.skipped}
         gallery = Gallery(self.categories, self.legends, about=self.about, files=files, **lists)
         write_gallery(self.out / PAGE_FILE, gallery)
@@ -245,16 +237,16 @@ def _mask(finds: Finds, index: int, result: ImageResult) -> np.ndarray:
     return mask
 
 
-def _write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write an image in the format of the path's suffix."""
+def _write_image(path: Path, pixels: np.ndarray, **options: Any) -> None:
+    """Write an image in the format of the path's suffix; `options` as of Pillow."""
     with atomic_path(path) as temporary:
-        formats.save_image(Image.fromarray(pixels), temporary, path.suffix[1:])
+        formats.save_image(Image.fromarray(pixels), temporary, path.suffix[1:], **options)
 
 
 def _write_thumbnail(path: Path, drawing: Drawing) -> None:
     image = Image.fromarray(drawing.pixels)
     image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    _write_image(path, np.array(image))
+    _write_image(path, np.array(image), quality=_THUMBNAIL_QUALITY, subsampling="4:2:0")
 
 
 def _read(path: Path) -> np.ndarray:

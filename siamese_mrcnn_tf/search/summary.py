@@ -58,7 +58,8 @@ class Summary:
 
     def add_tile(self, result: ImageResult, link: str, thumb: str) -> None:
         """Add an image to the gallery."""
-        self.tiles.append(Tile(result.name, result.source, scores_of(result, self.categories), link, thumb))
+        scores = scores_of(result, self.categories)
+        self.tiles.append(Tile(result.name, result.source, scores, link, thumb, result.width / result.height))
 
 
 def scores_of(result: ImageResult, categories: Sequence[Category]) -> dict[int, list[float]]:
@@ -71,4 +72,4 @@ def video_tile(source: str, frames: Sequence[Frame], link: str, poster: str) -> 
     """The tile of a video, with the best score of each category in each frame."""
     ids = sorted({category_id for frame in frames for category_id in frame.scores})
     best = {key: [max(frame.scores[key]) for frame in frames if key in frame.scores] for key in ids}
-    return Tile(formats.source_stem(source), source, best, link, poster, frames=len(frames))
+    return Tile(formats.source_stem(source), source, best, link, poster, 1.0, frames=len(frames))

@@ -186,9 +186,9 @@ def _best(
     """Of corners [n, (x, y)] in descending order of preference a free one that covers little; None if none is free."""
     inside = np.clip(corners, 0, np.subtract(area, size))
     ends = inside + size
-    free = ~(
-        (inside[:, None] < taken[None, :, 2:]).all(axis=2) & (ends[:, None] > taken[None, :, :2]).all(axis=2)
-    ).any(axis=1)
+    free = ~((inside[:, None] < taken[None, :, 2:]).all(axis=2) & (ends[:, None] > taken[None, :, :2]).all(axis=2)).any(
+        axis=1
+    )
     if not free.any():
         return None
     inside, ends = inside[free], ends[free]

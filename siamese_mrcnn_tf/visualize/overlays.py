@@ -261,9 +261,7 @@ def _occupied(found: Sequence[_Find], area: tuple[int, int], step: int) -> np.nd
     return cost
 
 
-def _draw_leader(
-    draw: ImageDraw.ImageDraw, box: np.ndarray, plate: tuple[int, ...], color: Bytes3, line: int
-) -> None:
+def _draw_leader(draw: ImageDraw.ImageDraw, box: np.ndarray, plate: tuple[int, ...], color: Bytes3, line: int) -> None:
     """Draw a line from a box to its label where that is not beside it."""
     y1, x1, y2, x2 = map(int, box)
     nearest = min(max((plate[0] + plate[2]) // 2, x1), x2), min(max((plate[1] + plate[3]) // 2, y1), y2)
