@@ -141,8 +141,8 @@ def labelme_json(
     if pixels is not None:
         kind = image_format(*pixels.shape[:2])
         path, data = f"{result.name}.{kind}", _base64(encoded_image(pixels, kind))
-    about = {"version": _LABELME_VERSION, "flags": {}, "shapes": shapes, "imagePath": path, "imageData": data}
-    return about | {"imageHeight": result.height, "imageWidth": result.width}
+    file: Record = {"version": _LABELME_VERSION, "flags": {}, "shapes": shapes, "imagePath": path, "imageData": data}
+    return file | {"imageHeight": result.height, "imageWidth": result.width}
 
 
 def _labelme_shapes(finds: Finds, index: int) -> list[Record]:

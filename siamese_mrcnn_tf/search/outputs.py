@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..io.files import atomic_path, write_json, writable_folder
+from ..io.files import atomic_path, writable_folder, write_json
 from ..visualize.margin import add_margin
 from ..visualize.overlays import Drawing, Legend, draw_finds, overlay_scale
 from ..visualize.palette import category_colors
@@ -36,7 +36,7 @@ LABELME, VIDEOS, THUMBNAILS = "labelme", "videos", "thumbnails"
 _FRAMES = "frames"  # in VIDEOS, while a search is under way
 
 _THUMBNAIL_SIDE, _THUMBNAIL_QUALITY = 480, 85  # pixels, of JPEG
-_FORMATS = ("png", "jpg")  # of overlays
+_SUFFIXES = {".png", ".jpg"}  # of overlays
 
 
 class Outputs:
@@ -103,14 +103,14 @@ class Outputs:
             return
         if "overlays" in self.kinds:
             path = self.out / self._overlay(result)
-            for other in _FORMATS:
-                path.with_suffix(f".{other}").unlink(missing_ok=True)
             _write_image(path, add_margin(drawing, self.legends))
+            for other in _SUFFIXES - {path.suffix}:
+                path.with_suffix(other).unlink(missing_ok=True)
         if "page" in self.kinds:
             _write_thumbnail(self.out / _thumbnail(result.name), drawing)
 
     def _add_masks(self, result: ImageResult, pixels: np.ndarray) -> None:
-        masks = ((where, mask.astype(np.uint8) * 255) for where, _, mask in self._instances(result))
+        masks = ((where, mask.astype(np.uint8) * 255) for where, mask in self._instances(result))
         self._write_instances(MASKS, result, masks)
 
     def _add_cutouts(self, result: ImageResult, pixels: np.ndarray) -> None:
@@ -118,25 +118,23 @@ class Outputs:
 
     def _cutouts(self, result: ImageResult, pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """(name of the file, uint8 [h, w, RGBA]) of each find with pixels, cut tight."""
-        for where, box, mask in self._instances(result):
+        for where, mask in self._instances(result):
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             if not len(rows):
                 continue
             part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
             yield where, np.dstack([pixels[part], mask[part].astype(np.uint8) * 255])
 
-    def _instances(self, result: ImageResult) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """("CATEGORY.NUMBER", box, mask bool [height, width]) of each find; the mask of a find without one is its box."""
+    def _instances(self, result: ImageResult) -> Iterator[tuple[str, np.ndarray]]:
+        """("CATEGORY.NUMBER", mask bool [height, width]) of each find, best first."""
         for stem, finds in zip(self._stems, result.finds, strict=True):
             for index in range(len(finds)):
-                yield f"{stem}.{index + 1:03d}", finds.boxes[index], _mask(finds, index, result)
+                yield f"{stem}.{index + 1:03d}", _mask(finds, index, result)
 
     def _write_instances(self, folder: str, result: ImageResult, instances: Iterable[tuple[str, np.ndarray]]) -> None:
         """Write NAME.CATEGORY.NUMBER.png for each find; those of an earlier search of the image are removed."""
-        for stem in self._stems:
-            pattern = f"{glob.escape(f'{result.name}.{stem}')}.[0-9][0-9][0-9]*.png"
-            for earlier in (self.out / folder).glob(pattern):
-                earlier.unlink()
+        for earlier in (self.out / folder).glob(f"{glob.escape(result.name)}.*.png"):  # names have no dots
+            earlier.unlink()
         for where, image in instances:
             _write_image(self.out / folder / f"{result.name}.{where}.png", image)
 
@@ -205,8 +203,8 @@ class Outputs:
     def _write_page(self, summary: Summary, videos: Sequence[Tile]) -> None:
         written = {"coco": (RESULTS_FILE, ANNOTATIONS_FILE), "csv": (DETECTIONS_FILE, COUNTS_FILE)}
         files = [name for kind, names in written.items() if kind in self.kinds for name in names]
-        lists = {"tiles": summary.tiles, "videos": videos, "skipped": summary.skipped}
-        gallery = Gallery(self.categories, self.legends, about=self.about, files=files, **lists)
+        shown = summary.tiles, videos, summary.skipped
+        gallery = Gallery(self.categories, self.legends, *shown, about=self.about, files=files)
         write_gallery(self.out / PAGE_FILE, gallery)
 
     # ---- paths ---------------------------------------------------------------------------------------------------

@@ -104,10 +104,11 @@ def _own_fonts() -> Path:
 
 @functools.cache
 def _installed_fonts() -> tuple[str, ...]:
-    """Font files of the system and of matplotlib, regular ones first."""
+    """Font files of the system and of matplotlib, regular ones first, without those that have a box for everything."""
     from matplotlib.font_manager import findSystemFonts
 
-    found = {str(path) for path in _own_fonts().glob("*.ttf")} | set(findSystemFonts())
+    every = {str(path) for path in _own_fonts().glob("*.ttf")} | set(findSystemFonts())
+    found = (path for path in every if "lastresort" not in Path(path).name.lower())
     return tuple(sorted(found, key=lambda path: ("regular" not in path.lower(), Path(path).name.lower(), path)))
 
 

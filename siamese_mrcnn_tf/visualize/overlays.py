@@ -150,7 +150,7 @@ def _scaled(finds: Sequence[Instances], shape: tuple[int, ...], scale: int) -> I
 def _scaled_mask(mask: np.ndarray, scale: int) -> tuple[np.ndarray, tuple[int, int]]:
     """(the mask enlarged with smooth borders, in its box; (x, y) of that box on the enlarged image)."""
     y1, x1, y2, x2 = extract_bboxes(mask[:, :, None])[0]
-    part = np.pad(mask[y1:y2, x1:x2], 1).astype(np.uint8) * 255
+    part: np.ndarray = np.pad(mask[y1:y2, x1:x2], 1).astype(np.uint8) * 255
     if scale > 1:
         size = part.shape[1] * scale, part.shape[0] * scale
         part = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR)
@@ -200,7 +200,7 @@ def _stroke(canvas: np.ndarray, contours: Sequence[np.ndarray], color: Bytes3, w
     touched = layer > 0
     share = layer[touched, None] * np.float32(opacity / 255)
     below = region[touched]
-    region[touched] = np.rint(below + share * (np.float32(color) - below)).astype(np.uint8)
+    region[touched] = np.rint(below + share * (np.array(color, np.float32) - below)).astype(np.uint8)
 
 
 # ---- labels ------------------------------------------------------------------------------------------------------

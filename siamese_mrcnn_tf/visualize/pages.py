@@ -8,8 +8,8 @@ is not `Html` is text and is escaped:
         section("Losses", figure(plot, caption="the five losses")),
     ])
 
-Images are inside the page, too, unless a part links to files beside it (`template_macro`). Pages have no script, but for
-one that is given to `write_page`; they can be read without it. Markup and style are in page.html.
+Images are inside the page, too, unless a part links to files beside it (`template_macro`). A page has a script only if
+`write_page` is given one, and can be read without it. Markup and style are in page.html.
 """
 
 import base64
