@@ -71,8 +71,14 @@ def write_gallery(path: Path, gallery: Gallery) -> None:
     elif nothing:
         sections.append(section("Images without finds", _tiles(gallery, nothing, "nothing")))
     if gallery.skipped:
-        sections.append(section("Skipped", table(["file", "why"], gallery.skipped)))
+        sections.append(section("Skipped", table(["file", "why"], map(_reason, gallery.skipped))))
     write_page(path, _title(gallery.categories), sections, style=_macro("style")(), script=_macro("script")())
+
+
+def _reason(skipped: tuple[str, str]) -> tuple[str, str]:
+    """(source, why) without the source at the beginning of the message."""
+    source, why = skipped
+    return source, why.removeprefix(f"{source}: ")
 
 
 def _title(categories: Sequence[Category]) -> str:
