@@ -3,10 +3,10 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_reader import Reader
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -14,32 +14,6 @@ from siamese_mrcnn_tf.visualize import pages
 from siamese_mrcnn_tf.visualize.pages import GridImage, Html
 
 EVIL = "<script>alert('a & \"b\"')</script>"
-VOID = {"meta", "link", "img", "br"}
-
-
-class Reader(HTMLParser):
-    """Checks that elements are nested properly, and collects (tag, attributes, text)."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.elements = [], []
-        self.feed(text)
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append([tag, dict(attrs), ""])
-        if tag not in VOID:
-            self.open.append(self.elements[-1])
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        for element in self.open:
-            element[2] += data
-
-    def all(self, tag):
-        return [(attributes, text) for name, attributes, text in self.elements if name == tag]
 
 
 def decoded(uri):

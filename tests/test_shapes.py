@@ -19,6 +19,7 @@ from scripts import load_script
 
 from siamese_mrcnn_tf.cli.main import main
 from siamese_mrcnn_tf.ops.boxes import extract_bboxes
+from siamese_mrcnn_tf.ops.polygons import mask_polygons
 from siamese_mrcnn_tf.shapes import dataset as shapes
 from siamese_mrcnn_tf.shapes import outlines, scenes
 
@@ -80,7 +81,7 @@ def test_categories_of_a_split_differ_in_structure():
     assert len(CATEGORIES) == len(set(CATEGORIES)) and len(CATEGORIES) % 4 == 0
     for split in range(4):
         stamps = [outlines.draw(name, 40) >= 128 for name in CATEGORIES[split::4]]
-        holes = [scenes.mask_polygons(stamp) is None for stamp in stamps]
+        holes = [mask_polygons(stamp) is None for stamp in stamps]
         filled = [stamp.sum() / (np.pi * 40**2) for stamp in stamps]  # of the circle around
         assert any(holes) and not all(holes) and max(filled) - min(filled) > 0.2
 
@@ -295,7 +296,7 @@ def test_polygons_match_the_masks_and_holes_stay_rle():
 def test_polygons_of_few_pixels(pixels):
     mask = np.zeros((12, 12), bool)
     mask[tuple(zip(*pixels, strict=True))] = True
-    drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(scenes.mask_polygons(mask), 12, 12)))
+    drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(mask_polygons(mask), 12, 12)))
     assert np.array_equal(drawn, mask)
 
 

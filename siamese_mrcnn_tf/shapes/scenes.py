@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..io.files import atomic_path
 from ..ops.boxes import extract_bboxes
+from ..ops.polygons import mask_polygons
 from .outlines import CATEGORIES, MAX_CATEGORIES, category_id, category_names, make_stamp
 
 Part = tuple[slice, slice]  # rows and columns
@@ -152,24 +153,6 @@ def annotate(masks: np.ndarray, class_ids: np.ndarray, *, polygons: bool) -> lis
             }
         )
     return records
-
-
-_POLYGON_DETAIL = 3  # parts of a pixel, so that outlines follow the borders of pixels and not their centers
-_POLYGON_TOLERANCE = 0.4  # pixels, maximum distance of a polygon from the border
-
-
-def mask_polygons(mask: np.ndarray) -> list[list[float]] | None:
-    """COCO's polygons [x, y, x, y, ...] in pixels of a mask bool [height, width], one for each connected part.
-
-    Returns None if the mask has a hole.
-    """
-    fine = mask.astype(np.uint8).repeat(_POLYGON_DETAIL, axis=0).repeat(_POLYGON_DETAIL, axis=1)
-    contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if (hierarchy[0, :, 3] >= 0).any():  # a contour with a parent goes around a hole
-        return None
-    simpler = [cv2.approxPolyDP(contour, _POLYGON_TOLERANCE * _POLYGON_DETAIL, closed=True) for contour in contours]
-    chosen = [few if len(few) >= 3 else contour for few, contour in zip(simpler, contours, strict=True)]
-    return [np.around((corners + 0.5) / _POLYGON_DETAIL, 2).ravel().tolist() for corners in chosen]
 
 
 # ---- placing -----------------------------------------------------------------------------------------------------

@@ -11,8 +11,10 @@ instances: detections over their image, beside their references, in a grid; over
 stages: inside the network: proposals, refinements, masks, differences to the ground truth, feature maps.
 samples: training samples with references, anchors and targets.
 diagnostics: losses, precision and recall, overlaps, statistics of weights.
+overlays, margin: the finds of a search in their image, the references beside it.
+palette, lettering: colors of categories; fonts, texts and places of labels.
 style: colors, figures, axes and marks that all drawings share.
-pages: self-contained HTML pages, from page.html.
+pages: HTML pages that open without a server, from page.html.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: one file that opens without a server, with its images and style inside.
+"""HTML pages that open without a server and load nothing from other sites, with their style inside.
 
 A page has sections, a section has parts, and each part is markup (`Html`) that a function here returns. Everything that
 is not `Html` is text and is escaped:
@@ -8,7 +8,8 @@ is not `Html` is text and is escaped:
         section("Losses", figure(plot, caption="the five losses")),
     ])
 
-Pages load nothing from elsewhere and have no scripts. Markup and style are in page.html.
+Images are inside the page, too, unless a part links to files beside it (`template_macro`). A page has a script only if
+`write_page` is given one, and can be read without it. Markup and style are in page.html.
 """
 
 import base64
@@ -51,14 +52,22 @@ class GridImage:
 
 
 # ---- pages -----------------------------------------------------------------------------------------------------------
-def write_page(path: str | os.PathLike, title: str, sections: Iterable[object]) -> None:
-    """Write a page of sections, Html (`section`) or text, which becomes paragraphs; missing folders are made."""
-    write_text(path, page(title, sections))
+def write_page(
+    path: str | os.PathLike, title: str, sections: Iterable[object], *, style: Html | str = "", script: Html | str = ""
+) -> None:
+    """Write a page; missing folders are made.
+
+    Args:
+        sections: Html (`section`) or text, which becomes paragraphs.
+        style: CSS of this page, after that of all pages.
+        script: JavaScript that runs when the page is loaded.
+    """
+    write_text(path, page(title, sections, style=style, script=script))
 
 
-def page(title: str, sections: Iterable[object]) -> Html:
+def page(title: str, sections: Iterable[object], *, style: Html | str = "", script: Html | str = "") -> Html:
     """A whole page; arguments as in `write_page`."""
-    return _macro("page")(title, sections).lstrip()
+    return _macro("page")(title, list(sections), Html(style), Html(script)).lstrip()
 
 
 def section(heading: str, *parts: object, level: int = 2) -> Html:
@@ -171,12 +180,16 @@ def image_uri(pixels: np.ndarray, *, lossless: bool = False, max_side: int | Non
 
 
 @functools.cache
-def _macro(name: str) -> Callable[..., Html]:
-    """A macro of page.html; a value of None becomes no text."""
-    loader = PackageLoader(__name__.rpartition(".")[0], ".")
+def template_macro(package: str, template: str, name: str) -> Callable[..., Html]:
+    """A macro of a template that is part of a package; it escapes text, and a value of None becomes no text."""
+    loader = PackageLoader(package, ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.finalize = lambda value: "" if value is None else value
-    return getattr(environment.get_template("page.html").module, name)
+    return getattr(environment.get_template(template).module, name)
+
+
+def _macro(name: str) -> Callable[..., Html]:
+    return template_macro(__name__.rpartition(".")[0], "page.html", name)
 
 
 def _grid_cell(cell: GridImage | str, max_side: int | None) -> Html | str:

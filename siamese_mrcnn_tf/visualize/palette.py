@@ -1,0 +1,94 @@
+"""Colors of categories: far from each other, from the colors of what they mark, and readable on dark and light plates.
+
+Distances are CIEDE2000, the distance that fits what people see best; 1 is just visible, 20 and more is another color.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from skimage.color import deltaE_ciede2000, rgb2lab
+
+from .style import Color
+
+_STEPS = 12  # of the grid in each channel of RGB
+_LIGHTNESS, _CHROMA = (56, 86), (38, 100)  # of CIELAB: neither dull nor close to black and white
+_SAMPLES = 256  # pixels of a reference that are compared
+_NEAR = 0.25  # share of these that may be closer to the color
+_REFERENCE_WEIGHT = 0.7  # of the distance to the reference against that to the other categories
+_ENOUGH = 45.0  # a larger distance makes no color better
+_LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear red, green, blue
+
+
+def category_colors(references: Sequence[Sequence[np.ndarray]]) -> list[Color]:
+    """A color for each category, always the same for the same references.
+
+    Args:
+        references: for each category its crops, uint8 [h, w, RGB]; none where there is none to see.
+
+    Returns:
+        colors (red, green, blue) in 0..1; they repeat where there are more categories than distinct colors.
+    """
+    candidates, chosen = _candidates(), list[int]()
+    others = np.full(len(candidates), np.inf)  # distance to the nearest color in use
+    for crops in references:
+        own = _REFERENCE_WEIGHT * _distance_to_crops(crops) if crops else np.full(len(candidates), _ENOUGH)
+        best = int(np.minimum(np.minimum(others, own), _ENOUGH).argmax())
+        if others[best] == 0:  # all are in use
+            best, others = int(own.argmax()), np.full(len(candidates), np.inf)
+        chosen.append(best)
+        others = np.minimum(others, _distances()[best])
+    rgb = _grid()
+    return [(float(rgb[index, 0]), float(rgb[index, 1]), float(rgb[index, 2])) for index in chosen]
+
+
+def ink_on(color: Sequence[float] | np.ndarray) -> Color:
+    """Black or white, whichever has more contrast to a color (red, green, blue) in 0..1 (WCAG's relative luminance)."""
+    channels = np.asarray(color, float)
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return (0.0, 0.0, 0.0) if linear @ _LUMINANCE > 0.179 else (1.0, 1.0, 1.0)
+
+
+def tint_on(color: Color, pixels: np.ndarray, min_distance: float = 22.0) -> Color:
+    """A color as it is, or lighter or darker if it is too close to the mean of the pixels uint8 [n, RGB] below it."""
+    if not len(pixels):
+        return color
+    behind = rgb2lab((pixels.mean(axis=0) / 255)[None, None])[0, 0]
+    distance = float(deltaE_ciede2000(behind, rgb2lab(np.array(color)[None, None])[0, 0]))
+    if distance >= min_distance:
+        return color
+    towards = 0.0 if behind[0] > 55 else 1.0
+    share = 0.75 * (1 - distance / min_distance)
+    red, green, blue = (part + (towards - part) * share for part in color)
+    return red, green, blue
+
+
+def _distance_to_crops(crops: Sequence[np.ndarray]) -> np.ndarray:
+    """Distance [candidates] to the colors of crops, but for those that a few pixels only have."""
+    pixels = np.concatenate([np.asarray(crop).reshape(-1, 3) for crop in crops])
+    chosen = pixels[np.linspace(0, len(pixels) - 1, min(_SAMPLES, len(pixels))).astype(int)]
+    lab = rgb2lab(chosen[None] / 255)[0]
+    return np.quantile(deltaE_ciede2000(_candidates()[:, None], lab[None]), _NEAR, axis=1)
+
+
+@functools.cache
+def _grid() -> np.ndarray:
+    """RGB [candidates, 3] in 0..1 of the colors to choose from."""
+    axis = np.linspace(0, 1, _STEPS)
+    rgb = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab = rgb2lab(rgb[None])[0]
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    kept = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1]) & (chroma > _CHROMA[0]) & (chroma < _CHROMA[1])
+    return rgb[kept]
+
+
+@functools.cache
+def _candidates() -> np.ndarray:
+    return np.asarray(rgb2lab(_grid()[None])[0])
+
+
+@functools.cache
+def _distances() -> np.ndarray:
+    """Distances [candidates, candidates] between the colors to choose from."""
+    candidates = _candidates()
+    return np.asarray(deltaE_ciede2000(candidates[:, None], candidates[None]))
