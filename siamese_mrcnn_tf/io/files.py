@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 StrPath = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")  # names by `atomic_path`
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 
 
@@ -43,6 +45,13 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: StrPath) -> None:
+    """Remove the temporary files that `atomic_path` left in a folder and those below when the process was killed."""
+    for path in Path(folder).rglob(".*-*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: StrPath, text: str) -> None:
