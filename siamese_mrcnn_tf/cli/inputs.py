@@ -26,6 +26,12 @@ def picked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def tell(options: argparse.Namespace, text: str) -> None:
+    """Print a message beside the results, unless it is empty or the command has --quiet."""
+    if text and not getattr(options, "quiet", False):
+        print(text, file=sys.stderr)
+
+
 def open_dataset(
     options: argparse.Namespace, subset: str, *, split: int = 0, **chosen: Any
 ) -> tuple["IndexedCocoDataset", "COCO"]:
@@ -139,7 +145,7 @@ def _find_in_runs(options: argparse.Namespace, name: str, *, begins_run: bool) -
     else:
         folder = find_newest_run(options.logs, settings.get("EXPERIMENT"))
     found = find_run_weights(folder, "last" if name == "last" else "best")
-    print(f"weights: {found.path} ({found.text})", file=sys.stderr)
+    tell(options, f"weights: {found.path} ({found.text})")
     return found.path
 
 
@@ -173,12 +179,12 @@ def open_predictor(options: argparse.Namespace, config: Config, path: Path | Non
 
     keras.utils.set_random_seed(0)
     if path is None:
-        print("untrained weights: detections mean nothing, this only shows that everything runs", file=sys.stderr)
+        tell(options, "untrained weights: detections mean nothing, this only shows that everything runs")
     calibration = find_calibration(options, path)
     verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
     predictor = SiamesePredictor(config, weights=path, verification=verification, calibrated=False)
     if calibration is not None:
-        print(_used(config, calibration, predictor.verifies), file=sys.stderr)
+        tell(options, _used(config, calibration, predictor.verifies))
     return predictor
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .sources import ImageReading, Source
-from .video import IncompleteVideoError, VideoFrame, read_video, read_webcam
+from .video import read_video, read_webcam
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
     *(".3gp", ".mts", ".m2ts", ".ogv"),
 )
+WEBCAM = "webcam:"  # how the path of a webcam begins
 _WEBCAM = re.compile(r"webcam(?::(\d+))?")
 _FRAME_DIGITS = 6
 _FRAME_END = re.compile(rf"(.+)-\d{{{_FRAME_DIGITS},}}")  # of names of frames
@@ -66,9 +67,7 @@ class FoundSources:
         return [suffix for suffix in HEIF_SUFFIXES if suffix in self.skipped]
 
 
-def image_reader(
-    paths: Iterable[str | Path], orientation: str = "obey", *, progress: bool = True
-) -> ImageReading:
+def image_reader(paths: Iterable[str | Path], orientation: str = "obey", *, progress: bool = True) -> ImageReading:
     """A function that reads images and references by one rule; `paths` are all that it will be asked for.
 
     Those above 8 bits are scaled to 8 by the range of all of them together.
@@ -88,11 +87,13 @@ def find_images(sources: Iterable[str | Path], *, recursive: bool = False) -> li
     return _find(sources, recursive, IMAGE_SUFFIXES, collections.Counter())
 
 
-def find_sources(sources: Iterable[str | Path], *, recursive: bool = False) -> FoundSources:
-    """As `find_images`, with video files, and "webcam" or "webcam:1" for the frames of a webcam.
+def find_sources(
+    sources: Iterable[str | Path], *, recursive: bool = False, out: str | Path | None = None
+) -> FoundSources:
+    """As `find_images`, with video files, and "webcam" or "webcam:1" for the frames of a webcam, which come last.
 
-    `recursive` searches the folders below a folder, too; those that are hidden or links are passed over. Names and
-    order depend on the sources and the files in their folders alone.
+    `recursive` searches the folders below a folder, too; those that are hidden or links are passed over, and so is what
+    is in the folder `out`. Names and order depend on the sources and the files in their folders alone.
 
     Raises:
         ValueError: a source that names nothing to search.
@@ -102,15 +103,23 @@ def find_sources(sources: Iterable[str | Path], *, recursive: bool = False) -> F
     for source in map(str, sources):
         webcam = None if Path(source).exists() else _WEBCAM.fullmatch(source)
         if webcam:
-            named[f"webcam:{int(webcam[1] or 0)}"] = "webcam"
+            named[f"{WEBCAM}{int(webcam[1] or 0)}"] = "webcam"
             continue
         for path in _find([source], recursive, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES), skipped):
+            if out is not None and Path(out).resolve() in path.resolve().parents and str(path) != source:
+                continue
             named[str(path)] = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image"
     kept = {os.path.realpath(path) if kind != "webcam" else path: path for path, kind in reversed(named.items())}
-    chosen = [path for path in named if path in set(kept.values())]
+    first = set(kept.values())
+    chosen = sorted((path for path in named if path in first), key=lambda path: named[path] == "webcam")
     stems = [path.replace(":", "-") if named[path] == "webcam" else Path(path).stem for path in chosen]
     names = _unique_sources(stems, [named[path] != "image" for path in chosen])
     return FoundSources([Source(path, named[path], name) for path, name in zip(chosen, names, strict=True)], skipped)
+
+
+def file_stem(name: str) -> str:
+    """A name as part of a file name: dots, which separate the parts, and what no file name may have become "_"."""
+    return re.sub(r'[./\\:*?"<>|\x00-\x1f]', "_", name)
 
 
 def number_repeated(names: Iterable[str], is_free: Callable[[str], bool] = lambda name: True) -> list[str]:
@@ -133,7 +142,7 @@ def number_repeated(names: Iterable[str], is_free: Callable[[str], bool] = lambd
 
 def _unique_sources(stems: list[str], has_frames: list[bool]) -> list[str]:
     """Unique names of sources that are no names of frames of the others, either; those with frames are named first."""
-    stems = [re.sub(r'[./\\:*?"<>|\x00-\x1f]', "_", stem) for stem in stems]  # dots separate the parts of file names
+    stems = list(map(file_stem, stems))
     moving = number_repeated(itertools.compress(stems, has_frames), lambda name: not _FRAME_END.fullmatch(name))
     known = {name.casefold() for name in moving}
 
