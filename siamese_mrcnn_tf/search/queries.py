@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 EMBEDDING_SUFFIX = ".npz"
 _SHOWN = 400  # characters of names in a message
 _BOX = re.compile(r"(?P<path>.+):(?P<box>-?[\d.]+(?:,-?[\d.]+)*)")
-_FORMS = (
-    "FILE, FILE:y1,x1,y2,x2 with whole pixels and no spaces, a folder, a pattern or FILE.npz, each after NAME= or not"
-)
+_FORMS = "FILE, FILE:y1,x1,y2,x2 with whole pixels and no spaces, a folder, a pattern or FILE.npz, perhaps after NAME="
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,9 +201,7 @@ def _parse(text: str) -> _Reference:
     if colon and Path(before).is_file():
         raise ValueError(f"reference {text}: expected {_FORMS}")
     if not Path(text).exists() and not glob.has_magic(text):
-        raise ValueError(
-            f"reference {text}: {before if _BOX.fullmatch(text) else text}: no such file; expected {_FORMS}"
-        )
+        raise ValueError(f"reference {text}: no such file; expected {_FORMS}")
     try:
         return _Reference(text, find_images([text]))
     except ValueError as error:

@@ -24,18 +24,13 @@ class VideoFrame:
     to_pixels: Callable[[], np.ndarray]  # uint8 [height, width, RGB], upright
 
 
-class IncompleteVideoError(ValueError):
-    """A video ends early, or some of it cannot be decoded; what can has been read."""
-
-
 def read_video(path: StrPath, every: int = 1) -> Iterator[VideoFrame]:
     """Every n-th frame of a video file, in the order and with the times of presentation.
 
     Frames are turned as the file says (phones store upright videos as turned ones). Damaged packets are passed over.
 
     Raises:
-        ValueError: PyAV is not installed, or the file is no video.
-        IncompleteVideoError: after the last frame, if some are missing.
+        ValueError: PyAV is not installed, the file is no video, or, after the last frame, some are missing.
     """
     av = _import_av()
     if not Path(path).is_file():
@@ -54,7 +49,7 @@ def read_video(path: StrPath, every: int = 1) -> Iterator[VideoFrame]:
             if number % every == 0:
                 yield VideoFrame(number, decoding.seconds(frame), _pixels_of(frame))
         if problem := decoding.problem():
-            raise IncompleteVideoError(f"{path}: {problem}")
+            raise ValueError(f"{path}: {problem}")
 
 
 def read_webcam(device: int, every: int = 1) -> Iterator[VideoFrame]:
