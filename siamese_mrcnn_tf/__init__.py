@@ -67,8 +67,8 @@ _FORMER_MODULES = dict(
     known_weights=weights.pretrained layer_selection=training.trainable_layers
     layers=modeling.matching+modeling.rpn+modeling.roi_align+modeling.detection losses=modeling.losses
     molding=data.molding+data.resize network=modeling.network+modeling.training_network plots=report.plots
-    prediction=search.queries+search.sources+search.run published=report.published report_contents=report.tables schedules=training.schedules
-    scoring=evaluation.coco_scores training_batches=data.loader+training.batches
+    prediction=search.queries+search.sources published=report.published report_contents=report.tables
+    schedules=training.schedules scoring=evaluation.coco_scores training_batches=data.loader+training.batches
     training_model=training.training_model via=data.formats.via via_tree=data.formats.via_tree
     weight_files=weights.legacy_h5 weight_kinds=weights.identify
 """.split()

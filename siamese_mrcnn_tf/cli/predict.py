@@ -48,8 +48,7 @@ _PHOTOGRAPH_NOTE = (
     "note: the weights 'shapes' know drawn shapes alone; {} looks like a photograph, in which they find little of use. "
     "The README names weights for photographs"
 )
-_PHOTOGRAPH_SIDE = 512  # pixels; photographs are larger than most scenes that the program draws
-_PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".heic", ".heif")
+_PHOTOGRAPH_SIDE = 512  # pixels; the scenes that the program draws are smaller
 
 
 def add_parser(commands: Commands) -> None:
@@ -274,12 +273,11 @@ def is_bundled(weights: Path | None) -> bool:
 
 
 def is_photograph(source: str, height: int, width: int) -> bool:
-    """Whether an image may be a photograph: by its format or size in pixels, or because a webcam took it.
+    """Whether an image may be a photograph: it is large, of a format of phones, of a webcam, or names its camera."""
+    from ..io.images import HEIF_SUFFIXES, has_camera_tags
 
-    The program itself draws PNG files, most of them smaller.
-    """
-    by_name = source.lower().endswith(_PHOTOGRAPH_SUFFIXES) or source.startswith("webcam:")
-    return by_name or max(height, width) > _PHOTOGRAPH_SIDE
+    is_large = max(height, width) > _PHOTOGRAPH_SIDE
+    return is_large or source.lower().endswith(HEIF_SUFFIXES) or source.startswith("webcam:") or has_camera_tags(source)
 
 
 def _report(options: argparse.Namespace, summary: "Summary", num_categories: int) -> int:

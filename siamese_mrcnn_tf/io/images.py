@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from . import intensity, orientation
 from .files import StrPath
@@ -79,6 +79,16 @@ def register_heif() -> bool:
         return False
     pillow_heif.register_heif_opener()
     return True
+
+
+def has_camera_tags(path: StrPath) -> bool:
+    """Whether a file names the camera that took it; reads its header only."""
+    try:
+        with Image.open(path) as image:
+            tags = image.getexif()
+    except Exception:  # decoders raise anything on broken files, and videos are no images
+        return False
+    return any(tag in tags for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
 
 
 def _head(path: StrPath) -> bytes:

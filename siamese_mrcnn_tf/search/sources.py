@@ -60,7 +60,8 @@ class FoundSources:
             return ""
         count = self.skipped.total()
         text = f"skipped {count} file{'s' if count > 1 else ''}: "
-        text += ", ".join(f"{suffix} {number}" for suffix, number in self.skipped.most_common())
+        ordered = sorted(self.skipped.items(), key=lambda item: (-item[1], item[0]))
+        text += ", ".join(f"{suffix} {number}" for suffix, number in ordered)
         return f"{text} ({HEIF_EXTRA} reads {', '.join(heif)})" if (heif := self._heif()) else text
 
     def _heif(self) -> list[str]:
