@@ -15,6 +15,7 @@ import numpy as np
 from ..io.files import IMAGE_SUFFIXES, is_companion
 from ..io.images import HEIF_EXTRA, HEIF_SUFFIXES, can_read, read_image
 from ..io.intensity import find_ranges
+from .video import VIDEO_EXTRA, has_av, require_av
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
@@ -62,10 +63,10 @@ class FoundSources:
         text = f"skipped {count} file{'s' if count > 1 else ''}: "
         ordered = sorted(self.skipped.items(), key=lambda item: (-item[1], item[0]))
         text += ", ".join(f"{suffix} {number}" for suffix, number in ordered)
-        return f"{text} ({HEIF_EXTRA} reads {', '.join(heif)})" if (heif := self._heif()) else text
-
-    def _heif(self) -> list[str]:
-        return [suffix for suffix in HEIF_SUFFIXES if suffix in self.skipped]
+        for suffixes, extra in ((HEIF_SUFFIXES, HEIF_EXTRA), (VIDEO_SUFFIXES, VIDEO_EXTRA)):
+            readable = [suffix for suffix in suffixes if suffix in self.skipped]
+            text += f" ({extra} reads {', '.join(readable)})" if readable else ""
+        return text
 
 
 def image_reader(paths: Iterable[str | Path], orientation: str = "obey", *, progress: bool = True) -> ImageReading:
@@ -106,12 +107,14 @@ def find_sources(
         if webcam:
             named[f"{WEBCAM}{int(webcam[1] or 0)}"] = "webcam"
             continue
-        for path in _find([source], recursive, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES), skipped):
+        for path in _find([source], recursive, (*IMAGE_SUFFIXES, *(VIDEO_SUFFIXES if has_av() else ())), skipped):
             if out is not None and Path(out).resolve() in path.resolve().parents and str(path) != source:
                 continue
             named[str(path)] = "video" if path.suffix.lower() in VIDEO_SUFFIXES else "image"
     kept = {os.path.realpath(path) if kind != "webcam" else path: path for path, kind in reversed(named.items())}
     first = set(kept.values())
+    if video := next((path for path in named if named[path] == "video"), None):
+        require_av(video)
     chosen = sorted((path for path in named if path in first), key=lambda path: named[path] == "webcam")
     stems = [path.replace(":", "-") if named[path] == "webcam" else Path(path).stem for path in chosen]
     names = _unique_sources(stems, [named[path] != "image" for path in chosen])

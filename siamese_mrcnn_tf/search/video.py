@@ -1,6 +1,7 @@
 """Frames of video files, by PyAV, and of webcams, by OpenCV."""
 
 import dataclasses
+import importlib.util
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import numpy as np
 
 from ..io.files import StrPath
 
-_EXTRA = 'pip install "siamese-mrcnn-tf[video]"'
+VIDEO_EXTRA = 'pip install "siamese-mrcnn-tf[video]"'
 _TOLERANCE = 0.5  # seconds that may lack at the end of a video: containers round
 
 
@@ -32,7 +33,9 @@ def read_video(path: StrPath, every: int = 1) -> Iterator[VideoFrame]:
     Raises:
         ValueError: PyAV is not installed, the file is no video, or, after the last frame, some are missing.
     """
-    av = _import_av()
+    require_av(path)
+    import av
+
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file, or not a regular one")
     try:
@@ -154,9 +157,12 @@ def _constant(pixels: np.ndarray) -> Callable[[], np.ndarray]:
     return lambda: pixels
 
 
-def _import_av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError(f"video files need PyAV: {_EXTRA}") from error
-    return av
+def has_av() -> bool:
+    """Whether PyAV is installed."""
+    return importlib.util.find_spec("av") is not None
+
+
+def require_av(path: StrPath) -> None:
+    """Raise ValueError if PyAV, which reads a video file, is not installed."""
+    if not has_av():
+        raise ValueError(f"{path}: video files need {VIDEO_EXTRA}")
