@@ -123,6 +123,7 @@ def test_predict_says_which_threshold_it_uses(run, weights, tmp_path, scene, cro
     code, _, errors = run(*common, "--out", tmp_path / "out")
     assert code == 0, errors
     assert "threshold 0.35 of verified scores, fitted for best F1\n" in errors
+    common = (*common, "--force")
     code, _, errors = run(*common, "--out", tmp_path / "out", "--no-verify")
     assert code == 0 and "threshold 0.7 of scores; calibrated was: threshold 0.35 of verified scores" in errors
     threshold_path(weights).unlink()

@@ -1,5 +1,8 @@
 """Every kind of image becomes RGB of 8 bits."""
 
+import os
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -116,3 +119,39 @@ def test_decompression_bomb(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"a\.png: the image is too large"):
         images.read_image(path)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png: not a regular file"):
+        images.read_image(tmp_path / "pipe.png")
+
+
+def test_heic_is_read_upright_and_without_its_library_it_is_named(tmp_path, monkeypatch):
+    pytest.importorskip("pillow_heif")
+    assert images.register_heif() and images.can_read(".heic")
+    path = tmp_path / "a.heic"
+    pixels = np.full((48, 64, 3), (200, 40, 90), np.uint8)
+    Image.fromarray(pixels).save(path, quality=95)
+    found = images.read_image(path)
+    assert found.shape == pixels.shape and np.abs(found.astype(int) - pixels).max() < 12
+    for name in ("OPEN", "EXTENSION"):  # Pillow as it is without pillow-heif
+        known = {key: value for key, value in getattr(Image, name).items() if "HEIF" not in (key, value)}
+        monkeypatch.setattr(Image, name, known)
+    monkeypatch.setattr(Image, "ID", [one for one in Image.ID if one != "HEIF"])
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    images.register_heif.cache_clear()
+    assert not images.can_read(".heic")
+    with pytest.raises(ValueError, match=r"a\.heic: not an image .*HEIC files need pip install .*\[heif\]"):
+        images.read_image(path)
+    images.register_heif.cache_clear()
+
+
+def test_avif_is_turned_by_its_tag(tmp_path):
+    if not images.can_read(".avif"):
+        pytest.skip("Pillow without AVIF")
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:24] = 200
+    with_orientation(tmp_path / "a.avif", pixels, 6)
+    found = images.read_image(tmp_path / "a.avif")
+    assert found.shape == (64, 48, 3) and found[:, 30:].mean() > 190 and found[:, :18].mean() < 10

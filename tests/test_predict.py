@@ -1,16 +1,24 @@
-"""Detection in image files."""
+"""The command predict: options, messages, exit codes, and the files of a search."""
 
 import dataclasses
 import json
+import logging
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from search_samples import contents
 
-from siamese_mrcnn_tf import SiamesePredictor
+from siamese_mrcnn_tf import ReferenceEmbedding, SiamesePredictor
 from siamese_mrcnn_tf.cli import predict
-from siamese_mrcnn_tf.io import images as image_files
+from siamese_mrcnn_tf.cli.main import build_parsers
+from siamese_mrcnn_tf.io.files import checksum
+from siamese_mrcnn_tf.ops.devices import use_device
+from siamese_mrcnn_tf.search.outputs import KINDS
+from siamese_mrcnn_tf.search.queries import categories_of, read_query
+from siamese_mrcnn_tf.search.run import Detector
 
 
 @pytest.fixture
@@ -24,196 +32,227 @@ def images(tmp_path, scene, crop):
     return folder
 
 
-def test_images_by_file_folder_and_pattern(images):
-    a, b = images / "a.png", images / "b.jpg"
-    assert predict.find_images([a]) == [a]
-    assert predict.find_images([images]) == [a, b]
-    assert predict.find_images([str(images / "*.png"), images]) == [a, b]
-    for source, message in (
-        (images / "c.png", "no such file"),
-        (images / "*.tif", "no such file, folder or match"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            predict.find_images([a, source])
-    (images / "empty").mkdir()
-    with pytest.raises(ValueError, match="no image .* in this folder"):
-        predict.find_images([images / "empty"])
+@pytest.fixture
+def opened(monkeypatch, tiny_model):
+    """How often the model was opened; it is the shared one, which stands for its weight file."""
+    calls = []
+
+    def open_predictor(options, config, weights):
+        calls.append(config)
+        tiny_model.predictor.config = config
+        return tiny_model.predictor
+
+    before = tiny_model.predictor.config
+    monkeypatch.setattr(predict, "open_predictor", open_predictor)
+    yield calls
+    tiny_model.predictor.config = before
 
 
-def test_companions_are_passed_over(images):
-    a, b = images / "a.png", images / "b.jpg"
-    (images / "__MACOSX").mkdir()
-    for name in ("._b.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/._b.jpg", "__MACOSX/b.jpg", ".c.png"):
-        (images / name).write_bytes(b"\0\5\x16\7")
-    (images / "folder.png").mkdir()
-    assert predict.find_images([images]) == [a, b]
-    assert predict.find_images([str(images / "*.[pj]*")]) == [a, b]
-    assert predict.find_images([str(images / "**" / "*.jpg")]) == [b]
-    with pytest.raises(ValueError, match="no such file, folder or match"):
-        predict.find_images([str(images / "._*")])
-    with pytest.raises(ValueError, match="no image .* in this folder"):
-        predict.find_images([images / "__MACOSX"])
+@pytest.fixture
+def search(run, opened, tiny_weights, images, tmp_path):
+    """Run predict with the tiny model on the images, for thing.png and all scores: (exit code, output, errors)."""
+
+    def run_predict(*options, image=images, threshold=0.0, reference=tmp_path / "thing.png"):
+        words = ["predict", "--model", tiny_weights, "--image", image, "--out", tmp_path / "out"]
+        words += ["--threshold", threshold] if threshold is not None else []
+        return run(*words, *(["--reference", reference] if reference else []), *options)
+
+    return run_predict
 
 
-def test_tags_of_images_and_references_are_obeyed_or_ignored(tmp_path, scene):
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    path = tmp_path / "a.png"
-    Image.fromarray(scene).save(path, exif=exif)
-    for rule, expected in (("obey", scene[::-1, ::-1]), ("auto", scene[::-1, ::-1]), ("ignore", scene)):
-        np.testing.assert_array_equal(predict.image_reader([path], orientation=rule)(path), expected)
-
-
-def test_the_references_of_an_upright_and_a_turned_photograph_are_equal(tmp_path, tiny_model, crop):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(crop).save(tmp_path / "a.png")
-    Image.fromarray(np.ascontiguousarray(crop.swapaxes(0, 1)[::-1])).save(tmp_path / "b.png", exif=exif)
-    a, b = (predict.read_references([str(tmp_path / name)], tiny_model.config).crops[0] for name in ("a.png", "b.png"))
-    np.testing.assert_array_equal(a, b)
-
-
-def test_images_of_12_and_16_bits_find_what_8_bits_find(tmp_path, tiny_model, scene):
-    grey, found = scene[..., 1], []
-    for bits in (8, 12, 16):
-        values = np.rint(grey / 255 * (2**bits - 1)).astype(np.uint16 if bits > 8 else np.uint8)
-        path = tmp_path / f"g{bits}.png"
-        Image.fromarray(values).save(path)
-        read = predict.image_reader([path])
-        references = predict.read_references([f"{path}:10,20,60,90"], tiny_model.config, read)
-        out = tmp_path / str(bits)
-        found.append(predict.predict_files(tiny_model.predictor, [path], [references], out, read=read, progress=False))
-    assert found[0] and found[1] == found[0] and found[2] == found[0]
-
-
-def test_a_reference_has_the_range_of_the_images(tmp_path, scene):
-    dark, bright = tmp_path / "dark.png", tmp_path / "bright.png"
-    Image.fromarray(np.full((40, 40), 800, np.uint16)).save(dark)
-    Image.fromarray(np.full((40, 40), 4000, np.uint16)).save(bright)
-    read = predict.image_reader([bright], [f"{dark}:0,0,20,20"])
-    assert read(dark)[0, 0, 0] == 50 and read(bright)[0, 0, 0] == 249
-
-
-def test_references_from_crops_and_boxes(images, tiny_model, scene, crop, tmp_path):
-    config = tiny_model.config
-    references = predict.read_references([str(tmp_path / "thing.png"), f"{images / 'a.png'}:10,20,60,90"], config)
-    assert references.name == "thing"
-    assert [one.shape for one in references.crops] == [(64, 64, 3)] * 2
-    assert predict.read_references([f"{images / 'a.png'}:10,20,60,90"], config).name == "a"
-
-
-@pytest.mark.parametrize(
-    ("box", "message"),
-    [
-        ("10,20,60,900", "a.png:10,20,60,900.*90 x 120 pixels"),
-        ("60,20,10,90", "a.png:60,20,10,90"),
-        ("10,20,10,90", "a.png:10,20,10,90"),
-        ("1,2,3", "a.png:1,2,3"),
-        ("-5,2,30,40", "a.png:-5,2,30,40"),
-        ("1, 2, 30, 40", "no spaces"),
-    ],
-)
-def test_bad_boxes_are_named(images, tiny_model, box, message):
-    with pytest.raises(ValueError, match=message):
-        predict.read_references([f"{images / 'a.png'}:{box}"], tiny_model.config)
-
-
-def test_bad_references_are_named(images, tiny_model):
-    with pytest.raises(ValueError, match="notes.txt"):
-        predict.read_references([str(images / "notes.txt")], tiny_model.config)
-    with pytest.raises(ValueError, match="gone.png"):
-        predict.read_references([str(images / "gone.png")], tiny_model.config)
-    with pytest.raises(ValueError, match="at least one"):
-        predict.read_references([], tiny_model.config)
-
-
-def test_what_is_written(images, tiny_model, tmp_path, scene):
+def test_a_search_writes_results_that_coco_reads(search, images, tmp_path, tiny_model, scene, crop):
+    box = f"box={images / 'a.png'}:10,20,60,90"
+    code, text, errors = search("--reference", box)
+    assert code == 0 and "images: 2, categories: 2, detections: " in text and "skipped 1 file: .txt 1" in errors
     out = tmp_path / "out"
-    config = tiny_model.config
-    references = [predict.read_references([str(tmp_path / "thing.png")], config)]
-    references.append(predict.read_references([f"{images / 'a.png'}:10,20,60,90", str(tmp_path / "thing.png")], config))
-    paths = predict.find_images([images])
-    results = predict.predict_files(tiny_model.predictor, paths, references, out, progress=False)
-    assert sorted(path.name for path in out.iterdir()) == ["images.json", "masks", "overlays", "results.json"]
-    names = {f"{image}.{category}.png" for image in ("a", "b") for category in ("thing", "a")}
-    assert {path.name for path in (out / "overlays").iterdir()} == names
-    assert json.loads((out / "results.json").read_text()) == results and results
+    results = json.loads((out / "results.json").read_text())
     loaded = COCO(str(out / "images.json")).loadRes(str(out / "results.json"))
-    assert len(loaded.anns) == len(results) == len(list((out / "masks").iterdir()))
-    overlay = np.asarray(Image.open(out / "overlays" / "a.thing.png"))
-    assert overlay.shape == scene.shape and not np.array_equal(overlay, scene)
+    assert len(loaded.anns) == len(results) == len(list((out / "masks").iterdir())) > 0
+    assert [category["name"] for category in loaded.loadCats([1, 2])] == ["thing", "box"]
     best = next(iter(loaded.loadAnns(loaded.getAnnIds(imgIds=1, catIds=1))))
-    mask = np.asarray(Image.open(out / "masks" / "a.thing.001.png"))
-    np.testing.assert_array_equal(mask > 0, loaded.annToMask(best) > 0)
     tiny_model.predictor.set_image(scene)
-    assert best["score"] == pytest.approx(
-        float(tiny_model.predictor.detect(references[0].crops)["scores"][0]), abs=1e-5
-    )
+    found = tiny_model.predictor.detect(read_query([str(tmp_path / "thing.png")], tiny_model.config).crops)
+    assert best["score"] == pytest.approx(float(found["scores"][0]), abs=1e-5)
+    np.testing.assert_array_equal(loaded.annToMask(best) > 0, found["masks"][..., 0])
 
 
-def test_masks_of_an_earlier_run_do_not_stay(images, tiny_model, tmp_path):
-    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
-    stale = tmp_path / "out" / "masks" / "a.thing.999.png"
-    other = tmp_path / "out" / "masks" / "b.thing.999.png"
-    stale.parent.mkdir(parents=True)
-    stale.touch()
-    other.touch()
-    predict.predict_files(tiny_model.predictor, [images / "a.png"], [references], tmp_path / "out", progress=False)
-    assert not stale.exists() and other.exists()
+def test_options_of_a_search(search, tmp_path, opened, tiny_weights):
+    code, _, _ = search("--max-detections", 2, "--save", "coco", "--save-embeddings", tmp_path / "saved", "--quiet")
+    assert code == 0 and (opened[0].DETECTION_MAX_INSTANCES, opened[0].DETECTION_MIN_CONFIDENCE) == (2, 0)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results and not (tmp_path / "out" / "overlays").exists()
+    saved = ReferenceEmbedding.load(tmp_path / "saved" / "thing.npz")
+    assert (saved.name, saved.threshold, saved.weights_sha256) == ("thing", 0, checksum(tiny_weights))
+    again = ("--force", "--save", "coco,masks", "--max-detections", 2)
+    code, _, _ = search(*again, reference=tmp_path / "saved/thing.npz")
+    assert code == 0 and json.loads((tmp_path / "out" / "results.json").read_text()) == results
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"masks", "search.json"}
+    saved = dataclasses.replace(saved, weights_sha256="ab" * 32)
+    saved.save(tmp_path / "other.npz")
+    code, _, errors = search("--force", reference=tmp_path / "other.npz")
+    assert code == 2 and "SHA-256 abababababab..." in errors and checksum(tiny_weights)[:12] in errors
+
+
+def test_thresholds_of_saved_embeddings_are_kept_for_their_categories(images, tmp_path, tiny_model, scene):
+    query = read_query([str(tmp_path / "thing.png")], tiny_model.config)
+    saved = dataclasses.replace(query.encode(tiny_model.predictor), threshold=0.78)
+    queries = [query, dataclasses.replace(query, crops=(), saved=[saved])]
+    found = Detector(lambda: tiny_model.predictor, queries, categories_of(queries, 0.0))(scene)
+    assert 0 < len(found[1]) == (found[0].scores >= 0.78).sum() < len(found[0])
+
+
+def test_quiet_prints_errors_alone(search, images, caplog):
+    (images / "c.png").write_bytes((images / "a.png").read_bytes()[:500])
+    level = logging.getLogger().level
+    code, text, errors = search("--quiet")
+    assert code == 1 and text == "" and "1 image was skipped:\n" in errors and "c.png: the image cannot be" in errors
+    assert errors.count("\n") == 2 and not caplog.messages and logging.getLogger().level == level
+    code, text, errors = search("--quiet", "--resume", "--every", 3)
+    assert code == 2 and text == "" and "options.every: 1 then, 3 now" in errors
+
+
+def test_broken_images_are_listed_and_strict_stops(search, images, tmp_path):
+    (images / "a2.png").write_bytes((images / "a.png").read_bytes()[:500])
+    code, text, errors = search("--strict")
+    assert code == 1 and "images: 1, categories: 1" in text and "a2.png" in errors
+    code, text, errors = search("--resume")
+    assert code == 1 and "images: 2, categories: 1" in text and errors.count("a2.png") == 2
+    (images / "a2.png").write_bytes((images / "a.png").read_bytes())
+    code, text, errors = search("--resume")
+    assert code == 0 and "images: 3, categories: 1" in text and "a2.png" not in errors
+
+
+def test_a_finished_search_opens_no_model(search, opened, tmp_path):
+    assert search("--resume")[0] == 0  # nothing to go on with: it begins
+    before = contents(tmp_path / "out")
+    assert len(opened) == 1 and search("--resume")[0] == 0
+    assert len(opened) == 1 and contents(tmp_path / "out") == before
+    assert search()[0] == 2 and search("--force")[0] == 0 and len(opened) == 2
+
+
+def test_errors_of_use_leave_the_folder_as_it_is(search, images, tmp_path):
+    search()
+    before = contents(tmp_path / "out")
+    for options, message in (
+        (("--force", "--save", "postcards"), "--save postcards: expected some of overlays"),
+        (("--force", "--categories", "x"), "--categories: is for --reference-set, which is missing"),
+        (("--force", "--device", "tpu"), "device 'tpu': expected cpu, gpu or cuda:N"),
+        (("--resume", "--threshold", 0.5), "categories.thing.threshold: 0.0 then, 0.5 now"),
+    ):
+        code, _, errors = search(*options)
+        assert code == 2 and message in errors
+    code, _, errors = search("--force", reference=None)
+    assert code == 2 and "--reference: expected at least one, or --reference-set" in errors
+    assert contents(tmp_path / "out") == before
+
+
+def test_categories_of_a_set_are_references(search, content, tmp_path):
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    code, text, _ = search("--reference-set", path, "--categories", "ellipse", "triangle", "--shots", 1)
+    assert code == 0 and "categories: 3" in text
+
+
+def test_every_frame_of_a_video(search, tmp_path, scene):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = scene.shape[1], scene.shape[0], "yuv420p"
+        for number in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.roll(scene, 8 * number, 1).copy(), "rgb24")))
+        container.mux(stream.encode())
+    code, text, _ = search("--every", 2, image=tmp_path / "clip.mp4")
+    assert code == 0 and "images: 2, categories: 1" in text
+    lines = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
+    found = [json.loads(line)["result"] for line in lines[:-1]]
+    assert [(one["name"], one["frame"], one["seconds"]) for one in found] == [
+        ("clip-000000", 0, 0),
+        ("clip-000002", 2, 0.4),
+    ]
+
+
+def test_frames_of_a_webcam_end_with_ctrl_c(search, tmp_path, monkeypatch, scene):
+    import cv2
+
+    class Camera:
+        left = 3
+
+        def isOpened(self):
+            return True
+
+        def read(self):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return True, scene[..., ::-1]
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", lambda device: Camera())
+    code, text, _ = search(image="webcam")
+    assert code == 0 and "images: 3, categories: 1" in text and (tmp_path / "out" / "results.json").exists()
+    code, text, _ = search("--force", "--frames", 2, image="webcam:2")
+    assert code == 0 and "images: 2" in text
+
+
+def test_images_of_12_and_16_bits_find_what_8_bits_find(search, tmp_path, scene):
+    found = []
+    for bits in (8, 12, 16):
+        values = np.rint(scene[..., 1] / 255 * (2**bits - 1)).astype(np.uint16 if bits > 8 else np.uint8)
+        path = tmp_path / "grey.png"
+        Image.fromarray(values).save(path)
+        assert search("--force", image=path, reference=f"{path}:10,20,60,90")[0] == 0
+        found.append(json.loads((tmp_path / "out" / "results.json").read_text()))
+    assert found[0] and found[1] == found[0] and found[2] == found[0]
 
 
 def test_a_model_without_masks(images, tiny_model, tmp_path, scene):
     config = tiny_model.config.replace(MODEL="frcnn")
-    references = predict.read_references([str(tmp_path / "thing.png")], config)
     predictor = SiamesePredictor(config, layers=dataclasses.replace(tiny_model.predictor.layers, mask={}))
-    results = predict.predict_files(predictor, [images / "a.png"], [references], tmp_path / "out", progress=False)
-    assert results and not any("segmentation" in result for result in results)
-    assert (tmp_path / "out" / "overlays" / "a.thing.png").exists() and not (tmp_path / "out" / "masks").exists()
+    queries = [read_query([str(tmp_path / "thing.png")], config)]
+    (found,) = Detector(lambda: predictor, queries, categories_of(queries, 0.0))(scene)
+    assert len(found) and found.masks is None
 
 
-def test_out_that_is_a_file_is_found_first(images, tiny_model, tmp_path):
-    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
-    for out in (tmp_path / "thing.png", tmp_path / "thing.png" / "below"):
-        with pytest.raises(ValueError, match="thing.png is a file"):
-            predict.predict_files(tiny_model.predictor, [images / "a.png"], [references], out, progress=False)
+def test_photographs_are_named_once_for_the_bundled_weights(run, opened, tmp_path, images, scene):
+    weights = ("--model", "shapes", "--reference", tmp_path / "thing.png", "--out", tmp_path / "out", "--threshold", 0)
+    code, _, errors = run("predict", "--image", images, *weights)
+    assert code == 0 and "photograph" not in errors
+    large = np.tile(scene, (1, 5, 1))
+    for name in ("c.png", "d.png"):
+        Image.fromarray(large).save(images / name)
+    code, _, errors = run("predict", "--image", images, "--force", *weights)
+    assert code == 0 and errors.count("photograph, ") == 1 and "c.png looks like a photograph" in errors
 
 
-def test_an_unreadable_image_does_not_stop_the_others(images, tiny_model, tmp_path):
-    (images / "a2.png").write_bytes((images / "a.png").read_bytes()[:500])
-    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
-    with pytest.raises(ValueError, match="a2.png: .*; the results of the other 2 are in "):
-        predict.predict_files(tiny_model.predictor, predict.find_images([images]), [references], tmp_path / "out")
-    written = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
-    assert [(image["id"], image["file_name"]) for image in written] == [
-        (1, str(images / "a.png")),
-        (3, str(images / "b.jpg")),
-    ]
-    assert {result["image_id"] for result in json.loads((tmp_path / "out" / "results.json").read_text())} == {1, 3}
+@pytest.mark.parametrize(("exif", "expected"), [({0x010F: "Maker"}, True), ({0x0112: 1}, False)])
+def test_what_names_its_camera_may_be_a_photograph(tmp_path, scene, exif, expected):
+    tags = Image.Exif()
+    tags.update(exif)
+    Image.fromarray(scene).save(tmp_path / "a.jpg", exif=tags)
+    assert predict.is_photograph(str(tmp_path / "a.jpg"), 90, 120) == expected
 
 
-def test_nothing_is_written_if_no_image_can_be_read(images, tiny_model, tmp_path):
-    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
-    with pytest.raises(ValueError, match="notes.txt"):
-        predict.predict_files(tiny_model.predictor, [images / "notes.txt"], [references], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_help_names_every_kind_of_output():
+    (save,) = (one for one in build_parsers()[1]["predict"]._actions if "--save" in one.option_strings)
+    assert all(kind in save.help for kind in KINDS)
 
 
-def test_each_image_is_decoded_once(images, tiny_model, tmp_path, monkeypatch):
-    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
-    opened, read = [], image_files.read_image
-    monkeypatch.setattr(image_files, "read_image", lambda path, **how: opened.append(path) or read(path, **how))
-    paths = predict.find_images([images])
-    predict.predict_files(tiny_model.predictor, paths, [references], tmp_path / "out", progress=False)
-    assert opened == paths
+def test_devices(monkeypatch):
+    import tensorflow as tf
 
-
-def test_names_that_repeat_get_their_place(images, tiny_model, tmp_path):
-    references = predict.read_references([str(tmp_path / "thing.png")], tiny_model.config)
-    Image.open(images / "a.png").save(images / "a.jpg")
-    paths = [images / "a.png", images / "a.jpg"]
-    predict.predict_files(tiny_model.predictor, paths, [references], tmp_path / "out", progress=False)
-    assert sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir()) == ["a-2.thing.png", "a.thing.png"]
-
-
-def test_output_names_never_collide():
-    assert predict._unique(["a", "a", "a-2", "a.b", "a_b"]) == ["a", "a-2", "a-2-2", "a_b", "a_b-2"]
+    chosen, gpus = [], ["GPU 0", "GPU 1"]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: chosen.append(devices))
+    for name in ("cpu", "gpu", "cuda:1", "gpu:0"):
+        use_device(name)
+    assert chosen == [[], gpus, ["GPU 1"], ["GPU 0"]]
+    with pytest.raises(ValueError, match="'cuda:2': TensorFlow sees the GPUs 0 to 1"):
+        use_device("cuda:2")
+    gpus.clear()
+    with pytest.raises(ValueError, match="'gpu': TensorFlow sees no GPU here"):
+        use_device("gpu")
+    for name in ("cpu:1", "tpu", "cuda:", "cuda:x"):
+        with pytest.raises(ValueError, match="expected cpu, gpu or cuda:N"):
+            use_device(name)
+    assert "keras" in sys.modules

@@ -1,6 +1,7 @@
 """What the options stand for: data set, configuration, weights, predictor, the run to resume."""
 
 import argparse
+import functools
 import os
 import shlex
 import subprocess
@@ -25,6 +26,12 @@ _START_UP_LINE = rb"[IW]\d{4} \d\d:|WARNING: All log messages before absl::|To e
 def picked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The options with these names."""
     return {name: getattr(options, name) for name in names}
+
+
+def tell(options: argparse.Namespace, text: str) -> None:
+    """Print a message beside the results, unless it is empty or the command has --quiet."""
+    if text and not getattr(options, "quiet", False):
+        print(text, file=sys.stderr)
 
 
 def open_dataset(
@@ -118,12 +125,7 @@ def find_model(options: argparse.Namespace, *, begins_run: bool = False) -> Path
     def find_in_runs(name: str) -> Path:
         return _find_in_runs(options, name, begins_run=begins_run)
 
-    return find_weights(options.model, options.checkpoints, runs=find_in_runs, tell=tell)
-
-
-def tell(text: str) -> None:
-    """Show a message on the error stream."""
-    print(text, file=sys.stderr)
+    return find_weights(options.model, options.checkpoints, runs=find_in_runs, tell=functools.partial(tell, options))
 
 
 def _find_in_runs(options: argparse.Namespace, name: str, *, begins_run: bool) -> Path:
@@ -144,7 +146,7 @@ def _find_in_runs(options: argparse.Namespace, name: str, *, begins_run: bool) -
     else:
         folder = find_newest_run(options.logs, settings.get("EXPERIMENT"))
     found = find_run_weights(folder, "last" if name == "last" else "best")
-    print(f"weights: {found.path} ({found.text})", file=sys.stderr)
+    tell(options, f"weights: {found.path} ({found.text})")
     return found.path
 
 
@@ -156,6 +158,24 @@ def find_calibration(options: argparse.Namespace, path: Path | None) -> "Calibra
     if path is None or not hasattr(options, "min_confidence") or getattr(options, "protocol", "") == "paper":
         return None
     return read_calibration(path) if is_export(path) else find_thresholds(path)
+
+
+def weights_checksum(path: Path | None) -> str | None:
+    """SHA-256 of a weight file, or of the one that an exported folder is of; None for initial weights."""
+    from ..io.files import checksum
+    from ..runtime.manifest import is_export, read_export
+
+    if path is None:
+        return None
+    return read_export(path).weights_sha256 if is_export(path) else checksum(path)
+
+
+def calibration_path(path: Path) -> Path:
+    """Where the threshold file of a weight file or of an exported folder is, if there is one."""
+    from ..runtime.manifest import THRESHOLD_NAME, is_export
+    from ..weights.thresholds import threshold_path
+
+    return path / THRESHOLD_NAME if is_export(path) else threshold_path(path)
 
 
 def calibrated_settings(options: argparse.Namespace, path: Path | None) -> dict[str, Any]:
@@ -176,7 +196,7 @@ def open_predictor(options: argparse.Namespace, config: Config, path: Path | Non
     from ..runtime.predictor import open_predictor as open_exported
 
     predictor = open_exported(path, options.runtime, config=config, calibrated=False)
-    _tell_threshold(config, find_calibration(options, path), predictor.verifies)
+    _tell_threshold(options, config, find_calibration(options, path), predictor.verifies)
     return predictor
 
 
@@ -189,17 +209,19 @@ def open_keras_predictor(options: argparse.Namespace, config: Config, path: Path
 
     keras.utils.set_random_seed(0)
     if path is None:
-        print("untrained weights: detections mean nothing, this only shows that everything runs", file=sys.stderr)
+        tell(options, "untrained weights: detections mean nothing, this only shows that everything runs")
     calibration = find_calibration(options, path)
     verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
     predictor = SiamesePredictor(config, weights=path, verification=verification, calibrated=False)
-    _tell_threshold(config, calibration, predictor.verifies)
+    _tell_threshold(options, config, calibration, predictor.verifies)
     return predictor
 
 
-def _tell_threshold(config: Config, calibration: "Calibration | None", verifies: bool) -> None:
+def _tell_threshold(
+    options: argparse.Namespace, config: Config, calibration: "Calibration | None", verifies: bool
+) -> None:
     if calibration is not None:
-        print(_used(config, calibration, verifies), file=sys.stderr)
+        tell(options, _used(config, calibration, verifies))
 
 
 def _used(config: Config, calibration: "Calibration", verifies: bool) -> str:

@@ -1,231 +1,308 @@
-"""Detect and segment the objects in images that look like a reference."""
+"""Detect and segment the objects in images that look like a reference.
+
+The exit code is 0 if all images were searched, 1 if some could not be read (they are listed at the end, and the results
+of the others are written), 2 after an error of use, 130 after Ctrl-C.
+"""
 
 import argparse
-import dataclasses
+import contextlib
 import functools
-import glob
-import itertools
-import re
-from collections.abc import Callable, Iterable, Sequence
+import importlib.resources
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config
+from ..config import Config, without_new_defaults
 from ..data.reading import ORIENTATIONS
-from ..io.files import IMAGE_SUFFIXES, is_companion
-from .inputs import choose_config, open_predictor
-from .options import Commands, add_command, add_model_arguments, add_runtime_argument
+from .inputs import calibration_path, choose_config, open_predictor, picked, start_keras, tell, weights_checksum
+from .options import Commands, add_command, add_model_arguments, add_runtime_argument, at_least
 
 if TYPE_CHECKING:
-    import numpy as np
+    from ..search.frames import Frame
+    from ..search.queries import Query
+    from ..search.results import Category, ImageResult
+    from ..search.run import Summary
+    from ..search.sources import FoundSources, ImageReading
 
-    from ..base_predictor import BasePredictor
-
-_BOX = re.compile(r"(?P<path>.+):(?P<box>-?[\d.]+(?:,-?[\d.]+)*)")
+_IMAGE_HELP = (
+    "images to search: files, folders, patterns, videos, or 'webcam' (webcam:1 for the second). Hidden files are "
+    "passed over"
+)
+_REFERENCE_HELP = (
+    "references of one category: a crop, a box in pixels cut from an image, a folder or a pattern of crops, or a saved "
+    "embedding (.npz). NAME= names the category. Several are combined (K-shot); repeat the option for more categories"
+)
 _ORIENTATION_HELP = (
     "orientation tag of photographs, of images and references: obey (also auto) shows them upright, ignore reads them "
     "as stored (default obey)"
 )
-_REFERENCE_HELP = (
-    "a crop, or a box in pixels cut from an image; several are one category (K-shot); repeat the option for more "
-    "categories"
+_SAVE_HELP = (
+    "what to write: overlays, masks, coco, csv, cutouts, labelmap, labelme, video, page, or all "
+    "(docs/outputs.md describes them and the default)"
 )
+_EMBEDDINGS_HELP = "save the embedding of each category as CATEGORY.npz in DIR (default embeddings/ in --out)"
+_PHOTOGRAPH_NOTE = (
+    "note: the weights 'shapes' know drawn shapes alone; {} looks like a photograph, in which they find little of use. "
+    "The README names weights for photographs"
+)
+_PHOTOGRAPH_SIDE = 512  # pixels; the scenes that the program draws are smaller
 
 
 def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "predict", run, __doc__)
-    add = parser.add_argument
-    add("--image", required=True, nargs="+", action="extend", metavar="FILE|DIR|GLOB", help="images to search")
-    box = "FILE[:y1,x1,y2,x2]"
-    add("--reference", required=True, nargs="+", action="append", metavar=box, help=_REFERENCE_HELP)
+    add, positive = parser.add_argument, at_least(1)
+    add("--image", required=True, nargs="+", action="extend", metavar="FILE|DIR|GLOB", help=_IMAGE_HELP)
+    add("--recursive", action="store_true", help="search the folders below the folders of --image, too")
+    add("--every", type=positive, default=1, metavar="N", help="search every N-th frame of videos (default 1)")
+    add("--frames", type=positive, metavar="N", help="search N frames of each video or webcam at most (default all)")
+    box = "[NAME=]FILE[:y1,x1,y2,x2]"
+    add("--reference", nargs="+", action="append", default=[], metavar=box, help=_REFERENCE_HELP)
+    add("--reference-set", metavar="FILE", help="annotation file in COCO format whose instances are references, too")
+    add("--reference-images", metavar="DIR", help="image folder of --reference-set (default: looked for beside it)")
+    add("--categories", nargs="+", metavar="NAME", help="categories of --reference-set (default all)")
+    add("--shots", type=positive, metavar="K", help="references of a category of --reference-set (default 5)")
     add("--orientation", choices=ORIENTATIONS, default="obey", help=_ORIENTATION_HELP)
     add("--out", default="predictions", metavar="DIR", help="folder of results (default predictions)")
+    add("--save", nargs="+", metavar="KIND", help=_SAVE_HELP)
+    add("--save-embeddings", nargs="?", const="", metavar="DIR", help=_EMBEDDINGS_HELP)
+    begun = parser.add_mutually_exclusive_group()
+    begun.add_argument("--resume", action="store_true", help="go on with the stopped search in --out")
+    begun.add_argument("--force", action="store_true", help="clear --out, if an earlier search wrote it")
+    add("--strict", action="store_true", help="stop at the first image that cannot be read")
+    add("--max-detections", type=positive, metavar="N", help="maximum number of detections of a category in an image")
+    add("--device", metavar="cpu|gpu|cuda:N", help="what computes (default: a GPU if TensorFlow sees one)")
+    add("--quiet", action="store_true", help="print errors alone")
     add_model_arguments(parser)
     add_runtime_argument(parser)
+    add("--threshold", dest="min_confidence", type=float, metavar="P", help="the same as --min-confidence")
 
 
-def run(options: argparse.Namespace) -> None:
-    from ..io.files import writable_folder
-
-    writable_folder(options.out)
-    paths = find_images(options.image)
-    config, weights = choose_config(options)
-    read = image_reader(paths, itertools.chain.from_iterable(options.reference), options.orientation)
-    references = [read_references(sources, config, read) for sources in options.reference]
-    predictor = open_predictor(options, config, weights)
-    results = predict_files(predictor, paths, references, options.out, read=read)
-    counts = f"images: {len(paths)}, categories: {len(references)}, detections: {len(results)}"
-    print(f"{counts}. Results are in {options.out}")
+def run(options: argparse.Namespace) -> int:
+    with _quietly() if options.quiet else contextlib.nullcontext():
+        return _run(options)
 
 
-@dataclasses.dataclass(frozen=True)
-class ReferenceSet:
-    """References of one category (K-shot); its `name` is that of the file of the first.
+def _run(options: argparse.Namespace) -> int:
+    from ..search.journal import can_resume, require_free
+    from ..search.outputs import DEFAULT_KINDS, KINDS
+    from ..search.run import Detector
+    from ..search.sources import find_sources
 
-    `crops` are uint8 [T, T, RGB], T = TARGET_MAX_DIM.
-    """
-
-    name: str
-    crops: "list[np.ndarray]"
-
-
-ImageReading = Callable[[Path], "np.ndarray"]  # path to uint8 [height, width, RGB]
-
-
-def image_reader(paths: Iterable[Path], references: Iterable[str] = (), orientation: str = "obey") -> ImageReading:
-    """A function that reads images and references by one rule.
-
-    Those above 8 bits are scaled to 8 by the range of all of them together.
-    """
-    from ..io.images import read_image
-    from ..io.intensity import find_ranges
-
-    ranges = find_ranges([*paths, *map(_source_path, references)])
-    return functools.partial(read_image, rule=orientation, ranges=ranges)
+    require_free(options.out, resume=options.resume, force=options.force)
+    kinds = _kinds(options.save, DEFAULT_KINDS, KINDS)
+    found = find_sources(options.image, recursive=options.recursive, out=options.out)
+    tell(options, found.skipped_text())
+    changes = {"DETECTION_MAX_INSTANCES": options.max_detections} if options.max_detections else {}
+    config, weights = choose_config(options, changes)
+    read, queries = _read_references(options, found, config, weights)
+    categories, config = _categories(options, queries, config)
+    settings = _settings(options, config, weights, categories, queries, found, kinds)
+    detector = Detector(functools.partial(_open, options, config, weights), queries, categories)
+    if not (options.resume and can_resume(options.out)) or options.save_embeddings is not None:
+        detector.embeddings  # noqa: B018  # errors of the weights come before the folder is cleared
+    summary = _search(options, found, read, detector, settings, kinds, weights)
+    return _report(options, summary, len(categories))
 
 
-def find_images(sources: Iterable[str | Path]) -> list[Path]:
-    """Image files named by files, folders (all images directly in them) and glob patterns, each once, in order.
+def _read_references(
+    options: argparse.Namespace, found: "FoundSources", config: Config, weights: Path | None
+) -> "tuple[ImageReading, list[Query]]":
+    """(how images are read, the references of all categories)."""
+    from ..search.queries import read_queries, read_set_queries, reference_paths
+    from ..search.sources import image_reader
 
-    In folders and patterns hidden files and those of operating systems are passed over (`io.files.is_companion`).
-
-    Raises:
-        ValueError: a source that names no image.
-    """
-    found = {}
-    for source in sources:
-        path, problem = Path(source), "no such file, folder or match"
-        if path.is_file():
-            paths = [path]
-        elif path.is_dir():
-            problem = f"no image ({', '.join(IMAGE_SUFFIXES)}) in this folder"
-            found_there = (item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES)
-            paths = sorted(item for item in found_there if not is_companion(item) and item.is_file())
-        else:
-            matches = map(Path, glob.glob(str(source), recursive=True))
-            paths = sorted(match for match in matches if match.is_file() and not is_companion(match))
-        if not paths:
-            raise ValueError(f"{source}: {problem}")
-        found.update({path.resolve(): path for path in paths})
-    return list(found.values())
-
-
-def read_references(sources: Sequence[str], config: Config, read: ImageReading | None = None) -> ReferenceSet:
-    """Read the references of one category.
-
-    A source is an image file that is the crop, or "FILE:y1,x1,y2,x2" to cut a box in pixels from an image. `read` reads
-    a file; None takes `image_reader` of these references.
-
-    Raises:
-        ValueError: no source; a file that is not an image; a box that is empty or outside its image.
-    """
-    if not sources:
-        raise ValueError("references: expected at least one, got none")
-    read = read or image_reader([], sources)
-    return ReferenceSet(_source_path(sources[0]).stem, [_read_reference(source, config, read) for source in sources])
+    if not options.reference and options.reference_set is None:
+        raise ValueError("--reference: expected at least one, or --reference-set")
+    of_set = {"--reference-images": options.reference_images, "--categories": options.categories}
+    for name, value in (of_set | {"--shots": options.shots}).items():
+        if value is not None and options.reference_set is None:
+            raise ValueError(f"{name}: is for --reference-set, which is missing")
+    images = [source.path for source in found.sources if source.kind == "image"]
+    paths: list[str | Path] = [*images, *reference_paths(options.reference)]
+    read = image_reader(paths, options.orientation, progress=not options.quiet)
+    queries = []
+    if options.reference:
+        queries += read_queries(options.reference, config, read, weights_sha256=weights_checksum(weights))
+    if options.reference_set is not None:
+        queries += read_set_queries(
+            options.reference_set,
+            config,
+            images=options.reference_images,
+            categories=options.categories,
+            shots=options.shots or 5,
+        )
+    return read, queries
 
 
-def predict_files(
-    predictor: "BasePredictor",
-    paths: Sequence[Path],
-    references: Sequence[ReferenceSet],
-    out: str | Path,
-    *,
-    read: ImageReading | None = None,
-    progress: bool = True,
-) -> list[dict[str, Any]]:
-    """Detect in image files, write the detections and return them as COCO results; `progress` shows a progress bar.
+def _categories(
+    options: argparse.Namespace, queries: "Sequence[Query]", config: Config
+) -> "tuple[list[Category], Config]":
+    """(the categories, the configuration with the lowest of their thresholds)."""
+    from ..search.queries import categories_of
 
-    `read` reads an image file; None takes `image_reader` of these images.
+    categories = categories_of(queries, config.DETECTION_MIN_CONFIDENCE, options.min_confidence)
+    lowest = min(category.threshold for category in categories)
+    return categories, config.replace(DETECTION_MIN_CONFIDENCE=lowest)
 
-    Each image is encoded once for all references, each reference once for all images. Written below `out` are
-    `results.json` (COCO results), `images.json` (the images and categories of the results, in COCO's format),
-    `overlays/{image}.{category}.png`, and `masks/{image}.{category}.{number}.png` (0 and 255, best score first). An
-    image that cannot be read does not stop the others; the error comes after them. If no image can be read, nothing is
-    written.
 
-    Raises:
-        ValueError: `out` is not a folder, or images cannot be read.
-    """
+def _kinds(given: Sequence[str] | None, default: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The kinds of files that --save names, in the order of all kinds."""
+    if given is None:
+        return list(default)
+    named = [kind for text in given for kind in text.split(",")]
+    if unknown := [kind for kind in named if kind not in (*known, "all")]:
+        raise ValueError(f"--save {', '.join(unknown)}: expected some of {', '.join(known)}, or all")
+    return [kind for kind in known if kind in named or "all" in named]
+
+
+def _settings(
+    options: argparse.Namespace,
+    config: Config,
+    weights: Path | None,
+    categories: "Sequence[Category]",
+    queries: "Sequence[Query]",
+    found: "FoundSources",
+    kinds: Sequence[str],
+) -> dict[str, Any]:
+    """What the search depends on, as plain values."""
+    from ..io.files import checksum
+
+    calibration = calibration_path(weights) if weights is not None and config.VERIFY_DETECTIONS else None
+    return {
+        "weights": weights_checksum(weights) or "untrained",
+        "verification": checksum(calibration) if calibration and calibration.is_file() else None,
+        "category names": [category.name for category in categories],
+        "categories": {
+            category.name: {"threshold": category.threshold, "references": query.checksums()}
+            for category, query in zip(categories, queries, strict=True)
+        },
+        "options": picked(options, "orientation", "every", "frames", "runtime") | {"save": list(kinds)},
+        "config": without_new_defaults(config.to_dict()),
+        "images": [source.path for source in found.sources],
+    }
+
+
+def _open(options: argparse.Namespace, config: Config, weights: Path | None) -> Any:
+    """The predictor on the device that --device names."""
+    if options.device is not None:
+        start_keras(options)
+        from ..ops.devices import use_device
+
+        use_device(options.device)
+    return open_predictor(options, config, weights)
+
+
+def _search(
+    options: argparse.Namespace,
+    found: "FoundSources",
+    read: "ImageReading",
+    detector: Any,
+    settings: dict[str, Any],
+    kinds: Sequence[str],
+    weights: Path | None,
+) -> "Summary":
+    """Search all images with a progress bar; ends with what was found."""
     from tqdm import tqdm
 
-    from ..evaluation.coco_scores import results_of
-    from ..io.files import writable_folder, write_json
-    from ..visualize import draw_overlay
+    from ..search.frames import iter_frames
+    from ..search.journal import Journal, can_resume
+    from ..search.outputs import Outputs
+    from ..search.queries import reference_paths
+    from ..search.run import search
 
-    read = read or image_reader(paths)
-    out = writable_folder(out)
-    embeddings = [predictor.encode_references(one.crops) for one in references]
-    categories, names = _unique(one.name for one in references), _unique(path.stem for path in paths)
-    images, results, unreadable = [], [], []
-    for image_id, path in enumerate(tqdm(paths, desc="predict", unit="image", disable=not progress), start=1):
-        try:
-            image = read(path)
-        except ValueError as error:
-            unreadable.append(str(error))
-            continue
-        images.append({"id": image_id, "file_name": str(path), "height": image.shape[0], "width": image.shape[1]})
-        scene = predictor.encode_scenes([image])
-        for category_id, (category, embedding) in enumerate(zip(categories, embeddings, strict=True), start=1):
-            found = predictor.detect_in(scene, [embedding])[0]
-            masks = found["masks"] if predictor.config.MODEL == "mrcnn" else None
-            results.extend(results_of(image_id, category_id, found["rois"], found["scores"], masks))
-            name = f"{names[image_id - 1]}.{category}"
-            _write_png(out / "overlays" / f"{name}.png", draw_overlay(image, found["rois"], masks, found["scores"]))
-            _write_masks(out / "masks", name, found["masks"])
-    if images:
-        records = [{"id": category_id, "name": name} for category_id, name in enumerate(categories, start=1)]
-        write_json(out / "images.json", {"images": images, "categories": records, "annotations": []}, indent=1)
-        write_json(out / "results.json", results)
-    if unreadable:
-        unreadable += [f"the results of the other {len(images)} are in {out}"] if images else []
-        raise ValueError("; ".join(unreadable))
-    return results
+    webcams = [source.path for source in found.sources if source.kind == "webcam"]
+    if options.resume and can_resume(options.out):
+        journal = Journal.resume(options.out, settings)
+        if webcams and journal.whole_results() is None:
+            raise ValueError(f"--resume: the images of {webcams[0]} cannot be taken again")
+    else:
+        given = (weights, options.reference_set, options.reference_images)
+        inputs: list[str | Path] = [source.path for source in found.sources]
+        inputs += [*reference_paths(options.reference), *(path for path in given if path is not None)]
+        journal = Journal.create(options.out, settings, force=options.force, inputs=inputs)
+    if options.save_embeddings is not None:
+        _save_embeddings(options, detector, settings)
+    outputs = Outputs(Path(options.out), kinds, detector.categories, _about(options, settings))
+    total = len(found.sources) if all(source.kind == "image" for source in found.sources) else None
+    frames = iter_frames(found.sources, read, every=options.every, limit=options.frames)
+    with tqdm(total=total, desc="predict", unit="image", disable=options.quiet) as bar:
+        on_image = _teller(options, weights, bar.update, bar.write)
+        return search(frames, detector, journal, outputs, strict=options.strict, on_image=on_image)
 
 
-def _source_path(source: str) -> Path:
-    """The file of a reference, with or without a box."""
-    boxed = _BOX.fullmatch(source)
-    return Path(boxed["path"]) if boxed and not Path(source).exists() else Path(source)
+def _about(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, str]:
+    return {"model": str(options.model), "weights (SHA-256)": settings["weights"]}
 
 
-def _read_reference(source: str, config: Config, read: ImageReading) -> "np.ndarray":
-    from ..data.molding import mold_reference, reference_from_box
+def _save_embeddings(options: argparse.Namespace, detector: Any, settings: dict[str, Any]) -> None:
+    folder = Path(options.save_embeddings or Path(options.out) / "embeddings")
+    sha256 = None if settings["weights"] == "untrained" else settings["weights"]
+    for path in detector.save_embeddings(folder, sha256):
+        tell(options, f"embedding: {path}")
 
-    path = _source_path(source)
-    before, colon, box = source.rpartition(":")
-    if colon and not path.is_file() and Path(before).is_file():
-        raise ValueError(f"reference {source}: expected FILE, or FILE:y1,x1,y2,x2 with whole pixels and no spaces")
-    image = read(path)
+
+def _teller(
+    options: argparse.Namespace, weights: Path | None, update: Callable[[], Any], write: Callable[..., Any]
+) -> "Callable[[Frame, ImageResult | None], None]":
+    """A function that moves the progress bar, and reports what is amiss with an image."""
+    waits_for_photograph = is_bundled(weights)
+
+    def on_image(frame: "Frame", result: "ImageResult | None") -> None:
+        nonlocal waits_for_photograph
+        update()
+        if result is None or options.quiet:
+            return
+        if result.error is not None:
+            write(f"skipped: {result.error}", file=sys.stderr)
+        elif waits_for_photograph and is_photograph(result.source, result.height, result.width):
+            waits_for_photograph = False
+            write(_PHOTOGRAPH_NOTE.format(result.source), file=sys.stderr)
+
+    return on_image
+
+
+def is_bundled(weights: Path | None) -> bool:
+    """Whether weights are those that come with the package, trained on drawn shapes."""
+    folder = importlib.resources.files(__package__.partition(".")[0]) / "shapes"
+    return weights is not None and weights.resolve().parent == Path(str(folder)).resolve()
+
+
+def is_photograph(source: str, height: int, width: int) -> bool:
+    """Whether an image may be a photograph: it is large, of a format of phones, of a webcam, or names its camera."""
+    from ..io.images import HEIF_SUFFIXES, has_camera_tags
+
+    is_large = max(height, width) > _PHOTOGRAPH_SIDE
+    return is_large or source.lower().endswith(HEIF_SUFFIXES) or source.startswith("webcam:") or has_camera_tags(source)
+
+
+def _report(options: argparse.Namespace, summary: "Summary", num_categories: int) -> int:
+    """Say how the search ended; the exit code."""
+    skipped = summary.skipped
+    counts = f"images: {summary.num_images}, categories: {num_categories}, detections: {summary.num_finds}"
+    if not options.quiet:
+        print(f"{counts}. Results are in {options.out}")
+    if skipped:
+        words = "1 image was" if len(skipped) == 1 else f"{len(skipped)} images were"
+        print(f"{options.prog}: {words} skipped:", *skipped, sep="\n  ", file=sys.stderr)
+    if summary.is_interrupted:
+        if not options.quiet:
+            print(f"{options.prog}: interrupted; --resume goes on with the search", file=sys.stderr)
+        return 130
+    return 1 if skipped else 0
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No messages but errors."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
     try:
-        if path == Path(source):
-            return mold_reference(image, config)
-        return reference_from_box(image, [float(number) for number in box.split(",")], config)
-    except ValueError as error:
-        raise ValueError(f"reference {source}: {error}") from error
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    """The names without dots, which separate the parts of file names; repeated ones get a number."""
-    unique: list[str] = []
-    for name in (name.replace(".", "_") for name in names):
-        numbered = (f"{name}-{number}" for number in itertools.count(2))
-        unique.append(next(one for one in itertools.chain([name], numbered) if one not in unique))
-    return unique
-
-
-def _write_masks(folder: Path, name: str, masks: "np.ndarray") -> None:
-    """Write masks [height, width, n] as {name}.001.png, ...; those of an earlier run are removed."""
-    for earlier in folder.glob(f"{glob.escape(name)}.[0-9][0-9][0-9].png"):
-        earlier.unlink()
-    for number in range(masks.shape[-1]):
-        _write_png(folder / f"{name}.{number + 1:03d}.png", masks[:, :, number].astype("uint8") * 255)
-
-
-def _write_png(path: Path, pixels: "np.ndarray") -> None:
-    from PIL import Image
-
-    from ..io.files import atomic_path
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(before)

@@ -17,6 +17,7 @@ that they fit.
 
 import argparse
 import dataclasses
+import functools
 import logging
 import shlex
 import sys
@@ -252,7 +253,7 @@ def open_trainer(
     if folder is None and options.model != "last":
         refuse_run(log_dir_of(config, options.logs))
         if options.model is None and default != "untrained":
-            weights = find_weights(default, options.checkpoints, tell=tell)
+            weights = find_weights(default, options.checkpoints, tell=functools.partial(tell, options))
     model = SiameseMaskRCNN("training", config, options.logs, seed=options.seed)
     if folder is not None:
         model.log_dir = str(folder)  # it may have been moved since

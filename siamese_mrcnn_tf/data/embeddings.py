@@ -1,14 +1,19 @@
 """Embeddings of references, which can be saved and used again with the weights that they were computed with."""
 
 import dataclasses
+import math
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from ..io.files import atomic_path
+from ..io.files import StrPath, atomic_path
+
+_ABOUT = {"num_views": int, "name": str, "weights_sha256": str, "threshold": float}
+_MEMBERS = ("vectors", "views", *_ABOUT)
+_MAX_BYTES = 2**26  # of an array in a file: 13,107 references of 5 levels of 256 channels
+_SHOWN = 12  # characters of a fingerprint in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +25,17 @@ class ReferenceEmbedding:
         views: of the same shape, the mean over the views of each reference that verification compares; None: `vectors`.
         num_views: how many views `views` is the mean of; None if unknown (files of older versions, or joined from
             several numbers).
+        name: of the category; None if unknown.
+        weights_sha256: checksum of the weight file; None if unknown.
+        threshold: minimum score of its detections; None for that of the weights.
     """
 
     vectors: np.ndarray
     views: np.ndarray | None = None
     num_views: int | None = 1
+    name: str | None = None
+    weights_sha256: str | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         vectors = np.asarray(self.vectors)
@@ -33,6 +44,8 @@ class ReferenceEmbedding:
             raise ValueError(f"embedding: expected {expected}, got {got}")
         if self.views is not None and np.shape(self.views) != vectors.shape:
             raise ValueError(f"embedding: expected views of shape {vectors.shape}, got {np.shape(self.views)}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"embedding: threshold = {self.threshold}: expected 0 to 1")
 
     @property
     def mean(self) -> np.ndarray:
@@ -46,31 +59,63 @@ class ReferenceEmbedding:
 
     @classmethod
     def join(cls, embeddings: Sequence[Self]) -> Self:
-        """One embedding of the references of several, for K-shot detection."""
+        """One embedding of the references of several, for K-shot detection.
+
+        Its name, checksum and threshold are those of the first that has one.
+        """
         views = [one.vectors if one.views is None else one.views for one in embeddings]
         joined = None if all(one.views is None for one in embeddings) else np.concatenate(views)
         counts = {one.num_views for one in embeddings}
-        return cls(
-            np.concatenate([one.vectors for one in embeddings]), joined, counts.pop() if len(counts) == 1 else None
+        about: dict[str, Any] = {
+            name: next((value for one in embeddings if (value := getattr(one, name)) is not None), None)
+            for name in _ABOUT.keys() - {"num_views"}
+        }
+        num_views = counts.pop() if len(counts) == 1 else None
+        return cls(np.concatenate([one.vectors for one in embeddings]), joined, num_views, **about)
+
+    def require_weights(self, sha256: str | None, source: StrPath) -> None:
+        """Raise ValueError if the embedding is known to be of other weights than those with a checksum."""
+        if self.weights_sha256 is None or self.weights_sha256 == sha256:
+            return
+        own, other = self.weights_sha256[:_SHOWN], sha256[:_SHOWN] if sha256 else "untrained"
+        raise ValueError(
+            f"{source}: the embedding is of the weights with SHA-256 {own}..., but the weights in use are {other}"
+            f"{'...' if sha256 else ''}: embeddings mean nothing to other weights. Encode the references again"
         )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the embedding to an .npz file, atomically."""
-        content: dict[str, Any] = {"vectors": self.vectors} | ({} if self.views is None else {"views": self.views})
-        content |= {} if self.num_views is None else {"num_views": self.num_views}
+        content: dict[str, Any] = {name: getattr(self, name) for name in _MEMBERS}
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **content)
+            np.savez(file, **{name: value for name, value in content.items() if value is not None})
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read an embedding written by `save`.
+    def load(cls, path: StrPath) -> Self:
+        """Read an embedding written by `save`, also one of an older version, which has fewer things in it.
 
         Raises:
-            ValueError: no such file, or no embedding in it.
+            ValueError: no such file, no embedding in it, or an array that is larger than an embedding can be.
         """
         try:
+            _check_sizes(path)
             with np.load(path, allow_pickle=False) as content:
-                views = content["views"] if "views" in content else None
-                return cls(content["vectors"], views, int(content["num_views"]) if "num_views" in content else None)
-        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+                names = content.zip.namelist()
+                found = {name: content[f"{name}.npy"] for name in _MEMBERS if f"{name}.npy" in names}
+            about = {name: kind(found[name].item()) for name, kind in _ABOUT.items() if name in found}
+            return cls(found["vectors"], found.get("views"), **({"num_views": None} | about))
+        except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not a saved reference embedding ({error})") from error
+
+
+def _check_sizes(path: StrPath) -> None:
+    """Raise ValueError for arrays of a file whose headers declare more than an embedding can be; reads headers only."""
+    with zipfile.ZipFile(path) as archive:
+        for name in _MEMBERS:
+            if f"{name}.npy" not in archive.namelist():
+                continue
+            with archive.open(f"{name}.npy") as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            if math.prod(shape) * dtype.itemsize > _MAX_BYTES:
+                raise ValueError(f"{name}: {dtype} of shape {shape}, larger than {_MAX_BYTES} bytes")

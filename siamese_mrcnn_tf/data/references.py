@@ -1,6 +1,7 @@
 """References: drawing the instance that serves as reference, and cutting its crop."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,27 @@ def has_reference(dataset: IndexedCocoDataset, class_id: int, config: Config) ->
     return True
 
 
+def choose_references(
+    dataset: IndexedCocoDataset, class_id: int, count: int, config: Config, *, seed: int = 0
+) -> list[tuple[int, int]]:
+    """(image_id, annotation_index) of `count` different instances of a class, fewer if it has fewer.
+
+    They are drawn at random, reproducibly by `seed`, from as many different images as there are.
+
+    Raises:
+        NoReferenceError: the class has no instance that could be a reference.
+    """
+    rng = np.random.default_rng([seed, class_id])
+    images = [
+        _usable_instances(dataset, int(image_id), class_id, config, rng)
+        for image_id in rng.permutation(dataset.images_of(class_id))
+    ]
+    found = list(itertools.islice(_alternating(images), count))
+    if not found:
+        raise NoReferenceError(_no_instance(dataset, class_id))
+    return found
+
+
 def cut_reference(dataset: Dataset, config: Config, image_id: int, annotation_index: int) -> np.ndarray:
     """An instance as reference: uint8 [TARGET_MAX_DIM, TARGET_MAX_DIM, 3], RGB, the mean not subtracted.
 
@@ -119,10 +141,34 @@ def _draw_instance(
     for image_id in rng.permutation(dataset.images_of(class_id)):
         if image_id == exclude:
             continue
-        for index in rng.permutation(dataset.instances_of(image_id, class_id)):
-            mask = dataset.instance_mask(image_id, index)
-            if mask.any() and (config is None or molding.box_in_scene(mask, config).any()):
-                return int(image_id), int(index)
+        found = next(_usable_instances(dataset, int(image_id), class_id, config, rng), None)
+        if found is not None:
+            return found
+    raise NoReferenceError(_no_instance(dataset, class_id, exclude))
+
+
+def _usable_instances(
+    dataset: IndexedCocoDataset, image_id: int, class_id: int, config: Config | None, rng: Rng
+) -> Iterator[tuple[int, int]]:
+    """(image_id, annotation_index) of the instances of a class in an image that can be references, in random order."""
+    for index in rng.permutation(dataset.instances_of(image_id, class_id)):
+        mask = dataset.instance_mask(image_id, index)
+        if mask.any() and (config is None or molding.box_in_scene(mask, config).any()):
+            yield image_id, int(index)
+
+
+def _alternating(images: list[Iterator[tuple[int, int]]]) -> Iterator[tuple[int, int]]:
+    """The first instance of each image, then the second of each, and so on."""
+    while images:
+        left = []
+        for instances in images:
+            if (found := next(instances, None)) is not None:
+                left.append(instances)
+                yield found
+        images = left
+
+
+def _no_instance(dataset: IndexedCocoDataset, class_id: int, exclude: int | None = None) -> str:
     named = f"class {class_id} ({dataset.class_names[class_id]})"
     beside = "" if exclude is None else f" beside image {dataset.image_info[exclude]['id']}"
-    raise NoReferenceError(f"{named} has no instance in {dataset.set_name}{beside} that could be a reference")
+    return f"{named} has no instance in {dataset.set_name}{beside} that could be a reference"

@@ -11,6 +11,7 @@ import gc
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import orjson
 StrPath = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")  # names by `atomic_path`
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 _MANY_OBJECTS = 200_000  # created while the garbage collector is paused; the collector ignores them afterwards
 
@@ -76,6 +78,13 @@ def atomic_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
+
+
+def remove_temporaries(folder: StrPath) -> None:
+    """Remove the temporary files that `atomic_path` left in a folder and those below when the process was killed."""
+    for path in Path(folder).rglob(".*-*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: StrPath, text: str) -> None:

@@ -1,12 +1,23 @@
-"""Image files: whatever Pillow opens, and TIFF files of many bits, are read as 8-bit RGB; errors name the file."""
+"""Image files: whatever Pillow opens, and TIFF files of many bits, are read as 8-bit RGB; errors name the file.
 
+HEIC files need pillow-heif, and AVIF files Pillow 11.3 or newer: the extra `heif`. HEIC files say how they are turned
+outside of their orientation tag, and are always shown upright.
+"""
+
+import functools
+import os
+import stat
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from . import intensity, orientation
 from .files import StrPath
+
+HEIF_SUFFIXES = (".heic", ".heif", ".avif")  # formats of phones and cameras that Pillow may not read
+HEIF_EXTRA = 'pip install "siamese-mrcnn-tf[heif]"'
+_HEIF_BOX, _AVIF_BRANDS = b"ftyp", (b"avif", b"avis")  # at bytes 4 and 8 of a file
 
 
 def read_image(
@@ -33,12 +44,13 @@ def read_image(
     Raises:
         ValueError: the file is missing, broken, no image, too large, empty, or of another size than `size`.
     """
+    head = _head(path)
     kind = intensity.deep_kind(path)
     if kind:
         image = Image.fromarray(intensity.to_eight_bits(path, kind, ranges))
         tag = orientation.read_tag(path)
     else:
-        image, tag = _open(path)
+        image, tag = _open(path, head)
     if 0 in image.size:
         raise ValueError(f"{path}: the image is empty ({image.height} x {image.width} pixels)")
     wanted = (int(size[0]), int(size[1])) if size else None
@@ -52,17 +64,69 @@ def read_image(
         raise ValueError(f"{path}: an image of mode {image.mode} cannot be converted to RGB ({error})") from error
 
 
-def _open(path: StrPath) -> tuple[Image.Image, int]:
+def can_read(suffix: str) -> bool:
+    """Whether files with a suffix of HEIF_SUFFIXES, in lower case, can be read by what is installed."""
+    Image.init()
+    return suffix in Image.registered_extensions() or (suffix != ".avif" and register_heif())
+
+
+@functools.cache
+def register_heif() -> bool:
+    """Let Pillow read HEIC files by pillow-heif; whether it is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def has_camera_tags(path: StrPath) -> bool:
+    """Whether a file names the camera that took it; reads its header only."""
+    try:
+        with Image.open(path) as image:
+            tags = image.getexif()
+    except Exception:  # decoders raise anything on broken files, and videos are no images
+        return False
+    return any(tag in tags for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
+
+
+def _head(path: StrPath) -> bytes:
+    """The first bytes of a file; Pillow reads HEIC files then.
+
+    Raises:
+        ValueError: there is no such file, or it is a pipe or a device, which a reader would wait for.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError(f"{path}: not a regular file, expected an image")
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ValueError(f"{path}: the image cannot be read ({error.strerror or error})") from error
+    if head[4:8] == _HEIF_BOX:
+        register_heif()
+    return head
+
+
+def _open(path: StrPath, head: bytes) -> tuple[Image.Image, int]:
     """(decoded Pillow image as stored, first frame of an animation; orientation tag)."""
     try:
         with Image.open(path) as image:
             return orientation.load_stored(image, path)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not an image that can be read") from error
+        raise ValueError(f"{path}: not an image that can be read{_heif_advice(head)}") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: the image is too large to be read safely ({error})") from error
     except Exception as error:  # decoders raise anything on broken files
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: the image cannot be read, it may be truncated or broken ({reason})") from error
+
+
+def _heif_advice(head: bytes) -> str:
+    """What lacks to read a HEIC or AVIF file with these first bytes; empty where nothing lacks, and for other files."""
+    suffix = ".avif" if head[8:] in _AVIF_BRANDS else ".heic"
+    return f"; {suffix[1:].upper()} files need {HEIF_EXTRA}" if head[4:8] == _HEIF_BOX and not can_read(suffix) else ""

@@ -1,0 +1,244 @@
+"""The folder of a search: what was searched with, and the results so far, so that a stopped search can go on.
+
+`search.json` has the settings; `journal.jsonl` a line for each image, written as soon as its files are. A last line
+that a kill tore is dropped, and its image searched again. In a finished search the lines are in the order of the
+images, and a last one says so.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from ..io.files import StrPath, atomic_path, make_folder, read_json, remove_temporaries, writable_folder, write_json
+from .frames import Frame, size_of
+from .results import ImageResult
+
+SETTINGS_FILE, JOURNAL_FILE = "search.json", "journal.jsonl"
+FORMAT = 1
+_SHOWN = 3  # items in a message
+_VALUE_WIDTH = 40  # characters of a value in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A line of the journal."""
+
+    offset: int  # of the line in the file, in bytes
+    length: int
+    name: str  # of the image
+    source: str
+    size: int | None  # of the file in bytes, when it was searched
+    num_finds: int
+    error: str | None
+
+
+class JournalResults(Sequence[ImageResult]):
+    """The results in a journal, in the order of the images; each is read from the file when it is asked for."""
+
+    def __init__(self, path: Path, entries: Sequence[Entry]) -> None:
+        self._path, self.entries = path, entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageResult: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "JournalResults": ...
+
+    def __getitem__(self, index: int | slice) -> "ImageResult | JournalResults":
+        if isinstance(index, slice):
+            return JournalResults(self._path, self.entries[index])
+        entry = self.entries[index]
+        with open(self._path, "rb") as file:
+            file.seek(entry.offset)
+            return ImageResult.from_record(json.loads(file.read(entry.length))["result"])
+
+
+class Journal:
+    """The journal of a search in a folder: `create` begins one, `resume` opens that of a stopped search."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / JOURNAL_FILE
+        self._entries: dict[int, Entry] = {}  # by image id
+        self._is_finished = False
+        self._end = 0  # bytes of the file
+
+    @classmethod
+    def create(
+        cls, folder: StrPath, settings: Mapping[str, Any], *, force: bool = False, inputs: Iterable[StrPath] = ()
+    ) -> "Journal":
+        """Begin a search in a folder; `force` removes the search that is there.
+
+        Raises:
+            ValueError: as `require_free`, or one of the inputs of the search is in a folder that is to be cleared.
+        """
+        journal = cls(Path(folder))
+        require_free(folder, force=force)
+        inside = next((path for path in inputs if journal.folder.resolve() in Path(path).resolve().parents), None)
+        if force and inside is not None:
+            raise ValueError(f"{folder}: --force would remove {inside}, which is searched or searched with")
+        make_folder(journal.folder)
+        for path in journal.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        journal.path.touch()
+        write_json(journal.folder / SETTINGS_FILE, {"format": FORMAT, **settings}, indent=1)
+        return journal
+
+    @classmethod
+    def resume(cls, folder: StrPath, settings: Mapping[str, Any]) -> "Journal":
+        """Open the search in a folder.
+
+        Raises:
+            ValueError: there is none, or it was begun with other settings; names all that differ.
+        """
+        journal = cls(Path(folder))
+        path = journal.folder / SETTINGS_FILE
+        before, now = read_json(path), json.loads(json.dumps({"format": FORMAT, **settings}))
+        if different := differences(before, now):
+            begun = f"{folder}: --resume goes on with what the search was begun with, but these differ"
+            raise ValueError(f"{begun}: {'; '.join(different)}")
+        remove_temporaries(journal.folder)
+        journal._read()
+        return journal
+
+    def has(self, frame: Frame) -> bool:
+        """Whether the result of an image is there, and the file is of the size that it had then."""
+        entry = self._entries.get(frame.image_id)
+        return entry is not None and entry.error is None and (entry.name, entry.size) == (frame.name, frame.size)
+
+    def append(self, result: ImageResult, size: int | None) -> None:
+        """Add the result of an image whose files are written; it is on the disk then."""
+        if self._is_finished:
+            self._rewrite(sorted(self._entries))
+            self._is_finished = False
+        line = json.dumps({"result": result.to_record(), "size": size}).encode() + b"\n"
+        with open(self.path, "ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._entries[result.image_id] = _entry(self._end, line)
+        self._end += len(line)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether any image was searched."""
+        return any(entry.error is None for entry in self._entries.values())
+
+    def results(self) -> JournalResults:
+        """The results so far."""
+        return JournalResults(self.path, [self._entries[image_id] for image_id in sorted(self._entries)])
+
+    def whole_results(self) -> JournalResults | None:
+        """All results, if the search was finished, no image failed, and no file has changed its size since."""
+        entries = self._entries.values()
+        sizes = {entry.source: entry.size for entry in entries}
+        is_whole = self._is_finished and not any(entry.error for entry in entries)
+        return self.results() if is_whole and all(size_of(path) == sizes[path] for path in sizes) else None
+
+    def sort(self, image_ids: Iterable[int]) -> JournalResults:
+        """Bring the lines of these images into their order, and drop the others."""
+        if not self._is_finished:
+            self._rewrite(sorted(image_ids))
+        return self.results()
+
+    def finish(self) -> None:
+        """Note that all images were searched and all files are written."""
+        if not self._is_finished:
+            with open(self.path, "ab") as file:
+                file.write(json.dumps({"finished": len(self._entries)}).encode() + b"\n")
+            self._is_finished = True
+
+    def discard(self) -> None:
+        """Remove the search, in which no image could be read; the folder, too, if nothing else is in it."""
+        for path in (self.path, self.folder / SETTINGS_FILE):
+            path.unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _read(self) -> None:
+        """Read the lines, and cut what follows the last whole one."""
+        self.path.touch()
+        with open(self.path, "rb") as file:
+            for line in file:
+                try:
+                    if "finished" in json.loads(line):
+                        self._is_finished = line.endswith(b"\n")
+                        break
+                    entry = _entry(self._end, line)
+                except (ValueError, KeyError, TypeError):
+                    break
+                if not line.endswith(b"\n"):
+                    break
+                self._entries[json.loads(line)["result"]["image_id"]] = entry
+                self._end += len(line)
+        if not self._is_finished:
+            os.truncate(self.path, self._end)
+
+    def _rewrite(self, image_ids: Iterable[int]) -> None:
+        """Write the file anew with the lines of these images."""
+        kept, end = {}, 0
+        with open(self.path, "rb") as old, atomic_path(self.path) as temporary, open(temporary, "wb") as new:
+            for image_id in image_ids:
+                entry = self._entries[image_id]
+                old.seek(entry.offset)
+                new.write(old.read(entry.length))
+                kept[image_id] = dataclasses.replace(entry, offset=end)
+                end += entry.length
+        self._entries, self._end = kept, end
+
+
+def require_free(folder: StrPath, *, resume: bool = False, force: bool = False) -> None:
+    """Raise ValueError unless a search can use a folder: an empty or a new one, or that of another search.
+
+    The latter only to `resume` it or, with `force`, to clear it. A folder that no search has written is never cleared.
+    """
+    folder = writable_folder(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / SETTINGS_FILE).is_file():
+        raise ValueError(f"{folder}: has files of its own, expected an empty folder or that of an earlier search")
+    if not (resume or force):
+        raise ValueError(f"{folder}: has a search already; --resume goes on with it, --force clears the folder")
+
+
+def can_resume(folder: StrPath) -> bool:
+    """Whether there is a search in a folder."""
+    return (Path(folder) / SETTINGS_FILE).is_file()
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two values of JSON, each in a few words."""
+    if before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        parts = (differences(before.get(key), now.get(key), f"{name}.{key}" if name else key) for key in keys)
+        return [text for part in parts for text in part]
+    if isinstance(before, list) and isinstance(now, list):
+        changes = [("without", [one for one in before if one not in now]), ("new", [x for x in now if x not in before])]
+        texts = [f"{word} {_few(items)}" for word, items in changes if items]
+        return [f"{name}: {', '.join(texts) or 'another order'}"]
+    return [f"{name}: {_short(before)} then, {_short(now)} now"]
+
+
+def _few(items: Sequence[Any]) -> str:
+    shown = ", ".join(_short(item) for item in items[:_SHOWN])
+    return shown + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _VALUE_WIDTH else f"{text[: _VALUE_WIDTH - 3]}..."
+
+
+def _entry(offset: int, line: bytes) -> Entry:
+    content = json.loads(line)
+    result = content["result"]
+    num_finds = sum(len(finds["scores"]) for finds in result["finds"])
+    return Entry(offset, len(line), result["name"], result["source"], content["size"], num_finds, result["error"])
