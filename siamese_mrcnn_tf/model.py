@@ -300,7 +300,7 @@ class SiameseMaskRCNN:
     def load_imagenet_weights(
         self, pretraining: str = "imagenet-1k", weights_path: PathLike | None = None
     ) -> LoadReport:
-        """Load a backbone: `weights_path`, or imagenet-1k, imagenet-771 or imagenet-687 from CHECKPOINT_DIR."""
+        """Load a backbone: `weights_path`, or imagenet-1k, imagenet-771 or imagenet-687, from CHECKPOINT_DIR first."""
         return self.load_weights(weights_path or pretrained.find_weights(pretraining, self.config.CHECKPOINT_DIR))
 
     def load_checkpoint(self, weights_path: PathLike, training_schedule: Any = None, verbose: int = 1) -> LoadReport:

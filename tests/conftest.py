@@ -65,7 +65,7 @@ def set_seeded_weights(layers):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
+def no_downloads(tmp_path_factory):
     """The folder of downloads is an empty one, and nothing is downloaded; for processes that tests start, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIAMESE_MRCNN_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -76,3 +76,12 @@ def conv1(predictor):
     """Weights of the first convolution."""
     backbone = next(layer for layer in predictor.layers.layers if layer.name == "resnet_model")
     return backbone.get_layer("conv1").get_weights()[0]
+
+
+def test_a_download_is_told_where_logging_is_not_set_up(github, weight_content, tmp_path, caplog):
+    name = "small_siamese_mrcnn_0160.h5"
+    github.assets["v0.1", name] = weight_content[name]
+    path, config, calibration = choose_pretrained("small", tmp_path, {})
+    assert path == tmp_path / "cache" / name and config.NAME.startswith("small") and calibration is None
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "is downloaded from http" in caplog.messages[0] and "sha256" in caplog.messages[1]

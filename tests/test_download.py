@@ -178,6 +178,13 @@ def test_download_tries_again_when_the_server_is_busy(tmp_path, server):
     assert len(server.ranges) == 6
 
 
+def test_download_refuses_an_answer_that_is_no_success(tmp_path, server):
+    server.statuses = [304]
+    with pytest.raises(ConnectionError, match="HTTP status 304 Not Modified"):
+        _download(server, tmp_path / "model.h5")
+    assert not os.listdir(tmp_path)
+
+
 def test_download_refuses_an_answer_of_another_range(tmp_path, server):
     server.range_error = 1
     (tmp_path / "model.h5.part").write_bytes(CONTENT[:10])

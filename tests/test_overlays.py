@@ -111,11 +111,11 @@ def overlap(first, second):
 @pytest.mark.parametrize("count", [1, 12, 60])
 def test_labels_do_not_overlap(count):
     rng = np.random.default_rng(count)
-    low = rng.integers(0, 250, (count, 2))
+    low = rng.integers(0, 230, (count, 2))
     boxes, sizes = np.hstack([low, low + rng.integers(5, 60, (count, 2))]), [(50, 12)] * count
-    places = place_plates(sizes, boxes, (320, 300), gap=1)
-    assert None not in places
-    found = rectangles(places, sizes)
+    places = [place for place in place_plates(sizes, boxes, (320, 300), gap=1) if place is not None]
+    assert len(places) >= 0.85 * count
+    found = rectangles(places, sizes[: len(places)])
     assert not any(overlap(*pair) for pair in itertools.combinations(found, 2))
     assert all(x1 >= 0 and y1 >= 0 and x2 <= 320 and y2 <= 300 for x1, y1, x2, y2 in found)
 
@@ -124,6 +124,23 @@ def test_labels_without_room():
     boxes = np.array([[0, 0, 20, 20]] * 9)
     places = place_plates([(30, 10)] * 8 + [(99, 10)], boxes, (64, 32), gap=1)
     assert 4 <= sum(place is not None for place in places) < 8 and places[-1] is None
+
+
+def test_a_label_is_not_far_from_its_box():
+    boxes = np.array([[0, 0, 9, 9]] * 60)
+    places = place_plates([(20, 8)] * 60, boxes, (400, 400), gap=1)
+    found = [place for place in places if place is not None]
+    assert 10 < len(found) < 60 and np.linalg.norm(found, axis=1).max() < 100
+
+
+def test_crowded_images_have_labels_with_scores_alone():
+    rng = np.random.default_rng(0)
+    many = disc_finds(rng.integers(5, 90, (90, 2)).tolist(), radius=4)
+    small, large = (
+        draw_finds(grey(), legends("a name of some length"), [many.above(threshold)]) for threshold in (0.95, 0)
+    )
+    assert small.counts == (5,) and large.counts == (90,) and small.num_unlabeled == 0 and large.num_unlabeled < 30
+    assert add_margin(large, legends("a")).shape == add_margin(small, legends("a")).shape
 
 
 def test_labels_avoid_what_is_costly():

@@ -20,7 +20,7 @@ def test_listing_says_what_is_present(github, large, run, tmp_path):
     rows = {line.split()[0]: line for line in text.splitlines() if line}
     assert code == 0 and not github.requests
     assert rows["siamese_mrcnn_shapes_s1.h5"].split()[1:] == ["shapes", "bundled"]
-    assert "large     not yet, downloaded on first use" in " ".join(rows[LARGE].split(" "))
+    assert rows[LARGE].split()[1:4] == ["large", "not", "yet,"]
     assert "no, resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 is used" in rows["imagenet_1k.h5"]
     assert text.endswith(f"downloads are kept in {tmp_path / 'cache'} (SIAMESE_MRCNN_CACHE names another folder)\n")
     run("weights", "large")
@@ -47,11 +47,13 @@ def test_known_file_is_got_and_shown(github, large, run, tmp_path):
     assert run("weights", "large") == (0, text, "")
 
 
-def test_file_in_checkpoints_is_compared_with_what_is_remembered(large, run, tmp_path):
+def test_file_in_checkpoints_is_compared_with_what_is_remembered(large, run, tmp_path, weight_content):
     path = tmp_path / "checkpoints" / LARGE
     path.parent.mkdir()
     path.write_bytes(large + b"\0" * 8)
-    assert "verified: no: put there by hand" in run("weights", "large")[1]
+    assert "verified: its weights fit its name: siamese weights, large configuration" in run("weights", "large")[1]
+    path.write_bytes(weight_content["imagenet_687.h5"])
+    assert f"verified: no: it is not {LARGE} but backbone weights" in run("weights", "large")[1]
     path.unlink()
     run("weights", "large")
     path.write_bytes(large + b"\0" * 8)

@@ -60,7 +60,7 @@ def origin(path: Path) -> str:
     elif entry is not None:
         verified = f"no: not the file of {entry.date} ({entry.source}), whose sha256 is {entry.sha256}"
     elif path.name in KNOWN_FILES:
-        verified = "no: put there by hand"
+        verified = fitness(path)
     rows = {
         "file": path.absolute(),
         "size": f"{path.stat().st_size:,} bytes",
@@ -69,6 +69,16 @@ def origin(path: Path) -> str:
         "verified": verified,
     }
     return "\n".join(f"{title + ':':9} {value}" for title, value in rows.items())
+
+
+def fitness(path: Path) -> str:
+    """Whether the weights in a file are those of the known file of its name, in words."""
+    from ..weights.fetching import verify
+
+    try:
+        return f"its weights fit its name: {verify(path.name, path, 'it')}"
+    except ValueError as error:
+        return f"no: {error}"
 
 
 def listing(checkpoints: str) -> str:

@@ -1,7 +1,10 @@
 """Files: read with errors that name them, written whole or not at all.
 
 files: text, JSON, folders and file names.
+web: requests to web servers.
 download: downloads that resume.
+cache: the folder of downloads of the user.
+locks: locks between processes.
 images: image files, read as 8-bit RGB.
 orientation: their orientation tags.
 intensity: images of more than 8 bits.

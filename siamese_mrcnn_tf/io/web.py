@@ -68,8 +68,8 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
 
 
 def refuse_error(response: Any) -> None:
-    """Raise FailedRequest for a response with an HTTP status that is an error."""
-    if response.status >= http.HTTPStatus.BAD_REQUEST:
+    """Raise FailedRequest for a response that is not a success, such as an error or a redirect to nowhere."""
+    if not 200 <= response.status < 300:
         raise FailedRequest(answer_of(response), retry=response.status in _BUSY)
 
 
@@ -95,7 +95,7 @@ def read_json_from(url: str, *, limit: int = 16 * 2**20) -> Any:
         content = json.loads(text[: limit + 1]) if len(text) <= limit else None
     except (ValueError, RecursionError):
         content = None
-    if status >= http.HTTPStatus.BAD_REQUEST:
+    if not 200 <= status < 300:
         message = content.get("message") if isinstance(content, dict) else None
         raise FailedRequest(f"{answer}: {message[:_MESSAGE]}" if isinstance(message, str) else answer)
     if content is None:

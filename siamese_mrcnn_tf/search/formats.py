@@ -5,6 +5,7 @@ Boxes are [y1, x1, y2, x2) in pixels of the image; COCO's are [x, y, width, heig
 """
 
 import base64
+import collections
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
@@ -43,13 +44,6 @@ def images_of(results: Iterable[ImageResult]) -> Iterator[ImageResult]:
 def image_format(height: int, width: int) -> str:
     """Format in which an image is written: "png", or "jpg" above 2 megapixels."""
     return "jpg" if height * width > MAX_LOSSLESS else "png"
-
-
-def areas_of(finds: Finds) -> list[int]:
-    """Pixels of each mask, or of each box for a model without masks."""
-    if finds.masks is not None:
-        return [int(count) for count in finds.masks.sum(axis=(0, 1))]
-    return [int(max(y2 - y1, 0) * max(x2 - x1, 0)) for y1, x1, y2, x2 in finds.boxes]
 
 
 # ---- COCO --------------------------------------------------------------------------------------------------------
@@ -97,11 +91,16 @@ def coco_image(result: ImageResult) -> Record:
 
 
 # ---- tables ------------------------------------------------------------------------------------------------------
-def detection_rows(result: ImageResult, categories: Sequence[Category]) -> Iterator[list[object]]:
-    """A row of DETECTION_HEADS for each find: scores with 4 decimals, box and area in pixels."""
-    for category, finds in zip(categories, result.finds, strict=result.error is None):
-        for number, (box, score, area) in enumerate(zip(finds.boxes, finds.scores, areas_of(finds), strict=True), 1):
-            yield [*_image_cells(result), category.name, number, f"{score:.4f}", *map(int, box), area]
+def detection_rows(
+    result: ImageResult, found: Sequence[Record], categories: Sequence[Category]
+) -> Iterator[list[object]]:
+    """A row of DETECTION_HEADS for each of the `coco_results` of an image: box and area in pixels, 4 decimals."""
+    names, numbers = {category.id: category.name for category in categories}, collections.Counter[int]()
+    for record in found:
+        category_id, (x, y, width, height) = record["category_id"], record["bbox"]
+        numbers[category_id] += 1
+        cells = names[category_id], numbers[category_id], f"{record['score']:.4f}"
+        yield [*_image_cells(result), *cells, *map(round, (y, x, y + height, x + width, record["area"]))]
 
 
 def count_row(result: ImageResult, categories: Sequence[Category]) -> list[object]:

@@ -50,8 +50,9 @@ class Summary:
             self.skipped.append((result.source, result.error))
             return
         self.images.append(formats.coco_image(result))
-        self.results += formats.coco_results([result], self.categories)
-        self.detections += formats.detection_rows(result, self.categories)
+        found = formats.coco_results([result], self.categories)
+        self.results += found
+        self.detections += formats.detection_rows(result, found, self.categories)
         if result.frame is not None:
             frame = Frame(result.name, result.seconds, scores_of(result, self.categories))
             self.frames.setdefault(result.source, []).append(frame)

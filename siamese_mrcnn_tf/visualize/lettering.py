@@ -21,7 +21,8 @@ Rect = tuple[int, int, int, int]  # (x1, y1, x2, y2) in pixels, x2 and y2 exclus
 _FONTS = {False: "DejaVuSans.ttf", True: "DejaVuSans-Bold.ttf"}  # bold -> file
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 _HIDDEN_KINDS = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format (such as right-to-left marks), none
-_FAR_STEPS = 24  # of the grid in which a free place is looked for, along each side
+_FAR_STEPS = 32  # of the grid in which a free place is looked for, along each side
+_FAR_SHARE = 0.2  # of the long side, the largest distance of a label from its box
 
 
 # ---- texts -------------------------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def place_plates(
 ) -> list[tuple[int, int] | None]:
     """Places of labels in an image, none of which overlaps another; the first ones choose first.
 
-    A label is at its box, or else at the nearest free place.
+    A label is at its box, or else at the nearest free place that is not too far away.
 
     Args:
         sizes: (width, height) of each label, in pixels.
@@ -185,6 +186,8 @@ def _best(
     corners: np.ndarray, size: tuple[int, int], area: tuple[int, int], taken: np.ndarray, costs: np.ndarray
 ) -> tuple[int, int] | None:
     """Of corners [n, (x, y)] in descending order of preference a free one that covers little; None if none is free."""
+    if not len(corners):
+        return None
     inside = np.clip(corners, 0, np.subtract(area, size))
     ends = inside + size
     free = ~((inside[:, None] < taken[None, :, 2:]).all(axis=2) & (ends[:, None] > taken[None, :, :2]).all(axis=2)).any(
@@ -213,9 +216,10 @@ def _near(box: np.ndarray, size: tuple[int, int], gap: int) -> np.ndarray:
 
 
 def _far(box: np.ndarray, size: tuple[int, int], area: tuple[int, int]) -> np.ndarray:
-    """Corners [n, (x, y)] all over the image, the nearest to the box first."""
+    """Corners [n, (x, y)] on a grid over the image, the nearest to the box first; none that are too far away."""
     x, y = (np.linspace(0, side - length, _FAR_STEPS).astype(int) for side, length in zip(area, size, strict=True))
     corners = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     center = np.array([box[1] + box[3], box[0] + box[2]]) / 2
     distances = np.linalg.norm(corners + np.divide(size, 2) - center, axis=1)
-    return corners[np.argsort(distances, kind="stable")]
+    nearest = np.argsort(distances, kind="stable")
+    return corners[nearest[distances[nearest] <= max(_FAR_SHARE * max(area), sum(size))]]

@@ -97,9 +97,10 @@ def _draw_header(draw: ImageDraw.ImageDraw, corner: tuple[int, int], drawing: Dr
     text = "nothing found" if not total else f"{total} {'find' if total == 1 else 'finds'}"
     if drawing.num_unlabeled:
         text += f", {drawing.num_unlabeled} without label"
-    font = font_for(text, round(1.15 * layout.font), bold=True)
-    room = layout.size[0] - 2 * layout.gap
-    draw.text(corner, fitting_text(text, font, room), fill=_INK if total else _SOFT, font=font)
+    pixels, room = 1.15 * layout.font, layout.size[0] - 2 * layout.gap
+    pixels *= min(room / font_for(text, round(pixels), bold=True).getlength(text), 1)
+    font = font_for(text, int(pixels) or 1, bold=True)
+    draw.text(corner, text, fill=_INK if total else _SOFT, font=font)
 
 
 def _draw_category(

@@ -29,6 +29,7 @@ _MIN_SIDE, _MAX_ENLARGED = 480, 2048  # pixels: short side to which images are e
 _LINE_SHARE, _FONT_SHARE = 1 / 260, 1 / 34  # of the short side
 _MIN_LINE, _MIN_FONT, _SMALLEST_FONT = 2, 11, 8
 _MAX_LABEL_SHARE = 0.25  # of the area, that labels may cover before they shrink
+_WORTH_NAMES = 0.5  # share of that area that labels need at most to have names, if they are made smaller
 _LABEL_WIDTH = 14  # maximum, in heights of the font
 _TINT = 0.35  # share of the color in a mask
 _SMOOTHING, _SOLID = 0.45, 110  # of borders of enlarged masks: standard deviation in pixels; minimum coverage, of 255
@@ -140,9 +141,10 @@ def _scaled(finds: Sequence[Instances], shape: tuple[int, ...], scale: int) -> I
             masks = style.checked_shape(masks, (*shape[:2], len(boxes)), "masks")
         for index, box in enumerate(boxes):
             large = np.rint(box * scale).astype(int)
+            mask = None if masks is None else np.ascontiguousarray(masks[:, :, index], bool)
             inside, corner = np.zeros((0, 0), bool), (0, 0)
-            if masks is not None and masks[:, :, index].any():
-                inside, corner = _scaled_mask(np.asarray(masks[:, :, index], bool), scale)
+            if mask is not None and mask.any():
+                inside, corner = _scaled_mask(mask, scale)
             contours = _contours(inside, corner) if inside.any() else _rectangle(large)
             yield _Find(category, float(group.scores[index]), large, contours, inside, corner)
 
@@ -225,18 +227,24 @@ def _draw_labels(drawn: Image.Image, found: Sequence[_Find], categories: Sequenc
 
 
 def _plates(canvas: np.ndarray, found: Sequence[_Find], categories: Sequence[Legend]) -> list[Plate]:
-    """The labels of finds; they are smaller where they would cover too much of the image."""
+    """The labels of finds; where they would cover too much of the image they have scores alone, or are smaller."""
     pixels, limit = font_pixels(canvas), _MAX_LABEL_SHARE * canvas.shape[0] * canvas.shape[1]
     plates = [_plate(one, categories[one.category], pixels) for one in found]
-    covered = sum(width * height for width, height in (plate.size for plate in plates))
-    if covered > limit:
+    named = _area(plates) * _WORTH_NAMES <= limit
+    if not named:
+        plates = [_plate(one, categories[one.category], pixels, named=False) for one in found]
+    if (covered := _area(plates)) > limit:
         smaller = max(int(pixels * (limit / covered) ** 0.5), min(_SMALLEST_FONT, pixels))
-        plates = [_plate(one, categories[one.category], smaller) for one in found]
+        plates = [_plate(one, categories[one.category], smaller, named=named) for one in found]
     return plates
 
 
-def _plate(one: _Find, category: Legend, pixels: int) -> Plate:
-    name, score = shown_text(category.name), f" {one.score:.2f}"
+def _area(plates: Sequence[Plate]) -> int:
+    return sum(width * height for width, height in (plate.size for plate in plates))
+
+
+def _plate(one: _Find, category: Legend, pixels: int, *, named: bool = True) -> Plate:
+    name, score = shown_text(category.name) if named else "", f"{' ' if named else ''}{one.score:.2f}"
     font = font_for(name + score, pixels, bold=True)
     text = fitting_text(name, font, _LABEL_WIDTH * pixels - font.getlength(score)) + score
     return Plate(text, font, as_bytes(category.color), as_bytes(ink_on(category.color)))

@@ -3,6 +3,7 @@
 The command line and `from_pretrained` choose by these rules. Nothing here needs Keras.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from .loading import identify_file
 from .pretrained import find_weights
 from .runs import find_run_weights, read_run_config, run_in, run_of
 from .thresholds import Calibration, find_thresholds
+
+logger = logging.getLogger(__name__)
 
 
 def config_of(path: Path, base: str | None = None) -> Config:
@@ -78,7 +81,7 @@ def choose_pretrained(
     Raises:
         ValueError, OSError: as `find_weights`, `config_of` and `find_thresholds`.
     """
-    path = find_weights(name, checkpoints, runs=_run_weights)
+    path = find_weights(name, checkpoints, runs=_run_weights, tell=logger.warning)  # seen without set-up of logging
     calibration = find_thresholds(path)
     calibrated = calibrated_settings(calibration, verify=settings.get("VERIFY_DETECTIONS", True))
     return path, with_settings(config_of(path), calibrated, settings), calibration

@@ -61,7 +61,7 @@ def find_fetched(known: str, tell: Tell = logger.info) -> Path | None:
         return None
     if not is_as_remembered(path):
         sha256 = checksum(path)
-        refuse_changed(known, sha256, str(path))
+        refuse_changed(known, sha256, str(path), "; or remove it, and the trusted one is downloaded")
         before = read_trusted(known)
         source = before.source if before else _BY_HAND
         entry = Trusted(sha256, source, verify(known, path, f"{path}: this"), stamp=stamp_of(path))

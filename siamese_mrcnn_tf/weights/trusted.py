@@ -67,13 +67,18 @@ def accept(name: str, sha256: str) -> None:
     remember(name, Trusted(sha256.lower(), "accepted by checksum"))
 
 
-def refuse_changed(name: str, found: str, what: str) -> None:
-    """Raise ValueError if a known file of checksum `found` is not the trusted one; `what` says where it is from."""
+def refuse_changed(name: str, found: str, what: str, otherwise: str = "") -> None:
+    """Raise ValueError if a known file of checksum `found` is not the trusted one.
+
+    Args:
+        what: where it is from, in words.
+        otherwise: what to do in place of accepting it, in words.
+    """
     entry = read_trusted(name)
     if entry is not None and entry.sha256 != found:
         known = f"the one trusted since {entry.date} is {entry.sha256} ({entry.source})"
         way = f"if it was replaced on purpose, accept it: siamese-mrcnn weights {name.removesuffix('.h5')}"
-        raise ValueError(f"{what} has the sha256 checksum {found}, {known}; {way} --accept {found}")
+        raise ValueError(f"{what} has the sha256 checksum {found}, {known}; {way} --accept {found}{otherwise}")
 
 
 def is_as_remembered(path: Path) -> bool:
