@@ -83,7 +83,9 @@ def test_options_of_a_search(search, tmp_path, opened, tiny_weights):
     assert results and not (tmp_path / "out" / "overlays").exists()
     saved = ReferenceEmbedding.load(tmp_path / "saved" / "thing.npz")
     assert (saved.name, saved.threshold, saved.weights_sha256) == ("thing", 0, checksum(tiny_weights))
-    code, _, _ = search("--force", "--save", "coco,masks", "--max-detections", 2, reference=tmp_path / "saved/thing.npz")
+    code, _, _ = search(
+        "--force", "--save", "coco,masks", "--max-detections", 2, reference=tmp_path / "saved/thing.npz"
+    )
     assert code == 0 and json.loads((tmp_path / "out" / "results.json").read_text()) == results
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"masks", "search.json"}
     saved = dataclasses.replace(saved, weights_sha256="ab" * 32)
