@@ -15,10 +15,13 @@ from siamese_mrcnn_tf import ReferenceEmbedding, SiamesePredictor
 from siamese_mrcnn_tf.cli import predict
 from siamese_mrcnn_tf.cli.main import build_parsers
 from siamese_mrcnn_tf.io.files import checksum
+from siamese_mrcnn_tf.ops.boxes import extract_bboxes
 from siamese_mrcnn_tf.ops.devices import use_device
 from siamese_mrcnn_tf.search.outputs import KINDS
 from siamese_mrcnn_tf.search.queries import categories_of, read_query
+from siamese_mrcnn_tf.search.results import ImageResult
 from siamese_mrcnn_tf.search.run import Detector
+from siamese_mrcnn_tf.shapes.scenes import make_scene
 
 
 @pytest.fixture
@@ -169,6 +172,34 @@ def test_every_frame_of_a_video(search, tmp_path, scene):
         ("clip-000000", 0, 0),
         ("clip-000002", 2, 0.4),
     ]
+
+
+@pytest.mark.slow
+def test_a_shape_that_moves_through_a_video_is_found_in_every_frame(run, tmp_path):
+    av = pytest.importorskip("av")
+    (tmp_path / "comb").mkdir()
+    for seed in range(3):
+        image, masks, ids = make_scene(np.random.default_rng(seed), 128, 128, categories=("comb",))
+        y1, x1, y2, x2 = extract_bboxes(masks)[0]
+        Image.fromarray(image[y1:y2, x1:x2]).save(tmp_path / "comb" / f"{seed}.png")
+    image, masks, _ = make_scene(np.random.default_rng(5), 128, 176, categories=("comb", "heart", "gear"))
+    with av.open(str(tmp_path / "pan.mp4"), "w") as container:  # a window that moves over a wide scene
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 128
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 2_000_000
+        for left in range(0, 48, 8):
+            pixels = np.ascontiguousarray(image[:, left : left + 128])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode())
+    words = ("--model", "shapes", "--reference", tmp_path / "comb", "--out", tmp_path / "out", "--save", "coco")
+    code, text, _ = run("predict", "--image", tmp_path / "pan.mp4", *words)
+    assert code == 0 and "images: 6, categories: 1" in text
+    lines = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()[:-1]
+    for number, line in enumerate(lines):
+        finds = ImageResult.from_record(json.loads(line)["result"]).finds[0]
+        mask = masks[:, 8 * number : 8 * number + 128, 0]  # the comb
+        overlaps = [(mask & one).sum() / (mask | one).sum() for one in np.moveaxis(finds.masks, -1, 0)]
+        assert max(overlaps) > 0.5, (number, overlaps)
 
 
 def test_frames_of_a_webcam_end_with_ctrl_c(search, tmp_path, monkeypatch, scene):
