@@ -16,6 +16,7 @@ import shutil
 import textwrap
 import types
 
+import cv2
 import format_samples
 import imagenet_tree
 import numpy as np
@@ -57,7 +58,6 @@ SHORTER = {  # command -> options appended to it; those of demo and calibrate ar
     "train": ["--steps", "1", "--val-steps", "0", "--workers", "1"],
     "evaluate": ["--runs", "1", "--limit", "3"],
     "check": ["--samples", "1"],
-    "predict": [],
     "weights": [],
     "convert": [],
     "pretrain": ["--steps", "1", "--epochs", "1", "--batch", "8", "--size", "32", "--workers", "1"],
@@ -335,7 +335,9 @@ class Workplace:
         if command in ("demo", "calibrate"):
             return
         self._provide(command, given)
-        if getattr(given, "resume", None) is None:  # a run that is resumed has its options
+        if command == "predict":
+            arguments += [] if given.resume or given.force else ["--force"]  # several write to the default folder
+        elif getattr(given, "resume", None) is None:  # a run that is resumed has its options
             arguments += SHORTER[command]
             if command == "train" and not given.stages.endswith(".json"):
                 arguments += ["--epochs", "1"]  # those in files are short, and later snippets look for their last epoch
@@ -361,9 +363,11 @@ class Workplace:
         if command == "pretrain" and given.data:
             imagenet_tree.write_tree(given.data, train=4, val=2)
         if command == "predict":
-            sources = [source.partition(":")[0] for query in given.reference for source in query]
+            sources = [re.sub(r"^\w+=|:[\d,]+$", "", source) for query in given.reference for source in query]
             for text in (*given.image, *sources):
                 self.provide_images(text)
+            if given.reference_set:
+                self.provide_export(given.reference_set)
         model = getattr(given, "model", None)
         if model and model.endswith(".h5") and not model.startswith("logs/"):
             self.provide_weights(model, given.config)
@@ -380,6 +384,13 @@ class Workplace:
         """An image, a crop where its name is not that of a scene; or a folder with two scenes."""
         path = pathlib.Path(text)
         if path.exists() or "*" in text:
+            return
+        if path.suffix == ".mp4":
+            pytest.importorskip("av")
+            writer = cv2.VideoWriter(text, cv2.VideoWriter_fourcc(*"mp4v"), 5, (96, 96))
+            for image, _, _ in self.images:
+                writer.write(image[..., ::-1])
+            writer.release()
             return
         if not path.suffix:
             path.mkdir()
