@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -138,19 +138,24 @@ def shown_name(name: str) -> str:
     return kept or "image"
 
 
-def file_stem(name: str, taken: Iterable[str] = ()) -> str:
-    """A name for files that no one else has: without folder, suffix and dots, with a number if it is taken."""
-    stem = PurePosixPath(_NOT_IN_NAMES.sub(" ", name)).stem.replace(".", "_").strip() or "image"
-    others, number, found = {one.casefold() for one in taken}, 1, stem
-    while found.casefold() in others:
+def unique_name(name: str, taken: Collection[str]) -> str:
+    """A name of a file that is not taken, whatever the case of letters: a number is put before its suffix."""
+    path, others, number = PurePosixPath(name), {one.casefold() for one in taken}, 1
+    while name.casefold() in others:
         number += 1
-        found = f"{stem}-{number}"
-    return found
+        name = f"{path.stem}-{number}{path.suffix}"
+    return name
 
 
-def file_stems(names: Sequence[str]) -> list[str]:
-    """`file_stem` of each name, all different."""
+def unique_names(names: Iterable[str]) -> list[str]:
+    """`unique_name` of each name among those before it."""
     found: list[str] = []
     for name in names:
-        found.append(file_stem(name, found))
+        found.append(unique_name(name, found))
     return found
+
+
+def file_stems(names: Iterable[str]) -> list[str]:
+    """Names for files, all different: without suffix, dots and characters that some file systems do not have."""
+    stems = [PurePosixPath(_NOT_IN_NAMES.sub(" ", name)).stem.replace(".", "_").strip() for name in names]
+    return unique_names(stem or "image" for stem in stems)

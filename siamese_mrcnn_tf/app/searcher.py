@@ -53,6 +53,13 @@ class RawFinds:
         return Finds(self.boxes[index], self.scores[index], decoded([self.rles[i] for i in index], self.shape))
 
 
+def raw_config(config: "Config") -> "Config":
+    """The configuration whose detections are raw finds: all with a score of MIN_SCORE or more."""
+    return config.replace(
+        DETECTION_MIN_CONFIDENCE=min(MIN_SCORE, config.DETECTION_MIN_CONFIDENCE), DETECTION_ARGMAX=False
+    )
+
+
 class Searcher:
     """Encodes scenes and references and finds objects; safe for several threads.
 

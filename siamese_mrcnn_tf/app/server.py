@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .exports import EXPORTS
 from .guard import refusal
 from .images import CROP_SIDE, encoded, shown_name
-from .session import Session
+from .session import NotOpen, Session
 from .sessions import Sessions, TooManySessions
 
 STATIC = Path(__file__).parent / "static"
@@ -38,20 +38,24 @@ class TooLarge(ValueError):
     """A request has more bytes than are allowed."""
 
 
-def build_app(sessions: Sessions, *, about: str, loopback: bool) -> Starlette:
+def build_app(
+    sessions: Sessions, *, about: str, loopback: bool, examples: Callable[[], Mapping[str, bytes]] | None = None
+) -> Starlette:
     """The page of these sessions.
 
     Args:
         about: the model, as the page shows it.
         loopback: the server listens on a loopback address only; see `guard`.
+        examples: makes image files, by name, that the page offers to open; None: it offers none.
     """
-    handlers = _Handlers(sessions, about)
+    handlers = _Handlers(sessions, about, examples)
     session, category = "/api/{token}", "/api/{token}/categories/{category:int}"
     routes = [
         Route("/", _page),
         Route("/api/sessions", handlers.begin, methods=["POST"]),
         Route(session, handlers.state),
         Route(f"{session}/images", handlers.upload, methods=["POST"]),
+        Route(f"{session}/examples", handlers.open_examples, methods=["POST"]),
         Route(f"{session}/images/{{image:int}}", handlers.remove_image, methods=["DELETE"]),
         Route(f"{session}/images/{{image:int}}/{{size}}", handlers.image),
         Route(f"{session}/categories", handlers.add_category, methods=["POST"]),
@@ -67,7 +71,7 @@ def build_app(sessions: Sessions, *, about: str, loopback: bool) -> Starlette:
     errors: Mapping[Any, Any] = {
         TooLarge: _answer(413),
         ValueError: _answer(400),
-        LookupError: _answer(404),
+        NotOpen: _answer(404),
         TooManySessions: _answer(503),
         Exception: _unexpected,
     }
@@ -84,8 +88,8 @@ def build_app(sessions: Sessions, *, about: str, loopback: bool) -> Starlette:
 class _Handlers:
     """Requests of the JSON interface; those that are not `async` run in threads."""
 
-    def __init__(self, sessions: Sessions, about: str) -> None:
-        self.sessions, self.about = sessions, about
+    def __init__(self, sessions: Sessions, about: str, examples: Callable[[], Mapping[str, bytes]] | None) -> None:
+        self.sessions, self.about, self.examples = sessions, about, examples
 
     def _session(self, request: Request) -> Session:
         return self.sessions.get(request.path_params["token"])
@@ -98,7 +102,7 @@ class _Handlers:
         return JSONResponse(self._state(self._session(request)))
 
     def _state(self, session: Session) -> dict[str, Any]:
-        return session.state() | {"about": self.about}
+        return session.state() | {"about": self.about, "examples": self.examples is not None}
 
     async def upload(self, request: Request) -> Response:
         session = self._session(request)
@@ -106,6 +110,12 @@ class _Handlers:
         limit = session.limits
         content = await read_body(request, limit.upload_bytes, lambda size: limit.check_bytes(size, name))
         return JSONResponse(await run_in_threadpool(session.add_image, content, name), 201)
+
+    def open_examples(self, request: Request) -> Response:
+        session = self._session(request)
+        for name, content in (self.examples() if self.examples else {}).items():
+            session.add_image(content, name)
+        return JSONResponse(self._state(session), 201)
 
     def image(self, request: Request) -> Response:
         image = self._session(request).image(request.path_params["image"])
@@ -156,7 +166,7 @@ class _Handlers:
     def export(self, request: Request) -> Response:
         kind = request.path_params["kind"]
         if kind not in EXPORTS:
-            raise LookupError(f"download {kind!r}: expected one of {', '.join(EXPORTS)}")
+            raise NotOpen(f"download {kind!r}: expected one of {', '.join(EXPORTS)}")
         name, media_type, make = EXPORTS[kind]
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(make(self._session(request)), media_type=media_type, headers=headers)

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from ..data.embeddings import ReferenceEmbedding
 from ..ops.boxes import compute_overlaps
 from ..search.results import Category, Finds, ImageResult
-from .images import Limits, StoredImage, file_stem, file_stems, read_header, shown_name
+from .images import Limits, StoredImage, file_stems, read_header, shown_name, unique_name
 from .searcher import MIN_SCORE, RawFinds, Searcher
 
 MAX_CATEGORIES, MAX_REFERENCES = 20, 50  # of a session, of a category
@@ -25,6 +25,10 @@ MAX_CATEGORY_NAME = 60  # characters
 EXAMPLE_IOU = 0.5  # minimum overlap of a find with a reference's box to be its example
 
 Box = tuple[int, int, int, int]  # (y1, x1, y2, x2) in pixels of the image
+
+
+class NotOpen(LookupError):
+    """A session, image, category or reference is not there any more."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,7 +128,8 @@ class Session:
             _ = image.thumbnail  # decodes all of it: a broken file is refused now
             with self._lock:
                 self._check_room(name)
-                image = dataclasses.replace(image, name=self._unique_name(name))
+                taken = [other.name for other in self.images.values()]
+                image = dataclasses.replace(image, name=unique_name(name, taken))
                 self.images[number] = image
         except BaseException:
             path.unlink(missing_ok=True)
@@ -132,10 +137,10 @@ class Session:
         return image_record(number, image)
 
     def image(self, image_id: int) -> StoredImage:
-        """The image with this number; LookupError without one."""
+        """The image with this number; NotOpen without one."""
         with self._lock:
             if image_id not in self.images:
-                raise LookupError(f"image {image_id} is not open any more")
+                raise NotOpen(f"image {image_id} is not open any more")
             return self.images[image_id]
 
     def remove_image(self, image_id: int) -> None:
@@ -166,10 +171,10 @@ class Session:
             return category_record(category)
 
     def category(self, category_id: int) -> SearchedCategory:
-        """The category with this number; LookupError without one."""
+        """The category with this number; NotOpen without one."""
         with self._lock:
             if category_id not in self.categories:
-                raise LookupError(f"category {category_id} is not there any more")
+                raise NotOpen(f"category {category_id} is not there any more")
             return self.categories[category_id]
 
     def change_category(
@@ -211,11 +216,11 @@ class Session:
             return category_record(category)
 
     def reference(self, category_id: int, reference_id: int) -> Reference:
-        """The reference with this number; LookupError without one."""
+        """The reference with this number; NotOpen without one."""
         for one in self.category(category_id).references:
             if one.id == reference_id:
                 return one
-        raise LookupError(f"reference {reference_id} is not there any more")
+        raise NotOpen(f"reference {reference_id} is not there any more")
 
     def remove_reference(self, category_id: int, reference_id: int) -> dict[str, Any]:
         """Remove a reference; the record of its category."""
@@ -303,13 +308,6 @@ class Session:
         if image.path.parent == self._folder:
             self.searcher.forget(image)
             image.path.unlink(missing_ok=True)
-
-    def _unique_name(self, name: str) -> str:
-        taken = {image.name.casefold() for image in self.images.values()}
-        if name.casefold() not in taken:
-            return name
-        suffix = PurePath(name).suffix
-        return file_stem(name, [file_stem(other) for other in taken]) + suffix
 
     def _free_name(self, number: int) -> str:
         taken = {other.name.casefold() for other in self.categories.values()}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from .images import Limits, StoredImage
 from .searcher import Searcher
-from .session import Session
+from .session import NotOpen, Session
 
 MAX_SESSIONS = 32
 EXPIRY_SECONDS = 3600  # of being idle
@@ -59,11 +59,11 @@ class Sessions:
             return token
 
     def get(self, token: str) -> Session:
-        """The session with this token; LookupError if it expired."""
+        """The session with this token; NotOpen if it expired."""
         with self._lock:
             self._expire(EXPIRY_SECONDS)
             if token not in self._sessions:
-                raise LookupError("this session has expired; reload the page to begin a new one")
+                raise NotOpen("this session has expired; reload the page to begin a new one")
             session, _ = self._sessions[token]
             self._sessions[token] = session, self._clock()
             return session
