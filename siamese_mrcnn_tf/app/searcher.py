@@ -129,7 +129,9 @@ class Searcher:
     def _raw_finds(self, scene: "EncodedScenes", outputs: dict[str, np.ndarray]) -> RawFinds:
         """Unmold a few detections at a time: the masks of all in a large photograph would fill the memory."""
         shape = (scene.shapes[0][0], scene.shapes[0][1])
-        used = {name: outputs[name] for name in ("mrcnn_detection", "mrcnn_mask") if name in outputs}
+        used: dict[str, np.ndarray] = {
+            name: outputs[name] for name in ("mrcnn_detection", "mrcnn_mask") if name in outputs
+        }
         count = int(np.count_nonzero(used["mrcnn_detection"][0, :, 4]))
         step = max(1, _MASK_PIXELS // (shape[0] * shape[1]))
         starts = range(0, max(count, 1), step)

@@ -8,19 +8,17 @@ import socket
 import sys
 import threading
 import webbrowser
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .inputs import choose_config, open_predictor
 from .options import Commands, add_command, add_model_arguments, at_least
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ..app.images import Limits, StoredImage
-    from ..config import Config
 
 _EXAMPLE_CATEGORIES = ("star", "gear", "heart")
-_EXAMPLE_SEEDS, _EXAMPLE_SIDE = (1, 2, 3), 256
+_EXAMPLE_SEEDS, _EXAMPLE_SIDE = (9, 3, 15, 21, 11), 256  # scenes in which each category is seen several times
 _OPEN_TO_ALL = "anyone who can reach this address can use the page, see its images and keep this machine busy"
 
 
@@ -86,7 +84,7 @@ def open_images(sources: list[str], limits: "Limits") -> "list[StoredImage]":
     return [StoredImage.open(path.absolute(), name, limits) for path, name in zip(paths, names, strict=True)]
 
 
-def draw_examples() -> "Mapping[str, bytes]":
+def draw_examples() -> Mapping[str, bytes]:
     """Scenes with some of the categories that the bundled weights were trained on: PNG files by name."""
     import numpy as np
 
@@ -94,10 +92,10 @@ def draw_examples() -> "Mapping[str, bytes]":
     from ..shapes.scenes import make_scene
 
     scenes = {}
-    for seed in _EXAMPLE_SEEDS:
+    for number, seed in enumerate(_EXAMPLE_SEEDS, 1):
         rng = np.random.default_rng(seed)
         image, _, _ = make_scene(rng, _EXAMPLE_SIDE, _EXAMPLE_SIDE, categories=_EXAMPLE_CATEGORIES)
-        scenes[f"scene_{seed}.png"], _ = encoded(image, _EXAMPLE_SIDE)
+        scenes[f"scene_{number}.png"], _ = encoded(image, _EXAMPLE_SIDE)
     return scenes
 
 

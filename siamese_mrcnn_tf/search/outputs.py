@@ -44,7 +44,12 @@ def labelme_json(
                 crop = Image.fromarray(finds.masks[y1:y2, x1:x2, number])
                 shape |= {"shape_type": "mask", "points": [[x1, y1], [x2 - 1, y2 - 1]], "mask": _png(crop)}
             shapes.append(shape)
-    content = {"version": _LABELME_VERSION, "flags": {}, "shapes": shapes, "imagePath": PurePath(result.source).name}
+    content: dict[str, Any] = {
+        "version": _LABELME_VERSION,
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": PurePath(result.source).name,
+    }
     content["imageData"] = None if pixels is None else _png(Image.fromarray(pixels))
     return content | {"imageHeight": result.height, "imageWidth": result.width}
 

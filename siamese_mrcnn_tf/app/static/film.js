@@ -84,7 +84,7 @@ export class Film {
   drawCell({ image, canvas, bitmap }) {
     const { context, width, height } = fitted(canvas);
     if (!bitmap.complete || !bitmap.naturalWidth) return;
-    const scale = Math.max(width / image.width, height / image.height); // covers the cell
+    const scale = Math.min(width / image.width, height / image.height);
     context.translate((width - image.width * scale) / 2, (height - image.height * scale) / 2);
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, 0, 0, image.width * scale, image.height * scale);

@@ -184,9 +184,10 @@ const replaceCategory = (record) => {
   else state.categories[index] = { ...record, threshold: state.categories[index].threshold };
 };
 
-const openFiles = (files) =>
+/** Open an array of files; one that is refused does not stop the others. */
+const openFiles = (all) =>
   attempt(async () => {
-    const [all, limits] = [[...files], state.limits];
+    const { limits } = state;
     for (const [index, file] of all.entries()) {
       state.opening = all.length > 1 ? `${index + 1} of ${all.length}` : file.name;
       showStatus();
@@ -265,7 +266,7 @@ function toggleFinds() {
 }
 
 by("open").addEventListener("change", (event) => {
-  openFiles(event.target.files);
+  openFiles([...event.target.files]);
   event.target.value = "";
 });
 by("examples").addEventListener("click", () => attempt(async () => Object.assign(state, await api.openExamples())));
@@ -288,9 +289,10 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   by("drop").hidden = true;
-  openFiles(event.dataTransfer.files);
+  openFiles([...event.dataTransfer.files]);
 });
-addEventListener("paste", (event) => event.clipboardData?.files.length && openFiles(event.clipboardData.files));
+addEventListener("paste", (event) => event.clipboardData?.files.length && openFiles([...event.clipboardData.files]));
+addEventListener("resize", showFinds);
 addEventListener("keydown", (event) => {
   if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
   const keys = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), Escape: () => stage.cancel() };
