@@ -156,6 +156,6 @@ def unique_names(names: Iterable[str]) -> list[str]:
 
 
 def file_stems(names: Iterable[str]) -> list[str]:
-    """Names for files, all different: without suffix, dots and characters that some file systems do not have."""
-    stems = [PurePosixPath(_NOT_IN_NAMES.sub(" ", name)).stem.replace(".", "_").strip() for name in names]
-    return unique_names(stem or "image" for stem in stems)
+    """Names for files, all different: without dots and characters that some file systems do not have."""
+    stems = [" ".join(_NOT_IN_NAMES.sub(" ", name).replace(".", "_").split()) for name in names]
+    return unique_names(stem or "unnamed" for stem in stems)

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -272,7 +272,7 @@ class Session:
     def _image_results(self, used: Sequence[SearchedCategory]) -> Iterator[ImageResult]:
         with self._lock:
             images = list(self.images.items())
-        stems = file_stems([image.name for _, image in images])
+        stems = file_stems(PurePath(image.name).stem for _, image in images)
         for number, ((image_id, image), stem) in enumerate(zip(images, stems, strict=True), 1):
             finds = tuple(self._shown(category, image_id) for category in used)
             yield ImageResult(number, stem, image.name, image.height, image.width, finds)
