@@ -130,6 +130,18 @@ def test_formats_that_are_opened(session, kind):
     }
 
 
+def test_photographs_of_phones_are_opened(session):
+    pytest.importorskip("pillow_heif")
+    assert "HEIF" in images.usable_formats()
+    record = session.add_image(image_file(kind="HEIF"), "a.heic")
+    assert (record["height"], record["width"]) == (40, 60)
+    first, second = (Image.fromarray(np.full((40, 60, 3), value, np.uint8)) for value in (90, 20))
+    content = io.BytesIO()
+    first.save(content, "MPO", save_all=True, append_images=[second])  # a JPEG file with a second image
+    session.add_image(content.getvalue(), "b.jpg")
+    assert abs(int(session.image(2).pixels().mean()) - 90) <= 1
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 def test_photographs_are_turned_upright(session, kind):
     exif = Image.Exif()
@@ -389,6 +401,7 @@ def test_outlines_follow_the_mask():
     for outline, (low, high) in ((outer, ([20, 10], [50, 30])), (hole, ([30, 15], [40, 20]))):
         assert np.abs(np.min(outline, axis=0) - low).max() <= 0.5
         assert np.abs(np.max(outline, axis=0) - high).max() <= 0.5
+    assert outlines_of(mask[:, :0], (1, 2, 3, 4)) == [[[2, 1], [4, 1], [4, 3], [2, 3]]]
     large = np.ones((2000, 3000), bool)
     (outline,) = outlines_of(large, (0, 0, 2000, 3000))
     assert len(outline) < 10 and np.abs(np.max(outline, axis=0) - [3000, 2000]).max() <= 12

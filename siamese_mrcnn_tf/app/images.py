@@ -3,6 +3,7 @@
 Names of uploads are only shown. The files that are kept have names of the program.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -117,8 +118,12 @@ def read_header(path: StrPath, name: str, limits: Limits) -> tuple[tuple[int, in
 
 @functools.cache
 def usable_formats() -> tuple[str, ...]:
-    """Those of FORMATS that Pillow can read here."""
+    """Those of FORMATS that Pillow can read here; HEIF with pillow-heif."""
     Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return tuple(kind for kind in FORMATS if kind in Image.OPEN)
 
 

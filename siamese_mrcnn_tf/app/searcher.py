@@ -176,7 +176,10 @@ def box_outline(box: npt.ArrayLike) -> Outline:
 
 
 def outlines_of(mask: np.ndarray, box: npt.ArrayLike) -> list[Outline]:
-    """Outlines of a mask bool [height, width] inside its box (y1, x1, y2, x2), one for each connected part or hole."""
+    """Outlines of a mask bool [height, width] inside its box (y1, x1, y2, x2), one for each connected part or hole.
+
+    Where the mask is empty, it is the outline of the box.
+    """
     from skimage.measure import approximate_polygon, find_contours
 
     height, width = mask.shape
@@ -189,4 +192,4 @@ def outlines_of(mask: np.ndarray, box: npt.ArrayLike) -> list[Outline]:
         if len(corners) > 3:  # closed: the first corner is also the last
             points = (corners[:-1, ::-1] - 0.5) * step + [x1, y1]
             outlines.append(np.round(points, 1).tolist())
-    return outlines
+    return outlines or [box_outline(box)]

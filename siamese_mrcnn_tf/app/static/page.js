@@ -10,7 +10,8 @@ const MAX_MESSAGES = 4;
 const KEPT_BITMAPS = 8;
 
 const by = (id) => document.getElementById(id);
-const state = { images: [], categories: [], limits: {}, minimum: 0, current: null, active: null, opening: null, busy: 0 };
+const state = { images: [], categories: [], limits: {}, minimum: 0, current: null, active: null, busy: 0 };
+Object.assign(state, { opening: null, pending: null, searched: null }); // a file, a box {image, box}, an image id: at work on it
 const finds = new Map(); // "category/image" -> {version, boxes, scores, outlines, examples} or {version, error}
 const cards = new Map();
 const bitmaps = new Map();
@@ -30,10 +31,10 @@ function known(category, image) {
 
 /** What to draw on an image, lowest scores first, and the counts of each category. */
 function layersOf(image) {
-  const layers = { finds: [], examples: [], counts: [], searching: false };
+  const layers = { finds: [], examples: [], counts: [], searching: image.id === state.searched };
+  if (state.pending?.image === image.id) layers.examples.push({ box: state.pending.box, color: stage.color });
   for (const category of withReferences()) {
     const [record, tint] = [known(category, image), color(category)];
-    layers.searching ||= !record;
     layers.examples.push(...category.references.filter((one) => one.image === image.id).map(({ box }) => ({ box, color: tint })));
     if (!record || record.error) continue;
     let count = 0;
@@ -64,7 +65,8 @@ async function search() {
   for (let next = nextSearch(); next; next = nextSearch()) {
     const { category, image } = next;
     const version = category.version;
-    showStatus();
+    state.searched = image.id;
+    showFinds();
     try {
       finds.set(`${category.id}/${image.id}`, await api.findObjects(category.id, image.id));
     } catch (error) {
@@ -74,7 +76,8 @@ async function search() {
     showFinds();
   }
   isSearching = false;
-  showStatus();
+  state.searched = null;
+  showFinds();
 }
 
 // ---- showing ------------------------------------------------------------------------------------------------------
@@ -101,6 +104,7 @@ function showStatus() {
   by("add-category").disabled = !state.images.length;
   let text = state.images.length ? "Draw a box around one object" : "Open images to begin";
   if (state.opening) text = `Opening ${state.opening}`;
+  else if (state.pending) text = "Looking at the example";
   else if (done < pairs.length) text = `Searching, ${done} of ${pairs.length} done`;
   else if (pairs.length) {
     const counts = state.images.map((image) => layersOf(image).counts.reduce((sum, { count }) => sum + count, 0));
@@ -211,7 +215,13 @@ const drawn = (box) =>
   attempt(async () => {
     const image = state.current;
     if (!findCategory(state.active)) await actions.add();
-    replaceCategory(await api.addReference(state.active, image, box.map(Math.round)));
+    state.pending = { image, box };
+    show();
+    try {
+      replaceCategory(await api.addReference(state.active, image, box.map(Math.round)));
+    } finally {
+      state.pending = null;
+    }
   });
 
 const actions = {
