@@ -15,7 +15,19 @@ import siamese_mrcnn_tf
 from siamese_mrcnn_tf.cli.main import build_parsers, main, parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-COMMANDS = ("demo", "predict", "app", "train", "evaluate", "calibrate", "check", "convert", "weights", "pretrain", "shapes")
+COMMANDS = (
+    "demo",
+    "predict",
+    "app",
+    "train",
+    "evaluate",
+    "calibrate",
+    "check",
+    "convert",
+    "weights",
+    "pretrain",
+    "shapes",
+)
 HEAVY = {"numpy", "keras", "tensorflow", "matplotlib", "h5py", "cv2", "PIL"}
 MODULE = ("-m", "siamese_mrcnn_tf")
 SCRIPT = ROOT / "samples" / "coco" / "coco.py"
