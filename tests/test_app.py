@@ -182,7 +182,9 @@ def test_a_large_view_is_a_jpeg_of_the_screens_size():
 # ---- sessions ----------------------------------------------------------------------------------------------------
 def test_finds_are_searched_for_once(searched, searcher):
     record = searched.finds_record(1, 1)
-    assert record["scores"] == [0.9, 0.3] and record["examples"] == [True, False] and record["version"] == 1
+    assert (
+        record["scores"] == pytest.approx([0.9, 0.3]) and record["examples"] == [True, False] and record["version"] == 1
+    )
     assert searched.finds_record(1, 1) == record and searcher.num_searches == 1
     assert searched.finds_record(1, 2)["examples"] == [False, False]
     searched.change_category(1, threshold=0.2)
@@ -239,6 +241,15 @@ def test_images_that_a_session_starts_with_stay(tmp_path, searcher):
     session.remove_image(1)
     session.close()
     assert path.exists() and not session._folder.exists()
+
+
+def test_sessions_do_not_see_each_other(searcher):
+    sessions = Sessions(searcher, threshold=0.5)
+    first, second = sessions.create(), sessions.create()
+    sessions.get(first).add_image(image_file(), "mine.png")
+    assert len(first) > 20 and first != second and not sessions.get(second).state()["images"]
+    sessions.close()
+    assert len(sessions) == 0
 
 
 def test_idle_sessions_expire(searcher):
@@ -462,7 +473,7 @@ def test_a_session_over_http(ask, searcher):
     assert status == 201 and reference["box"] == [0, 0, 10, 10]
     status, crop, _ = ask("GET", f"/api/SESSION/categories/1/references/{reference['id']}")
     assert Image.open(io.BytesIO(crop)).size == (10, 10)
-    assert ask("POST", "/api/SESSION/categories/1/finds/2")[1]["scores"] == [0.9, 0.3]
+    assert ask("POST", "/api/SESSION/categories/1/finds/2")[1]["scores"] == pytest.approx([0.9, 0.3])
     assert ask("PATCH", "/api/SESSION/categories/1", {"threshold": 0.2})[1]["threshold"] == 0.2
     status, content, headers = ask("GET", "/api/SESSION/export/coco")
     assert len(content["annotations"]) == 4 and 'filename="annotations.json"' in headers["content-disposition"]

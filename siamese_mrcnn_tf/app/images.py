@@ -66,17 +66,14 @@ class StoredImage:
         (width, height), kind = read_header(path, name, limits)
         tag = orientation.read_tag(path)
         if kind == "TIFF" and tag != orientation.UPRIGHT:  # versions of Pillow differ in whether it is turned already
-            height, width = read_image(path, rule="obey").shape[:2]
+            height, width = _read(path, name).shape[:2]
         elif tag >= _FIRST_SWAPPED:
             height, width = width, height
         return cls(path, name, height, width)
 
     def pixels(self) -> np.ndarray:
         """The upright image: uint8 [height, width, RGB]; ValueError names the image if it is broken."""
-        try:
-            pixels = read_image(self.path, rule="obey")
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(self.path), self.name)) from error
+        pixels = _read(self.path, self.name)
         if pixels.shape[:2] != (self.height, self.width):
             found = f"{pixels.shape[1]} x {pixels.shape[0]}"
             raise ValueError(f"{self.name}: {found} pixels, but its header says {self.width} x {self.height}")
@@ -90,6 +87,14 @@ class StoredImage:
     def thumbnail(self) -> tuple[bytes, str]:
         """(small image file, media type)."""
         return encoded(self.pixels(), THUMBNAIL_SIDE)
+
+
+def _read(path: Path, name: str) -> np.ndarray:
+    """The upright image of a file, uint8 [height, width, RGB]; a ValueError names it as the user did."""
+    try:
+        return read_image(path, rule="obey")
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(path), name)) from error
 
 
 def read_header(path: StrPath, name: str, limits: Limits) -> tuple[tuple[int, int], str]:

@@ -87,6 +87,7 @@ class Searcher:
         scene = np.zeros((64, 64, 3), np.uint8)
         with self._lock:
             self.predictor.detect_in(self.predictor.encode_scenes([scene]), [[scene]])
+        outlines_of(np.ones((4, 4), bool), (0, 0, 4, 4))
 
     def encode_reference(self, pixels: np.ndarray, box: Sequence[int]) -> "ReferenceEmbedding":
         """The embedding of a box (y1, x1, y2, x2) in an image uint8 [height, width, RGB].

@@ -250,7 +250,7 @@ class Session:
         return {
             "version": version,
             "boxes": raw.boxes.tolist(),
-            "scores": np.round(raw.scores.astype(float), 4).tolist(),
+            "scores": raw.scores.tolist(),
             "outlines": raw.outlines,
             "examples": (examples >= EXAMPLE_IOU).tolist(),
         }
@@ -282,7 +282,8 @@ class Session:
         raw, _ = self.raw_finds(category.id, image_id)
         references = category.boxes_in(image_id)
         overlaps = overlaps_of(raw, references)
-        others = np.flatnonzero((raw.scores >= category.threshold) & (overlaps.max(axis=1, initial=0) < EXAMPLE_IOU))
+        above = raw.scores.astype(float) >= category.threshold  # in the precision of the page
+        others = np.flatnonzero(above & (overlaps.max(axis=1, initial=0) < EXAMPLE_IOU))
         found = raw.chosen(others)
         for box, overlap in zip(references[::-1], overlaps.T[::-1], strict=True):
             found = _with_example(found, raw, box, overlap)
