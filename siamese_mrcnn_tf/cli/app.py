@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _EXAMPLE_CATEGORIES = ("star", "gear", "heart")
 _EXAMPLE_SEEDS, _EXAMPLE_SIDE = (9, 3, 15, 21, 11), 256  # scenes in which each category is seen several times
+_BUNDLED = "bundled weights, for drawn shapes only"
 _OPEN_TO_ALL = "anyone who can reach this address can use the page, see its images and keep this machine busy"
 
 
@@ -54,8 +55,9 @@ def run(options: argparse.Namespace) -> None:
     with _listen(options.host, options.port) as listening:
         searcher = Searcher(open_predictor(options, raw_config(config), weights))
         sessions = Sessions(searcher, threshold=config.DETECTION_MIN_CONFIDENCE, limits=limits, images=images)
-        about = f"{options.model}, {config.NAME}" if weights is None else f"{weights.name}, {config.NAME}"
-        examples = draw_examples if options.model == "shapes" else None
+        is_bundled = options.model == "shapes"
+        about = _BUNDLED if is_bundled else f"{weights.name if weights else options.model}, {config.NAME}"
+        examples = draw_examples if is_bundled else None
         app = build_app(sessions, about=about, loopback=is_loopback(options.host), examples=examples)
         address = _address(options.host, listening.getsockname()[1])
         print(f"The page is at {address} (Ctrl+C stops it)", flush=True)

@@ -5,6 +5,8 @@ import { fitted } from "./drawing.js";
 
 const template = document.getElementById("category-template");
 
+const MAX_STACK = 5; // marks above each other
+
 /** A card; `on` has functions choose, rename, remove, removeReference, threshold (while it moves) and settle (after). */
 export function makeCard(category, color, on) {
   const card = template.content.firstElementChild.cloneNode(true);
@@ -78,9 +80,10 @@ export function updateCounts(card, category, { scores, found, color, minimum }) 
     const column = Math.round(x(score) / 5);
     const row = columns.get(column) ?? 0;
     columns.set(column, row + 1);
+    if (row >= MAX_STACK) continue;
     context.fillStyle = score >= category.threshold ? color : "#8a93a580";
     context.beginPath();
-    context.arc(column * 5, height - 4.5 - Math.min(row, 4) * 5, 2.2, 0, 2 * Math.PI);
+    context.arc(column * 5, height - 4.5 - row * 5, 2.2, 0, 2 * Math.PI);
     context.fill();
   }
 }

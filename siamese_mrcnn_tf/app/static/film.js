@@ -3,9 +3,9 @@
 import { drawFind, fitted } from "./drawing.js";
 
 export class Film {
-  /** `layers(image)` has the finds and counts of an image; `onChoose` and `onClose` get its id. */
-  constructor(element, { source, layers, onChoose, onClose }) {
-    Object.assign(this, { element, source, layers, onChoose, onClose });
+  /** `layers(image)` has the finds in an image, `summary(image)` their counts; `onChoose` and `onClose` get its id. */
+  constructor(element, { source, layers, summary, onChoose, onClose }) {
+    Object.assign(this, { element, source, layers, summary, onChoose, onClose });
     this.cells = new Map();
     this.observer = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
@@ -15,7 +15,7 @@ export class Film {
         if (isIntersecting) this.drawCell(cell);
       }
     }, { root: element });
-    new ResizeObserver(() => this.draw()).observe(element);
+    new ResizeObserver(() => this.draw(true)).observe(element);
   }
 
   /** Show these images. */
@@ -41,7 +41,7 @@ export class Film {
     frame.addEventListener("click", () => this.onChoose(image.id));
     close.addEventListener("click", () => this.onClose(image.id));
     const bitmap = new Image();
-    const entry = { image, cell, frame, bitmap, canvas: cell.querySelector("canvas"), visible: false };
+    const entry = { image, cell, frame, bitmap, canvas: cell.querySelector("canvas"), visible: false, drawn: null, counted: null };
     bitmap.addEventListener("load", () => this.drawCell(entry));
     bitmap.src = this.source(image.id);
     this.cells.set(image.id, entry);
@@ -59,16 +59,20 @@ export class Film {
     if (box.left < view.left || box.right > view.right) this.element.scrollLeft += box.left - view.left;
   }
 
-  /** Draw all that are in view. */
-  draw() {
+  /** Show the counts of all, and draw those in view whose finds have changed. */
+  draw(anew = false) {
     for (const cell of this.cells.values()) {
-      this.drawBadges(cell);
-      if (cell.visible) this.drawCell(cell);
+      const { counts, searching, key } = this.summary(cell.image);
+      cell.frame.classList.toggle("searching", searching);
+      this.showCounts(cell, counts);
+      if (cell.visible && (anew || cell.drawn !== key)) this.drawCell(cell);
     }
   }
 
-  drawBadges({ image, cell, frame }) {
-    const { counts, searching } = this.layers(image);
+  showCounts(entry, counts) {
+    const text = JSON.stringify(counts);
+    if (text === entry.counted) return;
+    entry.counted = text;
     const badges = counts.map(({ name, count, color }) => {
       const badge = document.createElement("span");
       badge.className = count ? "badge" : "badge none";
@@ -77,11 +81,12 @@ export class Film {
       badge.textContent = count;
       return badge;
     });
-    cell.querySelector(".badges").replaceChildren(...badges);
-    frame.classList.toggle("searching", searching);
+    entry.cell.querySelector(".badges").replaceChildren(...badges);
   }
 
-  drawCell({ image, canvas, bitmap }) {
+  drawCell(cell) {
+    const { image, canvas, bitmap } = cell;
+    cell.drawn = this.summary(image).key;
     const { context, width, height } = fitted(canvas);
     if (!bitmap.complete || !bitmap.naturalWidth) return;
     const scale = Math.min(width / image.width, height / image.height);

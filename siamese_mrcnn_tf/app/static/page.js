@@ -29,24 +29,36 @@ function known(category, image) {
   return record?.version === category.version ? record : null;
 }
 
-/** What to draw on an image, lowest scores first, and the counts of each category. */
+/** The count of each category in an image, whether it is being searched, and a key of what is drawn on it. */
+function summaryOf(image) {
+  const summary = { counts: [], searching: image.id === state.searched, key: "" };
+  for (const category of withReferences()) {
+    const record = known(category, image);
+    if (!record || record.error) continue;
+    const count = record.scores.filter((score, index) => !record.examples[index] && score >= category.threshold).length;
+    summary.counts.push({ name: category.name, count, color: color(category) });
+    summary.key += `${category.id}:${category.version}:${count} `;
+  }
+  return summary;
+}
+
+/** What to draw on an image, lowest scores first. */
 function layersOf(image) {
-  const layers = { finds: [], examples: [], counts: [], searching: image.id === state.searched };
+  const layers = { finds: [], examples: [] };
   if (state.pending?.image === image.id) layers.examples.push({ box: state.pending.box, color: stage.color });
   for (const category of withReferences()) {
     const [record, tint] = [known(category, image), color(category)];
-    layers.examples.push(...category.references.filter((one) => one.image === image.id).map(({ box }) => ({ box, color: tint })));
+    const examples = category.references.filter((one) => one.image === image.id);
+    layers.examples.push(...examples.map(({ box }) => ({ box, color: tint })));
     if (!record || record.error) continue;
-    let count = 0;
     record.scores.forEach((score, index) => {
       const example = record.examples[index];
       if (!example && score < category.threshold) return;
-      count += !example;
       const [outlines, box] = [record.outlines[index], record.boxes[index]];
-      layers.finds.unshift({ outlines, box, score, example, color: tint, name: category.name });
+      layers.finds.push({ outlines, box, score, example, color: tint, name: category.name });
     });
-    layers.counts.push({ name: category.name, count, color: tint });
   }
+  layers.finds.reverse();
   return layers;
 }
 
@@ -107,7 +119,7 @@ function showStatus() {
   else if (state.pending) text = "Looking at the example";
   else if (done < pairs.length) text = `Searching, ${done} of ${pairs.length} done`;
   else if (pairs.length) {
-    const counts = state.images.map((image) => layersOf(image).counts.reduce((sum, { count }) => sum + count, 0));
+    const counts = state.images.map((image) => summaryOf(image).counts.reduce((sum, { count }) => sum + count, 0));
     const total = counts.reduce((sum, count) => sum + count, 0);
     text = `${total} found in ${counts.filter(Boolean).length} of ${counts.length} images`;
   }
@@ -255,6 +267,7 @@ const stage = new Stage(by("canvas"), {
 const film = new Film(by("film"), {
   source: (id) => api.imageAddress(id, "thumbnail"),
   layers: layersOf,
+  summary: summaryOf,
   onChoose: (id) => {
     state.current = id;
     show();
