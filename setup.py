@@ -10,9 +10,10 @@ LINES = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
 INIT = (HERE / "siamese_mrcnn_tf" / "__init__.py").read_text(encoding="utf-8")
 
 NOTEBOOKS = ["jupytext>=1.16", "nbclient>=0.10", "nbmake>=1.5.4", "ipykernel>=6.29"]
-TESTS = ["pytest>=8.3", "pytest-xdist>=3.7", "setuptools>=68", "wheel>=0.43"]
+APP = ["starlette>=0.46", "uvicorn>=0.34"]
 HEIF = ["pillow-heif>=0.18", "pillow>=11.3"]
 VIDEO = ["av>=14"]
+TESTS = ["pytest>=8.3", "pytest-xdist>=3.7", "setuptools>=68", "wheel>=0.43", "playwright>=1.50"]
 LINT = ["ruff>=0.15", "import-linter>=2.1", "mypy>=1.18"]
 
 setup(
@@ -51,13 +52,16 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["siamese_mrcnn_tf", "siamese_mrcnn_tf.*"]),
-    package_data={"siamese_mrcnn_tf": ["py.typed", "*/*.h5", "*/*.csv", "*/*.txt", "*/*.html", "*/*.json"]},
+    package_data={
+        "siamese_mrcnn_tf": ["py.typed", "*/*.h5", "*/*.csv", "*/*.txt", "*/*.html", "*/*.json", "app/static/*"]
+    },
     entry_points={"console_scripts": ["siamese-mrcnn = siamese_mrcnn_tf.cli.main:main"]},
     install_requires=[line for line in LINES if line and not line.startswith("#")],
     extras_require={
+        "app": APP,
         "heif": HEIF,
         "video": VIDEO,
         "notebooks": NOTEBOOKS,
-        "dev": [*TESTS, *LINT, *NOTEBOOKS, *HEIF, *VIDEO],
+        "dev": [*TESTS, *LINT, *NOTEBOOKS, *APP, *HEIF, *VIDEO],
     },
 )

@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = (
     "demo",
     "predict",
+    "app",
     "train",
     "evaluate",
     "calibrate",

@@ -19,8 +19,9 @@ from test_overlays import disc_finds
 from siamese_mrcnn_tf.data.annotations import load_annotations
 from siamese_mrcnn_tf.data.formats.common import joined_groups, object_rle
 from siamese_mrcnn_tf.data.formats.labelme import read_labelme
-from siamese_mrcnn_tf.search import formats, video_files
+from siamese_mrcnn_tf.search import video_files
 from siamese_mrcnn_tf.search.formats import coco_annotations, coco_results, label_map, labelme_json
+from siamese_mrcnn_tf.search.names import file_stems
 from siamese_mrcnn_tf.search.outputs import DEFAULT_KINDS, KINDS, Outputs
 from siamese_mrcnn_tf.search.results import Category, Finds, ImageResult
 
@@ -275,7 +276,7 @@ def test_a_label_map_has_the_higher_score_on_top(tmp_path):
 # ---- names -------------------------------------------------------------------------------------------------------
 def test_names_of_files_are_safe_and_unique():
     names = ["a/b", "a:b", "A.B", "\n", "", "x" * 300, "环" * 100]
-    stems = formats.file_stems(names)
+    stems = file_stems(names)
     assert stems[:3] == ["a_b", "a_b-2", "A_B-3"] and len({stem.casefold() for stem in stems}) == len(names)
     assert all(0 < len(stem.encode()) <= 90 for stem in stems)
 

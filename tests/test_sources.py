@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from siamese_mrcnn_tf.search import sources
-from siamese_mrcnn_tf.search.sources import find_images, find_sources, image_reader, number_repeated
+from siamese_mrcnn_tf.search.names import number_repeated
+from siamese_mrcnn_tf.search.sources import find_images, find_sources, image_reader
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import base64
 import collections
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -210,27 +209,3 @@ def label_map(result: ImageResult, categories: Sequence[Category]) -> tuple[np.n
         for number, (score, category, _, _) in enumerate(found, 1)
     ]
     return ids, records
-
-
-# ---- names of files ----------------------------------------------------------------------------------------------
-def file_stems(names: Iterable[str], *, max_bytes: int = 80) -> list[str]:
-    """Names of files without suffix for names of any kind, each once, also where case does not count.
-
-    Characters that some systems refuse, and dots, become "_".
-    """
-    stems, used = list[str](), set[str]()
-    for name in names:
-        safe = "".join("_" if letter in '<>:"/\\|?*.' or not letter.isprintable() else letter for letter in name)
-        short = safe.encode("utf-8")[:max_bytes].decode("utf-8", "ignore").strip() or "_"
-        stem, number = short, 1
-        while stem.casefold() in used:
-            number += 1
-            stem = f"{short}-{number}"
-        used.add(stem.casefold())
-        stems.append(stem)
-    return stems
-
-
-def source_stem(source: str) -> str:
-    """The name of a source without folders and suffix."""
-    return PurePath(source.replace("\\", "/")).stem or source

@@ -21,6 +21,7 @@ from ..visualize.overlays import Drawing, Legend, draw_finds, overlay_scale
 from ..visualize.palette import category_colors
 from . import formats, video_files
 from .gallery import PAGE_FILE, Gallery, Tile, write_gallery
+from .names import file_stems, source_stem
 from .results import Category, Finds, ImageResult
 from .summary import Frame, Summary, video_tile
 
@@ -67,7 +68,7 @@ class Outputs:
             Legend(category.name, color, category.threshold, tuple(category.references))
             for category, color in zip(categories, colors, strict=True)
         ]
-        self._stems = formats.file_stems(category.name for category in categories)
+        self._stems = file_stems(category.name for category in categories)
 
     # ---- one image -----------------------------------------------------------------------------------------------
     def add(self, result: ImageResult, pixels: np.ndarray) -> None:
@@ -174,7 +175,7 @@ class Outputs:
 
     def _write_videos(self, summary: Summary) -> list[Tile]:
         """Write the annotated videos; the frames with the best finds are their posters."""
-        tiles, stems = [], formats.file_stems(map(formats.source_stem, summary.frames))
+        tiles, stems = [], file_stems(map(source_stem, summary.frames))
         for stem, (source, frames) in zip(stems, summary.frames.items(), strict=True):
             path, poster = self.out / VIDEOS / f"{stem}.mp4", _thumbnail(f"{stem}.video")
             present = [frame for frame in frames if self._frame_path(frame.name).is_file()]

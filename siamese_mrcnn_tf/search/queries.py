@@ -21,8 +21,9 @@ from ..data.molding import mold_reference, reference_from_box
 from ..data.reading import ReadingRules
 from ..data.references import NoReferenceError, choose_references, cut_reference
 from ..io.files import StrPath
+from .names import number_repeated
 from .results import Category
-from .sources import ImageReading, find_images, image_reader, number_repeated
+from .sources import ImageReading, find_images, image_reader
 
 if TYPE_CHECKING:
     from ..base_predictor import BasePredictor

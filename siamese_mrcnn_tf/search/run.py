@@ -12,10 +12,11 @@ from ..data.embeddings import ReferenceEmbedding
 from ..io.files import StrPath
 from .frames import Frame
 from .journal import Journal, JournalResults
+from .names import file_stems
 from .outputs import Outputs
 from .queries import Query
 from .results import Category, Finds, ImageResult
-from .sources import WEBCAM, file_stem, number_repeated
+from .sources import WEBCAM
 
 if TYPE_CHECKING:
     from ..base_predictor import BasePredictor
@@ -57,7 +58,7 @@ class Detector:
 
     def save_embeddings(self, folder: StrPath, weights_sha256: str | None) -> list[str]:
         """Write the embedding of each category to CATEGORY.npz; returns the paths."""
-        names = number_repeated(file_stem(category.name) for category in self.categories)
+        names = file_stems(category.name for category in self.categories)
         paths = []
         for name, category, embedding in zip(names, self.categories, self.embeddings, strict=True):
             about: dict[str, Any] = {"name": category.name, "weights_sha256": weights_sha256}

@@ -15,6 +15,7 @@ import numpy as np
 from ..io.files import IMAGE_SUFFIXES, is_companion
 from ..io.images import HEIF_EXTRA, HEIF_SUFFIXES, can_read, read_image
 from ..io.intensity import find_ranges
+from .names import file_stem, number_repeated
 from .video import VIDEO_EXTRA, has_av, require_av
 
 VIDEO_SUFFIXES = (
@@ -119,29 +120,6 @@ def find_sources(
     stems = [path.replace(":", "-") if named[path] == "webcam" else Path(path).stem for path in chosen]
     names = _unique_sources(stems, [named[path] != "image" for path in chosen])
     return FoundSources([Source(path, named[path], name) for path, name in zip(chosen, names, strict=True)], skipped)
-
-
-def file_stem(name: str) -> str:
-    """A name as part of a file name: dots, which separate the parts, and what no file name may have become "_"."""
-    return re.sub(r'[./\\:*?"<>|\x00-\x1f]', "_", name)
-
-
-def number_repeated(names: Iterable[str], is_free: Callable[[str], bool] = lambda name: True) -> list[str]:
-    """The names in order, repeated ones with a number: "a", "a-2".
-
-    Names that differ in case only count as the same, as on many file systems. `is_free` says whether a name may be
-    taken at all.
-    """
-    taken: set[str] = set()
-    unique, following = [], collections.defaultdict[str, int](lambda: 2)
-    for name in names:
-        one, key = name, name.casefold()
-        while one.casefold() in taken or not is_free(one):
-            one = f"{name}-{following[key]}"
-            following[key] += 1
-        taken.add(one.casefold())
-        unique.append(one)
-    return unique
 
 
 def _unique_sources(stems: list[str], has_frames: list[bool]) -> list[str]:

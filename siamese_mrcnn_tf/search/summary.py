@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from . import formats
 from .gallery import Tile
+from .names import source_stem
 from .results import Category, ImageResult
 
 
@@ -73,4 +74,4 @@ def video_tile(source: str, frames: Sequence[Frame], link: str, poster: str) -> 
     """The tile of a video, with the best score of each category in each frame."""
     ids = sorted({category_id for frame in frames for category_id in frame.scores})
     best = {key: [max(frame.scores[key]) for frame in frames if key in frame.scores] for key in ids}
-    return Tile(formats.source_stem(source), source, best, link, poster, 1.0, frames=len(frames))
+    return Tile(source_stem(source), source, best, link, poster, 1.0, frames=len(frames))
