@@ -312,7 +312,7 @@ def test_embeddings_are_loaded_again(searched, tmp_path):
     with zipfile.ZipFile(io.BytesIO(exports.embeddings_archive(searched))) as archive:
         assert archive.namelist() == ["corner.npz", "a_b_ c.npz"]
         archive.extractall(tmp_path)
-    assert ReferenceEmbedding.load(tmp_path / "a b c.npz").vectors[0, 0, 0] == 15
+    assert ReferenceEmbedding.load(tmp_path / "a_b_ c.npz").vectors[0, 0, 0] == 15
 
 
 # ---- requests of others ------------------------------------------------------------------------------------------
