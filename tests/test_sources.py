@@ -86,6 +86,20 @@ def test_what_is_skipped_is_counted(images):
         find_sources([images / "pipe.png"])
 
 
+def test_a_folder_that_cannot_be_read_is_counted(images, monkeypatch):
+    (images / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_sources([images], recursive=True)
+    assert len(found.sources) == 2 and found.skipped_text() == "skipped 2 files: .txt 1, folders that cannot be read 1"
+
+
 def test_heic_files_are_read_or_skipped_with_the_extra_that_reads_them(images, monkeypatch):
     (images / "c.HEIC").touch()
     monkeypatch.setattr(sources, "can_read", lambda suffix: True)

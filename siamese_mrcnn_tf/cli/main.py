@@ -20,7 +20,8 @@ def main(
 ) -> int:
     """Run one command and return its exit code.
 
-    It is 0, 1 where `check` finds something broken, 2 after an error that the user can fix, 130 after an interrupt.
+    It is 0, 1 where `check` finds something broken or `predict` skips images, 2 after an error that the user can fix,
+    130 after an interrupt.
 
     Args:
         arguments: of the command line; None takes those of this process.

@@ -221,10 +221,16 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
         parts = (differences(before.get(key), now.get(key), f"{name}.{key}" if name else key) for key in keys)
         return [text for part in parts for text in part]
     if isinstance(before, list) and isinstance(now, list):
-        changes = [("without", [one for one in before if one not in now]), ("new", [x for x in now if x not in before])]
+        changes = (("without", _missing(before, now)), ("new", _missing(now, before)))
         texts = [f"{word} {_few(items)}" for word, items in changes if items]
         return [f"{name}: {', '.join(texts) or 'another order'}"]
     return [f"{name}: {_short(before)} then, {_short(now)} now"]
+
+
+def _missing(items: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """The items that are not among the others."""
+    known = set(map(json.dumps, others))
+    return [item for item in items if json.dumps(item) not in known]
 
 
 def _few(items: Sequence[Any]) -> str:

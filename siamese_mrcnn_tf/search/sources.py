@@ -26,7 +26,7 @@ WEBCAM = "webcam:"  # how the path of a webcam begins
 _WEBCAM = re.compile(r"webcam(?::(\d+))?")
 _FRAME_DIGITS = 6
 _FRAME_END = re.compile(rf"(.+)-\d{{{_FRAME_DIGITS},}}")  # of names of frames
-_NOT_REGULAR = "not regular files"
+_NOT_REGULAR, _NOT_READABLE = "not regular files", "folders that cannot be read"
 
 ImageReading = Callable[[Path], np.ndarray]  # path to uint8 [height, width, RGB]
 
@@ -184,7 +184,7 @@ def _files_in(
     """The files with one of the suffixes in a folder, sorted; counts the others, hidden ones left out."""
     known = {*suffixes, *(suffix for suffix in HEIF_SUFFIXES if can_read(suffix))}
     found = []
-    for path in _walk(folder, recursive):
+    for path in _walk(folder, recursive, skipped):
         suffix = path.suffix.lower()
         if not path.is_file():
             skipped[_NOT_REGULAR] += 1
@@ -195,8 +195,12 @@ def _files_in(
     return sorted(found)
 
 
-def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
+def _walk(folder: Path, recursive: bool, skipped: collections.Counter[str]) -> Iterator[Path]:
     """What is in a folder and is no folder; without what is hidden, or left there by an operating system."""
-    for place, folders, files in os.walk(folder):
+
+    def count(error: OSError) -> None:
+        skipped[_NOT_READABLE] += 1
+
+    for place, folders, files in os.walk(folder, onerror=count):
         folders[:] = [name for name in folders if recursive and not is_companion(Path(place, name))]
         yield from (path for path in (Path(place, name) for name in files) if not is_companion(path))
