@@ -59,6 +59,7 @@ class DemoSettings:
     stages: str = "shapes"  # recipe, "shapes" or "shapes-long"
     images: int | None = None  # number of validation scenes; None for all
     runs: int = 3  # draws of references
+    mixed_precision: bool | None = None  # compute in bfloat16; None: as the run in `out`, else if the CPU has it
 
 
 def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) -> int:
@@ -67,11 +68,12 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
     `run_command` runs a command line, such as ["train", "--dataset", "shapes"], and returns its exit code.
     """
     out, seconds = Path(settings.out), dict[str, float]()
-    logger.info("computing in %s", f"bfloat16 ({_MIXED})" if multiplies_bfloat16() else "float32: no bfloat16 CPU")
     with timed(seconds, "data set"):
         folder = find_dataset(SHAPES)
     pretrained = out / "pretraining" / f"{SHAPES}_s{settings.split}.h5"
     log_dir = Path(log_dir_of(TinyConfig(), str(out / "logs")))
+    settings = with_precision(settings, pretrained.parent)
+    logger.info("computing in %s", "bfloat16" if settings.mixed_precision else "float32")
     steps = {
         "pre-training": (pretrain_command(settings, pretrained.parent), pretrained.parent),
         "training": (train_command(settings, pretrained, out / "logs"), log_dir),
@@ -108,6 +110,15 @@ def multiplies_bfloat16() -> bool:
     return not _BFLOAT16_FLAGS.isdisjoint(text.split())
 
 
+def with_precision(settings: DemoSettings, folder: Path) -> DemoSettings:
+    """`settings` with `mixed_precision` decided; `folder` is that of pre-training."""
+    if settings.mixed_precision is not None:
+        return settings
+    run = folder / RUN_FILE
+    mixed = _MIXED in read_json(run)["arguments"] if run.is_file() else multiplies_bfloat16()
+    return dataclasses.replace(settings, mixed_precision=mixed)
+
+
 def pretrain_command(settings: DemoSettings, folder: Path) -> list[str]:
     """The command line of pre-training, without the program."""
     command = ["pretrain", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny", "--val-images"]
@@ -122,7 +133,7 @@ def pretrain_command(settings: DemoSettings, folder: Path) -> list[str]:
         _EPOCHS[settings.stages],
         "--out",
         str(folder),
-        *([_MIXED] if multiplies_bfloat16() else []),
+        *([_MIXED] if settings.mixed_precision else []),
     ]
 
 
@@ -130,7 +141,7 @@ def train_command(settings: DemoSettings, pretrained: Path, logs: Path) -> list[
     """The command line of training, without the program."""
     command = ["train", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny", "--stages"]
     command += [settings.stages, "--model", str(pretrained), "--val-images", _VAL_IMAGES]
-    command += [_MIXED] if multiplies_bfloat16() else []
+    command += [_MIXED] if settings.mixed_precision else []
     return [*command, "--seed", str(settings.seed), "--set", *_TRAINING, "--logs", str(logs)]
 
 
@@ -138,6 +149,7 @@ def calibrate_command(settings: DemoSettings, weights: str | Path) -> list[str]:
     """The command line that fits verification and threshold, on images that training set aside."""
     command = ["calibrate", "--dataset", SHAPES, "--subset", "set-aside", "--val-images", _VAL_IMAGES, "--split"]
     command += [str(settings.split), "--categories", "train", *_CALIBRATION, "--config", "tiny"]
+    command += ["--set", "PRECISION=bfloat16"] if settings.mixed_precision else []
     return [*command, "--seed", str(settings.seed), "--model", str(weights)]
 
 
@@ -145,8 +157,7 @@ def refuse_another_run(command: list[str], folder: Path) -> None:
     """Raise ValueError if `folder` holds a run of another command, such as one with another seed or recipe."""
     if (folder / RUN_FILE).is_file():
         begun = read_json(folder / RUN_FILE)["arguments"]
-        same, expected = ([word for word in words if word != _MIXED] for words in (begun, command))  # any machine's
-        if same not in (expected, expected[1:]):  # version 0.1 did not write "pretrain"
+        if begun not in (command, command[1:]):  # version 0.1 did not write "pretrain"
             raise ValueError(f"{folder}: holds a run of {shlex.join(begun)}; choose another folder (--out)")
 
 
@@ -161,7 +172,8 @@ def open_scenes(folder: str | Path) -> tuple[IndexedCocoDataset, COCO]:
 
 def evaluate_all(settings: DemoSettings, dataset: IndexedCocoDataset, coco: COCO, weights: str, out: Path) -> None:
     """Run EVALUATIONS, or what is missing of them."""
-    config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=MIN_CONFIDENCE)
+    precision = "bfloat16" if settings.mixed_precision else "float32"
+    config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=MIN_CONFIDENCE, PRECISION=precision)
     predictor = SiamesePredictor(config, weights=weights)
     plain = SiamesePredictor(config, layers=predictor.layers)
     threshold = read_thresholds(threshold_path(weights)).threshold
