@@ -40,8 +40,7 @@ def short_demo(scenes, short_training, monkeypatch):
     for module in (demo, shapes):
         monkeypatch.setattr(module, "find_dataset", lambda name: scenes)
     monkeypatch.setattr(demo, "_VAL_IMAGES", "8")
-    monkeypatch.setattr(demo, "_EPOCHS", {"shapes": "1"})
-    monkeypatch.setattr(demo, "_BATCH_OF_CROPS", "8")
+    monkeypatch.setattr(demo, "_PRETRAINING", {"shapes": ["--batch", "8", "--epochs", "1", "--steps", "1"]})
     monkeypatch.setattr(demo, "_CALIBRATION", ["--limit", "4", "--absent", "2", "--no-verification"])
     monkeypatch.setitem(demo.EVALUATIONS, "open", {"absent": 3, "runs": 1, "limit": 150})
     whole = demo.train_command

@@ -36,8 +36,10 @@ EVALUATIONS: dict[str, dict[str, Any]] = {  # name -> settings of `protocol.eval
 }
 MIN_CONFIDENCE = 0.05  # average precision counts all scores; the threshold is for use
 
-_EPOCHS = {"shapes": "18", "shapes-long": "60"}  # stages -> epochs of pre-training
-_BATCH_OF_CROPS = "64"
+_PRETRAINING = {  # stages -> options of pre-training
+    "shapes": ["--batch", "32", "--epochs", "20", "--steps", "200"],
+    "shapes-long": ["--batch", "64", "--epochs", "60"],
+}
 _TRAINING = ["ABSENT_REFERENCE_RATIO=0.3", f"REFERENCE_CLASSES={STANDARD['categories'] + 1}"]  # --set of train
 _CALIBRATION = ["--limit", "60", "--absent", "8", "--views", "8"]
 _VAL_IMAGES = "300"  # training scenes for the validation losses
@@ -122,19 +124,8 @@ def with_precision(settings: DemoSettings, folder: Path) -> DemoSettings:
 def pretrain_command(settings: DemoSettings, folder: Path) -> list[str]:
     """The command line of pre-training, without the program."""
     command = ["pretrain", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny", "--val-images"]
-    return [
-        *command,
-        _VAL_IMAGES,
-        "--seed",
-        str(settings.seed),
-        "--batch",
-        _BATCH_OF_CROPS,
-        "--epochs",
-        _EPOCHS[settings.stages],
-        "--out",
-        str(folder),
-        *([_MIXED] if settings.mixed_precision else []),
-    ]
+    command += [_VAL_IMAGES, "--seed", str(settings.seed), *_PRETRAINING[settings.stages], "--out", str(folder)]
+    return [*command, *([_MIXED] if settings.mixed_precision else [])]
 
 
 def train_command(settings: DemoSettings, pretrained: Path, logs: Path) -> list[str]:
