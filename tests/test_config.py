@@ -100,6 +100,7 @@ OWN = {  # what this package adds, with the value at which it behaves as the ori
     "EXPERIMENT": "default",
     "MOLD_TARGETS_AT_INFERENCE": True,
     "SHUFFLE_ROIS": True,
+    "TRAIN_MASK_ROIS_PER_IMAGE": 0,
     "PRE_NMS_LIMIT": 6000,
     "ROI_CANONICAL_SIZE": 224,
     "BACKBONE_BLOCKS": None,

@@ -40,8 +40,7 @@ def short_demo(scenes, short_training, monkeypatch):
     for module in (demo, shapes):
         monkeypatch.setattr(module, "find_dataset", lambda name: scenes)
     monkeypatch.setattr(demo, "_VAL_IMAGES", "8")
-    monkeypatch.setattr(demo, "_EPOCHS", {"shapes": "1"})
-    monkeypatch.setattr(demo, "_BATCH_OF_CROPS", "8")
+    monkeypatch.setattr(demo, "_PRETRAINING", {"shapes": ["--batch", "8", "--epochs", "1", "--steps", "1"]})
     monkeypatch.setattr(demo, "_CALIBRATION", ["--limit", "4", "--absent", "2", "--no-verification"])
     monkeypatch.setitem(demo.EVALUATIONS, "open", {"absent": 3, "runs": 1, "limit": 150})
     whole = demo.train_command
@@ -82,7 +81,7 @@ def stopped_demo(tmp_path, monkeypatch):
 
 def test_a_step_that_fails_ends_the_demo_with_its_code(stopped_demo, caplog):
     assert stopped_demo() == 130
-    command, hint = (record.getMessage() for record in caplog.records if record.name == demo.__name__)
+    _, command, hint = (record.getMessage() for record in caplog.records if record.name == demo.__name__)
     assert command.startswith("\n$ siamese-mrcnn pretrain --dataset shapes --split 1")
     assert hint == "the same command resumes the demo"
 
@@ -97,6 +96,27 @@ def test_a_folder_with_another_run_is_refused(stopped_demo, tmp_path, capsys, ot
     save_command(tmp_path / "pretraining", "siamese-mrcnn", command, TinyConfig())
     assert stopped_demo(*other) == 2
     assert "pretraining: holds a run of pretrain --dataset shapes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "computes"), [("fma avx2", False), ("avx512_bf16 fma", True), ("amx_bf16", True), (None, False)]
+)
+def test_bfloat16_only_where_the_cpu_has_it(monkeypatch, tmp_path, caplog, stopped_demo, flags, computes):
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(demo, "_CPU_INFO", tmp_path / "cpuinfo")
+    settings = demo.with_precision(demo.DemoSettings(out=tmp_path), tmp_path / "pretraining")
+    pretraining = demo.pretrain_command(settings, tmp_path / "pretraining")
+    for command in (pretraining, demo.train_command(settings, tmp_path / "pretrained.h5", tmp_path)):
+        assert ("--mixed-precision" in command) == computes
+    assert ("PRECISION=bfloat16" in demo.calibrate_command(settings, tmp_path / "last.h5")) == computes
+
+    save_command(tmp_path / "pretraining", "siamese-mrcnn", pretraining, TinyConfig())
+    for now in (set(), {"fpu"}):  # a demo goes on as it was begun, also on another machine
+        monkeypatch.setattr(demo, "_BFLOAT16_FLAGS", now)
+        caplog.clear()
+        assert stopped_demo() == 130
+        assert f"computing in {'bfloat16' if computes else 'float32'}" in caplog.text
 
 
 # ---- the bundled weights ---------------------------------------------------------------------------------------------

@@ -253,6 +253,15 @@ def test_the_training_network_reads_both_settings():
     assert graph.outputs["target_bbox"].shape == (None, config.TRAIN_ROIS_PER_IMAGE, 4)
 
 
+@pytest.mark.parametrize(("limit", "rows"), [(0, 10), (4, 4), (30, 10)])
+def test_fewer_positive_rois_may_train_the_mask_head(limit, rows):
+    rois = {"TRAIN_ROIS_PER_IMAGE": 32, "TRAIN_MASK_ROIS_PER_IMAGE": limit, "TRAIN_BN": False}
+    config = TinyConfig().replace(**conftest.MICRO | rois)
+    graph = training_network.build_training_network(config, network.build_layers(config))
+    assert graph.outputs["mrcnn_mask"].shape[1] == rows and graph.outputs["mrcnn_bbox"].shape[1] == 32
+    assert graph.outputs["target_mask"].shape[1] == 32  # the loss leaves out those without a prediction
+
+
 # ---- configuration -----------------------------------------------------------------------------------------------
 
 

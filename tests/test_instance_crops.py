@@ -7,6 +7,7 @@ import coco_tree
 import numpy as np
 import pytest
 
+from siamese_mrcnn_tf.pretraining import instance_crops
 from siamese_mrcnn_tf.pretraining.imagenet import NO_LABEL, CentreCrops, RandomCrops
 from siamese_mrcnn_tf.pretraining.instance_crops import InstanceCrops, padded_box
 
@@ -43,6 +44,19 @@ def test_places_and_labels(data):
     assert (len(instances), instances.num_classes, instances.class_ids, instances.name) == (6, 3, [1, 2, 3], "some")
     assert instances.summary() == "val2017: 6 instances of 3 classes"
     assert instances.image_reference(3) == data.image_reference(1)
+
+
+@pytest.mark.parametrize(("limit", "reads"), [(10**9, 3), (1000, 12)])
+def test_images_are_read_once_if_all_of_them_fit(data, monkeypatch, limit, reads):
+    monkeypatch.setattr(instance_crops, "_CACHED_BYTES", limit)
+    read, original = [], data.load_image
+    monkeypatch.setattr(data, "load_image", lambda image_id: read.append(image_id) or original(image_id))
+    samples = RandomCrops(InstanceCrops(data, "some"), 32, seed=0)
+    crops = [samples[number].image for number in range(12)]
+    assert len(read) == reads
+    monkeypatch.undo()
+    others = RandomCrops(InstanceCrops(data, "some"), 32, seed=0)
+    np.testing.assert_array_equal(crops, [others[number].image for number in range(12)])
 
 
 def test_held_out_classes_are_left_out(data):

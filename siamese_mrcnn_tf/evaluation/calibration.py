@@ -24,11 +24,13 @@ from ..weights.thresholds import Calibration
 from .analysis import IGNORED, IOU_THRESHOLDS, TRUE_POSITIVE, ImageTruth, match_outcomes
 from .coco_scores import results_of
 from .presence import auroc, ratio, silent_above
-from .queries import queries_of, with_absent
+from .queries import queries_of, repeated, with_absent
 from .references import Queries, RandomReferenceSampler
 from .settings import DEFAULT_THRESHOLD, EvaluationSettings, require_counts, versions
 
 _HALVES = 2
+_BATCH = 12  # queries matched at once
+_REFERENCES = 1200  # of all classes together, for the statistics of embeddings; of each class one or more
 METRICS = {
     "precision": "precision of instances",
     "recall": "recall of instances",
@@ -53,7 +55,7 @@ class CalibrationSettings:
         seed: of all draws.
         false_alarms: maximum share of absent queries that show a detection; None: the threshold with the best F1.
         verify: fit a verification; if not, the threshold is for the network's scores.
-        references: maximum number of references of each class for the statistics of embeddings.
+        references: maximum number of references of each class for the statistics of embeddings; fewer of many classes.
         views: of each crop that verification compares, 1, 2 or 8 (`similarity.views_of`).
 
     Raises:
@@ -164,7 +166,8 @@ def reference_embeddings(
         if not has_reference(dataset, class_id, predictor.config):
             continue
         key: dict[str, Any] = {"seed": settings.seed, "run": 0, "image_id": 0, "config": predictor.config}
-        shots = range(settings.references)  # of one query; an instance that is drawn again counts once
+        # of one query; an instance that is drawn again counts once
+        shots = range(min(settings.references, max(_REFERENCES // len(class_ids), 1)))
         drawn = sorted({draw_reference(dataset, class_id, shot=shot, **key) for shot in shots})
         drawn = [reference for reference in drawn if reference[0] not in avoided]
         if not drawn:
@@ -217,13 +220,17 @@ def search(
     embeddings: dict[tuple[int, int], ReferenceEmbedding] = {}
     for number, (image_id, classes) in enumerate(tqdm(asked, desc="search", unit="image", disable=not progress)):
         scenes = predictor.encode_scenes([dataset.load_image(image_id)])
-        for run, class_id in itertools.product(range(settings.runs), classes):
-            reference = samplers[len(dataset.images_of(class_id)) > 1](image_id, class_id, run, 1)[0]
-            if reference not in embeddings:
-                crop = cut_reference(dataset, predictor.config, *reference)
-                embeddings[reference] = predictor.encode_references([crop])
-            truth = _truth(dataset, image_id, class_id)
-            found.append(_searched(predictor, scenes, embeddings[reference], truth, number))
+        asks = list(itertools.product(range(settings.runs), classes))
+        for start in range(0, len(asks), _BATCH):
+            queries, truths = list[ReferenceEmbedding](), list[ImageTruth]()
+            for run, class_id in asks[start : start + _BATCH]:
+                reference = samplers[len(dataset.images_of(class_id)) > 1](image_id, class_id, run, 1)[0]
+                if reference not in embeddings:
+                    crop = cut_reference(dataset, predictor.config, *reference)
+                    embeddings[reference] = predictor.encode_references([crop])
+                queries.append(embeddings[reference])
+                truths.append(_truth(dataset, image_id, class_id))
+            found += _searched(predictor, repeated(scenes, len(queries)), queries, truths, number)
     return found
 
 
@@ -233,19 +240,25 @@ def _truth(dataset: IndexedCocoDataset, image_id: int, class_id: int) -> ImageTr
 
 
 def _searched(
-    predictor: SiamesePredictor, scenes: EncodedScenes, query: ReferenceEmbedding, truth: ImageTruth, number: int
-) -> SearchedQuery:
-    outputs = predictor.match(scenes, [query])
-    found, similarities = predictor.unmold(scenes, outputs)[0], np.zeros(0)
-    if predictor.verifies:
-        similarities = predictor.similarities(scenes, outputs, [query])[0]
-        similarities = similarities[np.isfinite(similarities)]  # `unmold` drops the others, too
-    scores = np.asarray(found["scores"], np.float64)
-    boxes = [result["bbox"] for result in results_of(0, 0, found["rois"], scores, None)]
-    if not predictor.verifies:
-        similarities = np.zeros(len(scores))
-    overlaps = truth.overlaps(boxes).reshape(len(boxes), len(truth.crowds))  # without instances it is flat
-    return SearchedQuery(number, scores, similarities, overlaps, truth.crowds.astype(bool))
+    predictor: SiamesePredictor,
+    scenes: EncodedScenes,
+    queries: Sequence[ReferenceEmbedding],
+    truths: Sequence[ImageTruth],
+    number: int,
+) -> list[SearchedQuery]:
+    """The finds of queries in one image, number `number`: `scenes` are copies of it, one for each query."""
+    outputs = predictor.match(scenes, queries)
+    found = predictor.unmold(scenes, outputs)
+    every = predictor.similarities(scenes, outputs, queries) if predictor.verifies else [None] * len(found)
+    searched = []
+    for one, similarities, truth in zip(found, every, truths, strict=True):
+        scores = np.asarray(one["scores"], np.float64)
+        boxes = [result["bbox"] for result in results_of(0, 0, one["rois"], scores, None)]
+        # `unmold` drops finds without a similarity, too
+        known = np.zeros(len(scores)) if similarities is None else similarities[np.isfinite(similarities)]
+        overlaps = truth.overlaps(boxes).reshape(len(boxes), len(truth.crowds))  # without instances it is flat
+        searched.append(SearchedQuery(number, scores, known, overlaps, truth.crowds.astype(bool)))
+    return searched
 
 
 # ---- the fit -----------------------------------------------------------------------------------------------------

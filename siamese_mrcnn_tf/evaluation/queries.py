@@ -137,7 +137,7 @@ class OneShotDetector:
             part = queries[start : start + self._batch]
             try:
                 embeddings = [self._joint_embedding(dataset, query.references) for query in part]
-                found += self.predictor.detect_in(_repeated(scene, len(part)), embeddings)
+                found += self.predictor.detect_in(repeated(scene, len(part)), embeddings)
             except Exception as error:  # whatever the backend raises, a failed query must not go unnoticed
                 names = ", ".join(repr(dataset.class_names[query.class_id]) for query in part)
                 where = f"{dataset.image_reference(image_id)}, category {names}"
@@ -163,7 +163,7 @@ class OneShotDetector:
         return embedding
 
 
-def _repeated(scene: EncodedScenes, count: int) -> EncodedScenes:
+def repeated(scene: EncodedScenes, count: int) -> EncodedScenes:
     """EncodedScenes with `count` copies of a single scene."""
     if count == 1:
         return scene

@@ -34,8 +34,9 @@ class TrainingNetwork:
 def build_training_network(config: Config, layers: SharedLayers, *, seed: int | None = None) -> TrainingNetwork:
     """The graph from a batch of samples to predictions and targets.
 
-    QUERIES_PER_IMAGE consecutive samples share one image, which is encoded once. The mask head runs only on the rows
-    that can be positive, which come first; with TRAIN_BN = None it runs on all rows, which its statistics depend on.
+    QUERIES_PER_IMAGE consecutive samples share one image, which is encoded once. The mask head runs only on the first
+    rows, where the positive ones are (TRAIN_MASK_ROIS_PER_IMAGE); with TRAIN_BN = None it runs on all rows, which its
+    statistics depend on.
 
     `layers` are those of `build_layers` for this configuration; `seed` is that of the sampling of rois.
 
@@ -83,7 +84,7 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
         **{name: inputs[name] for name in ("input_rpn_match", "input_rpn_bbox")},
     }
     if layers.mask:
-        rows = slice(None) if config.TRAIN_BN is None else slice(max_positive_rois(config))
+        rows = slice(None) if config.TRAIN_BN is None else slice(max_mask_rois(config))
         masks = mask_outputs_graph(targets["rois"][:, rows], pooled_maps, image_meta, config, layers)
         outputs["mrcnn_mask"] = masks["mrcnn_mask"]
     if layers.presence:
@@ -98,6 +99,11 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
 def max_positive_rois(config: Config) -> int:
     """Maximum number of positive rows among TRAIN_ROIS_PER_IMAGE."""
     return max(int(config.TRAIN_ROIS_PER_IMAGE * config.ROI_POSITIVE_RATIO), 1)
+
+
+def max_mask_rois(config: Config) -> int:
+    """Maximum number of positive rows that train the mask head."""
+    return min(config.TRAIN_MASK_ROIS_PER_IMAGE or config.TRAIN_ROIS_PER_IMAGE, max_positive_rois(config))
 
 
 def _training_inputs(config: Config) -> dict[str, Tensor]:

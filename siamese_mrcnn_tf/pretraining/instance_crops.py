@@ -14,6 +14,7 @@ from ..data.custom import indexed_dataset
 from ..data.dataset import Dataset, IndexedCocoDataset
 from .imagenet import Box
 
+_CACHED_BYTES = 512 * 2**20  # a data set whose decoded images are larger is read again for each crop
 _SHIFT = 0.25  # largest shift of an edge, as a share of the box's side: finds to verify have boxes as inexact
 
 
@@ -42,6 +43,8 @@ class InstanceCrops:
         found_places = list(_places(dataset, self.class_ids))
         self.places = [place for place, _ in found_places]
         self.annotations = [index for _, index in found_places]
+        sizes = sum(3 * info["height"] * info["width"] for info in dataset.image_info)
+        self._images: dict[int, np.ndarray] | None = {} if sizes <= _CACHED_BYTES else None
         found = len({label for *_, label in self.places})
         if found < 2:
             count = f"instances of {found} of {self.num_classes} active classes"
@@ -65,13 +68,20 @@ class InstanceCrops:
     def random_crop(self, index: int, size: int, rng: np.random.Generator) -> np.ndarray:
         """An instance with the edges of its box jittered: uint8 [size, size, RGB], with masks [size, size, RGB + 1]."""
         image_id, box, _ = self.places[index]
-        image = self.dataset.load_image(image_id)
+        image = self._image(image_id)
         return self._crop(index, image, _shifted(box, image.shape, rng), size)
 
     def centre_crop(self, index: int, size: int) -> np.ndarray:
         """An instance: uint8 [size, size, RGB], with masks [size, size, RGB + 1]."""
         image_id, box, _ = self.places[index]
-        return self._crop(index, self.dataset.load_image(image_id), box, size)
+        return self._crop(index, self._image(image_id), box, size)
+
+    def _image(self, image_id: int) -> np.ndarray:
+        if self._images is None:
+            return self.dataset.load_image(image_id)
+        if image_id not in self._images:
+            self._images[image_id] = self.dataset.load_image(image_id)
+        return self._images[image_id]
 
     def _crop(self, index: int, image: np.ndarray, box: Box, size: int) -> np.ndarray:
         crop = padded_box(image, box, size)

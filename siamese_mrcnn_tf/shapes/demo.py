@@ -29,21 +29,26 @@ UNVERIFIED = "1-shot-unverified"  # by the network's own scores
 EVALUATIONS: dict[str, dict[str, Any]] = {  # name -> settings of `protocol.evaluate`, other than DemoSettings'
     "random-boxes": {},
     "1-shot": {},
-    UNVERIFIED: {"runs": 1, "limit": 250},
-    "5-shot": {"shots": 5, "runs": 1, "limit": 250},
-    "control-present": {"control": "present", "runs": 1, "limit": 250},
+    UNVERIFIED: {"runs": 1, "limit": 100},
+    "5-shot": {"shots": 5, "runs": 1, "limit": 100},
+    "control-present": {"control": "present", "runs": 1, "limit": 100},
     OPEN: {"absent": 17, "runs": 1, "limit": 100},
 }
 MIN_CONFIDENCE = 0.05  # average precision counts all scores; the threshold is for use
 
-_EPOCHS = {"shapes": "18", "shapes-long": "60"}  # stages -> epochs of pre-training
-_BATCH_OF_CROPS = "64"
+_PRETRAINING = {  # stages -> options of pre-training
+    "shapes": ["--batch", "32", "--epochs", "20", "--steps", "200"],
+    "shapes-long": ["--batch", "64", "--epochs", "60"],
+}
 _TRAINING = ["ABSENT_REFERENCE_RATIO=0.3", f"REFERENCE_CLASSES={STANDARD['categories'] + 1}"]  # --set of train
 _CALIBRATION = ["--limit", "60", "--absent", "8", "--views", "8"]
 _VAL_IMAGES = "300"  # training scenes for the validation losses
 # Queries of a batch, and worker threads. Measured in turns, medians of 3: batches of 8 take 0.65 of the time of single
 # queries (60 scenes), 12 with two workers 0.83 of that of 8 with one (150 scenes).
 _BATCH, _WORKERS = 12, 2
+_MIXED = "--mixed-precision"
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # of CPUs that multiply bfloat16; others compute it slowly
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,7 @@ class DemoSettings:
     stages: str = "shapes"  # recipe, "shapes" or "shapes-long"
     images: int | None = None  # number of validation scenes; None for all
     runs: int = 3  # draws of references
+    mixed_precision: bool | None = None  # compute in bfloat16; None: as the run in `out`, else if the CPU has it
 
 
 def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) -> int:
@@ -68,6 +74,8 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
         folder = find_dataset(SHAPES)
     pretrained = out / "pretraining" / f"{SHAPES}_s{settings.split}.h5"
     log_dir = Path(log_dir_of(TinyConfig(), str(out / "logs")))
+    settings = with_precision(settings, pretrained.parent)
+    logger.info("computing in %s", "bfloat16" if settings.mixed_precision else "float32")
     steps = {
         "pre-training": (pretrain_command(settings, pretrained.parent), pretrained.parent),
         "training": (train_command(settings, pretrained, out / "logs"), log_dir),
@@ -98,27 +106,33 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
     return 0
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU has instructions for bfloat16, so that mixed precision is faster than float32."""
+    text = _CPU_INFO.read_text(encoding="utf-8", errors="replace") if _CPU_INFO.is_file() else ""
+    return not _BFLOAT16_FLAGS.isdisjoint(text.split())
+
+
+def with_precision(settings: DemoSettings, folder: Path) -> DemoSettings:
+    """`settings` with `mixed_precision` decided; `folder` is that of pre-training."""
+    if settings.mixed_precision is not None:
+        return settings
+    run = folder / RUN_FILE
+    mixed = _MIXED in read_json(run)["arguments"] if run.is_file() else multiplies_bfloat16()
+    return dataclasses.replace(settings, mixed_precision=mixed)
+
+
 def pretrain_command(settings: DemoSettings, folder: Path) -> list[str]:
     """The command line of pre-training, without the program."""
     command = ["pretrain", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny", "--val-images"]
-    return [
-        *command,
-        _VAL_IMAGES,
-        "--seed",
-        str(settings.seed),
-        "--batch",
-        _BATCH_OF_CROPS,
-        "--epochs",
-        _EPOCHS[settings.stages],
-        "--out",
-        str(folder),
-    ]
+    command += [_VAL_IMAGES, "--seed", str(settings.seed), *_PRETRAINING[settings.stages], "--out", str(folder)]
+    return [*command, *([_MIXED] if settings.mixed_precision else [])]
 
 
 def train_command(settings: DemoSettings, pretrained: Path, logs: Path) -> list[str]:
     """The command line of training, without the program."""
     command = ["train", "--dataset", SHAPES, "--split", str(settings.split), "--config", "tiny", "--stages"]
     command += [settings.stages, "--model", str(pretrained), "--val-images", _VAL_IMAGES]
+    command += [_MIXED] if settings.mixed_precision else []
     return [*command, "--seed", str(settings.seed), "--set", *_TRAINING, "--logs", str(logs)]
 
 
@@ -126,6 +140,7 @@ def calibrate_command(settings: DemoSettings, weights: str | Path) -> list[str]:
     """The command line that fits verification and threshold, on images that training set aside."""
     command = ["calibrate", "--dataset", SHAPES, "--subset", "set-aside", "--val-images", _VAL_IMAGES, "--split"]
     command += [str(settings.split), "--categories", "train", *_CALIBRATION, "--config", "tiny"]
+    command += ["--set", "PRECISION=bfloat16"] if settings.mixed_precision else []
     return [*command, "--seed", str(settings.seed), "--model", str(weights)]
 
 
@@ -148,7 +163,8 @@ def open_scenes(folder: str | Path) -> tuple[IndexedCocoDataset, COCO]:
 
 def evaluate_all(settings: DemoSettings, dataset: IndexedCocoDataset, coco: COCO, weights: str, out: Path) -> None:
     """Run EVALUATIONS, or what is missing of them."""
-    config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=MIN_CONFIDENCE)
+    precision = "bfloat16" if settings.mixed_precision else "float32"
+    config = TinyConfig().replace(DETECTION_MIN_CONFIDENCE=MIN_CONFIDENCE, PRECISION=precision)
     predictor = SiamesePredictor(config, weights=weights)
     plain = SiamesePredictor(config, layers=predictor.layers)
     threshold = read_thresholds(threshold_path(weights)).threshold

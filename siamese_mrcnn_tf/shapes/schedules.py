@@ -4,6 +4,6 @@ from ..config import TinyConfig
 from ..training.schedules import Schedules, Stage
 
 SHAPES_SCHEDULES: Schedules = {
-    "shapes": (Stage(15, "all", TinyConfig.LEARNING_RATE, decay_to=15),),
+    "shapes": (Stage(12, "all", TinyConfig.LEARNING_RATE, decay_to=12),),
     "shapes-long": (Stage(60, "all", TinyConfig.LEARNING_RATE, decay_to=60),),
 }
