@@ -125,11 +125,12 @@ class Experiment:
 
     @property
     def categories_text(self) -> str:
-        """Such as "novel categories", "all 8 categories" or "one category"."""
+        """Such as "novel categories", "all 8 categories", "both categories"."""
         numbers = {len(part.settings.get("categories", ())) for part in self.evaluations.values()}
         if self.categories != "all" or len(numbers) > 1 or not any(numbers):
             return f"{self.categories} categories"
-        return "one category" if numbers == {1} else f"all {counted(numbers.pop(), 'category')}"
+        number = numbers.pop()
+        return {1: "one category", 2: "both categories"}.get(number, f"all {counted(number, 'category')}")
 
     @property
     def is_control(self) -> bool:
