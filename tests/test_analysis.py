@@ -228,8 +228,8 @@ def test_missing_and_single_categories_are_named(caplog):
     coco = _coco([_annotation(0, 1, 3, [10, 10, 20, 20]), *(_annotation(n, n, 7, [10, 10, 20, 20]) for n in (1, 2))])
     with caplog.at_level(logging.WARNING):
         table = analysis.analyse(coco, [perfect(coco)], image_ids=IMAGES, category_ids=CATEGORIES, progress=False)
-    assert "1 of 3 categories are not in the images, and have no score: triangle" in caplog.text
-    assert "1 of 3 categories are there once, their score says little: ellipse" in caplog.text
+    assert "no instance in the images, so no score: 1 of 3 categories (triangle)" in caplog.text
+    assert "one instance, so the score says little: 1 of 3 categories (ellipse)" in caplog.text
     matrix = table["confusion"]["bbox"]["matrix"]
     assert [row[2] for row in matrix] == matrix[2] == [None] * 3 and table["num_instances"]["18"] == 0
 

@@ -2,9 +2,10 @@
 
 import csv
 import json
+import re
 
 import pytest
-from test_report import write_evaluation
+from test_report import open_evaluation, write_evaluation
 
 from siamese_mrcnn_tf.report.comparison import compare
 
@@ -128,3 +129,35 @@ def test_one_folder_is_not_compared(two, run):
     assert code == 2 and "expected two evaluations or more" in errors
     code, _, errors = run("evaluate", "--compare", two[0], two[0].parent)
     assert code == 2 and "no finished evaluation there" in errors
+
+
+def test_one_of_two_searched_for_absent_categories(two):
+    """What both have is compared; images without any category, which only the open protocol searches, do not count."""
+    open_evaluation(two[1], **SAME | {"absent": 3, "images": [1, 2, 9]})
+    comparison = compare(two)
+    assert row_of(comparison, "S1, novel categories", "boxes", "AP50").differences[0][0] == pytest.approx(0)
+    assert not any("absent" in row.part for row in comparison.rows)
+    assert len(comparison.notes) == 2 and re.search("Presence is left out.*: none in .*, 3 in ", comparison.notes[1])
+    open_evaluation(two[0], **SAME | {"absent": "all", "images": [1, 2, 8, 9]})
+    assert re.search("left out.*: all in .*before, 3 in .*after", compare(two).notes[1])
+    open_evaluation(two[0], **SAME | {"absent": 3, "images": [1, 2, 9]})
+    assert any("absent" in row.part for row in compare(two).rows) and len(compare(two).notes) == 1
+
+
+def test_other_images_are_not_those_of_the_open_protocol(two):
+    open_evaluation(two[1], **SAME | {"absent": 3, "images": [1, 3]})
+    with pytest.raises(ValueError, match="images = 2 entries there and 2 entries here"):
+        compare(two)
+    open_evaluation(two[1], **SAME | {"absent": 3, "images": [1, 2, 3]})
+    scores = json.loads((two[1] / "scores.json").read_text())
+    (two[1] / "scores.json").write_text(json.dumps(scores | {"num_images": 1235}))
+    with pytest.raises(ValueError, match="images = 3 entries there"):
+        compare(two)
+
+
+def test_a_comparison_begins_with_weights_and_data(two):
+    for folder, weights in zip(two, ("a.h5", "b.h5"), strict=True):
+        write_evaluation(folder, **SAME | {"weights_file": weights, "dataset": "mine", "set": "val2017"})
+    comparison = compare(two)
+    assert comparison.about[1] == "after: `b.h5` on mine (val2017): 2 images, 3 categories, 3 runs."
+    assert comparison.text().startswith("before: a.h5 on mine (val2017)")

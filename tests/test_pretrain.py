@@ -13,7 +13,7 @@ import imagenet_tree
 import pytest
 
 from siamese_mrcnn_tf.cli.main import main, parse
-from siamese_mrcnn_tf.cli.pretrain import chosen_recipe, name_of
+from siamese_mrcnn_tf.cli.pretrain import chosen_recipe, find_images, name_of
 from siamese_mrcnn_tf.config import TinyConfig
 from siamese_mrcnn_tf.modeling import network
 from siamese_mrcnn_tf.pretraining.classifier import Recipe, recipe_of
@@ -47,7 +47,7 @@ def test_help_of_the_sample_does_not_start_tensorflow():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((), "expected --data (folder of ImageNet, with train/ and val/) or --dataset (COCO-format)"),
+        ((), "expected --data (folder of ImageNet, with train/ and val/) or --dataset, or --annotations and"),
         (("--data", "{tree}", "--dataset", "{tree}"), "expected --data (folder of ImageNet, with train/ and val/) or"),
         (("--dataset", "nowhere"), "nowhere: no such folder"),
         (("--data", "nowhere"), "nowhere/train: no such folder"),
@@ -121,10 +121,28 @@ def test_the_command_trains_on_the_instances_of_a_data_set(capsys, tmp_path):
     assert state["stage"]["learning_rate"] == 0.004 and state["stage"]["decay_to"] == 1
 
 
+def test_an_annotation_file_and_its_images_in_place_of_a_folder(capsys, tmp_path):
+    """The same instances as with --dataset, and --image-ids chooses among the images."""
+    coco_tree.write_tree(tmp_path / "drawn", subset="train", num_images=8)
+    named = ["--annotations", str(tmp_path / "drawn" / "annotations" / "instances_train2017.json")]
+    named += ["--images", str(tmp_path / "drawn" / "train2017")]
+    chosen = ["pretrain", "--val-images", "3"]
+    train, val = find_images(parse([*chosen, *named]), masks=False)
+    whole, _ = find_images(parse([*chosen, "--dataset", str(tmp_path / "drawn")]), masks=False)
+    assert len(train) == len(whole) > len(val) > 0 and train.num_classes == whole.num_classes == 3
+    ids = [str(info["id"]) for info in train.dataset.image_info[:2]]
+    part, none = find_images(parse(["pretrain", *named, "--image-ids", *ids, "--no-validation"]), masks=False)
+    assert part.dataset.num_images == 2 and none is None
+    assert "train2017: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--data", "d", "--split", "1"), "--split: does not go with --data"),
+        (("--data", "d", "--images", "i"), "--images: does not go with --data"),
+        (("--annotations", "a.json", "--images", "i", "--partial"), "--partial: does not go with --annotations"),
+        (("--annotations", "a.json"), "--images : expected the folder of the images of a.json"),
         (("--data", "d", "--val-images", "3"), "--val-images: does not go with --data"),
         (("--dataset", "d", "--classes", "771"), "--classes: does not go with --dataset"),
         (("--dataset", "d", "--partial"), "--partial: does not go with --dataset"),
@@ -161,6 +179,7 @@ def test_what_the_command_trains_by_default():
         (("--classes", "771"), "imagenet_771"),
         (("--dataset", "some/where/drawn/"), "drawn"),
         (("--dataset", "drawn", "--split", "3"), "drawn_s3"),
+        (("--annotations", "some/mine.json", "--images", "i", "--split", "1"), "mine_s1"),
     ],
 )
 def test_weights_are_named_after_what_they_are_of(arguments, name):

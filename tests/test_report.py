@@ -15,17 +15,22 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig
+from siamese_mrcnn_tf.data.coco import CATEGORIES as COCO_CATEGORIES
+from siamese_mrcnn_tf.data.coco import split_category_ids
 from siamese_mrcnn_tf.evaluation import coco_scores, presence, protocol
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.ops.boxes import extract_bboxes
-from siamese_mrcnn_tf.report import experiments, gallery, plots, published, tables, writer
+from siamese_mrcnn_tf.report import about, experiments, gallery, plots, published, tables, writer
 
 CATEGORIES = {3: "ellipse", 7: "rectangle", 18: "triangle"}
 BINS = ["1", "2", "11+"]
 
 
-def write_evaluation(folder, *, base=0.2, runs=3, masks=True, analysis=True, ids=(3, 7, 18), **settings):
-    """An evaluation whose metric k of run r is base + k / 100 + r / 1000; masks are 0.05 below boxes."""
+def write_evaluation(folder, *, base=0.2, runs=3, masks=True, analysis=True, ids=(3, 7, 18), coco=False, **settings):
+    """An evaluation whose metric k of run r is base + k / 100 + r / 1000; masks are 0.05 below boxes.
+
+    With `coco` it is of COCO val2017, though only the categories `ids` have scores.
+    """
     kinds = {"bbox": base, "segm": base - 0.05} if masks else {"bbox": base}
     scores = {"runs": [], "num_images": 1234, "num_queries": 5000, "num_results": 99}
     for run in range(runs):
@@ -38,6 +43,10 @@ def write_evaluation(folder, *, base=0.2, runs=3, masks=True, analysis=True, ids
     files.write_json(folder / "scores.json", scores)
     described = {"split": 1, "shots": 1, "runs": runs, "protocol": "paper", "category_set": "novel"} | settings
     described["categories"] = [{"id": i, "name": CATEGORIES[i]} for i in ids]
+    if coco:
+        of_split = split_category_ids(described["split"], described["category_set"] if described["split"] else "all")
+        described["categories"] = [{"id": i, "name": COCO_CATEGORIES[i]} for i in of_split]
+        described |= {"coco": "val2017", "set": "val2017", "dataset": "anywhere"}
     files.write_json(folder / "settings.json", described)
     if analysis:
         files.write_json(folder / "analysis.json", make_analysis(kinds, runs, ids))
@@ -61,9 +70,18 @@ def make_analysis(kinds, runs, ids):
     }
 
 
-@pytest.fixture
-def four_splits(tmp_path):
-    return [write_evaluation(tmp_path / f"s{split}", split=split, base=0.1 * split) for split in (3, 1, 4, 2)]
+@pytest.fixture(scope="module")
+def four_splits(tmp_path_factory):
+    """Evaluations of COCO's four splits."""
+    folder = tmp_path_factory.mktemp("splits")
+    return [write_evaluation(folder / f"s{split}", split=split, base=0.1 * split, coco=True) for split in (3, 1, 4, 2)]
+
+
+@pytest.fixture(scope="module")
+def split_report(tmp_path_factory, four_splits):
+    """The folder of their report, and the paths that `write_report` returned."""
+    out = tmp_path_factory.mktemp("report")
+    return out, writer.write_report(four_splits, out)
 
 
 def rows_of(text, first):
@@ -116,10 +134,9 @@ def test_what_was_not_published_is_empty():
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_main_table_of_four_splits(tmp_path, four_splits):
-    writer.write_report(four_splits, tmp_path / "out")
-    text = (tmp_path / "out" / "report.md").read_text()
+def test_main_table_of_four_splits(split_report):
+    out, _ = split_report
+    text = (out / "report.md").read_text()
     assert "|  |  | S1 | S2 | S3 | S4 | mean |" in text
     (here, there), (masks, _) = rows_of(text, "1-shot, novel categories")[4:6]  # after the four sources
     interval = f"{1.96 * np.std([0, 0.1, 0.2]) / np.sqrt(3):.2f}"
@@ -140,12 +157,12 @@ def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
     kinds = [(5, "novel", 1, "net"), (1, "novel", 1, "random-boxes"), (1, "novel", 1, "net"), (1, "train", 1, "net")]
     kinds += [(1, "all", 0, "net"), (2, "train", 1, "net")]
     folders = [
-        write_evaluation(tmp_path / str(n), shots=shots, category_set=part, split=split, model=model)
+        write_evaluation(tmp_path / str(n), shots=shots, category_set=part, split=split, model=model, coco=True)
         for n, (shots, part, split, model) in enumerate(kinds)
     ]
     found = experiments.read_experiments(folders)
     assert [experiment.title for experiment in found] == [
-        "1-shot, all categories",
+        "1-shot, all 80 categories",
         "1-shot, train categories",
         "1-shot, novel categories",
         "2-shot, train categories",
@@ -153,16 +170,18 @@ def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
         "random boxes, novel categories",
     ]
     text = tables.as_markdown(tables.contents(found))
-    assert "|  |  | S1 | all 80 |" in text
+    assert "|  |  | S1 | all |" in text
     here, there = rows_of(text, "Random boxes, novel categories")[1]
     assert there[2:] == ["*0.8 ± 0.04*", ""]
-    assert rows_of(text, "2-shot, train categories")[1][1][2:] == ["", ""]
+    assert rows_of(text, "2-shot, train categories")[1][1][0] == "5-shot, novel categories"  # nothing was published
 
 
 def test_controls_are_experiments_of_their_own_without_published_metrics(tmp_path):
     kinds = [(1, "present"), (5, "absent"), (1, None), (5, "present"), (1, "absent")]
     folders = [
-        write_evaluation(tmp_path / f"{shots}{control}", shots=shots, **{"control": control} if control else {})
+        write_evaluation(
+            tmp_path / f"{shots}{control}", shots=shots, coco=True, **{"control": control} if control else {}
+        )
         for shots, control in kinds
     ]
     found = experiments.read_experiments(folders)
@@ -174,7 +193,53 @@ def test_controls_are_experiments_of_their_own_without_published_metrics(tmp_pat
     assert len({experiment.slug for experiment in found}) == 5
     assert found[0].published(1, "bbox") and not any(control.published(1, "bbox") for control in found[1:])
     here, there = rows_of(tables.as_markdown(tables.contents(found)), found[1].title)[1]
-    assert here[-1].startswith("21.1") and there[1:] == ["*published*", ""]
+    assert here[-1].startswith("21.1") and there[1] == "here"
+
+
+def test_own_data_is_named_and_has_nothing_of_the_paper(tmp_path):
+    names = {"split": 0, "set": "val2017", "dataset": "mine", "weights_file": "last.h5", "protocol": "default"}
+    folder = write_evaluation(tmp_path / "a", images=[5, 6], **names)
+    writer.write_report([folder], tmp_path / "out")
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "out" / name).read_text()
+        words = re.sub(r"data:image/[^\"]+|<style>.*?</style>", "", text, flags=re.DOTALL)
+        assert not re.search(r"80|COCO val|[Pp]ublished|paper|default|split", words)
+        assert "Evaluation on mine (val2017)" in words
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.splitlines()[2] == "`last.h5` on mine (val2017): 2 images, 3 categories, 3 runs."
+    (main, _), *_ = rows_of(text, "1-shot, all 3 categories")[1:]
+    assert len(main) == 3 and main[1].startswith("21.1 ± ")  # detection and segmentation in one table
+    assert "| category | instances | AP50 detection |" in text
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["about"]
+    assert found == {"weights": ["last.h5"], "data": "mine (val2017)", "images": 2, "categories": 3, "runs": 3}
+
+
+def test_published_results_need_the_images_and_the_categories(tmp_path):
+    of_coco = write_evaluation(tmp_path / "a", split=0, coco=True)
+    (one,) = experiments.read_experiments([of_coco])
+    assert one.published(0, "bbox")["AP50"] == (35.5, 0.15) and one.title == "1-shot, all 80 categories"
+    assert about.data_name(one.evaluations[0].settings) == "COCO val2017"
+    for change in ({"coco": "train2017"}, {"coco": None}, {"categories": [{"id": 1, "name": "person"}]}):
+        settings = json.loads((of_coco / "settings.json").read_text()) | change
+        files.write_json(write_evaluation(tmp_path / "b", split=0) / "settings.json", settings)
+        (other,) = experiments.read_experiments([tmp_path / "b"])
+        assert other.published(0, "bbox") == {}
+
+
+def test_a_single_category_has_no_confusion(tmp_path):
+    folder = write_evaluation(tmp_path / "a", ids=(7,), split=0)
+    paths = writer.write_report([folder], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Confusion" not in text and not any("confusion" in path.name for path in paths)
+    assert "1-shot, one category" in text
+
+
+def test_what_was_evaluated_in_words():
+    settings = [{"weights_file": f"{n}.h5", "dataset": "x", "set": "x", "images": [n], "runs": 1} for n in range(4)]
+    assert about.about_text(settings[:2]) == "`0.h5`, `1.h5` on x: 2 images, 1 run."
+    assert about.about_text(settings) == "4 weight files on x: 4 images, 1 run."
+    assert about.about_text([{"model": "random-boxes", "set": "val"}]) == "Random boxes on val."
+    assert about.about_text([{}]) == "A model without a weight file on a data set."
 
 
 def test_full_tables_have_all_metrics(tmp_path, four_splits):
@@ -187,37 +252,33 @@ def test_full_tables_have_all_metrics(tmp_path, four_splits):
     assert there[3] == "*8.6 ± 0.17*" and there[-1] == "*43.2 ± 0.91*"
 
 
-@pytest.mark.slow
-def test_csv_and_json_hold_every_metric(tmp_path, four_splits):
-    writer.write_report(four_splits, tmp_path / "out")
-    with open(tmp_path / "out" / "metrics.csv", newline="") as file:
+def test_csv_and_json_hold_every_metric(split_report):
+    out, _ = split_report
+    with open(out / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5 * 2 * 12
     row = next(row for row in rows if (row["split"], row["kind"], row["metric"]) == ("mean", "segm", "AP50"))
     assert [float(row[f"run_{n}"]) for n in range(3)] == pytest.approx([21.0, 21.1, 21.2])
     assert float(row["mean"]) == pytest.approx(21.1) and float(row["published"]) == 14.5
-    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    content = json.loads((out / "report.json").read_text())
     assert len(content["metrics"]) == len(rows) and content["evaluations"][0]["settings"]["split"] == 1
     assert [row["name"] for row in content["per_class"]] == ["ellipse", "rectangle", "triangle"]
     assert content["per_class"][0]["bbox_AP50"] == pytest.approx(28.1)
 
 
-@pytest.mark.slow
-def test_categories_by_number_and_confusion(tmp_path, four_splits):
-    paths = writer.write_report(four_splits, tmp_path / "out")
-    text = (tmp_path / "out" / "report.md").read_text()
+def test_categories_by_number_and_confusion(split_report):
+    out, paths = split_report
+    text = (out / "report.md").read_text()
     ((line, _),) = rows_of(text, "rectangle")[-1:]
     assert line[1:3] == ["S1, S2, S3, S4", "1"] and "Of a category with a single instance" in text
     numbers = text.partition("instances of the category |")[2]
     queries, boxes = rows_of(numbers, "1-shot, novel categories")[0]
-    assert (
-        queries[2:] == ["4,000", "200", "0"] and boxes[2].startswith("26.0 ± ") and boxes[3:] == ["12.5 ± 0.00", "n/a"]
-    )
+    assert queries[2:] == ["4,000", "200"] and boxes[2].startswith("26.0 ± ") and boxes[3:] == ["12.5 ± 0.00"]
     assert ["ellipse", "rectangle", "10.0"] in [line for line, _ in rows_of(text, "ellipse")]
-    confusion = (tmp_path / "out" / "confusion_1shot_novel_s1_bbox.csv").read_text().splitlines()
+    confusion = (out / "confusion_1shot_novel_s1_bbox.csv").read_text().splitlines()
     assert confusion[0] == "searched \\ found,ellipse,rectangle,triangle" and confusion[1] == "ellipse,50.0,10.0,"
     assert {path.name for path in paths} >= {"by_number.csv", "per_class.csv", "by_number_1shot.png"}
-    assert {path.name for path in paths} == {path.name for path in (tmp_path / "out").iterdir()}
+    assert {path.name for path in paths} == {path.name for path in out.iterdir()}
 
 
 def test_categories_of_different_splits_are_put_together(tmp_path):
@@ -231,8 +292,8 @@ def test_one_evaluation_without_masks_and_analysis(tmp_path):
     folder = write_evaluation(tmp_path / "a", masks=False, analysis=False, runs=1, shots=3)
     paths = writer.write_report([folder], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "Segmentation" not in text and "Figure 5" not in text and "the mean of 1 run with" in text
-    assert rows_of(text, "3-shot, novel categories")[1][0][2:] == ["21.0"]  # a single run has no interval
+    assert "Segmentation" not in text and "Figure 5" not in text and "in percent, of one run." in text
+    assert rows_of(text, "3-shot, novel categories")[1][0][1:] == ["21.0"]  # a single run has no interval
     assert [path.name for path in paths] == [
         *("report.html", "report.md", "metrics.csv", "per_class.csv", "report.json", "per_class_3shot_novel.png"),
     ]
@@ -246,17 +307,17 @@ def test_metrics_without_ground_truth(tmp_path):
     files.write_json(folder / "scores.json", scores)
     writer.write_report([folder], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert rows_of(text, "detection")[0][0][8] == "n/a"
+    assert rows_of(text, "detection")[0][0][7] == "n/a"
     assert rows_of(text, "triangle")[-1][0][3] == "n/a"
     assert '"mean": null' in (tmp_path / "out" / "report.json").read_text()
 
 
-@pytest.mark.slow
-def test_the_same_report_every_time(tmp_path, four_splits):
-    writer.write_report(four_splits, tmp_path / "out")
-    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    writer.write_report(four_splits[::-1], tmp_path / "out")
-    again = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+def test_the_same_report_every_time(tmp_path, four_splits, split_report):
+    """Also with the folders in another order."""
+    out, _ = split_report
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    writer.write_report(four_splits[::-1], tmp_path)
+    again = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     texts = [name for name in first if not name.endswith(".png")]
     assert again.keys() == first.keys() and all(again[name] == first[name] for name in texts)
 
@@ -301,15 +362,14 @@ def images_of(page):
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB")) for uri in uris]
 
 
-@pytest.mark.slow
-def test_page_has_tables_and_plots(tmp_path, four_splits):
-    paths = writer.write_report(four_splits, tmp_path / "out")
+def test_page_has_tables_and_plots(split_report):
+    out, paths = split_report
     page = paths[0].read_text()
     assert paths[0].name == "report.html" and "<h2>Examples</h2>" not in page
     assert page.count("<h1>") == 1 and "<em>15.3 ± 0.24</em>" in page and "<code>s1</code>" in page
     assert "<em>Published</em>: the paper" in page and "1.96 * std / sqrt(runs)" in page and "confusion_*.csv" in page
     headings = re.findall(r"<h[23]>(.*?)</h[23]>", page)
-    in_text = re.findall(r"^##+ (.*)$", (tmp_path / "out" / "report.md").read_text(), re.MULTILINE)
+    in_text = re.findall(r"^##+ (.*)$", (out / "report.md").read_text(), re.MULTILINE)
     assert [html.unescape(heading) for heading in headings] == in_text
     plotted = [np.asarray(Image.open(path).convert("RGB")) for path in paths if path.suffix == ".png"]
     shown = images_of(page)
@@ -337,14 +397,14 @@ def test_examples_stand_behind_the_main_tables(tmp_path, evaluated):
     writer.write_report([folder], tmp_path / "out", dataset, limit=4)
     page = (tmp_path / "out" / "report.html").read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", page)
-    assert [heading.partition(" ")[0] for heading in headings[:3]] == ["AP50,", "Examples", "All"]
+    assert headings[:3] == ["AP50", "Examples", "All metrics"]
     titles = re.findall(r"<h4>(.*?)</h4>", page)
-    assert len(titles) == 4 and re.fullmatch(r"ellipse, image \d+: 1 of 1 found, 1 false \(rank 1 of 2\)", titles[0])
+    assert len(titles) == 4 and re.fullmatch(r"ellipse, \d+\.png: 1 of 1 found, 1 false \(rank 1 of 2\)", titles[0])
     row = page.partition('<div class="row">')[2].partition("</div>")[0]
     captions = re.findall("<figcaption>(.*?)</figcaption>", row)
-    assert re.fullmatch(r"reference: ellipse, image \d+", captions[0]) and len(captions) == 4
+    assert re.fullmatch(r"reference: ellipse, \d+\.png", captions[0]) and len(captions) == 4
     assert captions[2:] == ["detections: 1 right, 1 false (score 0.5 or more)", "ground truth: 1, none missed"]
-    assert [image.shape[:2] for image in images_of(row)[2:]] == [coco_tree.SIZE] * 2
+    assert [max(image.shape) for image in images_of(row)] == [200, 200, 500, 500]
 
 
 def test_gallery_paints_what_is_right_and_what_is_wrong(evaluated):
@@ -395,15 +455,15 @@ def test_references_of_the_gallery_are_the_recorded_instances(evaluated):
     folder, dataset = evaluated
     records = [json.loads(line) for line in (folder / "records-0001-of-0001.jsonl").read_text().splitlines()[1:]]
     (example,) = gallery.examples(folder, dataset, limit=1)
-    image_id = int(re.search(r"image (\d+)", example.title)[1])
+    image_id = int(re.search(r"(\d+)\.png", example.title)[1])
     query = next(r for r in records if r["image_id"] == image_id)["queries"][0]
     coco_id, annotation_id = query["references"][0]
-    assert example.cells[0].caption.endswith(f"image {coco_id}")
+    assert example.cells[0].caption.endswith(f"{coco_id:012d}.png")
     info = dataset.image_info[dataset.image_from_source_map[f"coco.{coco_id}"]]
     place = [entry["id"] for entry in info["annotations"]].index(annotation_id)
     y1, x1, y2, x2 = extract_bboxes(dataset.instance_mask(info["id"] // 10 - 1, place)[..., None])[0]
     height, width = example.cells[0].pixels.shape[:2]
-    assert max(height, width) == 160 and height / width == pytest.approx((y2 - y1) / (x2 - x1), abs=0.02)
+    assert max(height, width) == 200 and height / width == pytest.approx((y2 - y1) / (x2 - x1), abs=0.02)
 
 
 def test_missing_images_and_crops_leave_notes(tmp_path, evaluated, caplog):
@@ -597,10 +657,10 @@ def test_presence_stands_beside_the_metrics_of_the_paper(tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     section = text[text.index("## Presence") : text.index("## All metrics")]
     of_queries, *of_kinds = section.split("###")
-    rows = [line for line, _ in rows_of(of_queries, "1-shot, all categories")]
+    rows = [line for line, _ in rows_of(of_queries, "1-shot, all 3 categories")]
     assert [row[2] for row in rows] == ["all", "train", "novel"]
     assert rows[0][1:8] == ["S1", "all", "all", "0.6", "0.401 ± 0.001", "-0.411 ± 0.001", "42.1 ± 0.09"]
-    boxes = [line for line, _ in rows_of(of_kinds[0], "1-shot, all categories")]
+    boxes = [line for line, _ in rows_of(of_kinds[0], "1-shot, all 3 categories")]
     heads = [cell.strip() for cell in of_kinds[0].splitlines()[2].strip("|").split("|")]
     # by category the AP50 of boxes is 0.2 + id / 100, so that it is 38.0 of category 18 alone, plus 0.1 by run
     assert boxes[2][heads.index("AP50, present only")].startswith("38.1")

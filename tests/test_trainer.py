@@ -1,4 +1,4 @@
-"""Runs: stages, stops, resuming, what is refused. Most on a toy model; a real one goes through three stages once."""
+"""Runs: stages, stops, resuming, what is refused. Most on a toy model; a real one goes through two stages once."""
 
 import collections
 import csv
@@ -35,7 +35,11 @@ STEPS, VAL_STEPS = 4, 2
 
 @pytest.fixture(scope="module")
 def train_in():
-    """Trains a fresh toy in a folder: returns its Trainer. `begin` is called with it before it runs."""
+    """Trains a fresh toy in a folder: returns its Trainer. `begin` is called with it before it runs.
+
+    Toys are not compiled: that takes longer than their steps. The real model below is.
+    """
+    import tensorflow as tf
 
     def run(
         path,
@@ -62,7 +66,11 @@ def train_in():
             SampleLoader(maker or toy.Numbers(), toy.CONFIG, **made) as loader,
             SampleLoader(val_maker or toy.Numbers(), toy.CONFIG, **made) as val_loader,
         ):
-            trainer.run(stages, loader, val_loader)
+            tf.config.run_functions_eagerly(True)
+            try:
+                trainer.run(stages, loader, val_loader)
+            finally:
+                tf.config.run_functions_eagerly(False)
         return trainer
 
     return run
@@ -429,7 +437,7 @@ def test_a_shortened_decay_can_be_prolonged(train, rates):
 
 # ---- the real model ----------------------------------------------------------------------------------------------
 
-REAL_STAGES = (Stage(1, "heads", 0.001), Stage(2, "4+", 0.001), Stage(4, "all", 0.001))
+REAL_STAGES = (Stage(1, "heads", 0.001), Stage(3, "4+", 0.001))
 Run = collections.namedtuple("Run", "model trainer initial traces dataset")
 
 
@@ -443,7 +451,7 @@ def file_content(path):
 
 @pytest.fixture(scope="module")
 def finished(training_parts, micro_config, tmp_path_factory):
-    """A run of three stages on generated images."""
+    """A run of two stages on generated images."""
     folder = tmp_path_factory.mktemp("run")
     model = SiameseMaskRCNN("training", micro_config, folder)
     conftest.set_seeded_weights(model.keras_model.layers)
@@ -464,15 +472,15 @@ def finished(training_parts, micro_config, tmp_path_factory):
 @pytest.mark.slow
 def test_stages_train_their_layers_and_no_others(finished):
     folder = pathlib.Path(finished.model.log_dir)
-    files = [finished.initial] + [file_content(folder / f"siamese_mrcnn_{epoch:04d}.h5") for epoch in (1, 2, 3, 4)]
-    for epoch, stage in ((1, "heads"), (2, "4+"), (3, "all"), (4, "all")):
+    files = [finished.initial] + [file_content(folder / f"siamese_mrcnn_{epoch:04d}.h5") for epoch in (1, 2, 3)]
+    for epoch, stage in ((1, "heads"), (2, "4+"), (3, "4+")):
         before, after = files[epoch - 1 : epoch + 1]
         assert before.keys() == after.keys()
         changed = {layer_of(name) for name in before if not np.array_equal(before[name], after[name])}
         chosen = {name for name in map(layer_of, before) if layer_pattern(stage).fullmatch(name)}
         assert changed <= chosen
         assert len(changed) > 0.9 * len(chosen), chosen - changed
-        assert {"heads": {"rpn_class_raw"}, "4+": {"res4a_branch2a"}, "all": {"conv1"}}[stage] <= changed
+        assert {"heads": {"rpn_class_raw"}, "4+": {"res4a_branch2a"}}[stage] <= changed
 
 
 def layer_of(name):
@@ -531,11 +539,11 @@ class MemoryLog(threading.Event):
 @pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="reads Linux' /proc")
 def test_memory_does_not_grow(finished, micro_config, tmp_path):
     log, folder = MemoryLog(), CheckpointManager(tmp_path, finished.trainer.layers, keep=1)
-    settings = TrainingSettings(150, 0, save_every=100, progress=False)
+    settings = TrainingSettings(75, 0, save_every=50, progress=False)
     trainer = Trainer(finished.model.keras_model, finished.trainer.layers, micro_config, folder, settings, stop=log)
     train_on_dataset(trainer, (Stage(2, "rpn", 1e-4),), finished.dataset[0])
-    assert len(log.seen) == 300
-    assert max(log.seen[250:]) - max(log.seen[:100]) < 15
+    assert len(log.seen) == 150
+    assert max(log.seen[125:]) - max(log.seen[:50]) < 8  # 0.1 MB a step
 
 
 def test_the_trainer_logs_its_stages(train, caplog):

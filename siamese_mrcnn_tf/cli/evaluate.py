@@ -99,6 +99,7 @@ def count_or_all(text: str) -> int | str:
 
 def run(options: argparse.Namespace) -> None:
     from ..io.files import writable_folder
+    from ..report.about import about_text
     from ..report.writer import write_report
 
     if options.compare:
@@ -124,6 +125,7 @@ def run(options: argparse.Namespace) -> None:
         if outcome.scores is None:
             print(f"part {options.shard[0]} of {options.shard[1]} is in {folder}; join the parts with --merge")
             continue
+        print(f"\n{about_text([outcome.records.settings]).replace('`', '')}")
         show(outcome.scores)
         if outcome.presence is not None:
             show_presence(outcome.presence)
@@ -227,6 +229,8 @@ def show(scores: "EvaluationScores") -> None:
         counts = f"{scores.num_images} images, {scores.num_queries} queries, {scores.num_results} detections"
         print(f"\n{name}: {counts}, {runs} run{'s' if runs > 1 else ''}")
         print(one.table() if runs == 1 else scores.table(name))
+    if any(value < 0 for of_kind in scores.mean.values() for value in of_kind.values()):
+        print("\n-1.000: the images have no such instances")
     if scores.is_empty:
         print("\nnothing was detected: every metric is 0")
 

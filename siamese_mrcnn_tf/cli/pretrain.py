@@ -1,6 +1,6 @@
 """Pre-train the backbone on the ImageNet classes that are not in COCO and write imagenet_687.h5.
-With --dataset, pre-train backbone and FPN on the instances of a COCO-format data set, without the novel categories of
-the split.
+With --dataset, or --annotations and --images, pre-train backbone and FPN on crops of the instances of a COCO-format
+data set, without the novel categories of the split.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..config import CONFIGS, Config, load_config
 from ..pretraining import CLASS_SETS
 from .inputs import open_dataset, picked, resumed_arguments, start_keras
-from .options import Commands, above_zero, add_command, add_reading_arguments, add_run_arguments, at_least
+from .options import Commands, above_zero, add_command, add_dataset_arguments, add_run_arguments, at_least
 
 if TYPE_CHECKING:
     from ..pretraining.classifier import Recipe
@@ -24,18 +24,16 @@ if TYPE_CHECKING:
     Images: TypeAlias = ImageFolder | InstanceCrops
 
 _ADAM_BATCH = 32
-_OF_DATA, _OF_DATASET = ("classes", "partial"), ("split", "val_images", "year")  # options of one kind of images alone
+# options of one kind of images alone
+_OF_DATA, _OF_DATASET = ("classes", "partial"), ("split", "val_images", "year", "images", "image_ids")
 _DEFAULTS = {"classes": 687, "partial": False, "split": 0, "year": "2017"}
 _DATA_HELP = (
     "folder with train/ and val/, each with a folder of images for every class, named by its WordNet id (n01440764); "
     "folders of other classes are ignored"
 )
-_DATASET_HELP = (
-    "in place of --data: folder of a COCO-format data set, or 'shapes' (datasets/shapes, made where it is missing); "
-    "trains on crops of its instances, and trains the FPN too"
+_VAL_IMAGES_HELP = (
+    "of a COCO-format data set: images set aside for validation, the last by id (default a tenth, at most 3000)"
 )
-_SPLIT_HELP = "of --dataset: 1 to 4 exclude a quarter of the categories from training, 0 excludes none (default 0)"
-_VAL_IMAGES_HELP = "of --dataset: images set aside for validation, the last by id (default a tenth, at most 3000)"
 _CLASSES_HELP = (
     "687: those that correspond to none in COCO, as in the paper; 771: a milder cut; 1000: all (default 687)"
 )
@@ -54,9 +52,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "pretrain", run, __doc__)
     add = parser.add_argument
     add("--data", metavar="DIR", help=_DATA_HELP)
-    add("--dataset", metavar="DIR", help=_DATASET_HELP)
-    add("--year", default="2017", help="year in the name of the annotation file (default 2017)")
-    add("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
+    add_dataset_arguments(parser, split=True)
     add("--val-images", type=at_least(1), metavar="N", help=_VAL_IMAGES_HELP)
     add("--classes", type=int, choices=tuple(CLASS_SETS), default=687, help=_CLASSES_HELP)
     add("--partial", action="store_true", help=_PARTIAL_HELP)
@@ -68,12 +64,11 @@ def add_parser(commands: Commands) -> None:
     text = "steps per epoch (default: once through the images, with Adam 100)"
     add("--steps", type=at_least(1), metavar="N", help=text)
     add("--learning-rate", type=above_zero, metavar="R", help=_RATE_HELP)
-    text = "side of a crop (default 224, with --dataset that of the references)"
+    text = "side of a crop (default 224, of a COCO-format data set that of the references)"
     add("--size", type=at_least(32), metavar="N", help=text)
     add("--seed", type=at_least(0), default=0, metavar="N", help="seed of weights and samples (default 0)")
     add_run_arguments(parser, "that of --out")
-    add_reading_arguments(parser)
-    parser.set_defaults(devices=1, images=None, image_ids=None, annotations=None)
+    parser.set_defaults(devices=1)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
             "mask_weight": recipe.mask_weight,
             "cosine": recipe.cosine,
         }
-        how |= {"pyramid": options.dataset is not None, "seed": options.seed}
+        how |= {"pyramid": uses_instances(options), "seed": options.seed}
         classifier = build_classifier(config, train.num_classes, **how)
         save_command(folder, "siamese-mrcnn", options.arguments, config)
         try:
@@ -126,17 +121,25 @@ def chosen_run(options: argparse.Namespace) -> tuple[argparse.Namespace, Path]:
 
 
 def name_of(options: argparse.Namespace) -> str:
-    """Name of the weights: imagenet_687, or that of a data set and its split."""
-    if options.dataset is None:
+    """Name of the weights: imagenet_687, or that of a data set or its annotation file, and of its split."""
+    if not uses_instances(options):
         return CLASS_SETS[options.classes]
-    return Path(options.dataset).resolve().name + (f"_s{options.split}" if options.split else "")
+    name = Path(options.dataset).resolve().name if options.annotations is None else Path(options.annotations).stem
+    return name + (f"_s{options.split}" if options.split else "")
+
+
+def uses_instances(options: argparse.Namespace) -> bool:
+    """Whether the images are crops of the instances of a COCO-format data set."""
+    return options.dataset is not None or options.annotations is not None
 
 
 def find_images(options: argparse.Namespace, *, masks: bool) -> "tuple[Images, Images | None]":
     """(images to train on, images to validate on or None); prints a summary of each."""
-    if (options.data is None) == (options.dataset is None):
-        raise ValueError("expected --data (folder of ImageNet, with train/ and val/) or --dataset (COCO-format)")
-    kind, foreign = ("--data", _OF_DATASET) if options.dataset is None else ("--dataset", _OF_DATA)
+    if (options.data is None) != uses_instances(options):
+        coco = "--dataset, or --annotations and --images (COCO format)"
+        raise ValueError(f"expected --data (folder of ImageNet, with train/ and val/) or {coco}")
+    given = "--dataset" if options.annotations is None else "--annotations"
+    kind, foreign = (given, _OF_DATA) if uses_instances(options) else ("--data", _OF_DATASET)
     for name in foreign:  # they would have no effect
         if getattr(options, name) != _DEFAULTS.get(name):
             raise ValueError(f"--{name.replace('_', '-')}: does not go with {kind}")
@@ -148,10 +151,10 @@ def find_images(options: argparse.Namespace, *, masks: bool) -> "tuple[Images, I
 
 
 def find_subset(options: argparse.Namespace, subset: str, masks: bool) -> "Images":
-    """The images of --data that belong to the classes, or the instances of --dataset, perhaps with their masks."""
+    """The images of --data that belong to the classes, or the instances of a data set, perhaps with their masks."""
     from ..pretraining import imagenet, instance_crops
 
-    if options.dataset is None:
+    if not uses_instances(options):
         return imagenet.find_images(options.data, subset, options.classes, **picked(options, "partial", "orientation"))
     part = None if options.no_validation else subset  # of the training images, the last by id are for validation
     dataset, _ = open_dataset(options, "train", subsubset=part, **picked(options, "split", "val_images"))
@@ -163,9 +166,9 @@ def chosen_recipe(options: argparse.Namespace) -> "tuple[Config, Recipe]":
     from ..pretraining.classifier import REFERENCE_BATCH, pretraining_config, recipe_of
 
     config = load_config(options.config).replace(**({"PRECISION": "bfloat16"} if options.mixed_precision else {}))
-    size = options.size or (config.TARGET_MAX_DIM if options.dataset is not None else None)
+    size = options.size or (config.TARGET_MAX_DIM if uses_instances(options) else None)
     given = picked(options, "epochs", "learning_rate", "seed") | {"steps_per_epoch": options.steps, "size": size}
     given = {name: value for name, value in given.items() if value is not None}
     batch = options.batch or (_ADAM_BATCH if config.OPTIMIZER == "adam" else REFERENCE_BATCH)
     config = pretraining_config(config, batch=batch, devices=options.devices)
-    return config, dataclasses.replace(recipe_of(config, instances=options.dataset is not None), **given)
+    return config, dataclasses.replace(recipe_of(config, instances=uses_instances(options)), **given)

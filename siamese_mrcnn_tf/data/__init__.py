@@ -2,6 +2,7 @@
 
 annotations: COCO annotation files, checked.
 dataset: Dataset, CocoDataset, IndexedCocoDataset, and the category splits.
+coco: COCO's 80 categories, and whether a data set is one of its subsets.
 references: drawing reference instances, and their crops.
 resize: scikit-image's and scipy's resizing of images and masks.
 molding: scenes and references as the network takes them, and its detections back in pixels of the image.

@@ -138,6 +138,7 @@ class CocoDataset(Dataset):
     def __init__(self) -> None:
         super().__init__()
         self.set_names: list[str] = []  # "val2017", ...
+        self.source_names: list[str] = []  # of the folder or the annotation file of each
         self.rules = ReadingRules()
         self.repairs = Repairs({})  # of the subset that was loaded last
         self._decoded: dict[int, np.ndarray] = {}  # images by image id
@@ -213,6 +214,8 @@ class CocoDataset(Dataset):
             extra = {key: image.get(key) for key in ("height", "width", "coco_url", "listed_as")}
             self.add_image("coco", image["id"], path, image_dir=image_dir, annotations=found[image["id"]], **extra)
         self.set_names.append(image_dir.name or annotation_path.stem)
+        named = annotation_path.stem if annotations is not None else Path(dataset_dir).resolve().name
+        self.source_names.append(named)
         return coco_object(content) if return_coco else None
 
     def prepare(self, class_map: None = None) -> None:

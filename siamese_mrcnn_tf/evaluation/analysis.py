@@ -98,7 +98,7 @@ def analyse(
     by_numbers: list[dict[str, Table]] = []
     confusions: list[dict[str, np.ndarray]] = []
     chosen: dict[str, Any] = {"image_ids": image_ids, "category_ids": category_ids}
-    for results in tqdm(runs, desc="analyse", unit="run", disable=not progress):
+    for results in tqdm(runs, desc="analyse", unit=" runs", disable=not progress):
         queries = {kind: match_queries(coco, results, kind, **chosen) for kind in iou_types}
         by_numbers.append({kind: by_number(found, bins) for kind, found in queries.items()})
         confusions.append({kind: confusion(found, category_ids) for kind, found in queries.items()})
@@ -327,8 +327,8 @@ def _count_instances(coco: COCO, image_ids: Collection[int], category_ids: Itera
                 counts[annotation["category_id"]] += 1
     if not any(counts.values()):
         raise ValueError(f"no ground truth: none of {len(image_ids)} images has an instance of these categories")
-    for number, what in ((0, "not in the images, and have no score"), (1, "there once, their score says little")):
+    for number, what in ((0, "no instance in the images, so no score"), (1, "one instance, so the score says little")):
         names = [coco.cats[category]["name"] for category, count in counts.items() if count == number]
         if names:
-            logger.warning("%d of %d categories are %s: %s", len(names), len(counts), what, ", ".join(names))
+            logger.warning("%s: %d of %d categories (%s)", what, len(names), len(counts), ", ".join(names))
     return counts

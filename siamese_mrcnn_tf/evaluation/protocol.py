@@ -19,6 +19,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
+from ..data.coco import coco_subset
 from ..data.custom import ground_truth, indexed_dataset
 from ..data.dataset import Dataset, IndexedCocoDataset, split_classes
 from ..data.reading import ReadingRules
@@ -279,14 +280,22 @@ class _Recorder:
 
 
 def _data_settings(dataset: IndexedCocoDataset, queries: Queries, class_ids: Sequence[int] | None) -> dict[str, Any]:
-    """The settings that describe the data: images and categories, by their COCO ids."""
+    """The settings that describe the data: images and categories, by their COCO ids.
+
+    Also the names of the data set, as of `CocoDataset.source_names`, and of the subset of COCO if it is one.
+    """
     classes = sorted({int(class_id) for class_id in (dataset.ACTIVE_CLASSES if class_ids is None else class_ids)})
     rules = {} if dataset.rules == ReadingRules() else {"rules": dataclasses.asdict(dataset.rules)}
-    return rules | {
-        "set": dataset.set_name,
-        "categories": [{key: dataset.class_info[class_id][key] for key in ("id", "name")} for class_id in classes],
-        "images": [dataset.image_info[image_id]["id"] for image_id, _ in queries],
-    }
+    names = {"dataset": " + ".join(dict.fromkeys(dataset.source_names)), "coco": coco_subset(dataset)}
+    return (
+        rules
+        | names
+        | {
+            "set": dataset.set_name,
+            "categories": [{key: dataset.class_info[class_id][key] for key in ("id", "name")} for class_id in classes],
+            "images": [dataset.image_info[image_id]["id"] for image_id, _ in queries],
+        }
+    )
 
 
 def _scored(

@@ -23,7 +23,8 @@ FORMAT = 1  # of settings.json and of the records
 SETTINGS_FILE = "settings.json"
 _PACKAGES = ("siamese_mrcnn_tf", "tensorflow", "keras", "numpy", "pycocotools")
 DEFAULT_THRESHOLD = Config.DETECTION_MIN_CONFIDENCE  # minimum score of a detection, the published one
-_UNBOUND = ("versions", "fingerprint", "weights_file")  # may differ between parts of one evaluation
+# may differ between parts of one evaluation; those of an earlier version have neither dataset nor coco
+_UNBOUND = ("versions", "fingerprint", "weights_file", "dataset", "coco")
 
 
 @dataclasses.dataclass(frozen=True)

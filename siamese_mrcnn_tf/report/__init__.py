@@ -1,6 +1,7 @@
 """Reports of evaluations.
 
 writer: `write_report`: a page, Markdown, CSV, JSON and plots.
+about: weights and data set in words.
 tables: the sections and tables of a report.
 experiments: evaluation folders, grouped into experiments.
 gallery: examples with their references and ground truth.

@@ -18,15 +18,16 @@ from ..evaluation.presence import QUERIES, SIGNED
 from ..evaluation.settings import SETTINGS_FILE
 from ..io import files
 from ..io.files import StrPath
+from .about import about_text
 from .experiments import Evaluated, Experiment, read_evaluation
 from .tables import Section, Table, as_markdown
 
 # settings without which two evaluations do not ask the same; the others that differ are named
 _SAME = (
-    *("set", "subset", "year", "split", "category_set", "categories", "images", "shots", "limit", "area"),
-    *("exclude_query_image", "control", "absent", "rules"),
+    *("set", "subset", "year", "split", "category_set", "categories", "shots", "limit", "area"),
+    *("exclude_query_image", "control", "rules"),
 )
-_NAMED = ("protocol", "runs", "seed", "threshold")
+_NAMED = ("protocol", "runs", "seed")
 _KIND_NAMES = {"bbox": "boxes", "segm": "masks"}
 _METRICS = ("AP", "AP50")
 _PRESENCE = {QUERIES: ("AUROC", "IL_MCC", "present_firing", "absent_firing", "false_detections")}
@@ -67,11 +68,13 @@ class Comparison:
 
     Attributes:
         names: of the evaluations, for columns.
+        about: weights and data of each evaluation, in words.
         rows: of all metrics, category by category last.
-        notes: what differs between the evaluations besides the weights, in words.
+        notes: what differs between the evaluations besides the weights, and what is left out, in words.
     """
 
     names: list[str]
+    about: list[str]
     rows: list[Compared]
     notes: list[str]
 
@@ -86,12 +89,13 @@ class Comparison:
         lines = [table.heads, *table.rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(table.heads))]
         shown = ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([*(line.rstrip() for line in shown), "", *self.notes])
+        about = [line.replace("`", "") for line in self.about]
+        return "\n".join([*about, "", *(line.rstrip() for line in shown), "", *self.notes])
 
     def write(self, folder: StrPath) -> list[Path]:
         """Write comparison.md, comparison.csv and comparison.json; returns their paths."""
         paths = [Path(folder) / f"comparison.{suffix}" for suffix in ("md", "csv", "json")]
-        files.write_text(paths[0], as_markdown([Section("Comparison", [*self.notes, self.table()], 1)]))
+        files.write_text(paths[0], as_markdown([Section("Comparison", [*self.about, *self.notes, self.table()], 1)]))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         pairs = [f"{name}{what}" for name in self.names for what in ("", " interval")]
@@ -101,19 +105,20 @@ class Comparison:
             numbers = [value for pair in (*row.values, *row.differences) for value in pair]
             writer.writerow([row.part, row.kind, row.metric, *numbers])
         files.write_text(paths[1], text.getvalue())
-        content = {"evaluations": self.names, "notes": self.notes, "rows": list(map(dataclasses.asdict, self.rows))}
-        files.write_json(paths[2], content, indent=1)
+        content = dataclasses.asdict(self)
+        files.write_json(paths[2], {"evaluations": content.pop("names"), **content}, indent=1)
         return paths
 
 
 def compare(folders: Sequence[StrPath]) -> Comparison:
     """Compare the evaluations in folders with the first of them.
 
-    A folder is the --out of an evaluation, also of all splits.
+    A folder is the --out of an evaluation, also of all splits. Metrics of presence are compared where all evaluations
+    searched for the same absent categories; otherwise they are left out, and a note says so.
 
     Raises:
         ValueError: fewer than two folders, a folder without a finished evaluation, or evaluations that do not ask the
-            same: other images, categories, splits, shots, or only one of them with masks or absent categories.
+            same: other images, categories, splits, shots, or only one of them with masks.
     """
     if len(folders) < 2:
         raise ValueError(f"{len(folders)} folders: expected two evaluations or more to compare")
@@ -131,7 +136,9 @@ def compare(folders: Sequence[StrPath]) -> Comparison:
         rows += _rows(parts)
     is_paired = all(_is_paired(parts) for parts in zip(*groups, strict=True))
     names = _names([Path(folder) for folder in folders])
-    return Comparison(names, rows, [_INTERVAL_TEXT[is_paired], *dict.fromkeys(notes)])
+    texts = [about_text([part.settings for part in group]) for group in groups]
+    about = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
+    return Comparison(names, about, rows, [_INTERVAL_TEXT[is_paired], *dict.fromkeys(notes)])
 
 
 # ---- what is compared ------------------------------------------------------------------------------------------------
@@ -149,6 +156,7 @@ def _require_same(first: Evaluated, other: Evaluated) -> None:
     differing = [
         f"{key} = {_shown(theirs)} there and {_shown(ours)} here" for key, ours, theirs in pairs if ours != theirs
     ]
+    differing += _differing_images(first, other)
     ours, theirs = (part.analysis.get("num_instances", {}) for part in (first, other))
     if not differing and ours and theirs:
         differing += [
@@ -158,10 +166,25 @@ def _require_same(first: Evaluated, other: Evaluated) -> None:
         ][:_COUNTS_SHOWN]
     if first.kinds != other.kinds:
         differing.append("only one of them has masks")
-    if bool(first.presence) != bool(other.presence) and not differing:
-        differing.append("only one of them asked for absent categories")
     if differing:
         raise ValueError(f"{other.folder} cannot be compared with {first.folder}: {'; '.join(differing)}")
+
+
+def _differing_images(first: Evaluated, other: Evaluated) -> list[str]:
+    """A difference in the images that have a category; those without any are searched for absent categories alone."""
+    ours, theirs = (part.settings.get("images") for part in (first, other))
+    if ours == theirs:
+        return []
+    if ours and theirs and _absent(first) != _absent(other):
+        is_part = set(ours) <= set(theirs) or set(theirs) <= set(ours)
+        if is_part and first.counts["num_images"] == other.counts["num_images"]:
+            return []
+    return [f"images = {_shown(theirs)} there and {_shown(ours)} here"]
+
+
+def _absent(part: Evaluated) -> int | str | None:
+    """The number of absent categories that were searched in an image, "all", or None."""
+    return part.settings.get("absent") if part.presence else None
 
 
 def _differences(first: Evaluated, other: Evaluated) -> list[str]:
@@ -170,9 +193,16 @@ def _differences(first: Evaluated, other: Evaluated) -> list[str]:
     ours, theirs = (part.settings.get("config") or {} for part in (first, other))
     names = [key for key in ours if key in theirs and key.startswith(("DETECTION_", "VERIFY_", "MOLD_", "POST_NMS"))]
     pairs += [(key, ours[key], theirs[key]) for key in names]
-    return [
+    notes = [
         f"{key}: {here!r} in {first.folder}, {there!r} in {other.folder}" for key, here, there in pairs if here != there
     ]
+    asked = [_absent(part) for part in (first, other)]
+    if asked[0] == asked[1]:
+        thresholds = [part.presence.get("threshold") for part in (first, other)]
+        named = f"threshold: {thresholds[0]!r} in {first.folder}, {thresholds[1]!r} in {other.folder}"
+        return notes + ([named] if thresholds[0] != thresholds[1] else [])
+    texts = [f"{one or 'none'} in {part.folder}" for one, part in zip(asked, (first, other), strict=True)]
+    return [*notes, f"Presence is left out, as the absent categories asked differ: {', '.join(texts)}."]
 
 
 def _shown(value: Any) -> str:
@@ -221,8 +251,8 @@ def _groups(part: Evaluated) -> dict[str, list[str]]:
 
 
 def _presence_rows(parts: Sequence[Evaluated], split: str) -> list[Compared]:
-    """The metrics of presence, of all categories and of each group; [] without."""
-    if not parts[0].presence:
+    """The metrics of presence, of all categories and of each group; [] unless all asked for the same absent ones."""
+    if len({_absent(part) for part in parts}) > 1 or not parts[0].presence:
         return []
     alone = [Experiment(None, part.settings["shots"], "all", {part.split: part}) for part in parts]
     kinds = {**_PRESENCE, **dict.fromkeys(parts[0].kinds, _PRESENCE_OF_INSTANCES)}

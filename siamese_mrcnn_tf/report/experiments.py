@@ -12,13 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..data.coco import split_category_ids
 from ..evaluation.analysis import ANALYSIS_FILE
 from ..evaluation.coco_scores import IOU_TYPES, METRICS, SCORES_FILE
 from ..evaluation.intervals import MeanAndInterval, mean_and_ci, mean_over_splits
 from ..evaluation.presence import PRESENCE_FILE, QUERIES, SIGNED
 from ..evaluation.settings import SETTINGS_FILE
 from ..io import files
-from .published import MEAN, RANDOM_BOXES, Published, published
+from .about import counted
+from .published import MEAN, PUBLISHED_SUBSET, RANDOM_BOXES, Published, published
 
 Percents = dict[str, float | None]  # metric -> percent, None without ground truth
 Key = tuple[str | None, int, str]  # model or None, shots, categories
@@ -67,11 +69,23 @@ class Evaluated:
         return list(self.runs[0])
 
     @property
+    def category_set(self) -> str:
+        """ "train", "novel" or "all"."""
+        return str(self.settings["category_set"]) if self.split else "all"
+
+    @property
     def experiment(self) -> Key:
         """(model or None, shots, categories): evaluations of one experiment differ in their split only."""
         model, control = self.settings.get("model"), self.settings.get("control")
         model = f"{_CONTROL}{control}" if control else model if model == RANDOM_BOXES else None
-        return model, self.settings["shots"], self.settings["category_set"] if self.split else "all"
+        return model, self.settings["shots"], self.category_set
+
+    @property
+    def is_of_published_set(self) -> bool:
+        """Whether images and categories are those of the published results, or a part of the images."""
+        ids = [entry["id"] for entry in self.settings.get("categories", ())]
+        is_coco = self.settings.get("coco") == PUBLISHED_SUBSET
+        return is_coco and ids == split_category_ids(self.split, self.category_set)
 
     def presence_of(self, group: str) -> dict[str, Any]:
         """The metrics of presence of a group of categories, "" for all that were evaluated."""
@@ -103,11 +117,20 @@ class Experiment:
 
     @property
     def title(self) -> str:
-        """Such as "1-shot, novel categories"."""
+        """Such as "1-shot, novel categories" and "1-shot, all 8 categories"."""
         what = f"{self.shots}-shot" if self.model is None else self.model.replace("-", " ")
         if self.model is not None and self.is_control:
             what = f"{self.shots}-shot, reference of a category that is {self.model.removeprefix(_CONTROL)}"
-        return f"{what}, {self.categories} categories"
+        return f"{what}, {self.categories_text}"
+
+    @property
+    def categories_text(self) -> str:
+        """Such as "novel categories", "all 8 categories", "both categories"."""
+        numbers = {len(part.settings.get("categories", ())) for part in self.evaluations.values()}
+        if self.categories != "all" or len(numbers) > 1 or not any(numbers):
+            return f"{self.categories} categories"
+        number = numbers.pop()
+        return {1: "one category", 2: "both categories"}.get(number, f"all {counted(number, 'category')}")
 
     @property
     def is_control(self) -> bool:
@@ -141,8 +164,14 @@ class Experiment:
         return (mean_over_splits if line == MEAN else mean_and_ci)(self.values(line, kind, name))
 
     def published(self, line: Line, kind: str) -> Published:
-        """Published results: metric -> (mean, interval) in percent; of MEAN only if all splits are here."""
-        if self.is_control or (line == MEAN and tuple(self.evaluations) != SPLITS):
+        """Published results: metric -> (mean, interval) in percent; {} for other images or categories.
+
+        Of MEAN only if all splits are here.
+        """
+        parts = self.evaluations.values() if line == MEAN else [self.evaluations[int(line)]]
+        if self.is_control or not all(part.is_of_published_set for part in parts):
+            return {}
+        if line == MEAN and tuple(self.evaluations) != SPLITS:
             return {}
         return published(self.shots, line, self.categories, kind, model=self.model)
 

@@ -12,6 +12,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ Annotations = list[dict[str, Any]]
 logger = logging.getLogger(__name__)
 
 _IOU = 0.5  # minimum overlap of a match
-_SCENE_SIDE, _REFERENCE_SIDE = 480, 160  # longer sides in pixels
+_SCENE_SIDE, _REFERENCE_SIDE = 500, 200  # longer sides in pixels; a reference and two scenes fill a row of the page
 # blue and orange, distinct for color-blind readers too
 _RIGHT, _WRONG, _CROWD = (0.1, 0.45, 1.0), (1.0, 0.5, 0.0), (0.75, 0.75, 0.75)
 
@@ -178,7 +179,7 @@ def _example(dataset: CocoDataset, query: Query, threshold: float, rank: str) ->
     except ValueError as error:
         logger.warning("no image for the gallery: %s", error)
         cells.append(str(error))
-    title = f"{_category_name(dataset, query)}, image {query['image_id']}: {counts} (rank {rank})"
+    title = f"{_category_name(dataset, query)}, {_image_name(dataset, number)}: {counts} (rank {rank})"
     return Example(title, cells)
 
 
@@ -200,7 +201,7 @@ def _painted(
 ) -> np.ndarray:
     """Instances drawn at the size of the page, so that labels stay legible."""
     height, width = image.shape[:2]
-    scale = min(_SCENE_SIDE / max(height, width), 1)
+    scale = _SCENE_SIDE / max(height, width)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     boxes = np.rint(boxes * scale).astype(int)
     image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
@@ -230,7 +231,9 @@ def _reference(dataset: CocoDataset, reference: list[int] | None) -> GridImage |
         return str(error)
     scale = _REFERENCE_SIDE / max(crop.size)
     size = [max(round(side * scale), 1) for side in crop.size]
-    return GridImage(np.asarray(crop.resize(size, Image.Resampling.BICUBIC)), f"reference: {name}, image {coco_id}")
+    return GridImage(
+        np.asarray(crop.resize(size, Image.Resampling.BICUBIC)), f"reference: {name}, {_image_name(dataset, number)}"
+    )
 
 
 # ---- the data set ----------------------------------------------------------------------------------------------------
@@ -242,6 +245,12 @@ def _image_number(dataset: CocoDataset, coco_id: int) -> int:
     if number is None:
         raise ValueError(f"image {coco_id} is not in {dataset.set_name}: the records are of another data set")
     return number
+
+
+def _image_name(dataset: CocoDataset, number: int) -> str:
+    """The file name of an image, or "image" and its COCO id if it has no file."""
+    info = dataset.image_info[number]
+    return Path(info["path"]).name if info["path"] else f"image {info['id']}"
 
 
 def _annotations(dataset: CocoDataset, query: Query) -> tuple[Annotations, Annotations]:

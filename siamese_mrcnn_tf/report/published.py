@@ -12,6 +12,7 @@ from importlib import resources
 from ..evaluation.coco_scores import METRICS
 
 RANDOM_BOXES = "random-boxes"  # name of the paper's baseline among the models
+PUBLISHED_SUBSET = "val2017"  # the subset of COCO of which the results are
 MEAN = "mean"  # split of the mean over the four category splits
 
 Published = dict[str, tuple[float, float]]  # metric -> (mean, 95% interval) in percent

@@ -16,8 +16,9 @@ from ..evaluation.coco_scores import IOU_TYPES, METRICS
 from ..evaluation.intervals import MeanAndInterval, mean_text
 from ..evaluation.presence import QUERIES
 from ..visualize import pages
+from .about import Settings, about, about_text, data_name, weights_name
 from .experiments import PAPER, SPLITS, Evaluated, Experiment, Line
-from .published import MEAN
+from .published import MEAN, RANDOM_BOXES
 
 CLASS_COLUMNS = tuple((kind, name) for kind in IOU_TYPES for name in ("AP50", "AP"))
 
@@ -58,13 +59,20 @@ _INSTANCE_COLUMNS = {
 _PRESENCE_DIGITS = {"AUROC": (3, 3), "IL_MCC": (3, 3), "false_detections": (2, 2)}
 _GROUP_LEVEL = 2  # level of headings that begin a group of sections
 _LONG = 30  # the page folds tables with more rows
-_INTRODUCTION = """\
-Scores are COCO's average precision (AP) and recall (AR) in percent: the mean of {runs} with fresh references and, from
-two runs on, its 95% confidence interval (1.96 * std / sqrt(runs)); for a mean over splits, of the means over the splits
-of each run. *Published*: the paper (arXiv 1811.11507), from the runs in its authors' repository, on COCO 2017's
-validation images; they compare only with an evaluation of the same images, and those of random boxes in kind only (they
-are shifted detections of a model, not shifted ground truth). `{nothing}`: the images have no such instances.
-"""
+_METRICS_TEXT = {
+    False: "Scores are COCO's average precision (AP) and recall (AR) in percent, of one run.",
+    True: (
+        "Scores are COCO's average precision (AP) and recall (AR) in percent: the mean of {runs} runs with fresh "
+        "references and its 95% confidence interval (1.96 * std / sqrt(runs))"
+    ),
+}
+_SPLITS_TEXT = "; for a mean over splits, of the means over the splits of each run."
+_PUBLISHED_TEXT = (
+    "*Published*: the paper (arXiv 1811.11507), from the runs in its authors' repository, on all of COCO val2017; "
+    "it compares with an evaluation of all these images only."
+)
+_RANDOM_TEXT = "Those of random boxes compare in kind only: they are shifted detections of a model, not ground truth."
+_NOTHING_TEXT = f"`{_NOTHING}`: the images have no such instances."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,19 +101,14 @@ class Section:
 
 def contents(experiments: Sequence[Experiment]) -> list[Section]:
     """The sections of report.md and report.html."""
-    first = next(iter(experiments[0].evaluations.values()))
-    runs = f"{len(first.runs)} run{'s' if len(first.runs) > 1 else ''}"
-    introduction = _INTRODUCTION.format(runs=runs, nothing=_NOTHING)
-    sections = [Section("Evaluation", [introduction, _sources(experiments)], 1)]
-    sections += [Section("AP50, one-shot and few-shot (the paper's Table 1)", [])]
-    for kind in experiments[0].kinds:
-        sections += [Section(_KIND_NAMES[kind].capitalize(), [_main_table(experiments, kind)], 3)]
-    sections += _presence_sections(experiments)
-    sections += [Section("All metrics (the paper's Tables A2 to A6)", [])]
+    texts = [about_text(settings_of(experiments)), _introduction(experiments)]
+    sections = [Section(page_title(experiments), [*texts, _sources(experiments)], 1)]
+    sections += [*_main_sections(experiments), *_presence_sections(experiments)]
+    sections += [Section(_heading("All metrics", "Tables A2 to A6", experiments), [])]
     sections += [Section(heading_of(experiment), [_full_table(experiment)], 3) for experiment in experiments]
     plotted = tuple(f"by_number_{name}.png" for name in plotted_together(experiments))
     if plotted:
-        heading = "AP50 by number of instances in the image (the paper's Figure 5)"
+        heading = _heading("AP50 by number of instances in the image", "Figure 5", experiments)
         sections += [Section(heading, [_number_table(experiments)], plots=plotted)]
     sections += [*_confusion_sections(experiments), Section("Categories", [])]
     for one in experiments:
@@ -113,27 +116,79 @@ def contents(experiments: Sequence[Experiment]) -> list[Section]:
     return sections
 
 
+def page_title(experiments: Sequence[Experiment]) -> str:
+    """The title of a report, with the name of the data set."""
+    return f"Evaluation on {data_name(settings_of(experiments)[0])}"
+
+
+def settings_of(experiments: Sequence[Experiment]) -> list[Settings]:
+    """The settings of all evaluations."""
+    return [part.settings for experiment in experiments for part in experiment.evaluations.values()]
+
+
+def has_published(experiments: Iterable[Experiment]) -> bool:
+    """Whether published results stand beside those of an evaluation."""
+    return any(one.published(line, kind) for one in experiments for line in one.lines for kind in one.kinds)
+
+
+def _heading(text: str, place: str, experiments: Sequence[Experiment]) -> str:
+    """A heading with its place in the paper, whose results stand beside."""
+    return f"{text} (the paper's {place})" if has_published(experiments) else text
+
+
+def _introduction(experiments: Sequence[Experiment]) -> str:
+    """How to read the scores; names only what the report has."""
+    runs = about(settings_of(experiments))["runs"] or len(next(iter(experiments[0].evaluations.values())).runs)
+    text = _METRICS_TEXT[runs > 1].format(runs=runs)
+    if runs > 1:
+        text += _SPLITS_TEXT if any(MEAN in one.lines for one in experiments) else "."
+    texts = [text]
+    if has_published(experiments):
+        texts += [_PUBLISHED_TEXT]
+        texts += [_RANDOM_TEXT] if any(one.model == RANDOM_BOXES for one in experiments) else []
+    return " ".join([*texts, _NOTHING_TEXT])
+
+
 def _sources(experiments: Sequence[Experiment]) -> Table:
     rows = []
+    several = len(about(settings_of(experiments))["weights"]) > 1
     for experiment in experiments:
         for split, part in experiment.evaluations.items():
             counts = [_number(part.counts[key]) for key in ("num_images", "num_queries", "num_results")]
             protocol = part.settings.get("protocol") or _UNKNOWN
-            rows.append([heading_of(experiment), split_name(split), protocol, *counts, f"`{part.folder.name}`"])
-    return Table(["evaluation", "split", "protocol", "images", "queries", "detections", "folder"], rows)
+            about_it = [split_name(split), weights_name(part.settings) if several else _UNKNOWN]
+            about_it += [_UNKNOWN if protocol == "default" else protocol, *counts, f"`{part.folder.name}`"]
+            rows.append([heading_of(experiment), *about_it])
+    heads = ["evaluation", "split", "weights", "protocol", "images", "queries", "detections", "folder"]
+    return _without_empty(heads, rows)
 
 
-def _main_table(experiments: Sequence[Experiment], kind: str) -> Table:
-    """Rows experiments, columns splits, each row beside the published one."""
+def _main_sections(experiments: Sequence[Experiment]) -> list[Section]:
+    """AP50: a table for each iou type with the splits as columns; without splits, one table of all iou types."""
+    heading = _heading("AP50", "Table 1", experiments)
+    kinds = experiments[0].kinds
+    if all(one.lines == [0] for one in experiments):
+        cells = [(0, kind) for kind in kinds]
+        return [Section(heading, [_main_table(experiments, cells, [_KIND_NAMES[kind] for kind in kinds])])]
     every: list[Line] = [*SPLITS, MEAN, 0]
-    columns = [line for line in every if any(line in experiment.lines for experiment in experiments)]
+    lines = [line for line in every if any(line in experiment.lines for experiment in experiments)]
+    names = [split_name(line) or "all" for line in lines]
+    tables = {kind: _main_table(experiments, [(line, kind) for line in lines], names) for kind in kinds}
+    return [Section(heading, []), *(Section(_KIND_NAMES[kind].capitalize(), [tables[kind]], 3) for kind in kinds)]
+
+
+def _main_table(experiments: Sequence[Experiment], columns: Sequence[tuple[Line, str]], names: list[str]) -> Table:
+    """Rows experiments, columns (split, iou type), each row beside the published one."""
     rows = []
     for experiment in experiments:
-        cells = {line: _cell(experiment.metric(line, kind, "AP50")) for line in experiment.lines}
-        known = {line: _published_cell(experiment, line, kind, "AP50") for line in experiment.lines}
-        rows.append([heading_of(experiment), "here", *(cells.get(line, _UNKNOWN) for line in columns)])
-        rows.append(["", "*published*", *(known.get(line, _UNKNOWN) for line in columns)])
-    return Table(["", "", *(split_name(line) for line in columns)], rows)
+        known = [(line, kind) if line in experiment.lines else None for line, kind in columns]
+        here = [_cell(experiment.metric(*place, "AP50")) if place else _UNKNOWN for place in known]
+        there = [_published_cell(experiment, *place, "AP50") if place else _UNKNOWN for place in known]
+        rows.append([heading_of(experiment), "here", *here])
+        rows += [["", "*published*", *there]] if any(there) else []
+    if not has_published(experiments):
+        return Table(["", *names], [[row[0], *row[2:]] for row in rows])
+    return Table(["", "", *names], rows)
 
 
 def _full_table(experiment: Experiment) -> Table:
@@ -143,10 +198,17 @@ def _full_table(experiment: Experiment) -> Table:
         for line in experiment.lines:
             here = [_cell(experiment.metric(line, kind, name)) for name in METRICS]
             there = [_published_cell(experiment, line, kind, name) for name in METRICS]
-            rows.append([_KIND_NAMES[kind], split_name(line), "here", *here])
+            is_published = has_published([experiment])
+            rows.append([_KIND_NAMES[kind], split_name(line), "here" if is_published else _UNKNOWN, *here])
             if any(there):
                 rows.append(["", "", "*published*", *there])
-    return Table(["", "split", "", *_SHORT_NAMES.values()], rows)
+    return _without_empty(["", "split", "", *_SHORT_NAMES.values()], rows)
+
+
+def _without_empty(heads: list[str], rows: list[list[str]]) -> Table:
+    """A table without the columns that are empty in all rows."""
+    kept = [index for index in range(len(heads)) if any(row[index] for row in rows)]
+    return Table([heads[index] for index in kept], [[row[index] for index in kept] for row in rows])
 
 
 def _presence_sections(experiments: Sequence[Experiment]) -> list[Section]:
@@ -168,25 +230,34 @@ def _presence_table(experiments: Sequence[Experiment], kind: str, columns: dict[
     rows = []
     for one in experiments:
         asked = {f"{part.presence['absent']}" for part in one.evaluations.values()}
-        thresholds = {f"{part.presence['threshold']:g}" for part in one.evaluations.values()}
+        thresholds = {f"{part.presence['threshold']:.3g}" for part in one.evaluations.values()}
         for line, group in itertools.product(one.lines, one.presence_groups):
-            about = [heading_of(one), split_name(line), group or one.categories]
-            about += [", ".join(sorted(values)) for values in (asked, thresholds)]
+            groups = group or (one.categories if one.presence_groups[1:] else _UNKNOWN)
+            about_it = [heading_of(one), split_name(line), groups]
+            about_it += [", ".join(sorted(values)) for values in (asked, thresholds)]
             metrics = {name: one.presence_metric(line, group, kind, name) for name in columns}
-            rows.append([*about, *(_cell(value, _PRESENCE_DIGITS.get(name)) for name, value in metrics.items())])
-    return Table(["evaluation", "split", "categories", "absent asked", "threshold", *columns.values()], rows)
+            rows.append([*about_it, *(_cell(value, _PRESENCE_DIGITS.get(name)) for name, value in metrics.items())])
+    heads = ["evaluation", "split", "categories", "absent asked", "threshold", *columns.values()]
+    return _without_empty(heads, rows)
 
 
 def _number_table(experiments: Sequence[Experiment]) -> Table:
     rows: list[list[str]] = []
-    bins: list[str] = []
+    bins = used_bins(experiments)
     for experiment in experiments:
         table = experiment.by_number()
         if table:
-            bins = table["bins"]
-            rows.append([heading_of(experiment), "queries", *map(_number, table["num_queries"])])
-            rows += [["", _KIND_NAMES[kind], *map(_cell, table[kind]["AP50"])] for kind in experiment.kinds]
+            rows.append([heading_of(experiment), "queries", *map(_number, table["num_queries"][: len(bins)])])
+            scores = {kind: table[kind]["AP50"][: len(bins)] for kind in experiment.kinds}
+            rows += [["", _KIND_NAMES[kind], *map(_cell, of_kind)] for kind, of_kind in scores.items()]
     return Table(["instances of the category", "", *bins], rows)
+
+
+def used_bins(experiments: Iterable[Experiment]) -> list[str]:
+    """The bins of instance numbers up to the last one with a query, of all experiments together."""
+    found = [table for experiment in experiments if (table := experiment.by_number())]
+    last = [max((place for place, count in enumerate(one["num_queries"]) if count), default=0) for one in found]
+    return list(found[0]["bins"][: max(last) + 1]) if found else []
 
 
 def _confusion_sections(experiments: Sequence[Experiment]) -> list[Section]:
@@ -197,11 +268,12 @@ def _confusion_sections(experiments: Sequence[Experiment]) -> list[Section]:
     sections = []
     for experiment in experiments:
         for split, part in experiment.evaluations.items():
-            if part.analysis:
+            if has_confusion(part):
                 plotted = tuple(f"confusion_{full_name(experiment, split)}_{kind}.png" for kind in experiment.kinds)
-                heading = f"{heading_of(experiment)}, {split_name(split)}"
+                heading = place_name(experiment, split)
                 sections.append(Section(heading, [_confusion_table(part)], 3, plotted))
-    return [Section("Confusion (the paper's Figure A1)", [text]), *sections] if sections else []
+    heading = _heading("Confusion", "Figure A1", experiments)
+    return [Section(heading, [text]), *sections] if sections else []
 
 
 def _confusion_table(part: Evaluated) -> Block:
@@ -225,7 +297,7 @@ def _class_blocks(experiment: Experiment) -> list[Block]:
     heads = [f"{name} {_KIND_NAMES[kind]}" for kind, name in columns]
     is_single = any(entry["num_instances"] == 1 for entry in classes)
     note = ["Of a category with a single instance, the score says little."] if is_single else []
-    return [Table(["category", "splits", "instances", *heads], rows), *note]
+    return [_without_empty(["category", "splits", "instances", *heads], rows), *note]
 
 
 def _published_cell(experiment: Experiment, line: Line, kind: str, name: str) -> str:
@@ -248,8 +320,18 @@ def heading_of(experiment: Experiment) -> str:
 
 
 def split_name(line: Line) -> str:
-    """The name of a split, or of the mean of several, in tables."""
-    return "mean" if line == MEAN else f"S{line}" if line else "all 80" if line == 0 else str(line)
+    """The name of a split, or of the mean of several, in tables; "" of all categories."""
+    return "mean" if line == MEAN else f"S{line}" if line else ""
+
+
+def place_name(experiment: Experiment, split: int) -> str:
+    """The heading of an evaluation, with its split if it has one."""
+    return ", ".join(name for name in (heading_of(experiment), split_name(split)) if name)
+
+
+def has_confusion(part: Evaluated) -> bool:
+    """Whether there is a confusion matrix of two categories or more."""
+    return bool(part.analysis) and len(part.analysis["confusion"]["category_ids"]) > 1
 
 
 # ---- Markdown and HTML -----------------------------------------------------------------------------------------------

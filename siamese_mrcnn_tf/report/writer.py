@@ -23,6 +23,7 @@ from ..evaluation.presence import INSTANCE_METRICS, QUERIES, QUERY_METRICS
 from ..io import files
 from ..visualize import pages
 from . import gallery, plots, tables
+from .about import about
 from .experiments import PAPER, Evaluated, Experiment, Line, read_experiments
 from .published import MEAN
 
@@ -79,15 +80,16 @@ def write_report(
         "by_number.csv": _csv(number_rows(experiments)),
         "presence.csv": _csv(presence_rows(experiments)),
     }
-    for slug, part, kind in _confusions(experiments):
-        texts[f"confusion_{slug}_{kind}.csv"] = _confusion_csv(part, kind)
+    for experiment, split, kind in _confusions(experiments):
+        part = experiment.evaluations[split]
+        texts[f"confusion_{tables.full_name(experiment, split)}_{kind}.csv"] = _confusion_csv(part, kind)
     paths = [out / name for name, text in texts.items() if text] + [out / "report.json"]
     for path in paths[:-1]:
         files.write_text(path, texts[path.name])
     files.write_json(paths[-1], _as_json(experiments), indent=1)
     paths += _write_plots(experiments, out)
     shown = [] if dataset is None else [_examples(experiments, indexed_dataset(dataset), limit, threshold)]
-    pages.write_page(out / PAGE_FILE, "Evaluation", tables.as_html(sections, out, shown))
+    pages.write_page(out / PAGE_FILE, tables.page_title(experiments), tables.as_html(sections, out, shown))
     return [out / PAGE_FILE, *paths]
 
 
@@ -178,7 +180,7 @@ def _examples(experiments: Sequence[Experiment], dataset: CocoDataset, limit: in
     evaluations = [(e, split, part) for e in experiments for split, part in e.evaluations.items()]
     parts = [" ".join(_EXAMPLES_TEXT.format(threshold=threshold).split())]
     for experiment, split, part in evaluations:
-        heading = f"{tables.heading_of(experiment)}, {tables.split_name(split)}"
+        heading = tables.place_name(experiment, split)
         try:
             found = gallery.examples(part.folder, dataset, limit=-(-limit // len(evaluations)), threshold=threshold)
             shown = [pages.section(one.title, pages.image_grid([one.cells]), level=4) for one in found]
@@ -215,6 +217,7 @@ def _confusion_csv(part: Evaluated, kind: str) -> str:
 def _as_json(experiments: Sequence[Experiment]) -> dict[str, Any]:
     evaluations = [part for experiment in experiments for part in experiment.evaluations.values()]
     return {
+        "about": about(tables.settings_of(experiments)),
         "evaluations": [{"folder": part.folder, "settings": part.settings, **part.counts} for part in evaluations],
         "metrics": metric_rows(experiments),
         "per_class": class_rows(experiments),
@@ -230,8 +233,8 @@ def _write_plots(experiments: Sequence[Experiment], out: Path) -> list[Path]:
     figures = {f"per_class_{experiment.slug}.png": _class_plot(experiment) for experiment in experiments}
     for name, of_plot in tables.plotted_together(experiments).items():
         figures[f"by_number_{name}.png"] = _number_plot(of_plot)
-    for slug, part, kind in _confusions(experiments):
-        figures[f"confusion_{slug}_{kind}.png"] = _confusion_plot(part, kind)
+    for one, split, kind in _confusions(experiments):
+        figures[f"confusion_{tables.full_name(one, split)}_{kind}.png"] = _confusion_plot(one, split, kind)
     for one in experiments:
         figures |= {name: _presence_plot(one, part) for name, part in tables.presence_plots(one).items()}
     for name, figure in figures.items():
@@ -248,33 +251,34 @@ def _class_plot(experiment: Experiment) -> "Figure":
 
 def _number_plot(experiments: Sequence[Experiment]) -> "Figure":
     series: list[tuple] = []
-    counts = {}
+    counts, bins = {}, tables.used_bins(experiments)
     for experiment in experiments:
-        table, label = experiment.by_number(), f"{experiment.categories} categories"
-        counts[label] = table["num_queries"]
-        series += [(label, kind, *zip(*table[kind]["AP50"], strict=True)) for kind in experiment.kinds]
+        table, label = experiment.by_number(), experiment.categories_text
+        counts[label] = table["num_queries"][: len(bins)]
+        scores = {kind: table[kind]["AP50"][: len(bins)] for kind in experiment.kinds}
+        series += [(label, kind, *zip(*of_kind, strict=True)) for kind, of_kind in scores.items()]
     what = experiments[0].title.partition(",")[0]
-    return plots.plot_by_number(table["bins"], series, counts=counts, title=f"AP50 by number of instances: {what}")
+    return plots.plot_by_number(bins, series, counts=counts, title=f"AP50 by number of instances: {what}")
 
 
-def _confusions(experiments: Iterable[Experiment]) -> list[tuple[str, Evaluated, str]]:
-    """(slug, Evaluated, iou type) of every confusion matrix."""
+def _confusions(experiments: Iterable[Experiment]) -> list[tuple[Experiment, int, str]]:
+    """(Experiment, split, iou type) of every confusion matrix."""
     return [
-        (tables.full_name(experiment, split), part, kind)
+        (experiment, split, kind)
         for experiment in experiments
         for split, part in experiment.evaluations.items()
-        if part.analysis
+        if tables.has_confusion(part)
         for kind in experiment.kinds
     ]
 
 
-def _confusion_plot(part: Evaluated, kind: str) -> "Figure":
+def _confusion_plot(experiment: Experiment, split: int, kind: str) -> "Figure":
+    part = experiment.evaluations[split]
     confusion = part.analysis["confusion"][kind]
-    model, shots, categories = part.experiment
-    where = f", split {part.split}" if part.split else ""
-    title = f"Confusion, {model or f'{shots}-shot'}, {categories} categories{where}: {plots.KINDS[kind]}"
+    where = f", split {split}" if split else ""
     columns = _in_percent(confusion["histogram"]), _in_percent(confusion["histogram_interval"])
     names, matrix = tables.confusion_names(part), tables.confusion_matrix(part, kind)
+    title = f"Confusion, {experiment.title}{where}: {plots.KINDS[kind]}"
     return plots.plot_confusion(names, matrix, *columns, title=title)
 
 

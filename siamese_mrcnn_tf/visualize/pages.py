@@ -83,7 +83,7 @@ def section(heading: str, *parts: object, level: int = 2) -> Html:
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 def paragraph(text: object) -> Html:
-    """A paragraph of text; its line breaks are kept."""
+    """A paragraph of text; line breaks in it are spaces."""
     return _macro("paragraph")(text)
 
 
