@@ -16,9 +16,10 @@ from siamese_mrcnn_tf.cli.main import build_parsers, main, parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = (
-    "demo",
+    "example",
     "predict",
     "app",
+    "demo",
     "train",
     "evaluate",
     "calibrate",

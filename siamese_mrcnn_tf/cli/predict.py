@@ -278,12 +278,18 @@ def is_photograph(source: str, height: int, width: int) -> bool:
     return is_large or source.lower().endswith(HEIF_SUFFIXES) or source.startswith("webcam:") or has_camera_tags(source)
 
 
+def _gallery(out: Path) -> str:
+    from ..search.gallery import PAGE_FILE
+
+    return f", the gallery is {out / PAGE_FILE}" if (out / PAGE_FILE).is_file() else ""
+
+
 def _report(options: argparse.Namespace, summary: "Summary", num_categories: int) -> int:
     """Say how the search ended; the exit code."""
     skipped = summary.skipped
     counts = f"images: {summary.num_images}, categories: {num_categories}, detections: {summary.num_finds}"
     if not options.quiet:
-        print(f"{counts}. Results are in {options.out}")
+        print(f"{counts}. Results are in {options.out}{_gallery(Path(options.out))}")
     if skipped:
         words = "1 image was" if len(skipped) == 1 else f"{len(skipped)} images were"
         print(f"{options.prog}: {words} skipped:", *skipped, sep="\n  ", file=sys.stderr)

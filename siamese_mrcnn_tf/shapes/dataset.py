@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,29 @@ def write_demo(folder: str | Path, *, size: int, seed: int) -> dict[str, Box | N
         write_image(Path(folder) / f"reference_{name}.png", crop)
         written[f"reference_{name}.png"] = box
     return written
+
+
+def write_example(folder: str | Path, names: Sequence[str], *, scenes: int, size: int, seed: int) -> None:
+    """Write `scenes/scene_01.png`, ..., and a reference `references/NAME.png` for each category, from other scenes.
+
+    Two of three scenes show categories of the references and others, the third one only others.
+
+    Args:
+        folder: made if it is missing.
+        names: categories of the references, some of CATEGORIES.
+        scenes: number of scenes.
+        size, seed: long side of the scenes in pixels, and their seed, 0 or more.
+    """
+    _check_arguments(seed=seed)
+    rng = np.random.default_rng(seed)
+    for name in names:
+        image, masks, ids = make_scene(rng, size, size, categories=[name])
+        write_image(Path(folder) / "references" / f"{name}.png", reference_crops(image, masks, ids)[name][0])
+    others = [name for name in CATEGORIES if name not in names]
+    for number in range(1, scenes + 1):
+        shown = others if number % 3 == 0 else [*names, *rng.permutation(others)[: len(names)].tolist()]
+        image, _, _ = make_scene(rng, int(rng.integers(size * 3 // 4, size + 1)), size, categories=shown)
+        write_image(Path(folder) / "scenes" / f"scene_{number:02d}.png", image)
 
 
 def reference_crops(image: np.ndarray, masks: np.ndarray, class_ids: np.ndarray) -> dict[str, tuple[np.ndarray, Box]]:
