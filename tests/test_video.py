@@ -155,5 +155,11 @@ def test_frames_of_a_webcam(monkeypatch):
         list(read_webcam(1))
     with pytest.raises(ValueError, match="webcam:0: cannot be opened"):
         next(read_webcam(0))
+    *whole, last = iter_frames([Source("webcam:1", "webcam", "webcam-1")], lambda path: None)
+    assert len(whole) == 5 and last.name == "webcam-1"
+    with pytest.raises(ValueError, match="gives no more frames"):
+        last.read()
+    with pytest.raises(ValueError, match="webcam:0: cannot be opened"):
+        next(iter_frames([Source("webcam:0", "webcam", "webcam-0")], lambda path: None))
     limited = iter_frames([Source("webcam:1", "webcam", "webcam-1")], lambda path: None, limit=3)
     assert [one.name for one in limited] == ["webcam-1-000000", "webcam-1-000001", "webcam-1-000002"]

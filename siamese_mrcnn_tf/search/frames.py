@@ -30,7 +30,11 @@ def iter_frames(
 ) -> Iterator[Frame]:
     """The images of the sources in their order; of videos and webcams every n-th frame, `limit` of each at most.
 
-    A video that cannot be read, or not to its end, has one image more that fails with the reason.
+    A video that cannot be read, or not to its end, has one image more that fails with the reason, and so has a webcam
+    that stops.
+
+    Raises:
+        ValueError: a webcam gives no frame at all.
     """
     numbers = itertools.count(1)
     for source in sources:
@@ -52,12 +56,13 @@ def size_of(path: str) -> int | None:
 def _moving(source: Source, numbers: Iterator[int], every: int, limit: int | None) -> Iterator[Frame]:
     size = size_of(source.path)
     frames = read_video(source.path, every) if source.kind == "video" else read_webcam(source.device, every)
+    begun = False
     try:
         for one in itertools.islice(frames, limit):
-            name = source.frame_name(one.number)
+            begun, name = True, source.frame_name(one.number)
             yield Frame(next(numbers), name, source.path, one.to_pixels, size, one.number, one.seconds)
     except ValueError as error:
-        if source.kind == "webcam":
+        if source.kind == "webcam" and not begun:
             raise
         yield Frame(next(numbers), source.name, source.path, _failing(error), size)
 

@@ -112,7 +112,7 @@ class _Decoding:
         """What is missing, in words; empty for a whole video."""
         if not self._count:
             return "no frame of the video can be decoded"
-        problems = [f"{self._damaged} damaged parts were passed over"] if self._damaged else []
+        problems = [f"damaged parts: {self._damaged}"] if self._damaged else []
         duration, is_mov = self._duration(), "mov" in self._container.format.name
         if duration is not None and duration - self._end > _TOLERANCE:
             problems.insert(0, f"the video ends at {self._end:.2f} s of {duration:.2f} s")
