@@ -361,6 +361,7 @@ def test_a_written_pyramid_is_described(with_pyramid, finished):
 _RESUME = """
 import json, sys, threading
 import keras
+import tensorflow as tf
 from siamese_mrcnn_tf.config import TinyConfig
 from siamese_mrcnn_tf.pretraining import classifier, imagenet
 from siamese_mrcnn_tf.training import callbacks, distribution
@@ -372,6 +373,7 @@ class StopAfter(threading.Event):
         return self.left < 0
 
 distribution.prepare_backend(seed=0)
+tf.config.run_functions_eagerly(True)  # compiling four models takes longer than their steps
 tree, out = sys.argv[1:]
 small = {"BACKBONE_STEM_WIDTH": 16, "BACKBONE_WIDTHS": (16, 16, 32, 32), "OPTIMIZER": "sgd"}
 config = classifier.pretraining_config(TinyConfig().replace(**small), batch=6)

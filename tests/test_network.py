@@ -130,15 +130,15 @@ def test_model_is_a_plain_keras_model(tiny_model):
 
 @pytest.mark.slow
 def test_large_configuration(scene, crop):
-    """One detection by the predictor and by the single model, weights as seeded."""
-    config = LargeConfig().replace(DETECTION_MIN_CONFIDENCE=0.0)
+    """One detection by the predictor and by the single model, weights as seeded; in images of half the size."""
+    config = LargeConfig().replace(DETECTION_MIN_CONFIDENCE=0.0, IMAGE_MIN_DIM=400, IMAGE_MAX_DIM=512)
     model = SiameseMaskRCNN("inference", config, "logs")
     conftest.set_seeded_weights(model.keras_model.layers)
     scenes = model.predictor.encode_scenes([scene])
     found = model.predictor.detect_in(scenes, [[crop, 255 - crop]])[0]
     outputs = model.keras_model.predict(model_inputs(model, scene, crop, references=1), verbose=0)
     assert outputs["ROI"].shape == (1, 1000, 4) and outputs["mrcnn_detection"].shape == (1, 100, 6)
-    assert outputs["rpn_class"].shape == (1, 261888, 2)
+    assert outputs["rpn_class"].shape == (1, 65472, 2)
     alone = model.predictor.detect_in(scenes, [[crop]])[0]
     count = len(alone["scores"])
     assert count > 0 and len(found["rois"]) > 0

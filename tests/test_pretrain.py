@@ -100,7 +100,7 @@ def test_the_command_stops_on_two_devices_and_goes_on(tree, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_trains_on_the_instances_of_a_data_set(capsys, tmp_path):
+def test_the_command_trains_on_the_instances_of_a_data_set(short_training, capsys, tmp_path):
     coco_tree.write_tree(tmp_path / "drawn", subset="train", num_images=8)
     settings = {"BASE": "tiny", "TARGET_MIN_DIM": 32, "TARGET_MAX_DIM": 32, **SMALL}
     (tmp_path / "config.json").write_text(json.dumps(settings))
