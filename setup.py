@@ -11,6 +11,8 @@ INIT = (HERE / "siamese_mrcnn_tf" / "__init__.py").read_text(encoding="utf-8")
 
 NOTEBOOKS = ["jupytext>=1.16", "nbclient>=0.10", "nbmake>=1.5.4", "ipykernel>=6.29"]
 TESTS = ["pytest>=8.3", "pytest-xdist>=3.7", "setuptools>=68", "wheel>=0.43"]
+ONNX = ["onnxruntime>=1.20", "onnx>=1.17", "tf2onnx>=1.16.1"]  # the last two write the files
+OPENVINO = ["openvino>=2025.0"]
 LINT = ["ruff>=0.15", "import-linter>=2.1", "mypy>=1.18"]
 
 setup(
@@ -52,5 +54,10 @@ setup(
     package_data={"siamese_mrcnn_tf": ["py.typed", "*/*.h5", "*/*.csv", "*/*.txt", "*/*.html", "*/*.json"]},
     entry_points={"console_scripts": ["siamese-mrcnn = siamese_mrcnn_tf.cli.main:main"]},
     install_requires=[line for line in LINES if line and not line.startswith("#")],
-    extras_require={"notebooks": NOTEBOOKS, "dev": [*TESTS, *LINT, *NOTEBOOKS]},
+    extras_require={
+        "notebooks": NOTEBOOKS,
+        "onnx": ONNX,
+        "openvino": OPENVINO,
+        "dev": [*TESTS, *LINT, *NOTEBOOKS, *ONNX, *OPENVINO],
+    },
 )

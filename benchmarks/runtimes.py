@@ -26,9 +26,11 @@ import numpy as np
 
 from siamese_mrcnn_tf.base_predictor import BasePredictor
 from siamese_mrcnn_tf.config import CONFIGS, Config
-from siamese_mrcnn_tf.export.exporter import export_network
+from siamese_mrcnn_tf.export import formats, graphs
 from siamese_mrcnn_tf.predictor import SiamesePredictor
-from siamese_mrcnn_tf.runtime.predictor import open_predictor
+from siamese_mrcnn_tf.runtime.manifest import PARTS, model_path
+from siamese_mrcnn_tf.runtime.predictor import RuntimePredictor
+from siamese_mrcnn_tf.runtime.sessions import open_session
 from siamese_mrcnn_tf.shapes.dataset import reference_crops
 from siamese_mrcnn_tf.shapes.scenes import make_scene
 from siamese_mrcnn_tf.weights.pretrained import find_weights
@@ -66,9 +68,8 @@ def measure(name: str, repeats: int) -> dict[str, list[tuple[float, float, float
     scene = make_scene(np.random.default_rng(19), side * 3 // 4, side)
     crops = [crop for crop, _ in reference_crops(*scene).values()]
     with tempfile.TemporaryDirectory() as folder:
-        predictors = open_all(
-            config, find_weights("shapes", "checkpoints") if name == "tiny" else None, folder, scene[0], crops[-1]
-        )
+        weights = find_weights("shapes", "checkpoints") if name == "tiny" else None
+        predictors = open_all(config, weights, folder)
         for predictor in predictors.values():  # compiles
             detection(predictor, scene[0], crops[-1])
         rows: dict[str, list[tuple[float, float, float]]] = {runtime: [] for runtime in predictors}
@@ -78,15 +79,20 @@ def measure(name: str, repeats: int) -> dict[str, list[tuple[float, float, float
     return rows
 
 
-def open_all(
-    config: Config, weights: Path | None, folder: str, scene: np.ndarray, crop: np.ndarray
-) -> dict[str, BasePredictor]:
+def open_all(config: Config, weights: Path | None, folder: str) -> dict[str, BasePredictor]:
     """The predictors by runtime, with the same weights."""
     network = SiamesePredictor(config.replace(DETECTION_MIN_CONFIDENCE=0.0), weights=weights, calibrated=False)
-    case = {"image": scene, "references": [crop], "layers": network.layers}
-    export_network(folder, EXPORTED, config, progress=lambda line: print(line, file=sys.stderr, flush=True), **case)
-    others = {name: open_predictor(folder, name, config=network.config) for name in EXPORTED}
-    return {"tensorflow": network, **others}
+    predictors: dict[str, BasePredictor] = {"tensorflow": network}
+    models = graphs.build_graphs(network.config, network.layers)
+    for name in EXPORTED:
+        (Path(folder) / name).mkdir()
+        parts = {}
+        for part in PARTS:
+            path = model_path(folder, name, part)
+            formats.FORMATS[name](models[part], path)
+            parts[part] = open_session(name, path, models[part].interface)
+        predictors[name] = RuntimePredictor(network.config, parts)
+    return predictors
 
 
 def detection(predictor: BasePredictor, scene: np.ndarray, crop: np.ndarray) -> tuple[float, float, float]:
