@@ -13,6 +13,8 @@ NOTEBOOKS = ["jupytext>=1.16", "nbclient>=0.10", "nbmake>=1.5.4", "ipykernel>=6.
 APP = ["starlette>=0.46", "uvicorn>=0.34"]
 HEIF = ["pillow-heif>=0.18", "pillow>=11.3"]
 VIDEO = ["av>=14"]
+ONNX = ["onnxruntime>=1.20", "onnx>=1.17", "tf2onnx>=1.16.1"]  # the last two write the files
+OPENVINO = ["openvino>=2025.0"]
 TESTS = ["pytest>=8.3", "pytest-xdist>=3.7", "setuptools>=68", "wheel>=0.43", "playwright>=1.50"]
 LINT = ["ruff>=0.15", "import-linter>=2.1", "mypy>=1.18"]
 
@@ -61,7 +63,9 @@ setup(
         "app": APP,
         "heif": HEIF,
         "video": VIDEO,
+        "onnx": ONNX,
+        "openvino": OPENVINO,
         "notebooks": NOTEBOOKS,
-        "dev": [*TESTS, *LINT, *NOTEBOOKS, *APP, *HEIF, *VIDEO],
+        "dev": [*TESTS, *LINT, *NOTEBOOKS, *APP, *HEIF, *VIDEO, *ONNX, *OPENVINO],
     },
 )

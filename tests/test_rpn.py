@@ -7,6 +7,7 @@ from keras import ops
 from network_values import fill, relu, softmax
 
 from siamese_mrcnn_tf.modeling import rpn
+from siamese_mrcnn_tf.ops import kernels
 from siamese_mrcnn_tf.ops.anchors import generate_anchors
 
 CHANNELS = 3
@@ -231,3 +232,23 @@ def test_anchors_stay_float32_whatever_layers_compute_in():
         keras.config.set_dtype_policy(before)
     assert layer.compute_dtype == "float32" and model.output_shape == (None, 5, 4)
     np.testing.assert_array_equal(array(model(ops.zeros((2, 8, 8, 3), "bfloat16")))[1], np.float32(ANCHORS))
+
+
+# ---- export ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("limit", [1, 3, 20, 59, 60, 6000])
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_proposals_of_exported_graphs_are_the_same(limit, count):
+    rng = np.random.default_rng(limit)
+    corners = rng.uniform(0, 1, (1, 60, 4)).astype(np.float32)
+    top_left, bottom_right = (
+        np.minimum(corners[..., :2], corners[..., 2:]),
+        np.maximum(corners[..., :2], corners[..., 2:]),
+    )
+    anchors = np.concatenate([top_left, bottom_right], axis=-1)
+    inputs = foreground(rng.permutation(60)[None] / 60), rng.normal(0, 0.3, (1, 60, 4)).astype(np.float32), anchors
+    settings = {"proposal_count": count, "nms_threshold": 0.5, "pre_nms_limit": limit, "bbox_std_dev": NO_DELTAS}
+    expected = array(rpn.proposal_graph(*map(tensor, inputs), **settings))
+    with kernels.exportable():
+        found = array(rpn.proposal_graph(*map(tensor, inputs), **settings))
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+    assert 1 <= expected.any(axis=-1).sum() <= min(count, limit)

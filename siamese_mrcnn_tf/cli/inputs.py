@@ -193,9 +193,12 @@ def open_predictor(options: argparse.Namespace, config: Config, path: Path | Non
 
     if path is None or not is_export(path):
         return open_keras_predictor(options, config, path)
-    from ..runtime.predictor import open_predictor as open_exported
+    from ..runtime import predictor as exported
 
-    predictor = open_exported(path, options.runtime, config=config, calibrated=False)
+    runtime = exported.choose_runtime(path, options.runtime)
+    if runtime == "tensorflow":
+        start_keras(options)
+    predictor = exported.open_predictor(path, runtime, config=config, calibrated=False)
     _tell_threshold(options, config, find_calibration(options, path), predictor.verifies)
     return predictor
 

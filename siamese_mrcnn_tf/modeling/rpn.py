@@ -15,7 +15,7 @@ from keras import ops
 
 from ..config import Config
 from ..ops.box_ops import Tensor, apply_box_deltas_graph, clip_boxes_graph, gather_batched
-from ..ops.kernels import non_max_suppression
+from ..ops.kernels import is_exporting, non_max_suppression
 
 _PROPOSAL_SETTINGS = ("proposal_count", "nms_threshold", "pre_nms_limit", "bbox_std_dev")
 
@@ -151,12 +151,39 @@ def proposal_graph(
     bbox_std_dev: Sequence[float],
 ) -> Tensor:
     """The best anchors, moved by their deltas, clipped to the image, without near-duplicates; see `ProposalLayer`."""
+    if is_exporting():
+        chosen = anchors, rpn_bbox * ops.convert_to_tensor(bbox_std_dev, dtype="float32")
+        boxes, scores = _clipped_graph(apply_box_deltas_graph(*chosen)), rpn_class[:, :, 1]
+        kept, valid = non_max_suppression(boxes, scores, max_output_size=proposal_count, iou_threshold=nms_threshold)
+        best = ops.where(valid, gather_batched(scores[..., None], kept)[..., 0], float("-inf"))
+        valid = ops.arange(proposal_count)[None] < _count_within(scores, best, pre_nms_limit)[:, None]
+        return ops.where(valid[..., None], gather_batched(boxes, kept), 0.0)
     candidates = refined_anchors_graph(
         rpn_class, rpn_bbox, anchors, pre_nms_limit=pre_nms_limit, bbox_std_dev=bbox_std_dev
     )
     proposals, scores = candidates["refined_anchors_clipped"], candidates["pre_nms_scores"]
     kept, valid = non_max_suppression(proposals, scores, max_output_size=proposal_count, iou_threshold=nms_threshold)
     return ops.where(valid[..., None], gather_batched(proposals, kept), 0.0)
+
+
+def _count_within(scores: Tensor, best: Tensor, limit: int) -> Tensor:
+    """How many of the `best` are among the `limit` highest scores: int32 [batch], by bisection.
+
+    It stands in for a choice of the highest scores before suppression, at which other runtimes are slow. Anchors of
+    lower scores suppress none of higher ones.
+
+    Args:
+        scores: [batch, anchors].
+        best: [batch, n], some of the scores in descending order.
+    """
+    number = best.shape[1]
+    count = ops.zeros_like(best[:, 0], dtype="int32")
+    for power in reversed(range(number.bit_length())):
+        tried = count + 2**power
+        last = gather_batched(best[..., None], ops.minimum(tried, number)[:, None] - 1)[..., 0]
+        rank = ops.sum(ops.cast(scores > last, "int32"), axis=1)
+        count = ops.where((tried <= number) & (rank < limit), tried, count)
+    return count
 
 
 @keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
@@ -199,11 +226,15 @@ def refined_anchors_graph(
     deltas = gather_batched(rpn_bbox, best) * ops.convert_to_tensor(bbox_std_dev, dtype="float32")
     chosen = gather_batched(anchors, best)
     refined = apply_box_deltas_graph(chosen, deltas)
-    clipped = clip_boxes_graph(refined, ops.convert_to_tensor([[0.0, 0.0, 1.0, 1.0]]))
     return {
         "pre_nms_scores": scores,
         "pre_nms_anchors": chosen,
         "refined_anchors": refined,
-        # diverged weights give NaN boxes, which non-maximum suppression refuses
-        "refined_anchors_clipped": ops.where(ops.isfinite(clipped), clipped, 0.0),
+        "refined_anchors_clipped": _clipped_graph(refined),
     }
+
+
+def _clipped_graph(boxes: Tensor) -> Tensor:
+    """Boxes clipped to the image. Diverged weights give NaN boxes, which non-maximum suppression refuses: 0 instead."""
+    clipped = clip_boxes_graph(boxes, ops.convert_to_tensor([[0.0, 0.0, 1.0, 1.0]]))
+    return ops.where(ops.isfinite(clipped), clipped, 0.0)

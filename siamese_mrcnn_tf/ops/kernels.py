@@ -21,12 +21,17 @@ _exporting = contextvars.ContextVar("exporting", default=False)
 
 @contextlib.contextmanager
 def exportable() -> Iterator[None]:
-    """Context in which graphs are traced that other runtimes take: crops are gathered, without TensorFlow's own op."""
+    """Context in which graphs are traced for other runtimes: without TensorFlow's crops, and what they are slow at."""
     token = _exporting.set(True)
     try:
         yield
     finally:
         _exporting.reset(token)
+
+
+def is_exporting() -> bool:
+    """Whether a graph for other runtimes is traced, see `exportable`."""
+    return _exporting.get()
 
 
 def non_max_suppression(
@@ -94,7 +99,7 @@ def pyramid_crop_and_resize(
         feature_maps: list of maps [batch, height, width, channels], sizes may differ.
         map_indices: int32 [n], each box's index into `feature_maps`.
     """
-    if _exporting.get() or not _on_tensorflow():
+    if is_exporting() or not _on_tensorflow():
         return portable_pyramid_crop_and_resize(feature_maps, boxes, box_indices, map_indices, crop_size)
     import tensorflow as tf
 

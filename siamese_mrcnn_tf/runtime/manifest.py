@@ -18,8 +18,8 @@ THRESHOLD_NAME = "threshold.json"
 PARTS = ("scene_encoder", "reference_encoder", "detector")
 NETWORK = "network"  # the three parts as one model
 RUNTIMES = {
-    "openvino": "openvino",
     "onnx": "onnx",
+    "openvino": "openvino",
     "tensorflow": "savedmodel",
 }  # runtime -> format, fastest start first
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "savedmodel": "", "keras": ".keras"}

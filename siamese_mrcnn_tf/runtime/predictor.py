@@ -81,8 +81,7 @@ def open_predictor(
         ValueError: no exported folder, not in a format for the runtime, a file is missing or has changed, a setting is
             part of the exported network, or the runtime is not installed.
     """
-    manifest = read_export(folder)
-    runtime = choose_runtime(folder, manifest, runtime)
+    manifest, runtime = read_export(folder), choose_runtime(folder, runtime)
     check_files(folder, manifest, RUNTIMES[runtime])
     config = check_config(folder, manifest, config or manifest.config)
     parts = {
@@ -99,8 +98,9 @@ def open_predictor(
     )
 
 
-def choose_runtime(folder: StrPath, manifest: Manifest, runtime: str | None) -> str:
-    """The runtime to use; ValueError where the folder has no format for it, or none is installed."""
+def choose_runtime(folder: StrPath, runtime: str | None = None) -> str:
+    """`runtime`, or the first that can be used; ValueError where the folder has no format for it, or none is there."""
+    manifest = read_export(folder)
     exported = [name for name, format_name in RUNTIMES.items() if format_name in manifest.formats]
     if runtime is None:
         usable = [name for name in exported if is_installed(name)]

@@ -82,6 +82,8 @@ def _open_onnx(path: Path, interface: Interface) -> Run:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = available_cores()
+    # threads that wait in a loop take the cores from each other where other programs run, too
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common class but this one
