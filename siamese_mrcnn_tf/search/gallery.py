@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -173,5 +173,5 @@ def _pairs(gallery: Gallery) -> list[tuple[Category, Legend]]:
     return list(zip(gallery.categories, gallery.legends, strict=True))
 
 
-def _macro(name: str) -> Any:
+def _macro(name: str) -> Callable[..., Html]:
     return template_macro(__name__.rpartition(".")[0], "gallery.html", name)
