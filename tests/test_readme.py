@@ -62,6 +62,7 @@ SHORTER = {  # command -> options appended to it; those of demo, calibrate and a
     "convert": [],
     "pretrain": ["--steps", "1", "--epochs", "1", "--batch", "8", "--size", "32", "--workers", "1"],
     "shapes": ["--train", "4", "--val", "2"],
+    "example": ["--scenes", "2", "--size", "64"],
 }
 EXPERIMENT = re.compile(r"samples/coco/experiments\.py (\w+)")
 EXPORTS = {  # path in the documents -> what writes it
@@ -505,6 +506,6 @@ def small_settings(small_weights, short_training, monkeypatch):
         monkeypatch.setitem(shapes.STANDARD, name, count)
     monkeypatch.setattr(train_module, "Config", SMALL["small"])  # whose backbone there are ImageNet weights for
     monkeypatch.setattr(pretrained, "BUNDLED", str(small_weights["tiny"]))
-    monkeypatch.setitem(CocoDataset.load_coco.__kwdefaults__, "val_images", 2)
+    monkeypatch.setitem(CocoDataset.load_coco.__wrapped__.__kwdefaults__, "val_images", 2)
     monkeypatch.setattr(distribution, "device_scope", lambda devices: contextlib.nullcontext())
     monkeypatch.setattr(distribution, "prepare_backend", lambda **settings: None)  # it would hold for later tests
