@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_RATE = Fraction(25)  # frames per second where no times are known
 _MAX_DENOMINATOR = 1001  # of rates such as 30000/1001
 _MAX_RATE = 240
-_QUALITY = {"crf": "20", "preset": "medium", "threads": "1"}  # one thread: the same bytes on every machine
+# The same bytes for the same frames: one thread, and no macroblock tree (with it they differ).
+_QUALITY = {"crf": "20", "preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
 
 
 def frame_rate(seconds: Sequence[float | None]) -> Fraction:
