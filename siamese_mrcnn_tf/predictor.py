@@ -16,6 +16,7 @@ import keras
 
 from .base_predictor import BasePredictor
 from .base_predictor import EncodedScenes as EncodedScenes
+from .base_predictor import crops_of as crops_of
 from .config import Config
 from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
 from .modeling import network
