@@ -9,6 +9,7 @@ import conftest
 import numpy as np
 import pytest
 import seeded
+import test_parity
 
 pytestmark = pytest.mark.slow
 
@@ -291,21 +292,19 @@ def test_the_recorded_case(small_model, format_name, tmp_path):
     from siamese_mrcnn_tf.export import formats, graphs
     from siamese_mrcnn_tf.runtime import RuntimePredictor
     from siamese_mrcnn_tf.runtime.manifest import PARTS, model_path
-    from siamese_mrcnn_tf.runtime.sessions import open_session
+    from siamese_mrcnn_tf.runtime.sessions import Session, open_session
 
     image, reference = seeded.make_scene(375, 500, seed=7)[0], seeded.reference_crop(101, kind=2)
-    (expected,) = small_model.detect([[reference]], [image])
     models, parts = graphs.build_graphs(small_model.config, small_model.predictor.layers), {}
     (tmp_path / format_name).mkdir()
     for name in PARTS:
         path = model_path(tmp_path, format_name, name)
         formats.FORMATS[format_name](models[name], path)
         parts[name] = open_session(format_name, path, models[name].interface)
-    predictor = RuntimePredictor(small_model.config, parts)
-    predictor.set_image(image)
-    found = predictor.detect([reference])
-    assert_same_finds(found, expected)
+    by_tensorflow = {name: Session(models[name].run, models[name].interface) for name in PARTS}
+    found, expected = (RuntimePredictor(small_model.config, one) for one in (parts, by_tensorflow))
+    for one in (found, expected):
+        one.set_image(image)
+    assert_same_finds(found.detect([reference]), expected.detect([reference]))
     with np.load(conftest.DATA / "small_1shot.npz", allow_pickle=False) as record:
-        distances = np.abs(found["rois"][:, None].astype(float) - record["detect_rois"][None]).max(axis=-1)
-        scores = np.abs(found["scores"][:, None] - record["detect_scores"][None])
-        assert ((distances <= 1) & (scores <= 5e-3)).any(axis=1).mean() > 0.9
+        test_parity.assert_recorded_detections(found.detect([reference]), record)

@@ -145,3 +145,34 @@ def test_the_collector_is_paused_and_enabled_again():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+# ---- folders -----------------------------------------------------------------------------------------------------
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "above" / "out"
+    with pytest.raises(RuntimeError), files.atomic_folder(out) as folder:
+        (folder / "a.txt").write_text("a")
+        raise RuntimeError
+    assert list(out.parent.iterdir()) == []
+    with files.atomic_folder(out) as folder:
+        (folder / "a.txt").write_text("a")
+        assert not out.exists()
+    assert (out / "a.txt").read_text() == "a"
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_folder_in_use_is_replaced_only_if_asked_for(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with files.atomic_folder(out):
+        pass  # an empty folder is replaced
+    (out / "old.txt").write_text("old")
+    with pytest.raises(ValueError, match="out: is in use"), files.atomic_folder(out):
+        pass
+    with pytest.raises(RuntimeError), files.atomic_folder(out, replace=True):
+        raise RuntimeError
+    assert (out / "old.txt").read_text() == "old"
+    with files.atomic_folder(out, replace=True) as folder:
+        (folder / "new.txt").write_text("new")
+    assert [path.name for path in out.iterdir()] == ["new.txt"]
+    assert list(tmp_path.iterdir()) == [out]

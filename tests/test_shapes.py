@@ -454,3 +454,14 @@ def test_runs_as_a_script_without_tensorflow(tmp_path):
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
     assert len(list(tmp_path.glob("made/*2017/*.jpg"))) == 3
+
+
+def test_scenes_of_the_example(tmp_path):
+    for folder in ("a", "b"):
+        shapes.write_example(tmp_path / folder, ["star", "gear"], scenes=3, size=64, seed=4)
+    found = {path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*.png")}
+    names = ["references/gear.png", "references/star.png", *(f"scenes/scene_0{number}.png" for number in (1, 2, 3))]
+    assert sorted(map(str, found)) == names
+    assert all((tmp_path / "b" / path).read_bytes() == content for path, content in found.items())
+    with Image.open(tmp_path / "a" / "scenes" / "scene_01.png") as scene:
+        assert scene.width == 64 and 48 <= scene.height <= 64

@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ..config import Config
@@ -57,6 +58,11 @@ class Graph:
         """Names and shapes of inputs and outputs."""
         outputs = self.portable[1].structured_outputs.items()
         return Interface(self.inputs, {name: tensor.shape.as_list() for name, tensor in outputs})
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of `native` by name. At fixed shapes TensorFlow rounds otherwise than for batches of any size."""
+        outputs = self.native[1](*(tf.constant(inputs[name], tf.float32) for name in self.inputs))
+        return {name: value.numpy() for name, value in outputs.items()}
 
     @property
     def variables(self) -> list[tf.Variable]:
