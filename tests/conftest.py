@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import os
 import pathlib
 
@@ -14,6 +15,7 @@ import github_server
 import numpy as np
 import pytest
 import seeded
+from PIL import Image
 
 DATA = pathlib.Path(__file__).parent / "data"
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
@@ -198,16 +200,58 @@ def short_training(monkeypatch):
     def run_eagerly(self, *arguments):
         validation = min(self.settings.validation_steps, 1)
         self.settings = dataclasses.replace(self.settings, steps_per_epoch=1, validation_steps=validation)
+        before = tf.config.functions_run_eagerly()
         tf.config.run_functions_eagerly(True)
         try:
             run(self, *arguments)
         finally:
-            tf.config.run_functions_eagerly(False)
+            tf.config.run_functions_eagerly(before)
 
     monkeypatch.setattr(SiameseMaskRCNN, "train", train_an_epoch)
     monkeypatch.setattr(Trainer, "run", run_eagerly)
     yield
     disable_op_determinism()
+
+
+@pytest.fixture(scope="module")
+def opened():
+    """(configuration, checksum of the weights, verification) -> their predictor."""
+    return {}
+
+
+@pytest.fixture
+def opened_once(opened, monkeypatch):
+    """Commands that open a predictor with the same configuration and weights share it, and its compiled parts."""
+    from siamese_mrcnn_tf import predictor
+    from siamese_mrcnn_tf.evaluation import protocol  # noqa: F401  names the class in its types
+    from siamese_mrcnn_tf.io import files
+
+    create = predictor.SiamesePredictor
+
+    def open_once(config, weights=None, verification=None, layers=None, **options):
+        if layers is not None:
+            return create(config, layers=layers, verification=verification, **options)
+        used = verification and verification.checksum()
+        settings = json.dumps(config.to_dict(), sort_keys=True)
+        key = (settings, weights and files.checksum(weights), used, tuple(sorted(options.items())))
+        return opened.get(key) or opened.setdefault(
+            key, create(config, weights=weights, verification=verification, **options)
+        )
+
+    monkeypatch.setattr(predictor, "SiamesePredictor", open_once)
+
+
+@pytest.fixture
+def blank_plots(monkeypatch):
+    """The plots of reports are blank: drawing them takes seconds, and tests/test_report.py does it."""
+    from siamese_mrcnn_tf.report import plots
+
+    def save_blank(figure, path):
+        Image.new("RGB", (8, 8)).save(path)
+
+    for name in ("plot_classes", "plot_by_number", "plot_confusion", "plot_presence"):
+        monkeypatch.setattr(plots, name, lambda *values, **named: None)
+    monkeypatch.setattr(plots, "save_plot", save_blank)
 
 
 @pytest.fixture

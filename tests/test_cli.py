@@ -33,37 +33,8 @@ COMMANDS = (
 HEAVY = {"numpy", "keras", "tensorflow", "matplotlib", "h5py", "cv2", "PIL"}
 MODULE = ("-m", "siamese_mrcnn_tf")
 SCRIPT = ROOT / "samples" / "coco" / "coco.py"
+pytestmark = pytest.mark.usefixtures("opened_once", "blank_plots")
 START_UP_LINES = re.compile(r"absl::InitializeLog|oneDNN|cuda|cpu_feature_guard|^[IWE]\d{4} ", re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def opened():
-    """(configuration, weights) -> their predictor."""
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def opened_once(opened, monkeypatch):
-    """Commands that open a predictor with the same configuration and weights share it, and its compiled parts."""
-    from siamese_mrcnn_tf import predictor
-    from siamese_mrcnn_tf.evaluation import protocol  # noqa: F401  names the class in its types
-
-    create = predictor.SiamesePredictor
-
-    def open_once(config, weights=None, verification=None, layers=None, **options):
-        if layers is not None:
-            return create(config, layers=layers, verification=verification, **options)
-        used = verification and verification.checksum()
-        key = (
-            json.dumps(config.to_dict(), sort_keys=True),
-            weights and (str(weights), os.stat(weights).st_mtime_ns),
-            used,
-        )
-        return opened.get(key) or opened.setdefault(
-            key, create(config, weights=weights, verification=verification, **options)
-        )
-
-    monkeypatch.setattr(predictor, "SiamesePredictor", open_once)
 
 
 @pytest.fixture

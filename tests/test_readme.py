@@ -444,7 +444,7 @@ class Workplace:
 
 
 @pytest.fixture
-def workplace(small_weights, small_settings, tmp_path, monkeypatch):
+def workplace(small_weights, small_settings, blank_plots, opened_once, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return Workplace(small_weights)
 
