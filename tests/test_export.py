@@ -308,3 +308,31 @@ def test_the_recorded_case(small_model, format_name, tmp_path):
     assert_same_finds(found.detect([reference]), expected.detect([reference]))
     with np.load(conftest.DATA / "small_1shot.npz", allow_pickle=False) as record:
         test_parity.assert_recorded_detections(found.detect([reference]), record)
+
+
+def test_openvino_samples_the_places_that_tensorflow_samples(tmp_path):
+    """Samples of boxes clipped to the edge are inside or outside by their last binary digit."""
+    packages_of("openvino")
+    import tensorflow as tf
+
+    from siamese_mrcnn_tf.export import formats
+    from siamese_mrcnn_tf.export.graphs import Graph
+    from siamese_mrcnn_tf.ops import kernels
+    from siamese_mrcnn_tf.runtime.sessions import open_session
+
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform(0, 0.9, (1000, 4)).astype(np.float32)
+    boxes[:, 2:] = np.where(rng.random((1000, 2)) < 0.5, 1.0, np.maximum(boxes[:, 2:], boxes[:, :2]))
+    maps = [np.ones((1, side, side, 1), np.float32) for side in (64, 32, 16, 8)]
+    levels, owners = tf.constant(rng.integers(0, 4, 1000), tf.int32), tf.zeros(1000, tf.int32)
+
+    def crop(boxes, *maps):
+        return {"crops": kernels.pyramid_crop_and_resize(list(maps), boxes, owners, levels, (7, 7))}
+
+    arrays = {"boxes": boxes, **{f"map_{index}": one for index, one in enumerate(maps)}}
+    graph = Graph("crops", {name: list(value.shape) for name, value in arrays.items()}, crop, [])
+    formats.write_openvino(graph, tmp_path / "crops.xml")
+    found = open_session("openvino", tmp_path / "crops.xml", graph.interface)(*arrays.values())["crops"]
+    expected = graph.run(arrays)["crops"]
+    assert 0.002 < (expected == 0).mean() < 0.5
+    np.testing.assert_array_equal(found == 0, expected == 0)

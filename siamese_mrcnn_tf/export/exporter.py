@@ -83,10 +83,8 @@ def export_network(
             differences[name] = compare_format(name, graphs, opened, folder, case)
             progress(f"{name}: {differences[name].summary()}")
             if not differences[name].are_small:
-                other = "an --image whose finds are not on the edge of a threshold may differ less"
-                raise ValueError(
-                    f"{name}: finds something else than the network: {differences[name].summary()}; {other}"
-                )
+                found = f"finds something else than the network: {differences[name].summary()}"
+                raise ValueError(f"{name}: {found}; try another --image, where no find is on the edge of a threshold")
         calibration = None if weights is None else find_thresholds(weights)
         if calibration is not None:
             save_thresholds(calibration, folder / THRESHOLD_NAME)

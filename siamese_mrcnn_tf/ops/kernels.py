@@ -16,6 +16,7 @@ from .box_ops import Tensor
 
 _BACKENDS = ("tensorflow", "jax")
 _MIN_FLOAT = -3.4e38  # close to the minimum of float32
+_HALVES = 4097.0  # 2 ** 12 + 1 splits the 24 binary digits of a float32 (Veltkamp's splitting)
 _exporting = contextvars.ContextVar("exporting", default=False)
 
 
@@ -176,9 +177,7 @@ def _sample_axis(start: Tensor, end: Tensor, size: Tensor, samples: int) -> tupl
     """
     extent = ops.cast(size - 1, "float32")
     if samples > 1:
-        # a constant divisor would be compiled to a multiplication by its reciprocal
-        intervals = ops.where(ops.isnan(start), 1.0, float(samples - 1))
-        step = _rounded((end - start) * extent) / intervals
+        step = _divided(_rounded((end - start) * extent), samples - 1)
         index = ops.arange(samples, dtype="float32")
         places = _rounded(start * extent)[:, None] + _rounded(index[None] * step[:, None])
     else:
@@ -187,6 +186,19 @@ def _sample_axis(start: Tensor, end: Tensor, size: Tensor, samples: int) -> tupl
     places = ops.where(inside, places, 0.0)
     low = ops.floor(places)
     return ops.cast(low, "int32"), ops.cast(ops.ceil(places), "int32"), places - low, inside
+
+
+def _divided(numbers: Tensor, whole: int) -> Tensor:
+    """`numbers` [n] divided by a whole number below 4096, rounded to float32 as a division is."""
+    if not is_exporting():
+        # a constant divisor would be compiled to a multiplication by its reciprocal
+        return numbers / ops.where(ops.isnan(numbers), 1.0, float(whole))
+    # OpenVINO multiplies by the reciprocal of any divisor: add the quotient of what this leaves, computed without error
+    quotient = _rounded(numbers * (1.0 / whole))
+    spread = _rounded(quotient * _HALVES)
+    high = spread - _rounded(spread - quotient)  # half of the digits each, so that the products are exact
+    rest = (numbers - _rounded(high * whole)) - _rounded((quotient - high) * whole)
+    return quotient + _rounded(rest * (1.0 / whole))
 
 
 def _rounded(product: Tensor) -> Tensor:
