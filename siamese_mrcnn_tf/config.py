@@ -24,7 +24,7 @@ FORMER_NAMES = {"WITH_OTHER_CLASSES": "USE_HARD_NEGATIVES", "JITTERED_ROIS": "NU
 # added after the first evaluations and runs were stored: where these lack a setting, it had its default
 NEW_SETTINGS = tuple(
     """
-    USE_PRESENCE VERIFY_DETECTIONS VERIFY_MIN_CONFIDENCE ABSENT_REFERENCE_RATIO CLASS_LOSS REFERENCE_CLASSES
+    USE_PRESENCE VERIFY_DETECTIONS VERIFY_MIN_CONFIDENCE ABSENT_REFERENCE_RATIO REFERENCE_CLASSES
     DETECTION_REFINEMENTS TRAIN_MASK_ROIS_PER_IMAGE
     """.split()
 )
@@ -35,7 +35,6 @@ _CHOICES = {
     "OPTIMIZER": ("sgd", "adam"),
     "MODEL": ("mrcnn", "frcnn"),
     "TRAIN_BN": (False, None),
-    "CLASS_LOSS": ("cross_entropy", "focal"),
 }
 _LENGTHS = {  # of settings with a fixed number of values; None is allowed
     **dict.fromkeys(("BACKBONE_BLOCKS", "BACKBONE_WIDTHS", "BBOX_STD_DEV", "RPN_BBOX_STD_DEV"), 4),
@@ -159,7 +158,6 @@ class Config:
     WARM_UP_STEPS = 0  # linear rise of the learning rate at the start of a stage with decay
     WEIGHT_DECAY = 0.0001
     GRADIENT_CLIP_NORM = 5.0
-    CLASS_LOSS = "cross_entropy"  # of the class head; or "focal"
     REFERENCE_CLASSES = 0  # above 0: references are classified, too; more than the highest class id
     LOSS_WEIGHTS = {  # optionally "presence_loss" (USE_PRESENCE) and "reference_loss" (REFERENCE_CLASSES), default 1.0
         "rpn_class_loss": 2.0,

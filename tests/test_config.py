@@ -111,7 +111,6 @@ OWN = {  # what this package adds, with the value at which it behaves as the ori
     "USE_PRESENCE": False,
     "REFERENCE_CLASSES": 0,
     "DETECTION_REFINEMENTS": 0,
-    "CLASS_LOSS": "cross_entropy",
     "RPN_CONV_CHANNELS": 512,
     "MASK_HEAD_CHANNELS": 256,
     "DETECTION_ARGMAX": True,
@@ -321,7 +320,6 @@ def test_to_dict_is_plain():
         ({"LOSS_WEIGHTS": {"presence_loss": 1}, "USE_PRESENCE": True}, "a number for each of .*mrcnn_mask_loss$"),
         ({"LOSS_WEIGHTS": WITH_PRESENCE | {"reference_loss": 1.0}, "USE_PRESENCE": True}, "; reference_loss needs REF"),
         ({"REFERENCE_CLASSES": -1}, "REFERENCE_CLASSES = -1: expected 0 or more"),
-        ({"CLASS_LOSS": "hinge"}, "CLASS_LOSS = 'hinge': expected one of cross_entropy, focal"),
         ({"ABSENT_REFERENCE_RATIO": 1.1}, "ABSENT_REFERENCE_RATIO = 1.1: expected 0 to 1"),
         ({"NUM_TARGETS": 0}, "NUM_TARGETS = 0: expected 1 or more"),
         ({"DETECTION_MAX_INSTANCES": -1}, "DETECTION_MAX_INSTANCES = -1: expected 1 or more"),
@@ -340,7 +338,7 @@ def test_validate_names_the_setting(changes, message):
         {"USE_PRESENCE": True},
         {"USE_PRESENCE": True, "LOSS_WEIGHTS": WITH_PRESENCE},
         {"REFERENCE_CLASSES": 9, "LOSS_WEIGHTS": ORIGINAL["LOSS_WEIGHTS"] | {"reference_loss": 2.0}},
-        {"CLASS_LOSS": "focal", "ABSENT_REFERENCE_RATIO": 1},
+        {"ABSENT_REFERENCE_RATIO": 1},
     ],
 )
 def test_validate_lets_the_possible_pass(changes):
@@ -351,8 +349,8 @@ def test_new_settings_are_known_and_left_out_at_their_defaults():
     assert set(NEW_SETTINGS) <= set(Config().names())
     settings = Config().to_dict()
     assert without_new_defaults(settings) == {name: settings[name] for name in settings if name not in NEW_SETTINGS}
-    changed = Config().replace(CLASS_LOSS="focal").to_dict()
-    assert without_new_defaults(changed) == without_new_defaults(settings) | {"CLASS_LOSS": "focal"}
+    changed = Config().replace(REFERENCE_CLASSES=9).to_dict()
+    assert without_new_defaults(changed) == without_new_defaults(settings) | {"REFERENCE_CLASSES": 9}
 
 
 # ---- files and command line --------------------------------------------------------------------------------------

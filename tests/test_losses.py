@@ -119,16 +119,6 @@ def test_mrcnn_class_loss_counts_every_row():
     assert value(losses.mrcnn_class_loss_graph, class_ids, logits) == pytest.approx(expected, rel=1e-6)
 
 
-def test_mrcnn_focal_loss_by_hand():
-    """Rois of probability 3/4, 1/4 and 1/2 weigh 1/16, 9/16 and 1/4."""
-    class_ids = np.array([[1, 0, 0, 0]], np.int32)
-    logits = [[*LOGITS[:2], [0.0, 0.0], [40.0, -40.0]]]
-    expected = (math.log(4 / 3) / 16 + LOG4 * 9 / 16 + LOG2 / 4 + 0) / 4
-    assert value(losses.mrcnn_focal_loss_graph, class_ids, logits) == pytest.approx(expected, rel=1e-6)
-    found, slope = gradient(losses.mrcnn_focal_loss_graph, class_ids, predicted=np.float32([[[-200, 200]] * 4]))
-    assert found == pytest.approx(400 * 3 / 4) and np.isfinite(slope).all()
-
-
 # ---- presence ----------------------------------------------------------------------------------------------------
 def test_presence_loss_by_hand():
     targets, logits = np.array([[True], [False], [False]]), [[THREE_TO_ONE], [THREE_TO_ONE], [0.0]]

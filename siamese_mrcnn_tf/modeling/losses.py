@@ -46,15 +46,6 @@ def mrcnn_class_loss_graph(target_class_ids: Tensor, pred_class_logits: Tensor) 
     return ops.mean(_cross_entropy(ops.cast(target_class_ids, "int32"), pred_class_logits))
 
 
-def mrcnn_focal_loss_graph(target_class_ids: Tensor, pred_class_logits: Tensor) -> Tensor:
-    """As `mrcnn_class_loss_graph`, each roi weighted by (1 - p)^2, p the probability of its class.
-
-    The focal loss of RetinaNet (arXiv 1708.02002) without its class weights.
-    """
-    loss = _cross_entropy(ops.cast(target_class_ids, "int32"), pred_class_logits)
-    return ops.mean(ops.square(1.0 - ops.exp(-loss)) * loss)
-
-
 def presence_loss_graph(target_presence: Tensor, presence_logit: Tensor) -> Tensor:
     """Binary cross-entropy of presence: bool [batch, 1] and logits [batch, 1]."""
     logits = ops.cast(presence_logit, "float32")
@@ -116,6 +107,3 @@ def _cross_entropy(class_ids: Tensor, logits: Tensor) -> Tensor:
     """Cross-entropy [...] of class ids int [...] and logits [..., 2]."""
     log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
     return -ops.sum(ops.one_hot(class_ids, logits.shape[-1]) * log_probabilities, axis=-1)
-
-
-CLASS_LOSSES = {"cross_entropy": mrcnn_class_loss_graph, "focal": mrcnn_focal_loss_graph}  # by CLASS_LOSS

@@ -31,7 +31,6 @@ class TrainingModel(keras.Model):
         inputs, outputs: of `training_network.build_training_network`.
         loss_weights: loss name -> weight.
         weight_decay: see `losses.weight_decay_graph`.
-        class_loss: a key of `losses.CLASS_LOSSES`.
     """
 
     def __init__(
@@ -41,11 +40,10 @@ class TrainingModel(keras.Model):
         *,
         loss_weights: Mapping[str, float],
         weight_decay: float,
-        class_loss: str = "cross_entropy",
         **kwargs: Any,
     ) -> None:
         super().__init__(inputs, outputs, **kwargs)
-        self.loss_weights, self.weight_decay, self.class_loss = dict(loss_weights), weight_decay, class_loss
+        self.loss_weights, self.weight_decay = dict(loss_weights), weight_decay
         names = [name for name in LOSS_NAMES if "mask" not in name or "mrcnn_mask" in outputs]
         names += [PRESENCE_LOSS] if "presence_logit" in outputs else []
         names += [REFERENCE_LOSS] if "reference_logits" in outputs else []
@@ -55,7 +53,7 @@ class TrainingModel(keras.Model):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """The total loss of a batch: a scalar, with several devices this one's share of it."""
-        found = losses_graph(y_pred, self.class_loss)
+        found = losses_graph(y_pred)
         total = losses.weight_decay_graph(self.trainable_variables, self.weight_decay)
         for tracker in self.loss_trackers:
             loss = found[tracker.name] * self.loss_weights[tracker.name]
@@ -89,7 +87,6 @@ def build_training_model(config: Config, layers: Any, *, seed: int | None = None
         graph.outputs,
         loss_weights=_FURTHER_WEIGHTS | config.LOSS_WEIGHTS,
         weight_decay=config.WEIGHT_DECAY,
-        class_loss=config.CLASS_LOSS,
         name="mask_rcnn",
     )
 
@@ -148,8 +145,8 @@ def build_optimizer(model: keras.Model) -> None:
             model.optimizer.build(model.trainable_variables)
 
 
-def losses_graph(outputs: Mapping[str, Any], class_loss: str = "cross_entropy") -> dict[str, Any]:
-    """The unweighted losses of a batch from the training network's outputs, by name; `class_loss` is CLASS_LOSS.
+def losses_graph(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The unweighted losses of a batch from the training network's outputs, by name.
 
     They are scalars: those of LOSS_NAMES, mrcnn_mask_loss only with masks, and with USE_PRESENCE presence_loss, with
     REFERENCE_CLASSES reference_loss.
@@ -158,7 +155,7 @@ def losses_graph(outputs: Mapping[str, Any], class_loss: str = "cross_entropy") 
     found = {
         "rpn_class_loss": losses.rpn_class_loss_graph(match, outputs["rpn_class_logits"]),
         "rpn_bbox_loss": losses.rpn_bbox_loss_graph(outputs["input_rpn_bbox"], match, outputs["rpn_bbox"]),
-        "mrcnn_class_loss": losses.CLASS_LOSSES[class_loss](classes, outputs["mrcnn_class_logits"]),
+        "mrcnn_class_loss": losses.mrcnn_class_loss_graph(classes, outputs["mrcnn_class_logits"]),
         "mrcnn_bbox_loss": losses.mrcnn_bbox_loss_graph(outputs["target_bbox"], classes, outputs["mrcnn_bbox"]),
     }
     if "mrcnn_mask" in outputs:
