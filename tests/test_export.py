@@ -257,7 +257,7 @@ def test_predict_takes_an_exported_folder(exported, case, run, tmp_path):
     for one, other in zip(*found.values(), strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)
         assert np.abs(np.subtract(one["bbox"], other["bbox"])).max() <= 1
-    code, _, error = run("predict", "--model", "shapes", "--runtime", "onnx", *search, "--out", tmp_path)
+    code, _, error = run("predict", "--model", "shapes", "--runtime", "onnx", *search, "--out", tmp_path / "none")
     assert code == 2
     assert "siamese-mrcnn export --model shapes --format onnx --out exported" in error
 
