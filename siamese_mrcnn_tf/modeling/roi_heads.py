@@ -11,6 +11,7 @@ from keras import layers as KL
 from keras import ops
 
 from ..ops.box_ops import Tensor
+from ..ops.kernels import is_exporting
 from .backbone import BatchNorm
 from .roi_align import PyramidROIAlign
 
@@ -63,7 +64,7 @@ def fpn_classifier_graph(
     count = rois.shape[1]
     align = PyramidROIAlign((pool_size,) * 2, canonical_size, name=f"{prefix}roi_align_classifier")
     pooled = align([rois, image_meta, *maps])
-    bn1 = layers["mrcnn_class_bn1"](layers["mrcnn_class_conv1"](fold_rois(pooled)))
+    bn1 = layers["mrcnn_class_bn1"](_whole_map_graph(fold_rois(pooled), layers["mrcnn_class_conv1"]))
     bn2 = layers["mrcnn_class_bn2"](layers["mrcnn_class_conv2"](ops.relu(bn1)))
     shared = KL.Flatten()(ops.relu(bn2))
     logits = unfold_rois(layers["mrcnn_class_logits"](shared), count)
@@ -75,6 +76,16 @@ def fpn_classifier_graph(
         "mrcnn_class": KL.Activation("softmax", name=f"{prefix}mrcnn_class")(logits),
         "mrcnn_bbox": UnfoldRois(count, name=f"{prefix}mrcnn_bbox")(layers["mrcnn_bbox_fc"](shared)),
     }
+
+
+def _whole_map_graph(pooled: Tensor, convolution: KL.Layer) -> Tensor:
+    """A convolution whose kernel has the size of the maps: [n, pool, pool, channels] -> [n, 1, 1, filters]."""
+    if not is_exporting():
+        return convolution(pooled)
+    # the same as one matrix product, which other runtimes are much faster at
+    kernel = ops.reshape(convolution.kernel, (-1, convolution.filters))
+    product = ops.matmul(ops.reshape(pooled, (-1, kernel.shape[0])), kernel)
+    return ops.reshape(product + convolution.bias, (-1, 1, 1, convolution.filters))
 
 
 def build_mask_layers(*, train_bn: bool | None = False, channels: int = 256) -> Layers:
