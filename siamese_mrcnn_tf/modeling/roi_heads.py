@@ -20,12 +20,25 @@ _MASK_CONVS = 4
 Layers: TypeAlias = dict[str, KL.Layer]  # by name
 
 
+@keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
+class WholeMapConv(KL.Conv2D):
+    """A convolution whose kernel has the size of its maps: [n, side, side, channels] -> [n, 1, 1, filters]."""
+
+    def call(self, inputs: Tensor) -> Tensor:
+        if not is_exporting():
+            return super().call(inputs)
+        # the same as one matrix product, which other runtimes are much faster at
+        kernel = ops.reshape(self.kernel, (-1, self.filters))
+        product = ops.matmul(ops.reshape(inputs, (-1, kernel.shape[0])), kernel)
+        return ops.reshape(product + self.bias, (-1, 1, 1, self.filters))
+
+
 def build_classifier_layers(
     pool_size: int, num_classes: int, *, train_bn: bool | None = False, fc_layers_size: int = 1024
 ) -> Layers:
     """Layers of the class and box head by name."""
     layers = (
-        KL.Conv2D(fc_layers_size, pool_size, name="mrcnn_class_conv1"),
+        WholeMapConv(fc_layers_size, pool_size, name="mrcnn_class_conv1"),
         BatchNorm(train_bn, name="mrcnn_class_bn1"),
         KL.Conv2D(fc_layers_size, 1, name="mrcnn_class_conv2"),
         BatchNorm(train_bn, name="mrcnn_class_bn2"),
@@ -64,7 +77,7 @@ def fpn_classifier_graph(
     count = rois.shape[1]
     align = PyramidROIAlign((pool_size,) * 2, canonical_size, name=f"{prefix}roi_align_classifier")
     pooled = align([rois, image_meta, *maps])
-    bn1 = layers["mrcnn_class_bn1"](_whole_map_graph(fold_rois(pooled), layers["mrcnn_class_conv1"]))
+    bn1 = layers["mrcnn_class_bn1"](layers["mrcnn_class_conv1"](fold_rois(pooled)))
     bn2 = layers["mrcnn_class_bn2"](layers["mrcnn_class_conv2"](ops.relu(bn1)))
     shared = KL.Flatten()(ops.relu(bn2))
     logits = unfold_rois(layers["mrcnn_class_logits"](shared), count)
@@ -76,16 +89,6 @@ def fpn_classifier_graph(
         "mrcnn_class": KL.Activation("softmax", name=f"{prefix}mrcnn_class")(logits),
         "mrcnn_bbox": UnfoldRois(count, name=f"{prefix}mrcnn_bbox")(layers["mrcnn_bbox_fc"](shared)),
     }
-
-
-def _whole_map_graph(pooled: Tensor, convolution: KL.Layer) -> Tensor:
-    """A convolution whose kernel has the size of the maps: [n, pool, pool, channels] -> [n, 1, 1, filters]."""
-    if not is_exporting():
-        return convolution(pooled)
-    # the same as one matrix product, which other runtimes are much faster at
-    kernel = ops.reshape(convolution.kernel, (-1, convolution.filters))
-    product = ops.matmul(ops.reshape(pooled, (-1, kernel.shape[0])), kernel)
-    return ops.reshape(product + convolution.bias, (-1, 1, 1, convolution.filters))
 
 
 def build_mask_layers(*, train_bn: bool | None = False, channels: int = 256) -> Layers:
