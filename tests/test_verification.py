@@ -161,7 +161,7 @@ def calibrated_weights(tiny_weights, verification, tmp_path):
 
 @pytest.mark.slow
 def test_the_threshold_file_beside_the_weights_is_used(tiny_model, calibrated_weights, verification, caplog):
-    caplog.set_level(logging.INFO, "siamese_mrcnn_tf.predictor")
+    caplog.set_level(logging.INFO, "siamese_mrcnn_tf.base_predictor")
     config = tiny_model.config.replace(DETECTION_MIN_CONFIDENCE=0.7)
     predictor = SiamesePredictor(config, weights=calibrated_weights)
     assert predictor.verifies and predictor.config.DETECTION_MIN_CONFIDENCE == 0.35

@@ -11,6 +11,7 @@ from keras import layers as KL
 from keras import ops
 
 from ..ops.box_ops import Tensor
+from ..ops.kernels import is_exporting
 from .backbone import BatchNorm
 from .roi_align import PyramidROIAlign
 
@@ -19,12 +20,25 @@ _MASK_CONVS = 4
 Layers: TypeAlias = dict[str, KL.Layer]  # by name
 
 
+@keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
+class WholeMapConv(KL.Conv2D):
+    """A convolution whose kernel has the size of its maps: [n, side, side, channels] -> [n, 1, 1, filters]."""
+
+    def call(self, inputs: Tensor) -> Tensor:
+        if not is_exporting():
+            return super().call(inputs)
+        # the same as one matrix product, which other runtimes are much faster at
+        kernel = ops.reshape(self.kernel, (-1, self.filters))
+        product = ops.matmul(ops.reshape(inputs, (-1, kernel.shape[0])), kernel)
+        return ops.reshape(product + self.bias, (-1, 1, 1, self.filters))
+
+
 def build_classifier_layers(
     pool_size: int, num_classes: int, *, train_bn: bool | None = False, fc_layers_size: int = 1024
 ) -> Layers:
     """Layers of the class and box head by name."""
     layers = (
-        KL.Conv2D(fc_layers_size, pool_size, name="mrcnn_class_conv1"),
+        WholeMapConv(fc_layers_size, pool_size, name="mrcnn_class_conv1"),
         BatchNorm(train_bn, name="mrcnn_class_bn1"),
         KL.Conv2D(fc_layers_size, 1, name="mrcnn_class_conv2"),
         BatchNorm(train_bn, name="mrcnn_class_bn2"),
