@@ -25,7 +25,7 @@ def test_trained_instances_are_found_again(tmp_path, monkeypatch):
     (tmp_path / "stages.json").write_text(json.dumps(STAGES))
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     shared = ["--dataset", tmp_path / "set", "--config", tmp_path / "config.json", "--logs", tmp_path / "logs"]
-    shorter = ["--stages", tmp_path / "stages.json", "--steps", 110, "--batch", 3, "--val-images", 0, "--workers", 1]
+    shorter = ["--stages", tmp_path / "stages.json", "--steps", 80, "--batch", 3, "--val-images", 0, "--workers", 1]
     trained = ["--subset", "train", "--model", "last", "--runs", 2, "--out", tmp_path / "found"]
     for command in (["train", *shared, *shorter], ["evaluate", *shared, *trained]):
         assert main([str(argument) for argument in command]) == 0
