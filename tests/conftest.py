@@ -23,9 +23,9 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 LONGEST = (
     "test_training_runs",
     "test_training_parity",
+    "test_readme",
     "test_trainer",
-    "test_pretrain",
-)  # a minute each
+)  # more than a minute each
 
 RECORDED_SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # seed, height, width
 
