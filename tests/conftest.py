@@ -238,6 +238,7 @@ def opened_once(opened, monkeypatch):
             key, create(config, weights=weights, verification=verification, **options)
         )
 
+    open_once.from_pretrained = create.from_pretrained
     monkeypatch.setattr(predictor, "SiamesePredictor", open_once)
 
 
