@@ -135,7 +135,7 @@ def test_other_settings_are_refused_by_name(images, tmp_path):
 
 def test_a_used_folder_is_refused_resumed_or_cleared(images, tmp_path, whole):
     out = tmp_path / "whole"
-    with pytest.raises(ValueError, match="has a search already; --resume goes on with it, --force clears"):
+    with pytest.raises(ValueError, match="has a search already; --resume continues it, --force clears"):
         require_free(out)
     require_free(out, resume=True)
     with pytest.raises(ValueError, match=r"--force would remove .*000\.red\.png"):

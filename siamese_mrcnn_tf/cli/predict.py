@@ -69,7 +69,7 @@ def add_parser(commands: Commands) -> None:
     add("--save", nargs="+", metavar="KIND", help=_SAVE_HELP)
     add("--save-embeddings", nargs="?", const="", metavar="DIR", help=_EMBEDDINGS_HELP)
     begun = parser.add_mutually_exclusive_group()
-    begun.add_argument("--resume", action="store_true", help="go on with the stopped search in --out")
+    begun.add_argument("--resume", action="store_true", help="resume the stopped search in --out")
     begun.add_argument("--force", action="store_true", help="clear --out, if an earlier search wrote it")
     add("--strict", action="store_true", help="stop at the first image that cannot be read")
     add("--max-detections", type=positive, metavar="N", help="maximum number of detections of a category in an image")
@@ -295,7 +295,7 @@ def _report(options: argparse.Namespace, summary: "Summary", num_categories: int
         print(f"{options.prog}: {words} skipped:", *skipped, sep="\n  ", file=sys.stderr)
     if summary.is_interrupted:
         if not options.quiet:
-            print(f"{options.prog}: interrupted; --resume goes on with the search", file=sys.stderr)
+            print(f"{options.prog}: interrupted; --resume continues the search", file=sys.stderr)
         return 130
     return 1 if skipped else 0
 

@@ -1,4 +1,4 @@
-"""The folder of a search: what was searched with, and the results so far, so that a stopped search can go on.
+"""The folder of a search: what was searched with, and the results so far, so that a stopped search can be resumed.
 
 `search.json` has the settings; `journal.jsonl` a line for each image, written as soon as its files are. A last line
 that a kill tore is dropped, and its image searched again. In a finished search the lines are in the order of the
@@ -101,7 +101,7 @@ class Journal:
         path = journal.folder / SETTINGS_FILE
         before, now = read_json(path), json.loads(json.dumps({"format": FORMAT, **settings}))
         if different := differences(before, now):
-            begun = f"{folder}: --resume goes on with what the search was begun with, but these differ"
+            begun = f"{folder}: --resume continues with the settings of the stopped search, but these differ"
             raise ValueError(f"{begun}: {'; '.join(different)}")
         remove_temporaries(journal.folder)
         journal._read()
@@ -204,7 +204,7 @@ def require_free(folder: StrPath, *, resume: bool = False, force: bool = False) 
     if not (folder / SETTINGS_FILE).is_file():
         raise ValueError(f"{folder}: has files of its own, expected an empty folder or that of an earlier search")
     if not (resume or force):
-        raise ValueError(f"{folder}: has a search already; --resume goes on with it, --force clears the folder")
+        raise ValueError(f"{folder}: has a search already; --resume continues it, --force clears the folder")
 
 
 def can_resume(folder: StrPath) -> bool:

@@ -66,7 +66,7 @@ def describe_folder(folder: pathlib.Path) -> str:
         return _SAVED_MODEL
     if begun := sorted(folder.glob("resume_*.weights.h5")):
         again = f"siamese-mrcnn train --resume {shlex.quote(str(folder))}"
-        return f"its first epoch is not finished: go on with {again}, or use --model {shlex.quote(str(begun[-1]))}"
+        return f"its first epoch is not finished: continue with {again}, or use --model {shlex.quote(str(begun[-1]))}"
     if found := sorted((path for path in folder.iterdir() if _is_keras_file(path)), key=_age):
         more = f" (or another of its {len(found)} weight files)" if len(found) > 1 else ""
         return f"name the file: --model {shlex.quote(str(found[-1]))}{more}"
