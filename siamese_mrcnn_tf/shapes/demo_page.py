@@ -55,7 +55,7 @@ scenes and never a reference.
 """
 _PRESENCE_TEXT = """\
 Each of {images} validation scenes was searched for the categories in it and for {absent} that are not in it. A
-detection counts from the threshold {threshold:.2f}, which `siamese-mrcnn calibrate` fitted on other scenes with train
+detection counts from the threshold {threshold:.2f}, which siamese-mrcnn calibrate fitted on other scenes with train
 categories alone. Dots in the plot are at this threshold.
 """
 _ABSENT_TEXT = """\
