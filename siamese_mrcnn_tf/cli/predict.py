@@ -188,6 +188,8 @@ def _settings(
 def _open(options: argparse.Namespace, config: Config, weights: Path | None) -> Any:
     """The predictor on the device that --device names."""
     if options.device is not None:
+        if options.runtime in ("onnx", "openvino"):
+            raise ValueError(f"--device {options.device}: is for TensorFlow, --runtime {options.runtime} uses the CPU")
         start_keras(options)
         from ..ops.devices import use_device
 

@@ -167,6 +167,8 @@ def write_example(folder: str | Path, names: Sequence[str], *, scenes: int, size
     for name in names:
         image, masks, ids = make_scene(rng, size, size, categories=[name])
         write_image(Path(folder) / "references" / f"{name}.png", reference_crops(image, masks, ids)[name][0])
+    for earlier in (Path(folder) / "scenes").glob("scene_*.png"):  # of an example with more scenes
+        earlier.unlink()
     others = [name for name in CATEGORIES if name not in names]
     for number in range(1, scenes + 1):
         shown = others if number % 3 == 0 else [*names, *rng.permutation(others)[: len(names)].tolist()]
