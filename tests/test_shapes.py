@@ -458,8 +458,8 @@ def test_runs_as_a_script_without_tensorflow(tmp_path):
 
 def test_scenes_of_the_example(tmp_path):
     for folder in ("a", "b"):
-        for scenes in (4, 3):  # none is left of an example with more scenes
-            shapes.write_example(tmp_path / folder, ["star", "gear"], scenes=scenes, size=64, seed=4)
+        for count in (4, 3):  # none is left of an example with more scenes
+            shapes.write_example(tmp_path / folder, ["star", "gear"], scenes=count, size=64, seed=4)
     found = {path.relative_to(tmp_path / "a"): path.read_bytes() for path in (tmp_path / "a").rglob("*.png")}
     names = ["references/gear.png", "references/star.png", *(f"scenes/scene_0{number}.png" for number in (1, 2, 3))]
     assert sorted(map(str, found)) == names
