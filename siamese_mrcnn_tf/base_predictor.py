@@ -25,6 +25,7 @@ from .weights.thresholds import Calibration
 
 _log = logging.getLogger(__name__)
 _CROPS_AT_ONCE = 32  # crops encoded in one batch
+_MATCHED = "matched_"  # start of the names of the detector's outputs that masks are computed from
 
 References: TypeAlias = np.ndarray | Sequence[np.ndarray] | ReferenceEmbedding  # one crop, K crops, or encoded
 Images: TypeAlias = Sequence[np.ndarray] | np.ndarray
@@ -42,6 +43,26 @@ class EncodedScenes:
     images: list[np.ndarray]  # the original images, uint8 [height, width, RGB]
     shapes: list[tuple[int, ...]]  # their (height, width, channels)
     molded_shape: tuple[int, ...]  # (height, width, channels) of all scenes
+    terms: list[Any] = dataclasses.field(default_factory=list)  # what the references of a scene share, once computed
+
+    def for_queries(self, count: int) -> "EncodedScenes":
+        """A single scene for `count` queries: everything but `pyramid` and `terms` is repeated."""
+        return dataclasses.replace(
+            self,
+            image_metas=np.repeat(self.image_metas, count, axis=0),
+            windows=np.repeat(self.windows, count, axis=0),
+            anchors=np.broadcast_to(self.anchors[0], (count, *self.anchors.shape[1:])),
+            images=self.images * count,
+            shapes=self.shapes * count,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """What the detector found, before masks."""
+
+    outputs: Arrays
+    maps: list[Any]  # arrays or tensors, matched P2..P5, that masks are computed from; empty if `outputs` has masks
 
 
 class BasePredictor:
@@ -54,6 +75,13 @@ class BasePredictor:
     - `_detect`: P2..P6, embedding [batch, levels, channels], image_metas [batch, meta], anchors [batch, anchors, 4] ->
       outputs by name, mrcnn_detection [batch, D, (y1, x1, y2, x2, class_id, score)] among them.
 
+    It may set three more, which save time:
+
+    - `_segment`: boxes [n, 4] normalized, index int32 [n] of each one's scene, image_metas, matched P2..P5 -> masks
+      [n, 28, 28]. Then `_detect` returns matched_P2..matched_P5 in place of masks.
+    - `_share`: P2..P6 of one scene -> its terms, what all its references share.
+    - `_detect_shared`: as `_detect` for several embeddings of one scene; takes the terms after P2..P6.
+
     Args:
         config: a Config; detection reads MOLD_TARGETS_AT_INFERENCE, VERIFY_* and the DETECTION_* settings.
         verification: used with VERIFY_DETECTIONS.
@@ -62,11 +90,15 @@ class BasePredictor:
     _encode_scene: Callable[[np.ndarray], Sequence[Any]]
     _encode_reference: Callable[[np.ndarray], Any]
     _detect: Callable[..., dict[str, Any]]
+    _segment: Callable[..., Any] | None = None
+    _share: Callable[..., Sequence[Any]] | None = None
+    _detect_shared: Callable[..., dict[str, Any]]
 
     def __init__(self, config: Config, verification: Verification | None = None) -> None:
         self.config, self._verification = config, verification
         self._anchors: dict[tuple[int, ...], np.ndarray] = {}
         self._scene: EncodedScenes | None = None
+        self._queries = 0  # that were searched in it
 
     @property
     def verification(self) -> Verification | None:
@@ -116,7 +148,7 @@ class BasePredictor:
 
     def set_image(self, image: np.ndarray) -> None:
         """Encode the scene for `detect`: uint8 [height, width, RGB]."""
-        self._scene = None  # an invalid image must not leave the previous scene in its place
+        self._scene, self._queries = None, 0  # an invalid image must not leave the previous scene in its place
         self._scene = self.encode_scenes([image])
 
     def detect(self, references: References) -> Arrays:
@@ -135,12 +167,52 @@ class BasePredictor:
         """
         if self._scene is None:
             raise RuntimeError("no scene to search: call set_image(image) first")
-        return self.detect_in(self._scene, [references])[0]
+        self._queries += 1
+        return self.detect_all(self._scene, [references], more=self._queries > 1)[0]
 
     def detect_in(self, scenes: EncodedScenes, references: Sequence[References]) -> list[Arrays]:
         """Detect in encoded scenes, with references for each of them: `match`, `verify`, then `unmold`."""
-        queries = self.encode_queries(references)
-        return self.unmold(scenes, self.verify(scenes, self.match(scenes, queries), queries))
+        queries = self._checked_queries(scenes, references)
+        found = self._match(scenes, queries)
+        verified = Matched(self.verify(scenes, found.outputs, queries), found.maps)
+        return self.unmold(scenes, self._with_masks(scenes, verified))
+
+    def detect_all(
+        self, scene: EncodedScenes, references: Sequence[References], *, batch: int = 1, more: bool = False
+    ) -> list[Arrays]:
+        """Detect in one encoded scene with each of several queries.
+
+        What the queries share is computed once, so that two or more take less time than one by one. Scores differ from
+        those of `detect_in` by rounding.
+
+        Args:
+            scene: of `encode_scenes` for one image.
+            references: for each query, as in `detect`.
+            batch: queries that are matched at once; more take more memory, and less time for a narrow network.
+            more: whether there are other queries of this scene, in other calls.
+
+        Raises:
+            ValueError: more than one scene, or as `detect`.
+        """
+        if len(scene.shapes) != 1:
+            raise ValueError(f"scene: expected one image, got {len(scene.shapes)}")
+        if len(references) > 1 or more:
+            self.share(scene)
+        if not scene.terms:
+            return [self.detect_in(scene, [one])[0] for one in references]
+        found = []
+        for start in range(0, len(references), batch):
+            part = references[start : start + batch]
+            found += self.detect_in(scene.for_queries(len(part)), part)
+        return found
+
+    def share(self, scene: EncodedScenes) -> None:
+        """Compute what all references of an encoded scene share, if the network can use it and it is not done yet.
+
+        `scene.for_queries(count)` is then one scene for several queries, for `detect_in` and `match`.
+        """
+        if self._share is not None and not scene.terms:
+            scene.terms.extend(self._share(*scene.pyramid))
 
     def encode_scenes(self, images: Images) -> EncodedScenes:
         """Encode scenes, each uint8 [height, width, RGB], for any number of queries."""
@@ -191,14 +263,20 @@ class BasePredictor:
         """The embeddings of several queries, each with references as in `detect`."""
         return [item if isinstance(item, ReferenceEmbedding) else self.encode_references(item) for item in references]
 
-    def match(self, scenes: EncodedScenes, references: Sequence[References]) -> Arrays:
+    def match(self, scenes: EncodedScenes, references: Sequence[References], *, masks: bool = True) -> Arrays:
         """Outputs of `network.build_inference_model` for encoded scenes, with references as in `detect` for each.
 
-        Where finds are verified, these are all with a score of VERIFY_MIN_CONFIDENCE or more.
+        Where finds are verified, these are all with a score of VERIFY_MIN_CONFIDENCE or more. Masks are those of the
+        detections, and zero in the rows that pad them; `masks`: whether to compute them.
 
         Raises:
             ValueError: the numbers of scenes and queries differ.
         """
+        found = self._match(scenes, self._checked_queries(scenes, references))
+        return self._with_masks(scenes, found) if masks else found.outputs
+
+    def _checked_queries(self, scenes: EncodedScenes, references: Sequence[References]) -> list[ReferenceEmbedding]:
+        """The encoded queries; ValueError if they do not fit the network, or are not one for each of the scenes."""
         count = len(scenes.shapes)
         if len(references) != count:
             raise ValueError(f"references: expected one query for each of {count} scenes, got {len(references)}")
@@ -208,9 +286,34 @@ class BasePredictor:
             if query.vectors.shape[1:] != expected:
                 shape = f"[references, {expected[0]}, {expected[1]}]"
                 raise ValueError(f"embedding: expected {shape}, got {query.vectors.shape}")
+        return queries
+
+    def _match(self, scenes: EncodedScenes, queries: Sequence[ReferenceEmbedding]) -> Matched:
+        """Run the detector, with the terms of the scene where there are any."""
         embedding = np.stack([query.mean for query in queries]).astype(np.float32)
-        outputs = self._detect(*scenes.pyramid, embedding, scenes.image_metas, scenes.anchors)
-        return {name: np.asarray(output) for name, output in outputs.items()}
+        given = (embedding, scenes.image_metas, scenes.anchors)
+        if scenes.terms:
+            outputs = self._detect_shared(*scenes.pyramid, *scenes.terms, *given)
+        else:
+            outputs = self._detect(*scenes.pyramid, *given)
+        maps = [outputs[name] for name in outputs if name.startswith(_MATCHED)]
+        arrays = {name: np.asarray(output) for name, output in outputs.items() if not name.startswith(_MATCHED)}
+        return Matched(arrays, maps)
+
+    def _with_masks(self, scenes: EncodedScenes, found: Matched) -> Arrays:
+        """The outputs with mrcnn_mask [batch, D, 28, 28], computed for the detections alone."""
+        rows = found.outputs["mrcnn_detection"]
+        if self._segment is None:
+            return found.outputs
+        masks = np.zeros((*rows.shape[:2], *self.config.MASK_SHAPE), np.float32)
+        images, places = np.nonzero(rows[..., 4])
+        if len(images):
+            padding = (0, bucket(len(images)) - len(images))
+            boxes = np.pad(rows[images, places, :4], (padding, (0, 0)))
+            of_image = np.pad(images.astype(np.int32), padding)
+            computed = self._segment(boxes, of_image, scenes.image_metas, *found.maps)
+            masks[images, places] = np.asarray(computed)[: len(images)]
+        return {**found.outputs, "mrcnn_mask": masks}
 
     def verify(self, scenes: EncodedScenes, outputs: Arrays, references: Sequence[References]) -> Arrays:
         """The outputs of `match` with verified scores, in descending order, from DETECTION_MIN_CONFIDENCE on.
@@ -275,6 +378,15 @@ class BasePredictor:
             )
             results.append(dict(zip(("rois", "class_ids", "scores", "masks"), unmolded, strict=True)))
         return results
+
+
+def bucket(count: int) -> int:
+    """The least of the sizes 1 to 8, 10, 12, 14, 16, 20, 24, ... that is not below `count`.
+
+    A compiled function then meets few sizes, and a quarter of its rows at most is padding.
+    """
+    step = max(2 ** (count.bit_length() - 3), 1)
+    return -(-count // step) * step
 
 
 def keep_detections(outputs: Arrays, index: int, chosen: np.ndarray) -> None:

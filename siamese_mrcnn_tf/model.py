@@ -3,6 +3,7 @@
 Code written for the original Siamese Mask R-CNN needs to change only its imports.
 """
 
+import functools
 import logging
 import re
 import threading
@@ -215,10 +216,11 @@ class SiameseMaskRCNN:
         if verbose:
             _log.info("detecting in %d images of shapes %s", len(images), [np.shape(image) for image in images])
         scenes, queries = self.predictor.encode_scenes(images), self.predictor.encode_queries(targets)
+        if not random_detections:
+            return self.predictor.detect_in(scenes, queries)
         outputs = self.predictor.verify(scenes, self.predictor.match(scenes, queries), queries)
-        if random_detections:
-            rng = np.random.default_rng() if rng is None else rng
-            outputs = shift_detections(outputs, norm_boxes(scenes.windows, scenes.molded_shape), rng)
+        rng = np.random.default_rng() if rng is None else rng
+        outputs = shift_detections(outputs, norm_boxes(scenes.windows, scenes.molded_shape), rng)
         return self.predictor.unmold(scenes, outputs)
 
     def mold_inputs(self, images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -259,7 +261,7 @@ class SiameseMaskRCNN:
         anchors = self.get_anchors(images.shape[1:])
         key = tuple((name, id(tensor)) for name, tensor in wanted.items())
         if key not in self._graphs:
-            self._graphs[key] = compiled(keras.Model(self.keras_model.inputs, wanted))
+            self._graphs[key] = compiled(functools.partial(keras.Model, self.keras_model.inputs, wanted))
         metas, anchors = np.asarray(image_metas, np.float32), np.broadcast_to(anchors, (len(images), *anchors.shape))
         values = self._graphs[key](images, metas, self._molded_targets(targets), anchors)
         return {name: np.asarray(values[name]) for name in wanted}

@@ -8,6 +8,7 @@
 them. These steps are in `base_predictor`; the network behind them is here.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
@@ -20,6 +21,7 @@ from .base_predictor import crops_of as crops_of
 from .config import Config
 from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
 from .modeling import network
+from .modeling.parts import PredictorParts
 from .ops.similarity import Verification
 from .weights import choice, loading, thresholds
 
@@ -66,10 +68,7 @@ class SiamesePredictor(BasePredictor):
             self.take(thresholds.find_thresholds(weights) if calibrated else None)
             if self.config.VERIFY_DETECTIONS and self._verification is None:
                 self._verification = thresholds.find_verification(weights)
-        parts = network.build_parts(self._detection_config(), self.layers)
-        self._encode_scene = compiled(parts.scene_encoder)
-        self._encode_reference = compiled(parts.reference_encoder)
-        self._detect = compiled(parts.detector)
+        self._build()
 
     @classmethod
     def from_pretrained(cls, name: PathLike, *, checkpoints: PathLike = "checkpoints", **settings: Any) -> Self:
@@ -93,8 +92,17 @@ class SiamesePredictor(BasePredictor):
         verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
         return cls(config, weights=path, verification=verification, calibrated=False)
 
+    def _build(self) -> None:
+        """Compile the parts of the network; each is built when it is first called."""
+        parts = PredictorParts(self._detection_config(), self.layers)
+        self._encode_scene = compiled(lambda: parts.scene_encoder)
+        self._encode_reference = compiled(lambda: parts.reference_encoder)
+        self._detect = compiled(lambda: parts.detector)
+        self._segment = compiled(lambda: parts.segmenter) if self.config.MODEL == "mrcnn" else None
+        self._share, self._detect_shared = compiled(lambda: parts.scene_terms), compiled(lambda: parts.shared_detector)
+
     def _verifies_changed(self) -> None:
-        self._detect = compiled(network.build_detector(self._detection_config(), self.layers))
+        self._build()
 
     def load_weights(self, path: PathLike, *, exclude: Sequence[str] = ()) -> loading.LoadReport:
         """Load a weight file, and forget the scene of `set_image`.
@@ -105,18 +113,25 @@ class SiamesePredictor(BasePredictor):
         return loading.load_weights(self.layers, path, exclude=exclude)
 
 
-def compiled(model: keras.Model) -> Callable[..., Any]:
-    """A compiled function of a model's inputs, one argument each.
+def compiled(build: Callable[[], keras.Model]) -> Callable[..., Any]:
+    """A compiled function of a model's inputs, one argument each. `build` returns the model, at the first call.
 
     On TensorFlow it returns tensors, so that feature maps are not copied between models; otherwise arrays.
     """
-    single = len(model.inputs) == 1
-    if keras.backend.backend() != "tensorflow":
-        return lambda *inputs: model.predict_on_batch(inputs[0] if single else list(inputs))
-    import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs])
-    def run(*inputs: Any) -> Any:
-        return model(inputs[0] if single else list(inputs), training=False)
+    @functools.cache
+    def function() -> Callable[..., Any]:
+        model = build()
+        single = len(model.inputs) == 1
+        if keras.backend.backend() != "tensorflow":
+            return lambda *inputs: model.predict_on_batch(inputs[0] if single else list(inputs))
+        import tensorflow as tf
 
-    return cast(Callable[..., Any], run)
+        def run(model: keras.Model, *inputs: Any) -> Any:
+            return model(inputs[0] if single else list(inputs), training=False)
+
+        signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
+        # a partial: TensorFlow counts traces by the code of a function, and would warn of one a model
+        return cast(Callable[..., Any], tf.function(functools.partial(run, model), input_signature=signature))
+
+    return lambda *inputs: function()(*inputs)

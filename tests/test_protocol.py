@@ -663,8 +663,8 @@ class Counting:
         self.references += len(crops)
         return self._predictor.encode_references(crops)
 
-    def detect_in(self, scenes, references):
-        return self._predictor.detect_in(scenes, references)
+    def detect_all(self, scene, references, **options):
+        return self._predictor.detect_all(scene, references, **options)
 
 
 @pytest.mark.slow

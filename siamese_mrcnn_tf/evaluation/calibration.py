@@ -24,7 +24,7 @@ from ..weights.thresholds import Calibration
 from .analysis import IGNORED, IOU_THRESHOLDS, TRUE_POSITIVE, ImageTruth, match_outcomes
 from .coco_scores import results_of
 from .presence import auroc, ratio, silent_above
-from .queries import queries_of, repeated, with_absent
+from .queries import queries_of, with_absent
 from .references import Queries, RandomReferenceSampler
 from .settings import DEFAULT_THRESHOLD, EvaluationSettings, require_counts, versions
 
@@ -219,7 +219,8 @@ def search(
     found: list[SearchedQuery] = []
     embeddings: dict[tuple[int, int], ReferenceEmbedding] = {}
     for number, (image_id, classes) in enumerate(tqdm(asked, desc="search", unit="image", disable=not progress)):
-        scenes = predictor.encode_scenes([dataset.load_image(image_id)])
+        scene = predictor.encode_scenes([dataset.load_image(image_id)])
+        predictor.share(scene)
         asks = list(itertools.product(range(settings.runs), classes))
         for start in range(0, len(asks), _BATCH):
             queries, truths = list[ReferenceEmbedding](), list[ImageTruth]()
@@ -230,7 +231,7 @@ def search(
                     embeddings[reference] = predictor.encode_references([crop])
                 queries.append(embeddings[reference])
                 truths.append(_truth(dataset, image_id, class_id))
-            found += _searched(predictor, repeated(scenes, len(queries)), queries, truths, number)
+            found += _searched(predictor, scene.for_queries(len(queries)), queries, truths, number)
     return found
 
 
@@ -246,8 +247,8 @@ def _searched(
     truths: Sequence[ImageTruth],
     number: int,
 ) -> list[SearchedQuery]:
-    """The finds of queries in one image, number `number`: `scenes` are copies of it, one for each query."""
-    outputs = predictor.match(scenes, queries)
+    """The finds of queries in one image, number `number`: `scenes` are it, for each of them."""
+    outputs = predictor.match(scenes, queries, masks=False)
     found = predictor.unmold(scenes, outputs)
     every = predictor.similarities(scenes, outputs, queries) if predictor.verifies else [None] * len(found)
     searched = []

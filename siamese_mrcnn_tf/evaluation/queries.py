@@ -6,14 +6,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-import keras
 import numpy as np
 
 from ..config import Config
 from ..data.dataset import IndexedCocoDataset
 from ..data.references import absent_classes, cut_reference, has_reference
 from ..ops.boxes import extract_bboxes
-from ..predictor import EncodedScenes, ReferenceEmbedding, SiamesePredictor
+from ..predictor import ReferenceEmbedding, SiamesePredictor
 from .references import Queries, Reference, classes_in
 
 Detections = dict[str, Any]  # of a query: rois, scores, masks, as of `SiamesePredictor.detect`
@@ -137,7 +136,7 @@ class OneShotDetector:
             part = queries[start : start + self._batch]
             try:
                 embeddings = [self._joint_embedding(dataset, query.references) for query in part]
-                found += self.predictor.detect_in(repeated(scene, len(part)), embeddings)
+                found += self.predictor.detect_all(scene, embeddings, batch=self._batch, more=len(queries) > 1)
             except Exception as error:  # whatever the backend raises, a failed query must not go unnoticed
                 names = ", ".join(repr(dataset.class_names[query.class_id]) for query in part)
                 where = f"{dataset.image_reference(image_id)}, category {names}"
@@ -161,21 +160,6 @@ class OneShotDetector:
             if len(self._embeddings) > self._cached:
                 self._embeddings.popitem(last=False)
         return embedding
-
-
-def repeated(scene: EncodedScenes, count: int) -> EncodedScenes:
-    """EncodedScenes with `count` copies of a single scene."""
-    if count == 1:
-        return scene
-    return dataclasses.replace(
-        scene,
-        pyramid=[keras.ops.repeat(level, count, axis=0) for level in scene.pyramid],
-        image_metas=np.repeat(scene.image_metas, count, axis=0),
-        windows=np.repeat(scene.windows, count, axis=0),
-        anchors=np.repeat(scene.anchors, count, axis=0),
-        images=list(scene.images) * count,
-        shapes=list(scene.shapes) * count,
-    )
 
 
 # ---- random boxes ----------------------------------------------------------------------------------------------------

@@ -12,11 +12,13 @@ import tensorflow as tf
 from ..config import Config
 from ..modeling import network
 from ..modeling.backbone import LEVELS
+from ..modeling.parts import PredictorParts
 from ..ops.anchors import pyramid_anchors
 from ..ops.box_ops import Tensor
 from ..ops.kernels import exportable
 from ..runtime.manifest import NETWORK, PARTS, Interface
 
+_MATCHED = [f"matched_{level}" for level in network.POOLED_LEVELS]
 _OUTPUTS = ("mrcnn_detection", "mrcnn_mask", "presence")  # of the detector, as far as the network has them
 
 
@@ -83,7 +85,7 @@ def build_graphs(config: Config, layers: network.SharedLayers, *, shots: int = 1
         layers: of `network.build_layers`.
         shots: references that the network takes.
     """
-    parts = network.build_parts(open_config(config), layers)
+    parts = PredictorParts(open_config(config), layers)
     height, width = config.IMAGE_SHAPE[:2]
     image, reference = [1, height, width, 3], [1, *config.TARGET_SHAPE]
     maps = {f"scene_{name}": [1, *_static(shape)] for name, shape in _map_shapes(parts).items()}
@@ -99,17 +101,18 @@ def build_graphs(config: Config, layers: network.SharedLayers, *, shots: int = 1
         mean = tf.reduce_mean(encode_reference(references[0])["embedding"], axis=0, keepdims=True)
         return detect(*scene, mean, image_meta, anchors)
 
-    models = [parts.scene_encoder, parts.reference_encoder, parts.detector]
+    heads = [model for model in (parts.detector, parts.segmenter) if model is not None]
+    models = [[parts.scene_encoder], [parts.reference_encoder], heads]
     inputs = [{"input_image": image}, {"input_references": reference}, maps | embedding | about]
     graphs = [
-        Graph(name, given, function, [model])
-        for name, given, function, model in zip(PARTS, inputs, functions, models, strict=True)
+        Graph(name, given, function, own)
+        for name, given, function, own in zip(PARTS, inputs, functions, models, strict=True)
     ]
     whole = {"input_image": image, "input_references": [1, shots, *config.TARGET_SHAPE], **about}
-    return {graph.name: graph for graph in [*graphs, Graph(NETWORK, whole, run_network, models)]}
+    return {graph.name: graph for graph in [*graphs, Graph(NETWORK, whole, run_network, sum(models, []))]}
 
 
-def _functions(parts: network.PredictorParts) -> tuple[Callable[..., dict[str, Tensor]], ...]:
+def _functions(parts: PredictorParts) -> tuple[Callable[..., dict[str, Tensor]], ...]:
     """The parts as functions with outputs by name."""
 
     def encode_scene(image: Tensor) -> dict[str, Tensor]:
@@ -120,12 +123,16 @@ def _functions(parts: network.PredictorParts) -> tuple[Callable[..., dict[str, T
 
     def detect(*inputs: Tensor) -> dict[str, Tensor]:
         outputs = parts.detector(list(inputs), training=False)
+        if parts.segmenter is not None:
+            boxes = outputs["mrcnn_detection"][0, :, :4]
+            given = [boxes, tf.zeros(len(boxes), tf.int32), inputs[-2], *(outputs[name] for name in _MATCHED)]
+            outputs["mrcnn_mask"] = parts.segmenter(given, training=False)[None]
         return {name: outputs[name] for name in _OUTPUTS if name in outputs}
 
     return encode_scene, encode_reference, detect
 
 
-def _map_shapes(parts: network.PredictorParts) -> dict[str, Any]:
+def _map_shapes(parts: PredictorParts) -> dict[str, Any]:
     return dict(zip(LEVELS, (tensor.shape for tensor in parts.scene_encoder.outputs), strict=True))
 
 

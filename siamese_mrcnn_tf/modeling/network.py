@@ -1,8 +1,8 @@
 """The network: all layers with weights, and the inference models built over them.
 
-`build_layers` makes each layer once. The single inference model (Matterport's inputs and outputs), the three parts
-behind the predictor (scene encoder, reference encoder, detector) and the training graph (`training_network`) share the
-layers, so that weights loaded into one are loaded into all.
+`build_layers` makes each layer once. The single inference model (Matterport's inputs and outputs), the parts behind the
+predictor (`parts`) and the training graph (`training_network`) share the layers, so that weights loaded into one are
+loaded into all.
 """
 
 import contextlib
@@ -54,15 +54,6 @@ class InferenceNetwork:
     tensors: dict[str, Tensor]  # symbolic tensors of every stage by name, for `SiameseMaskRCNN.run_graph`
 
 
-@dataclasses.dataclass(frozen=True)
-class PredictorParts:
-    """The inference model in three parts."""
-
-    scene_encoder: keras.Model  # image [batch, H, W, 3] -> [P2, P3, P4, P5, P6]
-    reference_encoder: keras.Model  # references [n, T, T, 3] -> embeddings [n, levels, channels]
-    detector: keras.Model  # [P2..P6], embedding [batch, levels, channels], image_meta, anchors -> dict of outputs
-
-
 def build_layers(config: Config) -> SharedLayers:
     """All layers of a configuration, with their weights.
 
@@ -80,7 +71,7 @@ def build_layers(config: Config) -> SharedLayers:
         classifier = build_classifier_layers(config.POOL_SIZE, config.NUM_CLASSES, train_bn=bn, fc_layers_size=fc_size)
         mask = build_mask_layers(train_bn=bn, channels=config.MASK_HEAD_CHANNELS) if config.MODEL == "mrcnn" else {}
     layers = SharedLayers(resnet, fpn, rpn, matching, classifier, mask, presence={})
-    build_detector(config, layers)  # the heads create their weights when they are first called
+    _build_heads(config, layers)
     if config.USE_PRESENCE:  # last, so that the other initial weights are those of a network without it
         layers = dataclasses.replace(layers, presence=build_presence_layers(depth, fc_size))
     return layers
@@ -109,38 +100,23 @@ def build_inference_model(config: Config, layers: SharedLayers) -> InferenceNetw
         USE_PRESENCE presence [batch, 1], which multiplies the scores of mrcnn_detection but not mrcnn_class;
         `detections` and `rpn_rois` are the names that code for the original uses for mrcnn_detection and ROI.
     """
-    image, image_meta, anchors = _scene_inputs(config)
+    image, image_meta, anchors = scene_inputs(config)
     references = keras.Input((None, *config.TARGET_SHAPE), name="input_target")
     tensors = encoders_graph(image, references, layers)
     scene = [tensors[f"img_{level}"] for level in LEVELS]
     tensors.update(detector_graph(scene, tensors["target_embedding"], image_meta, anchors, config, layers))
-    outputs = _model_outputs(tensors)
+    outputs = model_outputs(tensors)
     outputs["detections"], outputs["rpn_rois"] = outputs["mrcnn_detection"], outputs["ROI"]
     model = keras.Model([image, image_meta, references, anchors], outputs, name="mask_rcnn")
     return InferenceNetwork(model, {**tensors, **_intermediates(tensors, anchors, image_meta, config), **outputs})
 
 
-def build_parts(config: Config, layers: SharedLayers) -> PredictorParts:
-    """The three models behind the predictor; arguments as in `build_inference_model`."""
-    image = keras.Input(_image_shape(config), name="input_image")
+def _build_heads(config: Config, layers: SharedLayers) -> None:
+    """Let the layers of matching and of the heads create their weights, which they do when they are first called."""
+    image, image_meta, anchors = scene_inputs(config)
     maps = pyramid_graph(image, layers)
-    references = keras.Input(config.TARGET_SHAPE, name="input_references")
-    embeddings = embedding_graph(pyramid_graph(references, layers))
-    return PredictorParts(
-        scene_encoder=keras.Model(image, [maps[level] for level in LEVELS], name="scene_encoder"),
-        reference_encoder=keras.Model(references, embeddings, name="reference_encoder"),
-        detector=build_detector(config, layers),
-    )
-
-
-def build_detector(config: Config, layers: SharedLayers) -> keras.Model:
-    """The model that matches an encoded scene with an embedding and detects; see `PredictorParts`."""
-    image, image_meta, anchors = _scene_inputs(config)
-    maps = pyramid_graph(image, layers)
-    scene = [keras.Input(maps[level].shape[1:], dtype=maps[level].dtype, name=f"scene_{level}") for level in LEVELS]
-    embedding = keras.Input((len(LEVELS), config.FPN_FEATUREMAPS), name="target_embedding")
-    outputs = _model_outputs(detector_graph(scene, embedding, image_meta, anchors, config, layers))
-    return keras.Model([*scene, embedding, image_meta, anchors], outputs, name="detector")
+    embedding = keras.Input((len(LEVELS), config.FPN_FEATUREMAPS))
+    detector_graph([maps[level] for level in LEVELS], embedding, image_meta, anchors, config, layers)
 
 
 def pyramid_graph(image: Tensor, layers: SharedLayers) -> dict[str, Tensor]:
@@ -178,8 +154,31 @@ def detector_graph(
     """
     tensors = match_graph(scene, embedding, layers)
     matched = list(tensors.values())
-    tensors.update(propose_graph(matched, anchors, config.POST_NMS_ROIS_INFERENCE, config, layers.rpn_model))
+    by_level = [layers.rpn_model(level_map) for level_map in matched]
     pooled_maps = matched[: len(POOLED_LEVELS)]
+    tensors.update(finds_graph(by_level, pooled_maps, image_meta, anchors, config, layers))
+    if layers.mask:
+        boxes = tensors["mrcnn_detection"][..., :4]
+        tensors.update(mask_outputs_graph(boxes, pooled_maps, image_meta, config, layers))
+    return tensors
+
+
+def finds_graph(
+    by_level: list[dict[str, Tensor]],
+    pooled_maps: list[Tensor],
+    image_meta: Tensor,
+    anchors: Tensor,
+    config: Config,
+    layers: SharedLayers,
+) -> dict[str, Tensor]:
+    """Proposals, class and box head, and detections without masks: the tensors of these stages, by name.
+
+    Args:
+        by_level: the outputs of the RPN for matched P2..P6.
+        pooled_maps: matched P2..P5, each [batch, h, w, channels].
+        image_meta, anchors: as in `detector_graph`.
+    """
+    tensors = propose_graph(by_level, anchors, config.POST_NMS_ROIS_INFERENCE, config)
     tensors.update(classifier_outputs_graph(tensors["ROI"], pooled_maps, image_meta, config, layers))
     probabilities = tensors["mrcnn_class"]
     if layers.presence:
@@ -190,11 +189,7 @@ def detector_graph(
     tensors["first_detections"] = detections
     for number in range(1, config.DETECTION_REFINEMENTS + 1):
         detections = refinement_graph(detections, pooled_maps, image_meta, config, layers, name=f"refined_{number}")
-    tensors["mrcnn_detection"] = detections
-    if layers.mask:
-        boxes = tensors["mrcnn_detection"][..., :4]
-        tensors.update(mask_outputs_graph(boxes, pooled_maps, image_meta, config, layers))
-    return tensors
+    return {**tensors, "mrcnn_detection": detections}
 
 
 def refinement_graph(
@@ -261,19 +256,21 @@ def _intermediates(
     }
 
 
-def _model_outputs(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def model_outputs(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that are outputs of the inference models, by name."""
     names = ("mrcnn_detection", "mrcnn_class", "mrcnn_bbox", "mrcnn_mask", "ROI", "rpn_class", "rpn_bbox", "presence")
     return {name: tensors[name] for name in names if name in tensors}
 
 
-def _scene_inputs(config: Config) -> tuple[Tensor, Tensor, Tensor]:
+def scene_inputs(config: Config) -> tuple[Tensor, Tensor, Tensor]:
+    """Symbolic inputs: images [batch, H, W, 3], image_meta [batch, meta], anchors [batch, anchors, 4]."""
     return (
-        keras.Input(_image_shape(config), name="input_image"),
+        keras.Input(image_shape(config), name="input_image"),
         keras.Input((config.IMAGE_META_SIZE,), name="input_image_meta"),
         keras.Input((None, 4), name="input_anchors"),
     )
 
 
-def _image_shape(config: Config) -> tuple[int | None, int | None, int]:
+def image_shape(config: Config) -> tuple[int | None, int | None, int]:
     """Shape of the image input: not fixed in the resize modes whose result depends on the image."""
     return (None, None, 3) if config.IMAGE_RESIZE_MODE in ("pad64", "none") else config.IMAGE_SHAPE

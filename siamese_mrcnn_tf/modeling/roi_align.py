@@ -45,6 +45,20 @@ class PyramidROIAlign(keras.layers.Layer):
         return {**super().get_config(), "pool_shape": self.pool_shape, "canonical_size": self.canonical_size}
 
 
+class ListedROIAlign(PyramidROIAlign):
+    """`PyramidROIAlign` of a list of rois with the index of each one's image, so that no rows pad it."""
+
+    def call(self, inputs: list[Tensor]) -> Tensor:
+        """inputs: rois [n, 4], indices int32 [n], image_meta [batch, meta] of one molded shape, maps P2..P5
+        -> [n, *pool_shape, channels]."""
+        rois, indices, image_meta, *feature_maps = inputs
+        levels = roi_levels_graph(rois[None], image_meta[:1], canonical_size=self.canonical_size)[0]
+        return pyramid_crop_and_resize(feature_maps, rois, indices, levels - _FINEST_LEVEL, self.pool_shape)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        return (input_shape[0][0], *self.pool_shape, input_shape[3][-1])
+
+
 def roi_levels_graph(rois: Tensor, image_meta: Tensor, *, canonical_size: int) -> Tensor:
     """Level of each roi, int32 [batch, n]: clip(4 + round(log2(sqrt(h w) / (canonical_size / sqrt(H W)))), 2, 5).
 

@@ -24,13 +24,12 @@ Layers: TypeAlias = dict[str, KL.Layer]  # by name
 class WholeMapConv(KL.Conv2D):
     """A convolution whose kernel has the size of its maps: [n, side, side, channels] -> [n, 1, 1, filters]."""
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         if not is_exporting():
-            return super().call(inputs)
+            return super().convolution_op(inputs, kernel)
         # the same as one matrix product, which other runtimes are much faster at
-        kernel = ops.reshape(self.kernel, (-1, self.filters))
-        product = ops.matmul(ops.reshape(inputs, (-1, kernel.shape[0])), kernel)
-        return ops.reshape(product + self.bias, (-1, 1, 1, self.filters))
+        matrix = ops.reshape(kernel, (-1, self.filters))
+        return ops.reshape(ops.matmul(ops.reshape(inputs, (-1, matrix.shape[0])), matrix), (-1, 1, 1, self.filters))
 
 
 def build_classifier_layers(
@@ -114,14 +113,19 @@ def build_fpn_mask_graph(
     count = rois.shape[1]
     align = PyramidROIAlign((pool_size, pool_size), canonical_size, name="roi_align_mask")
     pooled = align([rois, image_meta, *maps])
-    outputs, x = {"roi_align_mask": pooled}, fold_rois(pooled)
+    outputs = mask_head_graph(fold_rois(pooled), layers)
+    return {"roi_align_mask": pooled, **{name: unfold_rois(values, count) for name, values in outputs.items()}}
+
+
+def mask_head_graph(pooled: Tensor, layers: Layers) -> dict[str, Tensor]:
+    """The mask head: pooled maps [n, pool, pool, channels] -> the outputs of `build_fpn_mask_graph` for n rois."""
+    outputs, x = {}, pooled
     for index in range(1, _MASK_CONVS + 1):
         x = layers[f"mrcnn_mask_bn{index}"](layers[f"mrcnn_mask_conv{index}"](x))
-        outputs[f"mrcnn_mask_bn{index}"] = unfold_rois(x, count)
+        outputs[f"mrcnn_mask_bn{index}"] = x
         x = ops.relu(x)
-    x = layers["mrcnn_mask_deconv"](x)
-    outputs["mrcnn_mask_deconv"] = unfold_rois(x, count)
-    outputs["mrcnn_mask"] = unfold_rois(layers["mrcnn_mask"](x), count)[..., 0]
+    outputs["mrcnn_mask_deconv"] = x = layers["mrcnn_mask_deconv"](x)
+    outputs["mrcnn_mask"] = layers["mrcnn_mask"](x)[..., 0]
     return outputs
 
 

@@ -17,6 +17,7 @@ from ..config import Config
 from ..ops.box_ops import Tensor, apply_box_deltas_graph, clip_boxes_graph, gather_batched
 from ..ops.kernels import is_exporting, non_max_suppression
 
+RPN_CONV, _RPN_CLASS, _RPN_BBOX = "rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred"  # layers of `rpn_model`
 _PROPOSAL_SETTINGS = ("proposal_count", "nms_threshold", "pre_nms_limit", "bbox_std_dev")
 
 
@@ -47,34 +48,43 @@ def rpn_graph(
         dict: rpn_class_logits and rpn_class [batch, anchors, (background, foreground)],
         rpn_bbox [batch, anchors, (dy, dx, log(dh), log(dw))].
     """
-    convolution = {"padding": "same", "activation": "relu", "strides": anchor_stride, "name": "rpn_conv_shared"}
+    convolution = {"padding": "same", "activation": "relu", "strides": anchor_stride, "name": RPN_CONV}
     shared = KL.Conv2D(conv_channels, 3, **convolution)(feature_map)
     # outputs are float32, also under mixed precision
-    logits = KL.Conv2D(2 * anchors_per_location, 1, dtype="float32", name="rpn_class_raw")(shared)
-    logits = KL.Reshape((-1, 2), dtype="float32")(logits)
-    deltas = KL.Conv2D(4 * anchors_per_location, 1, dtype="float32", name="rpn_bbox_pred")(shared)
-    deltas = KL.Reshape((-1, 4), dtype="float32")(deltas)
+    logits = KL.Conv2D(2 * anchors_per_location, 1, dtype="float32", name=_RPN_CLASS)
+    deltas = KL.Conv2D(4 * anchors_per_location, 1, dtype="float32", name=_RPN_BBOX)
+    return _anchor_outputs_graph(shared, logits, deltas)
+
+
+def build_rpn_tail(rpn_model: keras.Model) -> keras.Model:
+    """`rpn_model` after its convolution RPN_CONV: output of its ReLU [batch, h, w, channels] -> dict of `rpn_graph`."""
+    shared = keras.Input((None, None, rpn_model.get_layer(RPN_CONV).filters), name="input_rpn_shared")
+    layers = (rpn_model.get_layer(name) for name in (_RPN_CLASS, _RPN_BBOX))
+    return keras.Model(shared, _anchor_outputs_graph(shared, *layers), name="rpn_tail")
+
+
+def _anchor_outputs_graph(shared: Tensor, class_layer: KL.Layer, bbox_layer: KL.Layer) -> dict[str, Tensor]:
+    logits = KL.Reshape((-1, 2), dtype="float32")(class_layer(shared))
+    deltas = KL.Reshape((-1, 4), dtype="float32")(bbox_layer(shared))
     probabilities = KL.Activation("softmax", dtype="float32", name="rpn_class_xxx")(logits)
     return {"rpn_class_logits": logits, "rpn_class": probabilities, "rpn_bbox": deltas}
 
 
 def propose_graph(
-    matched: list[Tensor], anchors: Tensor, proposal_count: int, config: Config, rpn_model: keras.Model
+    by_level: list[dict[str, Tensor]], anchors: Tensor, proposal_count: int, config: Config
 ) -> dict[str, Tensor]:
     """Scores and deltas of the anchors of all levels, and the proposals.
 
     Args:
-        matched: matched P2..P6, each [batch, h, w, channels].
+        by_level: the outputs of `rpn_graph` for matched P2..P6.
         anchors: [batch, anchors, (y1, x1, y2, x2)] normalized.
         proposal_count: rows of ROI.
         config: reads RPN_NMS_THRESHOLD, PRE_NMS_LIMIT and RPN_BBOX_STD_DEV.
-        rpn_model: of `build_rpn_model`.
 
     Returns:
         dict: rpn_class_logits, rpn_class [batch, anchors, 2], rpn_bbox [batch, anchors, 4],
         ROI [batch, proposal_count, 4] normalized.
     """
-    by_level = [rpn_model(level_map) for level_map in matched]
     tensors = {
         name: KL.Concatenate(axis=1, name=name)([outputs[name] for outputs in by_level])
         for name in ("rpn_class_logits", "rpn_class", "rpn_bbox")

@@ -61,7 +61,8 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
         maps = [ops.repeat(level, queries, axis=0) for level in maps]
     matched = list(match_graph(maps, tensors["target_embedding"], layers).values())
     anchors = AnchorLayer(norm_boxes(pyramid_anchors(config, config.IMAGE_SHAPE), config.IMAGE_SHAPE), name="anchors")
-    tensors.update(propose_graph(matched, anchors(image), config.POST_NMS_ROIS_TRAINING, config, layers.rpn_model))
+    by_level = [layers.rpn_model(level_map) for level_map in matched]
+    tensors.update(propose_graph(by_level, anchors(image), config.POST_NMS_ROIS_TRAINING, config))
     gt_boxes_norm = norm_boxes_graph(inputs["input_gt_boxes"], config.IMAGE_SHAPE[:2])
     targets = DetectionTargetLayer(
         config.TRAIN_ROIS_PER_IMAGE,

@@ -50,8 +50,7 @@ class Detector:
         """The finds of each category in an image, uint8 [height, width, RGB]; the image is encoded once."""
         scene, has_masks = self.predictor.encode_scenes([pixels]), self.predictor.config.MODEL == "mrcnn"
         found = []
-        for category, embedding in zip(self.categories, self.embeddings, strict=True):
-            one = self.predictor.detect_in(scene, [embedding])[0]
+        for category, one in zip(self.categories, self.predictor.detect_all(scene, self.embeddings), strict=True):
             finds = Finds(one["rois"], one["scores"], one["masks"] if has_masks else None)
             found.append(finds.above(category.threshold))
         return tuple(found)

@@ -1,0 +1,115 @@
+"""The inference network in parts, as the predictor uses it: nothing is computed twice or for padding.
+
+A scene is encoded once. With one reference, `detector` matches and detects; with several, `scene_terms` computes what
+they share, and `shared_detector` the rest. `segmenter` computes masks of the detections that are left, not of the rows
+that pad them.
+"""
+
+import functools
+
+import keras
+
+from ..config import Config
+from .backbone import LEVELS
+from .folding import folded_layers
+from .matching import embedding_graph, match_graph
+from .network import (
+    POOLED_LEVELS,
+    SharedLayers,
+    finds_graph,
+    image_shape,
+    model_outputs,
+    pyramid_graph,
+    scene_inputs,
+)
+from .roi_align import ListedROIAlign
+from .roi_heads import mask_head_graph
+from .rpn import build_rpn_tail
+from .shared_scene import SceneTerms, SharedMatching
+
+
+class PredictorParts:
+    """The parts; each is a Keras model, built when it is first used.
+
+    Args:
+        config: of `layers`.
+        layers: of `network.build_layers`.
+    """
+
+    def __init__(self, config: Config, layers: SharedLayers) -> None:
+        self._config, self._layers = config, folded_layers(layers)
+
+    @functools.cached_property
+    def scene_encoder(self) -> keras.Model:
+        """image [batch, H, W, 3] -> [P2, P3, P4, P5, P6], each [batch, h, w, channels]."""
+        image = keras.Input(image_shape(self._config), name="input_image")
+        maps = pyramid_graph(image, self._layers)
+        return keras.Model(image, [maps[level] for level in LEVELS], name="scene_encoder")
+
+    @functools.cached_property
+    def reference_encoder(self) -> keras.Model:
+        """references [n, T, T, 3] -> embeddings [n, levels, channels]."""
+        references = keras.Input(self._config.TARGET_SHAPE, name="input_references")
+        embeddings = embedding_graph(pyramid_graph(references, self._layers))
+        return keras.Model(references, embeddings, name="reference_encoder")
+
+    @functools.cached_property
+    def detector(self) -> keras.Model:
+        """P2..P6, embedding [batch, levels, channels], image_meta, anchors -> outputs of `build_inference_model`
+        without masks, and matched_P2..matched_P5, each [batch, h, w, channels]."""
+        scene, embedding, image_meta, anchors = self._inputs()
+        matched = match_graph(scene, embedding, self._layers)
+        by_level = [self._layers.rpn_model(level_map) for level_map in matched.values()]
+        pooled = dict(list(matched.items())[: len(POOLED_LEVELS)])
+        tensors = finds_graph(by_level, list(pooled.values()), image_meta, anchors, self._config, self._layers)
+        outputs = {**model_outputs(tensors), **pooled}
+        return keras.Model([*scene, embedding, image_meta, anchors], outputs, name="detector")
+
+    @functools.cached_property
+    def segmenter(self) -> keras.Model | None:
+        """Boxes [n, 4] normalized, the index int32 [n] of each one's image, image_meta, matched P2..P5
+        -> masks [n, 28, 28]; None for "frcnn"."""
+        config = self._config
+        if not self._layers.mask:
+            return None
+        boxes, indices = keras.Input((4,), name="input_boxes"), keras.Input((), dtype="int32", name="input_indices")
+        _, image_meta, _ = scene_inputs(config)
+        shape, dtype = (None, None, config.MATCHED_FEATUREMAPS), self._layers.matching[LEVELS[0]].compute_dtype
+        matched = [keras.Input(shape, dtype=dtype, name=f"matched_{level}") for level in POOLED_LEVELS]
+        inputs = [boxes, indices, image_meta, *matched]
+        pooled = ListedROIAlign((config.MASK_POOL_SIZE,) * 2, config.ROI_CANONICAL_SIZE)(inputs)
+        return keras.Model(inputs, mask_head_graph(pooled, self._layers.mask)["mrcnn_mask"], name="segmenter")
+
+    @functools.cached_property
+    def scene_terms(self) -> keras.Model:
+        """P2..P6 of one scene -> the tensors of `shared_scene.SceneTerms`."""
+        scene = self._inputs()[0]
+        return keras.Model(scene, SceneTerms(self._layers, name="terms")(scene), name="scene_terms")
+
+    @functools.cached_property
+    def shared_detector(self) -> keras.Model:
+        """P2..P6 of one scene, its terms, embeddings [batch, levels, channels], image_meta, anchors -> the outputs of
+        `detector` for each of the embeddings."""
+        scene, embedding, image_meta, anchors = self._inputs()
+        given = [
+            keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=f"term_{number}")
+            for number, tensor in enumerate(self.scene_terms.outputs)
+        ]
+        matched, shared = SharedMatching(self._layers, name="shared_matching")([*scene, *given, embedding])
+        tail = build_rpn_tail(self._layers.rpn_model)
+        by_level = [tail(level) for level in shared]
+        tensors = finds_graph(by_level, matched, image_meta, anchors, self._config, self._layers)
+        pooled = {f"matched_{level}": tensor for level, tensor in zip(POOLED_LEVELS, matched, strict=True)}
+        outputs = {**model_outputs(tensors), **pooled}
+        return keras.Model([*scene, *given, embedding, image_meta, anchors], outputs, name="shared_detector")
+
+    def _inputs(self) -> tuple:
+        """Symbolic inputs of a detector: ([P2..P6], embedding, image_meta, anchors)."""
+        _, image_meta, anchors = scene_inputs(self._config)
+        outputs = self.scene_encoder.outputs
+        scene = [
+            keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=f"scene_{level}")
+            for level, tensor in zip(LEVELS, outputs, strict=True)
+        ]
+        embedding = keras.Input((len(LEVELS), self._config.FPN_FEATUREMAPS), name="target_embedding")
+        return scene, embedding, image_meta, anchors

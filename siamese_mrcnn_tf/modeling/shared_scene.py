@@ -1,0 +1,92 @@
+"""One scene and several references: what does not depend on the reference is computed once.
+
+Matching is W_P P + W_D |P - t| + b for a scene's map P and an embedding t, and the RPN's convolution is linear in it up
+to its ReLU. So the terms of P are computed once a scene, for matched maps and RPN. A reference adds those of |P - t|,
+for the RPN with one 3x3 kernel, which composes W_D and the RPN's: it reads 256 channels instead of the 384 of a matched
+map. The sums are the same as one by one, borders included, but for rounding.
+"""
+
+from typing import Any
+
+from keras import layers as KL
+from keras import ops
+
+from ..ops.box_ops import Tensor
+from .backbone import LEVELS
+from .matching import MatchingLayer
+from .network import POOLED_LEVELS, SharedLayers
+from .rpn import RPN_CONV
+
+
+class _SharedLayer(KL.Layer):
+    """A layer without weights of its own over matching and RPN of `layers`."""
+
+    def __init__(self, layers: SharedLayers, **kwargs: Any) -> None:
+        convolution = layers.rpn_model.get_layer(RPN_CONV)
+        super().__init__(dtype=convolution.dtype_policy, **kwargs)
+        self.matching, self.convolution = [layers.matching[level] for level in LEVELS], convolution
+
+
+class SceneTerms(_SharedLayer):
+    """The terms of a scene."""
+
+    def call(self, scene: list[Tensor]) -> list[Tensor]:
+        """scene: [P2..P6] of one scene, each [1, h, w, channels] -> a list of: for P2..P5 the matched maps without
+        their reference's term [1, h, w, filters]; for P2..P6 the input of the RPN's ReLU without it
+        [1, h, w, rpn channels]; for P2..P6 composed kernels [3, 3, channels, rpn channels]."""
+        matching, convolution = self.matching, self.convolution
+        matched, shared, kernels = [], [], []
+        for level_map, layer in zip(scene, matching, strict=True):
+            of_scene, of_difference = _kernels(layer)
+            if len(matched) < len(POOLED_LEVELS):
+                matched.append(ops.conv(level_map, self._cast(of_scene)) + self._cast(layer.bias.value))
+            kernel = convolution.kernel.value
+            term = self._convolve(level_map, _composed(kernel, of_scene))
+            # the bias of matching is not there outside of the map: a convolution of a map of ones
+            ones = self._cast(ops.ones_like(level_map[..., :1]))
+            term += self._convolve(ones, ops.einsum("yxfo,f->yxo", kernel, layer.bias.value)[:, :, None])
+            shared.append(term + self._cast(convolution.bias.value))
+            kernels.append(self._cast(_composed(kernel, of_difference)))
+        return [*matched, *shared, *kernels]
+
+    def _convolve(self, level_map: Tensor, kernel: Tensor) -> Tensor:
+        return self.convolution.convolution_op(level_map, self._cast(kernel))
+
+    def _cast(self, values: Tensor) -> Tensor:
+        return ops.cast(values, self.compute_dtype)
+
+
+class SharedMatching(_SharedLayer):
+    """The terms of references, added to those of their scene."""
+
+    def call(self, inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """inputs: [P2..P6] of one scene, the list of `SceneTerms`, embeddings [batch, levels, channels]
+        -> (matched P2..P5 [batch, h, w, filters]; for P2..P6 the output of the RPN's ReLU
+        [batch, h, w, rpn channels])."""
+        *given, embeddings = inputs
+        levels, pooled = len(LEVELS), len(POOLED_LEVELS)
+        scene, given = given[:levels], given[levels:]
+        of_scene, shared, kernels = given[:pooled], given[pooled : pooled + levels], given[pooled + levels :]
+        matching, convolution = self.matching, self.convolution
+        matched, active = [], []
+        for index, (level_map, layer) in enumerate(zip(scene, matching, strict=True)):
+            reference = ops.cast(embeddings[:, index], self.compute_dtype)
+            difference = ops.abs(level_map - reference[:, None, None, :])
+            if index < pooled:
+                kernel = ops.cast(_kernels(layer)[1], self.compute_dtype)
+                matched.append(of_scene[index] + ops.conv(difference, kernel))
+            active.append(ops.relu(shared[index] + convolution.convolution_op(difference, kernels[index])))
+        return matched, active
+
+
+def _kernels(layer: MatchingLayer) -> tuple[Tensor, Tensor]:
+    """Kernels [1, 1, channels, filters] of the scene's map and of the difference."""
+    kernel = layer.kernel.value
+    channels = kernel.shape[2] // 2
+    return kernel[:, :, :channels], kernel[:, :, channels:]
+
+
+def _composed(kernel: Tensor, pointwise: Tensor) -> Tensor:
+    """Of a 1x1 convolution [1, 1, channels, filters] and the kernel [y, x, filters, outputs] that follows it:
+    one kernel [y, x, channels, outputs]."""
+    return ops.einsum("yxfo,cf->yxco", kernel, pointwise[0, 0])
