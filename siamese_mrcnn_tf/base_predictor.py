@@ -385,7 +385,7 @@ def bucket(count: int) -> int:
 
     A compiled function then meets few sizes, and a quarter of its rows at most is padding.
     """
-    step = max(2 ** (count.bit_length() - 3), 1)
+    step = 1 << max(count.bit_length() - 3, 0)
     return -(-count // step) * step
 
 

@@ -35,7 +35,7 @@ class SceneTerms(_SharedLayer):
         their reference's term [1, h, w, filters]; for P2..P6 the input of the RPN's ReLU without it
         [1, h, w, rpn channels]; for P2..P6 composed kernels [3, 3, channels, rpn channels]."""
         matching, convolution = self.matching, self.convolution
-        matched, shared, kernels = [], [], []
+        matched, shared, kernels = list[Tensor](), list[Tensor](), list[Tensor]()
         for level_map, layer in zip(scene, matching, strict=True):
             of_scene, of_difference = _kernels(layer)
             if len(matched) < len(POOLED_LEVELS):
