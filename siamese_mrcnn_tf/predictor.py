@@ -23,6 +23,7 @@ from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
 from .modeling import network
 from .modeling.parts import PredictorParts
 from .ops.similarity import Verification
+from .ops.winograd import allowed
 from .weights import choice, loading, thresholds
 
 PathLike: TypeAlias = str | Path
@@ -38,6 +39,8 @@ class SiamesePredictor(BasePredictor):
         verification: used with VERIFY_DETECTIONS.
         calibrated: use the threshold file beside `weights`, if there is one (`weights.thresholds`): its verification,
             unless one is given, and its threshold where `config` has the default DETECTION_MIN_CONFIDENCE.
+        winograd: compute the convolutions of large maps by `ops.winograd`: faster from the third scene on, and with
+            rounding differences of about 1e-5. The configuration "tiny" has no maps that are large enough.
 
     Attributes:
         config: the Config in use, with the threshold and VERIFY_DETECTIONS of the threshold file.
@@ -55,8 +58,10 @@ class SiamesePredictor(BasePredictor):
         layers: network.SharedLayers | None = None,
         verification: Verification | None = None,
         calibrated: bool = True,
+        winograd: bool = True,
     ) -> None:
         super().__init__(config, verification)
+        self._winograd = winograd
         self.layers = network.build_layers(config) if layers is None else layers
         if weights is not None:
             report = self.load_weights(weights)
@@ -95,11 +100,12 @@ class SiamesePredictor(BasePredictor):
     def _build(self) -> None:
         """Compile the parts of the network; each is built when it is first called."""
         parts = PredictorParts(self._detection_config(), self.layers)
-        self._encode_scene = compiled(lambda: parts.scene_encoder)
+        self._encode_scene = compiled(lambda: parts.scene_encoder, winograd=self._winograd)
         self._encode_reference = compiled(lambda: parts.reference_encoder)
-        self._detect = compiled(lambda: parts.detector)
+        self._detect = compiled(lambda: parts.detector, winograd=self._winograd)
         self._segment = compiled(lambda: parts.segmenter) if self.config.MODEL == "mrcnn" else None
-        self._share, self._detect_shared = compiled(lambda: parts.scene_terms), compiled(lambda: parts.shared_detector)
+        self._share = compiled(lambda: parts.scene_terms, winograd=self._winograd)
+        self._detect_shared = compiled(lambda: parts.shared_detector, winograd=self._winograd)
 
     def _verifies_changed(self) -> None:
         self._build()
@@ -113,10 +119,11 @@ class SiamesePredictor(BasePredictor):
         return loading.load_weights(self.layers, path, exclude=exclude)
 
 
-def compiled(build: Callable[[], keras.Model]) -> Callable[..., Any]:
+def compiled(build: Callable[[], keras.Model], *, winograd: bool = False) -> Callable[..., Any]:
     """A compiled function of a model's inputs, one argument each. `build` returns the model, at the first call.
 
     On TensorFlow it returns tensors, so that feature maps are not copied between models; otherwise arrays.
+    `winograd`: whether large convolutions are computed by `ops.winograd`.
     """
 
     @functools.cache
@@ -128,7 +135,8 @@ def compiled(build: Callable[[], keras.Model]) -> Callable[..., Any]:
         import tensorflow as tf
 
         def run(model: keras.Model, *inputs: Any) -> Any:
-            return model(inputs[0] if single else list(inputs), training=False)
+            with allowed(winograd):
+                return model(inputs[0] if single else list(inputs), training=False)
 
         signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
         # a partial: TensorFlow counts traces by the code of a function, and would warn of one a model

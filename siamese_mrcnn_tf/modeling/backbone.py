@@ -11,6 +11,7 @@ import keras
 from keras import layers as KL
 
 from ..config import RESNET_BLOCKS, Config
+from ..ops import winograd
 from ..ops.box_ops import Tensor
 
 LEVELS = ("P2", "P3", "P4", "P5", "P6")
@@ -39,6 +40,16 @@ class BatchNorm(KL.BatchNormalization):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "train_bn": self.train_bn}
+
+
+@keras.saving.register_keras_serializable(package="siamese_mrcnn_tf")
+class MapConv(KL.Conv2D):
+    """A convolution of large maps, with "same" padding; computed by `ops.winograd` where that is allowed and faster."""
+
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        if self.padding == "same" and winograd.applies(inputs, kernel, self.strides):
+            return winograd.convolve(inputs, kernel)
+        return super().convolution_op(inputs, kernel)
 
 
 def build_resnet_model(config: Config) -> keras.Model:
@@ -161,7 +172,7 @@ def fpn_graph(C2: Tensor, C3: Tensor, C4: Tensor, C5: Tensor, feature_maps: int 
     P3 = merge(P4, C3, 4, 3)
     P2 = merge(P3, C2, 3, 2)
     P2, P3, P4, P5 = (
-        KL.Conv2D(feature_maps, 3, padding="same", activation="relu", name=f"fpn_p{level}")(top_down)
+        MapConv(feature_maps, 3, padding="same", activation="relu", name=f"fpn_p{level}")(top_down)
         for level, top_down in ((2, P2), (3, P3), (4, P4), (5, P5))
     )
     P6 = KL.MaxPooling2D(1, strides=2, name="fpn_p6")(P5)

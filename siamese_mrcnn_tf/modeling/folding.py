@@ -42,11 +42,13 @@ class FoldedConv(KL.Layer):
 
 
 def folded_layers(layers: SharedLayers) -> SharedLayers:
-    """The layers with every normalization folded into the convolution before it; their weights are shared."""
+    """The layers with normalizations folded into the convolutions before them; their weights are shared.
+
+    Those of the class and box head stay: they are fast, and a second copy of its first kernel would take memory.
+    """
     return dataclasses.replace(
         layers,
         resnet_model=folded_model(layers.resnet_model),
-        classifier=_folded_head(layers.classifier),
         mask=_folded_head(layers.mask),
     )
 

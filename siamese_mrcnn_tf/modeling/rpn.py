@@ -16,6 +16,7 @@ from keras import ops
 from ..config import Config
 from ..ops.box_ops import Tensor, apply_box_deltas_graph, clip_boxes_graph, gather_batched
 from ..ops.kernels import is_exporting, non_max_suppression
+from .backbone import MapConv
 
 RPN_CONV, _RPN_CLASS, _RPN_BBOX = "rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred"  # layers of `rpn_model`
 _PROPOSAL_SETTINGS = ("proposal_count", "nms_threshold", "pre_nms_limit", "bbox_std_dev")
@@ -49,7 +50,7 @@ def rpn_graph(
         rpn_bbox [batch, anchors, (dy, dx, log(dh), log(dw))].
     """
     convolution = {"padding": "same", "activation": "relu", "strides": anchor_stride, "name": RPN_CONV}
-    shared = KL.Conv2D(conv_channels, 3, **convolution)(feature_map)
+    shared = MapConv(conv_channels, 3, **convolution)(feature_map)
     # outputs are float32, also under mixed precision
     logits = KL.Conv2D(2 * anchors_per_location, 1, dtype="float32", name=_RPN_CLASS)
     deltas = KL.Conv2D(4 * anchors_per_location, 1, dtype="float32", name=_RPN_BBOX)
