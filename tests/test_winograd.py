@@ -21,6 +21,22 @@ def test_the_convolution_borders_included(shape, batch):
     assert difference.max() < 5e-5 and difference.mean() < 2e-6
 
 
+def test_its_gradients():
+    import tensorflow as tf
+
+    rng = np.random.default_rng(1)
+    maps, upstream = (tf.constant(rng.standard_normal((2, 32, 128, 128)).astype(np.float32)) for _ in range(2))
+    kernel = tf.constant((rng.standard_normal((3, 3, 128, 128)) / 34).astype(np.float32))
+    found = []
+    for convolve in (winograd.convolve, lambda maps, kernel: tf.nn.conv2d(maps, kernel, 1, "SAME")):
+        with tf.GradientTape() as tape:
+            tape.watch((maps, kernel))
+            total = tf.reduce_sum(convolve(maps, kernel) * upstream)
+        found.append(tape.gradient(total, (maps, kernel)))
+    for mine, theirs in zip(*found, strict=True):
+        assert np.abs(mine - theirs).max() < 5e-5 * np.abs(theirs).max()
+
+
 def test_where_it_applies():
     maps, kernel = np.zeros((1, 64, 128, 128), np.float32), np.zeros((3, 3, 128, 256), np.float32)
     assert not winograd.applies(maps, kernel, (1, 1))
@@ -28,7 +44,7 @@ def test_where_it_applies():
         assert winograd.applies(maps, kernel, (1, 1))
         assert not winograd.applies(maps, kernel, (2, 2))
         assert not winograd.applies(maps.astype(np.float16), kernel, (1, 1))
-        assert not winograd.applies(maps[:, :32], kernel, (1, 1))  # half of the block would be padding
+        assert not winograd.applies(maps[:, :, :64], kernel, (1, 1))  # half of the block would be padding
         assert not winograd.applies(maps[..., :64], kernel[:, :, :64], (1, 1))
         assert not winograd.applies(maps, kernel[:1, :1], (1, 1))
         with winograd.allowed(False):

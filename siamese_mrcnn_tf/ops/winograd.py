@@ -43,7 +43,7 @@ _allowed = contextvars.ContextVar("winograd", default=False)
 
 @contextlib.contextmanager
 def allowed(is_allowed: bool = True) -> Iterator[None]:
-    """Context in which traced convolutions may be computed here; by default they are not, as in training."""
+    """Context in which traced convolutions may be computed here; by default they are not."""
     token = _allowed.set(is_allowed)
     try:
         yield
@@ -70,6 +70,28 @@ def applies(maps: Tensor, kernel: Tensor, strides: Sequence[int]) -> bool:
 def convolve(maps: Tensor, kernel: Tensor) -> Tensor:
     """A convolution of stride 1, zero-padded: [batch, h, w, channels], [3, 3, channels, filters], both float32
     -> [batch, h, w, filters]. Height and width are static."""
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def differentiable(maps: Tensor, kernel: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            turned = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
+            of_kernel = tf.raw_ops.Conv2DBackpropFilter(
+                input=maps,
+                filter_sizes=tf.shape(kernel),
+                out_backprop=upstream,
+                strides=[1] * 4,
+                padding="SAME",
+            )
+            return _convolve(upstream, turned), of_kernel
+
+        return _convolve(maps, kernel), gradient
+
+    return differentiable(maps, kernel)
+
+
+def _convolve(maps: Tensor, kernel: Tensor) -> Tensor:
+    """`convolve` without a gradient."""
     import tensorflow as tf
 
     transformed = tf.einsum("ia,jb,abco->ijco", _KERNEL, _KERNEL, kernel)

@@ -13,6 +13,7 @@ import keras
 
 from ..config import Config
 from ..modeling import losses, training_network
+from ..ops import winograd
 from .distribution import replicas_in_sync, shaped_logs, strategy_scope
 
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss")
@@ -63,7 +64,8 @@ class TrainingModel(keras.Model):
 
     def train_step(self, data: Any) -> Logs:
         """The step of Keras, with logs that `fit` can take on several machines."""
-        return shaped_logs(super().train_step(data))
+        with winograd.allowed():  # while the step is traced
+            return shaped_logs(super().train_step(data))
 
     def test_step(self, data: Any) -> Logs:
         """As `train_step`."""
