@@ -87,7 +87,7 @@ def convolve(maps: Tensor, kernel: Tensor) -> Tensor:
 
         return _convolve(maps, kernel), gradient
 
-    return differentiable(maps, kernel)
+    return differentiable(tf.convert_to_tensor(maps), tf.convert_to_tensor(kernel))
 
 
 def _convolve(maps: Tensor, kernel: Tensor) -> Tensor:
