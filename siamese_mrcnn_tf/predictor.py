@@ -95,8 +95,9 @@ class SiamesePredictor(BasePredictor):
     def _build(self) -> None:
         """Compile the parts of the network; each is built when it is first called."""
         parts = PredictorParts(self._detection_config(), self.layers)
-        self._encode_scene = compiled(lambda: parts.scene_encoder)
-        self._encode_reference = compiled(lambda: parts.reference_encoder)
+        encode, average = compiled(lambda: parts.pyramid_encoder), compiled(lambda: parts.embedder)
+        self._encode_scene = encode  # one function for scenes and references: half of the time to build both
+        self._encode_reference = lambda references: average(*encode(references))
         self._detect = compiled(lambda: parts.detector)
         self._segment = compiled(lambda: parts.segmenter) if self.config.MODEL == "mrcnn" else None
         self._share, self._detect_shared = compiled(lambda: parts.scene_terms), compiled(lambda: parts.shared_detector)
@@ -120,7 +121,7 @@ def compiled(build: Callable[[], keras.Model]) -> Callable[..., Any]:
     """
 
     @functools.cache
-    def function() -> Callable[..., Any]:
+    def compiled_model() -> Callable[..., Any]:
         model = build()
         single = len(model.inputs) == 1
         if keras.backend.backend() != "tensorflow":
@@ -132,6 +133,7 @@ def compiled(build: Callable[[], keras.Model]) -> Callable[..., Any]:
 
         signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
         # a partial: TensorFlow counts traces by the code of a function, and would warn of one a model
-        return cast(Callable[..., Any], tf.function(functools.partial(run, model), input_signature=signature))
+        function = tf.function(functools.partial(run, model), input_signature=signature, autograph=False)
+        return cast(Callable[..., Any], function)
 
-    return lambda *inputs: function()(*inputs)
+    return lambda *inputs: compiled_model()(*inputs)
