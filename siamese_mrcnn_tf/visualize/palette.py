@@ -92,4 +92,4 @@ def _candidates() -> np.ndarray:
 def _distances_to(index: int) -> np.ndarray:
     """Distances [candidates] of the colors to choose from to one of them."""
     candidates = _candidates()
-    return np.asarray(deltaE_ciede2000(candidates[index], candidates))
+    return np.asarray(deltaE_ciede2000(candidates[index][None], candidates))
