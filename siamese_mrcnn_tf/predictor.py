@@ -22,8 +22,8 @@ from .config import Config
 from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
 from .modeling import network
 from .modeling.parts import PredictorParts
+from .ops import winograd
 from .ops.similarity import Verification
-from .ops.winograd import allowed
 from .weights import choice, loading, thresholds
 
 PathLike: TypeAlias = str | Path
@@ -100,12 +100,25 @@ class SiamesePredictor(BasePredictor):
     def _build(self) -> None:
         """Compile the parts of the network; each is built when it is first called."""
         parts = PredictorParts(self._detection_config(), self.layers)
-        self._encode_scene = compiled(lambda: parts.scene_encoder, winograd=self._winograd)
-        self._encode_reference = compiled(lambda: parts.reference_encoder)
-        self._detect = compiled(lambda: parts.detector, winograd=self._winograd)
+        if self._winograd and self._has_large_maps():
+            # large maps are faster at a fixed size
+            self._encode_scene = compiled(lambda: parts.scene_encoder, allow_winograd=True)
+            self._encode_reference = compiled(lambda: parts.reference_encoder)
+        else:  # one function for scenes and references: half of the time to build both
+            encode, average = compiled(lambda: parts.pyramid_encoder), compiled(lambda: parts.embedder)
+            self._encode_scene = encode
+            self._encode_reference = lambda references: average(*encode(references))
+        self._detect = compiled(lambda: parts.detector, allow_winograd=self._winograd)
         self._segment = compiled(lambda: parts.segmenter) if self.config.MODEL == "mrcnn" else None
-        self._share = compiled(lambda: parts.scene_terms, winograd=self._winograd)
-        self._detect_shared = compiled(lambda: parts.shared_detector, winograd=self._winograd)
+        self._share = compiled(lambda: parts.scene_terms, allow_winograd=self._winograd)
+        self._detect_shared = compiled(lambda: parts.shared_detector, allow_winograd=self._winograd)
+
+    def _has_large_maps(self) -> bool:
+        """Whether P2 has a fixed size that is large enough for `ops.winograd`."""
+        if self.config.IMAGE_RESIZE_MODE in ("pad64", "none"):
+            return False
+        height, width = (side // self.config.BACKBONE_STRIDES[0] for side in self.config.IMAGE_SHAPE[:2])
+        return winograd.fits(height, width)
 
     def _verifies_changed(self) -> None:
         self._build()
@@ -119,15 +132,15 @@ class SiamesePredictor(BasePredictor):
         return loading.load_weights(self.layers, path, exclude=exclude)
 
 
-def compiled(build: Callable[[], keras.Model], *, winograd: bool = False) -> Callable[..., Any]:
+def compiled(build: Callable[[], keras.Model], *, allow_winograd: bool = False) -> Callable[..., Any]:
     """A compiled function of a model's inputs, one argument each. `build` returns the model, at the first call.
 
     On TensorFlow it returns tensors, so that feature maps are not copied between models; otherwise arrays.
-    `winograd`: whether large convolutions are computed by `ops.winograd`.
+    `allow_winograd`: whether large convolutions are computed by `ops.winograd`.
     """
 
     @functools.cache
-    def function() -> Callable[..., Any]:
+    def compiled_model() -> Callable[..., Any]:
         model = build()
         single = len(model.inputs) == 1
         if keras.backend.backend() != "tensorflow":
@@ -135,11 +148,12 @@ def compiled(build: Callable[[], keras.Model], *, winograd: bool = False) -> Cal
         import tensorflow as tf
 
         def run(model: keras.Model, *inputs: Any) -> Any:
-            with allowed(winograd):
+            with winograd.allowed(allow_winograd):
                 return model(inputs[0] if single else list(inputs), training=False)
 
         signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
         # a partial: TensorFlow counts traces by the code of a function, and would warn of one a model
-        return cast(Callable[..., Any], tf.function(functools.partial(run, model), input_signature=signature))
+        function = tf.function(functools.partial(run, model), input_signature=signature, autograph=False)
+        return cast(Callable[..., Any], function)
 
-    return lambda *inputs: function()(*inputs)
+    return lambda *inputs: compiled_model()(*inputs)

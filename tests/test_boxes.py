@@ -114,3 +114,12 @@ def test_match_greedily_by_hand():
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
 def test_match_greedily_of_nothing(shape):
     assert boxes.match_greedily(np.zeros(shape), 0.5).tolist() == [-1] * shape[0]
+
+
+def test_overlaps_with_one_box_are_those_of_all_pairs_to_the_last_bit():
+    rng = np.random.default_rng(3)
+    corners = rng.uniform(-5, 20, (400, 2))
+    many = np.concatenate([corners, corners + rng.uniform(0, 15, (400, 2))], axis=1)
+    for box in ((2, 3, 11, 17), (0, 0, 0, 0)):
+        expected = boxes.compute_overlaps(many, [box])[:, 0]
+        np.testing.assert_array_equal(boxes.overlaps_with_box(many.T, box), expected)

@@ -34,6 +34,22 @@ def scene(seed, height, width):
 # ---- resize_image ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("shape", [(7, 5, 3), (2, 4, 6, 3), (1, 1, 3), (3,), (0, 4, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_mold_image_rounds_the_exact_difference_once(shape, dtype):
+    image = np.random.default_rng(2).integers(0, 256, shape).astype(dtype)
+    expected = (image.astype(np.float64) - np.array(CONFIG.MEAN_PIXEL)).astype(np.float32)
+    molded = molding.mold_image(image, CONFIG)
+    assert molded.dtype == np.float32
+    np.testing.assert_array_equal(molded, expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 1), (6, 5, 4), (6, 6)])
+def test_mold_image_refuses_other_channels(shape):
+    with pytest.raises(ValueError, match="broadcast"):
+        molding.mold_image(np.zeros(shape, np.uint8), CONFIG)
+
+
 def test_mold_and_unmold_image():
     image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     molded = molding.mold_image(image, CONFIG)

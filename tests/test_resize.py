@@ -169,6 +169,15 @@ def test_resize_mask_pads_and_crops():
     assert resize.resize_mask(np.zeros((4, 4, 0), bool), 2, [(0, 0)] * 3).shape == (8, 8, 0)
 
 
+def test_resize_mask_is_the_same_for_every_order_in_memory():
+    mask = np.random.default_rng(5).random((13, 17, 3)) > 0.6
+    by_column = np.stack([mask[..., index].T for index in range(3)]).T  # as decoded by pycocotools
+    for scale, padding, crop in ((1.7, [(1, 2), (0, 3), (0, 0)], None), (0.6, [(0, 0)] * 3, (2, 1, 4, 5))):
+        expected = resize.resize_mask(mask, scale, padding, crop)
+        for other in (by_column, np.asfortranarray(mask), np.moveaxis(np.moveaxis(mask, -1, 0).copy(), 0, -1)):
+            np.testing.assert_array_equal(resize.resize_mask(other, scale, padding, crop), expected)
+
+
 def test_mini_masks_there_and_back():
     mask = np.zeros((20, 30, 2), bool)
     mask[4:12, 5:25, 0] = True

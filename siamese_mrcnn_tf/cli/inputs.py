@@ -1,11 +1,13 @@
 """What the options stand for: data set, configuration, weights, predictor, the run to resume."""
 
 import argparse
+import contextlib
 import functools
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from ..predictor import SiamesePredictor
     from ..weights.thresholds import Calibration
 
+# Keras imports these where they are installed, for data frames, its own plots and its interface to scikit-learn;
+# TensorFlow imports jax.
+_UNUSED_BY_KERAS = ("IPython", "matplotlib", "pandas", "sklearn")
 # TensorFlow's libraries log these while they are loaded, before they read TF_CPP_MIN_LOG_LEVEL.
 _START_UP_LINE = rb"[IW]\d{4} \d\d:|WARNING: All log messages before absl::|To enable the following instructions:"
 
@@ -240,16 +245,51 @@ def start_keras(options: argparse.Namespace) -> None:
 
     Another process filters the error stream meanwhile: the last words of a crash are not lost.
     """
-    if options.debug or "keras" in sys.modules:
+    if "keras" in sys.modules:
+        return
+    if options.debug:
+        _import_keras()
         return
     kept = f"line for line in sys.stdin.buffer if not re.match({_START_UP_LINE!r}, line)"
     words = [sys.executable, "-c", f"import re, sys; sys.stderr.buffer.writelines({kept})"]
     with os.fdopen(os.dup(2)) as stderr, subprocess.Popen(words, stdin=subprocess.PIPE) as filtering:
         os.dup2(filtering.stdin.fileno(), 2)  # type: ignore[union-attr]  # PIPE gives one
         try:
-            import keras  # noqa: F401
+            _import_keras()
         finally:
             os.dup2(stderr.fileno(), 2)
+
+
+def _import_keras() -> None:
+    """Import Keras without the packages that it and TensorFlow support and no command needs."""
+    from ..io.files import collector_paused
+
+    hidden = [*_UNUSED_BY_KERAS, *(["jax"] if _keras_backend() == "tensorflow" else [])]
+    with _hidden_modules(hidden), collector_paused():
+        import keras  # noqa: F401
+
+
+def _keras_backend() -> str:
+    """The backend that Keras is going to choose."""
+    from ..io.files import read_json
+
+    path = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
+    stored = {}
+    with contextlib.suppress(ValueError):  # Keras, too, passes over a file that is no JSON
+        stored = read_json(path) if path.is_file() else {}
+    return os.environ.get("KERAS_BACKEND") or stored.get("backend", "tensorflow")
+
+
+@contextlib.contextmanager
+def _hidden_modules(names: Iterable[str]) -> Iterator[None]:
+    """Context in which modules that are not imported yet seem not to be installed."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: Python then finds no module
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def resumed_arguments(folder: str | Path, given: list[str]) -> list[str]:

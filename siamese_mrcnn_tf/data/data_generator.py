@@ -117,7 +117,7 @@ class TrainingSamples:
         self.class_ids = _usable_classes(dataset, config, purpose)
         has_class = [not set(self.class_ids).isdisjoint(classes) for classes in dataset.image_category_index]
         self.image_ids = np.flatnonzero(has_class)
-        self.anchors = pyramid_anchors(config, config.IMAGE_SHAPE)
+        self.anchors = np.asfortranarray(pyramid_anchors(config, config.IMAGE_SHAPE))  # by column for `rpn_targets`
         self._order = -1, self.image_ids  # pass, its permutation of image_ids
         self._reported: set[int] = set()  # images without a usable instance that the log has named
 
@@ -176,7 +176,7 @@ class TrainingSamples:
         rpn_rng = rng(_Draw.RPN_TARGETS, *own)
         rpn = build_rpn_targets(scene.shape, self.anchors, gt_class_ids, boxes, config, rng=rpn_rng)
         chosen = _chosen_instances(gt_class_ids, config.MAX_GT_INSTANCES, rng(_Draw.INSTANCES, *own))
-        gt_class_ids, boxes, masks = gt_class_ids[chosen], boxes[chosen], masks[..., chosen]
+        gt_class_ids, boxes, masks = gt_class_ids[chosen], boxes[chosen], _instances(masks, chosen)
         if config.USE_MINI_MASK:
             masks = resize.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
         return Sample(image_id, class_id, references, scene, meta, targets, *rpn, gt_class_ids, boxes, masks)
@@ -198,9 +198,9 @@ class TrainingSamples:
             masks, matches = _resized(masks, matches, resizing)
             image = scene
             if self.augmentation is not None:
-                image, masks = self.augmentation(scene, masks, rng(_Draw.AUGMENTATION))
-            kept = masks.any(axis=(0, 1))
-            masks, matches = masks[..., kept], matches[kept]
+                image, masks = self.augmentation(scene, np.ascontiguousarray(masks), rng(_Draw.AUGMENTATION))
+            kept = np.flatnonzero(masks.any(axis=(0, 1)))
+            masks, matches = _instances(masks, kept), matches[kept]
             if absent_id or (matches > 0).any():
                 break
         else:
@@ -334,7 +334,7 @@ def load_image_gt(
     mask, class_ids = dataset.load_mask(image_id)
     args = molding.scene_resize_args(config)
     image, window, scale, padding, crop = resize.resize_image(original, *args, rng=rng)
-    mask = resize.resize_mask(mask, scale, padding, crop)
+    mask = np.ascontiguousarray(resize.resize_mask(mask, scale, padding, crop))
     if augment:
         image, mask = fliplr()(image, mask, rng)
     if (change := as_augmentation(augmentation)) is not None:
@@ -395,7 +395,18 @@ def _load_instances(
     masks = [dataset.instance_mask(image_id, index) for index, _ in found]
     shape = dataset.image_info[image_id]["height"], dataset.image_info[image_id]["width"], 0
     matches = np.array([match for _, match in found], np.int32)
-    return np.stack(masks, axis=-1) if masks else np.zeros(shape, bool), matches
+    return _stacked(masks) if masks else np.zeros(shape, bool), matches
+
+
+def _stacked(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Masks [height, width] as a view [height, width, n] of an array with one after the other, each by column."""
+    return np.stack([mask.T for mask in masks]).T
+
+
+def _instances(masks: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Those of the masks [height, width, n] with these indices; the array itself where these are all."""
+    is_all = np.array_equal(chosen, np.arange(masks.shape[-1]))
+    return masks if is_all else np.moveaxis(np.moveaxis(masks, -1, 0)[chosen], 0, -1)
 
 
 def _resized(masks: np.ndarray, matches: np.ndarray, resizing: Resizing) -> tuple[np.ndarray, np.ndarray]:

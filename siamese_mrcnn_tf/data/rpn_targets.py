@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
-from ..ops.boxes import box_refinement, compute_overlaps
+from ..ops.boxes import box_refinement, overlaps_with_box
 
 Rng = np.random.Generator | np.random.RandomState
 
@@ -67,12 +67,16 @@ def _match_anchors(anchors: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, 
     IoUs are computed only for anchors that overlap a box, a small part of a hundred thousand.
     """
     best_iou, assigned, best_anchors = np.zeros(len(anchors)), np.zeros(len(anchors), int), []
-    tops, lefts, bottoms, rights = np.ascontiguousarray(anchors.T)
+    columns = np.ascontiguousarray(anchors.T)  # no copy where anchors are stored by column
+    tops, lefts, bottoms, rights = columns
     for index, (y1, x1, y2, x2) in enumerate(boxes.tolist()):
-        meeting = np.flatnonzero((tops < y2) & (bottoms > y1) & (lefts < x2) & (rights > x1))
+        meets = tops < y2
+        for condition in (bottoms > y1, lefts < x2, rights > x1):
+            meets &= condition
+        meeting = np.flatnonzero(meets)
         if not len(meeting):
             continue
-        iou = compute_overlaps(anchors[meeting], [(y1, x1, y2, x2)])[:, 0]
+        iou = overlaps_with_box(columns[:, meeting], (y1, x1, y2, x2))
         best_anchors.append(meeting[iou.argmax()])
         better = iou > best_iou[meeting]
         best_iou[meeting[better]], assigned[meeting[better]] = iou[better], index

@@ -100,5 +100,5 @@ def refined_rois_graph(rois: Tensor, deltas: Tensor, window: Tensor) -> Tensor:
 
 def window_norm_graph(image_meta: Tensor) -> Tensor:
     """Boxes of the images inside their padding: [batch, (y1, x1, y2, x2)] normalized."""
-    meta = parse_image_meta(image_meta)
+    meta = parse_image_meta(image_meta, "window", "image_shape")
     return norm_boxes_graph(meta["window"], meta["image_shape"][:, :2])

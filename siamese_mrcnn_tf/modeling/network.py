@@ -20,7 +20,13 @@ from .detection import DetectionLayer, refined_rois_graph, window_norm_graph
 from .matching import MatchingLayer, MeanOverReferences, embedding_graph, match_graph
 from .presence import build_presence_layers, gated_graph, presence_graph
 from .roi_align import roi_levels_graph
-from .roi_heads import build_classifier_layers, build_fpn_mask_graph, build_mask_layers, fpn_classifier_graph
+from .roi_heads import (
+    build_chain,
+    build_classifier_layers,
+    build_fpn_mask_graph,
+    build_mask_layers,
+    fpn_classifier_graph,
+)
 from .rpn import RefinedAnchorsLayer, build_rpn_model, propose_graph
 
 POOLED_LEVELS = LEVELS[:4]  # only the RPN uses P6
@@ -112,11 +118,15 @@ def build_inference_model(config: Config, layers: SharedLayers) -> InferenceNetw
 
 
 def _build_heads(config: Config, layers: SharedLayers) -> None:
-    """Let the layers of matching and of the heads create their weights, which they do when they are first called."""
-    image, image_meta, anchors = scene_inputs(config)
-    maps = pyramid_graph(image, layers)
-    embedding = keras.Input((len(LEVELS), config.FPN_FEATUREMAPS))
-    detector_graph([maps[level] for level in LEVELS], embedding, image_meta, anchors, config, layers)
+    """Let the layers of matching and of the heads create their weights."""
+    channels, depth = config.FPN_FEATUREMAPS, config.MATCHED_FEATUREMAPS
+    for matching in layers.matching.values():
+        matching.build([(None, None, None, channels), (None, channels)])
+    *shared, logits, deltas = layers.classifier.values()
+    pooled = build_chain(shared, (None, config.POOL_SIZE, config.POOL_SIZE, depth))
+    for dense in (logits, deltas):
+        dense.build((None, pooled[-1]))
+    build_chain(layers.mask.values(), (None, config.MASK_POOL_SIZE, config.MASK_POOL_SIZE, depth))
 
 
 def pyramid_graph(image: Tensor, layers: SharedLayers) -> dict[str, Tensor]:

@@ -47,6 +47,22 @@ class PredictorParts:
         return keras.Model(image, [maps[level] for level in LEVELS], name="scene_encoder")
 
     @functools.cached_property
+    def pyramid_encoder(self) -> keras.Model:
+        """Images [batch, h, w, 3] of any size -> [P2, P3, P4, P5, P6]: `scene_encoder` for scenes and references."""
+        image = keras.Input((None, None, 3), name="input_image")
+        maps = pyramid_graph(image, self._layers)
+        return keras.Model(image, [maps[level] for level in LEVELS], name="pyramid_encoder")
+
+    @functools.cached_property
+    def embedder(self) -> keras.Model:
+        """P2..P6 of references, each [n, h, w, channels] -> embeddings [n, levels, channels]."""
+        maps = {
+            level: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=f"reference_{level}")
+            for level, tensor in zip(LEVELS, self.pyramid_encoder.outputs, strict=True)
+        }
+        return keras.Model(list(maps.values()), embedding_graph(maps), name="embedder")
+
+    @functools.cached_property
     def reference_encoder(self) -> keras.Model:
         """references [n, T, T, 3] -> embeddings [n, levels, channels]."""
         references = keras.Input(self._config.TARGET_SHAPE, name="input_references")

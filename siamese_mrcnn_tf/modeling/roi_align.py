@@ -67,7 +67,7 @@ def roi_levels_graph(rois: Tensor, image_meta: Tensor, *, canonical_size: int) -
         image_meta: [batch, meta]; its molded shape is H and W.
         canonical_size: pixels.
     """
-    shape = parse_image_meta(image_meta)["image_shape"][:, None]
+    shape = parse_image_meta(image_meta, "image_shape")["image_shape"][:, None]
     height, width = rois[..., 2] - rois[..., 0], rois[..., 3] - rois[..., 1]
     relative_size = ops.sqrt(height * width) / (float(canonical_size) / ops.sqrt(shape[..., 0] * shape[..., 1]))
     offset = ops.round(ops.log(relative_size) / math.log(2.0))

@@ -4,6 +4,7 @@ Each head has a builder, which makes its layers under the names of the original 
 which applies them: training, inference and predictor share the layers. Rois are folded into the batch axis.
 """
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import keras
@@ -127,6 +128,14 @@ def mask_head_graph(pooled: Tensor, layers: Layers) -> dict[str, Tensor]:
     outputs["mrcnn_mask_deconv"] = x = layers["mrcnn_mask_deconv"](x)
     outputs["mrcnn_mask"] = layers["mrcnn_mask"](x)[..., 0]
     return outputs
+
+
+def build_chain(layers: Iterable[KL.Layer], shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """Create the weights of layers that follow each other; the shape of the last one's output, [n, ...]."""
+    for layer in layers:
+        layer.build(shape)
+        shape = layer.compute_output_shape(shape)
+    return shape
 
 
 def fold_rois(x: Tensor) -> Tensor:

@@ -63,6 +63,20 @@ def compute_overlaps(boxes1: npt.ArrayLike, boxes2: npt.ArrayLike) -> np.ndarray
     return intersection / np.maximum(union, np.finfo(np.float32).tiny)
 
 
+def overlaps_with_box(columns: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """`compute_overlaps` of many boxes with one (y1, x1, y2, x2), in less time: [n].
+
+    `columns` are [(y1, x1, y2, x2), n], so that the coordinates of a kind are side by side.
+    """
+    y1, x1, y2, x2 = columns
+    top, left, bottom, right = box
+    height = np.maximum(np.minimum(y2, bottom) - np.maximum(y1, top), 0)
+    width = np.maximum(np.minimum(x2, right) - np.maximum(x1, left), 0)
+    intersection = height * width
+    union = (y2 - y1) * (x2 - x1) + (bottom - top) * (right - left) - intersection
+    return np.asarray(intersection / np.maximum(union, np.finfo(np.float32).tiny))
+
+
 def match_greedily(overlaps: npt.ArrayLike, threshold: float) -> np.ndarray:
     """Match each detection, in order, to the free instance with the highest overlap; ties go to the last instance.
 

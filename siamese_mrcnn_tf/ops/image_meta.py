@@ -40,16 +40,16 @@ def compose_image_meta(
     return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
 
-def parse_image_meta(meta: Any) -> dict[str, Any]:
-    """Attributes by name of metas [batch, 12 + num_classes], numpy or tensor.
+def parse_image_meta(meta: Any, *names: str) -> dict[str, Any]:
+    """Attributes by name of metas [batch, 12 + num_classes], numpy or tensor: those in `names`, or all.
 
     Returns:
         dict of slices: image_id [batch], original_image_shape [batch, 3], image_shape [batch, 3],
         window [batch, (y1, x1, y2, x2)] in pixels, scale [batch], active_class_ids [batch, num_classes].
     """
-    parsed, start = {}, 0
+    slices, start = dict[str, int | slice](), 0
     for name, width in _FIELDS:
-        parsed[name] = meta[:, start] if width == 1 else meta[:, start : start + width]
+        slices[name] = start if width == 1 else slice(start, start + width)
         start += width
-    parsed["active_class_ids"] = meta[:, start:]
-    return parsed
+    slices["active_class_ids"] = slice(start, None)
+    return {name: meta[:, slices[name]] for name in names or slices}

@@ -60,11 +60,15 @@ def applies(maps: Tensor, kernel: Tensor, strides: Sequence[int]) -> bool:
         return False
     if min(channels, kernel.shape[-1]) < _MIN_CHANNELS or keras.backend.standardize_dtype(maps.dtype) != "float32":
         return False
-    rows, columns = _blocks(height, width)
-    is_full = rows * columns * math.prod(_BLOCK) <= _MAX_PADDED * height * width
     import tensorflow as tf
 
-    return is_full and not tf.config.list_logical_devices("GPU")
+    return fits(height, width) and not tf.config.list_logical_devices("GPU")
+
+
+def fits(height: int, width: int) -> bool:
+    """Whether blocks cover a map of this size without much that is outside of it."""
+    rows, columns = _blocks(height, width)
+    return rows * columns * math.prod(_BLOCK) <= _MAX_PADDED * height * width
 
 
 def convolve(maps: Tensor, kernel: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
@@ -179,13 +179,16 @@ def image_uri(pixels: np.ndarray, *, lossless: bool = False, max_side: int | Non
     return _data_uri(content.getvalue(), kind)
 
 
-@functools.cache
 def template_macro(package: str, template: str, name: str) -> Callable[..., Html]:
     """A macro of a template that is part of a package; it escapes text, and a value of None becomes no text."""
-    loader = PackageLoader(package, ".")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return getattr(_template_module(package, template), name)
+
+
+@functools.cache
+def _template_module(package: str, template: str) -> Any:
+    environment = Environment(loader=PackageLoader(package, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.finalize = lambda value: "" if value is None else value
-    return getattr(environment.get_template(template).module, name)
+    return environment.get_template(template).module
 
 
 def _macro(name: str) -> Callable[..., Html]:

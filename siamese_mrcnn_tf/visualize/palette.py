@@ -32,12 +32,13 @@ def category_colors(references: Sequence[Sequence[np.ndarray]]) -> list[Color]:
     candidates, chosen = _candidates(), list[int]()
     others = np.full(len(candidates), np.inf)  # distance to the nearest color in use
     for crops in references:
+        if chosen:
+            others = np.minimum(others, _distances_to(chosen[-1]))
         own = _REFERENCE_WEIGHT * _distance_to_crops(crops) if crops else np.full(len(candidates), _ENOUGH)
         best = int(np.minimum(np.minimum(others, own), _ENOUGH).argmax())
         if others[best] == 0:  # all are in use
             best, others = int(own.argmax()), np.full(len(candidates), np.inf)
         chosen.append(best)
-        others = np.minimum(others, _distances()[best])
     rgb = _grid()
     return [(float(rgb[index, 0]), float(rgb[index, 1]), float(rgb[index, 2])) for index in chosen]
 
@@ -88,7 +89,7 @@ def _candidates() -> np.ndarray:
 
 
 @functools.cache
-def _distances() -> np.ndarray:
-    """Distances [candidates, candidates] between the colors to choose from."""
+def _distances_to(index: int) -> np.ndarray:
+    """Distances [candidates] of the colors to choose from to one of them."""
     candidates = _candidates()
-    return np.asarray(deltaE_ciede2000(candidates[:, None], candidates[None]))
+    return np.asarray(deltaE_ciede2000(candidates[index][None], candidates))
