@@ -11,16 +11,17 @@ them. These steps are in `base_predictor`; the network behind them is here.
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
-import keras
+import numpy as np
 
-from .base_predictor import BasePredictor
+from .base_predictor import BasePredictor, bucket
 from .base_predictor import EncodedScenes as EncodedScenes
 from .base_predictor import crops_of as crops_of
 from .config import Config
 from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
 from .modeling import network
+from .modeling.compiled import compiled
 from .modeling.parts import PredictorParts
 from .ops.similarity import Verification
 from .weights import choice, loading, thresholds
@@ -95,11 +96,12 @@ class SiamesePredictor(BasePredictor):
     def _build(self) -> None:
         """Compile the parts of the network; each is built when it is first called."""
         parts = PredictorParts(self._detection_config(), self.layers)
-        self._encode_scene = compiled(lambda: parts.scene_encoder)
-        self._encode_reference = compiled(lambda: parts.reference_encoder)
-        self._detect = compiled(lambda: parts.detector)
-        self._segment = compiled(lambda: parts.segmenter) if self.config.MODEL == "mrcnn" else None
-        self._share, self._detect_shared = compiled(lambda: parts.scene_terms), compiled(lambda: parts.shared_detector)
+        function = functools.partial(compiled, xla=self.config.USE_XLA)
+        self._encode_scene = function(lambda: parts.scene_encoder)
+        self._encode_reference = _padded(function(lambda: parts.reference_encoder))
+        self._detect = function(lambda: parts.detector)
+        self._segment = function(lambda: parts.segmenter) if self.config.MODEL == "mrcnn" else None
+        self._share, self._detect_shared = function(lambda: parts.scene_terms), function(lambda: parts.shared_detector)
 
     def _verifies_changed(self) -> None:
         self._build()
@@ -113,25 +115,12 @@ class SiamesePredictor(BasePredictor):
         return loading.load_weights(self.layers, path, exclude=exclude)
 
 
-def compiled(build: Callable[[], keras.Model]) -> Callable[..., Any]:
-    """A compiled function of a model's inputs, one argument each. `build` returns the model, at the first call.
+def _padded(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of rows [n, ...], called with as many as `bucket` says: XLA then compiles it for few shapes."""
 
-    On TensorFlow it returns tensors, so that feature maps are not copied between models; otherwise arrays.
-    """
+    def call(rows: np.ndarray) -> np.ndarray:
+        count = len(rows)
+        padding = ((0, bucket(count) - count), *((0, 0),) * (rows.ndim - 1))
+        return np.asarray(function(np.pad(rows, padding)))[:count]
 
-    @functools.cache
-    def function() -> Callable[..., Any]:
-        model = build()
-        single = len(model.inputs) == 1
-        if keras.backend.backend() != "tensorflow":
-            return lambda *inputs: model.predict_on_batch(inputs[0] if single else list(inputs))
-        import tensorflow as tf
-
-        def run(model: keras.Model, *inputs: Any) -> Any:
-            return model(inputs[0] if single else list(inputs), training=False)
-
-        signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
-        # a partial: TensorFlow counts traces by the code of a function, and would warn of one a model
-        return cast(Callable[..., Any], tf.function(functools.partial(run, model), input_signature=signature))
-
-    return lambda *inputs: function()(*inputs)
+    return call
