@@ -96,6 +96,17 @@ def fit_scope(model: keras.Model) -> AbstractContextManager[Any]:
     return contextlib.nullcontext() if keras.backend.backend() == "tensorflow" else strategy_scope(model)
 
 
+def sync_variables(model: keras.Model) -> None:
+    """Give a model's variables their values after the last step, in a callback of `fit`; JAX keeps these elsewhere."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
+def counts_ahead() -> bool:
+    """Whether metrics and optimizer count a step that then gets no samples, as TensorFlow does."""
+    return keras.backend.backend() == "tensorflow"
+
+
 def replicas_in_sync() -> int:
     """Number of devices that each compute the loss of a part of this step's batch; on JAX they compute one loss."""
     if keras.backend.backend() != "tensorflow":

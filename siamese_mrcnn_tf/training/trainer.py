@@ -28,7 +28,7 @@ from ..weights.runs import best_epoch
 from .batches import TrainingBatches
 from .callbacks import StepCallback, TrainingStopped, ValidationCallback, loader_errors
 from .checkpoints import CheckpointManager, TrainerState
-from .distribution import fit_scope, replicas_of
+from .distribution import fit_scope, replicas_of, sync_variables
 from .schedules import Stage
 from .trainable_layers import matching_layers, select_layers, summarize_names
 from .training_model import build_optimizer, compile_model
@@ -238,6 +238,7 @@ class Trainer:
 
     def save_now(self) -> None:
         """Save within an epoch."""
+        sync_variables(self.model)
         measured = self.model.metrics if self.state.step else ()  # before the first step they are of another epoch
         values = {metric.name: map(np.asarray, metric.variables) for metric in measured}
         self.state.metrics = {name: [value.tolist() for value in found] for name, found in values.items()}
