@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf.cli.main import main
+from siamese_mrcnn_tf.weights.legacy_h5 import read_weights
+from siamese_mrcnn_tf.weights.pretrained import find_weights
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("jax")
@@ -28,12 +30,12 @@ JAX = {
 
 
 def commands(folder, backend):
-    """A search of a scene with one reference, and two steps of training, both with the bundled weights."""
+    """A search of a scene with one reference, and two epochs of one step, both with the bundled weights."""
     out, model = folder / backend, ["--model", "shapes"]
     devices = "2" if backend == "jax" else "1"
     scene = ["--image", folder / "demo/scene.png", "--reference", *sorted((folder / "demo").glob("reference_h*.png"))]
     train = ["train", "--dataset", folder / "data", "--config", "tiny", "--logs", out / "logs", "--val-images", "0"]
-    train += ["--stages", folder / "stages.json", "--steps", "2", "--batch", "4", "--devices", devices]
+    train += ["--stages", folder / "stages.json", "--steps", "1", "--batch", "4", "--devices", devices]
     train += [word for setting in TRAINING for word in ("--set", setting)]
     found = [["predict", *scene, "--save", "coco", "--out", out / "found", *model], [*train, *model]]
     return [[str(word) for word in words] for words in found]
@@ -52,7 +54,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("backends")
     main(["shapes", "--out", str(folder / "demo"), "--demo", "--size", "128", "--seed", "19"])
     main(["shapes", "--out", str(folder / "data"), "--train", "8", "--val", "1", "--size", "128"])
-    (folder / "stages.json").write_text('[{"epochs": 1, "layers": "all", "learning_rate": 0.0001}]', "utf-8")
+    (folder / "stages.json").write_text('[{"epochs": 2, "layers": "all", "learning_rate": 0.001}]', "utf-8")
     processes = [start(folder, "tensorflow", {"KERAS_BACKEND": "tensorflow"}), start(folder, "jax", JAX)]
     for process in processes:
         _, errors = process.communicate()
@@ -72,13 +74,16 @@ def test_jax_finds_what_tensorflow_finds(runs):
 
 
 def test_two_devices_train_on_jax_as_one_does_on_tensorflow(runs):
-    rows, changes = [], []
+    initial, rows, changes = weights_of(find_weights("shapes")), [], []
     for backend in ("tensorflow", "jax"):
         (run,) = (runs / backend / "logs").iterdir()
-        (row,) = csv.DictReader((run / "history.csv").read_text("utf-8").splitlines())
-        rows.append({name: float(value) for name, value in row.items()})
-        changes.append(weights_of(run / "siamese_mrcnn_0001.h5") - weights_of(bundled_weights()))
-    assert rows[1] == pytest.approx(rows[0], rel=5e-3)
+        read = csv.DictReader((run / "history.csv").read_text("utf-8").splitlines())
+        rows.append([{name: float(value) for name, value in row.items()} for row in read])
+        changes.append(weights_of(run / "siamese_mrcnn_0001.h5") - initial)
+    expected, found = rows
+    assert found[0] == pytest.approx(expected[0], rel=1e-3)
+    assert found[1] == pytest.approx(expected[1], rel=0.1)  # other rois are drawn where weights differ by rounding
+    assert found[1]["loss"] == pytest.approx(expected[1]["loss"], rel=0.03)
     assert np.linalg.norm(changes[1] - changes[0]) < 0.02 * np.linalg.norm(changes[0])
 
 
@@ -86,15 +91,7 @@ def test_jax_keeps_what_it_compiles(runs):
     assert list((pathlib.Path(os.environ["SIAMESE_MRCNN_CACHE"]) / "jax").glob("jit_*"))
 
 
-def bundled_weights():
-    from siamese_mrcnn_tf.weights.pretrained import find_weights
-
-    return find_weights("shapes")
-
-
 def weights_of(path):
     """All weights of a file in one array."""
-    from siamese_mrcnn_tf.weights.legacy_h5 import read_weights
-
-    weights = read_weights(path)
-    return np.concatenate([np.ravel(weights[name]) for name in sorted(weights)])
+    arrays = read_weights(path).arrays
+    return np.concatenate([np.ravel(arrays[name]) for name in sorted(arrays)])
