@@ -25,7 +25,7 @@ FORMER_NAMES = {"WITH_OTHER_CLASSES": "USE_HARD_NEGATIVES", "JITTERED_ROIS": "NU
 NEW_SETTINGS = tuple(
     """
     USE_PRESENCE VERIFY_DETECTIONS VERIFY_MIN_CONFIDENCE ABSENT_REFERENCE_RATIO REFERENCE_CLASSES
-    DETECTION_REFINEMENTS TRAIN_MASK_ROIS_PER_IMAGE
+    DETECTION_REFINEMENTS TRAIN_MASK_ROIS_PER_IMAGE USE_XLA
     """.split()
 )
 
@@ -93,6 +93,7 @@ class Config:
     USE_PRESENCE = False  # True: an output for whether the category is in the scene at all; it multiplies the scores
     NUM_TARGETS = 1  # references of a query (K-shot)
     PRECISION = "float32"  # "bfloat16" in the layers; weights, boxes, losses and outputs stay float32
+    USE_XLA = False  # compile with XLA on TensorFlow; on JAX it is always used
 
     # ---- images and references ---------------------------------------------------------------------------------
     IMAGE_RESIZE_MODE = "square"  # "square", "pad64", "crop" or "none"

@@ -19,8 +19,9 @@ from .config import Config
 from .data import molding
 from .data.dataset import Dataset
 from .modeling import network
+from .modeling.compiled import compiled
 from .ops.boxes import norm_boxes
-from .predictor import PathLike, SiamesePredictor, compiled
+from .predictor import PathLike, SiamesePredictor
 from .training import distribution
 from .training.checkpoints import CheckpointManager
 from .training.schedules import Stage
@@ -34,7 +35,7 @@ from .weights.runs import find_last_checkpoint, log_dir_of
 _log = logging.getLogger(__name__)
 # settings that may change when a run is resumed
 _FREE_SETTINGS = """
-    NAME EXPERIMENT CHECKPOINT_DIR GPU_COUNT IMAGES_PER_GPU VALIDATION_STEPS PRECISION LEARNING_RATE
+    NAME EXPERIMENT CHECKPOINT_DIR GPU_COUNT IMAGES_PER_GPU VALIDATION_STEPS PRECISION USE_XLA LEARNING_RATE
     MOLD_TARGETS_AT_INFERENCE POST_NMS_ROIS_INFERENCE DETECTION_MAX_INSTANCES DETECTION_MIN_CONFIDENCE
     DETECTION_NMS_THRESHOLD DETECTION_REFINEMENTS VERIFY_DETECTIONS VERIFY_MIN_CONFIDENCE
 """.split()
@@ -261,7 +262,9 @@ class SiameseMaskRCNN:
         anchors = self.get_anchors(images.shape[1:])
         key = tuple((name, id(tensor)) for name, tensor in wanted.items())
         if key not in self._graphs:
-            self._graphs[key] = compiled(functools.partial(keras.Model, self.keras_model.inputs, wanted))
+            self._graphs[key] = compiled(
+                functools.partial(keras.Model, self.keras_model.inputs, wanted), xla=self.config.USE_XLA
+            )
         metas, anchors = np.asarray(image_metas, np.float32), np.broadcast_to(anchors, (len(images), *anchors.shape))
         values = self._graphs[key](images, metas, self._molded_targets(targets), anchors)
         return {name: np.asarray(values[name]) for name in wanted}

@@ -11,16 +11,18 @@ them. These steps are in `base_predictor`; the network behind them is here.
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
 import keras
+import numpy as np
 
-from .base_predictor import BasePredictor
+from .base_predictor import BasePredictor, bucket
 from .base_predictor import EncodedScenes as EncodedScenes
 from .base_predictor import crops_of as crops_of
 from .config import Config
 from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
 from .modeling import network
+from .modeling.compiled import compiled
 from .modeling.parts import PredictorParts
 from .ops import winograd
 from .ops.similarity import Verification
@@ -100,18 +102,18 @@ class SiamesePredictor(BasePredictor):
     def _build(self) -> None:
         """Compile the parts of the network; each is built when it is first called."""
         parts = PredictorParts(self._detection_config(), self.layers)
-        if self._winograd and self._has_large_maps():
-            # large maps are faster at a fixed size
-            self._encode_scene = compiled(lambda: parts.scene_encoder, allow_winograd=True)
-            self._encode_reference = compiled(lambda: parts.reference_encoder)
+        function = functools.partial(compiled, xla=self.config.USE_XLA, allow_winograd=self._winograd)
+        if self._winograd and self._has_large_maps():  # they are faster at a fixed size
+            self._encode_scene = function(lambda: parts.scene_encoder)
+            encode_reference = function(lambda: parts.reference_encoder)
         else:  # one function for scenes and references: half of the time to build both
-            encode, average = compiled(lambda: parts.pyramid_encoder), compiled(lambda: parts.embedder)
-            self._encode_scene = encode
-            self._encode_reference = lambda references: average(*encode(references))
-        self._detect = compiled(lambda: parts.detector, allow_winograd=self._winograd)
-        self._segment = compiled(lambda: parts.segmenter) if self.config.MODEL == "mrcnn" else None
-        self._share = compiled(lambda: parts.scene_terms, allow_winograd=self._winograd)
-        self._detect_shared = compiled(lambda: parts.shared_detector, allow_winograd=self._winograd)
+            self._encode_scene, average = function(lambda: parts.pyramid_encoder), function(lambda: parts.embedder)
+            encode_reference = _chained(self._encode_scene, average)
+        by_shape = self.config.USE_XLA or keras.backend.backend() != "tensorflow"
+        self._encode_reference = _padded(encode_reference) if by_shape else encode_reference
+        self._detect = function(lambda: parts.detector)
+        self._segment = function(lambda: parts.segmenter) if self.config.MODEL == "mrcnn" else None
+        self._share, self._detect_shared = function(lambda: parts.scene_terms), function(lambda: parts.shared_detector)
 
     def _has_large_maps(self) -> bool:
         """Whether P2 has a fixed size that is large enough for `ops.winograd`."""
@@ -132,28 +134,17 @@ class SiamesePredictor(BasePredictor):
         return loading.load_weights(self.layers, path, exclude=exclude)
 
 
-def compiled(build: Callable[[], keras.Model], *, allow_winograd: bool = False) -> Callable[..., Any]:
-    """A compiled function of a model's inputs, one argument each. `build` returns the model, at the first call.
+def _chained(encode: Callable[..., Any], average: Callable[..., Any]) -> Callable[[np.ndarray], Any]:
+    """Embeddings of references from the maps that `encode` returns."""
+    return lambda references: average(*encode(references))
 
-    On TensorFlow it returns tensors, so that feature maps are not copied between models; otherwise arrays.
-    `allow_winograd`: whether large convolutions are computed by `ops.winograd`.
-    """
 
-    @functools.cache
-    def compiled_model() -> Callable[..., Any]:
-        model = build()
-        single = len(model.inputs) == 1
-        if keras.backend.backend() != "tensorflow":
-            return lambda *inputs: model.predict_on_batch(inputs[0] if single else list(inputs))
-        import tensorflow as tf
+def _padded(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of rows [n, ...], called with as many as `bucket` says: XLA then compiles it for few shapes."""
 
-        def run(model: keras.Model, *inputs: Any) -> Any:
-            with winograd.allowed(allow_winograd):
-                return model(inputs[0] if single else list(inputs), training=False)
+    def call(rows: np.ndarray) -> np.ndarray:
+        count = len(rows)
+        padding = ((0, bucket(count) - count), *((0, 0),) * (rows.ndim - 1))
+        return np.asarray(function(np.pad(rows, padding)))[:count]
 
-        signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
-        # a partial: TensorFlow counts traces by the code of a function, and would warn of one a model
-        function = tf.function(functools.partial(run, model), input_signature=signature, autograph=False)
-        return cast(Callable[..., Any], function)
-
-    return lambda *inputs: compiled_model()(*inputs)
+    return call

@@ -377,3 +377,28 @@ def test_jax_runs_the_portable_forms(monkeypatch):
     )
     assert kernels.crop_and_resize(1, 2, 3, 4) == ("crop_and_resize", (1, 2, 3, 4))
     assert kernels.pyramid_crop_and_resize(1, 2, 3, 4, 5) == ("pyramid_crop_and_resize", (1, 2, 3, 4, 5))
+
+
+def test_under_xla_tensorflow_runs_the_portable_forms():
+    """XLA has no kernel for TensorFlow's crops: without the context this does not compile."""
+    feature_maps = [
+        tf.constant(np.random.default_rng(3).normal(size=(2, size, size, 2)), tf.float32) for size in (9, 5)
+    ]
+    boxes, boxes_of, maps_of = edge_boxes(4, 60), np.int32([0, 1] * 30), np.int32([0, 0, 1] * 20)
+
+    def crops_and_gradient():
+        with tf.GradientTape() as tape:
+            tape.watch(feature_maps)
+            crops = kernels.pyramid_crop_and_resize(feature_maps, tf.constant(boxes), boxes_of, maps_of, (3, 3))
+        kept = kernels.non_max_suppression(
+            tf.constant(boxes[None]), tf.range(60.0)[None], max_output_size=4, iou_threshold=0.3
+        )
+        return [crops, *tape.gradient(crops, feature_maps), *kept]
+
+    def compiled():
+        with kernels.compiling_xla():
+            return crops_and_gradient()
+
+    found = tf.function(compiled, autograph=False, jit_compile=True)()
+    for one, expected in zip(found, crops_and_gradient(), strict=True):
+        np.testing.assert_allclose(one, tf.convert_to_tensor(expected), atol=1e-5)

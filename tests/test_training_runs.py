@@ -283,11 +283,15 @@ def test_a_cpu_in_use_is_not_split(machine):
         distribution.device_scope(2)
 
 
-def test_other_backends_train_on_one_device(machine, monkeypatch):
+def test_on_jax_devices_must_be_there_and_machines_are_refused(machine, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0"])
     assert distribution.replicas_in_sync() == 1
-    with pytest.raises(ValueError, match="need the TensorFlow backend, KERAS_BACKEND is jax"):
+    with pytest.raises(ValueError, match="devices = 2: JAX sees cpu:0 .*XLA_FLAGS=--xla_force_host_platform_device"):
         distribution.device_scope(2)
+    machine("worker", 0, worker=2)
+    with pytest.raises(ValueError, match="need KERAS_BACKEND=tensorflow"):
+        distribution.device_scope(1)
 
 
 # ---- mistakes ----------------------------------------------------------------------------------------------------

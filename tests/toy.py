@@ -16,6 +16,7 @@ CONFIG = types.SimpleNamespace(
     ADAM_BETA_2=0.99,
     GRADIENT_CLIP_NORM=5.0,
     WARM_UP_STEPS=0,
+    USE_XLA=False,
 )
 
 

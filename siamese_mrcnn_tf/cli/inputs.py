@@ -243,13 +243,21 @@ def _used(config: Config, calibration: "Calibration", verifies: bool) -> str:
 def start_keras(options: argparse.Namespace) -> None:
     """Import Keras and its backend, without the start-up lines of TensorFlow's libraries unless --debug is given.
 
-    Another process filters the error stream meanwhile: the last words of a crash are not lost.
+    Another process filters the error stream meanwhile: the last words of a crash are not lost. JAX keeps what it
+    compiles in the folder of downloads.
     """
-    if "keras" in sys.modules:
-        return
-    if options.debug:
-        _import_keras()
-        return
+    if "keras" not in sys.modules:
+        if options.debug:
+            _import_keras()
+        else:
+            _import_keras_quietly()
+    from ..io.cache import cache_folder
+    from ..ops.devices import keep_compiled
+
+    keep_compiled(cache_folder() / "jax")
+
+
+def _import_keras_quietly() -> None:
     kept = f"line for line in sys.stdin.buffer if not re.match({_START_UP_LINE!r}, line)"
     words = [sys.executable, "-c", f"import re, sys; sys.stderr.buffer.writelines({kept})"]
     with os.fdopen(os.dup(2)) as stderr, subprocess.Popen(words, stdin=subprocess.PIPE) as filtering:
@@ -274,7 +282,7 @@ def _keras_backend() -> str:
     from ..io.files import read_json
 
     path = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
-    stored = {}
+    stored: dict[str, Any] = {}
     with contextlib.suppress(ValueError):  # Keras, too, passes over a file that is no JSON
         stored = read_json(path) if path.is_file() else {}
     return os.environ.get("KERAS_BACKEND") or stored.get("backend", "tensorflow")

@@ -156,6 +156,8 @@ def _run_keras(path: Path, case: Case) -> dict[str, np.ndarray]:
 
 
 def _check(formats: list[str], config: Config) -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(f"KERAS_BACKEND = {keras.backend.backend()}: expected tensorflow for an export")
     for name in formats:
         if name not in CHOICES:
             raise ValueError(f"format {name!r}: expected one of {', '.join(CHOICES)}")

@@ -1,36 +1,72 @@
-"""The device that computes: the processor, or one of the GPUs that TensorFlow sees."""
+"""The device that computes: the processor, or one of the GPUs that the Keras backend sees; where JAX keeps programs."""
 
+import os
 import re
+from pathlib import Path
 
 _DEVICE = re.compile(r"(cpu|gpu|cuda)(?::(\d+))?")
 
 
 def use_device(name: str) -> None:
-    """Compute on "cpu", "gpu" (all GPUs) or "cuda:N" (also "gpu:N", the GPU N) alone.
+    """Compute on "cpu", "gpu" (all GPUs; on JAX the first) or "cuda:N" (also "gpu:N", the GPU N) alone.
 
     TensorFlow hides the other devices; that works before anything was computed.
 
     Raises:
-        ValueError: an unknown name, another backend than TensorFlow, there is no such GPU, or it is too late.
+        ValueError: an unknown name, another backend than TensorFlow or JAX, there is no such GPU, or it is too late.
     """
     named = _DEVICE.fullmatch(name)
     if not named or (named[1] == "cpu" and named[2]):
         raise ValueError(f"device {name!r}: expected cpu, gpu or cuda:N")
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(f"device {name!r}: can be chosen with TensorFlow alone, not with {keras.backend.backend()}")
+    kind, number, backend = "cpu" if named[1] == "cpu" else "gpu", int(named[2] or 0), keras.backend.backend()
+    if backend == "jax":
+        return _use_jax_device(name, kind, number)
+    if backend != "tensorflow":
+        raise ValueError(f"device {name!r}: can be chosen with TensorFlow or JAX, KERAS_BACKEND is {backend}")
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    chosen = [] if named[1] == "cpu" else gpus
-    if named[1] != "cpu" and not gpus:
-        raise ValueError(f"device {name!r}: TensorFlow sees no GPU here")
-    if named[2]:
-        if int(named[2]) >= len(gpus):
-            raise ValueError(f"device {name!r}: TensorFlow sees the GPUs 0 to {len(gpus) - 1}")
-        chosen = [gpus[int(named[2])]]
+    if kind == "gpu":
+        _check_gpu(name, number, len(gpus), "TensorFlow")
+    chosen = [] if kind == "cpu" else [gpus[number]] if named[2] else gpus
     try:
         tf.config.set_visible_devices(chosen, "GPU")
     except RuntimeError as error:
         raise ValueError(f"device {name!r}: cannot be chosen after TensorFlow has begun ({error})") from error
+
+
+def keep_compiled(folder: Path) -> None:
+    """Keep what JAX compiles in a folder, so that later processes start faster; JAX_COMPILATION_CACHE_DIR replaces it.
+
+    Nothing happens on other backends.
+    """
+    import keras
+
+    if keras.backend.backend() != "jax" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # initial weights are many small programs
+
+
+def _use_jax_device(name: str, kind: str, number: int) -> None:
+    import jax
+
+    try:
+        found = jax.devices(kind)
+    except RuntimeError:
+        found = []
+    if kind == "gpu":
+        _check_gpu(name, number, len(found), "JAX")
+    jax.config.update("jax_default_device", found[number])
+
+
+def _check_gpu(name: str, number: int, count: int, framework: str) -> None:
+    """Raise ValueError if there is no GPU with this number."""
+    if not count:
+        raise ValueError(f"device {name!r}: {framework} sees no GPU here")
+    if number >= count:
+        raise ValueError(f"device {name!r}: {framework} sees the GPUs 0 to {count - 1}")

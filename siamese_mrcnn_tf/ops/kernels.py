@@ -1,8 +1,9 @@
 """Non-maximum suppression and crop-and-resize, the two operations that differ between Keras backends.
 
-TensorFlow uses its own ops, as the original did; XLA has no kernel for its crop-and-resize, so they do not work with
-`jit_compile`. Other backends use the portable forms, which have the same semantics and static shapes and are built from
-`keras.ops`. The public functions raise ValueError on an unsupported backend.
+TensorFlow uses its own ops, as the original did. JAX, and TensorFlow where it compiles with XLA (which has no kernel
+for crop-and-resize), use the portable forms: they have the same semantics and static shapes, and are built from
+`keras.ops`.
+The public functions raise ValueError on an unsupported backend.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ _BACKENDS = ("tensorflow", "jax")
 _MIN_FLOAT = -3.4e38  # close to the minimum of float32
 _HALVES = 4097.0  # 2 ** 12 + 1 splits the 24 binary digits of a float32 (Veltkamp's splitting)
 _exporting = contextvars.ContextVar("exporting", default=False)
+_compiling_xla = contextvars.ContextVar("compiling_xla", default=False)
 
 
 @contextlib.contextmanager
@@ -33,6 +35,16 @@ def exportable() -> Iterator[None]:
 def is_exporting() -> bool:
     """Whether a graph for other runtimes is traced, see `exportable`."""
     return _exporting.get()
+
+
+@contextlib.contextmanager
+def compiling_xla(active: bool = True) -> Iterator[None]:
+    """Context in which TensorFlow traces functions that XLA compiles, with `jit_compile`: with the portable forms."""
+    token = _compiling_xla.set(active)
+    try:
+        yield
+    finally:
+        _compiling_xla.reset(token)
 
 
 def non_max_suppression(
@@ -51,7 +63,7 @@ def non_max_suppression(
         (indices int32 [batch, max_output_size] in descending order of score, equal scores by index;
         valid bool [batch, max_output_size]). Rows that are not valid have index 0.
     """
-    if not _on_tensorflow():
+    if not has_tensorflow_ops():
         return portable_non_max_suppression(boxes, scores, max_output_size, iou_threshold, score_threshold)
     import tensorflow as tf
 
@@ -84,7 +96,7 @@ def crop_and_resize(images: Tensor, boxes: Tensor, box_indices: Tensor, crop_siz
     Returns:
         [n, crop height, crop width, channels]; samples outside the image are 0.
     """
-    if not _on_tensorflow():
+    if not has_tensorflow_ops():
         return portable_crop_and_resize(images, boxes, box_indices, crop_size)
     import tensorflow as tf
 
@@ -100,7 +112,7 @@ def pyramid_crop_and_resize(
         feature_maps: list of maps [batch, height, width, channels], sizes may differ.
         map_indices: int32 [n], each box's index into `feature_maps`.
     """
-    if is_exporting() or not _on_tensorflow():
+    if is_exporting() or not has_tensorflow_ops():
         return portable_pyramid_crop_and_resize(feature_maps, boxes, box_indices, map_indices, crop_size)
     import tensorflow as tf
 
@@ -113,11 +125,12 @@ def pyramid_crop_and_resize(
     return tf.ensure_shape(tf.dynamic_stitch(rows, crops), [boxes.shape[0], *crop_size, feature_maps[0].shape[-1]])
 
 
-def _on_tensorflow() -> bool:
+def has_tensorflow_ops() -> bool:
+    """Whether TensorFlow's own operations may be used: on that backend, outside of what XLA compiles."""
     backend = keras.backend.backend()
     if backend not in _BACKENDS:
         raise ValueError(f"Keras backend {backend!r}: expected one of {', '.join(_BACKENDS)} (set KERAS_BACKEND)")
-    return backend == "tensorflow"
+    return backend == "tensorflow" and not _compiling_xla.get()
 
 
 def portable_non_max_suppression(

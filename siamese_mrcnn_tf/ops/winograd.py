@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from .box_ops import Tensor
+from .kernels import has_tensorflow_ops, is_exporting
 
 _TILE, _READ = 4, 6  # side of an output tile, and of the cells it is computed from
 _BLOCK = (32, 128)  # output cells of a block
@@ -53,7 +54,7 @@ def allowed(is_allowed: bool = True) -> Iterator[None]:
 
 def applies(maps: Tensor, kernel: Tensor, strides: Sequence[int]) -> bool:
     """Whether `convolve` is allowed here, fits a "same" convolution and makes it faster."""
-    if not _allowed.get() or keras.backend.backend() != "tensorflow":
+    if not _allowed.get() or is_exporting() or not has_tensorflow_ops():
         return False
     height, width, channels = maps.shape[1:]
     if tuple(kernel.shape[:2]) != (3, 3) or set(strides) != {1} or None in (height, width):

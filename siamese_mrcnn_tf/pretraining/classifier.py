@@ -35,7 +35,7 @@ from ..training.checkpoints import CheckpointManager
 from ..training.distribution import replicas_in_sync
 from ..training.schedules import Stage
 from ..training.trainer import Trainer, TrainingSettings
-from ..training.training_model import make_optimizer
+from ..training.training_model import make_optimizer, uses_xla
 from . import imagenet
 
 WEIGHT_DECAY = 1e-4
@@ -304,7 +304,7 @@ class _ClassifierTrainer(Trainer):
     """Trains without gradient clipping."""
 
     def _compile(self, learning_rate: Any) -> None:
-        self.model.compile(make_optimizer(self.config, learning_rate), jit_compile=False)
+        self.model.compile(make_optimizer(self.config, learning_rate), jit_compile=uses_xla(self.config))
 
 
 def _even_batches(count: int, maximum: int, devices: int) -> tuple[int, int]:

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.loader import SampleLoader
+from .distribution import counts_ahead
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -64,8 +65,9 @@ class StepCallback(_Callback):
         trainer, state, settings = self._trainer, self._trainer.state, self._trainer.settings
         state.step += 1
         self.logs = {name: float(value) for name, value in (logs or {}).items()}
-        self._counters = self._counters or _counters(self.model)
-        self._counts = [(variable, np.array(variable)) for variable in self._counters]
+        if counts_ahead():
+            self._counters = self._counters or _counters(self.model)
+            self._counts = [(variable, np.array(variable)) for variable in self._counters]
         number = state.epoch * settings.steps_per_epoch + state.step - 1
         self._check(self.logs, f"epoch {state.epoch + 1}, step {state.step}", number)
         self._bar.set_postfix({name: f"{value:.3f}" for name, value in self.logs.items()}, refresh=False)
@@ -76,7 +78,7 @@ class StepCallback(_Callback):
             trainer.save_now()
 
     def undo_failed_step(self) -> None:
-        """Undo the counting of a step that got no samples: TensorFlow counts without waiting for them."""
+        """Undo the counting of a step that got no samples, see `distribution.counts_ahead`."""
         for variable, value in self._counts:
             variable.assign(value)
 

@@ -1,6 +1,7 @@
-"""Several devices and several machines, by `tf.distribute`; one device on any backend.
+"""Several devices and several machines: `tf.distribute` on TensorFlow, on JAX `keras.distribution` for one machine.
 
-Call `prepare_backend`, then `device_scope`, before anything else uses TensorFlow.
+Call `prepare_backend`, then `device_scope`, before anything else uses the backend. On JAX a batch is one, whose parts
+are on several devices: losses and gradients are those of one device with the whole batch.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_backend(*, seed: int, devices: int = 1) -> None:
-    """Set up Keras and TensorFlow for a run, before anything else uses them.
+    """Set up Keras and its backend for a run, before anything else uses them.
 
     Initial weights are seeded. On CPUs the order of operations is deterministic; otherwise rounding differs between
     runs and losses diverge. On GPUs TensorFlow has no deterministic kernel for the gradient of crop_and_resize.
@@ -37,19 +38,18 @@ def device_scope(devices: int) -> AbstractContextManager[Any]:
     """Context to build and train a model in, on several devices or machines.
 
     If TF_CONFIG names several machines, that of `tf.distribute.MultiWorkerMirroredStrategy`; else, for more than one
-    device, that of `MirroredStrategy` over GPUs, or over parts of the CPU on a machine without GPUs. Must be called
-    before anything else uses TensorFlow.
+    device, that of `MirroredStrategy` over GPUs, or over parts of the CPU on a machine without GPUs; on JAX that of
+    `keras.distribution.DataParallel`. Must be called before anything else uses TensorFlow.
 
     Raises:
-        ValueError: more devices than GPUs; several machines together with `devices`; a backend other than TensorFlow;
-            a TF_CONFIG that cannot be read.
+        ValueError: more devices than there are; several machines together with `devices`, or on JAX; a TF_CONFIG that
+            cannot be read.
     """
     is_cluster = several_machines()
     if devices == 1 and not is_cluster:
         return contextlib.nullcontext()
     if keras.backend.backend() != "tensorflow":
-        backend = keras.backend.backend()
-        raise ValueError(f"several devices or machines need the TensorFlow backend, KERAS_BACKEND is {backend}")
+        return _data_parallel_scope(devices)
     import tensorflow as tf
 
     if is_cluster:
@@ -78,16 +78,37 @@ def is_chief() -> bool:
 
 def replicas_of(model: keras.Model) -> int:
     """Number of devices that share a batch of this model."""
-    return int(model.distribute_strategy.num_replicas_in_sync) if keras.backend.backend() == "tensorflow" else 1
+    if keras.backend.backend() == "tensorflow":
+        return int(model.distribute_strategy.num_replicas_in_sync)
+    return len(_devices_of(model))
 
 
 def strategy_scope(model: keras.Model) -> AbstractContextManager[Any]:
     """Context of the devices that a model was built on."""
-    return _scope(model.distribute_strategy) if keras.backend.backend() == "tensorflow" else contextlib.nullcontext()
+    if keras.backend.backend() == "tensorflow":
+        return _scope(model.distribute_strategy)
+    devices = _devices_of(model)
+    return _scope(keras.distribution.DataParallel(devices=devices)) if len(devices) > 1 else contextlib.nullcontext()
+
+
+def fit_scope(model: keras.Model) -> AbstractContextManager[Any]:
+    """Context to call `fit` and `evaluate` of a model in; on TensorFlow they know its devices."""
+    return contextlib.nullcontext() if keras.backend.backend() == "tensorflow" else strategy_scope(model)
+
+
+def sync_variables(model: keras.Model) -> None:
+    """Give a model's variables their values after the last step, in a callback of `fit`; JAX keeps these elsewhere."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
+def counts_ahead() -> bool:
+    """Whether metrics and optimizer count a step that then gets no samples, as TensorFlow does."""
+    return bool(keras.backend.backend() == "tensorflow")
 
 
 def replicas_in_sync() -> int:
-    """Number of devices that share this step's batch."""
+    """Number of devices that each compute the loss of a part of this step's batch; on JAX they compute one loss."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -95,8 +116,8 @@ def replicas_in_sync() -> int:
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
-def shaped_logs(logs: dict[str, Any]) -> dict[str, Any]:
-    """Logs of a step, in the shape that `fit` needs.
+def shaped_logs(logs: Any) -> Any:
+    """What a step returns, logs in the shape that `fit` needs.
 
     With several machines Keras joins logs along their first axis, which scalars do not have (tensorflow#72388).
     """
@@ -127,6 +148,24 @@ def _writes() -> bool | None:
 def _scope(strategy: Any) -> AbstractContextManager[Any]:
     scope: AbstractContextManager[Any] = strategy.scope()
     return scope
+
+
+def _data_parallel_scope(devices: int) -> AbstractContextManager[Any]:
+    """Context of several devices of this machine, on JAX."""
+    if several_machines():
+        raise ValueError("TF_CONFIG names several machines: these need KERAS_BACKEND=tensorflow")
+    found = keras.distribution.list_devices()
+    if devices > len(found):
+        parts = f"; XLA_FLAGS=--xla_force_host_platform_device_count={devices} splits the CPU"
+        hint = parts if found[0].startswith("cpu") else ""
+        raise ValueError(f"devices = {devices}: JAX sees {', '.join(found)} on this machine{hint}")
+    return _scope(keras.distribution.DataParallel(devices=found[:devices]))
+
+
+def _devices_of(model: keras.Model) -> list[str]:
+    """The devices that a model was built on, on JAX."""
+    devices = model.variables[0].value.sharding.device_set
+    return [f"{device.platform}:{device.id}" for device in sorted(devices, key=lambda device: device.id)]
 
 
 def _split_cpu(devices: int) -> None:

@@ -28,7 +28,7 @@ from ..weights.runs import best_epoch
 from .batches import TrainingBatches
 from .callbacks import StepCallback, TrainingStopped, ValidationCallback, loader_errors
 from .checkpoints import CheckpointManager, TrainerState
-from .distribution import replicas_of
+from .distribution import fit_scope, replicas_of, sync_variables
 from .schedules import Stage
 from .trainable_layers import matching_layers, select_layers, summarize_names
 from .training_model import build_optimizer, compile_model
@@ -217,7 +217,7 @@ class Trainer:
         with self._progress_bar(f"epoch {state.epoch + 1}/{total_epochs}", steps, state.step) as bar:
             callback = StepCallback(self, loader, bar)
             try:
-                with loader_errors(loader):
+                with loader_errors(loader), fit_scope(self.model):
                     self.model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
             except RuntimeError as error:
                 if error is loader.failure and self.stop.is_set() and callback.logs:
@@ -232,11 +232,13 @@ class Trainer:
         batches = TrainingBatches(val_loader, num_batches=steps)
         with self._progress_bar("validation", steps, 0) as bar, loader_errors(val_loader):
             callback = ValidationCallback(self, val_loader, bar)
-            logs = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[callback])
+            with fit_scope(self.model):
+                logs = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[callback])
         return {f"val_{name}": float(value) for name, value in logs.items()}
 
     def save_now(self) -> None:
         """Save within an epoch."""
+        sync_variables(self.model)
         measured = self.model.metrics if self.state.step else ()  # before the first step they are of another epoch
         values = {metric.name: map(np.asarray, metric.variables) for metric in measured}
         self.state.metrics = {name: [value.tolist() for value in found] for name, found in values.items()}

@@ -2,8 +2,9 @@
 
 A batch is a list or dict of the inputs of `training_network.build_training_network`, without separate targets.
 
-Private methods of Keras are overridden here: `_maybe_symbolic_build`, `_clip_gradients`, `_all_reduce_sum_gradients`.
-Tested with Keras 3.14 and 3.15; tests/test_training_model.py fails if Keras no longer calls one of them.
+Private methods of Keras are overridden here: `_maybe_symbolic_build`, `_clip_gradients`, `_all_reduce_sum_gradients`,
+on JAX `_symbolic_build`. Tested with Keras 3.14 and 3.15; tests/test_training_model.py fails if Keras no longer calls
+one of the first three.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import keras
 from ..config import Config
 from ..modeling import losses, training_network
 from ..ops import winograd
+from ..ops.kernels import compiling_xla
 from .distribution import replicas_in_sync, shaped_logs, strategy_scope
 
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss")
@@ -62,20 +64,23 @@ class TrainingModel(keras.Model):
             total = total + loss
         return total / replicas_in_sync()
 
-    def train_step(self, data: Any) -> Logs:
-        """The step of Keras, with logs that `fit` can take on several machines."""
-        with winograd.allowed():  # while the step is traced
-            return shaped_logs(super().train_step(data))
+    def train_step(self, *given: Any) -> Any:
+        """The step of Keras, with logs that `fit` can take on several machines; on JAX it takes and returns a state."""
+        with compiling_xla(self.jit_compile), winograd.allowed():  # while the step is traced
+            return shaped_logs(super().train_step(*given))
 
-    def test_step(self, data: Any) -> Logs:
+    def test_step(self, *given: Any) -> Any:
         """As `train_step`."""
-        return shaped_logs(super().test_step(data))
+        with compiling_xla(self.jit_compile):
+            return shaped_logs(super().test_step(*given))
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build the optimizer only. Keras would run a batch first, on several devices the mean of their batches, which
         fails for booleans and unequal parts.
         """
         build_optimizer(self)
+
+    _symbolic_build = _maybe_symbolic_build  # its name on JAX
 
 
 def build_training_model(config: Config, layers: Any, *, seed: int | None = None) -> TrainingModel:
@@ -122,14 +127,19 @@ def compile_model(model: keras.Model, config: Config, *, learning_rate: Any, mom
     """Compile a training model with a new optimizer, whose momentum is 0.
 
     Args:
-        config: reads OPTIMIZER, LEARNING_MOMENTUM, ADAM_BETA_2 and GRADIENT_CLIP_NORM.
+        config: reads OPTIMIZER, LEARNING_MOMENTUM, ADAM_BETA_2, GRADIENT_CLIP_NORM and USE_XLA.
         learning_rate: a number, or a schedule of Keras.
         momentum: for Adam beta 1; LEARNING_MOMENTUM by default.
     """
     with strategy_scope(model):
         optimizer = make_optimizer(config, learning_rate, momentum, global_clipnorm=config.GRADIENT_CLIP_NORM)
-        # XLA is slower than TensorFlow's own kernels on a CPU, and has none for crop_and_resize
-        model.compile(optimizer, jit_compile=False)
+        # XLA is slower than TensorFlow's own kernels on a CPU
+        model.compile(optimizer, jit_compile=uses_xla(config))
+
+
+def uses_xla(config: Config) -> bool:
+    """Whether training steps are compiled with XLA: as configured on TensorFlow, always on JAX."""
+    return config.USE_XLA or keras.backend.backend() != "tensorflow"
 
 
 def make_optimizer(config: Config, learning_rate: Any, momentum: float | None = None, **settings: Any) -> _ReducedClip:
