@@ -209,7 +209,9 @@ class CocoDataset(Dataset):
         for index in kept:
             image = content["images"][index]
             extra = {key: image.get(key) for key in ("height", "width", "coco_url", "listed_as")}
-            self.add_image("coco", image["id"], paths[index], image_dir=image_dir, annotations=found[image["id"]], **extra)
+            self.add_image(
+                "coco", image["id"], paths[index], image_dir=image_dir, annotations=found[image["id"]], **extra
+            )
         self.set_names.append(image_dir.name or annotation_path.stem)
         named = annotation_path.stem if annotations is not None else Path(dataset_dir).resolve().name
         self.source_names.append(named)
