@@ -161,6 +161,26 @@ def test_errors_of_a_crash_while_keras_is_imported_are_shown(tmp_path):
     assert finished.returncode < 0 and finished.stderr == "F0000 00:00:17 cpu.cc:1] no AVX\n"
 
 
+@pytest.mark.parametrize(("backend", "seen"), [("", []), ("jax", ["jax"])])
+def test_keras_is_imported_without_packages_that_no_command_needs(tmp_path, backend, seen):
+    packages = ("pandas", "sklearn", "jax")
+    for name in packages:
+        (tmp_path / f"{name}.py").write_text("")
+    finds = "[name for name in ('pandas', 'sklearn', 'jax') if importlib.util.find_spec(name)]"
+    attempt = "def can_import(name):\n    try:\n        return bool(importlib.import_module(name))\n"
+    attempt += "    except ImportError:\n        return False\n"
+    seen_by_keras = f"seen = [name for name in {packages} if can_import(name)]\n"
+    (tmp_path / "keras.py").write_text(f"import importlib\n{attempt}{seen_by_keras}")
+    code = "import importlib.util; from siamese_mrcnn_tf.cli import inputs, main\n"
+    code += f"inputs.start_keras(main.parse(['demo'])); import keras; print(keras.seen, {finds})"
+    settings = {"PYTHONPATH": str(tmp_path), "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": backend}
+    finished = python("-c", code, **settings)
+    assert finished.stdout.strip() == f"{seen} {list(packages)}", finished.stderr
+    if not backend:
+        (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+        assert python("-c", code, **settings).stdout.strip() == f"['jax'] {list(packages)}"
+
+
 # ---- evaluate ----------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_evaluate_prints_tables_and_writes_records(run, tree, tiny_weights, tmp_path):

@@ -54,6 +54,15 @@ def test_folded_normalizations_change_nothing(varied, expected, scene):
         assert close(maps, expected[f"img_{level}"])
 
 
+def test_scenes_and_references_share_one_encoder(varied, scene, crop):
+    parts = PredictorParts(varied.config, varied.layers)
+    molded = molding.mold_inputs([scene], varied.config)[0]
+    targets = molding.mold_references([crop, crop[::2]], varied.config, subtract_mean=True)
+    for maps, expected in zip(varied._encode_scene(molded), parts.scene_encoder(molded, training=False), strict=True):
+        assert close(maps, expected)
+    assert close(varied._encode_reference(targets), parts.reference_encoder(targets, training=False))
+
+
 def test_every_normalization_is_folded(varied):
     folded = folded_model(varied.layers.resnet_model)
     assert not [one for one in folded.layers if isinstance(one, keras.layers.BatchNormalization)]

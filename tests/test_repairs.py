@@ -10,6 +10,8 @@ import pytest
 
 from siamese_mrcnn_tf.cli.main import main
 from siamese_mrcnn_tf.config import TinyConfig
+from siamese_mrcnn_tf.data import repairs
+from siamese_mrcnn_tf.data.annotations import annotation_rle
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples
 from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset
 from siamese_mrcnn_tf.data.reading import ReadingRules
@@ -232,6 +234,31 @@ def test_a_crowds_box_is_left_as_it_is(root):
     content["annotations"][2]["bbox"] = [0, 60, 128, 36]
     dataset, coco = load(root, content)
     assert coco.anns[102]["bbox"] == [0, 60, 128, 36] and not any(dataset.repairs.found.values())
+
+
+@pytest.mark.parametrize("area", [0, 3])
+def test_crowds_of_runs_are_looked_at_without_their_masks(right, area):
+    size = {image["id"]: (image["height"], image["width"]) for image in right["images"]}
+    crowd = copy.deepcopy(right["annotations"][0])
+    height, width = size[crowd["image_id"]]
+    runs = [height * width - area, area]
+    crowd |= {"iscrowd": 1, "bbox": [0, 0, 5, 5], "segmentation": {"size": [height, width], "counts": runs}}
+    asked = []
+
+    def mask_of(annotation, height, width):
+        asked.append(annotation["id"])
+        return annotation_rle(annotation, height, width)
+
+    bare, wrong, _ = repairs._compare([crowd], size, mask_of)
+    assert wrong == [] and (bare, asked) == (([], []) if area else ([crowd], [crowd["id"]]))
+
+
+def test_polygons_of_an_object_are_taken_together():
+    size = {1: (40, 60)}
+    shapes = [[[1, 2, 5, 2, 5, 9]], [], [[8, 8, 9, 8, 9, 9], [2, 3, 12, 3, 12.5, 30]], [[1, 1, 2, 2]]]
+    entries = [{"image_id": 1, "segmentation": shape} for shape in shapes]
+    expected = [[1, 2, 4, 7], [np.nan] * 4, [2, 3, 10.5, 27], [np.nan] * 4]
+    np.testing.assert_array_equal(repairs._polygon_extents(entries, size), expected)
 
 
 def test_check_calls_contradicting_boxes_broken(root, right, capsys):

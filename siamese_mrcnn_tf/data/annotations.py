@@ -5,7 +5,7 @@ import logging
 import math
 import operator
 import reprlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -147,15 +147,22 @@ def annotation_rle(annotation: Entry, height: int, width: int) -> Rle:
     return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
 
 
-def coco_object(content: Content) -> COCO:
-    """A `pycocotools.coco.COCO` that shares the content of an annotation file; COCO's own methods print."""
+def coco_object(content: Content, by_image: Mapping[int, list[Entry]] | None = None) -> COCO:
+    """A `pycocotools.coco.COCO` that shares the content of an annotation file; COCO's own methods print.
+
+    `by_image` are the annotations of each image by its id, if they are known; the lists are shared, too.
+    """
     coco = COCO()
     coco.dataset = content
     for kind, section in (("imgs", "images"), ("anns", "annotations"), ("cats", "categories")):
         setattr(coco, kind, {entry["id"]: entry for entry in content[section]})
     for annotation in content["annotations"]:
-        coco.imgToAnns[annotation["image_id"]].append(annotation)
         coco.catToImgs[annotation["category_id"]].append(annotation["image_id"])
+    if by_image is None:
+        for annotation in content["annotations"]:
+            coco.imgToAnns[annotation["image_id"]].append(annotation)
+    else:  # as in COCO, images without annotations are not in it
+        coco.imgToAnns.update({image_id: found for image_id, found in by_image.items() if found})
     return coco
 
 
@@ -202,10 +209,11 @@ class _Section:
 
     def repeated(self) -> list[int]:
         """Indices of the entries whose id an earlier entry has."""
-        ids = [entry.get("id") if isinstance(entry, dict) else None for entry in self.entries]
-        if set(map(type, ids)) == {int} and len(set(ids)) == len(ids):
-            return []
-        if len(set(map(repr, ids))) == len(ids):
+        try:  # most often there are none
+            ids = [entry["id"] for entry in self.entries]
+        except (KeyError, TypeError):
+            ids = [entry.get("id") if isinstance(entry, dict) else None for entry in self.entries]
+        if len(set(ids if set(map(type, ids)) == {int} else map(repr, ids))) == len(ids):
             return []
         first = {repr(i): index for index, i in reversed(list(enumerate(ids)))}
         return [index for index, i in enumerate(ids) if i is not None and first[repr(i)] < index]
@@ -304,7 +312,7 @@ def _are_shares(values: Sequence[float]) -> bool:
 
 
 def _check_areas(section: _Section) -> None:
-    areas = [entry.get("area", 0) if isinstance(entry, dict) else 0 for entry in section.entries]
+    areas = [entry.get("area", 0) if type(entry) is dict else 0 for entry in section.entries]
     fine = set(map(type, areas)) <= set(_NUMBER) and _in_range(areas, 0)
     expected = "an area in square pixels"
     section.require("area", areas, lambda a: type(a) in _NUMBER and 0 <= a < math.inf, expected, fine=fine)
@@ -325,7 +333,8 @@ def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None
     shapes = section.column("segmentation", (list, dict))
     parts = list(itertools.chain.from_iterable(shape for shape in shapes if type(shape) is list))
     fine = set(map(type, parts)) <= {list} and not any(length % 2 for length in set(map(len, parts)))
-    fine = fine and not {type(part[0]) for part in parts if part} & {list, dict}
+    firsts = [part[0] if part else 0 for part in parts] if fine else []
+    fine = fine and not set(map(type, firsts)) & {list, dict}
     section.require("segmentation", shapes, _are_polygons, "polygons [[x, y, x, y, ...], ...]", fine=fine)
     for index, shape in enumerate(shapes):
         if type(shape) is dict:
@@ -335,7 +344,7 @@ def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None
             fits = size == image or entry["iscrowd"]  # a crowd's may have a size of its own
             if not (fits and _are_counts(size) and len(size or []) == 2 and is_rle(shape, size or [])):
                 section.refuse(index, "segmentation", shape, f"an RLE of its image's size {image}")
-    small = [part for part in parts if len(part) >= MIN_POLYGON and type(part[0]) in _NUMBER and part[0] <= 1]
+    small = [part for part, first in zip(parts, firsts, strict=True) if type(first) in _NUMBER and first <= 1]
     if any(map(_is_share_polygon, small)):
         found = (type(shape) is list and any(map(_is_share_polygon, shape)) for shape in shapes)
         index = next(i for i, is_wrong in enumerate(found) if is_wrong)

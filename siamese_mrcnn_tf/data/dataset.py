@@ -10,7 +10,7 @@ import logging
 import os
 import textwrap
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..io import files, intensity, orientation
 from ..io.images import read_image
-from .annotations import Entry, annotation_rle, coco_object, crowds_advice, load_annotations
+from .annotations import Content, Entry, annotation_rle, coco_object, crowds_advice, load_annotations
 from .layouts import choose_images, drop_root_category, find_layout, other_subsets, resolve_names
 from .reading import ReadingRules
 from .repairs import Repairs
@@ -194,29 +194,28 @@ class CocoDataset(Dataset):
         resolve_names(content, image_dir, annotation_path)
         others = [] if annotations is not None else other_subsets(dataset_dir, annotation_path, year)
         drop_root_category(content, annotation_path, others)
-        names = (image["file_name"] for image in content["images"])  # pathlib takes seconds for 118,000 of them
-        self.listed.setdefault(str(image_dir), []).extend(os.path.join(image_dir, name) for name in names)
+        folder = str(image_dir)  # pathlib takes seconds for 118,000 names
+        paths = [os.path.join(folder, image["file_name"]) for image in content["images"]]
+        self.listed.setdefault(folder, []).extend(paths)
         chosen = _chosen(content["categories"], "class_ids", class_ids, f"category ids of {annotation_path}")
         categories = [content["categories"][index] for index in chosen]
-        category_ids = {category["id"] for category in categories}
-        found: dict[int, list[Entry]] = {image["id"]: [] for image in content["images"]}
-        for annotation in content["annotations"]:
-            if annotation["category_id"] in category_ids:
-                found[annotation["image_id"]].append(annotation)
+        found = _by_image(content, None if class_ids is None else {category["id"] for category in categories})
         kept = _chosen(content["images"], "image_ids", image_ids, f"image ids of {annotation_path}")
         if class_ids is not None or subsubset is not None:
             kept = [index for index in kept if found[content["images"][index]["id"]]]
         kept = _part(kept, subsubset, val_images, annotation_path)
         for category in categories:
             self.add_class("coco", category["id"], category["name"])
-        for image in map(content["images"].__getitem__, kept):
-            path = os.path.join(image_dir, image["file_name"])
+        for index in kept:
+            image = content["images"][index]
             extra = {key: image.get(key) for key in ("height", "width", "coco_url", "listed_as")}
-            self.add_image("coco", image["id"], path, image_dir=image_dir, annotations=found[image["id"]], **extra)
+            self.add_image(
+                "coco", image["id"], paths[index], image_dir=image_dir, annotations=found[image["id"]], **extra
+            )
         self.set_names.append(image_dir.name or annotation_path.stem)
         named = annotation_path.stem if annotations is not None else Path(dataset_dir).resolve().name
         self.source_names.append(named)
-        return coco_object(content) if return_coco else None
+        return coco_object(content, found if class_ids is None else None) if return_coco else None
 
     def prepare(self, class_map: None = None) -> None:
         super().prepare()
@@ -398,6 +397,15 @@ def _chosen(entries: list[Entry], key: str, ids: Iterable[int] | None, expected:
         shown = textwrap.shorten(", ".join(map(str, known)), _SHOWN, placeholder=" ...")
         raise ValueError(f"{key} = {unknown}: expected {expected}: {shown}")
     return [index for index, coco_id in enumerate(known) if coco_id in wanted]
+
+
+def _by_image(content: Content, category_ids: Collection[int] | None) -> dict[int, list[Entry]]:
+    """The annotations of each image by its COCO id; of these categories, or of all."""
+    found: dict[int, list[Entry]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        if category_ids is None or annotation["category_id"] in category_ids:
+            found[annotation["image_id"]].append(annotation)
+    return found
 
 
 def _part(images: Sequence[int], subsubset: str | None, val_images: int | None, path: Path) -> Sequence[int]:

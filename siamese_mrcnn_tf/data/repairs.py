@@ -5,11 +5,12 @@ They change the content of an annotation file once, after it is read, so that tr
 the same objects. Boxes are [x, y, width, height] in pixels.
 """
 
+import array
 import dataclasses
 import itertools
 import logging
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,18 @@ def repair(
     return Repairs(found, form.words if form else "")
 
 
+def numbers_of(rows: Iterable[list[float]]) -> np.ndarray:
+    """The numbers of lists one after the other: float64 [n].
+
+    Raises:
+        TypeError: one of them is no number.
+    """
+    numbers = array.array("d")
+    for row in rows:
+        numbers.fromlist(row)
+    return np.frombuffer(numbers) if numbers else np.zeros(0)
+
+
 # ---- forms of polygons ---------------------------------------------------------------------------------------------
 def _with_other_shapes(annotations: Sequence[Entry]) -> Sequence[Entry]:
     """The annotations whose segmentation may be no list of polygons; none if the whole column is plain."""
@@ -150,7 +163,7 @@ def _with_other_shapes(annotations: Sequence[Entry]) -> Sequence[Entry]:
     lists = [shape for shape in shapes if type(shape) is list]
     parts = list(itertools.chain.from_iterable(lists))
     is_plain = set(map(type, parts)) <= {list} and min(map(len, parts), default=4) > 3 and all(lists)
-    if is_plain and {type(part[0]) for part in parts} <= set(_NUMBER):
+    if is_plain and set(map(type, [part[0] for part in parts])) <= set(_NUMBER):
         return [annotation for annotation, shape in zip(annotations, shapes, strict=True) if shape is None]
     return annotations
 
@@ -249,10 +262,14 @@ def _compare(
     for start in range(0, len(annotations), _BLOCK):
         block = annotations[start : start + _BLOCK]
         extents = _polygon_extents(block, sizes)
-        boxes = np.array([annotation["bbox"] for annotation in block], float).reshape(-1, 4)
+        boxes = numbers_of(annotation["bbox"] for annotation in block).reshape(-1, 4)
         far = ~_agree(boxes, extents)
         for index in np.flatnonzero(far | np.isnan(extents[:, 0])).tolist():
             annotation, (height, width) = block[index], sizes[block[index]["image_id"]]
+            trusted = annotation["iscrowd"] and (boxes[index, 2:] > 0).all()
+            if trusted and _has_runs(annotation["segmentation"]):
+                num_masks += 1
+                continue
             try:
                 rle = mask_of(annotation, height, width)
             except ValueError:
@@ -262,7 +279,6 @@ def _compare(
                 continue
             num_masks += 1
             box = np.asarray(coco_mask.toBbox(rle), float)
-            trusted = annotation["iscrowd"] and (boxes[index, 2:] > 0).all()
             if not trusted and not _agree(boxes[index : index + 1], box[None])[0]:
                 wrong.append((annotation, box.tolist()))
                 given.append(boxes[index])
@@ -270,6 +286,11 @@ def _compare(
                 shapes.append((width, height))
         num_masks += int((~far & ~np.isnan(extents[:, 0])).sum())
     return bare, wrong, _form_of(np.array(given), np.array(right), np.array(shapes), num_masks)
+
+
+def _has_runs(shape: Any) -> bool:
+    """Whether a segmentation is an RLE as a list of runs, and has a pixel: without building its mask."""
+    return type(shape) is dict and type(shape["counts"]) is list and any(shape["counts"][1::2])
 
 
 def _beyond(given: Sequence[float], box: Sequence[float], size: tuple[int, int]) -> float:
@@ -305,20 +326,17 @@ def _polygon_extents(annotations: Sequence[Entry], sizes: dict[int, tuple[int, i
 
     NaN for those that must be looked at one by one: RLE, no polygon, less than a pixel inside the image, odd numbers.
     """
-    owners, polygons = [], []
-    for index, annotation in enumerate(annotations):
-        if type(annotation["segmentation"]) is list:
-            parts = [part for part in annotation["segmentation"] if len(part) >= MIN_POLYGON]
-            owners += [index] * len(parts)
-            polygons += parts
+    lists = [(index, one["segmentation"]) for index, one in enumerate(annotations) if type(one["segmentation"]) is list]
+    parts = [(index, part) for index, shape in lists for part in shape if len(part) >= MIN_POLYGON]
     extents = np.full((len(annotations), 4), np.nan)
-    if not polygons:
+    if not parts:
         return extents
+    owners, lengths = (np.array(numbers) for numbers in zip(*((i, len(part)) for i, part in parts), strict=True))
     try:
-        values = np.fromiter(itertools.chain.from_iterable(polygons), float).reshape(-1, 2)
+        values = numbers_of(part for _, part in parts).reshape(-1, 2)
     except (TypeError, ValueError):
         return extents
-    starts = np.concatenate([[0], np.cumsum([len(polygon) // 2 for polygon in polygons])])[:-1]
+    starts = np.concatenate([[0], np.cumsum(lengths // 2)])[:-1]
     low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
     following = np.roll(values, -1, axis=0)
     following[np.append(starts[1:], len(values)) - 1] = values[starts]
@@ -326,10 +344,12 @@ def _polygon_extents(annotations: Sequence[Entry], sizes: dict[int, tuple[int, i
         areas = np.abs(np.add.reduceat(values[:, 0] * following[:, 1] - following[:, 0] * values[:, 1], starts)) / 2
     edges = np.full((len(annotations), 4), np.inf)
     edges[:, 2:] = -np.inf
-    np.minimum.at(edges[:, :2], owners, low)
-    np.maximum.at(edges[:, 2:], owners, high)
+    first_parts = np.flatnonzero(np.diff(owners, prepend=-1))
+    edges[owners[first_parts], :2] = np.minimum.reduceat(low, first_parts)
+    edges[owners[first_parts], 2:] = np.maximum.reduceat(high, first_parts)
     total = np.bincount(owners, areas, minlength=len(annotations))
-    far_corner = np.array([sizes[annotation["image_id"]] for annotation in annotations], float)[:, ::-1]
+    of_images = itertools.chain.from_iterable([sizes[annotation["image_id"]] for annotation in annotations])
+    far_corner = np.fromiter(of_images, float).reshape(-1, 2)[:, ::-1]
     first, last = np.clip(edges[:, :2], 0, far_corner), np.clip(edges[:, 2:], 0, far_corner)
     with np.errstate(invalid="ignore"):
         sure = (total >= 1) & (last - first >= 1).all(axis=1) & (np.abs(edges) < _MAX_COORDINATE).all(axis=1)
