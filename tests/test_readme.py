@@ -50,7 +50,7 @@ NOT_RUN = {  # commands that set up or run everything -> why they are not run he
     "make test": "runs this test",
     "make quick": "runs tests",
     "make lint": "changes nothing, and `make test` runs it",
-    "make benchmark": "measures for minutes",
+    "make bench": "measures for tens of minutes",
     "make notebooks": "tests/test_notebooks.py runs the notebooks",
     "pip install .": "changes the environment",
 }
