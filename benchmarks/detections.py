@@ -6,13 +6,14 @@ import importlib.util
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from processes import Worker
 from report import Row
 
 from siamese_mrcnn_tf.config import CONFIGS
 
+Rates: TypeAlias = dict[str, float]  # GFLOP of a matrix product by second ("seconds") and by "processor" second
 REFERENCES = (1, 3, 8)
 TOTAL = "all stages"
 _MAX_OPEN = 3  # processes with a network at a time: each takes gigabytes
@@ -114,7 +115,7 @@ def measure_detections(
                 for run, worker in workers.items():
                     peaks[run].append(worker.ask("peak"))
     rows = [Row("detection", config, "", None, "import tensorflow", "GB", [memory])]
-    rates = [rate for repeats_found in found.values() for one in repeats_found for rate in one["rates"]]
+    rates = [rate["seconds"] for repeats_found in found.values() for one in repeats_found for rate in one["rates"]]
     rows.append(Row("detection", config, "tensorflow float32", None, "matrix product", "GFLOP/s", rates))
     for run, repeats_found in found.items():
         if repeats_found:
@@ -153,17 +154,22 @@ def _opened(
         yield usable
 
 
-def _repeat(run: Run, worker: Worker, matrix_rate: Callable[[], float]) -> dict[str, Any]:
-    """One measurement: stages by number of references (None: of the scene), with the matrix rate around each."""
-    rates = [matrix_rate()]
+def _repeat(run: Run, worker: Worker, matrix_rates: Callable[[], Rates]) -> dict[str, Any]:
+    """One measurement: stages by number of references (None: of the scene), with the matrix rates around each."""
+    rates = [matrix_rates()]
     stages, finds = {None: worker.ask("scene")}, {}
-    rates.append(matrix_rate())
-    around = {None: statistics.mean(rates)}
+    rates.append(matrix_rates())
+    around = {None: mean_rates(rates)}
     for count in run.references:
         found = worker.ask("search", references=count)
-        rates.append(matrix_rate())
-        stages[count], finds[count], around[count] = found["stages"], found["finds"], statistics.mean(rates[-2:])
+        rates.append(matrix_rates())
+        stages[count], finds[count], around[count] = found["stages"], found["finds"], mean_rates(rates[-2:])
     return {"stages": stages, "finds": finds, "around": around, "rates": rates}
+
+
+def mean_rates(rates: Sequence[Rates]) -> Rates:
+    """The mean of some matrix rates."""
+    return {kind: statistics.mean(rate[kind] for rate in rates) for kind in rates[0]}
 
 
 def function_gflop(config: str, run: Run, counted: dict[str, float]) -> dict[str, float]:
@@ -201,7 +207,7 @@ def _total(run: Run, config: str, count: int, repeats: list[dict[str, Any]], row
     together = [[*one["stages"][None].values(), *one["stages"][count].values()] for one in repeats]
     seconds, processor = ([sum(part[key] for part in parts) for parts in together] for key in ("seconds", "processor"))
     operations = sum(row.gflop or 0 for row in rows if row.references in (None, count) and row.stage != TOTAL)
-    rates = [statistics.mean((one["around"][None], one["around"][count])) for one in repeats]
+    rates = [mean_rates((one["around"][None], one["around"][count])) for one in repeats]
     return _timed(run, config, count, TOTAL, seconds, processor, operations, rates)
 
 
@@ -213,10 +219,17 @@ def _timed(
     seconds: list[float],
     processor: list[float],
     operations: float,
-    rates: list[float],
+    rates: list[Rates],
 ) -> Row:
-    shares = [operations / one / rate for one, rate in zip(seconds, rates, strict=True)] if operations else None
-    return Row(run.group, config, run.name, count, stage, "s", seconds, processor, operations or None, shares)
+    """A row with the shares of the matrix rates, by seconds and by processor seconds, if it has operations."""
+    row = Row(run.group, config, run.name, count, stage, "s", seconds, processor)
+    if not operations:
+        return row
+    shares, of_processor = (
+        [operations / one / rate[kind] for one, rate in zip(taken, rates, strict=True)]
+        for kind, taken in (("seconds", seconds), ("processor", processor))
+    )
+    return dataclasses.replace(row, gflop=operations, shares=shares, processor_shares=of_processor)
 
 
 def _finds_notes(config: str, found: dict[Run, list[dict[str, Any]]]) -> list[str]:

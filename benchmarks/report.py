@@ -15,11 +15,15 @@ from siamese_mrcnn_tf.io.files import read_json, write_json
 FORMAT = 1  # of the JSON file
 PACKAGES = ("tensorflow", "keras", "numpy", "openvino", "onnxruntime", "siamese-mrcnn-tf")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")  # of a processor
-HEADER = ("group", "configuration", "runtime", "references", "stage", "measured", "processor, s", "GFLOP", "share")
+HEADER = (
+    *("group", "configuration", "runtime", "references", "stage", "measured", "processor, s", "GFLOP"),
+    *("share", "share of processor time"),
+)
 SHARE_NOTE = (
     "share: operations per second, divided by those of TensorFlow's float32 matrix product, measured between the "
-    "stages of the same run. Large 3x3 convolutions are computed by Winograd's method with fewer products than are "
-    "counted, and bfloat16 has faster products, so that a share can be above 100%."
+    "stages of the same run; the second share is by processor seconds, which depend less on other programs. Large 3x3 "
+    "convolutions are computed by Winograd's method with fewer products than are counted, and bfloat16 has faster "
+    "products, so that a share can be above 100%."
 )
 
 
@@ -36,7 +40,7 @@ class Row:
         values: of all repeats, in `unit`.
         processor: processor seconds of all repeats.
         gflop: operations of the stage.
-        shares: of the matrix rate, for all repeats.
+        shares, processor_shares: of the matrix rate by second and by processor second, for all repeats.
     """
 
     group: str
@@ -49,6 +53,7 @@ class Row:
     processor: list[float] | None = None
     gflop: float | None = None
     shares: list[float] | None = None
+    processor_shares: list[float] | None = None
 
     @property
     def key(self) -> tuple:
@@ -66,7 +71,8 @@ class Row:
             f"{number(statistics.median(self.values))} {self.unit}",
             number(statistics.median(self.processor)) if self.processor else "-",
             number(self.gflop) if self.gflop else "-",
-            f"{statistics.median(self.shares):.0%}" if self.shares else "-",
+            _percentage(self.shares),
+            _percentage(self.processor_shares),
         ]
 
 
@@ -132,6 +138,10 @@ def table(rows: Iterable[Row], former: Benchmark | None = None, name: str = "") 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _percentage(shares: list[float] | None) -> str:
+    return f"{statistics.median(shares):.0%}" if shares else "-"
 
 
 def number(value: float) -> str:

@@ -40,6 +40,7 @@ STAGES = {  # functions of a predictor -> stages of a detection; what they call 
 }
 FINDS = 10  # of each reference in the scene
 _SEED = 19
+_SMALL = 1e-4
 
 
 class StageTimer:
@@ -114,7 +115,7 @@ def prepare(config: str, folder: str) -> dict[str, Any]:
     """Write weights and a verification to a folder; its threshold, and GFLOP by network function and by part.
 
     The weights are initial ones, or for tiny the bundled ones. The threshold lets about FINDS detections pass, as in a
-    scene that shows the category: the scores of initial weights are all 0 or 1, so that logits are scaled down.
+    scene that shows the category.
     """
     import keras
     from flops import by_part, count_steps
@@ -131,8 +132,7 @@ def prepare(config: str, folder: str) -> dict[str, Any]:
     predictor = SiamesePredictor(chosen, weights=weights, calibrated=False)
     scene, crop = drawn_scene(chosen)
     if weights is None:
-        kernel = predictor.layers.classifier["mrcnn_class_logits"].kernel
-        kernel.assign(kernel * 1e-4)
+        _spread_scores(predictor, scene, crop)
     predictor.set_image(scene)
     scores = np.append(predictor.detect(crop)["scores"], 0.0)
     last = min(FINDS, len(scores) - 1)
@@ -145,6 +145,16 @@ def prepare(config: str, folder: str) -> dict[str, Any]:
         "gflop": {name: counts.total() / 1e9 for name, counts in steps.items()},
         "parts": by_part(steps),
     }
+
+
+def _spread_scores(predictor: Any, scene: np.ndarray, crop: np.ndarray) -> None:
+    """Scale and shift the logits of initial weights, whose scores are all 0 or 1, to deviation 1 and mean 0."""
+    layer = predictor.layers.classifier["mrcnn_class_logits"]
+    layer.kernel.assign(layer.kernel * _SMALL)  # to scores that have logits
+    scores = predictor.match(predictor.encode_scenes([scene]), [crop], masks=False)["mrcnn_class"][0, :, 1]
+    logits = np.log(scores / (1 - scores))
+    layer.kernel.assign(layer.kernel / logits.std())
+    layer.bias.assign([0.0, -logits.mean() / logits.std()])
 
 
 def export(config: str, folder: str, formats: list[str]) -> None:
@@ -187,15 +197,16 @@ class Tasks:
         """Peak resident memory in GB."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts in kB
 
-    def matrix(self, side: int) -> float:
-        """GFLOP/s of a float32 matrix product in TensorFlow."""
+    def matrix(self, side: int) -> dict[str, float]:
+        """GFLOP of a float32 matrix product in TensorFlow by second and by processor second."""
         import tensorflow as tf
 
         matrix = tf.random.stateless_normal((side, side), (0, 1))
         tf.matmul(matrix, matrix)[0, 0].numpy()  # the first one is slower
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         tf.matmul(matrix, matrix)[0, 0].numpy()
-        return 2 * side**3 / (time.perf_counter() - start) / 1e9
+        seconds, processor = time.perf_counter() - start, time.process_time() - processor
+        return {name: 2e-9 * side**3 / taken for name, taken in (("seconds", seconds), ("processor", processor))}
 
     def prepare(self, config: str, folder: str) -> dict[str, Any]:
         return prepare(config, folder)
