@@ -23,6 +23,7 @@ from siamese_mrcnn_tf.config import CONFIGS
 
 GROUPS = ("detection", "runtimes", "startup", "training", "loader")
 _SIDE, _QUICK_SIDE = 3072, 512  # of the matrix product
+_SIZE, _QUICK_SIZE = 640, 160  # pixels of the loader's scenes, by default as large as COCO's
 _STARTS = 3  # at most: repeats of whole commands
 
 
@@ -92,7 +93,8 @@ def measure(options: argparse.Namespace) -> tuple[list[report.Row], dict[str, di
         rows.extend(measure_training(config, repeats=options.repeats, show=show))
 
     def loader() -> None:
-        rows.extend(measure_loader(options.config, options.samples, repeats=options.repeats, show=show))
+        size = _QUICK_SIZE if options.quick else _SIZE
+        rows.extend(measure_loader(options.config, options.samples, repeats=options.repeats, size=size, show=show))
 
     for config in options.config if {"detection", "runtimes"} & set(options.only) else ():
         attempt(f"detection, {config}", lambda config=config: detections(config))

@@ -17,7 +17,7 @@ _COMMAND = ("-m", "siamese_mrcnn_tf")
 _EXPORTERS = {"onnx": ("onnxruntime", "tf2onnx"), "openvino": ("openvino",)}  # runtime -> packages
 _TRAIN = Path(__file__).with_name("train.py")
 _ROUNDS = 2  # of processes that train
-_DRAWN = {"train": 60, "val": 1, "size": 640, "square": False, "seed": 0}  # scenes for the loader, as large as COCO's
+_DRAWN = {"train": 60, "val": 1, "square": False, "seed": 0}  # scenes for the loader
 
 
 def measure_startup(*, repeats: int, show: Callable[[str], None]) -> tuple[list[Row], list[str]]:
@@ -73,15 +73,17 @@ def measure_training(config: str, *, repeats: int, show: Callable[[str], None]) 
     return rows
 
 
-def measure_loader(configs: list[str], samples: str | None, *, repeats: int, show: Callable[[str], None]) -> list[Row]:
-    """Rows of training samples per second of processor time, from a COCO folder or from drawn scenes."""
+def measure_loader(
+    configs: list[str], samples: str | None, *, repeats: int, size: int, show: Callable[[str], None]
+) -> list[Row]:
+    """Rows of training samples per second of processor time, from a COCO folder or from drawn scenes of `size` pixels."""
     with tempfile.TemporaryDirectory() as folder, Worker() as worker:
         if samples is None:
             show("loader: drawing scenes")
-            write_coco(folder, **_DRAWN, progress=False)
+            write_coco(folder, **_DRAWN, size=size, progress=False)
         found: dict[str, list[float]] = {config: [] for config in configs}
         for _, config in itertools.product(range(repeats), configs):
             show(f"loader: {config}")
             found[config].append(worker.ask("samples", config=config, folder=str(samples or folder)))
-    stage = "samples per processor second, " + ("drawn scenes" if samples is None else "--samples")
+    stage = "samples per processor second, " + (f"drawn scenes of {size} pixels" if samples is None else "--samples")
     return [Row("loader", config, "", None, stage, "1/s", rates) for config, rates in found.items()]

@@ -174,5 +174,5 @@ def test_quick_run(tmp_path, modules):
     assert rows[3, "reference encoder"].gflop == pytest.approx(3 * rows[1, "reference encoder"].gflop)
     assert (1, "shared terms") not in rows and (3, "shared terms") in rows
     assert 0.1 < rows[None, "import tensorflow"].values[0] < rows[None, "peak memory"].values[0]
-    assert rows[None, "samples per processor second, drawn scenes"].values[0] > 0
+    assert rows[None, "samples per processor second, drawn scenes of 160 pixels"].values[0] > 0
     assert dataclasses.asdict(found)["machine"]["cores"] >= 1
