@@ -76,7 +76,7 @@ def measure_training(config: str, *, repeats: int, show: Callable[[str], None]) 
 def measure_loader(
     configs: list[str], samples: str | None, *, repeats: int, size: int, show: Callable[[str], None]
 ) -> list[Row]:
-    """Rows of training samples per second of processor time, from a COCO folder or from drawn scenes of `size` pixels."""
+    """Rows of training samples per processor second, from a COCO folder or from drawn scenes of `size` pixels."""
     with tempfile.TemporaryDirectory() as folder, Worker() as worker:
         if samples is None:
             show("loader: drawing scenes")
