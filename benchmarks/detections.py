@@ -16,7 +16,7 @@ from siamese_mrcnn_tf.config import CONFIGS
 Rates: TypeAlias = dict[str, float]  # GFLOP of a matrix product by second ("seconds") and by "processor" second
 REFERENCES = (1, 3, 8)
 TOTAL = "all stages"
-_MAX_OPEN = 3  # processes with a network at a time: each takes gigabytes
+_MAX_OPEN = 4  # processes with a network at a time: each takes gigabytes
 _SHORT = 2e-4  # seconds; stages that take less and have no counted operations are not listed
 _PACKAGES = {"onnx": ("onnxruntime", "tf2onnx"), "openvino": ("openvino",)}  # of an exported network's runtime
 
@@ -59,9 +59,9 @@ class Run:
 
 BASELINE = Run("detection")  # it takes turns with all others
 RUNS = (
-    Run("detection", references=(1,), verified=True),
     Run("runtimes", precision="bfloat16"),
     *(Run("runtimes", "openvino", precision) for precision in ("float32", "bfloat16", "int8")),
+    Run("detection", references=(1,), verified=True),
     *(Run("runtimes", runtime, references=(1,), exported=True) for runtime in ("onnx", "openvino")),
 )
 
@@ -91,6 +91,9 @@ def measure_detections(
         repeats: number of measurements.
         side: of the matrix product that stages are compared with.
         show: takes a line about progress.
+
+    Raises:
+        RuntimeError: the network cannot be prepared, exported, or opened by BASELINE.
     """
     notes = [f"{run.name}: {', '.join(run.missing)} is not installed" for run in runs if run.missing]
     usable = [run for run in runs if not run.missing]
@@ -104,23 +107,28 @@ def measure_detections(
             with Worker() as exporter:
                 exporter.ask("export", config=config, folder=folder, formats=formats)
         found: dict[Run, list[dict[str, Any]]] = {run: [] for run in usable}
-        peaks: dict[Run, list[float]] = {run: [] for run in usable}
+        peaks: dict[Run, float] = {}
         opening = {"config": config, "folder": folder, "threshold": case["threshold"]}
         for block in blocks(usable):
             with _opened(block, opening, notes, show) as workers:
+                if peaks and len(workers) == 1:  # the others are missing
+                    continue
+                needed = {count for run in workers for count in run.references if run != BASELINE}
+                counts = needed if peaks else REFERENCES
                 for number in range(repeats):
                     for run, worker in workers.items():
                         show(f"{config}, {run.name}: repeat {number + 1} of {repeats}")
-                        found[run].append(_repeat(run, worker, lambda: matrix.ask("matrix", side=side)))
+                        chosen = [count for count in run.references if count in counts]
+                        found[run].append(_repeat(chosen, worker, lambda: matrix.ask("matrix", side=side)))
                 for run, worker in workers.items():
-                    peaks[run].append(worker.ask("peak"))
+                    peaks.setdefault(run, worker.ask("peak"))
     rows = [Row("detection", config, "", None, "import tensorflow", "GB", [memory])]
     rates = [rate["seconds"] for repeats_found in found.values() for one in repeats_found for rate in one["rates"]]
     rows.append(Row("detection", config, "tensorflow float32", None, "matrix product", "GFLOP/s", rates))
     for run, repeats_found in found.items():
         if repeats_found:
             rows += _rows(config, run, repeats_found, function_gflop(config, run, case["gflop"]))
-            rows.append(Row(run.group, config, run.name, None, "peak memory", "GB", peaks[run]))
+            rows.append(Row(run.group, config, run.name, None, "peak memory", "GB", [peaks[run]]))
     return Detections(rows, case["parts"], [*notes, *_finds_notes(config, found)])
 
 
@@ -151,16 +159,18 @@ def _opened(
                 notes.append(f"{opening['config']}, {run.name}: {missing}")
             else:
                 usable[run] = worker
+        if BASELINE not in usable:
+            raise RuntimeError(notes[-1])
         yield usable
 
 
-def _repeat(run: Run, worker: Worker, matrix_rates: Callable[[], Rates]) -> dict[str, Any]:
+def _repeat(references: Sequence[int], worker: Worker, matrix_rates: Callable[[], Rates]) -> dict[str, Any]:
     """One measurement: stages by number of references (None: of the scene), with the matrix rates around each."""
     rates = [matrix_rates()]
     stages, finds = {None: worker.ask("scene")}, {}
     rates.append(matrix_rates())
     around = {None: mean_rates(rates)}
-    for count in run.references:
+    for count in references:
         found = worker.ask("search", references=count)
         rates.append(matrix_rates())
         stages[count], finds[count], around[count] = found["stages"], found["finds"], mean_rates(rates[-2:])
@@ -187,8 +197,9 @@ def _rows(config: str, run: Run, repeats: list[dict[str, Any]], gflop: dict[str,
     """The rows of a run: the scene's stages, and for each number of references its stages and their sum."""
     rows = []
     for count in (None, *run.references):
-        parts = [one["stages"][count] for one in repeats]
-        rates = [one["around"][count] for one in repeats]
+        having = [one for one in repeats if count in one["stages"]]
+        parts = [one["stages"][count] for one in having]
+        rates = [one["around"][count] for one in having]
         for stage in parts[0]:
             counts = parts[0][stage]["rows"]
             operations = sum(gflop[function] * number for function, number in counts.items())
@@ -198,7 +209,7 @@ def _rows(config: str, run: Run, repeats: list[dict[str, Any]], gflop: dict[str,
             processor = [part[stage]["processor"] for part in parts]
             rows.append(_timed(run, config, count, stage, seconds, processor, operations, rates))
         if count is not None:
-            rows.append(_total(run, config, count, repeats, rows))
+            rows.append(_total(run, config, count, having, rows))
     return rows
 
 

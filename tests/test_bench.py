@@ -119,7 +119,7 @@ def test_runs_take_turns_with_the_baseline(modules):
     runs = modules.bench.chosen_runs(modules.bench.parse(["--only", "runtimes"]))
     blocks = list(modules.detections.blocks(runs))
     assert {block[0] for block in blocks} == {modules.detections.BASELINE}
-    assert max(map(len, blocks)) <= 3
+    assert max(map(len, blocks)) <= 4
     assert [run for block in blocks for run in block[1:]] == runs[1:]
     assert len({run.name for run in runs}) == len(runs) == 7
     assert list(modules.detections.blocks(runs[:1])) == [runs[:1]]
