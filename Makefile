@@ -6,7 +6,7 @@ DEMO := demo
 # The tests of a module share a worker and its fixtures; a worker may take several GB of memory.
 PYTEST := $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo notebooks test quick lint benchmark clean
+.PHONY: demo notebooks test quick lint bench clean
 
 $(VENV)/.installed: setup.py requirements.txt siamese_mrcnn_tf/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -35,9 +35,8 @@ lint: $(VENV)/.installed  ## style, the import contract, types
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
 
-benchmark: $(VENV)/.installed  ## seconds of a detection beside the machine's matrix rate, and of a training step
-	$(RUN) benchmarks/detect.py
-	$(RUN) benchmarks/train.py
+bench: $(VENV)/.installed  ## one table: stages of a detection, runtimes, start-up, training, loader; best on an idle machine
+	$(RUN) benchmarks/bench.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(DEMO) datasets/shapes *.egg-info

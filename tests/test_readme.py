@@ -50,7 +50,7 @@ NOT_RUN = {  # commands that set up or run everything -> why they are not run he
     "make test": "runs this test",
     "make quick": "runs tests",
     "make lint": "changes nothing, and `make test` runs it",
-    "make benchmark": "measures for minutes",
+    "make bench": "measures for tens of minutes",
     "make notebooks": "tests/test_notebooks.py runs the notebooks",
     "pip install .": "changes the environment",
 }
@@ -451,10 +451,14 @@ def workplace(small_weights, small_settings, blank_plots, opened_once, tmp_path,
 
 @pytest.fixture(scope="module")
 def options():
-    """Command, or "experiments" -> its options."""
+    """Command, "experiments" or a benchmark -> its options."""
     found = {name: set(parser._option_string_actions) for name, parser in build_parsers()[1].items()}
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "samples" / "coco").rglob("experiment*.py")]
-    return found | {"experiments": {option for text in texts for option in re.findall(r'"(--[a-z][\w-]*)"', text)}}
+    further = {
+        "experiments": texts,
+        "benchmarks/bench.py": [(ROOT / "benchmarks/bench.py").read_text(encoding="utf-8")],
+    }
+    return found | {name: set(re.findall(r'"(--[a-z][\w-]*)"', "".join(texts))) for name, texts in further.items()}
 
 
 SMALL = {  # name -> a small configuration with the names of the real one; sizes tell their weights apart
