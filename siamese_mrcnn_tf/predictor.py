@@ -20,6 +20,7 @@ from .base_predictor import EncodedScenes as EncodedScenes
 from .base_predictor import crops_of as crops_of
 from .config import Config
 from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
+from .io.files import checksum
 from .modeling import network
 from .modeling.parts import PredictorParts
 from .ops.similarity import Verification
@@ -38,13 +39,17 @@ class SiamesePredictor(BasePredictor):
         verification: used with VERIFY_DETECTIONS.
         calibrated: use the threshold file beside `weights`, if there is one (`weights.thresholds`): its verification,
             unless one is given, and its threshold where `config` has the default DETECTION_MIN_CONFIDENCE.
+        runtime: what computes the dense parts, "tensorflow" or "openvino". OpenVINO takes the weights as they are when
+            a part is first used.
+        precision: "float32", "bfloat16", or with OpenVINO "int8" (`compute.quantization`); None: that of `config`.
 
     Attributes:
         config: the Config in use, with the threshold and VERIFY_DETECTIONS of the threshold file.
 
     Raises:
         ValueError: the network cannot be built with a setting, weights do not fit or are missing, the threshold file
-            is not for them, or it has no verification though VERIFY_DETECTIONS is set.
+            is not for them, or it has no verification though VERIFY_DETECTIONS is set. Or the runtime is not
+            installed, or lacks the precision or what it needs.
     """
 
     def __init__(
@@ -55,23 +60,30 @@ class SiamesePredictor(BasePredictor):
         layers: network.SharedLayers | None = None,
         verification: Verification | None = None,
         calibrated: bool = True,
+        runtime: str = "tensorflow",
+        precision: str | None = None,
     ) -> None:
-        super().__init__(config, verification)
-        self.layers = network.build_layers(config) if layers is None else layers
+        super().__init__(choice.with_precision(config, runtime, precision), verification)
+        self.runtime, self.precision = runtime, precision or self.config.PRECISION
+        self._given_layers, self._weights = layers, weights
+        if runtime == "tensorflow" or weights is None or layers is not None:
+            self.layers  # noqa: B018  # errors of settings and weights come at once
         if weights is not None:
-            report = self.load_weights(weights)
-            if report.missing:
-                missing = f"{len(report.missing)} weights are missing\n{report.summary()}"
-                info = loading.identify_file(weights)
-                way = f"\n{info.use(weights)}" if info.kind in ("matterport", "backbone") else ""
-                raise ValueError(f"{weights}: cannot detect, {missing}{way}")
             self.take(thresholds.find_thresholds(weights) if calibrated else None)
             if self.config.VERIFY_DETECTIONS and self._verification is None:
                 self._verification = thresholds.find_verification(weights)
         self._build()
 
     @classmethod
-    def from_pretrained(cls, name: PathLike, *, checkpoints: PathLike = "checkpoints", **settings: Any) -> Self:
+    def from_pretrained(
+        cls,
+        name: PathLike,
+        *,
+        checkpoints: PathLike = "checkpoints",
+        runtime: str = "tensorflow",
+        precision: str | None = None,
+        **settings: Any,
+    ) -> Self:
         """A predictor with the weights that a name stands for, downloaded if necessary, and what fits them.
 
             predictor = SiamesePredictor.from_pretrained("large", DETECTION_MIN_CONFIDENCE=0.5)
@@ -82,6 +94,7 @@ class SiamesePredictor(BasePredictor):
         Args:
             name: "shapes", "large", "small" or another known name, a weight file, or the folder of a training run.
             checkpoints: folder where known files are looked for first.
+            runtime, precision: as in the constructor.
             settings: of the configuration to change; a threshold given here replaces that of the threshold file.
 
         Raises:
@@ -90,16 +103,53 @@ class SiamesePredictor(BasePredictor):
         """
         path, config, calibration = choice.choose_pretrained(name, checkpoints, settings)
         verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
-        return cls(config, weights=path, verification=verification, calibrated=False)
+        return cls(
+            config,
+            weights=path,
+            verification=verification,
+            calibrated=False,
+            runtime=runtime,
+            precision=precision,
+        )
+
+    @functools.cached_property
+    def layers(self) -> network.SharedLayers:
+        """All layers with their weights; with OpenVINO they are built when its cache lacks something."""
+        precision = "float32" if self.runtime == "openvino" else self.config.PRECISION
+        layers = self._given_layers or network.build_layers(self.config.replace(PRECISION=precision))
+        if self.runtime == "openvino" and layers.matching["P2"].compute_dtype != "float32":
+            raise ValueError("layers: compute in bfloat16; for runtime openvino expected PRECISION = 'float32'")
+        if self._weights is not None:
+            load_all_weights(layers, self._weights)
+        return layers
 
     def _build(self) -> None:
         """Compile the parts of the network; each is built when it is first called."""
+        if self.runtime == "openvino":
+            self._build_openvino()
+            return
         parts = PredictorParts(self._detection_config(), self.layers)
         self._encode_scene = compiled(lambda: parts.scene_encoder)
         self._encode_reference = compiled(lambda: parts.reference_encoder)
         self._detect = compiled(lambda: parts.detector)
         self._segment = compiled(lambda: parts.segmenter) if self.config.MODEL == "mrcnn" else None
         self._share, self._detect_shared = compiled(lambda: parts.scene_terms), compiled(lambda: parts.shared_detector)
+
+    def _build_openvino(self) -> None:
+        from .compute.openvino_parts import OpenVinoParts, checksum_of_layers
+        from .compute.steps import OpenVinoSteps
+
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(f"runtime openvino: needs Keras' backend tensorflow, not {keras.backend.backend()}")
+
+        def sha256() -> str:
+            return checksum_of_layers(self.layers) if self._weights is None else checksum(self._weights)
+
+        parts = OpenVinoParts(self.config, lambda: self.layers, sha256, self.precision)
+        steps = OpenVinoSteps(self._detection_config(), parts)
+        self._encode_scene, self._encode_reference = steps.encode_scene, steps.encode_reference
+        self._detect, self._segment = steps.detect, steps.segment if self.config.MODEL == "mrcnn" else None
+        self._share, self._detect_shared = steps.share, steps.detect_shared
 
     def _verifies_changed(self) -> None:
         self._build()
@@ -110,7 +160,22 @@ class SiamesePredictor(BasePredictor):
         A threshold file beside it is not read; assign `verification` for the new weights.
         """
         self._scene = None
-        return loading.load_weights(self.layers, path, exclude=exclude)
+        report = loading.load_weights(self.layers, path, exclude=exclude)
+        if self.runtime == "openvino":
+            self._weights = None  # no longer those of a file
+            self._build()
+        return report
+
+
+def load_all_weights(layers: network.SharedLayers, path: PathLike) -> loading.LoadReport:
+    """Load a weight file that has all weights; ValueError says which are missing."""
+    report = loading.load_weights(layers, path)
+    if report.missing:
+        missing = f"{len(report.missing)} weights are missing\n{report.summary()}"
+        info = loading.identify_file(path)
+        way = f"\n{info.use(path)}" if info.kind in ("matterport", "backbone") else ""
+        raise ValueError(f"{path}: cannot detect, {missing}{way}")
+    return report
 
 
 def compiled(build: Callable[[], keras.Model]) -> Callable[..., Any]:

@@ -30,7 +30,6 @@ from .roi_heads import mask_head_graph
 from .rpn import all_anchors_graph, build_rpn_tail
 from .shared_scene import SceneTerms, SharedMatching
 
-
 MATCHED = [f"matched_{level}" for level in POOLED_LEVELS]  # outputs of the detectors that masks are pooled from
 
 # (outputs of the RPN for all anchors by name, matched maps [batch, h, w, channels] by the names in MATCHED)

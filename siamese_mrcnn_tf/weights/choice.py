@@ -16,6 +16,8 @@ from .thresholds import Calibration, find_thresholds
 
 logger = logging.getLogger(__name__)
 
+RUNTIMES = {"tensorflow": ("float32", "bfloat16"), "openvino": ("float32", "bfloat16", "int8")}  # and their precisions
+
 
 def config_of(path: Path, base: str | None = None) -> Config:
     """The configuration to detect with weights: `base`, that of their run, or the one that they fit.
@@ -66,6 +68,23 @@ def with_settings(config: Config, calibrated: dict[str, Any], changes: dict[str,
     config = config.replace(**{**settings, **changes})
     config.validate()
     return config
+
+
+def with_precision(config: Config, runtime: str, precision: str | None) -> Config:
+    """A configuration to detect with in a runtime, with PRECISION for what is not int8; None leaves it.
+
+    Raises:
+        ValueError: an unknown runtime, or one that lacks the precision.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}")
+    if precision is None:
+        return config
+    if precision not in RUNTIMES[runtime]:
+        expected = f"expected one of {', '.join(RUNTIMES[runtime])}"
+        other = f" (or runtime openvino, which has {precision})" if precision in RUNTIMES["openvino"] else ""
+        raise ValueError(f"precision {precision!r}: with runtime {runtime} {expected}{other}")
+    return config.replace(PRECISION="bfloat16" if precision == "bfloat16" else "float32")
 
 
 def choose_pretrained(
