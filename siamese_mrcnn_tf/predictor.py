@@ -45,6 +45,7 @@ class SiamesePredictor(BasePredictor):
 
     Attributes:
         config: the Config in use, with the threshold and VERIFY_DETECTIONS of the threshold file.
+        parts: the dense parts, with runtime "openvino".
 
     Raises:
         ValueError: the network cannot be built with a setting, weights do not fit or are missing, the threshold file
@@ -112,6 +113,17 @@ class SiamesePredictor(BasePredictor):
             precision=precision,
         )
 
+    def without_masks(self, config: Config, verification: Verification | None) -> Self:
+        """A predictor of boxes with the same weights and another configuration of detections."""
+        chosen: dict[str, Any] = {"verification": verification, "calibrated": False, "runtime": self.runtime}
+        if self.runtime == "openvino" and self._weights is not None:
+            predictor = type(self)(config, weights=self._weights, precision=self.precision, **chosen)
+        else:
+            precision = None if self.runtime == "tensorflow" else self.precision
+            predictor = type(self)(config, layers=self.layers, precision=precision, **chosen)
+        predictor._segment = None
+        return predictor
+
     @functools.cached_property
     def layers(self) -> network.SharedLayers:
         """All layers with their weights; with OpenVINO they are built when its cache lacks something."""
@@ -145,11 +157,21 @@ class SiamesePredictor(BasePredictor):
         def sha256() -> str:
             return checksum_of_layers(self.layers) if self._weights is None else checksum(self._weights)
 
-        parts = OpenVinoParts(self.config, lambda: self.layers, sha256, self.precision)
+        quantized = self._find_quantized(sha256()) if self.precision == "int8" else {}
+        self.parts = parts = OpenVinoParts(self.config, lambda: self.layers, sha256, self.precision, quantized)
         steps = OpenVinoSteps(self._detection_config(), parts)
         self._encode_scene, self._encode_reference = steps.encode_scene, steps.encode_reference
         self._detect, self._segment = steps.detect, steps.segment if self.config.MODEL == "mrcnn" else None
         self._share, self._detect_shared = steps.share, steps.detect_shared
+
+    def _find_quantized(self, sha256: str) -> dict[str, Path]:
+        """The parts in int8 beside the weights; ValueError says how to make them."""
+        from .compute.quantization import find_quantized, quantized_folder
+
+        if self._weights is None:
+            raise ValueError("precision int8: needs the weight file that was quantized, not weights in memory")
+        command = f"siamese-mrcnn quantize --model {self._weights} --image FILE ... --reference FILE"
+        return find_quantized(quantized_folder(self._weights), sha256, self.config, command)
 
     def _verifies_changed(self) -> None:
         self._build()

@@ -38,6 +38,9 @@ class OpenVinoParts:
         precision: "float32", "bfloat16" or "int8".
         quantized: .xml files of the parts that are computed in int8, by name.
 
+    Attributes:
+        on_inputs: called with the name and the inputs of each part that runs; None: nothing is.
+
     Raises:
         ValueError: openvino is not installed.
     """
@@ -56,6 +59,7 @@ class OpenVinoParts:
         self._core, self._precision = openvino.Core(), precision
         self._lock, self._models, self._requests = threading.Lock(), dict[str, Any](), dict[str, list[Any]]()
         self._weights_sha256 = weights_sha256
+        self.on_inputs: Callable[[str, Arrays], None] | None = None
         warn_of_processor(precision)
 
     @functools.cached_property
@@ -70,6 +74,8 @@ class OpenVinoParts:
         try:
             # contiguous arrays are read where they are
             inputs = {one: np.ascontiguousarray(value, np.float32) for one, value in zip(names, arrays, strict=True)}
+            if self.on_inputs is not None:
+                self.on_inputs(name, inputs)
             request.infer(inputs, share_inputs=True)
             return {port.any_name: np.array(request.get_tensor(port).data) for port in model.outputs}
         finally:
@@ -79,10 +85,6 @@ class OpenVinoParts:
     def model(self, name: str) -> Any:
         """A part as an openvino.Model in float32."""
         return self._core.read_model(self._path(name))
-
-    def inputs(self, name: str) -> list[str]:
-        """The names of a part's inputs, in order."""
-        return self._compiled(name)[1]
 
     def _take_request(self, name: str) -> Any:
         """A request that no other thread uses; None if there is none."""
@@ -132,9 +134,15 @@ def _has_bfloat16() -> bool:
 def fingerprint(weights_sha256: str, config: Config) -> str:
     """SHA-256 of what the dense parts depend on: weights, settings of the network, versions of the programs."""
     openvino = require_openvino()
+    about = [weights_sha256, network_settings(config), __version__, openvino.__version__]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def network_settings(config: Config) -> dict[str, Any]:
+    """The settings that the dense parts may depend on, as they are in a JSON file."""
     settings = {name: value for name, value in config.to_dict().items() if not name.startswith(_FREE_SETTINGS)}
-    about = [weights_sha256, settings, __version__, openvino.__version__]
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=repr).encode()).hexdigest()
+    content: dict[str, Any] = json.loads(json.dumps(settings, default=repr))
+    return content
 
 
 def checksum_of_layers(layers: SharedLayers) -> str:

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..config import CONFIGS, Config, load_config
+from ..config import CONFIGS, RUNTIME_PRECISIONS, Config, load_config
 from ..io.files import StrPath, read_json
 from .loading import identify_file
 from .pretrained import find_weights
@@ -15,8 +15,6 @@ from .runs import find_run_weights, read_run_config, run_in, run_of
 from .thresholds import Calibration, find_thresholds
 
 logger = logging.getLogger(__name__)
-
-RUNTIMES = {"tensorflow": ("float32", "bfloat16"), "openvino": ("float32", "bfloat16", "int8")}  # and their precisions
 
 
 def config_of(path: Path, base: str | None = None) -> Config:
@@ -76,13 +74,13 @@ def with_precision(config: Config, runtime: str, precision: str | None) -> Confi
     Raises:
         ValueError: an unknown runtime, or one that lacks the precision.
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}")
+    if runtime not in RUNTIME_PRECISIONS:
+        raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIME_PRECISIONS)}")
     if precision is None:
         return config
-    if precision not in RUNTIMES[runtime]:
-        expected = f"expected one of {', '.join(RUNTIMES[runtime])}"
-        other = f" (or runtime openvino, which has {precision})" if precision in RUNTIMES["openvino"] else ""
+    if precision not in RUNTIME_PRECISIONS[runtime]:
+        expected = f"expected one of {', '.join(RUNTIME_PRECISIONS[runtime])}"
+        other = f"; runtime openvino has {precision}" if precision in RUNTIME_PRECISIONS["openvino"] else ""
         raise ValueError(f"precision {precision!r}: with runtime {runtime} {expected}{other}")
     return config.replace(PRECISION="bfloat16" if precision == "bfloat16" else "float32")
 
