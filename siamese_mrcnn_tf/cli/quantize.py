@@ -8,7 +8,6 @@ that of float32 by evaluate.
 import argparse
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .inputs import choose_config, open_dataset, open_keras_predictor, tell, weights_checksum
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 _IMAGE_HELP = "scenes, with --reference: files, folders or patterns"
 _REFERENCE_HELP = "references of one category, as in predict; repeat the option for more categories"
 _SUBSET_HELP = "'train' or 'val' of --dataset, whose images and references are drawn at random (default train)"
-_OUT_HELP = "folder to write (default: NAME.int8 beside the weights, where the other commands look for it)"
 
 
 def add_parser(commands: Commands) -> None:
@@ -40,11 +38,9 @@ def add_parser(commands: Commands) -> None:
     add("--limit", type=at_least(1), default=10, metavar="N", help="number of scenes (default 10)")
     add("--seed", type=at_least(0), default=0, help="seed of the draws (default 0)")
     add_model_arguments(parser, chooses_threshold=False)
-    add("--out", metavar="DIR", help=_OUT_HELP)
 
 
 def run(options: argparse.Namespace) -> None:
-    from .. import shapes
     from ..compute.quantization import quantize_parts, quantized_folder, recorded_inputs, require_nncf
 
     from_files = bool(options.image and options.reference)
@@ -54,9 +50,7 @@ def run(options: argparse.Namespace) -> None:
     config, weights = choose_config(options)
     if weights is None:
         raise ValueError(f"--model {options.model}: there is no weight file to quantize")
-    if not options.out and weights.parent == Path(shapes.__file__).parent:
-        raise ValueError(f"--model {options.model}: bundled weights; name the folder to write with --out")
-    folder = Path(options.out) if options.out else quantized_folder(weights)
+    folder = quantized_folder(weights)
     options.runtime, options.precision = "openvino", "float32"
     predictor = open_keras_predictor(options, config, weights)
     with recorded_inputs(predictor.parts) as samples:
@@ -68,9 +62,8 @@ def run(options: argparse.Namespace) -> None:
     identity: dict[str, Any] = {"weights_sha256": weights_checksum(weights), "config": predictor.config}
     quantize_parts(predictor.parts, samples, folder, **identity, about=about)
     print(f"int8 of {', '.join(name for name, found in samples.items() if found)} is in {folder}")
-    if folder == quantized_folder(weights):
-        words = [*options.launcher, "predict", "--model", str(options.model), "--runtime", "openvino"]
-        print(f"Use it: {shlex.join([*words, '--precision', 'int8', '--image', 'FILE', '--reference', 'FILE'])}")
+    words = [*options.launcher, "predict", "--model", str(options.model), "--runtime", "openvino"]
+    print(f"Use it: {shlex.join([*words, '--precision', 'int8', '--image', 'FILE', '--reference', 'FILE'])}")
 
 
 def search(predictor: "SiamesePredictor", case: "Case") -> int:

@@ -68,19 +68,15 @@ class OpenVinoParts:
         return cache_folder() / "openvino" / fingerprint(self._weights_sha256(), self._config)[:32]
 
     def __call__(self, name: str, *arrays: np.ndarray) -> Arrays:
-        """The outputs of a part by name, for its inputs in order."""
+        """The outputs of a part by name, for its inputs in order. They are OpenVINO's own memory, not copies."""
         model, names = self._compiled(name)
-        request = self._take_request(name) or model.create_infer_request()
-        try:
-            # contiguous arrays are read where they are
-            inputs = {one: np.ascontiguousarray(value, np.float32) for one, value in zip(names, arrays, strict=True)}
-            if self.on_inputs is not None:
-                self.on_inputs(name, inputs)
-            request.infer(inputs, share_inputs=True)
-            return {port.any_name: np.array(request.get_tensor(port).data) for port in model.outputs}
-        finally:
-            with self._lock:
-                self._requests[name].append(request)
+        lease = _Lease(self._take_request(name) or model.create_infer_request(), self._requests[name])
+        # contiguous arrays are read where they are
+        inputs = {one: np.ascontiguousarray(value, np.float32) for one, value in zip(names, arrays, strict=True)}
+        if self.on_inputs is not None:
+            self.on_inputs(name, inputs)
+        lease.request.infer(inputs, share_inputs=True)
+        return {port.any_name: np.asarray(_Output(lease, port)) for port in model.outputs}
 
     def model(self, name: str) -> Any:
         """A part as an openvino.Model in float32."""
@@ -88,9 +84,10 @@ class OpenVinoParts:
 
     def _take_request(self, name: str) -> Any:
         """A request that no other thread uses; None if there is none."""
-        with self._lock:
-            free = self._requests[name]
-            return free.pop() if free else None
+        try:
+            return self._requests[name].pop()  # lists are safe between threads
+        except IndexError:
+            return None
 
     def _compiled(self, name: str) -> tuple[Any, list[str]]:
         """(the compiled model of a part, the names of its inputs in order)."""
@@ -120,6 +117,24 @@ class OpenVinoParts:
             "PERFORMANCE_HINT": "LATENCY",
             "CACHE_DIR": str(self.folder / "compiled"),
         }
+
+
+class _Lease:
+    """A request whose outputs are in use; it returns to the free ones when the last of them is dropped."""
+
+    def __init__(self, request: Any, free: list[Any]) -> None:
+        self.request, self._free = request, free
+
+    def __del__(self) -> None:
+        self._free.append(self.request)
+
+
+class _Output:
+    """An output of a request as numpy sees it; an array of it keeps the lease."""
+
+    def __init__(self, lease: _Lease, port: Any) -> None:
+        self._lease = lease
+        self.__array_interface__ = lease.request.get_tensor(port).data.__array_interface__
 
 
 def _rank(name: str) -> tuple[bool, str]:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..config import Config
+from ..io.cache import cache_folder
 from ..io.files import StrPath, atomic_folder, read_json, write_json
 from ..io.packages import require
+from ..weights.pretrained import bundled_weights
 from .model_files import find_part, save_part
 from .openvino_parts import Arrays, OpenVinoParts, network_settings
 
@@ -36,8 +38,11 @@ def require_nncf() -> Any:
 
 
 def quantized_folder(weights: StrPath) -> Path:
-    """NAME.int8 beside NAME.h5."""
-    return Path(weights).with_suffix(SUFFIX)
+    """NAME.int8 beside NAME.h5; for the bundled weights in the user's folder of caches."""
+    path = Path(weights)
+    if path.resolve() == bundled_weights().resolve():
+        path = cache_folder() / path.name
+    return path.with_suffix(SUFFIX)
 
 
 def find_quantized(folder: Path, weights_sha256: str, config: Config, command: str) -> dict[str, Path]:
