@@ -20,6 +20,10 @@ from .io.files import read_json
 
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
 RESIZE_MODES = ("square", "pad64", "crop", "none")
+RUNTIME_PRECISIONS = {  # what computes the dense parts of the network, and their precisions
+    "tensorflow": ("float32", "bfloat16"),
+    "openvino": ("float32", "bfloat16", "int8"),
+}
 FORMER_NAMES = {"WITH_OTHER_CLASSES": "USE_HARD_NEGATIVES", "JITTERED_ROIS": "NUM_JITTERED_GT_ROIS"}  # still accepted
 # added after the first evaluations and runs were stored: where these lack a setting, it had its default
 NEW_SETTINGS = tuple(
@@ -31,7 +35,7 @@ NEW_SETTINGS = tuple(
 
 _CHOICES = {
     "IMAGE_RESIZE_MODE": RESIZE_MODES,
-    "PRECISION": ("float32", "bfloat16"),
+    "PRECISION": RUNTIME_PRECISIONS["tensorflow"],
     "OPTIMIZER": ("sgd", "adam"),
     "MODEL": ("mrcnn", "frcnn"),
     "TRAIN_BN": (False, None),

@@ -21,6 +21,7 @@ from .base_predictor import EncodedScenes as EncodedScenes
 from .base_predictor import crops_of as crops_of
 from .config import Config
 from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
+from .io.files import checksum
 from .modeling import network
 from .modeling.compiled import compiled
 from .modeling.parts import PredictorParts
@@ -43,13 +44,18 @@ class SiamesePredictor(BasePredictor):
             unless one is given, and its threshold where `config` has the default DETECTION_MIN_CONFIDENCE.
         winograd: compute the convolutions of large maps by `ops.winograd`: faster from the third scene on, and with
             rounding differences of about 1e-5. The configuration "tiny" has no maps that are large enough.
+        runtime: what computes the dense parts, "tensorflow" or "openvino". OpenVINO takes the weights as they are when
+            a part is first used.
+        precision: "float32", "bfloat16", or with OpenVINO "int8" (`compute.quantization`); None: that of `config`.
 
     Attributes:
         config: the Config in use, with the threshold and VERIFY_DETECTIONS of the threshold file.
+        parts: the dense parts, with runtime "openvino".
 
     Raises:
         ValueError: the network cannot be built with a setting, weights do not fit or are missing, the threshold file
-            is not for them, or it has no verification though VERIFY_DETECTIONS is set.
+            is not for them, or it has no verification though VERIFY_DETECTIONS is set. Or the runtime is not
+            installed, or lacks the precision or what it needs.
     """
 
     def __init__(
@@ -61,24 +67,31 @@ class SiamesePredictor(BasePredictor):
         verification: Verification | None = None,
         calibrated: bool = True,
         winograd: bool = True,
+        runtime: str = "tensorflow",
+        precision: str | None = None,
     ) -> None:
-        super().__init__(config, verification)
+        super().__init__(choice.with_precision(config, runtime, precision), verification)
         self._winograd = winograd
-        self.layers = network.build_layers(config) if layers is None else layers
+        self.runtime, self.precision = runtime, precision or self.config.PRECISION
+        self._given_layers, self._weights = layers, weights
+        if runtime == "tensorflow" or weights is None or layers is not None:
+            self.layers  # noqa: B018  # errors of settings and weights come at once
         if weights is not None:
-            report = self.load_weights(weights)
-            if report.missing:
-                missing = f"{len(report.missing)} weights are missing\n{report.summary()}"
-                info = loading.identify_file(weights)
-                way = f"\n{info.use(weights)}" if info.kind in ("matterport", "backbone") else ""
-                raise ValueError(f"{weights}: cannot detect, {missing}{way}")
             self.take(thresholds.find_thresholds(weights) if calibrated else None)
             if self.config.VERIFY_DETECTIONS and self._verification is None:
                 self._verification = thresholds.find_verification(weights)
         self._build()
 
     @classmethod
-    def from_pretrained(cls, name: PathLike, *, checkpoints: PathLike = "checkpoints", **settings: Any) -> Self:
+    def from_pretrained(
+        cls,
+        name: PathLike,
+        *,
+        checkpoints: PathLike = "checkpoints",
+        runtime: str = "tensorflow",
+        precision: str | None = None,
+        **settings: Any,
+    ) -> Self:
         """A predictor with the weights that a name stands for, downloaded if necessary, and what fits them.
 
             predictor = SiamesePredictor.from_pretrained("large", DETECTION_MIN_CONFIDENCE=0.5)
@@ -89,6 +102,7 @@ class SiamesePredictor(BasePredictor):
         Args:
             name: "shapes", "large", "small" or another known name, a weight file, or the folder of a training run.
             checkpoints: folder where known files are looked for first.
+            runtime, precision: as in the constructor.
             settings: of the configuration to change; a threshold given here replaces that of the threshold file.
 
         Raises:
@@ -97,10 +111,42 @@ class SiamesePredictor(BasePredictor):
         """
         path, config, calibration = choice.choose_pretrained(name, checkpoints, settings)
         verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
-        return cls(config, weights=path, verification=verification, calibrated=False)
+        return cls(
+            config,
+            weights=path,
+            verification=verification,
+            calibrated=False,
+            runtime=runtime,
+            precision=precision,
+        )
+
+    def without_masks(self, config: Config, verification: Verification | None) -> Self:
+        """A predictor of boxes with the same weights and another configuration of detections."""
+        chosen: dict[str, Any] = {"verification": verification, "calibrated": False, "runtime": self.runtime}
+        if self.runtime == "openvino" and self._weights is not None:
+            predictor = type(self)(config, weights=self._weights, precision=self.precision, **chosen)
+        else:
+            precision = None if self.runtime == "tensorflow" else self.precision
+            predictor = type(self)(config, layers=self.layers, precision=precision, **chosen)
+        predictor._segment = None
+        return predictor
+
+    @functools.cached_property
+    def layers(self) -> network.SharedLayers:
+        """All layers with their weights; with OpenVINO they are built when its cache lacks something."""
+        precision = "float32" if self.runtime == "openvino" else self.config.PRECISION
+        layers = self._given_layers or network.build_layers(self.config.replace(PRECISION=precision))
+        if self.runtime == "openvino" and layers.matching["P2"].compute_dtype != "float32":
+            raise ValueError("layers: compute in bfloat16; for runtime openvino expected PRECISION = 'float32'")
+        if self._weights is not None:
+            load_all_weights(layers, self._weights)
+        return layers
 
     def _build(self) -> None:
         """Compile the parts of the network; each is built when it is first called."""
+        if self.runtime == "openvino":
+            self._build_openvino()
+            return
         parts = PredictorParts(self._detection_config(), self.layers)
         function = functools.partial(compiled, xla=self.config.USE_XLA, allow_winograd=self._winograd)
         if self._winograd and self._has_large_maps():  # they are faster at a fixed size
@@ -122,6 +168,32 @@ class SiamesePredictor(BasePredictor):
         height, width = (side // self.config.BACKBONE_STRIDES[0] for side in self.config.IMAGE_SHAPE[:2])
         return winograd.fits(height, width)
 
+    def _build_openvino(self) -> None:
+        from .compute.openvino_parts import OpenVinoParts, checksum_of_layers
+        from .compute.steps import OpenVinoSteps
+
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(f"runtime openvino: needs Keras' backend tensorflow, not {keras.backend.backend()}")
+
+        def sha256() -> str:
+            return checksum_of_layers(self.layers) if self._weights is None else checksum(self._weights)
+
+        quantized = self._find_quantized(sha256()) if self.precision == "int8" else {}
+        self.parts = parts = OpenVinoParts(self.config, lambda: self.layers, sha256, self.precision, quantized)
+        steps = OpenVinoSteps(self._detection_config(), parts)
+        self._encode_scene, self._encode_reference = steps.encode_scene, steps.encode_reference
+        self._detect, self._segment = steps.detect, steps.segment if self.config.MODEL == "mrcnn" else None
+        self._share, self._detect_shared = steps.share, steps.detect_shared
+
+    def _find_quantized(self, sha256: str) -> dict[str, Path]:
+        """The parts in int8 beside the weights; ValueError says how to make them."""
+        from .compute.quantization import find_quantized, quantized_folder
+
+        if self._weights is None:
+            raise ValueError("precision int8: needs the weight file that was quantized, not weights in memory")
+        command = f"siamese-mrcnn quantize --model {self._weights} --image FILE ... --reference FILE"
+        return find_quantized(quantized_folder(self._weights), sha256, self.config, command)
+
     def _verifies_changed(self) -> None:
         self._build()
 
@@ -131,7 +203,22 @@ class SiamesePredictor(BasePredictor):
         A threshold file beside it is not read; assign `verification` for the new weights.
         """
         self._scene = None
-        return loading.load_weights(self.layers, path, exclude=exclude)
+        report = loading.load_weights(self.layers, path, exclude=exclude)
+        if self.runtime == "openvino":
+            self._weights = None  # no longer those of a file
+            self._build()
+        return report
+
+
+def load_all_weights(layers: network.SharedLayers, path: PathLike) -> loading.LoadReport:
+    """Load a weight file that has all weights; ValueError says which are missing."""
+    report = loading.load_weights(layers, path)
+    if report.missing:
+        missing = f"{len(report.missing)} weights are missing\n{report.summary()}"
+        info = loading.identify_file(path)
+        way = f"\n{info.use(path)}" if info.kind in ("matterport", "backbone") else ""
+        raise ValueError(f"{path}: cannot detect, {missing}{way}")
+    return report
 
 
 def _chained(encode: Callable[..., Any], average: Callable[..., Any]) -> Callable[[np.ndarray], Any]:

@@ -27,6 +27,7 @@ COMMANDS = (
     "convert",
     "weights",
     "export",
+    "quantize",
     "pretrain",
     "shapes",
 )

@@ -14,6 +14,7 @@ from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset, split_classes
 from siamese_mrcnn_tf.evaluation.coco_scores import score_records
 from siamese_mrcnn_tf.evaluation.protocol import evaluate
 from siamese_mrcnn_tf.evaluation.queries import OneShotDetector
+from siamese_mrcnn_tf.io import processor
 from siamese_mrcnn_tf.predictor import SiamesePredictor
 from siamese_mrcnn_tf.shapes import dataset as shapes
 from siamese_mrcnn_tf.shapes import demo
@@ -104,7 +105,7 @@ def test_a_folder_with_another_run_is_refused(stopped_demo, tmp_path, capsys, ot
 def test_bfloat16_only_where_the_cpu_has_it(monkeypatch, tmp_path, caplog, stopped_demo, flags, computes):
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
-    monkeypatch.setattr(demo, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
     settings = demo.with_precision(demo.DemoSettings(out=tmp_path), tmp_path / "pretraining")
     pretraining = demo.pretrain_command(settings, tmp_path / "pretraining")
     for command in (pretraining, demo.train_command(settings, tmp_path / "pretrained.h5", tmp_path)):
@@ -112,8 +113,8 @@ def test_bfloat16_only_where_the_cpu_has_it(monkeypatch, tmp_path, caplog, stopp
     assert ("PRECISION=bfloat16" in demo.calibrate_command(settings, tmp_path / "last.h5")) == computes
 
     save_command(tmp_path / "pretraining", "siamese-mrcnn", pretraining, TinyConfig())
-    for now in (set(), {"fpu"}):  # a demo goes on as it was begun, also on another machine
-        monkeypatch.setattr(demo, "_BFLOAT16_FLAGS", now)
+    for now in (False, True):  # a demo goes on as it was begun, also on another machine
+        monkeypatch.setattr(demo, "multiplies", lambda number, now=now: now)
         caplog.clear()
         assert stopped_demo() == 130
         assert f"computing in {'bfloat16' if computes else 'float32'}" in caplog.text

@@ -1,5 +1,7 @@
 """The RoI heads: values against numpy on tiny sizes, rois folded into the batch."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -30,7 +32,8 @@ def model(classifier, mask):
     """Both heads over the same rois, with random weights."""
     rois, meta = keras.Input((COUNT, 4)), keras.Input((14,))
     maps = [keras.Input((side, side, CHANNELS)) for side in SIDES]
-    outputs = roi_heads.fpn_classifier_graph(rois, maps, meta, classifier, pool_size=2, canonical_size=32)
+    head = functools.partial(roi_heads.class_head_graph, layers=classifier)
+    outputs = roi_heads.fpn_classifier_graph(rois, maps, meta, head, pool_size=2, canonical_size=32)
     masks = roi_heads.build_fpn_mask_graph(rois, maps, meta, mask, pool_size=3, canonical_size=32)
     built = keras.Model([rois, meta, *maps], {**outputs, **masks})
     fill([*classifier.values(), *mask.values()])

@@ -17,7 +17,15 @@ from .inputs import (
     picked,
     start_keras,
 )
-from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, number
+from .options import (
+    Commands,
+    add_command,
+    add_dataset_arguments,
+    add_model_arguments,
+    add_runtime_arguments,
+    at_least,
+    number,
+)
 
 if TYPE_CHECKING:
     from ..data.dataset import IndexedCocoDataset
@@ -80,6 +88,7 @@ def add_parser(commands: Commands) -> None:
     instead.add_argument("--compare", nargs="+", metavar="DIR", help=_COMPARE_HELP)
     instead.add_argument("--results", metavar="DIR|FILE", help=_RESULTS_HELP)
     add_model_arguments(parser, more=", or 'random-boxes' (the paper's baseline)", required=False)
+    add_runtime_arguments(parser)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -162,12 +171,22 @@ def run_split(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
     settings = protocol.EvaluationSettings(
         class_ids={"train": list(train), "novel": list(novel), "all": None}[options.categories],
         area="box" if options.protocol == "paper" else "mask",
-        about={"split": split, "category_set": options.categories, **picked(options, "protocol", "subset", "year")},
+        about={
+            "split": split,
+            "category_set": options.categories,
+            **picked(options, "protocol", "subset", "year"),
+            **computing(options),
+        },
         threshold=chosen_threshold(options, weights),
         **picked(options, "shots", "seed", "runs", "limit", "exclude_query_image", "control", "absent"),
     )
     chosen = picked(options, "resume", "shard", "workers")
     return protocol.evaluate(detector, dataset, coco, settings, folder=folder, weights=weights, **chosen), dataset
+
+
+def computing(options: argparse.Namespace) -> dict[str, str]:
+    """What computes, as keys of settings.json; without --runtime and --precision none, as in earlier versions."""
+    return {name: value for name, value in picked(options, "runtime", "precision").items() if value}
 
 
 def chosen_threshold(options: argparse.Namespace, weights: Path | None) -> float:

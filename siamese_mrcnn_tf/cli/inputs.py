@@ -102,18 +102,20 @@ def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = 
 
 
 def find_export(options: argparse.Namespace) -> Path | None:
-    """The exported folder that --model names, in a command with --runtime; None for other models.
+    """The exported folder that --model names, in a command that takes one; None for other models.
 
     Raises:
         ValueError: --runtime needs an exported folder, and --model is none.
     """
     from ..runtime.manifest import is_export
 
-    if not hasattr(options, "runtime"):
+    if not getattr(options, "takes_exports", False):
         return None
     if is_export(options.model):
+        if options.precision:
+            raise ValueError(f"--precision {options.precision}: is for weights; {options.model} is an exported network")
         return Path(options.model)
-    if options.runtime in (None, "tensorflow"):
+    if options.runtime != "onnx":
         return None
     command = [*options.launcher, "export", "--model", options.model, "--format", options.runtime, "--out", "exported"]
     how = f"{shlex.join(command)}; then use --model exported"
@@ -220,7 +222,14 @@ def open_keras_predictor(options: argparse.Namespace, config: Config, path: Path
         tell(options, "untrained weights: detections mean nothing, this only shows that everything runs")
     calibration = find_calibration(options, path)
     verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
-    predictor = SiamesePredictor(config, weights=path, verification=verification, calibrated=False)
+    predictor = SiamesePredictor(
+        config,
+        weights=path,
+        verification=verification,
+        calibrated=False,
+        runtime=getattr(options, "runtime", None) or "tensorflow",
+        precision=getattr(options, "precision", None),
+    )
     _tell_threshold(options, config, calibration, predictor.verifies)
     return predictor
 

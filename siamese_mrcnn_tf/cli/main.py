@@ -9,10 +9,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
-from . import app, calibrate, check, convert, demo, evaluate, example, export, predict, pretrain, shapes, train, weights
+from . import (
+    app,
+    calibrate,
+    check,
+    convert,
+    demo,
+    evaluate,
+    example,
+    export,
+    predict,
+    pretrain,
+    quantize,
+    shapes,
+    train,
+    weights,
+)
 
 PROGRAM = "siamese-mrcnn"
-_COMMANDS = (example, predict, app, demo, train, evaluate, calibrate, check, convert, weights, export, pretrain, shapes)
+_COMMANDS = (
+    example,
+    predict,
+    app,
+    demo,
+    train,
+    evaluate,
+    calibrate,
+    check,
+    convert,
+    weights,
+    export,
+    quantize,
+    pretrain,
+    shapes,
+)
 
 
 def main(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ..config import CONFIGS
+from ..config import CONFIGS, RUNTIME_PRECISIONS
 from ..data.reading import BOX_ONLY, CROWDS, ORIENTATIONS
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -47,9 +47,14 @@ RUNS_HELP = (
     "the folder of a training run, or of several for the newest (its best weights by validation loss, else the last); "
     "or 'last' or 'best' of the run of --config under --logs, without --config of the newest run there"
 )
-_RUNTIME_HELP = (
-    "tensorflow, or onnx or openvino for the folder that export wrote, which need no TensorFlow (default: tensorflow "
-    "for weights; for an exported folder the first that it has and that is installed)"
+_RUNTIME_HELP = "what computes the dense parts of the network: tensorflow, or openvino on CPUs (default tensorflow)"
+_EXPORTS_HELP = (
+    "what computes the network: tensorflow, or openvino on CPUs (default tensorflow). For the folder that export wrote "
+    "onnx or openvino, which need no TensorFlow, or tensorflow (default: the first that it has and that is installed)"
+)
+_PRECISION_HELP = (
+    "precision of the dense parts: float32, bfloat16, or int8 with --runtime openvino, for weights that quantize has "
+    "prepared (default: PRECISION of the configuration)"
 )
 LOGS_HELP = "folder of training runs and their checkpoints (default logs)"
 CHECKPOINTS_HELP = "folder where known weight files are looked for before that of downloads (default checkpoints)"
@@ -135,9 +140,12 @@ def add_model_arguments(
     add("--logs", default="logs", metavar="DIR", help=LOGS_HELP)
 
 
-def add_runtime_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --runtime, for commands that also take an exported folder as --model."""
-    parser.add_argument("--runtime", choices=RUNTIMES, help=_RUNTIME_HELP)
+def add_runtime_arguments(parser: argparse.ArgumentParser, *, exports: bool = False) -> None:
+    """Add --runtime and --precision; `exports`: the command takes an exported folder as --model, too."""
+    runtimes = RUNTIMES if exports else tuple(RUNTIME_PRECISIONS)
+    parser.add_argument("--runtime", choices=runtimes, help=_EXPORTS_HELP if exports else _RUNTIME_HELP)
+    parser.add_argument("--precision", choices=RUNTIME_PRECISIONS["openvino"], help=_PRECISION_HELP)
+    parser.set_defaults(takes_exports=exports)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, default: str) -> None:

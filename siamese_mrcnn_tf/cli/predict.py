@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config, without_new_defaults
 from ..data.reading import ORIENTATIONS
 from .inputs import calibration_path, choose_config, open_predictor, picked, start_keras, tell, weights_checksum
-from .options import Commands, add_command, add_model_arguments, add_runtime_argument, at_least
+from .options import Commands, add_command, add_model_arguments, add_runtime_arguments, at_least
 
 if TYPE_CHECKING:
     from ..search.frames import Frame
@@ -76,7 +76,7 @@ def add_parser(commands: Commands) -> None:
     add("--device", metavar="cpu|gpu|cuda:N", help="what computes (default: a GPU if TensorFlow sees one)")
     add("--quiet", action="store_true", help="print errors alone")
     add_model_arguments(parser)
-    add_runtime_argument(parser)
+    add_runtime_arguments(parser, exports=True)
     add("--threshold", dest="min_confidence", type=float, metavar="P", help="the same as --min-confidence")
 
 
@@ -170,6 +170,7 @@ def _settings(
     """What the search depends on, as plain values."""
     from ..io.files import checksum
 
+    computing = {"precision": options.precision} if options.precision else {}  # earlier versions did not know it
     calibration = calibration_path(weights) if weights is not None and config.VERIFY_DETECTIONS else None
     return {
         "weights": weights_checksum(weights) or "untrained",
@@ -179,7 +180,7 @@ def _settings(
             category.name: {"threshold": category.threshold, "references": query.checksums()}
             for category, query in zip(categories, queries, strict=True)
         },
-        "options": picked(options, "orientation", "every", "frames", "runtime") | {"save": list(kinds)},
+        "options": picked(options, "orientation", "every", "frames", "runtime") | computing | {"save": list(kinds)},
         "config": without_new_defaults(config.to_dict()),
         "images": [source.path for source in found.sources],
     }

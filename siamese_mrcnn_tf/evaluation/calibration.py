@@ -184,8 +184,7 @@ def _searching(predictor: SiamesePredictor, verification: Verification | None) -
     """A predictor with the same weights, without masks, that keeps everything that a threshold may be chosen from."""
     config: Config = predictor.config.replace(VERIFY_DETECTIONS=verification is not None)
     config = config.replace(DETECTION_MIN_CONFIDENCE=config.VERIFY_MIN_CONFIDENCE)
-    layers = dataclasses.replace(predictor.layers, mask={})
-    return SiamesePredictor(config, layers=layers, verification=verification)
+    return predictor.without_masks(config, verification)
 
 
 def queries_to_ask(

@@ -2,13 +2,13 @@
 
 import importlib
 import logging
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from ..compute.conversion import to_openvino
 from ..runtime.sessions import require
 from .graphs import Graph
 
@@ -26,20 +26,8 @@ def write_onnx(graph: Graph, path: Path) -> None:
 
 def write_openvino(graph: Graph, path: Path) -> None:
     """Write an .xml file and the .bin file of its weights, in float32."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
     openvino = require("openvino")
-    _, concrete = graph.portable
-    frozen = convert_variables_to_constants_v2(concrete)
-    names = dict(zip([tensor.name for tensor in frozen.outputs], sorted(concrete.structured_outputs), strict=True))
-    with tempfile.TemporaryDirectory() as folder:
-        tf.io.write_graph(frozen.graph.as_graph_def(), folder, "graph.pb", as_text=False)
-        model = openvino.convert_model(str(Path(folder) / "graph.pb"))
-    for port in model.inputs:
-        port.get_tensor().set_names({port.any_name.removesuffix(":0")})
-    for port in model.outputs:
-        port.get_tensor().set_names({names[name] for name in port.names if name in names})
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    openvino.save_model(to_openvino(graph.portable[1]), str(path), compress_to_fp16=False)
 
 
 def write_saved_model(graph: Graph, path: Path) -> None:

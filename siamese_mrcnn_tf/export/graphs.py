@@ -12,13 +12,12 @@ import tensorflow as tf
 from ..config import Config
 from ..modeling import network
 from ..modeling.backbone import LEVELS
-from ..modeling.parts import PredictorParts
+from ..modeling.parts import MATCHED, PredictorParts
 from ..ops.anchors import pyramid_anchors
 from ..ops.box_ops import Tensor
 from ..ops.kernels import exportable
 from ..runtime.manifest import NETWORK, PARTS, Interface
 
-_MATCHED = [f"matched_{level}" for level in network.POOLED_LEVELS]
 _OUTPUTS = ("mrcnn_detection", "mrcnn_mask", "presence")  # of the detector, as far as the network has them
 
 
@@ -125,7 +124,7 @@ def _functions(parts: PredictorParts) -> tuple[Callable[..., dict[str, Tensor]],
         outputs = parts.detector(list(inputs), training=False)
         if parts.segmenter is not None:
             boxes = outputs["mrcnn_detection"][0, :, :4]
-            given = [boxes, tf.zeros(len(boxes), tf.int32), inputs[-2], *(outputs[name] for name in _MATCHED)]
+            given = [boxes, tf.zeros(len(boxes), tf.int32), inputs[-2], *(outputs[name] for name in MATCHED)]
             outputs["mrcnn_mask"] = parts.segmenter(given, training=False)[None]
         return {name: outputs[name] for name in _OUTPUTS if name in outputs}
 

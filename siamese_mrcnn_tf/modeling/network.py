@@ -7,7 +7,8 @@ loaded into all.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import keras
 from keras import layers as KL
@@ -25,9 +26,10 @@ from .roi_heads import (
     build_classifier_layers,
     build_fpn_mask_graph,
     build_mask_layers,
+    class_head_graph,
     fpn_classifier_graph,
 )
-from .rpn import RefinedAnchorsLayer, build_rpn_model, propose_graph
+from .rpn import RefinedAnchorsLayer, all_anchors_graph, build_rpn_model, propose_graph
 
 POOLED_LEVELS = LEVELS[:4]  # only the RPN uses P6
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # PRECISION -> Keras dtype policy
@@ -50,6 +52,26 @@ class SharedLayers:
         """All of them in a list, like the `layers` of a Keras model, for loading and saving weights."""
         heads = [*self.matching.values(), self.rpn_model, *self.classifier.values(), *self.mask.values()]
         return [self.resnet_model, self.fpn_model, *heads, *self.presence.values()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """What `finds_graph` computes with weights.
+
+    Attributes:
+        classify: pooled maps [n, pool, pool, channels] -> the outputs of `roi_heads.class_head_graph`, or those that
+            `fpn_classifier_graph` needs.
+        presence: matched P2..P5 -> the outputs of `presence_graph`; None without USE_PRESENCE.
+    """
+
+    classify: Callable[[Tensor], dict[str, Tensor]]
+    presence: Callable[[list[Tensor]], dict[str, Tensor]] | None
+
+
+def heads_of(layers: SharedLayers) -> Heads:
+    """The heads with their layers."""
+    presence = functools.partial(presence_graph, layers=layers.presence) if layers.presence else None
+    return Heads(functools.partial(class_head_graph, layers=layers.classifier), presence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +186,9 @@ def detector_graph(
     """
     tensors = match_graph(scene, embedding, layers)
     matched = list(tensors.values())
-    by_level = [layers.rpn_model(level_map) for level_map in matched]
+    rpn = all_anchors_graph([layers.rpn_model(level_map) for level_map in matched])
     pooled_maps = matched[: len(POOLED_LEVELS)]
-    tensors.update(finds_graph(by_level, pooled_maps, image_meta, anchors, config, layers))
+    tensors.update(finds_graph(rpn, pooled_maps, image_meta, anchors, config, heads_of(layers)))
     if layers.mask:
         boxes = tensors["mrcnn_detection"][..., :4]
         tensors.update(mask_outputs_graph(boxes, pooled_maps, image_meta, config, layers))
@@ -174,31 +196,31 @@ def detector_graph(
 
 
 def finds_graph(
-    by_level: list[dict[str, Tensor]],
+    rpn: dict[str, Tensor],
     pooled_maps: list[Tensor],
     image_meta: Tensor,
     anchors: Tensor,
     config: Config,
-    layers: SharedLayers,
+    heads: Heads,
 ) -> dict[str, Tensor]:
     """Proposals, class and box head, and detections without masks: the tensors of these stages, by name.
 
     Args:
-        by_level: the outputs of the RPN for matched P2..P6.
+        rpn: the outputs of the RPN for all anchors, rpn_class and rpn_bbox among them (`rpn.all_anchors_graph`).
         pooled_maps: matched P2..P5, each [batch, h, w, channels].
         image_meta, anchors: as in `detector_graph`.
     """
-    tensors = propose_graph(by_level, anchors, config.POST_NMS_ROIS_INFERENCE, config)
-    tensors.update(classifier_outputs_graph(tensors["ROI"], pooled_maps, image_meta, config, layers))
+    tensors = propose_graph(rpn, anchors, config.POST_NMS_ROIS_INFERENCE, config)
+    tensors.update(classifier_outputs_graph(tensors["ROI"], pooled_maps, image_meta, config, heads))
     probabilities = tensors["mrcnn_class"]
-    if layers.presence:
-        tensors.update(presence_graph(pooled_maps, layers.presence))
+    if heads.presence:
+        tensors.update(heads.presence(pooled_maps))
         probabilities = gated_graph(probabilities, tensors["presence"])
     detect = _detection_layer(config, argmax=config.DETECTION_ARGMAX, name="mrcnn_detection")
     detections = detect([tensors["ROI"], probabilities, tensors["mrcnn_bbox"], image_meta])
     tensors["first_detections"] = detections
     for number in range(1, config.DETECTION_REFINEMENTS + 1):
-        detections = refinement_graph(detections, pooled_maps, image_meta, config, layers, name=f"refined_{number}")
+        detections = refinement_graph(detections, pooled_maps, image_meta, config, heads, name=f"refined_{number}")
     return {**tensors, "mrcnn_detection": detections}
 
 
@@ -207,7 +229,7 @@ def refinement_graph(
     pooled_maps: list[Tensor],
     image_meta: Tensor,
     config: Config,
-    layers: SharedLayers,
+    heads: Heads,
     *,
     name: str,
 ) -> Tensor:
@@ -216,7 +238,7 @@ def refinement_graph(
     Scores stay. It is the iterative box regression that Cascade R-CNN starts from (arXiv 1712.00726, section 3.1).
     """
     boxes, scores = detections[..., :4], detections[..., 5:]
-    again = classifier_outputs_graph(boxes, pooled_maps, image_meta, config, layers, prefix=f"{name}_")
+    again = classifier_outputs_graph(boxes, pooled_maps, image_meta, config, heads, prefix=f"{name}_")
     probabilities = ops.concatenate([1.0 - scores, scores], axis=-1)
     return _detection_layer(config, argmax=False, name=name)([boxes, probabilities, again["mrcnn_bbox"], image_meta])
 
@@ -231,13 +253,13 @@ def classifier_outputs_graph(
     pooled_maps: list[Tensor],
     image_meta: Tensor,
     config: Config,
-    layers: SharedLayers,
+    heads: Heads,
     *,
     prefix: str = "",
 ) -> dict[str, Tensor]:
     """`roi_heads.fpn_classifier_graph` with the sizes of a configuration."""
     sizes = {"pool_size": config.POOL_SIZE, "canonical_size": config.ROI_CANONICAL_SIZE}
-    return fpn_classifier_graph(rois, pooled_maps, image_meta, layers.classifier, **sizes, prefix=prefix)
+    return fpn_classifier_graph(rois, pooled_maps, image_meta, heads.classify, **sizes, prefix=prefix)
 
 
 def mask_outputs_graph(

@@ -6,10 +6,12 @@ that pad them.
 """
 
 import functools
+from typing import TypeAlias
 
 import keras
 
 from ..config import Config
+from ..ops.box_ops import Tensor
 from .backbone import LEVELS
 from .folding import folded_layers
 from .matching import embedding_graph, match_graph
@@ -17,6 +19,7 @@ from .network import (
     POOLED_LEVELS,
     SharedLayers,
     finds_graph,
+    heads_of,
     image_shape,
     model_outputs,
     pyramid_graph,
@@ -24,8 +27,13 @@ from .network import (
 )
 from .roi_align import ListedROIAlign
 from .roi_heads import mask_head_graph
-from .rpn import build_rpn_tail
+from .rpn import all_anchors_graph, build_rpn_tail
 from .shared_scene import SceneTerms, SharedMatching
+
+MATCHED = [f"matched_{level}" for level in POOLED_LEVELS]  # outputs of the detectors that masks are pooled from
+
+# (outputs of the RPN for all anchors by name, matched maps [batch, h, w, channels] by the names in MATCHED)
+Matches: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 class PredictorParts:
@@ -34,23 +42,26 @@ class PredictorParts:
     Args:
         config: of `layers`.
         layers: of `network.build_layers`.
+
+    Attributes:
+        layers: the same, with their normalizations folded.
     """
 
     def __init__(self, config: Config, layers: SharedLayers) -> None:
-        self._config, self._layers = config, folded_layers(layers)
+        self._config, self.layers = config, folded_layers(layers)
 
     @functools.cached_property
     def scene_encoder(self) -> keras.Model:
         """image [batch, H, W, 3] -> [P2, P3, P4, P5, P6], each [batch, h, w, channels]."""
         image = keras.Input(image_shape(self._config), name="input_image")
-        maps = pyramid_graph(image, self._layers)
+        maps = pyramid_graph(image, self.layers)
         return keras.Model(image, [maps[level] for level in LEVELS], name="scene_encoder")
 
     @functools.cached_property
     def pyramid_encoder(self) -> keras.Model:
         """Images [batch, h, w, 3] of any size -> [P2, P3, P4, P5, P6]: `scene_encoder` for scenes and references."""
         image = keras.Input((None, None, 3), name="input_image")
-        maps = pyramid_graph(image, self._layers)
+        maps = pyramid_graph(image, self.layers)
         return keras.Model(image, [maps[level] for level in LEVELS], name="pyramid_encoder")
 
     @functools.cached_property
@@ -66,7 +77,7 @@ class PredictorParts:
     def reference_encoder(self) -> keras.Model:
         """references [n, T, T, 3] -> embeddings [n, levels, channels]."""
         references = keras.Input(self._config.TARGET_SHAPE, name="input_references")
-        embeddings = embedding_graph(pyramid_graph(references, self._layers))
+        embeddings = embedding_graph(pyramid_graph(references, self.layers))
         return keras.Model(references, embeddings, name="reference_encoder")
 
     @functools.cached_property
@@ -74,33 +85,49 @@ class PredictorParts:
         """P2..P6, embedding [batch, levels, channels], image_meta, anchors -> outputs of `build_inference_model`
         without masks, and matched_P2..matched_P5, each [batch, h, w, channels]."""
         scene, embedding, image_meta, anchors = self._inputs()
-        matched = match_graph(scene, embedding, self._layers)
-        by_level = [self._layers.rpn_model(level_map) for level_map in matched.values()]
-        pooled = dict(list(matched.items())[: len(POOLED_LEVELS)])
-        tensors = finds_graph(by_level, list(pooled.values()), image_meta, anchors, self._config, self._layers)
-        outputs = {**model_outputs(tensors), **pooled}
+        outputs = self._detected(*self.match(scene, embedding), image_meta, anchors)
         return keras.Model([*scene, embedding, image_meta, anchors], outputs, name="detector")
+
+    def match(self, scene: list[Tensor], embedding: Tensor) -> Matches:
+        """Matching and RPN: [P2..P6], each [batch, h, w, channels], and embedding [batch, levels, channels]."""
+        matched = match_graph(scene, embedding, self.layers)
+        rpn = all_anchors_graph([self.layers.rpn_model(level_map) for level_map in matched.values()])
+        return rpn, {name: matched[name] for name in MATCHED}
+
+    def match_shared(self, scene: list[Tensor], terms: list[Tensor], embedding: Tensor) -> Matches:
+        """`match` for each of several embeddings and one scene, with what `SceneTerms` gives for it."""
+        matched, shared = SharedMatching(self.layers, name="shared_matching")([*scene, *terms, embedding])
+        tail = build_rpn_tail(self.layers.rpn_model)
+        return all_anchors_graph([tail(level) for level in shared]), dict(zip(MATCHED, matched, strict=True))
+
+    def _detected(
+        self, rpn: dict[str, Tensor], matched: dict[str, Tensor], image_meta: Tensor, anchors: Tensor
+    ) -> dict[str, Tensor]:
+        """The outputs of a detector."""
+        heads = heads_of(self.layers)
+        tensors = finds_graph(rpn, list(matched.values()), image_meta, anchors, self._config, heads)
+        return {**model_outputs(tensors), **matched}
 
     @functools.cached_property
     def segmenter(self) -> keras.Model | None:
         """Boxes [n, 4] normalized, the index int32 [n] of each one's image, image_meta, matched P2..P5
         -> masks [n, 28, 28]; None for "frcnn"."""
         config = self._config
-        if not self._layers.mask:
+        if not self.layers.mask:
             return None
         boxes, indices = keras.Input((4,), name="input_boxes"), keras.Input((), dtype="int32", name="input_indices")
         _, image_meta, _ = scene_inputs(config)
-        shape, dtype = (None, None, config.MATCHED_FEATUREMAPS), self._layers.matching[LEVELS[0]].compute_dtype
-        matched = [keras.Input(shape, dtype=dtype, name=f"matched_{level}") for level in POOLED_LEVELS]
+        shape, dtype = (None, None, config.MATCHED_FEATUREMAPS), self.layers.matching[LEVELS[0]].compute_dtype
+        matched = [keras.Input(shape, dtype=dtype, name=name) for name in MATCHED]
         inputs = [boxes, indices, image_meta, *matched]
         pooled = ListedROIAlign((config.MASK_POOL_SIZE,) * 2, config.ROI_CANONICAL_SIZE)(inputs)
-        return keras.Model(inputs, mask_head_graph(pooled, self._layers.mask)["mrcnn_mask"], name="segmenter")
+        return keras.Model(inputs, mask_head_graph(pooled, self.layers.mask)["mrcnn_mask"], name="segmenter")
 
     @functools.cached_property
     def scene_terms(self) -> keras.Model:
         """P2..P6 of one scene -> the tensors of `shared_scene.SceneTerms`."""
         scene = self._inputs()[0]
-        return keras.Model(scene, SceneTerms(self._layers, name="terms")(scene), name="scene_terms")
+        return keras.Model(scene, SceneTerms(self.layers, name="terms")(scene), name="scene_terms")
 
     @functools.cached_property
     def shared_detector(self) -> keras.Model:
@@ -111,12 +138,7 @@ class PredictorParts:
             keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=f"term_{number}")
             for number, tensor in enumerate(self.scene_terms.outputs)
         ]
-        matched, shared = SharedMatching(self._layers, name="shared_matching")([*scene, *given, embedding])
-        tail = build_rpn_tail(self._layers.rpn_model)
-        by_level = [tail(level) for level in shared]
-        tensors = finds_graph(by_level, matched, image_meta, anchors, self._config, self._layers)
-        pooled = {f"matched_{level}": tensor for level, tensor in zip(POOLED_LEVELS, matched, strict=True)}
-        outputs = {**model_outputs(tensors), **pooled}
+        outputs = self._detected(*self.match_shared(scene, given, embedding), image_meta, anchors)
         return keras.Model([*scene, *given, embedding, image_meta, anchors], outputs, name="shared_detector")
 
     def _inputs(self) -> tuple:

@@ -1,10 +1,10 @@
 """RoI heads: the class and box head, and the mask head.
 
-Each head has a builder, which makes its layers under the names of the original weight files, and a graph function,
-which applies them: training, inference and predictor share the layers. Rois are folded into the batch axis.
+Each head has a builder, which makes its layers under the names of the original weight files, and graph functions,
+which apply them: training, inference and predictor share the layers. Rois are folded into the batch axis.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import keras
@@ -52,7 +52,7 @@ def fpn_classifier_graph(
     rois: Tensor,
     maps: list[Tensor],
     image_meta: Tensor,
-    layers: Layers,
+    head: Callable[[Tensor], dict[str, Tensor]],
     *,
     pool_size: int,
     canonical_size: int = 224,
@@ -64,7 +64,8 @@ def fpn_classifier_graph(
         rois: [batch, n, (y1, x1, y2, x2)] normalized.
         maps: matched P2..P5 [batch, h, w, channels].
         image_meta: [batch, meta].
-        layers: of `build_classifier_layers`.
+        head: pooled maps [n, pool, pool, channels] -> the outputs of `class_head_graph` or some of them, logits and
+            deltas among them.
         pool_size: side of the pooled maps.
         canonical_size: pixels, see `PyramidROIAlign`.
         prefix: of the names of layers without weights, where the head is applied again.
@@ -77,18 +78,21 @@ def fpn_classifier_graph(
     count = rois.shape[1]
     align = PyramidROIAlign((pool_size,) * 2, canonical_size, name=f"{prefix}roi_align_classifier")
     pooled = align([rois, image_meta, *maps])
-    bn1 = layers["mrcnn_class_bn1"](layers["mrcnn_class_conv1"](fold_rois(pooled)))
+    outputs = head(fold_rois(pooled))
+    deltas = UnfoldRois(count, name=f"{prefix}mrcnn_bbox")(outputs.pop("mrcnn_bbox"))
+    tensors = {name: unfold_rois(values, count) for name, values in outputs.items()}
+    probabilities = KL.Activation("softmax", name=f"{prefix}mrcnn_class")(tensors["mrcnn_class_logits"])
+    return {"roi_align_classifier": pooled, **tensors, "mrcnn_class": probabilities, "mrcnn_bbox": deltas}
+
+
+def class_head_graph(pooled: Tensor, layers: Layers) -> dict[str, Tensor]:
+    """The class and box head: pooled maps [n, pool, pool, channels] -> mrcnn_class_bn1, mrcnn_class_bn2,
+    mrcnn_class_logits and mrcnn_bbox of `fpn_classifier_graph` for n rois."""
+    bn1 = layers["mrcnn_class_bn1"](layers["mrcnn_class_conv1"](pooled))
     bn2 = layers["mrcnn_class_bn2"](layers["mrcnn_class_conv2"](ops.relu(bn1)))
     shared = KL.Flatten()(ops.relu(bn2))
-    logits = unfold_rois(layers["mrcnn_class_logits"](shared), count)
-    return {
-        "roi_align_classifier": pooled,
-        "mrcnn_class_bn1": unfold_rois(bn1, count),
-        "mrcnn_class_bn2": unfold_rois(bn2, count),
-        "mrcnn_class_logits": logits,
-        "mrcnn_class": KL.Activation("softmax", name=f"{prefix}mrcnn_class")(logits),
-        "mrcnn_bbox": UnfoldRois(count, name=f"{prefix}mrcnn_bbox")(layers["mrcnn_bbox_fc"](shared)),
-    }
+    logits, deltas = layers["mrcnn_class_logits"](shared), layers["mrcnn_bbox_fc"](shared)
+    return {"mrcnn_class_bn1": bn1, "mrcnn_class_bn2": bn2, "mrcnn_class_logits": logits, "mrcnn_bbox": deltas}
 
 
 def build_mask_layers(*, train_bn: bool | None = False, channels: int = 256) -> Layers:
@@ -105,7 +109,7 @@ def build_mask_layers(*, train_bn: bool | None = False, channels: int = 256) -> 
 def build_fpn_mask_graph(
     rois: Tensor, maps: list[Tensor], image_meta: Tensor, layers: Layers, *, pool_size: int, canonical_size: int = 224
 ) -> dict[str, Tensor]:
-    """Mask of each roi; arguments as in `fpn_classifier_graph`, with layers of `build_mask_layers`.
+    """Mask of each roi; arguments as in `fpn_classifier_graph`, with `layers` of `build_mask_layers`.
 
     Returns:
         dict: roi_align_mask [batch, n, pool, pool, channels], mrcnn_mask_bn1..4 [batch, n, pool, pool, channels] before

@@ -71,25 +71,29 @@ def _anchor_outputs_graph(shared: Tensor, class_layer: KL.Layer, bbox_layer: KL.
     return {"rpn_class_logits": logits, "rpn_class": probabilities, "rpn_bbox": deltas}
 
 
+def all_anchors_graph(by_level: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The outputs of `rpn_graph` for matched P2..P6 as those of all anchors: rpn_class_logits and rpn_class
+    [batch, anchors, 2], rpn_bbox [batch, anchors, 4]."""
+    return {
+        name: KL.Concatenate(axis=1, name=name)([outputs[name] for outputs in by_level])
+        for name in ("rpn_class_logits", "rpn_class", "rpn_bbox")
+    }
+
+
 def propose_graph(
-    by_level: list[dict[str, Tensor]], anchors: Tensor, proposal_count: int, config: Config
+    tensors: dict[str, Tensor], anchors: Tensor, proposal_count: int, config: Config
 ) -> dict[str, Tensor]:
-    """Scores and deltas of the anchors of all levels, and the proposals.
+    """The proposals, added to scores and deltas of the anchors of all levels.
 
     Args:
-        by_level: the outputs of `rpn_graph` for matched P2..P6.
+        tensors: of `all_anchors_graph`.
         anchors: [batch, anchors, (y1, x1, y2, x2)] normalized.
         proposal_count: rows of ROI.
         config: reads RPN_NMS_THRESHOLD, PRE_NMS_LIMIT and RPN_BBOX_STD_DEV.
 
     Returns:
-        dict: rpn_class_logits, rpn_class [batch, anchors, 2], rpn_bbox [batch, anchors, 4],
-        ROI [batch, proposal_count, 4] normalized.
+        dict: `tensors`, and ROI [batch, proposal_count, 4] normalized.
     """
-    tensors = {
-        name: KL.Concatenate(axis=1, name=name)([outputs[name] for outputs in by_level])
-        for name in ("rpn_class_logits", "rpn_class", "rpn_bbox")
-    }
     propose = ProposalLayer(
         proposal_count, config.RPN_NMS_THRESHOLD, config.PRE_NMS_LIMIT, config.RPN_BBOX_STD_DEV, name="ROI"
     )

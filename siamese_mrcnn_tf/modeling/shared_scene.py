@@ -31,13 +31,16 @@ class SceneTerms(_SharedLayer):
     """The terms of a scene."""
 
     def call(self, scene: list[Tensor]) -> list[Tensor]:
-        """scene: [P2..P6] of one scene, each [1, h, w, channels] -> a list of: for P2..P5 the matched maps without
-        their reference's term [1, h, w, filters]; for P2..P6 the input of the RPN's ReLU without it
-        [1, h, w, rpn channels]; for P2..P6 composed kernels [3, 3, channels, rpn channels]."""
+        """scene: [P2..P6] of one scene, each [1, h, w, channels] -> the list of its `terms`, then of `kernels`."""
+        return [*self.terms(scene), *self.kernels()]
+
+    def terms(self, scene: list[Tensor]) -> list[Tensor]:
+        """For P2..P5 the matched maps without their reference's term [1, h, w, filters]; for P2..P6 the input of the
+        RPN's ReLU without it [1, h, w, rpn channels]."""
         matching, convolution = self.matching, self.convolution
-        matched, shared, kernels = list[Tensor](), list[Tensor](), list[Tensor]()
+        matched, shared = list[Tensor](), list[Tensor]()
         for level_map, layer in zip(scene, matching, strict=True):
-            of_scene, of_difference = _kernels(layer)
+            of_scene, _ = _kernels(layer)
             if len(matched) < len(POOLED_LEVELS):
                 matched.append(ops.conv(level_map, self._cast(of_scene)) + self._cast(layer.bias.value))
             kernel = convolution.kernel.value
@@ -46,8 +49,12 @@ class SceneTerms(_SharedLayer):
             ones = self._cast(ops.ones_like(level_map[..., :1]))
             term += self._convolve(ones, ops.einsum("yxfo,f->yxo", kernel, layer.bias.value)[:, :, None])
             shared.append(term + self._cast(convolution.bias.value))
-            kernels.append(self._cast(_composed(kernel, of_difference)))
-        return [*matched, *shared, *kernels]
+        return [*matched, *shared]
+
+    def kernels(self) -> list[Tensor]:
+        """For P2..P6 the composed kernel of |P - t| [3, 3, channels, rpn channels]."""
+        kernel = self.convolution.kernel.value
+        return [self._cast(_composed(kernel, _kernels(layer)[1])) for layer in self.matching]
 
     def _convolve(self, level_map: Tensor, kernel: Tensor) -> Tensor:
         return self.convolution.convolution_op(level_map, self._cast(kernel))

@@ -15,10 +15,17 @@ from ..ops.boxes import norm_boxes
 from .backbone import LEVELS
 from .detection_targets import DetectionTargetLayer
 from .matching import match_graph
-from .network import POOLED_LEVELS, SharedLayers, classifier_outputs_graph, encoders_graph, mask_outputs_graph
+from .network import (
+    POOLED_LEVELS,
+    SharedLayers,
+    classifier_outputs_graph,
+    encoders_graph,
+    heads_of,
+    mask_outputs_graph,
+)
 from .presence import presence_graph
 from .reference_classifier import reference_logits_graph
-from .rpn import AnchorLayer, propose_graph
+from .rpn import AnchorLayer, all_anchors_graph, propose_graph
 
 _PREDICTIONS = ("rpn_class_logits", "rpn_class", "rpn_bbox", "mrcnn_class_logits", "mrcnn_class", "mrcnn_bbox")
 
@@ -61,8 +68,8 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
         maps = [ops.repeat(level, queries, axis=0) for level in maps]
     matched = list(match_graph(maps, tensors["target_embedding"], layers).values())
     anchors = AnchorLayer(norm_boxes(pyramid_anchors(config, config.IMAGE_SHAPE), config.IMAGE_SHAPE), name="anchors")
-    by_level = [layers.rpn_model(level_map) for level_map in matched]
-    tensors.update(propose_graph(by_level, anchors(image), config.POST_NMS_ROIS_TRAINING, config))
+    rpn = all_anchors_graph([layers.rpn_model(level_map) for level_map in matched])
+    tensors.update(propose_graph(rpn, anchors(image), config.POST_NMS_ROIS_TRAINING, config))
     gt_boxes_norm = norm_boxes_graph(inputs["input_gt_boxes"], config.IMAGE_SHAPE[:2])
     targets = DetectionTargetLayer(
         config.TRAIN_ROIS_PER_IMAGE,
@@ -77,7 +84,7 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
         name="proposal_targets",
     )([tensors["ROI"], inputs["input_gt_class_ids"], gt_boxes_norm, inputs["input_gt_masks"]])
     pooled_maps = matched[: len(POOLED_LEVELS)]
-    tensors.update(classifier_outputs_graph(targets["rois"], pooled_maps, image_meta, config, layers))
+    tensors.update(classifier_outputs_graph(targets["rois"], pooled_maps, image_meta, config, heads_of(layers)))
     outputs = {
         **{name: tensors[name] for name in _PREDICTIONS},
         **{"rpn_rois": tensors["ROI"], "output_rois": targets["rois"], "target_class_ids": targets["target_class_ids"]},

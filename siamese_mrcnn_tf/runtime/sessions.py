@@ -1,7 +1,6 @@
 """One exported model, opened in a runtime: arrays in, arrays by name out."""
 
 import contextlib
-import importlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..io import packages
 from .manifest import Interface
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -64,10 +64,7 @@ class Session:
 def require(runtime: str) -> Any:
     """The Python package of "onnx" or "openvino"; ValueError names the extra that installs it."""
     module, extra = _PACKAGES[runtime]
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f'{module} is not installed: pip install "siamese-mrcnn-tf[{extra}]" ({error})') from error
+    return packages.require(module, extra)
 
 
 def is_installed(runtime: str) -> bool:

@@ -17,6 +17,7 @@ from ..evaluation import protocol
 from ..evaluation.queries import OneShotDetector, RandomBoxes
 from ..evaluation.settings import EvaluationSettings
 from ..io.files import read_json
+from ..io.processor import multiplies
 from ..predictor import SiamesePredictor
 from ..weights.runs import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of
 from ..weights.thresholds import read_thresholds, threshold_path
@@ -47,8 +48,6 @@ _VAL_IMAGES = "300"  # training scenes for the validation losses
 # queries (60 scenes), 12 with two workers 0.83 of that of 8 with one (150 scenes).
 _BATCH, _WORKERS = 12, 2
 _MIXED = "--mixed-precision"
-_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # of CPUs that multiply bfloat16; others compute it slowly
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,18 +105,12 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
     return 0
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether this machine's CPU has instructions for bfloat16, so that mixed precision is faster than float32."""
-    text = _CPU_INFO.read_text(encoding="utf-8", errors="replace") if _CPU_INFO.is_file() else ""
-    return not _BFLOAT16_FLAGS.isdisjoint(text.split())
-
-
 def with_precision(settings: DemoSettings, folder: Path) -> DemoSettings:
     """`settings` with `mixed_precision` decided; `folder` is that of pre-training."""
     if settings.mixed_precision is not None:
         return settings
     run = folder / RUN_FILE
-    mixed = _MIXED in read_json(run)["arguments"] if run.is_file() else multiplies_bfloat16()
+    mixed = _MIXED in read_json(run)["arguments"] if run.is_file() else multiplies("bfloat16")
     return dataclasses.replace(settings, mixed_precision=mixed)
 
 

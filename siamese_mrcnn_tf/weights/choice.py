@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..config import CONFIGS, Config, load_config
+from ..config import CONFIGS, RUNTIME_PRECISIONS, Config, load_config
 from ..io.files import StrPath, read_json
 from .loading import identify_file
 from .pretrained import find_weights
@@ -66,6 +66,23 @@ def with_settings(config: Config, calibrated: dict[str, Any], changes: dict[str,
     config = config.replace(**{**settings, **changes})
     config.validate()
     return config
+
+
+def with_precision(config: Config, runtime: str, precision: str | None) -> Config:
+    """A configuration to detect with in a runtime, with PRECISION for what is not int8; None leaves it.
+
+    Raises:
+        ValueError: an unknown runtime, or one that lacks the precision.
+    """
+    if runtime not in RUNTIME_PRECISIONS:
+        raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIME_PRECISIONS)}")
+    if precision is None:
+        return config
+    if precision not in RUNTIME_PRECISIONS[runtime]:
+        expected = f"expected one of {', '.join(RUNTIME_PRECISIONS[runtime])}"
+        other = f"; runtime openvino has {precision}" if precision in RUNTIME_PRECISIONS["openvino"] else ""
+        raise ValueError(f"precision {precision!r}: with runtime {runtime} {expected}{other}")
+    return config.replace(PRECISION="bfloat16" if precision == "bfloat16" else "float32")
 
 
 def choose_pretrained(

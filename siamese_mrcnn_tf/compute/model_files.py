@@ -1,0 +1,42 @@
+"""OpenVINO models in a folder, one folder a part, with their checksums: whole or not at all."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..io.files import atomic_folder, checksum, read_json, write_json
+from ..io.locks import locked
+
+_MODEL, _SUMS = "model.xml", "sums.json"
+
+
+def save_part(model: Any, folder: Path) -> Path:
+    """Write an openvino.Model into a folder of its own; returns the path of the .xml file."""
+    import openvino
+
+    with atomic_folder(folder, replace=True) as temporary:
+        openvino.save_model(model, temporary / _MODEL, compress_to_fp16=False)
+        sums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
+        write_json(temporary / _SUMS, sums)
+    return folder / _MODEL
+
+
+def find_part(folder: Path) -> Path | None:
+    """The .xml file in the folder of a part; None if there is none, or it is damaged."""
+    try:
+        sums = read_json(folder / _SUMS)
+        whole = _MODEL in sums and all(checksum(folder / name) == value for name, value in sums.items())
+    except (ValueError, OSError, TypeError, AttributeError):
+        return None
+    return folder / _MODEL if whole else None
+
+
+def find_or_save_part(folder: Path, make: Callable[[], Any]) -> Path:
+    """The .xml file in the folder of a part; `make` gives the openvino.Model where it is missing or damaged.
+
+    One process makes it, others wait for it.
+    """
+    if found := find_part(folder):
+        return found
+    with locked(folder.parent / ".lock", f"OpenVINO models in {folder.parent}"):
+        return find_part(folder) or save_part(make(), folder)

@@ -1,0 +1,176 @@
+"""`OpenVinoParts`: the dense parts compiled by OpenVINO, their models kept in the user's folder of caches."""
+
+import functools
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..config import Config
+from ..io.cache import cache_folder
+from ..io.processor import flags_of, multiplies
+from ..modeling.network import SharedLayers
+from .conversion import require_openvino
+from .dense import DenseParts
+from .model_files import find_or_save_part
+
+logger = logging.getLogger(__name__)
+
+_EXACT = ("presence",)  # parts that are computed in float32 in every precision
+_FREE_SETTINGS = ("DETECTION_", "VERIFY_", "MOLD_", "NAME", "EXPERIMENT", "CHECKPOINT_DIR", "PRECISION")
+
+Arrays = dict[str, np.ndarray]
+
+
+class OpenVinoParts:
+    """Runs the dense parts by name. Each is converted, or read from the cache, when it is first used.
+
+    Args:
+        config: of the network.
+        layers: returns its layers, of `network.build_layers` in float32; called where the cache lacks a part.
+        weights_sha256: returns what identifies the weights of `layers`; called at the first use.
+        precision: "float32", "bfloat16" or "int8".
+        quantized: .xml files of the parts that are computed in int8, by name.
+
+    Attributes:
+        on_inputs: called with the name and the inputs of each part that runs; None: nothing is.
+
+    Raises:
+        ValueError: openvino is not installed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        layers: Callable[[], SharedLayers],
+        weights_sha256: Callable[[], str],
+        precision: str = "float32",
+        quantized: dict[str, Path] | None = None,
+    ) -> None:
+        openvino = require_openvino()
+        self._config, self._layers, self._quantized = config, layers, quantized or {}
+        self._dense: DenseParts | None = None
+        self._core, self._precision = openvino.Core(), precision
+        self._lock, self._models, self._requests = threading.Lock(), dict[str, Any](), dict[str, list[Any]]()
+        self._weights_sha256 = weights_sha256
+        self.on_inputs: Callable[[str, Arrays], None] | None = None
+        warn_of_processor(precision)
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """The folder of the cache."""
+        return cache_folder() / "openvino" / fingerprint(self._weights_sha256(), self._config)[:32]
+
+    def __call__(self, name: str, *arrays: np.ndarray) -> Arrays:
+        """The outputs of a part by name, for its inputs in order. They are OpenVINO's own memory, not copies."""
+        model, names = self._compiled(name)
+        lease = _Lease(self._take_request(name) or model.create_infer_request(), self._requests[name])
+        # contiguous arrays are read where they are
+        inputs = {one: np.ascontiguousarray(value, np.float32) for one, value in zip(names, arrays, strict=True)}
+        if self.on_inputs is not None:
+            self.on_inputs(name, inputs)
+        lease.request.infer(inputs, share_inputs=True)
+        return {port.any_name: np.asarray(_Output(lease, port)) for port in model.outputs}
+
+    def model(self, name: str) -> Any:
+        """A part as an openvino.Model in float32."""
+        return self._core.read_model(self._path(name))
+
+    def _take_request(self, name: str) -> Any:
+        """A request that no other thread uses; None if there is none."""
+        try:
+            return self._requests[name].pop()  # lists are safe between threads
+        except IndexError:
+            return None
+
+    def _compiled(self, name: str) -> tuple[Any, list[str]]:
+        """(the compiled model of a part, the names of its inputs in order)."""
+        with self._lock:
+            if name not in self._models:
+                path = self._quantized.get(name) or self._path(name)
+                model = self._core.compile_model(path, "CPU", self._settings(name))
+                # OpenVINO has them in an order of its own
+                names = sorted((port.any_name for port in model.inputs), key=_rank)
+                self._models[name], self._requests[name] = (model, names), []
+            return self._models[name]
+
+    def _path(self, name: str) -> Path:
+        return find_or_save_part(self.folder / name, lambda: self._make(name))
+
+    def _make(self, name: str) -> Any:
+        if self._dense is None:
+            logger.info("OpenVINO models are made in %s", self.folder)
+            self._dense = DenseParts(self._config, self._layers())
+        return self._dense.part(name).to_openvino()
+
+    def _settings(self, name: str) -> dict[str, str]:
+        # int8 leaves a part of the work to floating point
+        low = self._precision != "float32" and name not in _EXACT and (self._precision != "int8" or _has_bfloat16())
+        return {
+            "INFERENCE_PRECISION_HINT": "bf16" if low else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "CACHE_DIR": str(self.folder / "compiled"),
+        }
+
+
+class _Lease:
+    """A request whose outputs are in use; it returns to the free ones when the last of them is dropped."""
+
+    def __init__(self, request: Any, free: list[Any]) -> None:
+        self.request, self._free = request, free
+
+    def __del__(self) -> None:
+        self._free.append(self.request)
+
+
+class _Output:
+    """An output of a request as numpy sees it; an array of it keeps the lease."""
+
+    def __init__(self, lease: _Lease, port: Any) -> None:
+        self._lease = lease
+        self.__array_interface__ = lease.request.get_tensor(port).data.__array_interface__
+
+
+def _rank(name: str) -> tuple[bool, str]:
+    """The order of a part's inputs: maps P2..P6 and terms by name, then the embedding."""
+    return name == "embedding", name
+
+
+def _has_bfloat16() -> bool:
+    return multiplies("bfloat16")
+
+
+def fingerprint(weights_sha256: str, config: Config) -> str:
+    """SHA-256 of what the dense parts depend on: weights, settings of the network, versions of the programs."""
+    openvino = require_openvino()
+    about = [weights_sha256, network_settings(config), __version__, openvino.__version__]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def network_settings(config: Config) -> dict[str, Any]:
+    """The settings that the dense parts may depend on, as they are in a JSON file."""
+    settings = {name: value for name, value in config.to_dict().items() if not name.startswith(_FREE_SETTINGS)}
+    content: dict[str, Any] = json.loads(json.dumps(settings, default=repr))
+    return content
+
+
+def checksum_of_layers(layers: SharedLayers) -> str:
+    """SHA-256 of the weights of layers that are not of a file."""
+    digest = hashlib.sha256()
+    for layer in layers.layers:
+        for values in layer.get_weights():
+            digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def warn_of_processor(precision: str) -> None:
+    """Say so where a precision brings no speed on this machine."""
+    if precision != "float32" and not multiplies(precision):
+        lacks = f"this processor has no instructions for it ({flags_of(precision)})"
+        logger.warning("precision %s: %s, it brings no speed here", precision, lacks)

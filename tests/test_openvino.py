@@ -1,0 +1,234 @@
+"""The dense parts in OpenVINO: the same finds as TensorFlow's, the cache of models, int8, and messages."""
+
+import importlib.util
+import shutil
+import sys
+
+import conftest
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese_mrcnn_tf import SiamesePredictor, TinyConfig
+from siamese_mrcnn_tf.compute import openvino_parts, quantization
+from siamese_mrcnn_tf.io import cache, files, processor
+from siamese_mrcnn_tf.modeling import network
+from siamese_mrcnn_tf.weights import loading
+
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+needs_nncf = pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="nncf is not installed")
+CONFIG = TinyConfig().replace(**conftest.MICRO, DETECTION_MIN_CONFIDENCE=0.0, USE_PRESENCE=True)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """A predictor in TensorFlow whose network gives logits of some size."""
+    predictor, rng = SiamesePredictor(CONFIG), np.random.default_rng(5)
+    for layer in (predictor.layers.classifier["mrcnn_class_logits"], predictor.layers.presence["presence_logit"]):
+        layer.kernel.assign(rng.normal(0, 0.3, layer.kernel.shape))
+    return predictor
+
+
+@pytest.fixture(scope="module")
+def weights(expected, tmp_path_factory):
+    path = tmp_path_factory.mktemp("openvino") / "micro.h5"
+    loading.save_weights(expected.layers, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """A folder of caches for this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.VARIABLE, str(tmp_path_factory.mktemp("openvino_cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def predictor(weights, own_cache):
+    return SiamesePredictor(CONFIG, weights=weights, runtime="openvino")
+
+
+def assert_same(found, expected, *, pixels=1, scores=1e-4):
+    assert len(found["rois"]) == len(expected["rois"]) > 3
+    np.testing.assert_allclose(found["rois"], expected["rois"], atol=pixels)
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=scores)
+    assert (found["masks"] == expected["masks"]).mean() > 0.99
+
+
+@needs_openvino
+def test_finds_are_those_of_tensorflow(predictor, expected, scene, crop):
+    for one in (predictor, expected):
+        one.set_image(scene)
+    assert_same(predictor.detect(crop), expected.detect(crop))
+
+
+@needs_openvino
+def test_references_of_a_scene_share_its_terms(predictor, expected, scene, crop):
+    crops = [crop, scene[10:50, 20:60], scene[30:80, 5:90]]
+    found = predictor.detect_all(predictor.encode_scenes([scene]), crops, batch=2)
+    for one, reference in zip(found, crops, strict=True):
+        assert_same(one, expected.detect_in(expected.encode_scenes([scene]), [reference])[0])
+
+
+@needs_openvino
+def test_scenes_of_a_batch(predictor, expected, scene, crop):
+    images, crops = [scene, scene[:, ::-1]], [crop, scene[30:80, 5:90]]
+    found, others = (one.detect_in(one.encode_scenes(images), crops) for one in (predictor, expected))
+    for one, other in zip(found, others, strict=True):
+        assert_same(one, other)
+
+
+@needs_openvino
+def test_bfloat16_is_close(predictor, weights, scene, crop):
+    rounded = SiamesePredictor(CONFIG, weights=weights, runtime="openvino", precision="bfloat16")
+    maps, others = (one.encode_scenes([scene]).pyramid[0] for one in (rounded, predictor))
+    difference = np.abs(maps - others).max() / np.abs(others).max()
+    assert difference < 0.05
+    if processor.multiplies("bfloat16"):
+        assert difference > 1e-6
+
+
+@needs_openvino
+def test_a_filled_cache_needs_no_layers(predictor, weights, scene, crop, monkeypatch):
+    predictor.set_image(scene)
+    first = predictor.detect(crop)
+    monkeypatch.setattr(network, "build_layers", lambda config: pytest.fail("layers were built"))
+    again = SiamesePredictor(CONFIG.replace(DETECTION_MAX_INSTANCES=7), weights=weights, runtime="openvino")
+    again.set_image(scene)
+    np.testing.assert_array_equal(again.detect(crop)["rois"], first["rois"][:7])
+
+
+@needs_openvino
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
+def test_damaged_files_are_made_anew(predictor, weights, scene, crop, damage):
+    predictor.encode_references(crop)
+    broken = [predictor.parts.folder / "reference_encoder" / "model.bin", *predictor.parts.folder.glob("compiled/*")]
+    for path in broken:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.unlink()
+        if damage != "missing":
+            path.write_bytes(content[: len(content) // 3] if damage == "truncated" else content)
+    again = SiamesePredictor(CONFIG, weights=weights, runtime="openvino")
+    np.testing.assert_array_equal(again.encode_references(crop).vectors, predictor.encode_references(crop).vectors)
+    assert openvino_parts.find_or_save_part(broken[0].parent, lambda: pytest.fail("not mended")).is_file()
+
+
+@needs_openvino
+def test_weights_and_settings_have_caches_of_their_own(predictor, weights, expected, crop, tmp_path):
+    other = SiamesePredictor(CONFIG, runtime="openvino")
+    before = other.encode_references(crop).vectors
+    other.load_weights(weights)
+    after = other.encode_references(crop).vectors
+    assert np.abs(after - before).max() > 0.01
+    np.testing.assert_allclose(after, expected.encode_references(crop).vectors, atol=1e-4)
+    folders = {openvino_parts.fingerprint(sha256, CONFIG) for sha256 in ("one", "other")}
+    folders |= {openvino_parts.fingerprint("one", CONFIG.replace(RPN_ANCHOR_STRIDE=2))}
+    assert len(folders) == 3
+    threshold = CONFIG.replace(DETECTION_MIN_CONFIDENCE=0.5, VERIFY_DETECTIONS=True)
+    assert openvino_parts.fingerprint("one", threshold) in folders
+
+
+# ---- int8 -----------------------------------------------------------------------------------------------------------
+
+
+@needs_openvino
+@needs_nncf
+@pytest.mark.slow
+def test_int8(run, weights, own_cache, scene, crop, tmp_path):
+    path = tmp_path / "micro.h5"
+    shutil.copy(weights, path)
+    for name, pixels in (("scene", scene), ("crop", crop)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    files.write_json(tmp_path / "config.json", {"BASE": "tiny", **CONFIG.to_dict()})
+    given = ["--model", path, "--image", tmp_path / "scene.png", "--reference", tmp_path / "crop.png"]
+    given += ["--config", tmp_path / "config.json"]
+    search = ["predict", *given, "--out", tmp_path / "found", "--runtime", "openvino", "--precision", "int8"]
+    code, _, err = run(*search)
+    assert code == 2 and "precision int8 needs quantized weights; siamese-mrcnn quantize --model" in err
+
+    code, out, err = run("quantize", *given)
+    assert code == 0, err
+    assert "int8 of scene_encoder, matcher, scene_terms, shared_matcher, class_head is in" in out
+    kept = quantization.kept(openvino_parts.require_openvino().Core().read_model(_xml(path, "scene_encoder")))
+    assert len(kept) == 1  # the first convolution
+    code, out, err = run(*search)
+    assert code == 0 and "images: 1, categories: 1" in out, err
+
+    quantized, exact = (
+        SiamesePredictor(CONFIG, weights=path, runtime="openvino", precision=precision)
+        for precision in ("int8", "float32")
+    )
+    maps, others = (one.encode_scenes([scene]).pyramid[0] for one in (quantized, exact))
+    assert 1e-4 < np.abs(maps - others).max() / np.abs(others).max() < 0.3
+
+    with pytest.raises(ValueError, match="of other settings of the network; siamese-mrcnn quantize"):
+        SiamesePredictor(CONFIG.replace(POOL_SIZE=5), weights=path, runtime="openvino", precision="int8")
+    _xml(path, "matcher").with_suffix(".bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="matcher: missing or damaged"):
+        SiamesePredictor(CONFIG, weights=path, runtime="openvino", precision="int8")
+    loading.save_weights(SiamesePredictor(CONFIG).layers, path)
+    with pytest.raises(ValueError, match="of other weights; siamese-mrcnn quantize"):
+        SiamesePredictor(CONFIG, weights=path, runtime="openvino", precision="int8")
+
+
+def _xml(weights, part):
+    return quantization.quantized_folder(weights) / part / "model.xml"
+
+
+# ---- messages --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"runtime": "tensorrt"}, "runtime 'tensorrt': expected one of tensorflow, openvino"),
+        ({"precision": "int8"}, "precision 'int8': with runtime tensorflow .*; runtime openvino has int8"),
+        ({"precision": "float16", "runtime": "openvino"}, "precision 'float16': with runtime openvino expected"),
+    ],
+)
+def test_runtimes_and_precisions_are_checked(chosen, message):
+    with pytest.raises(ValueError, match=message):
+        SiamesePredictor(CONFIG, **chosen)
+
+
+def test_without_openvino_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ValueError, match=r"which detects faster on CPUs.*siamese-mrcnn-tf\[openvino\]"):
+        SiamesePredictor(CONFIG, runtime="openvino")
+
+
+def test_without_nncf_the_extra_is_named(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    code, _, err = run("quantize", "--model", "shapes", "--image", "a.png", "--reference", "b.png")
+    assert code == 2 and "siamese-mrcnn-tf[quantize]" in err
+
+
+def test_quantize_needs_scenes(run):
+    code, _, err = run("quantize", "--model", "shapes", "--image", "a.png")
+    assert code == 2 and "--image and --reference: expected both" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "slow"),
+    [
+        ("avx2", ["bfloat16", "int8"]),
+        ("avx512_vnni", ["bfloat16"]),
+        ("avx512_bf16 avx512_vnni", []),
+        ("amx_int8", ["bfloat16"]),
+    ],
+)
+def test_precisions_without_instructions_for_them(monkeypatch, tmp_path, caplog, flags, slow):
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
+    for precision in ("float32", "bfloat16", "int8"):
+        openvino_parts.warn_of_processor(precision)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [f"precision {one}" for one in slow]
+
+
+@needs_openvino
+def test_layers_in_bfloat16_are_refused():
+    layers = network.build_layers(CONFIG.replace(PRECISION="bfloat16"))
+    with pytest.raises(ValueError, match="layers: compute in bfloat16"):
+        SiamesePredictor(CONFIG, layers=layers, runtime="openvino")
