@@ -104,7 +104,7 @@ def sync_variables(model: keras.Model) -> None:
 
 def counts_ahead() -> bool:
     """Whether metrics and optimizer count a step that then gets no samples, as TensorFlow does."""
-    return keras.backend.backend() == "tensorflow"
+    return bool(keras.backend.backend() == "tensorflow")
 
 
 def replicas_in_sync() -> int:
