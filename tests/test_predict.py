@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
