@@ -108,6 +108,7 @@ OWN = {  # what this package adds, with the value at which it behaves as the ori
     "BACKBONE_WIDTHS": [256, 512, 1024, 2048],
     "BACKBONE_BOTTLENECK": 4,
     "PRECISION": "float32",
+    "USE_XLA": False,
     "USE_PRESENCE": False,
     "REFERENCE_CLASSES": 0,
     "DETECTION_REFINEMENTS": 0,

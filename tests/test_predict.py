@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -256,3 +257,19 @@ def test_devices(monkeypatch):
         with pytest.raises(ValueError, match="expected cpu, gpu or cuda:N"):
             use_device(name)
     assert "keras" in sys.modules
+
+
+def test_devices_of_jax(monkeypatch):
+    jax = pytest.importorskip("jax")
+    chosen, found = [], {"cpu": ["CPU 0"], "gpu": ["GPU 0", "GPU 1"]}
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(jax, "devices", found.__getitem__)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: chosen.append((name, value)))
+    for name in ("cpu", "gpu", "cuda:1"):
+        use_device(name)
+    assert chosen == [("jax_default_device", device) for device in ("CPU 0", "GPU 0", "GPU 1")]
+    with pytest.raises(ValueError, match="'cuda:2': JAX sees the GPUs 0 to 1"):
+        use_device("cuda:2")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="KERAS_BACKEND is torch"):
+        use_device("cpu")

@@ -109,14 +109,8 @@ def test_on_one_device_the_optimizer_is_that_of_keras():
 
 def test_adam_by_hand_with_clipping_over_all_variables():
     """Two steps: the first gradient has the norm 10 and is cut to 5, the second has the norm 1."""
-    config = types.SimpleNamespace(
-        OPTIMIZER="adam",
-        LEARNING_MOMENTUM=0.8,
-        ADAM_BETA_2=0.95,
-        GRADIENT_CLIP_NORM=5.0,
-        WARM_UP_STEPS=0,
-        USE_XLA=False,
-    )
+    changed = {"OPTIMIZER": "adam", "LEARNING_MOMENTUM": 0.8, "ADAM_BETA_2": 0.95}
+    config = types.SimpleNamespace(**vars(toy.CONFIG) | changed)
     model, _ = toy.build_model()
     compile_model(model, config, learning_rate=0.1)
     optimizer = model.optimizer

@@ -260,10 +260,11 @@ def start_keras(options: argparse.Namespace) -> None:
             _import_keras()
         else:
             _import_keras_quietly()
-    from ..io.cache import cache_folder
-    from ..ops.devices import keep_compiled
+    if _keras_backend() == "jax":
+        from ..io.cache import cache_folder
+        from ..ops.devices import keep_compiled
 
-    keep_compiled(cache_folder() / "jax")
+        keep_compiled(cache_folder() / "jax")
 
 
 def _import_keras_quietly() -> None:

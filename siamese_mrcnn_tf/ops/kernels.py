@@ -1,9 +1,8 @@
 """Non-maximum suppression and crop-and-resize, the two operations that differ between Keras backends.
 
-TensorFlow uses its own ops, as the original did. JAX, and TensorFlow where it compiles with XLA (which has no kernel
-for crop-and-resize), use the portable forms: they have the same semantics and static shapes, and are built from
-`keras.ops`.
-The public functions raise ValueError on an unsupported backend.
+TensorFlow uses its own ops, as the original did. JAX, and TensorFlow where it compiles with XLA, which has no kernel
+for its crop-and-resize, use the portable forms. These have the same semantics and static shapes and are built from
+`keras.ops`. The public functions raise ValueError on an unsupported backend.
 """
 
 import contextlib
