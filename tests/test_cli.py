@@ -175,6 +175,7 @@ def test_keras_is_imported_without_packages_that_no_command_needs(tmp_path, back
     code = "import importlib.util; from siamese_mrcnn_tf.cli import inputs, main\n"
     code += f"inputs.start_keras(main.parse(['demo'])); import keras; print(keras.seen, {finds})"
     settings = {"PYTHONPATH": str(tmp_path), "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": backend}
+    settings["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path)
     finished = python("-c", code, **settings)
     assert finished.stdout.strip() == f"{seen} {list(packages)}", finished.stderr
     if not backend:

@@ -38,13 +38,11 @@ def use_device(name: str) -> None:
 
 
 def keep_compiled(folder: Path) -> None:
-    """Keep what JAX compiles in a folder, so that later processes start faster; JAX_COMPILATION_CACHE_DIR replaces it.
+    """Keep what JAX compiles in a folder, so that later processes start faster.
 
-    Nothing happens on other backends.
+    Where JAX_COMPILATION_CACHE_DIR names another, nothing happens.
     """
-    import keras
-
-    if keras.backend.backend() != "jax" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     import jax
 
