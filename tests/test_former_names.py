@@ -20,6 +20,7 @@ GONE = {  # module -> names that are private now, or do something else under ano
     "html_pages": "data_uri",
     "imagenet_classes": "WNIDS",
     "layers": "inner_graph",
+    "network": "build_detector",
     "prediction": "predict_files",
     "pretraining": "Encoder",
     "report_contents": "markdown",
