@@ -68,7 +68,8 @@ _FORMER_MODULES = dict(
     inspection=data.checks+visualize.samples instance_crops=pretraining.instance_crops kernels=ops.kernels
     known_weights=weights.pretrained+weights.known_files layer_selection=training.trainable_layers
     layers=modeling.matching+modeling.rpn+modeling.roi_align+modeling.detection losses=modeling.losses
-    molding=data.molding+data.resize network=modeling.network+modeling.parts+modeling.training_network plots=report.plots
+    molding=data.molding+data.resize network=modeling.network+modeling.parts+modeling.training_network
+    plots=report.plots
     prediction=search.queries+search.sources published=report.published report_contents=report.tables
     schedules=training.schedules scoring=evaluation.coco_scores training_batches=data.loader+training.batches
     training_model=training.training_model via=data.formats.via via_tree=data.formats.via_tree
@@ -86,7 +87,8 @@ _FORMER_NAMES = dict(
     leaves=iter_layers abridged=summarize_names most_positive_rois=max_positive_rois Verdict=WeightsInfo
     find_pictures=find_images picture_grid=image_grid picture_uri=image_uri checked_picture=checked_image
     draw_picture=draw_image proposals_graph=propose_graph INTERVAL=Z_95
-    build_parts=PredictorParts Query=QueryMatches mean_and_interval=mean_and_ci Picture=GridImage+AnnotatedImage FIGURE_DPI=DPI
+    build_parts=PredictorParts
+    Query=QueryMatches mean_and_interval=mean_and_ci Picture=GridImage+AnnotatedImage FIGURE_DPI=DPI
 """.split()
 )
 
