@@ -15,6 +15,7 @@ HEIF = ["pillow-heif>=0.18", "pillow>=11.3"]
 VIDEO = ["av>=14"]
 ONNX = ["onnxruntime>=1.20", "onnx>=1.17", "tf2onnx>=1.16.1"]  # the last two write the files
 OPENVINO = ["openvino>=2025.0"]
+QUANTIZE = [*OPENVINO, "nncf>=2.15"]  # not in OPENVINO: it brings scikit-learn, which slows the import of Keras
 TESTS = ["pytest>=8.3", "pytest-xdist>=3.7", "setuptools>=68", "wheel>=0.43", "playwright>=1.50"]
 LINT = ["ruff>=0.15", "import-linter>=2.1", "mypy>=1.18"]
 
@@ -65,7 +66,8 @@ setup(
         "video": VIDEO,
         "onnx": ONNX,
         "openvino": OPENVINO,
+        "quantize": QUANTIZE,
         "notebooks": NOTEBOOKS,
-        "dev": [*TESTS, *LINT, *NOTEBOOKS, *APP, *HEIF, *VIDEO, *ONNX, *OPENVINO],
+        "dev": [*TESTS, *LINT, *NOTEBOOKS, *APP, *HEIF, *VIDEO, *ONNX, *QUANTIZE],
     },
 )
