@@ -149,7 +149,7 @@ def test_int8(run, weights, own_cache, scene, crop, tmp_path):
 
     code, out, err = run("quantize", *given)
     assert code == 0, err
-    assert "int8 of scene_encoder, matcher, scene_terms, shared_matcher, class_head is in" in out
+    assert "int8 of scene_encoder, matcher, scene_terms, shared_matcher is in" in out
     kept = quantization.kept(openvino_parts.require_openvino().Core().read_model(_xml(path, "scene_encoder")))
     assert len(kept) == 1  # the first convolution
     code, out, err = run(*search)
