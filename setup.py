@@ -16,6 +16,7 @@ VIDEO = ["av>=14"]
 ONNX = ["onnxruntime>=1.20", "onnx>=1.17", "tf2onnx>=1.16.1"]  # the last two write the files
 OPENVINO = ["openvino>=2025.0"]
 JAX = ["jax>=0.10"]
+QUANTIZE = [*OPENVINO, "nncf>=2.15"]  # not in OPENVINO: it brings scikit-learn, which slows the import of Keras
 TESTS = ["pytest>=8.3", "pytest-xdist>=3.7", "setuptools>=68", "wheel>=0.43", "playwright>=1.50"]
 LINT = ["ruff>=0.15", "import-linter>=2.1", "mypy>=1.18"]
 
@@ -66,8 +67,9 @@ setup(
         "video": VIDEO,
         "onnx": ONNX,
         "openvino": OPENVINO,
+        "quantize": QUANTIZE,
         "jax": JAX,
         "notebooks": NOTEBOOKS,
-        "dev": [*TESTS, *LINT, *NOTEBOOKS, *APP, *HEIF, *VIDEO, *ONNX, *OPENVINO, *JAX],
+        "dev": [*TESTS, *LINT, *NOTEBOOKS, *APP, *HEIF, *VIDEO, *ONNX, *QUANTIZE, *JAX],
     },
 )

@@ -54,7 +54,7 @@ NOT_RUN = {  # commands that set up or run everything -> why they are not run he
     "make notebooks": "tests/test_notebooks.py runs the notebooks",
     "pip install .": "changes the environment",
 }
-SHORTER = {  # command -> options appended to it; those of demo, calibrate and app are parsed alone
+SHORTER = {  # command -> options appended to it; those of demo, calibrate, quantize and app are parsed alone
     "train": ["--steps", "1", "--val-steps", "0", "--workers", "1"],
     "evaluate": ["--runs", "1", "--limit", "3"],
     "check": ["--samples", "1"],
@@ -333,7 +333,7 @@ class Workplace:
         arguments = arguments_of(snippet.text)
         given = build_parsers()[0].parse_args(arguments)
         command = arguments[0]
-        if command in ("demo", "calibrate", "app"):
+        if command in ("demo", "calibrate", "quantize", "app"):
             return
         self._provide(command, given)
         if command == "predict":

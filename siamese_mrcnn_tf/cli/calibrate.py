@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING
 from ..weights.runs import read_state, run_of
 from .evaluate import count_or_all
 from .inputs import choose_config, open_dataset, open_keras_predictor, picked
-from .options import (
-    Commands,
-    add_command,
-    add_dataset_arguments,
-    add_model_arguments,
-    add_runtime_arguments,
-    at_least,
-    share,
-)
+from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, share
 
 if TYPE_CHECKING:
     from ..data.dataset import IndexedCocoDataset
@@ -63,8 +55,7 @@ def add_parser(commands: Commands) -> None:
     add("--no-verification", dest="verify", action="store_false", help="fit a threshold for the network's own scores")
     add("--views", type=int, choices=(1, 2, 8), default=2, help=_VIEWS_HELP)
     add("--out", metavar="FILE", help=_OUT_HELP)
-    add_model_arguments(parser, chooses_threshold=False)
-    add_runtime_arguments(parser)
+    add_model_arguments(parser, chooses_threshold=False, runtimes=True)
 
 
 def run(options: argparse.Namespace) -> None:

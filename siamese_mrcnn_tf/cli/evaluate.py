@@ -17,15 +17,7 @@ from .inputs import (
     picked,
     start_keras,
 )
-from .options import (
-    Commands,
-    add_command,
-    add_dataset_arguments,
-    add_model_arguments,
-    add_runtime_arguments,
-    at_least,
-    number,
-)
+from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, number
 
 if TYPE_CHECKING:
     from ..data.dataset import IndexedCocoDataset
@@ -87,8 +79,7 @@ def add_parser(commands: Commands) -> None:
     instead.add_argument("--merge", nargs="+", metavar="DIR", help=_MERGE_HELP)
     instead.add_argument("--compare", nargs="+", metavar="DIR", help=_COMPARE_HELP)
     instead.add_argument("--results", metavar="DIR|FILE", help=_RESULTS_HELP)
-    add_model_arguments(parser, more=", or 'random-boxes' (the paper's baseline)", required=False)
-    add_runtime_arguments(parser)
+    add_model_arguments(parser, more=", or 'random-boxes' (the paper's baseline)", required=False, runtimes=True)
 
 
 def shard(text: str) -> tuple[int, int]:

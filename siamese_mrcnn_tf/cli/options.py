@@ -124,10 +124,12 @@ def add_model_arguments(
     detects: bool = True,
     chooses_threshold: bool = True,
     required: bool = True,
+    runtimes: bool = False,
 ) -> None:
     """Add the options that choose configuration and weights (initial without `detects`); `more` ends --model's help.
 
-    With `chooses_threshold` there are those that replace what the threshold file of the weights says.
+    With `chooses_threshold` there are those that replace what the threshold file of the weights says, with `runtimes`
+    those of `add_runtime_arguments`.
     """
     add = parser.add_argument
     names = f"{FILE_HELP}; {RUNS_HELP}; or 'untrained'{more}"
@@ -138,6 +140,8 @@ def add_model_arguments(
         add("--no-verify", dest="verify", action="store_false", help=_NO_VERIFY_HELP)
     add("--checkpoints", default="checkpoints", metavar="DIR", help=CHECKPOINTS_HELP)
     add("--logs", default="logs", metavar="DIR", help=LOGS_HELP)
+    if runtimes:
+        add_runtime_arguments(parser)
 
 
 def add_runtime_arguments(parser: argparse.ArgumentParser, *, exports: bool = False) -> None:

@@ -112,11 +112,8 @@ class OpenVinoParts:
     def _settings(self, name: str) -> dict[str, str]:
         # int8 leaves a part of the work to floating point
         low = self._precision != "float32" and name not in _EXACT and (self._precision != "int8" or _has_bfloat16())
-        return {
-            "INFERENCE_PRECISION_HINT": "bf16" if low else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "CACHE_DIR": str(self.folder / "compiled"),
-        }
+        # without CACHE_DIR: OpenVINO's own files save a tenth of a second, and a damaged one gives wrong results
+        return {"INFERENCE_PRECISION_HINT": "bf16" if low else "f32", "PERFORMANCE_HINT": "LATENCY"}
 
 
 class _Lease:
