@@ -54,6 +54,19 @@ def test_folded_normalizations_change_nothing(varied, expected, scene):
         assert close(maps, expected[f"img_{level}"])
 
 
+def test_detection_in_bfloat16(varied, scene, crop):
+    config = varied.config.replace(PRECISION="bfloat16")
+    rounded = SiamesePredictor(config)
+    for layer, source in zip(rounded.layers.layers, varied.layers.layers, strict=True):
+        layer.set_weights(source.get_weights())
+    for maps, exact in zip(rounded.encode_scenes([scene]).pyramid, varied.encode_scenes([scene]).pyramid, strict=True):
+        assert keras.backend.standardize_dtype(maps.dtype) == "bfloat16"
+        assert close(np.asarray(maps, np.float32), exact, 0.05)
+    rounded.set_image(scene)
+    found = rounded.detect(crop)
+    assert len(found["scores"]) and found["masks"].shape[2] == len(found["scores"])
+
+
 def test_every_normalization_is_folded(varied):
     folded = folded_model(varied.layers.resnet_model)
     assert not [one for one in folded.layers if isinstance(one, keras.layers.BatchNormalization)]
