@@ -63,6 +63,22 @@ def test_scenes_and_references_share_one_encoder(varied, scene, crop):
     assert close(varied._encode_reference(targets), parts.reference_encoder(targets, training=False))
 
 
+def test_detection_in_bfloat16(varied, scene, crop):
+    config = varied.config.replace(PRECISION="bfloat16")
+    rounded = SiamesePredictor(config)
+    for layer, source in zip(rounded.layers.layers, varied.layers.layers, strict=True):
+        layer.set_weights(source.get_weights())
+    for maps, exact in zip(rounded.encode_scenes([scene]).pyramid, varied.encode_scenes([scene]).pyramid, strict=True):
+        assert keras.backend.standardize_dtype(maps.dtype) == "bfloat16"
+        assert close(np.asarray(maps, np.float32), exact, 0.05)
+    rounded.set_image(scene)
+    found = rounded.detect(crop)
+    assert len(found["scores"]) and found["masks"].shape[2] == len(found["scores"])
+    (shared, _) = rounded.detect_all(rounded.encode_scenes([scene]), [crop, crop[::-1]])
+    count = min(len(shared["scores"]), len(found["scores"]), 5)
+    assert count and np.abs(shared["scores"][:count] - found["scores"][:count]).max() < 0.05
+
+
 def test_every_normalization_is_folded(varied):
     folded = folded_model(varied.layers.resnet_model)
     assert not [one for one in folded.layers if isinstance(one, keras.layers.BatchNormalization)]

@@ -26,16 +26,17 @@ class FoldedConv(KL.Layer):
     """
 
     def __init__(self, convolution: KL.Conv2D, norm: BatchNorm, **kwargs: Any) -> None:
-        super().__init__(dtype=convolution.dtype_policy, **kwargs)
+        # no mixed policy, and no autocast: weights are read in float32 also in mixed precision
+        super().__init__(dtype=convolution.compute_dtype, autocast=False, **kwargs)
         self.convolution, self.norm = convolution, norm
 
     def call(self, inputs: Tensor) -> Tensor:
         convolution, norm = self.convolution, self.norm
-        # in float32, as the variables are, also in mixed precision
         scale = norm.gamma.value * ops.rsqrt(norm.moving_variance.value + norm.epsilon)
         bias = (convolution.bias.value - norm.moving_mean.value) * scale + norm.beta.value
         kernel = ops.cast(convolution.kernel.value * scale, self.compute_dtype)
-        return convolution.convolution_op(inputs, kernel) + ops.cast(bias, self.compute_dtype)
+        outputs = convolution.convolution_op(ops.cast(inputs, self.compute_dtype), kernel)
+        return outputs + ops.cast(bias, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         return self.convolution.compute_output_shape(input_shape)

@@ -23,7 +23,7 @@ class _SharedLayer(KL.Layer):
 
     def __init__(self, layers: SharedLayers, **kwargs: Any) -> None:
         convolution = layers.rpn_model.get_layer(RPN_CONV)
-        super().__init__(dtype=convolution.dtype_policy, **kwargs)
+        super().__init__(dtype=convolution.compute_dtype, autocast=False, **kwargs)  # weights are read in float32
         self.matching, self.convolution = [layers.matching[level] for level in LEVELS], convolution
 
 
