@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from processes import Worker
+from processes import Worker, run_command
 from report import Row
 
 from siamese_mrcnn_tf.config import CONFIGS
@@ -106,6 +106,9 @@ def measure_detections(
             show(f"{config}: exporting for {', '.join(formats)}")
             with Worker() as exporter:
                 exporter.ask("export", config=config, folder=folder, formats=formats)
+        if any(run.precision == "int8" for run in usable):
+            show(f"{config}: quantizing")
+            _quantize(config, folder, notes)
         found: dict[Run, list[dict[str, Any]]] = {run: [] for run in usable}
         peaks: dict[Run, float] = {}
         opening = {"config": config, "folder": folder, "threshold": case["threshold"]}
@@ -139,13 +142,24 @@ def blocks(runs: Sequence[Run]) -> Iterator[list[Run]]:
         yield [first, *others[start : start + _MAX_OPEN - 1]]
 
 
+def _quantize(config: str, folder: str, notes: list[str]) -> None:
+    """Quantize the prepared network by the package's command; what fails is noted."""
+    images = ["--image", "scene.png", "--reference", "reference.png"]
+    try:
+        run_command(
+            ["-m", "siamese_mrcnn_tf", "quantize", "--model", "weights.h5", "--config", config, *images], folder
+        )
+    except RuntimeError as error:
+        notes.append(f"{config}, quantize: {str(error).splitlines()[-1]}")
+
+
 @contextlib.contextmanager
 def _opened(
     runs: list[Run], opening: dict[str, Any], notes: list[str], show: Callable[[str], None]
 ) -> Iterator[dict[Run, Worker]]:
     """Workers with open predictors; those that cannot be opened are noted and left out."""
     with contextlib.ExitStack() as stack:
-        workers = {run: stack.enter_context(Worker()) for run in runs}
+        workers = {run: stack.enter_context(Worker(opening["folder"])) for run in runs}
         for run, worker in workers.items():
             show(f"{opening['config']}, {run.name}: opening")
             worker.tell("open", **opening, **run.opening())

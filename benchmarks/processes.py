@@ -15,11 +15,16 @@ ROOT = WORKER.parents[1]
 
 
 class Worker:
-    """A process that measures; to be used as a context manager, which ends it."""
+    """A process that measures; to be used as a context manager, which ends it.
 
-    def __init__(self) -> None:
+    Args:
+        cache: folder for what the package keeps, by default the user's.
+    """
+
+    def __init__(self, cache: str | None = None) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen([sys.executable, str(WORKER)], text=True, **pipes)
+        environment = {**os.environ, **({"SIAMESE_MRCNN_CACHE": cache} if cache else {})}
+        self._process = subprocess.Popen([sys.executable, str(WORKER)], text=True, env=environment, **pipes)
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +72,7 @@ def run_command(arguments: Sequence[str], folder: str | Path) -> Usage:
         RuntimeError: it failed; with the end of what it wrote.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment["SIAMESE_MRCNN_CACHE"] = str(folder)
     written = Path(folder) / "output.txt"
     with written.open("w", encoding="utf-8") as output:
         start = time.perf_counter()

@@ -123,6 +123,7 @@ def prepare(config: str, folder: str) -> dict[str, Any]:
     from siamese_mrcnn_tf.config import CONFIGS
     from siamese_mrcnn_tf.ops.similarity import fit_statistics
     from siamese_mrcnn_tf.predictor import SiamesePredictor
+    from siamese_mrcnn_tf.shapes.scenes import write_image
     from siamese_mrcnn_tf.weights import loading
     from siamese_mrcnn_tf.weights.pretrained import find_weights
 
@@ -139,6 +140,8 @@ def prepare(config: str, folder: str) -> dict[str, Any]:
     loading.save_weights(predictor.layers, Path(folder) / "weights.h5")
     verification = fit_statistics(predictor.encode_views([scene, crop], 1))  # it changes no score
     np.savez(Path(folder) / "verification.npz", mean=verification.mean, deviation=verification.deviation)
+    for name, image in (("scene.png", scene), ("reference.png", crop)):
+        write_image(Path(folder) / name, image)
     steps = count_steps(chosen, predictor.layers)
     return {
         "threshold": float(scores[last - 1] + scores[last]) / 2,
