@@ -51,9 +51,12 @@ def predictor(weights, own_cache):
 
 def assert_same(found, expected, *, pixels=1, scores=1e-4):
     assert len(found["rois"]) == len(expected["rois"]) > 3
-    np.testing.assert_allclose(found["rois"], expected["rois"], atol=pixels)
-    np.testing.assert_allclose(found["scores"], expected["scores"], atol=scores)
-    assert (found["masks"] == expected["masks"]).mean() > 0.99
+    # finds of nearly the same score may change places
+    distances = np.abs(found["rois"][:, None] - expected["rois"][None]).max(axis=-1)
+    same = distances.argmin(axis=1)
+    assert sorted(same) == list(range(len(same))) and distances.min(axis=1).max() <= pixels
+    np.testing.assert_allclose(found["scores"], expected["scores"][same], atol=scores)
+    assert (found["masks"] == expected["masks"][..., same]).mean() > 0.99
 
 
 @needs_openvino

@@ -712,7 +712,7 @@ def test_queries_matched_at_once(loaded, tiny_model):
 
 def test_failures_name_image_and_category(loaded, tiny_model):
     class Unlucky(Counting):
-        def detect_in(self, scenes, references):
+        def detect_all(self, scene, references, **options):
             raise ValueError("out of luck")
 
     with pytest.raises(RuntimeError, match="000000000010.*'ellipse': the query failed .out of luck"):

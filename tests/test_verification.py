@@ -254,9 +254,7 @@ def test_refinement_applies_the_box_head_to_the_detections(tiny_model, scene, cr
     scenes, query = once.encode_scenes([scene]), once.encode_references([crop])
     first = once.match(scenes, [query])["mrcnn_detection"]
     matched = list(match_graph(scenes.pyramid, query.mean[None], layers).values())
-    head = network.classifier_outputs_graph(
-        first[..., :4], matched[:4], scenes.image_metas, config, network.heads_of(layers)
-    )
+    head = network.classifier_outputs_graph(first[..., :4], matched[:4], scenes.image_metas, config, layers)
     deltas = np.asarray(head["mrcnn_bbox"]) * np.array(config.BBOX_STD_DEV, np.float32)
     window = window_norm_graph(scenes.image_metas)
     boxes = np.asarray(refined_rois_graph(first[..., :4], deltas, window))[0]

@@ -253,11 +253,13 @@ def classifier_outputs_graph(
     pooled_maps: list[Tensor],
     image_meta: Tensor,
     config: Config,
-    heads: Heads,
+    heads: Heads | SharedLayers,
     *,
     prefix: str = "",
 ) -> dict[str, Tensor]:
-    """`roi_heads.fpn_classifier_graph` with the sizes of a configuration."""
+    """`roi_heads.fpn_classifier_graph` with the sizes of a configuration; `heads` as functions, or their layers."""
+    if isinstance(heads, SharedLayers):
+        heads = heads_of(heads)
     sizes = {"pool_size": config.POOL_SIZE, "canonical_size": config.ROI_CANONICAL_SIZE}
     return fpn_classifier_graph(rois, pooled_maps, image_meta, heads.classify, **sizes, prefix=prefix)
 

@@ -52,7 +52,7 @@ def fpn_classifier_graph(
     rois: Tensor,
     maps: list[Tensor],
     image_meta: Tensor,
-    head: Callable[[Tensor], dict[str, Tensor]],
+    layers: Layers | Callable[[Tensor], dict[str, Tensor]],
     *,
     pool_size: int,
     canonical_size: int = 224,
@@ -64,8 +64,8 @@ def fpn_classifier_graph(
         rois: [batch, n, (y1, x1, y2, x2)] normalized.
         maps: matched P2..P5 [batch, h, w, channels].
         image_meta: [batch, meta].
-        head: pooled maps [n, pool, pool, channels] -> the outputs of `class_head_graph` or some of them, logits and
-            deltas among them.
+        layers: of `build_classifier_layers`, or a function of pooled maps [n, pool, pool, channels] that returns the
+            outputs of `class_head_graph` or some of them, logits and deltas among them.
         pool_size: side of the pooled maps.
         canonical_size: pixels, see `PyramidROIAlign`.
         prefix: of the names of layers without weights, where the head is applied again.
@@ -78,7 +78,8 @@ def fpn_classifier_graph(
     count = rois.shape[1]
     align = PyramidROIAlign((pool_size,) * 2, canonical_size, name=f"{prefix}roi_align_classifier")
     pooled = align([rois, image_meta, *maps])
-    outputs = head(fold_rois(pooled))
+    folded = fold_rois(pooled)
+    outputs = layers(folded) if callable(layers) else class_head_graph(folded, layers)
     deltas = UnfoldRois(count, name=f"{prefix}mrcnn_bbox")(outputs.pop("mrcnn_bbox"))
     tensors = {name: unfold_rois(values, count) for name, values in outputs.items()}
     probabilities = KL.Activation("softmax", name=f"{prefix}mrcnn_class")(tensors["mrcnn_class_logits"])
