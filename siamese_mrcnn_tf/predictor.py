@@ -42,8 +42,9 @@ class SiamesePredictor(BasePredictor):
         verification: used with VERIFY_DETECTIONS.
         calibrated: use the threshold file beside `weights`, if there is one (`weights.thresholds`): its verification,
             unless one is given, and its threshold where `config` has the default DETECTION_MIN_CONFIDENCE.
-        winograd: compute the convolutions of large maps by `ops.winograd`: faster from the third scene on, and with
-            rounding differences of about 1e-5. The configuration "tiny" has no maps that are large enough.
+        winograd: compute the convolutions of large maps by `ops.winograd` in TensorFlow and float32: less time for each
+            scene, but a few seconds more for the first and more memory (docs/speed.md), and rounding differences of
+            about 1e-5. The configuration "tiny" has no maps that are large enough.
         runtime: what computes the dense parts, "tensorflow" or "openvino". OpenVINO takes the weights as they are when
             a part is first used.
         precision: "float32", "bfloat16", or with OpenVINO "int8" (`compute.quantization`); None: that of `config`.
@@ -90,6 +91,7 @@ class SiamesePredictor(BasePredictor):
         checkpoints: PathLike = "checkpoints",
         runtime: str = "tensorflow",
         precision: str | None = None,
+        winograd: bool = True,
         **settings: Any,
     ) -> Self:
         """A predictor with the weights that a name stands for, downloaded if necessary, and what fits them.
@@ -102,7 +104,7 @@ class SiamesePredictor(BasePredictor):
         Args:
             name: "shapes", "large", "small" or another known name, a weight file, or the folder of a training run.
             checkpoints: folder where known files are looked for first.
-            runtime, precision: as in the constructor.
+            runtime, precision, winograd: as in the constructor.
             settings: of the configuration to change; a threshold given here replaces that of the threshold file.
 
         Raises:
@@ -118,6 +120,7 @@ class SiamesePredictor(BasePredictor):
             calibrated=False,
             runtime=runtime,
             precision=precision,
+            winograd=winograd,
         )
 
     def without_masks(self, config: Config, verification: Verification | None) -> Self:
@@ -145,10 +148,27 @@ class SiamesePredictor(BasePredictor):
     def _build(self) -> None:
         """Compile the parts of the network; each is built when it is first called."""
         if self.runtime == "openvino":
-            self._build_openvino()
+            self._open_openvino()
+        else:
+            self._parts = PredictorParts(self._detection_config(), self.layers)
+            self._compile_encoders(self._parts)
+        self._build_detectors()
+
+    def _build_detectors(self) -> None:
+        """Compile what depends on the settings of detections."""
+        if self.runtime == "openvino":
+            from .compute.steps import OpenVinoSteps
+
+            steps = OpenVinoSteps(self._detection_config(), self.parts)
+            self._encode_scene, self._encode_reference = steps.encode_scene, steps.encode_reference
+            self._detect, self._segment = steps.detect, steps.segment if self.config.MODEL == "mrcnn" else None
+            self._share, self._detect_shared = steps.share, steps.detect_shared
             return
-        parts = PredictorParts(self._detection_config(), self.layers)
-        function = functools.partial(compiled, xla=self.config.USE_XLA, allow_winograd=self._winograd)
+        parts, function = self._parts, self._compiled
+        self._detect, self._detect_shared = function(lambda: parts.detector), function(lambda: parts.shared_detector)
+
+    def _compile_encoders(self, parts: PredictorParts) -> None:
+        function = self._compiled
         if self._winograd and self._has_large_maps():  # they are faster at a fixed size
             self._encode_scene = function(lambda: parts.scene_encoder)
             encode_reference = function(lambda: parts.reference_encoder)
@@ -157,20 +177,21 @@ class SiamesePredictor(BasePredictor):
             encode_reference = _chained(self._encode_scene, average)
         by_shape = self.config.USE_XLA or keras.backend.backend() != "tensorflow"
         self._encode_reference = _padded(encode_reference) if by_shape else encode_reference
-        self._detect = function(lambda: parts.detector)
         self._segment = function(lambda: parts.segmenter) if self.config.MODEL == "mrcnn" else None
-        self._share, self._detect_shared = function(lambda: parts.scene_terms), function(lambda: parts.shared_detector)
+        self._share = function(lambda: parts.scene_terms)
+
+    def _compiled(self, build: Callable[[], keras.Model]) -> Callable[..., Any]:
+        return compiled(build, xla=self.config.USE_XLA, allow_winograd=self._winograd)
 
     def _has_large_maps(self) -> bool:
-        """Whether P2 has a fixed size that is large enough for `ops.winograd`."""
-        if self.config.IMAGE_RESIZE_MODE in ("pad64", "none"):
+        """Whether P2 has a fixed size that is large enough for `ops.winograd`, and its precision."""
+        if self.config.IMAGE_RESIZE_MODE in ("pad64", "none") or self.config.PRECISION != "float32":
             return False
         height, width = (side // self.config.BACKBONE_STRIDES[0] for side in self.config.IMAGE_SHAPE[:2])
         return winograd.fits(height, width)
 
-    def _build_openvino(self) -> None:
+    def _open_openvino(self) -> None:
         from .compute.openvino_parts import OpenVinoParts, checksum_of_layers
-        from .compute.steps import OpenVinoSteps
 
         if keras.backend.backend() != "tensorflow":
             raise ValueError(f"runtime openvino: needs Keras' backend tensorflow, not {keras.backend.backend()}")
@@ -179,11 +200,7 @@ class SiamesePredictor(BasePredictor):
             return checksum_of_layers(self.layers) if self._weights is None else checksum(self._weights)
 
         quantized = self._find_quantized(sha256()) if self.precision == "int8" else {}
-        self.parts = parts = OpenVinoParts(self.config, lambda: self.layers, sha256, self.precision, quantized)
-        steps = OpenVinoSteps(self._detection_config(), parts)
-        self._encode_scene, self._encode_reference = steps.encode_scene, steps.encode_reference
-        self._detect, self._segment = steps.detect, steps.segment if self.config.MODEL == "mrcnn" else None
-        self._share, self._detect_shared = steps.share, steps.detect_shared
+        self.parts = OpenVinoParts(self.config, lambda: self.layers, sha256, self.precision, quantized)
 
     def _find_quantized(self, sha256: str) -> dict[str, Path]:
         """The parts in int8 beside the weights; ValueError says how to make them."""
@@ -195,7 +212,9 @@ class SiamesePredictor(BasePredictor):
         return find_quantized(quantized_folder(self._weights), sha256, self.config, command)
 
     def _verifies_changed(self) -> None:
-        self._build()
+        if self.runtime == "tensorflow":
+            self._parts = self._parts.with_detections(self._detection_config())
+        self._build_detectors()
 
     def load_weights(self, path: PathLike, *, exclude: Sequence[str] = ()) -> loading.LoadReport:
         """Load a weight file, and forget the scene of `set_image`.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from siamese_mrcnn_tf.ops import kernels
+from siamese_mrcnn_tf.ops import kernels, tracing
 
 DATA = pathlib.Path(__file__).parent / "data"
 NO_LIMIT = float("-inf")
@@ -396,7 +396,7 @@ def test_under_xla_tensorflow_runs_the_portable_forms():
         return [crops, *tape.gradient(crops, feature_maps), *kept]
 
     def compiled():
-        with kernels.compiling_xla():
+        with tracing.compiling_xla():
             return crops_and_gradient()
 
     found = tf.function(compiled, autograph=False, jit_compile=True)()

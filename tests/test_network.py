@@ -92,7 +92,8 @@ def test_loading_into_one_model_loads_into_all(scene, crop, tiny_weights, tiny_m
     assert before["rois"].shape != after["rois"].shape or not np.array_equal(before["rois"], after["rois"])
     outputs = model.keras_model.predict(model_inputs(model, scene, crop), verbose=0)
     count = len(after["scores"])
-    np.testing.assert_allclose(outputs["mrcnn_detection"][0, :count, 5], after["scores"], atol=1e-5)
+    # the predictor folds normalizations into convolutions, which rounds otherwise: by 2e-6 here
+    np.testing.assert_allclose(outputs["mrcnn_detection"][0, :count, 5], after["scores"], atol=5e-6)
 
 
 def test_bad_configurations_are_refused_before_anything_is_built():
@@ -142,6 +143,4 @@ def test_large_configuration(scene, crop):
     alone = model.predictor.detect_in(scenes, [[crop]])[0]
     count = len(alone["scores"])
     assert count > 0 and len(found["rois"]) > 0
-    # rounding may move one of the random boxes across the threshold of suppression, and so another one in or out
-    apart = np.abs(outputs["mrcnn_detection"][0, :count, 5][:, None] - alone["scores"]).min(axis=0)
-    assert (apart > 1e-4).sum() <= 2
+    np.testing.assert_allclose(outputs["mrcnn_detection"][0, :count, 5], alone["scores"], atol=1e-4)

@@ -11,6 +11,7 @@ from siamese_mrcnn_tf.modeling import network
 from siamese_mrcnn_tf.modeling.backbone import LEVELS, BatchNorm
 from siamese_mrcnn_tf.modeling.folding import FoldedConv, folded_model
 from siamese_mrcnn_tf.modeling.parts import PredictorParts
+from siamese_mrcnn_tf.ops.similarity import Verification
 
 
 def close(values, expected, tolerance=2e-5):
@@ -174,3 +175,14 @@ def test_buckets():
     assert sizes[:18] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 10, 12, 12, 14, 14, 16, 16, 20, 20]
     assert all(count <= size <= 1.25 * count + 1 for count, size in enumerate(sizes, 1))
     assert len(set(sizes)) < 50
+
+
+def test_another_verification_compiles_the_detectors_alone(tiny_model, scene, crop):
+    config = tiny_model.config.replace(VERIFY_DETECTIONS=True)
+    predictor = SiamesePredictor(config, layers=tiny_model.predictor.layers)
+    encode, share, detect = predictor._encode_scene, predictor._share, predictor._detect
+    channels = config.FPN_FEATUREMAPS
+    predictor.verification = Verification(np.zeros((4, channels)), np.ones((4, channels)), 1.0)
+    assert predictor._encode_scene is encode and predictor._share is share and predictor._detect is not detect
+    predictor.set_image(scene)
+    assert set(predictor.detect(crop)) == {"rois", "class_ids", "scores", "masks"}

@@ -7,7 +7,7 @@ from keras import ops
 from network_values import fill, relu, softmax
 
 from siamese_mrcnn_tf.modeling import rpn
-from siamese_mrcnn_tf.ops import kernels
+from siamese_mrcnn_tf.ops import tracing
 from siamese_mrcnn_tf.ops.anchors import generate_anchors
 
 CHANNELS = 3
@@ -248,7 +248,7 @@ def test_proposals_of_exported_graphs_are_the_same(limit, count):
     inputs = foreground(rng.permutation(60)[None] / 60), rng.normal(0, 0.3, (1, 60, 4)).astype(np.float32), anchors
     settings = {"proposal_count": count, "nms_threshold": 0.5, "pre_nms_limit": limit, "bbox_std_dev": NO_DELTAS}
     expected = array(rpn.proposal_graph(*map(tensor, inputs), **settings))
-    with kernels.exportable():
+    with tracing.exportable():
         found = array(rpn.proposal_graph(*map(tensor, inputs), **settings))
     np.testing.assert_allclose(found, expected, atol=1e-7)
     assert 1 <= expected.any(axis=-1).sum() <= min(count, limit)

@@ -5,6 +5,7 @@ import pytest
 from keras import ops
 
 from siamese_mrcnn_tf.ops import winograd
+from siamese_mrcnn_tf.ops.tracing import allowing_winograd
 
 pytestmark = pytest.mark.slow  # compiled by XLA
 
@@ -40,12 +41,12 @@ def test_its_gradients():
 def test_where_it_applies():
     maps, kernel = np.zeros((1, 64, 128, 128), np.float32), np.zeros((3, 3, 128, 256), np.float32)
     assert not winograd.applies(maps, kernel, (1, 1))
-    with winograd.allowed():
+    with allowing_winograd():
         assert winograd.applies(maps, kernel, (1, 1))
         assert not winograd.applies(maps, kernel, (2, 2))
         assert not winograd.applies(maps.astype(np.float16), kernel, (1, 1))
         assert not winograd.applies(maps[:, :, :64], kernel, (1, 1))  # half of the block would be padding
         assert not winograd.applies(maps[..., :64], kernel[:, :, :64], (1, 1))
         assert not winograd.applies(maps, kernel[:1, :1], (1, 1))
-        with winograd.allowed(False):
+        with allowing_winograd(False):
             assert not winograd.applies(maps, kernel, (1, 1))

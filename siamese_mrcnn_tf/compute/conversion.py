@@ -8,7 +8,7 @@ from typing import Any
 
 from ..io.packages import require
 from ..ops.box_ops import Tensor
-from ..ops.kernels import exportable
+from ..ops.tracing import exportable
 
 _PURPOSE = "detects faster on CPUs, in float32, bfloat16 or int8"
 

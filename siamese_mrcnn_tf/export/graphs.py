@@ -15,7 +15,7 @@ from ..modeling.backbone import LEVELS
 from ..modeling.parts import MATCHED, PredictorParts
 from ..ops.anchors import pyramid_anchors
 from ..ops.box_ops import Tensor
-from ..ops.kernels import exportable
+from ..ops.tracing import exportable
 from ..runtime.manifest import NETWORK, PARTS, Interface
 
 _OUTPUTS = ("mrcnn_detection", "mrcnn_mask", "presence")  # of the detector, as far as the network has them

@@ -1,10 +1,11 @@
-"""The inference network in parts, as the predictor uses it: nothing is computed twice or for padding.
+"""The inference network in parts, as the predictor uses it.
 
 A scene is encoded once. With one reference, `detector` matches and detects; with several, `scene_terms` computes what
 they share, and `shared_detector` the rest. `segmenter` computes masks of the detections that are left, not of the rows
 that pad them.
 """
 
+import copy
 import functools
 from typing import TypeAlias
 
@@ -49,6 +50,14 @@ class PredictorParts:
 
     def __init__(self, config: Config, layers: SharedLayers) -> None:
         self._config, self.layers = config, folded_layers(layers)
+
+    def with_detections(self, config: Config) -> "PredictorParts":
+        """The same parts, with the detectors of another configuration of detections."""
+        parts = copy.copy(self)
+        parts._config = config
+        for name in ("detector", "shared_detector"):
+            vars(parts).pop(name, None)  # what was built
+        return parts
 
     @functools.cached_property
     def scene_encoder(self) -> keras.Model:

@@ -5,45 +5,22 @@ for its crop-and-resize, use the portable forms. These have the same semantics a
 `keras.ops`. The public functions raise ValueError on an unsupported backend.
 """
 
-import contextlib
-import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 from keras import ops
 
 from .box_ops import Tensor
+from .tracing import compiling_xla, exportable
 
 _BACKENDS = ("tensorflow", "jax")
 _MIN_FLOAT = -3.4e38  # close to the minimum of float32
 _HALVES = 4097.0  # 2 ** 12 + 1 splits the 24 binary digits of a float32 (Veltkamp's splitting)
-_exporting = contextvars.ContextVar("exporting", default=False)
-_compiling_xla = contextvars.ContextVar("compiling_xla", default=False)
-
-
-@contextlib.contextmanager
-def exportable() -> Iterator[None]:
-    """Context in which graphs are traced for other runtimes: without TensorFlow's crops, and what they are slow at."""
-    token = _exporting.set(True)
-    try:
-        yield
-    finally:
-        _exporting.reset(token)
 
 
 def is_exporting() -> bool:
-    """Whether a graph for other runtimes is traced, see `exportable`."""
-    return _exporting.get()
-
-
-@contextlib.contextmanager
-def compiling_xla(active: bool = True) -> Iterator[None]:
-    """Context in which TensorFlow traces functions that XLA compiles, with `jit_compile`: with the portable forms."""
-    token = _compiling_xla.set(active)
-    try:
-        yield
-    finally:
-        _compiling_xla.reset(token)
+    """Whether a graph for other runtimes is traced, see `tracing.exportable`."""
+    return exportable.is_on
 
 
 def non_max_suppression(
@@ -129,7 +106,7 @@ def has_tensorflow_ops() -> bool:
     backend = keras.backend.backend()
     if backend not in _BACKENDS:
         raise ValueError(f"Keras backend {backend!r}: expected one of {', '.join(_BACKENDS)} (set KERAS_BACKEND)")
-    return backend == "tensorflow" and not _compiling_xla.get()
+    return backend == "tensorflow" and not compiling_xla.is_on
 
 
 def portable_non_max_suppression(

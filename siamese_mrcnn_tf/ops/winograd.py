@@ -5,11 +5,9 @@ blocks of one size, so that the transforms are compiled by XLA once for each pai
 second. Results differ from those of a plain convolution by about 1e-5 of the largest value.
 """
 
-import contextlib
-import contextvars
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +15,7 @@ import numpy as np
 
 from .box_ops import Tensor
 from .kernels import has_tensorflow_ops, is_exporting
+from .tracing import allowing_winograd
 
 _TILE, _READ = 4, 6  # side of an output tile, and of the cells it is computed from
 _BLOCK = (32, 128)  # output cells of a block
@@ -39,22 +38,11 @@ _KERNEL = np.array(
     np.float32,
 ) / np.float32(24)
 _OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], np.float32)
-_allowed = contextvars.ContextVar("winograd", default=False)
-
-
-@contextlib.contextmanager
-def allowed(is_allowed: bool = True) -> Iterator[None]:
-    """Context in which traced convolutions may be computed here; by default they are not."""
-    token = _allowed.set(is_allowed)
-    try:
-        yield
-    finally:
-        _allowed.reset(token)
 
 
 def applies(maps: Tensor, kernel: Tensor, strides: Sequence[int]) -> bool:
-    """Whether `convolve` is allowed here, fits a "same" convolution and makes it faster."""
-    if not _allowed.get() or is_exporting() or not has_tensorflow_ops():
+    """Whether `tracing.allowing_winograd` is on, and `convolve` fits a "same" convolution and is faster."""
+    if not allowing_winograd.is_on or is_exporting() or not has_tensorflow_ops():
         return False
     height, width, channels = maps.shape[1:]
     if tuple(kernel.shape[:2]) != (3, 3) or set(strides) != {1} or None in (height, width):

@@ -14,8 +14,7 @@ import keras
 
 from ..config import Config
 from ..modeling import losses, training_network
-from ..ops import winograd
-from ..ops.kernels import compiling_xla
+from ..ops.tracing import allowing_winograd, compiling_xla
 from .distribution import replicas_in_sync, shaped_logs, strategy_scope
 
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss")
@@ -66,7 +65,7 @@ class TrainingModel(keras.Model):
 
     def train_step(self, *given: Any) -> Any:
         """The step of Keras, with logs that `fit` can take on several machines; on JAX it takes and returns a state."""
-        with compiling_xla(self.jit_compile), winograd.allowed():  # while the step is traced
+        with compiling_xla(self.jit_compile), allowing_winograd():  # while the step is traced
             return shaped_logs(super().train_step(*given))
 
     def test_step(self, *given: Any) -> Any:
