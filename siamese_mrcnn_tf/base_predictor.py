@@ -18,6 +18,7 @@ import numpy as np
 from .config import Config
 from .data import molding
 from .data.embeddings import ReferenceEmbedding
+from .io.errors import InputError, StateError
 from .ops.anchors import pyramid_anchors
 from .ops.boxes import norm_boxes
 from .ops.similarity import Verification, views_of
@@ -166,7 +167,7 @@ class BasePredictor:
             ValueError: no reference, or a crop that is empty or not an image.
         """
         if self._scene is None:
-            raise RuntimeError("no scene to search: call set_image(image) first")
+            raise StateError("no scene to search: call set_image(image) first")
         self._queries += 1
         return self.detect_all(self._scene, [references], more=self._queries > 1)[0]
 
@@ -195,7 +196,7 @@ class BasePredictor:
             ValueError: more than one scene, or as `detect`.
         """
         if len(scene.shapes) != 1:
-            raise ValueError(f"scene: expected one image, got {len(scene.shapes)}")
+            raise InputError(f"scene: expected one image, got {len(scene.shapes)}")
         if len(references) > 1 or more:
             self.share(scene)
         if not scene.terms:
@@ -279,13 +280,13 @@ class BasePredictor:
         """The encoded queries; ValueError if they do not fit the network, or are not one for each of the scenes."""
         count = len(scenes.shapes)
         if len(references) != count:
-            raise ValueError(f"references: expected one query for each of {count} scenes, got {len(references)}")
+            raise InputError(f"references: expected one query for each of {count} scenes, got {len(references)}")
         queries = self.encode_queries(references)
         expected = (self._levels, self.config.FPN_FEATUREMAPS)
         for query in queries:
             if query.vectors.shape[1:] != expected:
                 shape = f"[references, {expected[0]}, {expected[1]}]"
-                raise ValueError(f"embedding: expected {shape}, got {query.vectors.shape}")
+                raise InputError(f"embedding: expected {shape}, got {query.vectors.shape}")
         return queries
 
     def _match(self, scenes: EncodedScenes, queries: Sequence[ReferenceEmbedding]) -> Matched:
@@ -346,7 +347,7 @@ class BasePredictor:
             RuntimeError: there is no verification.
         """
         if self._verification is None:
-            raise RuntimeError("no verification to compare finds with: fit one with siamese-mrcnn calibrate")
+            raise StateError("no verification to compare finds with: fit one with siamese-mrcnn calibrate")
         crops, places, similarities = [], [], []
         for index, rows in enumerate(outputs["mrcnn_detection"]):
             count = np.count_nonzero(rows[:, 4])
@@ -407,5 +408,5 @@ def crops_of(references: Images) -> list[np.ndarray]:
         return [references]
     crops = list(references)
     if not crops:
-        raise ValueError("references: expected at least one crop, got none")
+        raise InputError("references: expected at least one crop, got none")
     return crops

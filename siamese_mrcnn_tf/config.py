@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
+from .io.errors import InputError
 from .io.files import read_json
 
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
@@ -227,11 +228,11 @@ class Config:
         if name not in names:
             derived = isinstance(getattr(type(self), name, None), property)
             guess = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, names, 1))
-            raise ValueError(f"{name} is {'derived from other settings' if derived else f'not a setting{guess}'}")
+            raise InputError(f"{name} is {'derived from other settings' if derived else f'not a setting{guess}'}")
         default = getattr(self, name)
         may_be_none = getattr(Config, name, None) is None or name == "TRAIN_BN"
         if not (may_be_none if value is None else _same_kind(default, value)):
-            raise ValueError(f"{name} = {value!r}: expected a value like {default!r}")
+            raise InputError(f"{name} = {value!r}: expected a value like {default!r}")
 
     def validate(self) -> None:
         """Check that the network can be built.
@@ -241,36 +242,36 @@ class Config:
         """
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: expected one of {', '.join(map(str, choices))}")
+                raise InputError(f"{name} = {getattr(self, name)!r}: expected one of {', '.join(map(str, choices))}")
         for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
                 bound = f"{low} or more" if high == math.inf else f"{low}" if low == high else f"{low} to {high}"
-                raise ValueError(f"{name} = {getattr(self, name)}: expected {bound}")
+                raise InputError(f"{name} = {getattr(self, name)}: expected {bound}")
         side = "IMAGE_MIN_DIM" if self.IMAGE_RESIZE_MODE in ("crop", "pad64") else "IMAGE_MAX_DIM"
         for name, factor in ((side, 0 if self.IMAGE_RESIZE_MODE == "none" else 64), ("TARGET_MAX_DIM", 32)):
             value = getattr(self, name)
             if factor and (value < factor or value % factor):
                 below = max(value // factor, 1) * factor
-                raise ValueError(f"{name} = {value} is not a multiple of {factor}: use {below} or {below + factor}")
+                raise InputError(f"{name} = {value} is not a multiple of {factor}: use {below} or {below + factor}")
         if tuple(self.MASK_SHAPE) != (2 * self.MASK_POOL_SIZE,) * 2:
-            raise ValueError(f"MASK_SHAPE = {self.MASK_SHAPE}: expected twice MASK_POOL_SIZE = {self.MASK_POOL_SIZE}")
+            raise InputError(f"MASK_SHAPE = {self.MASK_SHAPE}: expected twice MASK_POOL_SIZE = {self.MASK_POOL_SIZE}")
         if not self.RPN_ANCHOR_RATIOS or min(self.RPN_ANCHOR_RATIOS) <= 0:
-            raise ValueError(f"RPN_ANCHOR_RATIOS = {self.RPN_ANCHOR_RATIOS}: expected numbers above 0")
+            raise InputError(f"RPN_ANCHOR_RATIOS = {self.RPN_ANCHOR_RATIOS}: expected numbers above 0")
         if not callable(self.BACKBONE) and tuple(self.BACKBONE_STRIDES) != (4, 8, 16, 32, 64):
-            raise ValueError(f"BACKBONE_STRIDES = {self.BACKBONE_STRIDES}: expected (4, 8, 16, 32, 64) for a ResNet")
+            raise InputError(f"BACKBONE_STRIDES = {self.BACKBONE_STRIDES}: expected (4, 8, 16, 32, 64) for a ResNet")
         for name, length in _LENGTHS.items():
             value = getattr(self, name)
             if value is not None and len(value) != length:
-                raise ValueError(f"{name} = {value}: expected {length} numbers")
+                raise InputError(f"{name} = {value}: expected {length} numbers")
         weights, expected = self.LOSS_WEIGHTS, Config.LOSS_WEIGHTS
         further = {"presence_loss": "USE_PRESENCE", "reference_loss": "REFERENCE_CLASSES"}
         unused = {name: setting for name, setting in further.items() if name in weights and not getattr(self, setting)}
         if set(weights) - (set(further) - set(unused)) != set(expected) or not all(map(_is_number, weights.values())):
             more = "".join(f"; {name} needs {setting}" for name, setting in unused.items())
-            raise ValueError(f"LOSS_WEIGHTS = {weights}: expected a number for each of {', '.join(expected)}{more}")
+            raise InputError(f"LOSS_WEIGHTS = {weights}: expected a number for each of {', '.join(expected)}{more}")
         scales, levels = self.RPN_ANCHOR_SCALES, len(self.BACKBONE_STRIDES)
         if len(scales) != levels:
-            raise ValueError(f"RPN_ANCHOR_SCALES = {scales}: expected {levels} scales, one per level P2..P6")
+            raise InputError(f"RPN_ANCHOR_SCALES = {scales}: expected {levels} scales, one per level P2..P6")
 
     def display(self) -> None:
         """Print all settings, the derived ones included."""
@@ -359,17 +360,17 @@ def load_config(name_or_path: str | os.PathLike) -> Config:
     if str(name_or_path) in CONFIGS:
         return CONFIGS[str(name_or_path)]()
     if not os.path.exists(name_or_path):
-        raise ValueError(f"configuration {name_or_path!r}: neither one of {', '.join(CONFIGS)} nor a file")
+        raise InputError(f"configuration {name_or_path!r}: neither one of {', '.join(CONFIGS)} nor a file")
     settings = read_json(name_or_path)
     if not isinstance(settings, dict):
-        raise ValueError(f"configuration {name_or_path}: expected an object of settings, got {type(settings).__name__}")
+        raise InputError(f"configuration {name_or_path}: expected an object of settings, got {type(settings).__name__}")
     base = settings.pop("BASE", "small")
     if not isinstance(base, str) or base not in CONFIGS:
-        raise ValueError(f"configuration {name_or_path}: BASE = {base!r} is none of {', '.join(CONFIGS)}")
+        raise InputError(f"configuration {name_or_path}: BASE = {base!r} is none of {', '.join(CONFIGS)}")
     try:
         return CONFIGS[base]().replace(**settings)
     except ValueError as error:
-        raise ValueError(f"configuration {name_or_path}: {error}") from error
+        raise InputError(f"configuration {name_or_path}: {error}") from error
 
 
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
@@ -382,7 +383,7 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise ValueError(f"{assignment!r}: expected KEY=VALUE")
+            raise InputError(f"{assignment!r}: expected KEY=VALUE")
         try:
             settings[name.strip()] = json.loads(text)
         except ValueError:

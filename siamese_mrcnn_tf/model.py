@@ -18,6 +18,7 @@ from .base_predictor import Arrays, Images, References, crops_of
 from .config import Config
 from .data import molding
 from .data.dataset import Dataset
+from .io.errors import InputError, StateError
 from .modeling import network
 from .modeling.compiled import compiled
 from .ops.boxes import norm_boxes
@@ -63,7 +64,7 @@ class SiameseMaskRCNN:
 
     def __init__(self, mode: str, config: Config, model_dir: PathLike, *, seed: int = 0) -> None:
         if mode not in ("training", "inference"):
-            raise ValueError(f"mode = {mode!r}: expected 'training' or 'inference'")
+            raise InputError(f"mode = {mode!r}: expected 'training' or 'inference'")
         self.mode = mode
         self.config = config
         self.model_dir = str(model_dir)
@@ -179,7 +180,7 @@ class SiameseMaskRCNN:
 
     def _require(self, mode: str) -> None:
         if self.mode != mode:
-            raise RuntimeError(f"mode = {self.mode!r}: build SiameseMaskRCNN with mode={mode!r} for this")
+            raise StateError(f"mode = {self.mode!r}: build SiameseMaskRCNN with mode={mode!r} for this")
 
     # ---- detection ---------------------------------------------------------------------------------------------
     def detect(
@@ -213,7 +214,7 @@ class SiameseMaskRCNN:
         """
         self._require("inference")
         if len(targets) != len(images):
-            raise ValueError(f"targets: expected one query for each of {len(images)} images, got {len(targets)}")
+            raise InputError(f"targets: expected one query for each of {len(images)} images, got {len(targets)}")
         if verbose:
             _log.info("detecting in %d images of shapes %s", len(images), [np.shape(image) for image in images])
         scenes, queries = self.predictor.encode_scenes(images), self.predictor.encode_queries(targets)
@@ -254,7 +255,7 @@ class SiameseMaskRCNN:
         for output in outputs:
             name, tensor = output if isinstance(output, tuple) else (output, self._tensors.get(output))
             if tensor is None:
-                raise ValueError(f"{name!r} is no tensor of the network: expected one of {', '.join(self._tensors)}")
+                raise InputError(f"{name!r} is no tensor of the network: expected one of {', '.join(self._tensors)}")
             wanted[name] = tensor
         if image_metas is None:
             images, image_metas, _ = self.mold_inputs(images)
@@ -279,7 +280,7 @@ class SiameseMaskRCNN:
         molded = [molding.mold_references(crops_of(target), self.config, **options) for target in targets]
         counts = [len(references) for references in molded]
         if len(set(counts)) > 1:
-            raise ValueError(f"targets: expected the same number of crops for each image, got {counts}")
+            raise InputError(f"targets: expected the same number of crops for each image, got {counts}")
         return np.stack(molded)
 
     # ---- weights and checkpoints -------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ class SiameseMaskRCNN:
         """
         digits = re.search(r"(\d{4})\.h5$", str(weights_path))
         if not digits:
-            raise ValueError(f"{weights_path}: expected a name that ends in the epoch, such as siamese_mrcnn_0160.h5")
+            raise InputError(f"{weights_path}: expected a name that ends in the epoch, such as siamese_mrcnn_0160.h5")
         report = self.load_weights(weights_path)
         self.epoch = int(digits[1])
         if verbose:

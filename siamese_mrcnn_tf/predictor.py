@@ -21,6 +21,7 @@ from .base_predictor import EncodedScenes as EncodedScenes
 from .base_predictor import crops_of as crops_of
 from .config import Config
 from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
+from .io.errors import InputError
 from .io.files import checksum
 from .modeling import network
 from .modeling.compiled import compiled
@@ -140,7 +141,7 @@ class SiamesePredictor(BasePredictor):
         precision = "float32" if self.runtime == "openvino" else self.config.PRECISION
         layers = self._given_layers or network.build_layers(self.config.replace(PRECISION=precision))
         if self.runtime == "openvino" and layers.matching["P2"].compute_dtype != "float32":
-            raise ValueError("layers: compute in bfloat16; for runtime openvino expected PRECISION = 'float32'")
+            raise InputError("layers: compute in bfloat16; for runtime openvino expected PRECISION = 'float32'")
         if self._weights is not None:
             load_all_weights(layers, self._weights)
         return layers
@@ -194,7 +195,7 @@ class SiamesePredictor(BasePredictor):
         from .compute.openvino_parts import OpenVinoParts, checksum_of_layers
 
         if keras.backend.backend() != "tensorflow":
-            raise ValueError(f"runtime openvino: needs Keras' backend tensorflow, not {keras.backend.backend()}")
+            raise InputError(f"runtime openvino: needs Keras' backend tensorflow, not {keras.backend.backend()}")
 
         def sha256() -> str:
             return checksum_of_layers(self.layers) if self._weights is None else checksum(self._weights)
@@ -207,7 +208,7 @@ class SiamesePredictor(BasePredictor):
         from .compute.quantization import find_quantized, quantized_folder
 
         if self._weights is None:
-            raise ValueError("precision int8: needs the weight file that was quantized, not weights in memory")
+            raise InputError("precision int8: needs the weight file that was quantized, not weights in memory")
         command = f"siamese-mrcnn quantize --model {self._weights} --image FILE ... --reference FILE"
         return find_quantized(quantized_folder(self._weights), sha256, self.config, command)
 
@@ -236,7 +237,7 @@ def load_all_weights(layers: network.SharedLayers, path: PathLike) -> loading.Lo
         missing = f"{len(report.missing)} weights are missing\n{report.summary()}"
         info = loading.identify_file(path)
         way = f"\n{info.use(path)}" if info.kind in ("matterport", "backbone") else ""
-        raise ValueError(f"{path}: cannot detect, {missing}{way}")
+        raise InputError(f"{path}: cannot detect, {missing}{way}")
     return report
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..io import orientation
+from ..io.errors import InputError
 from ..io.files import StrPath
 from ..io.images import read_image, register_heif
 
@@ -42,7 +43,7 @@ class Limits:
     def check_bytes(self, size: int, name: str) -> None:
         """ValueError if a file of this size in bytes is too large."""
         if size > self.upload_bytes:
-            raise ValueError(f"{name}: the file has {size / 2**20:.1f} MB, at most {self.upload_mb} MB can be opened")
+            raise InputError(f"{name}: the file has {size / 2**20:.1f} MB, at most {self.upload_mb} MB can be opened")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ class StoredImage:
         pixels = _read(self.path, self.name)
         if pixels.shape[:2] != (self.height, self.width):
             found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            raise ValueError(f"{self.name}: {found} pixels, but its header says {self.width} x {self.height}")
+            raise InputError(f"{self.name}: {found} pixels, but its header says {self.width} x {self.height}")
         return pixels
 
     def view(self) -> tuple[bytes, str]:
@@ -93,7 +94,7 @@ def _read(path: Path, name: str) -> np.ndarray:
     try:
         return read_image(path, rule="obey")
     except ValueError as error:
-        raise ValueError(str(error).replace(str(path), name)) from error
+        raise InputError(str(error).replace(str(path), name)) from error
 
 
 def read_header(path: StrPath, name: str, limits: Limits) -> tuple[tuple[int, int], str]:
@@ -107,16 +108,16 @@ def read_header(path: StrPath, name: str, limits: Limits) -> tuple[tuple[int, in
         with Image.open(path, formats=usable_formats()) as image:
             size, kind = image.size, str(image.format)
     except FileNotFoundError as error:
-        raise ValueError(f"{name}: no such file") from error
+        raise InputError(f"{name}: no such file") from error
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not an image that can be opened; {allowed}") from error
+        raise InputError(f"{name}: not an image that can be opened; {allowed}") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: too many pixels, at most {limits.pixels:,} can be opened") from error
+        raise InputError(f"{name}: too many pixels, at most {limits.pixels:,} can be opened") from error
     except Exception as error:  # the readers of headers raise anything on broken files
-        raise ValueError(f"{name}: the image is broken ({error}); {allowed}") from error
+        raise InputError(f"{name}: the image is broken ({error}); {allowed}") from error
     if size[0] * size[1] > limits.pixels:
         found = f"{size[0]} x {size[1]} pixels"
-        raise ValueError(f"{name}: {found}, at most {limits.pixels:,} pixels in all can be opened")
+        raise InputError(f"{name}: {found}, at most {limits.pixels:,} pixels in all can be opened")
     return size, kind
 
 

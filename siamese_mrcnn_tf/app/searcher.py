@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pycocotools import mask as mask_utils
 
 from ..data import molding
+from ..io.errors import InputError
 from ..search.results import Finds
 from .images import StoredImage
 
@@ -98,7 +99,7 @@ class Searcher:
         height, width = box[2] - box[0], box[3] - box[1]
         if min(height, width) < MIN_BOX_SIDE:
             size = f"{max(width, 0)} x {max(height, 0)} pixels"
-            raise ValueError(f"the box is too small: {size}, expected {MIN_BOX_SIDE} x {MIN_BOX_SIDE} or more")
+            raise InputError(f"the box is too small: {size}, expected {MIN_BOX_SIDE} x {MIN_BOX_SIDE} or more")
         crop = molding.reference_from_box(pixels, box, self.config)
         with self._lock:
             return self.predictor.encode_references([crop])

@@ -16,6 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..io.errors import InputError
 from .exports import EXPORTS
 from .guard import refusal
 from .images import CROP_SIDE, encoded, shown_name
@@ -34,7 +35,7 @@ _HEADERS = {
 }
 
 
-class TooLarge(ValueError):
+class TooLarge(InputError):
     """A request has more bytes than are allowed."""
 
 
@@ -144,7 +145,7 @@ class _Handlers:
         session, category = self._session(request), request.path_params["category"]
         values = await read_values(request, image=int, box=_box)
         if set(values) != {"image", "box"}:
-            raise ValueError("reference: expected the keys image and box")
+            raise InputError("reference: expected the keys image and box")
         record = await run_in_threadpool(session.add_reference, category, values["image"], values["box"])
         return JSONResponse(record, 201)
 
@@ -203,28 +204,28 @@ async def read_values(request: Request, **kinds: Callable[[Any], Any]) -> dict[s
 
     def check(size: int) -> None:
         if size > MAX_JSON_BYTES:
-            raise ValueError(f"request of {size} bytes: expected {MAX_JSON_BYTES} or fewer")
+            raise InputError(f"request of {size} bytes: expected {MAX_JSON_BYTES} or fewer")
 
     body = await read_body(request, MAX_JSON_BYTES, check)
     try:
         content = json.loads(body or b"{}")
     except ValueError as error:
-        raise ValueError(f"request: not JSON ({error})") from error
+        raise InputError(f"request: not JSON ({error})") from error
     if not isinstance(content, dict) or not set(content) <= set(kinds):
-        raise ValueError(f"request: expected a JSON object with the keys {', '.join(kinds)}")
+        raise InputError(f"request: expected a JSON object with the keys {', '.join(kinds)}")
     values = {}
     for key, value in content.items():
         try:
             values[key] = kinds[key](value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"request: {key} = {value!r} is of the wrong kind") from error
+            raise InputError(f"request: {key} = {value!r} is of the wrong kind") from error
     return values
 
 
 def _box(value: Any) -> list[float]:
     box = [float(edge) for edge in value]
     if len(box) != 4 or not all(map(math.isfinite, box)):
-        raise ValueError("expected four finite numbers")
+        raise InputError("expected four finite numbers")
     return box
 
 

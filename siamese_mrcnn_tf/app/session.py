@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..data.embeddings import ReferenceEmbedding
+from ..io.errors import InputError
 from ..ops.boxes import compute_overlaps
 from ..search.names import file_stems
 from ..search.results import Category, Finds, ImageResult
@@ -58,7 +59,7 @@ class SearchedCategory:
     def embedding(self) -> ReferenceEmbedding:
         """The embedding of all references."""
         if not self.references:
-            raise ValueError(f"{self.name}: no reference yet; draw a box around an object")
+            raise InputError(f"{self.name}: no reference yet; draw a box around an object")
         return ReferenceEmbedding.join([one.embedding for one in self.references])
 
     def boxes_in(self, image_id: int) -> np.ndarray:
@@ -164,7 +165,7 @@ class Session:
         """
         with self._lock:
             if len(self.categories) >= MAX_CATEGORIES:
-                raise ValueError(f"{MAX_CATEGORIES} categories are the most that a session can have")
+                raise InputError(f"{MAX_CATEGORIES} categories are the most that a session can have")
             number = max(self.categories, default=0) + 1
             category = SearchedCategory(number, "", self.threshold)
             category.name = self._checked_name(name, category) if name else self._free_name(number)
@@ -188,7 +189,7 @@ class Session:
                 category.name = self._checked_name(name, category)
             if threshold is not None:
                 if not 0 <= threshold <= 1:
-                    raise ValueError(f"threshold = {threshold}: expected 0 to 1")
+                    raise InputError(f"threshold = {threshold}: expected 0 to 1")
                 category.threshold = threshold
             return category_record(category)
 
@@ -205,7 +206,7 @@ class Session:
         """
         category, image = self.category(category_id), self.image(image_id)
         if len(category.references) >= MAX_REFERENCES:
-            raise ValueError(f"{category.name}: {MAX_REFERENCES} references are the most that a category can have")
+            raise InputError(f"{category.name}: {MAX_REFERENCES} references are the most that a category can have")
         y1, x1, y2, x2 = (int(round(edge)) for edge in box)
         pixels = image.pixels()
         embedding = self.searcher.encode_reference(pixels, (y1, x1, y2, x2))
@@ -261,7 +262,7 @@ class Session:
         with self._lock:
             used = [category for category in self.categories.values() if category.references]
         if not used:
-            raise ValueError("nothing to download yet: draw a box around an object first")
+            raise InputError("nothing to download yet: draw a box around an object first")
         return used
 
     def results(self) -> tuple[list[Category], Iterator[ImageResult]]:
@@ -304,7 +305,7 @@ class Session:
 
     def _check_room(self, name: str) -> None:
         if len(self.images) >= self.limits.images:
-            raise ValueError(f"{name}: {self.limits.images} images are the most that can be open; close some first")
+            raise InputError(f"{name}: {self.limits.images} images are the most that can be open; close some first")
 
     def _drop(self, image: StoredImage) -> None:
         if image.path.parent == self._folder:
@@ -320,9 +321,9 @@ class Session:
     def _checked_name(self, name: str, category: SearchedCategory) -> str:
         name = " ".join(name.split())
         if not 0 < len(name) <= MAX_CATEGORY_NAME:
-            raise ValueError(f"name of a category: expected 1 to {MAX_CATEGORY_NAME} characters, got {len(name)}")
+            raise InputError(f"name of a category: expected 1 to {MAX_CATEGORY_NAME} characters, got {len(name)}")
         if any(other.name.casefold() == name.casefold() for other in self.categories.values() if other is not category):
-            raise ValueError(f"name of a category: there is a category {name!r} already")
+            raise InputError(f"name of a category: there is a category {name!r} already")
         return name
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from ..io.errors import StateError
 from .images import Limits, StoredImage
 from .searcher import Searcher
 from .session import NotOpen, Session
@@ -14,7 +15,7 @@ EXPIRY_SECONDS = 3600  # of being idle
 CROWDED_SECONDS = 600  # of being idle, where a new session would be one too many
 
 
-class TooManySessions(RuntimeError):
+class TooManySessions(StateError):
     """All sessions are in use."""
 
 

@@ -11,6 +11,7 @@ import webbrowser
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..io.errors import InputError, MissingPackageError
 from .inputs import choose_config, open_predictor
 from .options import Commands, add_command, add_model_arguments, at_least
 
@@ -81,7 +82,7 @@ def open_images(sources: list[str], limits: "Limits") -> "list[StoredImage]":
 
     paths = find_images(sources)
     if len(paths) > limits.images:
-        raise ValueError(f"--images: {len(paths)} images, at most --max-images {limits.images}")
+        raise InputError(f"--images: {len(paths)} images, at most --max-images {limits.images}")
     names = unique_names([path.name for path in paths])
     return [StoredImage.open(path.absolute(), name, limits) for path, name in zip(paths, names, strict=True)]
 
@@ -106,7 +107,7 @@ def _require_extra() -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise ImportError(f'the page needs {error.name}: pip install "siamese-mrcnn-tf[app]"') from error
+        raise MissingPackageError(f'the page needs {error.name}: pip install "siamese-mrcnn-tf[app]"') from error
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -116,7 +117,7 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host.strip("[]"), port), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"--host {host} --port {port}: cannot listen there ({reason})") from error
+        raise InputError(f"--host {host} --port {port}: cannot listen there ({reason})") from error
 
 
 def _address(host: str, port: int) -> str:

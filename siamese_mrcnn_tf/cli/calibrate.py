@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..io.errors import InputError
 from ..weights.runs import read_state, run_of
 from .evaluate import count_or_all
 from .inputs import choose_config, open_dataset, open_keras_predictor, picked
@@ -65,14 +66,14 @@ def run(options: argparse.Namespace) -> None:
     from ..weights.thresholds import save_thresholds, threshold_path
 
     if options.split == 0 and options.categories != "all":
-        raise ValueError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
+        raise InputError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
     if options.val_images and options.subset != "set-aside":
-        raise ValueError(f"--val-images {options.val_images}: goes with --subset set-aside")
+        raise InputError(f"--val-images {options.val_images}: goes with --subset set-aside")
     config, weights = choose_config(options)
     if weights is None:
-        raise ValueError(f"--model {options.model}: there is no weight file to calibrate")
+        raise InputError(f"--model {options.model}: there is no weight file to calibrate")
     if not options.out and weights.parent == Path(shapes.__file__).parent:
-        raise ValueError(f"--model {options.model}: bundled weights; name the file to write with --out")
+        raise InputError(f"--model {options.model}: bundled weights; name the file to write with --out")
     predictor = open_keras_predictor(options, config, weights)
     from ..evaluation.calibration import CalibrationSettings, calibrate
 
@@ -105,7 +106,7 @@ def images_set_aside(options: argparse.Namespace, weights: Path | None) -> int |
     validation = "on the subset val" if settings.get("validation") == "val" else ""
     validation = validation or ("not at all" if settings.get("val_images") == 0 else "")
     if validation:
-        raise ValueError(f"--subset set-aside: {run} was validated {validation}, no training images were set aside")
+        raise InputError(f"--subset set-aside: {run} was validated {validation}, no training images were set aside")
     found: int | None = options.val_images or settings.get("val_images")
     return found
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..io.errors import InputError
 from .inputs import (
     calibrated_settings,
     choose_config,
@@ -107,11 +108,11 @@ def run(options: argparse.Namespace) -> None:
         return
     out = writable_folder(options.out or "evaluation")
     if options.split == "0" and options.categories != "all":
-        raise ValueError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
+        raise InputError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
     if options.threshold is not None and not (options.absent or options.merge or options.results):
-        raise ValueError(f"--threshold {options.threshold:g}: needs the metrics of presence, expected --absent too")
+        raise InputError(f"--threshold {options.threshold:g}: needs the metrics of presence, expected --absent too")
     if options.absent and (options.merge or options.results):
-        raise ValueError(f"--absent {options.absent}: what was searched is in the records, leave it out")
+        raise InputError(f"--absent {options.absent}: what was searched is in the records, leave it out")
     splits = range(1, 5) if options.split == "all" else [int(options.split)]
     evaluate_split = take_over if options.merge or options.results else run_split
     if evaluate_split is run_split and "{split}" in (options.model or ""):
@@ -196,13 +197,13 @@ def open_detector(options: argparse.Namespace, split: int) -> "tuple[Detector | 
     from ..evaluation.queries import RandomBoxes
 
     if options.model is None:
-        raise ValueError("--model: expected the weights to evaluate")
+        raise InputError("--model: expected the weights to evaluate")
     if options.model == "random-boxes":
         if options.config or options.set or options.min_confidence is not None or not options.verify:
             unused = "--config, --set, --min-confidence, --no-verify"
-            raise ValueError(f"--model random-boxes: has no configuration; leave out {unused}")
+            raise InputError(f"--model random-boxes: has no configuration; leave out {unused}")
         if options.control:
-            raise ValueError(f"--control {options.control}: --model random-boxes takes no references")
+            raise InputError(f"--control {options.control}: --model random-boxes takes no references")
         return RandomBoxes(), None
     options = model_of(options, split)
     config, path = choose_config(options, {"MOLD_TARGETS_AT_INFERENCE": False} if options.protocol == "paper" else {})

@@ -10,6 +10,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..data.reading import ORIENTATIONS
+from ..io.errors import InputError
 from .inputs import choose_config, start_keras
 from .options import EXPORT_FORMATS, Commands, add_command, add_model_arguments
 
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
 
     writable_folder(options.out)
     if (options.image is None) != (options.reference is None):
-        raise ValueError("--image and --reference: expected both, or neither for a drawn scene")
+        raise InputError("--image and --reference: expected both, or neither for a drawn scene")
     config, weights = choose_config(options)
     image, references = drawn_case(config) if options.image is None else _read_case(options)
     start_keras(options)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config, load_config, parse_settings
+from ..io.errors import InputError
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -49,9 +50,9 @@ def open_dataset(
 
     image_dir, image_ids = _chosen_images(options)
     if options.annotations is None and options.dataset is None:
-        raise ValueError("--dataset: expected the folder of a COCO-format data set, or 'shapes'")
+        raise InputError("--dataset: expected the folder of a COCO-format data set, or 'shapes'")
     if options.annotations is not None and options.dataset is not None:
-        raise ValueError(f"--annotations {options.annotations}: expected without --dataset, or --dataset alone")
+        raise InputError(f"--annotations {options.annotations}: expected without --dataset, or --dataset alone")
     folder = "" if options.dataset is None else find_dataset(options.dataset)
     rules = ReadingRules(**picked(options, "orientation", "box_only", "crowds"))
     chosen |= {"year": options.year, "annotations": options.annotations, "images": image_dir, "rules": rules}
@@ -68,12 +69,12 @@ def _chosen_images(options: argparse.Namespace) -> tuple[str | None, list[int] |
     given: list[str] = options.images or []
     if options.annotations is not None:
         if len(given) != 1:
-            raise ValueError(f"--images {' '.join(given)}: expected the folder of the images of {options.annotations}")
+            raise InputError(f"--images {' '.join(given)}: expected the folder of the images of {options.annotations}")
         return given[0], options.image_ids
     if not given:
         return None, options.image_ids
     if options.image_ids is not None or not all(map(str.isdecimal, given)):
-        raise ValueError(f"--images {' '.join(given)}: an image folder needs its annotation file (--annotations)")
+        raise InputError(f"--images {' '.join(given)}: an image folder needs its annotation file (--annotations)")
     return None, [int(number) for number in given]
 
 
@@ -92,7 +93,7 @@ def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = 
     elif not is_export(path):
         config = config_of(path, options.config)
     elif options.config:
-        raise ValueError(f"--config {options.config}: the exported network in {path} has its own; leave it out")
+        raise InputError(f"--config {options.config}: the exported network in {path} has its own; leave it out")
     else:
         config = read_export(path).config
     changed = parse_settings(options.set) | (changes or {})
@@ -113,13 +114,13 @@ def find_export(options: argparse.Namespace) -> Path | None:
         return None
     if is_export(options.model):
         if options.precision:
-            raise ValueError(f"--precision {options.precision}: is for weights; {options.model} is an exported network")
+            raise InputError(f"--precision {options.precision}: is for weights; {options.model} is an exported network")
         return Path(options.model)
     if options.runtime != "onnx":
         return None
     command = [*options.launcher, "export", "--model", options.model, "--format", options.runtime, "--out", "exported"]
     how = f"{shlex.join(command)}; then use --model exported"
-    raise ValueError(f"--runtime {options.runtime}: needs an exported network, --model {options.model} is none: {how}")
+    raise InputError(f"--runtime {options.runtime}: needs an exported network, --model {options.model} is none: {how}")
 
 
 def find_model(options: argparse.Namespace, *, begins_run: bool = False) -> Path:

@@ -5,10 +5,12 @@ import logging
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..io.errors import InputError
 from . import (
     app,
     calibrate,
@@ -50,8 +52,8 @@ def main(
 ) -> int:
     """Run one command and return its exit code.
 
-    It is 0, 1 where `check` finds something broken or `predict` skips images, 2 after an error that the user can fix,
-    130 after an interrupt.
+    It is 0, 1 where `check` finds something broken or `predict` skips images, 2 after an error that the user can
+    correct, 3 after a bug, 130 after an interrupt.
 
     Args:
         arguments: of the command line; None takes those of this process.
@@ -65,14 +67,27 @@ def main(
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it hides reaches the user as an exception too
     try:
         return options.command(options) or 0
-    except (ImportError, ValueError, RuntimeError, OSError) as error:
-        if options.debug:
-            raise
-        print(f"{options.prog}: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(f"{options.prog}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if options.debug:
+            raise
+        return _report(error, options.prog)
+
+
+def _report(error: Exception, prog: str) -> int:
+    """Print an error and return its exit code: 2 for one that the user can correct, 3 for a bug."""
+    if isinstance(error, InputError):
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 2
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    print(
+        f"{prog}: bug: {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno}). Please run "
+        "the command again with --debug and report what it prints.",
+        file=sys.stderr,
+    )
+    return 3
 
 
 def parse(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config, without_new_defaults
 from ..data.reading import ORIENTATIONS
+from ..io.errors import InputError
 from .inputs import calibration_path, choose_config, open_predictor, picked, start_keras, tell, weights_checksum
 from .options import Commands, add_command, add_model_arguments, add_runtime_arguments, at_least
 
@@ -115,11 +116,11 @@ def _read_references(
     from ..search.sources import image_reader
 
     if not options.reference and options.reference_set is None:
-        raise ValueError("--reference: expected at least one, or --reference-set")
+        raise InputError("--reference: expected at least one, or --reference-set")
     of_set = {"--reference-images": options.reference_images, "--categories": options.categories}
     for name, value in (of_set | {"--shots": options.shots}).items():
         if value is not None and options.reference_set is None:
-            raise ValueError(f"{name}: is for --reference-set, which is missing")
+            raise InputError(f"{name}: is for --reference-set, which is missing")
     images = [source.path for source in found.sources if source.kind == "image"]
     paths: list[str | Path] = [*images, *reference_paths(options.reference)]
     read = image_reader(paths, options.orientation, progress=not options.quiet)
@@ -154,7 +155,7 @@ def _kinds(given: Sequence[str] | None, default: Sequence[str], known: Sequence[
         return list(default)
     named = [kind for text in given for kind in text.split(",")]
     if unknown := [kind for kind in named if kind not in (*known, "all")]:
-        raise ValueError(f"--save {', '.join(unknown)}: expected some of {', '.join(known)}, or all")
+        raise InputError(f"--save {', '.join(unknown)}: expected some of {', '.join(known)}, or all")
     return [kind for kind in known if kind in named or "all" in named]
 
 
@@ -190,7 +191,7 @@ def _open(options: argparse.Namespace, config: Config, weights: Path | None) -> 
     """The predictor on the device that --device names."""
     if options.device is not None:
         if options.runtime in ("onnx", "openvino"):
-            raise ValueError(f"--device {options.device}: is for TensorFlow, --runtime {options.runtime} uses the CPU")
+            raise InputError(f"--device {options.device}: is for TensorFlow, --runtime {options.runtime} uses the CPU")
         start_keras(options)
         from ..ops.devices import use_device
 
@@ -220,7 +221,7 @@ def _search(
     if options.resume and can_resume(options.out):
         journal = Journal.resume(options.out, settings)
         if webcams and journal.whole_results() is None:
-            raise ValueError(f"--resume: the images of {webcams[0]} cannot be taken again")
+            raise InputError(f"--resume: the images of {webcams[0]} cannot be taken again")
     else:
         given = (weights, options.reference_set, options.reference_images)
         inputs: list[str | Path] = [source.path for source in found.sources]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..config import CONFIGS, Config, load_config
+from ..io.errors import InputError
 from ..pretraining import CLASS_SETS
 from .inputs import open_dataset, picked, resumed_arguments, start_keras
 from .options import Commands, above_zero, add_command, add_dataset_arguments, add_run_arguments, at_least
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     from ..training.checkpoints import save_command
 
     if distribution.several_machines():
-        raise ValueError("TF_CONFIG names several machines: pre-training runs on one, with --devices of it")
+        raise InputError("TF_CONFIG names several machines: pre-training runs on one, with --devices of it")
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours or days: show its progress
     distribution.prepare_backend(seed=options.seed, devices=options.devices)
     with distribution.device_scope(options.devices), callbacks.stopping_on_signals() as stop:
@@ -137,12 +138,12 @@ def find_images(options: argparse.Namespace, *, masks: bool) -> "tuple[Images, I
     """(images to train on, images to validate on or None); prints a summary of each."""
     if (options.data is None) != uses_instances(options):
         coco = "--dataset, or --annotations and --images (COCO format)"
-        raise ValueError(f"expected --data (folder of ImageNet, with train/ and val/) or {coco}")
+        raise InputError(f"expected --data (folder of ImageNet, with train/ and val/) or {coco}")
     given = "--dataset" if options.annotations is None else "--annotations"
     kind, foreign = (given, _OF_DATA) if uses_instances(options) else ("--data", _OF_DATASET)
     for name in foreign:  # they would have no effect
         if getattr(options, name) != _DEFAULTS.get(name):
-            raise ValueError(f"--{name.replace('_', '-')}: does not go with {kind}")
+            raise InputError(f"--{name.replace('_', '-')}: does not go with {kind}")
     subsets = ("train",) if options.no_validation else ("train", "val")
     found = [find_subset(options, subset, masks) for subset in subsets]
     for images in found:

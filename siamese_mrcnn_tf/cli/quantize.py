@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..io.errors import InputError
 from .inputs import choose_config, open_dataset, open_keras_predictor, tell, weights_checksum
 from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least
 
@@ -45,11 +46,11 @@ def run(options: argparse.Namespace) -> None:
 
     from_files = bool(options.image and options.reference)
     if from_files == bool(options.dataset or options.annotations) or bool(options.image) != bool(options.reference):
-        raise ValueError("--image and --reference: expected both, or --dataset (or --annotations) in their place")
+        raise InputError("--image and --reference: expected both, or --dataset (or --annotations) in their place")
     require_nncf()
     config, weights = choose_config(options)
     if weights is None:
-        raise ValueError(f"--model {options.model}: there is no weight file to quantize")
+        raise InputError(f"--model {options.model}: there is no weight file to quantize")
     folder = quantized_folder(weights)
     options.runtime, options.precision = "openvino", "float32"
     predictor = open_keras_predictor(options, config, weights)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from ..config import CONFIGS, Config, load_config, parse_settings
 from ..data.reading import ReadingRules
+from ..io.errors import InputError
 from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.schedules import SCHEDULES, load_schedule, shortened
 from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
@@ -115,7 +116,7 @@ def resumed_options(options: argparse.Namespace) -> tuple[argparse.Namespace, Pa
     if options.resume is None:
         return options, None
     if options.model is not None:
-        raise ValueError(f"--model {options.model}: a run that is resumed has its own weights")
+        raise InputError(f"--model {options.model}: a run that is resumed has its own weights")
     start_keras(options)
     folder = Path(options.resume or log_dir_of(training_config(options), options.logs))
     options = options.parse(resumed_arguments(folder, options.arguments[1:]))
@@ -141,9 +142,9 @@ def initial_config(options: argparse.Namespace, weights: Path | None) -> Config:
         return read_run_config(run)
     info = identify_file(weights)
     if info.kind == "unknown":
-        raise ValueError(f"{weights}: {info.text}; {info.use(weights)}")
+        raise InputError(f"{weights}: {info.text}; {info.use(weights)}")
     if not info.fits:
-        raise ValueError(f"{weights}: {info.text}, fits none of {', '.join(CONFIGS)}. Name its --config; {info.advice}")
+        raise InputError(f"{weights}: {info.text}, fits none of {', '.join(CONFIGS)}. Name its --config; {info.advice}")
     name, changes = next(iter(info.fits.items()))
     changed = "".join(f", {key} = {value!r}" for key, value in changes.items())
     print(f"configuration: {name}{changed}, which fits {weights}", file=sys.stderr)
@@ -159,11 +160,11 @@ def training_config(options: argparse.Namespace, weights: Path | None = None) ->
     is_batch_set = config.IMAGES_PER_GPU != Config.IMAGES_PER_GPU or "IMAGES_PER_GPU" in parse_settings(options.set)
     batch = options.batch or (config.BATCH_SIZE if is_batch_set else _PAPER_BATCH)
     if batch % config.GPU_COUNT:
-        raise ValueError(f"--batch {batch}: cannot be shared evenly by {config.GPU_COUNT} devices")
+        raise InputError(f"--batch {batch}: cannot be shared evenly by {config.GPU_COUNT} devices")
     config = config.replace(IMAGES_PER_GPU=batch // config.GPU_COUNT)
     if config.IMAGES_PER_GPU % config.QUERIES_PER_IMAGE:
         unit = f"a multiple of QUERIES_PER_IMAGE = {config.QUERIES_PER_IMAGE} for each of {config.GPU_COUNT} devices"
-        raise ValueError(f"--batch {batch}: expected {unit}, got {config.IMAGES_PER_GPU}")
+        raise InputError(f"--batch {batch}: expected {unit}, got {config.IMAGES_PER_GPU}")
     if options.mixed_precision is not None:
         config = config.replace(PRECISION="bfloat16" if options.mixed_precision else "float32")
     config.validate()

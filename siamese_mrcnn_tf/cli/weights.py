@@ -7,6 +7,7 @@ downloaded, verified by the names and shapes of its weights, and its checksum is
 import argparse
 from pathlib import Path
 
+from ..io.errors import InputError
 from .inputs import find_model
 from .options import CHECKPOINTS_HELP, FILE_HELP, LOGS_HELP, RUNS_HELP, Commands, add_command
 
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     known = known_name(options.file or "")
     if options.accept:
         if known is None:
-            raise ValueError(f"--accept {options.accept}: expected the name of a known file: {', '.join(KNOWN_FILES)}")
+            raise InputError(f"--accept {options.accept}: expected the name of a known file: {', '.join(KNOWN_FILES)}")
         accept(known, options.accept)
     if options.file is None:
         print(listing(options.checkpoints))

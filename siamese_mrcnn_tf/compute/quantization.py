@@ -15,6 +15,7 @@ import numpy as np
 
 from ..config import Config
 from ..io.cache import cache_folder
+from ..io.errors import InputError
 from ..io.files import StrPath, atomic_folder, read_json, write_json
 from ..io.packages import require
 from ..weights.pretrained import bundled_weights
@@ -58,17 +59,17 @@ def find_quantized(folder: Path, weights_sha256: str, config: Config, command: s
         ValueError: there are none, they are of other weights or another network, or a file is damaged.
     """
     if not (folder / _MANIFEST).is_file():
-        raise ValueError(f"{folder}: no such folder, precision int8 needs quantized weights; {command} makes it")
+        raise InputError(f"{folder}: no such folder, precision int8 needs quantized weights; {command} makes it")
     manifest = read_json(folder / _MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise ValueError(f"{folder / _MANIFEST}: of another version of the program; {command} makes it anew")
+        raise InputError(f"{folder / _MANIFEST}: of another version of the program; {command} makes it anew")
     if manifest["weights_sha256"] != weights_sha256:
-        raise ValueError(f"{folder / _MANIFEST}: of other weights; {command} makes it anew")
+        raise InputError(f"{folder / _MANIFEST}: of other weights; {command} makes it anew")
     if manifest["network"] != network_settings(config):
-        raise ValueError(f"{folder / _MANIFEST}: of other settings of the network; {command} makes it anew")
+        raise InputError(f"{folder / _MANIFEST}: of other settings of the network; {command} makes it anew")
     paths = {name: find_part(folder / name) for name in manifest["parts"]}
     if damaged := [name for name, path in paths.items() if path is None]:
-        raise ValueError(f"{folder / damaged[0]}: missing or damaged; {command} makes it anew")
+        raise InputError(f"{folder / damaged[0]}: missing or damaged; {command} makes it anew")
     return {name: path for name, path in paths.items() if path is not None}
 
 
@@ -107,7 +108,7 @@ def quantize_parts(
     """
     nncf = require_nncf()
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _MANIFEST).is_file():
-        raise ValueError(f"{folder}: is in use, expected a new folder, or that of an earlier quantization")
+        raise InputError(f"{folder}: is in use, expected a new folder, or that of an earlier quantization")
     chosen = [name for name in PARTS if samples[name]]
     with atomic_folder(folder, replace=True) as temporary:
         for name in chosen:

@@ -13,6 +13,7 @@ import pycocotools.mask as coco_mask
 from pycocotools.coco import COCO
 
 from ..io import files
+from ..io.errors import InputError
 from .reading import ReadingRules
 from .repairs import MIN_POLYGON, Repairs, plain_polygons, repair
 
@@ -30,7 +31,7 @@ _NUMBER = (int, float)
 _RUN_CHARACTERS = 7  # of a compressed RLE for one run: more than 32 bits
 
 
-class FaultsError(ValueError):
+class FaultsError(InputError):
     """An annotation file has faults of form: `faults` as of `find_faults`."""
 
     def __init__(self, message: str, faults: dict[str, list[str]]) -> None:
@@ -101,7 +102,7 @@ def _parsed(path: files.StrPath) -> tuple[Content, list[Entry]]:
     content: Content = files.read_json(path)
     for name in _SECTIONS:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise ValueError(f"{path}: expected a COCO instances file with a list {name!r}")
+            raise InputError(f"{path}: expected a COCO instances file with a list {name!r}")
     entries = [entry for entry in content["annotations"] if isinstance(entry, dict)]
     for annotation in entries:
         annotation.setdefault("iscrowd", 0)
@@ -141,7 +142,7 @@ def annotation_rle(annotation: Entry, height: int, width: int) -> Rle:
     except (TypeError, ValueError):
         fine = False
     if not fine:
-        raise ValueError(f"annotation {annotation['id']}: a polygon has coordinates that are no pixels of an image")
+        raise InputError(f"annotation {annotation['id']}: a polygon has coordinates that are no pixels of an image")
     if polygons:
         return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
@@ -190,7 +191,7 @@ class _Section:
             values = [entry[key] for entry in self.entries]
         except (KeyError, TypeError):
             has_key = [isinstance(entry, dict) and key in entry for entry in self.entries]
-            raise ValueError(f"{self._place(has_key.index(False))}: the key {key!r} is missing") from None
+            raise InputError(f"{self._place(has_key.index(False))}: the key {key!r} is missing") from None
         expected = " or ".join(kind.__name__ for kind in types)
         fine = set(map(type, values)) <= set(types)
         self.require(key, values, lambda value: type(value) in types, expected, fine=fine)
@@ -205,7 +206,7 @@ class _Section:
             self.refuse(index, key, values[index], expected)
 
     def refuse(self, index: int, key: str, value: Any, expected: str) -> NoReturn:
-        raise ValueError(f"{self._place(index)}: {key} = {reprlib.repr(value)}, expected {expected}")
+        raise InputError(f"{self._place(index)}: {key} = {reprlib.repr(value)}, expected {expected}")
 
     def repeated(self) -> list[int]:
         """Indices of the entries whose id an earlier entry has."""

@@ -19,6 +19,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from ..io.errors import InputError, MissingPackageError
+
 ImageAndMasks = tuple[np.ndarray, np.ndarray]
 Rng = np.random.Generator
 Augmentation = Callable[[np.ndarray, np.ndarray, Rng], ImageAndMasks]
@@ -32,7 +34,7 @@ def flip_left_right(image: np.ndarray, masks: np.ndarray) -> ImageAndMasks:
 def fliplr(probability: float = 0.5) -> Augmentation:
     """Augmentation that mirrors a sample with a probability; raises ValueError if that is outside 0..1."""
     if not 0 <= probability <= 1:
-        raise ValueError(f"probability = {probability!r}: expected a number from 0 to 1")
+        raise InputError(f"probability = {probability!r}: expected a number from 0 to 1")
     return functools.partial(_flip_sometimes, probability=probability)
 
 
@@ -54,7 +56,7 @@ def imgaug_augmentation(augmenter: Any) -> Augmentation:
     """
     iaa = import_imgaug().augmenters
     if not isinstance(augmenter, iaa.Augmenter):
-        raise ValueError(f"{augmenter!r} is of type {type(augmenter).__name__}: expected an imgaug augmenter")
+        raise InputError(f"{augmenter!r} is of type {type(augmenter).__name__}: expected an imgaug augmenter")
     _check_augmenter(augmenter, may_move=True)
     return _ImgaugAugmentation(augmenter)
 
@@ -62,7 +64,7 @@ def imgaug_augmentation(augmenter: Any) -> Augmentation:
 def parse_augmentation(name: str | None) -> Augmentation | None:
     """The augmentation with a name: None for None and "none", `fliplr()` for "fliplr"; ValueError for others."""
     if name is not None and name not in _NAMED:
-        raise ValueError(f"augmentation {name!r}: expected one of {', '.join(_NAMED)}")
+        raise InputError(f"augmentation {name!r}: expected one of {', '.join(_NAMED)}")
     return None if name is None else _NAMED[name]()
 
 
@@ -77,7 +79,7 @@ def as_augmentation(value: Any) -> Augmentation | None:
     if any(kind.__module__.startswith("imgaug.") for kind in type(value).__mro__):
         return imgaug_augmentation(value)
     if not callable(value):
-        raise ValueError(f"augmentation {value!r}: expected a name, an imgaug augmenter or a callable")
+        raise InputError(f"augmentation {value!r}: expected a name, an imgaug augmenter or a callable")
     return cast(Augmentation, value)
 
 
@@ -95,7 +97,7 @@ def import_imgaug() -> Any:
                 vars(np)["sctypes"] = _SCTYPES
             imgaug = importlib.import_module("imgaug")
         except ImportError as error:
-            raise ImportError(_advice(error), name=error.name, path=error.path) from error
+            raise MissingPackageError(_advice(error), name=error.name, path=error.path) from error
         finally:
             if lacks_sctypes:
                 del vars(np)["sctypes"]
@@ -140,17 +142,17 @@ class _ImgaugAugmentation:
 
     def __call__(self, image: np.ndarray, masks: np.ndarray, rng: Rng) -> ImageAndMasks:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise ValueError(f"image is {image.dtype} {image.shape}: expected uint8 (height, width, 3)")
+            raise InputError(f"image is {image.dtype} {image.shape}: expected uint8 (height, width, 3)")
         if masks.dtype != bool or masks.ndim != 3 or masks.shape[:2] != image.shape[:2]:
             height, width = image.shape[:2]
-            raise ValueError(f"masks are {masks.dtype} {masks.shape}: expected bool ({height}, {width}, instances)")
+            raise InputError(f"masks are {masks.dtype} {masks.shape}: expected bool ({height}, {width}, instances)")
         augmenter = self._augmenter.deepcopy()  # its random state belongs to this sample and this thread
         augmenter.seed_(int(rng.integers(2**31 - 1)), deterministic_too=True)  # imgaug's range of seeds
         new_image, new_masks = _augment(augmenter, image, masks)
         if new_image.shape != image.shape or new_masks.shape != masks.shape:
             before, after = f"{image.shape} and {masks.shape}", f"{new_image.shape} and {new_masks.shape}"
             changed = f"changed the shapes of image and masks from {before} to {after}"
-            raise ValueError(f"imgaug augmenter {self._augmenter}: {changed}, expected one that keeps them")
+            raise InputError(f"imgaug augmenter {self._augmenter}: {changed}, expected one that keeps them")
         return new_image, new_masks
 
     def __getstate__(self) -> dict[str, bytes]:
@@ -203,7 +205,7 @@ def _check_augmenter(augmenter: Any, *, may_move: bool) -> None:
     elif _is_one_of(augmenter, ("Affine",)) and augmenter.fit_output:
         reason = "changes the image's size (fit_output=True)"
     if reason is not None:
-        raise ValueError(
+        raise InputError(
             f"imgaug augmenter {type(augmenter).__name__} ({augmenter.name}): {reason}; expected augmenters of colour "
             f"and {', '.join(_MOVING)} that keep the image's size, combined by {', '.join(_COMBINING)}"
         )

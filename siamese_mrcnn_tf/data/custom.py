@@ -9,6 +9,7 @@ import pycocotools.mask as coco_mask
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
+from ..io.errors import InputError, StateError
 from .annotations import coco_object
 from .dataset import Dataset, IndexedCocoDataset
 
@@ -52,7 +53,7 @@ class MaskDataset(IndexedCocoDataset):
     def __init__(self, dataset: Dataset, *, progress: bool = True) -> None:
         super().__init__()
         if dataset.num_images != len(dataset.image_info) or dataset.num_classes != len(dataset.class_info):
-            raise RuntimeError("images or classes were added since the last prepare(): call prepare() first")
+            raise StateError("images or classes were added since the last prepare(): call prepare() first")
         self._dataset = dataset
         self.set_names = [type(dataset).__name__]
         for class_id, info in enumerate(dataset.class_info[1:], start=1):
@@ -110,12 +111,12 @@ class MaskDataset(IndexedCocoDataset):
             or image.max() > 255
         ):
             found = f"{image.dtype} {image.shape}"
-            raise ValueError(
+            raise InputError(
                 f"{name}: load_image gave {found}, expected [height, width, 3] with whole numbers in 0..255"
             )
         if image.shape[:2] != (info["height"], info["width"]):
             masks = f"its masks {info['height']} x {info['width']}"
-            raise ValueError(f"{name}: the image is {image.shape[0]} x {image.shape[1]} (height x width), {masks}")
+            raise InputError(f"{name}: the image is {image.shape[0]} x {image.shape[1]} (height x width), {masks}")
         return image.astype(np.uint8, copy=False)
 
     def _checked_masks(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,8 +128,8 @@ class MaskDataset(IndexedCocoDataset):
             return np.zeros((*np.asarray(self._dataset.load_image(image_id)).shape[:2], 0), bool), class_ids.astype(int)
         if masks.ndim != 3 or masks.shape[2] != class_ids.size:
             expected = f"expected [height, width, {class_ids.size}] for its {class_ids.size} class ids"
-            raise ValueError(f"{name}: load_mask gave masks of shape {masks.shape}, {expected}")
+            raise InputError(f"{name}: load_mask gave masks of shape {masks.shape}, {expected}")
         if class_ids.dtype.kind not in "ui" or not np.isin(np.abs(class_ids), self._dataset.class_ids[1:]).all():
             classes = f"expected 1..{self._dataset.num_classes - 1}, negative for crowds"
-            raise ValueError(f"{name}: load_mask gave class ids {class_ids.tolist()}, {classes}")
+            raise InputError(f"{name}: load_mask gave class ids {class_ids.tolist()}, {classes}")
         return masks != 0, class_ids.astype(int)

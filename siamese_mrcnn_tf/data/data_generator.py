@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..config import Config
+from ..io.errors import InputError, StateError
 from ..ops.anchors import pyramid_anchors
 from ..ops.boxes import extract_bboxes
 from ..ops.image_meta import compose_image_meta
@@ -110,7 +111,7 @@ class TrainingSamples:
         purpose: str = "training",
     ) -> None:
         if seed < 0:
-            raise ValueError(f"seed = {seed}: expected 0 or more")
+            raise InputError(f"seed = {seed}: expected 0 or more")
         dataset = indexed_dataset(dataset)
         self.dataset, self.config, self.seed = dataset, config, seed
         self.augmentation, self.shuffle = augmentation, shuffle
@@ -151,7 +152,7 @@ class TrainingSamples:
             return self._make(image_id, place // len(self.image_ids), query)
         except Exception as error:  # decoders and augmenters raise anything; the message names the image
             reference = self.dataset.image_reference(image_id)
-            raise RuntimeError(f"training sample {number}, image {reference}: {error}") from error
+            raise StateError(f"training sample {number}, image {reference}: {error}") from error
 
     __call__ = __getitem__  # as in version 0.1
 
@@ -243,7 +244,7 @@ def collate(samples: Sequence[Sample], config: Config) -> dict[str, np.ndarray]:
     for index, sample in enumerate(samples):
         first = index - index % queries
         if first < index and not np.array_equal(sample.image, samples[first].image):
-            raise ValueError(
+            raise InputError(
                 f"samples {first} and {index} of a batch differ in their scene, but QUERIES_PER_IMAGE = {queries} in a "
                 "row share one: the batch begins between them, or an augmentation draws random numbers of its own"
             )
@@ -268,7 +269,7 @@ def _target_classes(samples: Sequence[Sample], config: Config) -> np.ndarray:
     class_ids = np.array([sample.class_id for sample in samples], np.int32)
     if class_ids.max() >= config.REFERENCE_CLASSES:
         expected = f"expected more than the highest class id, {class_ids.max()}"
-        raise ValueError(f"REFERENCE_CLASSES = {config.REFERENCE_CLASSES}: {expected}")
+        raise InputError(f"REFERENCE_CLASSES = {config.REFERENCE_CLASSES}: {expected}")
     return class_ids
 
 
@@ -296,7 +297,7 @@ def siamese_data_generator(
     """
     for name, value in {"random_rois": random_rois, "detection_targets": detection_targets, "diverse": diverse}.items():
         if value:
-            raise ValueError(f"{name} = {value!r}: not supported here, expected {type(value)()!r}")
+            raise InputError(f"{name} = {value!r}: not supported here, expected {type(value)()!r}")
     augmentation = as_augmentation(augmentation)
     samples = TrainingSamples(dataset, config, seed=seed, augmentation=augmentation, shuffle=shuffle)
     for first in itertools.count(step=batch_size):
@@ -358,7 +359,7 @@ def _usable_classes(dataset: IndexedCocoDataset, config: Config, purpose: str) -
     if not usable:
         classes = f"none of its {len(active)} active classes"
         crowds = f"; {dataset.crowds_advice}" if dataset.crowds_advice else ""
-        raise ValueError(f"{dataset.set_name}: {classes} has an instance that could be a reference{crowds}")
+        raise InputError(f"{dataset.set_name}: {classes} has an instance that could be a reference{crowds}")
     if unusable:
         classes = f"{len(unusable)} of {len(active)} classes"
         message = "%s, images of %s: %s have no instance that could be a reference and are left out: %s%s"
@@ -381,7 +382,7 @@ def _cut(dataset: IndexedCocoDataset, config: Config, reference: tuple[int, int]
     try:
         return cut_reference(dataset, config, *reference)
     except ValueError as error:
-        raise ValueError(f"reference from {dataset.image_reference(reference[0])}: {error}") from error
+        raise InputError(f"reference from {dataset.image_reference(reference[0])}: {error}") from error
 
 
 def _load_instances(

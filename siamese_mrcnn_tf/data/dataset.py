@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from ..io import files, intensity, orientation
+from ..io.errors import InputError, StateError
 from ..io.images import read_image
 from .annotations import Content, Entry, annotation_rle, coco_object, crowds_advice, load_annotations
 from .layouts import choose_images, drop_root_category, find_layout, other_subsets, resolve_names
@@ -55,7 +56,7 @@ class Dataset:
     def add_class(self, source: str, class_id: int, class_name: str) -> None:
         """Add the class with the id `class_id` in `source`, unless it is there."""
         if "." in source:
-            raise ValueError(f"source {source!r}: a name without a dot is expected")
+            raise InputError(f"source {source!r}: a name without a dot is expected")
         if not any((info["source"], info["id"]) == (source, class_id) for info in self.class_info):
             self.class_info.append({"source": source, "id": class_id, "name": class_name})
 
@@ -81,7 +82,7 @@ class Dataset:
     def ACTIVE_CLASSES(self, class_ids: npt.ArrayLike) -> None:
         class_ids = np.asarray(class_ids, dtype=int).reshape(-1)
         if not np.isin(class_ids, self.class_ids[1:]).all():
-            raise ValueError(f"ACTIVE_CLASSES = {class_ids.tolist()}: expected class ids in 1..{self.num_classes - 1}")
+            raise InputError(f"ACTIVE_CLASSES = {class_ids.tolist()}: expected class ids in 1..{self.num_classes - 1}")
         self._active_classes = class_ids
 
     def map_source_class_id(self, source_class_id: str) -> int:
@@ -92,7 +93,7 @@ class Dataset:
         """The id of a class in `source`."""
         info = self.class_info[class_id]
         if info["source"] != source:
-            raise ValueError(f"class {class_id} ({info['name']}) is from {info['source']!r}, not from {source!r}")
+            raise InputError(f"class {class_id} ({info['name']}) is from {info['source']!r}, not from {source!r}")
         return info["id"]
 
     def image_reference(self, image_id: int) -> str:
@@ -181,10 +182,10 @@ class CocoDataset(Dataset):
         """
         if auto_download:
             needed = f"annotations/instances_{subset}{year}.json and {subset}{year}/ into {dataset_dir}"
-            raise ValueError(f"auto_download: sets are not downloaded here; put {needed} (cocodataset.org/#download)")
+            raise InputError(f"auto_download: sets are not downloaded here; put {needed} (cocodataset.org/#download)")
         self.rules = rules or self.rules
         if (annotations is None) != (images is None):
-            raise ValueError("annotations and images: expected both, an annotation file and its image folder")
+            raise InputError("annotations and images: expected both, an annotation file and its image folder")
         if annotations is not None and images is not None:
             annotation_path, folders = Path(annotations), [Path(images)]
         else:
@@ -220,7 +221,7 @@ class CocoDataset(Dataset):
     def prepare(self, class_map: None = None) -> None:
         super().prepare()
         if len(self.image_from_source_map) < self.num_images:
-            raise ValueError(f"{self.set_name}: some images were loaded twice; a subset may be loaded once")
+            raise InputError(f"{self.set_name}: some images were loaded twice; a subset may be loaded once")
         pixels = sum((info.get("height") or 0) * (info.get("width") or 0) for info in self.image_info)
         self._decoded, self._is_small = {}, 3 * pixels <= _CACHED_BYTES
         self._warns_of_tags = self.num_images > _HEADERS_READ and self.rules.orientation == "auto"
@@ -249,7 +250,7 @@ class CocoDataset(Dataset):
         path = files.inside(info["image_dir"], name)
         if info.get("listed_as") and not path.is_file():
             listed = f"image {info['id']} is listed as {info['listed_as']!r}"
-            raise ValueError(f"{info['path']}: no such file; {listed}, and no last part of it is in the folder")
+            raise InputError(f"{info['path']}: no such file; {listed}, and no last part of it is in the folder")
         image = read_image(
             path,
             (info["height"], info["width"]),
@@ -338,7 +339,7 @@ class CocoDataset(Dataset):
             rle = annotation_rle(info["annotations"][annotation_index], info["height"], info["width"])
             return np.asarray(coco_mask.decode(rle), bool)
         except ValueError as error:
-            raise ValueError(f"{self.set_name}: {error}") from error
+            raise InputError(f"{self.set_name}: {error}") from error
 
 
 class IndexedCocoDataset(CocoDataset):
@@ -353,7 +354,7 @@ class IndexedCocoDataset(CocoDataset):
     def build_indices(self) -> None:
         """Fill `image_category_index` and `category_image_index`."""
         if self.num_images != len(self.image_info):
-            raise RuntimeError("images were added since the last prepare(): call prepare() first")
+            raise StateError("images were added since the last prepare(): call prepare() first")
         class_of = {info["id"]: class_id for class_id, info in enumerate(self.class_info) if class_id}
         found = np.zeros((self.num_images, self.num_classes), bool)
         for present, info in zip(found, self.image_info, strict=True):
@@ -364,9 +365,9 @@ class IndexedCocoDataset(CocoDataset):
     def images_of(self, class_id: int) -> np.ndarray:
         """Image ids with an instance of the class that is not a crowd: [n], ascending."""
         if not self.category_image_index:
-            raise RuntimeError("the data set has no index of its classes: call build_indices() first")
+            raise StateError("the data set has no index of its classes: call build_indices() first")
         if not 1 <= class_id < self.num_classes:
-            raise ValueError(f"class id {class_id}: {self.set_name} has classes 1..{self.num_classes - 1}")
+            raise InputError(f"class id {class_id}: {self.set_name} has classes 1..{self.num_classes - 1}")
         return self.category_image_index[class_id]
 
     def instances_of(self, image_id: int, class_id: int) -> list[int]:
@@ -381,7 +382,7 @@ def split_classes(num_classes: int, split: int) -> tuple[np.ndarray, np.ndarray]
     `split` is 1..4, or 0 for no novel classes.
     """
     if split not in range(NUM_SPLITS + 1):
-        raise ValueError(f"split {split!r}: expected 1..{NUM_SPLITS}, or 0 for all classes")
+        raise InputError(f"split {split!r}: expected 1..{NUM_SPLITS}, or 0 for all classes")
     class_ids = np.arange(1, num_classes + 1)
     is_novel = (class_ids - split) % NUM_SPLITS == 0 if split else np.zeros(num_classes, bool)
     return class_ids[~is_novel], class_ids[is_novel]
@@ -395,7 +396,7 @@ def _chosen(entries: list[Entry], key: str, ids: Iterable[int] | None, expected:
     unknown = sorted(wanted.difference(known))
     if unknown or not wanted:
         shown = textwrap.shorten(", ".join(map(str, known)), _SHOWN, placeholder=" ...")
-        raise ValueError(f"{key} = {unknown}: expected {expected}: {shown}")
+        raise InputError(f"{key} = {unknown}: expected {expected}: {shown}")
     return [index for index, coco_id in enumerate(known) if coco_id in wanted]
 
 
@@ -413,11 +414,11 @@ def _part(images: Sequence[int], subsubset: str | None, val_images: int | None, 
     if subsubset is None:
         return images
     if subsubset not in ("train", "val"):
-        raise ValueError(f"subsubset = {subsubset!r}: expected None, 'train' or 'val'")
+        raise InputError(f"subsubset = {subsubset!r}: expected None, 'train' or 'val'")
     if val_images is None:
         val_images = min(VALIDATION_IMAGES, max(len(images) // 10, 1))
     border = max(len(images) - val_images, 0)
     part = images[:border] if subsubset == "train" else images[border:]
     if val_images < 0 or not part:
-        raise ValueError(f"val_images = {val_images} leaves no images for {subsubset!r} of the {len(images)} in {path}")
+        raise InputError(f"val_images = {val_images} leaves no images for {subsubset!r} of the {len(images)} in {path}")
     return part

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..io.errors import InputError
 from ..io.files import StrPath, atomic_path
 
 _ABOUT = {"num_views": int, "name": str, "weights_sha256": str, "threshold": float}
@@ -41,11 +42,11 @@ class ReferenceEmbedding:
         vectors = np.asarray(self.vectors)
         if vectors.ndim != 3 or not vectors.size or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
             expected, got = "finite numbers [references, levels, channels]", f"{vectors.dtype} of shape {vectors.shape}"
-            raise ValueError(f"embedding: expected {expected}, got {got}")
+            raise InputError(f"embedding: expected {expected}, got {got}")
         if self.views is not None and np.shape(self.views) != vectors.shape:
-            raise ValueError(f"embedding: expected views of shape {vectors.shape}, got {np.shape(self.views)}")
+            raise InputError(f"embedding: expected views of shape {vectors.shape}, got {np.shape(self.views)}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"embedding: threshold = {self.threshold}: expected 0 to 1")
+            raise InputError(f"embedding: threshold = {self.threshold}: expected 0 to 1")
 
     @property
     def mean(self) -> np.ndarray:
@@ -78,7 +79,7 @@ class ReferenceEmbedding:
         if self.weights_sha256 is None or self.weights_sha256 == sha256:
             return
         own, other = self.weights_sha256[:_SHOWN], sha256[:_SHOWN] if sha256 else "untrained"
-        raise ValueError(
+        raise InputError(
             f"{source}: the embedding is of the weights with SHA-256 {own}..., but the weights in use are {other}"
             f"{'...' if sha256 else ''}: embeddings mean nothing to other weights. Encode the references again"
         )
@@ -104,7 +105,7 @@ class ReferenceEmbedding:
             about = {name: kind(found[name].item()) for name, kind in _ABOUT.items() if name in found}
             return cls(found["vectors"], found.get("views"), **({"num_views": None} | about))
         except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: not a saved reference embedding ({error})") from error
+            raise InputError(f"{path}: not a saved reference embedding ({error})") from error
 
 
 def _check_sizes(path: StrPath) -> None:
@@ -118,4 +119,4 @@ def _check_sizes(path: StrPath) -> None:
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(file)
             if math.prod(shape) * dtype.itemsize > _MAX_BYTES:
-                raise ValueError(f"{name}: {dtype} of shape {shape}, larger than {_MAX_BYTES} bytes")
+                raise InputError(f"{name}: {dtype} of shape {shape}, larger than {_MAX_BYTES} bytes")

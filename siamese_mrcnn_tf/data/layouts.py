@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io import files
+from ..io.errors import InputError
 from .annotations import Content, Entry
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def subset_of(name: str) -> str | None:
     return next((subset for subset in ("train", "val") if name.lower() in SUBSETS[subset]), None)
 
 
-class LayoutError(ValueError):
+class LayoutError(InputError):
     """A folder has no annotation file of a subset."""
 
 
@@ -158,7 +159,7 @@ def _require_own_files(content: Content, image_dir: Path, path: files.StrPath, c
         if first.setdefault(name, index) != index and {first[name], index} & changed.keys():
             entries = [(i, content["images"][i]["id"], changed.get(i, name)) for i in (first[name], index)]
             text = " and ".join(f"images[{i}] (id {image_id}): file_name = {n!r}" for i, image_id, n in entries)
-            raise ValueError(f"{path}: {text} are the same file {image_dir / name}")
+            raise InputError(f"{path}: {text} are the same file {image_dir / name}")
 
 
 def find_image(name: str, folder: files.StrPath) -> str | None:

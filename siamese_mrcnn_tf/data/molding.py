@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
+from ..io.errors import InputError
 from ..ops.boxes import denorm_boxes, extract_bboxes, norm_boxes
 from ..ops.image_meta import compose_image_meta
 from .resize import PAD_MULTIPLE, Resized, padding_of, resize, resize_image, resize_mask, scaled_shape
@@ -49,20 +50,20 @@ def mold_inputs(
         windows: int [n, (y1, x1, y2, x2)] of the images inside their padding, in pixels of the molded image.
     """
     if not len(images):
-        raise ValueError("images: expected at least one image, got none")
+        raise InputError("images: expected at least one image, got none")
     molded_images, image_metas, windows, no_classes = [], [], [], np.zeros(config.NUM_CLASSES)
     for index, given in enumerate(images):
         image = _checked_image(given, f"image {index}")
         if config.IMAGE_RESIZE_MODE == "none" and any(side % PAD_MULTIPLE for side in image.shape[:2]):
             needed = f"IMAGE_RESIZE_MODE = 'none' needs multiples of {PAD_MULTIPLE}"
-            raise ValueError(f"image {index}: {needed}, got {image.shape}")
+            raise InputError(f"image {index}: {needed}, got {image.shape}")
         molded, window, scale, _, _ = resize_image(image, *scene_resize_args(config), rng=rng)
         molded_images.append(mold_image(molded, config))
         image_metas.append(compose_image_meta(0, image.shape, molded.shape, window, scale, no_classes))
         windows.append(window)
     shapes = list(dict.fromkeys(molded.shape for molded in molded_images))
     if len(shapes) > 1:
-        raise ValueError(f"images mold to the shapes {shapes}; a batch needs one (IMAGE_RESIZE_MODE = 'square')")
+        raise InputError(f"images mold to the shapes {shapes}; a batch needs one (IMAGE_RESIZE_MODE = 'square')")
     return np.stack(molded_images), np.stack(image_metas), np.stack(windows)
 
 
@@ -104,7 +105,7 @@ def mold_references(crops: Sequence[npt.ArrayLike], config: Config, *, subtract_
     original's evaluation feeds them.
     """
     if not len(crops):
-        raise ValueError("references: expected at least one crop, got none")
+        raise InputError("references: expected at least one crop, got none")
     molded = np.stack([mold_reference(_checked_image(c, f"reference {i}"), config) for i, c in enumerate(crops)])
     return mold_image(molded, config) if subtract_mean else molded.astype(np.float32)
 
@@ -118,11 +119,11 @@ def reference_from_mask(image: npt.ArrayLike, mask: npt.ArrayLike, config: Confi
     """
     image, mask = _checked_image(image, "scene"), np.asarray(mask)
     if mask.shape != image.shape[:2]:
-        raise ValueError(f"mask: expected the shape of the scene {image.shape[:2]}, got {mask.shape}")
+        raise InputError(f"mask: expected the shape of the scene {image.shape[:2]}, got {mask.shape}")
     scale, shape = resized_scene_shape(image.shape, config)
     box = box_in_scene(mask, config)
     if not box[2]:
-        raise ValueError(f"mask: no pixel at the network's scale {scale:.4g} ({np.count_nonzero(mask)} before)")
+        raise InputError(f"mask: no pixel at the network's scale {scale:.4g} ({np.count_nonzero(mask)} before)")
     return mold_reference(resize(image, shape, region=box.tolist(), dtype=image.dtype), config)
 
 
@@ -130,14 +131,14 @@ def reference_from_box(image: npt.ArrayLike, box: npt.ArrayLike, config: Config)
     """As `reference_from_mask`, for a box (y1, x1, y2, x2) in pixels of `image`; fractions are allowed."""
     image, edges = _checked_image(image, "scene"), np.asarray(box, np.float64)
     if edges.shape != (4,):
-        raise ValueError(f"box: expected (y1, x1, y2, x2), got shape {edges.shape}")
+        raise InputError(f"box: expected (y1, x1, y2, x2), got shape {edges.shape}")
     y1, x1, y2, x2 = map(float, edges)
     named = f"box (y1, x1, y2, x2) = ({y1:g}, {x1:g}, {y2:g}, {x2:g})"
     size = f"image of {image.shape[0]} x {image.shape[1]} pixels (height x width)"
     if not (y1 < y2 and x1 < x2):
-        raise ValueError(f"{named} is empty: expected y1 < y2 and x1 < x2 ({size})")
+        raise InputError(f"{named} is empty: expected y1 < y2 and x1 < x2 ({size})")
     if y1 < 0 or x1 < 0 or y2 > image.shape[0] or x2 > image.shape[1]:
-        raise ValueError(f"{named} leaves the {size}")
+        raise InputError(f"{named} leaves the {size}")
     scale, shape = resized_scene_shape(image.shape, config)
     (top, _), (left, _), _ = padding_of(shape, config.IMAGE_MAX_DIM, config.IMAGE_RESIZE_MODE)
     y1, y2 = _scaled_extent(y1, y2, scale, top, shape[0])
@@ -225,9 +226,9 @@ def _checked_image(image: npt.ArrayLike, what: str) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype.kind not in "uif":
         found = f"{image.dtype} of shape {image.shape}"
-        raise ValueError(f"{what}: expected uint8 [height, width, 3] that is not empty, got {found}")
+        raise InputError(f"{what}: expected uint8 [height, width, 3] that is not empty, got {found}")
     if image.dtype != np.uint8 and not (image.min() >= 0 and image.max() <= 255):
-        raise ValueError(f"{what}: expected values in 0..255, got {image.min()} to {image.max()} ({image.dtype})")
+        raise InputError(f"{what}: expected values in 0..255, got {image.min()} to {image.max()} ({image.dtype})")
     if image.dtype.kind == "f" and 0 < image.max() <= 1:
-        raise ValueError(f"{what}: looks like 0..1 ({image.dtype} up to {image.max():g}): expected 0..255")
+        raise InputError(f"{what}: looks like 0..1 ({image.dtype} up to {image.max():g}): expected 0..255")
     return image

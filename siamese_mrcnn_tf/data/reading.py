@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from ..io.errors import InputError
+
 ORIENTATIONS = ("auto", "obey", "ignore")
 BOX_ONLY = ("rectangle", "neutral")
 CROWDS = ("neutral", "instances")
@@ -28,4 +30,4 @@ class ReadingRules:
     def __post_init__(self) -> None:
         for name, choices in (("orientation", ORIENTATIONS), ("box_only", BOX_ONLY), ("crowds", CROWDS)):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: expected one of {', '.join(choices)}")
+                raise InputError(f"{name} = {getattr(self, name)!r}: expected one of {', '.join(choices)}")

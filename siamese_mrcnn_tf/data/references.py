@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..config import Config
+from ..io.errors import InputError
 from . import molding
 from .custom import indexed_dataset
 from .dataset import Dataset, IndexedCocoDataset
@@ -14,7 +15,7 @@ from .dataset import Dataset, IndexedCocoDataset
 Rng = np.random.Generator
 
 
-class NoReferenceError(ValueError):
+class NoReferenceError(InputError):
     """A class has no instance that could be a reference."""
 
 
@@ -46,7 +47,7 @@ def draw_reference(
     dataset = indexed_dataset(dataset)
     key = [seed, run, dataset.image_info[image_id]["id"], class_id, shot]
     if any(part < 0 for part in key):
-        raise ValueError(f"(seed, run, image, class, shot) = {tuple(key)}: expected no negative number")
+        raise InputError(f"(seed, run, image, class, shot) = {tuple(key)}: expected no negative number")
     rng = np.random.default_rng([int(part) for part in key])
     return _draw_instance(dataset, class_id, rng, config, exclude=image_id if exclude_query_image else None)
 
@@ -120,7 +121,7 @@ def get_one_target(
         return_original_size: return (target, shape of the crop in the resized scene).
     """
     if augmentation is not None:
-        raise ValueError("augmentation of references is not supported here: expected None")
+        raise InputError("augmentation of references is not supported here: expected None")
     dataset, rng = indexed_dataset(dataset), np.random.default_rng() if rng is None else rng
     for _ in range(max(max_attempts, 1)):
         image_id, index = _draw_instance(dataset, category, rng, config)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import RESIZE_MODES
+from ..io.errors import InputError
 
 Padding = list[tuple[int, int]]  # [(top, bottom), (left, right), (0, 0)] in pixels
 Crop = tuple[int, int, int, int]  # (y, x, height, width) in pixels of the resized image
@@ -35,7 +36,7 @@ def resize(
     """
     array = np.asarray(array)
     if array.ndim not in (2, 3) or not array.size or min(shape[:2]) < 1:
-        raise ValueError(f"cannot resize shape {array.shape} to {tuple(shape[:2])}: an axis is missing or empty")
+        raise InputError(f"cannot resize shape {array.shape} to {tuple(shape[:2])}: an axis is missing or empty")
     y1, x1, y2, x2 = (0, 0, *shape[:2]) if region is None else region
     above, below, *row_weights = _taps(array.shape[0], shape[0], y1, y2)
     left, right, *column_weights = _taps(array.shape[1], shape[1], x1, x2)
@@ -88,7 +89,7 @@ def resize_image(
     """
     image = np.asarray(image)
     if image.ndim != 3 or not image.size:
-        raise ValueError(f"image: expected [height, width, channels] that is not empty, got shape {image.shape}")
+        raise InputError(f"image: expected [height, width, channels] that is not empty, got shape {image.shape}")
     _check_resize_args(min_dim, max_dim, mode, rng)
     scale, shape = scaled_shape(image.shape, min_dim, max_dim, min_scale, mode)
     if shape != image.shape[:2]:
@@ -178,14 +179,14 @@ def _nearest(size: int, new_size: int) -> np.ndarray:
 
 def _check_resize_args(min_dim: int | None, max_dim: int | None, mode: str, rng: np.random.Generator | None) -> None:
     if mode not in RESIZE_MODES:
-        raise ValueError(f"mode = {mode!r}: expected one of {', '.join(RESIZE_MODES)}")
+        raise InputError(f"mode = {mode!r}: expected one of {', '.join(RESIZE_MODES)}")
     for name, value, needing in (("max_dim", max_dim, "square"), ("min_dim", min_dim, "crop")):
         if mode == needing and not value:
-            raise ValueError(f"{name} = {value!r}: mode {mode!r} needs its side in pixels")
+            raise InputError(f"{name} = {value!r}: mode {mode!r} needs its side in pixels")
     if mode == "pad64" and (not min_dim or min_dim % PAD_MULTIPLE):
-        raise ValueError(f"min_dim = {min_dim!r}: mode 'pad64' needs a multiple of {PAD_MULTIPLE}")
+        raise InputError(f"min_dim = {min_dim!r}: mode 'pad64' needs a multiple of {PAD_MULTIPLE}")
     if mode == "crop" and rng is None:
-        raise ValueError("rng = None: IMAGE_RESIZE_MODE = 'crop' is random, it needs a numpy.random.Generator as rng")
+        raise InputError("rng = None: IMAGE_RESIZE_MODE = 'crop' is random, it needs a numpy.random.Generator as rng")
 
 
 def scaled_shape(
@@ -217,9 +218,9 @@ def _boxes_of_masks(bbox: npt.ArrayLike, count: int, image_shape: Sequence[int])
     """Boxes as a list of ints, once there are `count` of them, each with area and inside the image."""
     boxes, (height, width) = np.asarray(bbox).astype(int), image_shape[:2]
     if boxes.shape != (count, 4):
-        raise ValueError(f"bbox: expected one (y1, x1, y2, x2) for each of {count} masks, got shape {boxes.shape}")
+        raise InputError(f"bbox: expected one (y1, x1, y2, x2) for each of {count} masks, got shape {boxes.shape}")
     corners: list[list[int]] = boxes.tolist()
     for index, (y1, x1, y2, x2) in enumerate(corners):
         if not (0 <= y1 < y2 <= height and 0 <= x1 < x2 <= width):
-            raise ValueError(f"bbox[{index}] = {(y1, x1, y2, x2)}: no box inside {height} x {width} pixels")
+            raise InputError(f"bbox[{index}] = {(y1, x1, y2, x2)}: no box inside {height} x {width} pixels")
     return corners

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from ..data.annotations import annotation_rle
+from ..io.errors import InputError
 from ..ops.boxes import match_greedily
 from .coco_scores import IOU_TYPES, Result, checked_detection, known_ids
 from .intervals import mean_and_ci
@@ -103,7 +104,7 @@ def analyse(
         by_numbers.append({kind: by_number(found, bins) for kind, found in queries.items()})
         confusions.append({kind: confusion(found, category_ids) for kind, found in queries.items()})
     if not by_numbers:
-        raise ValueError("runs: expected the results of one run or more, got none")
+        raise InputError("runs: expected the results of one run or more, got none")
     return {
         "category_names": {str(category): coco.cats[category]["name"] for category in category_ids},
         "num_instances": {str(category): counts[category] for category in category_ids},
@@ -127,7 +128,7 @@ def match_queries(
         ValueError: an id that is not in `coco`, or an invalid result.
     """
     if iou_type not in IOU_TYPES:
-        raise ValueError(f"iou_type = {iou_type!r}: expected one of {', '.join(IOU_TYPES)}")
+        raise InputError(f"iou_type = {iou_type!r}: expected one of {', '.join(IOU_TYPES)}")
     image_ids, category_ids = known_ids(image_ids, coco.imgs, "image"), known_ids(category_ids, coco.cats, "category")
     shape, wanted = "bbox" if iou_type == "bbox" else "segmentation", set(category_ids)
     detections = defaultdict(list)  # (image id, category id) -> [(score, box or mask)]
@@ -326,7 +327,7 @@ def _count_instances(coco: COCO, image_ids: Collection[int], category_ids: Itera
             if annotation["category_id"] in counts and not annotation.get("iscrowd"):
                 counts[annotation["category_id"]] += 1
     if not any(counts.values()):
-        raise ValueError(f"no ground truth: none of {len(image_ids)} images has an instance of these categories")
+        raise InputError(f"no ground truth: none of {len(image_ids)} images has an instance of these categories")
     for number, what in ((0, "no instance in the images, so no score"), (1, "one instance, so the score says little")):
         names = [coco.cats[category]["name"] for category, count in counts.items() if count == number]
         if names:

@@ -17,6 +17,7 @@ from ..config import Config
 from ..data.custom import indexed_dataset
 from ..data.dataset import Dataset, IndexedCocoDataset
 from ..data.references import cut_reference, draw_reference, has_reference
+from ..io.errors import InputError
 from ..ops import similarity
 from ..ops.similarity import Verification
 from ..predictor import EncodedScenes, ReferenceEmbedding, SiamesePredictor
@@ -76,11 +77,11 @@ class CalibrationSettings:
         require_counts(limit=self.limit, runs=self.runs, references=self.references)
         EvaluationSettings(absent=self.absent)
         if self.limit == 1:
-            raise ValueError("limit = 1: expected 2 or more, half of the images are held out")
+            raise InputError("limit = 1: expected 2 or more, half of the images are held out")
         if self.views not in similarity.VIEWS:
-            raise ValueError(f"views = {self.views}: expected one of {', '.join(map(str, similarity.VIEWS))}")
+            raise InputError(f"views = {self.views}: expected one of {', '.join(map(str, similarity.VIEWS))}")
         if self.false_alarms is not None and not 0 <= self.false_alarms < 1:
-            raise ValueError(f"false_alarms = {self.false_alarms}: expected a share from 0 to below 1")
+            raise InputError(f"false_alarms = {self.false_alarms}: expected a share from 0 to below 1")
 
     @property
     def rule(self) -> str:
@@ -175,7 +176,7 @@ def reference_embeddings(
         crops = [cut_reference(dataset, predictor.config, *reference) for reference in drawn]
         vectors.append(predictor.encode_views(crops, settings.views))
     if not vectors:
-        raise ValueError(f"{dataset.set_name}: none of the categories {list(class_ids)} has a usable reference")
+        raise InputError(f"{dataset.set_name}: none of the categories {list(class_ids)} has a usable reference")
     return np.concatenate(vectors)
 
 
@@ -200,7 +201,7 @@ def queries_to_ask(
     present = [query for query in queries_of(dataset, class_ids) if query[0] in set(image_ids)]
     asked = with_absent(dataset, present, settings.absent, config=config, **chosen)
     if len(asked) < _HALVES:
-        raise ValueError(f"{dataset.set_name}: {len(asked)} images to search, expected 2 or more")
+        raise InputError(f"{dataset.set_name}: {len(asked)} images to search, expected 2 or more")
     return asked
 
 
@@ -309,7 +310,7 @@ def choose_threshold(
     ranked = [query.outcomes(one) for query, one in zip(queries, scores, strict=True)]
     every, outcomes = (_joined([one[part] for one in ranked]) for part in (0, 1))
     if not every.size:
-        raise ValueError("nothing was found: there are no scores to choose a threshold from")
+        raise InputError("nothing was found: there are no scores to choose a threshold from")
     if false_alarms is None:
         counted = outcomes != IGNORED
         values, is_right = every[counted], outcomes[counted] == TRUE_POSITIVE
@@ -323,7 +324,7 @@ def choose_threshold(
         absent = [one.max(initial=0.0) for query, one in zip(queries, scores, strict=True) if not query.num_instances]
         silent = silent_above(absent, false_alarms)
         if silent is None:
-            raise ValueError(f"false alarms {false_alarms:g}: no image was searched for a category that is not in it")
+            raise InputError(f"false alarms {false_alarms:g}: no image was searched for a category that is not in it")
         lowest = float(every[every > silent].min(initial=1.0))
     return (lowest + float(every[every < lowest].max(initial=0.0))) / 2
 

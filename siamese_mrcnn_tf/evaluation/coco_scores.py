@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data.annotations import annotation_rle, coco_object, is_rle
+from ..io.errors import InputError
 from .intervals import mean_and_ci, mean_text
 
 if TYPE_CHECKING:
@@ -200,10 +201,10 @@ def results_of(
     """
     rois, scores = np.asarray(rois, float).reshape(-1, 4), np.asarray(scores, float).reshape(-1)
     if area not in AREAS:
-        raise ValueError(f"area = {area!r}: expected one of {', '.join(AREAS)}")
+        raise InputError(f"area = {area!r}: expected one of {', '.join(AREAS)}")
     counts = [len(rois), len(scores)] + ([] if masks is None else [masks.shape[-1]])
     if len(set(counts)) > 1:
-        raise ValueError(f"image {coco_image_id}: rois, scores and masks differ in number: {counts}")
+        raise InputError(f"image {coco_image_id}: rois, scores and masks differ in number: {counts}")
     rles = [None] * len(rois) if masks is None else coco_mask.encode(np.asfortranarray(masks, np.uint8))
     results = []
     for (y1, x1, y2, x2), confidence, rle in zip(rois.tolist(), scores.tolist(), rles, strict=True):
@@ -247,7 +248,7 @@ def coco_evaluation(
 ) -> COCOeval:
     """An accumulated COCOeval of results, categories in order of id; arguments and errors as of `score`."""
     if iou_type not in IOU_TYPES:
-        raise ValueError(f"iou_type = {iou_type!r}: expected one of {', '.join(IOU_TYPES)}")
+        raise InputError(f"iou_type = {iou_type!r}: expected one of {', '.join(IOU_TYPES)}")
     image_ids, category_ids = known_ids(image_ids, coco.imgs, "image"), known_ids(category_ids, coco.cats, "category")
     images, categories = set(image_ids), set(category_ids)
     detections = [checked_detection(result, index, coco, iou_type) for index, result in enumerate(results)]
@@ -324,7 +325,7 @@ def known_ids(ids: Iterable[int], known: Collection[int], what: str) -> list[int
     ids = sorted({int(i) for i in ids})
     unknown = [i for i in ids if i not in known]
     if unknown:
-        raise ValueError(f"{what} ids {unknown[:5]} are not in the annotation file")
+        raise InputError(f"{what} ids {unknown[:5]} are not in the annotation file")
     return ids
 
 
@@ -340,7 +341,7 @@ def _ground_truth(coco: COCO, image_ids: set[int], category_ids: set[int], iou_t
                     truth[-1]["segmentation"] = annotation_rle(annotation, image["height"], image["width"])
     if all(annotation.get("iscrowd") for annotation in truth):
         what = f"none of {len(image_ids)} images has an instance of the categories {sorted(category_ids)}"
-        raise ValueError(f"no ground truth: {what}")
+        raise InputError(f"no ground truth: {what}")
     return truth
 
 
@@ -349,23 +350,23 @@ def checked_detection(result: Result, index: int, coco: COCO, iou_type: str) -> 
     needed = ("image_id", "category_id", "score", "segmentation" if iou_type == "segm" else "bbox")
     missing = [key for key in needed if key not in result]
     if missing:
-        raise ValueError(f"result {index}: the key {missing[0]!r} is missing")
+        raise InputError(f"result {index}: the key {missing[0]!r} is missing")
     image = coco.imgs.get(result["image_id"])
     if image is None:
         what = f"image_id = {result['image_id']!r} is not in the annotation file"
-        raise ValueError(f"result {index}: {what}; are these the results of another set?")
+        raise InputError(f"result {index}: {what}; are these the results of another set?")
     if not _are_numbers([result["score"]]):
-        raise ValueError(f"result {index}: score = {result['score']!r}, expected a number")
+        raise InputError(f"result {index}: score = {result['score']!r}, expected a number")
     detection = {key: result[key] for key in needed} | {"iscrowd": 0}
     if iou_type == "bbox":
         box = result["bbox"]
         if len(box) != 4 or not _are_numbers(box):
-            raise ValueError(f"result {index}: bbox = {box!r}, expected [x, y, width, height] in pixels")
+            raise InputError(f"result {index}: bbox = {box!r}, expected [x, y, width, height] in pixels")
         return detection | {"area": box[2] * box[3]}
     rle = result["segmentation"]
     if not isinstance(rle, dict) or not is_rle(rle, (image["height"], image["width"])):
         size = f"{image['height']} x {image['width']}"
-        raise ValueError(f"result {index}: segmentation is no RLE of the size of image {image['id']} ({size})")
+        raise InputError(f"result {index}: segmentation is no RLE of the size of image {image['id']} ({size})")
     if isinstance(rle["counts"], list):
         detection["segmentation"] = rle = coco_mask.frPyObjects(rle, image["height"], image["width"])
     return detection | {"area": result.get("area", float(coco_mask.area(rle)))}

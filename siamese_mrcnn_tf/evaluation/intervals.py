@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..io.errors import InputError
+
 Z_95 = 1.96  # standard errors to either side that hold 95% of a normal distribution
 
 MeanAndInterval = tuple[float | None, float | None]
@@ -37,7 +39,7 @@ def mean_over_splits(values: Sequence[Sequence[float | None]], *, signed: bool =
         ValueError: the splits differ in their number of runs.
     """
     if len({len(runs) for runs in values}) > 1:
-        raise ValueError(f"the splits differ in their number of runs: {[len(runs) for runs in values]}")
+        raise InputError(f"the splits differ in their number of runs: {[len(runs) for runs in values]}")
     means = [mean_and_ci(run, signed=signed)[0] for run in zip(*values, strict=True)]
     return mean_and_ci(means, signed=signed)
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..data.custom import indexed_dataset
 from ..data.dataset import Dataset, IndexedCocoDataset
 from ..data.references import get_one_target
+from ..io.errors import InputError, StateError
 from .coco_scores import IOU_TYPES, Result, coco_evaluation, coco_stats, results_of
 from .queries import queries_of
 
@@ -110,7 +111,7 @@ def _search(
                 found: Any = model.detect([targets], [image], random_detections=random_detections, rng=rng)[0]
             except Exception as error:  # whatever the backend raises, a failed query must not go unnoticed
                 where = f"{dataset.image_reference(image_id)}, category {dataset.class_names[class_id]!r}"
-                raise RuntimeError(f"{where}: the query failed ({error})") from error
+                raise StateError(f"{where}: the query failed ({error})") from error
             seconds += time.perf_counter() - start
             masks = found["masks"] if model.config.MODEL == "mrcnn" else None
             ids = dataset.image_info[image_id]["id"], dataset.class_info[class_id]["id"]
@@ -121,8 +122,8 @@ def _search(
 def _check(eval_types: list[str], dataset_type: str, class_index: np.ndarray | None, num_categories: int) -> None:
     unknown = [name for name in eval_types if name not in IOU_TYPES]
     if unknown or not eval_types:
-        raise ValueError(f"eval_type = {eval_types}: expected {' or '.join(IOU_TYPES)}, or a list of both")
+        raise InputError(f"eval_type = {eval_types}: expected {' or '.join(IOU_TYPES)}, or a list of both")
     if dataset_type != "coco":
-        raise ValueError(f"dataset_type = {dataset_type!r}: expected 'coco'")
+        raise InputError(f"dataset_type = {dataset_type!r}: expected 'coco'")
     if class_index is not None and not ((class_index >= 0) & (class_index < num_categories)).all():
-        raise ValueError(f"class_index = {class_index.tolist()}: expected numbers in 0..{num_categories - 1}")
+        raise InputError(f"class_index = {class_index.tolist()}: expected numbers in 0..{num_categories - 1}")

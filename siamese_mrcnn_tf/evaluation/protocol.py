@@ -24,6 +24,7 @@ from ..data.custom import ground_truth, indexed_dataset
 from ..data.dataset import Dataset, IndexedCocoDataset, split_classes
 from ..data.reading import ReadingRules
 from ..io import files
+from ..io.errors import InputError
 from ..predictor import SiamesePredictor
 from .analysis import ANALYSIS_FILE, analyse
 from .coco_scores import SCORES_FILE, EvaluationScores, results_of, score_records
@@ -100,9 +101,9 @@ def evaluate(
     require_counts(batch=batch, workers=workers)
     index, count = shard
     if not 1 <= index <= count:
-        raise ValueError(f"shard = {index}/{count}: expected i/n with i in 1..n")
+        raise InputError(f"shard = {index}/{count}: expected i/n with i in 1..n")
     if count > 1 and folder is None:
-        raise ValueError(f"shard = {index}/{count}: a part needs a folder, from which merge takes it")
+        raise InputError(f"shard = {index}/{count}: a part needs a folder, from which merge takes it")
     asked: Any = detector if hasattr(detector, "search") else OneShotDetector(detector, batch=batch)
     queries, draw = _queries_and_sampler(settings, asked, dataset, sampler)
     described = {"model": asked.name, **settings.to_dict(), "references": "given" if sampler else "drawn"}
@@ -175,7 +176,7 @@ def merge(
 def _require_absent(settings: Settings, threshold: float | None, folder: Folder) -> None:
     """Refuse a threshold for an evaluation without absent categories."""
     if threshold is not None and "absent" not in settings:
-        raise ValueError(f"{folder}: threshold = {threshold}: no absent category was searched there, it has no use")
+        raise InputError(f"{folder}: threshold = {threshold}: no absent category was searched there, it has no use")
 
 
 def _queries_and_sampler(
@@ -184,15 +185,15 @@ def _queries_and_sampler(
     queries = queries_of(dataset, settings.class_ids)
     if settings.control is not None:
         if sampler is not None:
-            raise ValueError(f"control = {settings.control!r}: draws its own references, expected no sampler")
+            raise InputError(f"control = {settings.control!r}: draws its own references, expected no sampler")
         if not detector.needs_references:
-            raise ValueError(f"control = {settings.control!r}: {detector.name} takes no references")
+            raise InputError(f"control = {settings.control!r}: {detector.name} takes no references")
         mismatched = MismatchedReferenceSampler(dataset, detector.config, seed=settings.seed, control=settings.control)
         queries, sampler = mismatched.possible(queries), mismatched
     every, queries = queries, queries[: settings.limit]
     if not queries:
         crowds = f"; {dataset.crowds_advice}" if dataset.crowds_advice else ""
-        raise ValueError(f"{dataset.set_name}: no image has an instance of the categories to evaluate{crowds}")
+        raise InputError(f"{dataset.set_name}: no image has an instance of the categories to evaluate{crowds}")
     if sampler is None:
         exclude = settings.exclude_query_image
         sampler = RandomReferenceSampler(dataset, detector.config, seed=settings.seed, exclude_query_image=exclude)
@@ -208,7 +209,7 @@ def _queries_and_sampler(
         info = dataset.image_info[image_id]
         if info["path"] and not os.path.isfile(info["path"]):
             listed = f" as {info['listed_as']!r}" if info.get("listed_as") else ""
-            raise ValueError(f"{info['path']}: no such image, though the annotation file lists it{listed}")
+            raise InputError(f"{info['path']}: no such image, though the annotation file lists it{listed}")
     return queries, sampler
 
 
@@ -257,7 +258,7 @@ class _Recorder:
         references = self.sampler(image_id, class_id, run, shots)
         if len(references) != shots:
             where = f"image {self._coco_id(image_id)}, class {class_id}, run {run}"
-            raise ValueError(f"sampler: expected {shots} references for {where}, got {len(references)}")
+            raise InputError(f"sampler: expected {shots} references for {where}, got {len(references)}")
         return tuple((int(each[0]), int(each[1])) if np.ndim(each) == 1 else each for each in references)
 
     def _entry(self, image_id: int, query: Query, found: Detections) -> dict[str, Any]:
@@ -343,7 +344,7 @@ def _require_set_of(settings: Settings, coco: COCO, folder: Path) -> None:
         unknown = [i for i in ids if i not in known]
         if unknown:
             lacking = f"lacks {len(unknown)} of its {len(ids)} {what} ids, the first is {unknown[0]}"
-            raise ValueError(f"{folder}: is of another set ({settings['set']}); the annotation file {lacking}")
+            raise InputError(f"{folder}: is of another set ({settings['set']}); the annotation file {lacking}")
 
 
 def _require_queries_of(record: Record, settings: Settings, dataset: IndexedCocoDataset | None, folder: Path) -> None:
@@ -355,23 +356,23 @@ def _require_queries_of(record: Record, settings: Settings, dataset: IndexedCoco
     present, absent = (sorted({category for _, category in asked[one]}) for one in (False, True))
     unknown = {*present, *absent} - evaluated
     if unknown:
-        raise ValueError(f"{folder}: image {coco_id} was searched for category {min(unknown)}, which its settings lack")
+        raise InputError(f"{folder}: image {coco_id} was searched for category {min(unknown)}, which its settings lack")
     wrong: set[int] = set()
     if dataset is not None:
         image_id = dataset.image_from_source_map.get(f"{dataset.image_info[0]['source']}.{coco_id}")
         if image_id is None:
-            raise ValueError(f"{dataset.set_name}: image {coco_id} of the records is not in this set")
+            raise InputError(f"{dataset.set_name}: image {coco_id} of the records is not in this set")
         present = sorted(evaluated & {dataset.class_info[one]["id"] for one in classes_in(dataset, image_id)})
         wrong = set(absent) & {entry["category_id"] for entry in dataset.image_info[image_id]["annotations"]}
     if sorted(asked[False]) != list(itertools.product(range(settings["runs"]), present)):
-        raise ValueError(
+        raise InputError(
             f"{folder}: image {coco_id} was searched for other categories than are in it, or not in all "
             f"{settings['runs']} runs; expected {present} in each"
         )
     asked_absent = settings.get("absent", 0)
     limit = len(evaluated) if asked_absent == "all" else int(asked_absent)
     if wrong or len(absent) > limit or sorted(asked[True]) != list(itertools.product(range(settings["runs"]), absent)):
-        raise ValueError(
+        raise InputError(
             f"{folder}: image {coco_id} was searched for absent categories {absent}, expected at most {limit} that are "
             f"not in it, in all {settings['runs']} runs"
         )

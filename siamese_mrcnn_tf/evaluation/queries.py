@@ -11,6 +11,7 @@ import numpy as np
 from ..config import Config
 from ..data.dataset import IndexedCocoDataset
 from ..data.references import absent_classes, cut_reference, has_reference
+from ..io.errors import InputError, StateError
 from ..ops.boxes import extract_bboxes
 from ..predictor import ReferenceEmbedding, SiamesePredictor
 from .references import Queries, Reference, classes_in
@@ -99,7 +100,7 @@ def _known_classes(dataset: IndexedCocoDataset, class_ids: Iterable[int] | None)
     unknown = sorted(wanted - set(dataset.class_ids[1:].tolist()))
     if unknown:
         last = dataset.num_classes - 1
-        raise ValueError(f"class_ids: {unknown} are not in {dataset.set_name}, whose classes are 1..{last}")
+        raise InputError(f"class_ids: {unknown} are not in {dataset.set_name}, whose classes are 1..{last}")
     return wanted
 
 
@@ -140,7 +141,7 @@ class OneShotDetector:
             except Exception as error:  # whatever the backend raises, a failed query must not go unnoticed
                 names = ", ".join(repr(dataset.class_names[query.class_id]) for query in part)
                 where = f"{dataset.image_reference(image_id)}, category {names}"
-                raise RuntimeError(f"{where}: the query failed ({error})") from error
+                raise StateError(f"{where}: the query failed ({error})") from error
         return found
 
     def _joint_embedding(self, dataset: IndexedCocoDataset, references: Sequence[Reference]) -> ReferenceEmbedding:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..io import files
+from ..io.errors import InputError
 from .settings import SETTINGS_FILE, read_settings, require_same
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,9 @@ class RecordWriter:
             require_same(settings, read_settings(folder), folder)
             for other in record_files(folder):
                 if other.name.partition("-of-")[2] != self._path.name.partition("-of-")[2]:
-                    raise ValueError(f"{folder}: holds {other.name}; {self._path.name} does not go with it")
+                    raise InputError(f"{folder}: holds {other.name}; {self._path.name} does not go with it")
         if self._path.exists() and not resume:
-            raise ValueError(f"{self._path}: is there already; resume that evaluation, or choose another folder")
+            raise InputError(f"{self._path}: is there already; resume that evaluation, or choose another folder")
         header = {"fingerprint": settings["fingerprint"], "shard": list(shard)}
         places, end = _read_places(self._path, header) if self._path.exists() else ({}, 0)
         self.done = set(places)
@@ -94,7 +95,7 @@ def merge_records(folders: Sequence[Folder], folder: Folder) -> None:
     records.require_complete()
     target = files.writable_folder(folder)
     if (target / SETTINGS_FILE).exists():
-        raise ValueError(f"{target}: holds an evaluation already, choose another folder for the joined one")
+        raise InputError(f"{target}: holds an evaluation already, choose another folder for the joined one")
     with files.atomic_path(target / records_name((1, 1))) as temporary, open(temporary, "wb") as file:
         file.write(_line({"fingerprint": records.settings["fingerprint"], "shard": [1, 1]}))
         file.writelines(_line(record) for record in records)
@@ -168,7 +169,7 @@ class Records:
         if missing:
             what = f"{len(missing)} of {len(self.settings['images'])} images are missing in the records"
             why = "the evaluation was stopped, a file was cut short, or a part is missing; resume it, or add the part"
-            raise ValueError(f"{what}, the first is {missing[0]}: {why}")
+            raise InputError(f"{what}, the first is {missing[0]}: {why}")
 
 
 def record_files(folder: Folder) -> list[Path]:
@@ -183,7 +184,7 @@ def read_records(*folders: Folder) -> Records:
         ValueError: no evaluation, parts of different evaluations, an image twice, or a line that is not a record.
     """
     if not folders:
-        raise ValueError("expected at least one folder of an evaluation")
+        raise InputError("expected at least one folder of an evaluation")
     settings = read_settings(folders[0])
     places: dict[int, tuple[Path, int]] = {}
     for folder in folders:
@@ -192,12 +193,12 @@ def read_records(*folders: Folder) -> Records:
             for image_id, offset in _read_places(path, {"fingerprint": settings["fingerprint"]})[0].items():
                 if image_id in places:
                     other = places[image_id][0]
-                    raise ValueError(f"{path}: image {image_id} is in {other} too; parts must not overlap")
+                    raise InputError(f"{path}: image {image_id} is in {other} too; parts must not overlap")
                 places[image_id] = (path, offset)
     unknown = set(places) - set(settings["images"])
     if unknown:
         path = places[min(unknown)][0]
-        raise ValueError(f"{path}: image {min(unknown)} is not among the images of {SETTINGS_FILE}")
+        raise InputError(f"{path}: image {min(unknown)} is not among the images of {SETTINGS_FILE}")
     return Records(settings, places)
 
 
@@ -214,20 +215,20 @@ def _read_places(path: Path, header: dict[str, Any]) -> tuple[dict[int, int], in
                 content = json.loads(line)
                 image_id = None if number == 1 else _image_id(content)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ValueError(f"{path}, line {number}: not a record of an evaluation ({error!r})") from error
+                raise InputError(f"{path}, line {number}: not a record of an evaluation ({error!r})") from error
             if image_id is None:
                 _require_header(content, header, path)
             elif places.setdefault(image_id, end) != end:
-                raise ValueError(f"{path}, line {number}: image {image_id} was recorded before")
+                raise InputError(f"{path}, line {number}: image {image_id} was recorded before")
             end += len(line)
     return places, end
 
 
 def _require_header(content: Any, header: dict[str, Any], path: Path) -> None:
     if not isinstance(content, dict) or "fingerprint" not in content:
-        raise ValueError(f"{path}, line 1: not the beginning of the records of an evaluation")
+        raise InputError(f"{path}, line 1: not the beginning of the records of an evaluation")
     if any(content.get(key) != value for key, value in header.items()):
-        raise ValueError(f"{path}: holds records of an evaluation with other settings than {SETTINGS_FILE} beside it")
+        raise InputError(f"{path}: holds records of an evaluation with other settings than {SETTINGS_FILE} beside it")
 
 
 def _image_id(record: Any) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from ..config import Config
 from ..data.dataset import IndexedCocoDataset
 from ..data.references import NoReferenceError, absent_classes, draw_reference, has_reference
+from ..io.errors import InputError, StateError
 
 Reference = tuple[int, int] | np.ndarray
 Sampler = Callable[[int, int, int, int], Sequence[Reference]]
@@ -22,7 +23,7 @@ CONTROLS = ("present", "absent")
 def classes_in(dataset: IndexedCocoDataset, image_id: int) -> list[int]:
     """Class ids with an instance in an image that is not a crowd; RuntimeError if `dataset` has no indices."""
     if dataset.image_category_index is None:
-        raise RuntimeError("the data set has no indices: call build_indices() first")
+        raise StateError("the data set has no indices: call build_indices() first")
     return [int(class_id) for class_id in dataset.image_category_index[image_id]]
 
 
@@ -71,7 +72,7 @@ class MismatchedReferenceSampler:
 
     def __init__(self, dataset: IndexedCocoDataset, config: Config, *, seed: int, control: str) -> None:
         if control not in CONTROLS:
-            raise ValueError(f"control = {control!r}: expected one of {', '.join(CONTROLS)}")
+            raise InputError(f"control = {control!r}: expected one of {', '.join(CONTROLS)}")
         self._dataset, self._config, self._seed, self._control = dataset, config, seed, control
         self._usable = [one for one in map(int, dataset.class_ids[1:]) if has_reference(dataset, one, config)]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..config import Config, without_new_defaults
 from ..io import files
+from ..io.errors import InputError
 from .coco_scores import AREAS
 from .references import CONTROLS
 
@@ -66,17 +67,17 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         require_counts(shots=self.shots, runs=self.runs, limit=self.limit)
         if self.area not in AREAS:
-            raise ValueError(f"area = {self.area!r}: expected one of {', '.join(AREAS)}")
+            raise InputError(f"area = {self.area!r}: expected one of {', '.join(AREAS)}")
         if self.control is not None and self.control not in CONTROLS:
-            raise ValueError(f"control = {self.control!r}: expected one of {', '.join(CONTROLS)}")
+            raise InputError(f"control = {self.control!r}: expected one of {', '.join(CONTROLS)}")
         if self.control is not None and self.exclude_query_image:
-            raise ValueError(f"control = {self.control!r}: draws its own references, expected no exclude_query_image")
+            raise InputError(f"control = {self.control!r}: draws its own references, expected no exclude_query_image")
         if isinstance(self.absent, str) and self.absent != "all":
-            raise ValueError(f"absent = {self.absent!r}: expected 'all' or a whole number of 1 or more")
+            raise InputError(f"absent = {self.absent!r}: expected 'all' or a whole number of 1 or more")
         if not isinstance(self.absent, str):
             require_counts(absent=self.absent)
         if self.absent is not None and self.control is not None:
-            raise ValueError(f"absent = {self.absent!r}: does not go with control = {self.control!r}")
+            raise InputError(f"absent = {self.absent!r}: does not go with control = {self.control!r}")
         require_threshold(self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,13 +95,13 @@ def require_counts(**values: int | None) -> None:
     """Raise ValueError unless all values are whole numbers of 1 or more, or None."""
     for name, value in values.items():
         if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} = {value!r}: expected a whole number of 1 or more")
+            raise InputError(f"{name} = {value!r}: expected a whole number of 1 or more")
 
 
 def require_threshold(value: float) -> None:
     """Raise ValueError unless a threshold of scores is above 0 and at most 1: no query has a score of 0 or less."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value <= 1:
-        raise ValueError(f"threshold = {value!r}: expected a number above 0 and at most 1")
+        raise InputError(f"threshold = {value!r}: expected a number above 0 and at most 1")
 
 
 def complete_settings(settings: dict[str, Any], *, weights: str | os.PathLike | None = None) -> dict[str, Any]:
@@ -140,12 +141,12 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
     """The content of settings.json in `folder`; ValueError if there is none, or it was changed."""
     path = Path(folder) / SETTINGS_FILE
     if not path.is_file():
-        raise ValueError(f"{folder}: no evaluation there, expected {SETTINGS_FILE} and its records")
+        raise InputError(f"{folder}: no evaluation there, expected {SETTINGS_FILE} and its records")
     settings = files.read_json(path)
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
-        raise ValueError(f"{path}: not the settings of an evaluation that this version of the program writes")
+        raise InputError(f"{path}: not the settings of an evaluation that this version of the program writes")
     if settings.get("fingerprint") != fingerprint(settings):
-        raise ValueError(f"{path}: was changed after the evaluation, its fingerprint does not match")
+        raise InputError(f"{path}: was changed after the evaluation, its fingerprint does not match")
     return settings
 
 
@@ -155,7 +156,7 @@ def require_same(settings: dict[str, Any], other: dict[str, Any], folder: str | 
     names = [name for name in here | there if here.get(name) != there.get(name)]
     if names:
         changes = [_difference(name, there.get(name), here.get(name)) for name in names]
-        raise ValueError(f"{folder}: holds an evaluation with other settings: {'; '.join(changes)}")
+        raise InputError(f"{folder}: holds an evaluation with other settings: {'; '.join(changes)}")
     if settings["versions"] != other["versions"]:
         logger.warning("%s: was made with other versions, digits may differ: %s", folder, other["versions"])
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..base_predictor import Arrays, BasePredictor
 from ..data import molding
+from ..io.errors import InputError
 
 MAX_BOX, MAX_SCORE, MAX_MASK = 1.0, 1e-3, 1e-2  # pixels of the molded image, score, probability of a mask's pixel
 _NOTHING = 0.05  # scores below this are no find
@@ -76,7 +77,7 @@ def make_case(predictor: BasePredictor, image: np.ndarray, references: Sequence[
     best = float(expected["mrcnn_detection"][0, :, 5].max())
     if best < _NOTHING:
         fix = "name an --image and a --reference that shows an object in it"
-        raise ValueError(f"nothing is found in the scene (best score {best:.2g}), which proves nothing; {fix}")
+        raise InputError(f"nothing is found in the scene (best score {best:.2g}), which proves nothing; {fix}")
     subtract = config.MOLD_TARGETS_AT_INFERENCE
     inputs = {
         "input_image": molding.mold_inputs([image], config)[0],

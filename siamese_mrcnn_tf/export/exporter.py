@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from ..config import Config
+from ..io.errors import InputError
 from ..io.files import StrPath, atomic_folder, checksum
 from ..modeling import network
 from ..predictor import PathLike, SiamesePredictor
@@ -84,7 +85,7 @@ def export_network(
             progress(f"{name}: {differences[name].summary()}")
             if not differences[name].are_small:
                 found = f"finds something else than the network: {differences[name].summary()}"
-                raise ValueError(f"{name}: {found}; try another --image, where no find is on the edge of a threshold")
+                raise InputError(f"{name}: {found}; try another --image, where no find is on the edge of a threshold")
         calibration = None if weights is None else find_thresholds(weights)
         if calibration is not None:
             save_thresholds(calibration, folder / THRESHOLD_NAME)
@@ -110,9 +111,9 @@ def check_folder(out: StrPath, *, replace: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not is_export(out):
-        raise ValueError(f"{out}: exists and is no exported folder; name another")
+        raise InputError(f"{out}: exists and is no exported folder; name another")
     if not replace:
-        raise ValueError(f"{out}: has an exported network; name another folder, or --force to replace it")
+        raise InputError(f"{out}: has an exported network; name another folder, or --force to replace it")
 
 
 def write_format(
@@ -157,17 +158,17 @@ def _run_keras(path: Path, case: Case) -> dict[str, np.ndarray]:
 
 def _check(formats: list[str], config: Config) -> None:
     if keras.backend.backend() != "tensorflow":
-        raise ValueError(f"KERAS_BACKEND = {keras.backend.backend()}: expected tensorflow for an export")
+        raise InputError(f"KERAS_BACKEND = {keras.backend.backend()}: expected tensorflow for an export")
     for name in formats:
         if name not in CHOICES:
-            raise ValueError(f"format {name!r}: expected one of {', '.join(CHOICES)}")
+            raise InputError(f"format {name!r}: expected one of {', '.join(CHOICES)}")
     if not formats:
-        raise ValueError(f"formats: expected at least one of {', '.join(CHOICES)}")
+        raise InputError(f"formats: expected at least one of {', '.join(CHOICES)}")
     if config.IMAGE_RESIZE_MODE != "square":
         fixed = "an exported network takes images of one size, IMAGE_RESIZE_MODE = 'square'"
-        raise ValueError(f"IMAGE_RESIZE_MODE = {config.IMAGE_RESIZE_MODE!r}: {fixed}")
+        raise InputError(f"IMAGE_RESIZE_MODE = {config.IMAGE_RESIZE_MODE!r}: {fixed}")
     if callable(config.BACKBONE):
-        raise ValueError(f"BACKBONE = {config.BACKBONE!r}: a callable cannot be stored in {NAME}, expected a name")
+        raise InputError(f"BACKBONE = {config.BACKBONE!r}: a callable cannot be stored in {NAME}, expected a name")
     check_packages(formats)
 
 

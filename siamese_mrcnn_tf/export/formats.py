@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from ..compute.conversion import to_openvino
+from ..io.errors import InputError
 from ..runtime.sessions import require
 from .graphs import Graph
 
@@ -59,4 +60,4 @@ def _require_tf2onnx() -> Any:
         return importlib.import_module("tf2onnx").convert
     except ImportError as error:
         extra = 'pip install "siamese-mrcnn-tf[onnx]"'
-        raise ValueError(f"tf2onnx is not installed, which writes ONNX files: {extra} ({error})") from error
+        raise InputError(f"tf2onnx is not installed, which writes ONNX files: {extra} ({error})") from error

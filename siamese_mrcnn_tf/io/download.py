@@ -21,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .errors import InputError, TransferError
 from .files import StrPath, make_folder, read_text, write_text
 from .web import FailedRequest, answer_of, is_web_address, open_url, refuse_error
 
@@ -60,9 +61,9 @@ def download(
     """
     path = Path(path)
     if not is_web_address(url):
-        raise ValueError(f"{path}: cannot be downloaded from {url!r}, expected an http or https address")
+        raise InputError(f"{path}: cannot be downloaded from {url!r}, expected an http or https address")
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder, expected a file to write")
+        raise InputError(f"{path}: is a folder, expected a file to write")
     make_folder(path.parent)
     part = path.with_name(path.name + _PART)
     try:
@@ -72,7 +73,7 @@ def download(
         _forget_tag(part)
     except FailedRequest as error:
         kept = f"; {_size(part)} bytes are kept in {part.name}, the next try resumes there" if _size(part) else ""
-        raise ConnectionError(f"{path}: cannot be downloaded from {url} ({error}){kept}") from error
+        raise TransferError(f"{path}: cannot be downloaded from {url} ({error}){kept}") from error
     except OSError as error:
         raise OSError(error.errno, f"{path}: the download from {url} cannot be written ({error.strerror})") from error
 
@@ -89,13 +90,13 @@ def _refuse_other(
     try:
         came = f"{path}: the {_size(part)} bytes that came from {url}"
         if size is not None and _size(part) != size:
-            raise ValueError(f"{came} should be {size}; they are not kept")
+            raise InputError(f"{came} should be {size}; they are not kept")
         if digest is not None:
             kind, _, expected = digest.partition(":")
             with _open_part(part) as file:
                 found = hashlib.file_digest(file, kind).hexdigest()
             if found != expected.lower():
-                raise ValueError(f"{came} have the {kind} checksum {found}, expected {expected}; they are not kept")
+                raise InputError(f"{came} have the {kind} checksum {found}, expected {expected}; they are not kept")
         if check is not None:
             check(part)
     except ValueError:

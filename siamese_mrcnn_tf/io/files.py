@@ -20,6 +20,8 @@ from typing import Any
 
 import orjson
 
+from .errors import InputError, StateError
+
 StrPath = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -41,13 +43,13 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder, expected a file to write")
+        raise InputError(f"{path}: is a folder, expected a file to write")
     make_folder(path.parent)
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
         if not temporary.exists():
-            raise RuntimeError(f"{path}: nothing was written to the temporary file {temporary.name}")
+            raise StateError(f"{path}: nothing was written to the temporary file {temporary.name}")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -67,7 +69,7 @@ def atomic_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_file() or (path.is_dir() and not replace and any(path.iterdir())):
-        raise ValueError(f"{path}: is in use, expected a new or an empty folder")
+        raise InputError(f"{path}: is in use, expected a new or an empty folder")
     temporary, former = (path.with_name(f".{secrets.token_hex(4)}-{path.name}") for _ in range(2))
     make_folder(temporary)
     try:
@@ -102,7 +104,7 @@ def write_json(path: StrPath, value: Any, *, indent: int | None = None) -> None:
     try:
         text = json.dumps(value, indent=indent, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be written as JSON ({error})") from error
+        raise InputError(f"{path}: cannot be written as JSON ({error})") from error
     write_text(path, text + "\n")
 
 
@@ -127,9 +129,9 @@ def read_json(path: StrPath) -> Any:
     try:  # the standard library takes more, such as NaN, and says where it stops
         return json.loads(_decoded(path, content))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg})") from error
+        raise InputError(f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg})") from error
     except RecursionError as error:
-        raise ValueError(f"{path}: JSON nested too deeply") from error
+        raise InputError(f"{path}: JSON nested too deeply") from error
 
 
 @contextlib.contextmanager
@@ -153,14 +155,14 @@ def _read_bytes(path: StrPath) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _decoded(path: StrPath, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text at byte {error.start}") from error
+        raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from error
 
 
 def writable_folder(path: StrPath) -> Path:
@@ -172,9 +174,9 @@ def writable_folder(path: StrPath) -> Path:
     path = Path(path)
     existing = next(part for part in (path, *path.absolute().parents) if part.exists())
     if not existing.is_dir():
-        raise ValueError(f"{path}: cannot write there, {existing} is a file")
+        raise InputError(f"{path}: cannot write there, {existing} is a file")
     if not os.access(existing, os.W_OK):
-        raise ValueError(f"{path}: cannot write there, no permission for {existing}")
+        raise InputError(f"{path}: cannot write there, no permission for {existing}")
     return path
 
 
@@ -183,7 +185,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder}: the folder cannot be made ({error.strerror})") from error
+        raise InputError(f"{folder}: the folder cannot be made ({error.strerror})") from error
 
 
 def inside(folder: StrPath, name: StrPath) -> Path:
@@ -197,9 +199,9 @@ def inside(folder: StrPath, name: StrPath) -> Path:
     """
     folder, path = Path(folder), Path(folder) / name
     if not name or "\0" in str(name) or path.name in ("", "..") or path == folder:
-        raise ValueError(f"{str(name)!r} is not the name of a file in the folder {folder}")
+        raise InputError(f"{str(name)!r} is not the name of a file in the folder {folder}")
     if path.parent != folder and not path.parent.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{str(name)!r} leads out of the folder {folder}")
+        raise InputError(f"{str(name)!r} leads out of the folder {folder}")
     return path
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from . import intensity, orientation
+from .errors import InputError
 from .files import StrPath
 
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")  # formats of phones and cameras that Pillow may not read
@@ -52,7 +53,7 @@ def read_image(
     else:
         image, tag = _open(path, head)
     if 0 in image.size:
-        raise ValueError(f"{path}: the image is empty ({image.height} x {image.width} pixels)")
+        raise InputError(f"{path}: the image is empty ({image.height} x {image.width} pixels)")
     wanted = (int(size[0]), int(size[1])) if size else None
     if orientation.is_obeyed(tag, (image.height, image.width), wanted, rule, path):
         image = orientation.turn(image, tag)
@@ -61,7 +62,7 @@ def read_image(
     try:
         return np.array(image.convert("RGB"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: an image of mode {image.mode} cannot be converted to RGB ({error})") from error
+        raise InputError(f"{path}: an image of mode {image.mode} cannot be converted to RGB ({error})") from error
 
 
 def can_read(suffix: str) -> bool:
@@ -100,13 +101,13 @@ def _head(path: StrPath) -> bytes:
     try:
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ValueError(f"{path}: not a regular file, expected an image")
+            raise InputError(f"{path}: not a regular file, expected an image")
         with open(path, "rb") as file:
             head = file.read(12)
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
+        raise InputError(f"{path}: no such file") from error
     except OSError as error:
-        raise ValueError(f"{path}: the image cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{path}: the image cannot be read ({error.strerror or error})") from error
     if head[4:8] == _HEIF_BOX:
         register_heif()
     return head
@@ -118,12 +119,12 @@ def _open(path: StrPath, head: bytes) -> tuple[Image.Image, int]:
         with Image.open(path) as image:
             return orientation.load_stored(image, path)
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not an image that can be read{_heif_advice(head)}") from error
+        raise InputError(f"{path}: not an image that can be read{_heif_advice(head)}") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: the image is too large to be read safely ({error})") from error
+        raise InputError(f"{path}: the image is too large to be read safely ({error})") from error
     except Exception as error:  # decoders raise anything on broken files
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path}: the image cannot be read, it may be truncated or broken ({reason})") from error
+        raise InputError(f"{path}: the image cannot be read, it may be truncated or broken ({reason})") from error
 
 
 def _heif_advice(head: bytes) -> str:

@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image
 from tqdm import tqdm
 
+from .errors import InputError
 from .files import StrPath
 from .orientation import PNG_MAGIC, TIFF_MAGICS, load_stored
 
@@ -85,11 +86,11 @@ def read_values(path: StrPath) -> np.ndarray:
             head = file.read(len(PNG_MAGIC))
         values = _tiff_values(path) if head.startswith(TIFF_MAGICS) else _pillow_values(path, head == PNG_MAGIC)
     except Exception as error:  # decoders raise anything on broken files
-        raise ValueError(f"{path}: the image cannot be read, it may be truncated or broken ({error})") from error
+        raise InputError(f"{path}: the image cannot be read, it may be truncated or broken ({error})") from error
     if not values.size:
-        raise ValueError(f"{path}: the image is empty ({values.shape[0]} x {values.shape[1]} pixels)")
+        raise InputError(f"{path}: the image is empty ({values.shape[0]} x {values.shape[1]} pixels)")
     if not np.isfinite(values).all():
-        raise ValueError(f"{path}: the image has values that are not finite")
+        raise InputError(f"{path}: the image has values that are not finite")
     return values
 
 
@@ -161,7 +162,7 @@ def _pillow_values(path: StrPath, is_png: bool) -> np.ndarray:
         if image.mode in _PILLOW_KINDS or image.mode.startswith("I;16"):
             return np.asarray(image)
     if not is_png:
-        raise ValueError(f"a mode {image.mode} that is not expected")
+        raise InputError(f"a mode {image.mode} that is not expected")
     return _opencv_values(path)
 
 
@@ -172,7 +173,7 @@ def _opencv_values(path: StrPath) -> np.ndarray:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     values = cv2.imdecode(np.fromfile(path, np.uint8), flags)
     if values is None:
-        raise ValueError("OpenCV cannot decode it")
+        raise InputError("OpenCV cannot decode it")
     return values[..., ::-1]
 
 
@@ -182,7 +183,7 @@ def _tiff_values(path: StrPath) -> np.ndarray:
         page: Any = tiff.pages.first
         pixels, most = page.imagelength * page.imagewidth, Image.MAX_IMAGE_PIXELS
         if most and pixels > 2 * most:
-            raise ValueError(f"too large to be read safely: {pixels} pixels")
+            raise InputError(f"too large to be read safely: {pixels} pixels")
         channels = _colours(page)
         try:
             values = _channels_last(page.asarray(), page.axes, channels)
@@ -200,7 +201,7 @@ def _colours(page: Any) -> int:
     colours: int = page.samplesperpixel - len(page.extrasamples)
     if colours not in (1, 3) or len(extra) > (colours == 3):  # a fourth of RGB is taken as alpha, whatever it is
         channels = page.samplesperpixel
-        raise ValueError(f"it has {channels} channels, expected grey or RGB, with or without alpha")
+        raise InputError(f"it has {channels} channels, expected grey or RGB, with or without alpha")
     return colours
 
 

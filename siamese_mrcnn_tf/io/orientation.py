@@ -9,6 +9,7 @@ import os
 import tifffile
 from PIL import ExifTags, Image, ImageOps
 
+from .errors import InputError
 from .files import StrPath
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def is_obeyed(tag: int, stored: tuple[int, int], wanted: tuple[int, int] | None,
     words += f", but its annotations say {wanted[0]} x {wanted[1]}"
     if other == wanted:
         words += f"; --orientation {'ignore' if obeyed else 'obey'} or auto reads it so"
-    raise ValueError(words)
+    raise InputError(words)
 
 
 def turn(image: Image.Image, tag: int) -> Image.Image:

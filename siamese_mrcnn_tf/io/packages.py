@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+from .errors import InputError
+
 
 def require(module: str, extra: str, purpose: str = "") -> Any:
     """An optional package, imported.
@@ -20,4 +22,4 @@ def require(module: str, extra: str, purpose: str = "") -> Any:
     except ImportError as error:
         brings = f", which {purpose}" if purpose else ""
         install = f'pip install "siamese-mrcnn-tf[{extra}]"'
-        raise ValueError(f"{module} is not installed{brings}: {install} ({error})") from error
+        raise InputError(f"{module} is not installed{brings}: {install} ({error})") from error

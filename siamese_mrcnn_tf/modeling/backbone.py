@@ -11,6 +11,7 @@ import keras
 from keras import layers as KL
 
 from ..config import RESNET_BLOCKS, Config
+from ..io.errors import InputError
 from ..ops import winograd
 from ..ops.box_ops import Tensor
 
@@ -31,7 +32,7 @@ class BatchNorm(KL.BatchNormalization):
 
     def __init__(self, train_bn: bool | None = False, **kwargs: Any) -> None:
         if train_bn is not False and train_bn is not None:  # 0 equals False, and would train
-            raise ValueError(f"train_bn = {train_bn!r}: expected False (moving statistics) or None (train them)")
+            raise InputError(f"train_bn = {train_bn!r}: expected False (moving statistics) or None (train them)")
         super().__init__(**kwargs)
         self.train_bn = train_bn
 
@@ -107,7 +108,7 @@ def resnet_graph(
         ValueError: unknown architecture.
     """
     if architecture not in RESNET_BLOCKS:
-        raise ValueError(f"BACKBONE = {architecture!r}: expected {', '.join(RESNET_BLOCKS)} or a callable")
+        raise InputError(f"BACKBONE = {architecture!r}: expected {', '.join(RESNET_BLOCKS)} or a callable")
     x = KL.ZeroPadding2D((3, 3))(input_image)
     x = KL.Conv2D(stem_width, 7, strides=2, name="conv1")(x)
     x = KL.Activation("relu")(BatchNorm(train_bn, name="bn_conv1")(x))

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from ..config import Config
+from ..io.errors import InputError
 from ..ops.anchors import pyramid_anchors
 from ..ops.box_ops import Tensor, norm_boxes_graph
 from ..ops.boxes import norm_boxes
@@ -134,14 +135,14 @@ def _training_inputs(config: Config) -> dict[str, Tensor]:
 
 def _check_trainable(config: Config) -> None:
     if config.IMAGE_RESIZE_MODE not in ("square", "crop"):
-        raise ValueError(f"IMAGE_RESIZE_MODE = {config.IMAGE_RESIZE_MODE!r}: expected 'square' or 'crop' for training")
+        raise InputError(f"IMAGE_RESIZE_MODE = {config.IMAGE_RESIZE_MODE!r}: expected 'square' or 'crop' for training")
     if not config.USE_RPN_ROIS:
-        raise ValueError("USE_RPN_ROIS = False: training on given rois is not supported")
+        raise InputError("USE_RPN_ROIS = False: training on given rois is not supported")
     if config.IMAGES_PER_GPU % config.QUERIES_PER_IMAGE:
         expected = f"a multiple of QUERIES_PER_IMAGE = {config.QUERIES_PER_IMAGE}"
-        raise ValueError(f"IMAGES_PER_GPU = {config.IMAGES_PER_GPU}: expected {expected}")
+        raise InputError(f"IMAGES_PER_GPU = {config.IMAGES_PER_GPU}: expected {expected}")
     if config.REFERENCE_CLASSES and config.IMAGES_PER_GPU < 2:
-        raise ValueError(f"REFERENCE_CLASSES = {config.REFERENCE_CLASSES}: expected IMAGES_PER_GPU of 2 or more, got 1")
+        raise InputError(f"REFERENCE_CLASSES = {config.REFERENCE_CLASSES}: expected IMAGES_PER_GPU of 2 or more, got 1")
     if config.ABSENT_REFERENCE_RATIO and not config.FILL_NEGATIVE_ROIS:
         text = "expected FILL_NEGATIVE_ROIS = True, else samples without positive rois have no negative ones either"
-        raise ValueError(f"ABSENT_REFERENCE_RATIO = {config.ABSENT_REFERENCE_RATIO}: {text}")
+        raise InputError(f"ABSENT_REFERENCE_RATIO = {config.ABSENT_REFERENCE_RATIO}: {text}")

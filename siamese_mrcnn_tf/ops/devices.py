@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from ..io.errors import InputError
+
 _DEVICE = re.compile(r"(cpu|gpu|cuda)(?::(\d+))?")
 
 
@@ -17,14 +19,14 @@ def use_device(name: str) -> None:
     """
     named = _DEVICE.fullmatch(name)
     if not named or (named[1] == "cpu" and named[2]):
-        raise ValueError(f"device {name!r}: expected cpu, gpu or cuda:N")
+        raise InputError(f"device {name!r}: expected cpu, gpu or cuda:N")
     import keras
 
     kind, number, backend = "cpu" if named[1] == "cpu" else "gpu", int(named[2] or 0), keras.backend.backend()
     if backend == "jax":
         return _use_jax_device(name, kind, number)
     if backend != "tensorflow":
-        raise ValueError(f"device {name!r}: can be chosen with TensorFlow or JAX, KERAS_BACKEND is {backend}")
+        raise InputError(f"device {name!r}: can be chosen with TensorFlow or JAX, KERAS_BACKEND is {backend}")
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -34,7 +36,7 @@ def use_device(name: str) -> None:
     try:
         tf.config.set_visible_devices(chosen, "GPU")
     except RuntimeError as error:
-        raise ValueError(f"device {name!r}: cannot be chosen after TensorFlow has begun ({error})") from error
+        raise InputError(f"device {name!r}: cannot be chosen after TensorFlow has begun ({error})") from error
 
 
 def keep_compiled(folder: Path) -> None:
@@ -65,6 +67,6 @@ def _use_jax_device(name: str, kind: str, number: int) -> None:
 def _check_gpu(name: str, number: int, count: int, framework: str) -> None:
     """Raise ValueError if there is no GPU with this number."""
     if not count:
-        raise ValueError(f"device {name!r}: {framework} sees no GPU here")
+        raise InputError(f"device {name!r}: {framework} sees no GPU here")
     if number >= count:
-        raise ValueError(f"device {name!r}: {framework} sees the GPUs 0 to {count - 1}")
+        raise InputError(f"device {name!r}: {framework} sees the GPUs 0 to {count - 1}")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from ..io.errors import InputError
 from .box_ops import Tensor
 from .tracing import compiling_xla, exportable
 
@@ -105,7 +106,7 @@ def has_tensorflow_ops() -> bool:
     """Whether TensorFlow's own operations may be used: on that backend, outside of what XLA compiles."""
     backend = keras.backend.backend()
     if backend not in _BACKENDS:
-        raise ValueError(f"Keras backend {backend!r}: expected one of {', '.join(_BACKENDS)} (set KERAS_BACKEND)")
+        raise InputError(f"Keras backend {backend!r}: expected one of {', '.join(_BACKENDS)} (set KERAS_BACKEND)")
     return backend == "tensorflow" and not compiling_xla.is_on
 
 

@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+from ..io.errors import InputError
+
 LEVELS = 4  # P2..P5 of P2..P6, the levels that the heads read
 VIEWS = (1, 2, 8)
 _MIN_DEVIATION, _MIN_SHARE = 1e-6, 0.1  # the second of the mean deviation of a level
@@ -43,17 +45,17 @@ class Verification:
 
     def __post_init__(self) -> None:
         if self.views not in VIEWS:
-            raise ValueError(f"views = {self.views}: expected one of {', '.join(map(str, VIEWS))}")
+            raise InputError(f"views = {self.views}: expected one of {', '.join(map(str, VIEWS))}")
         shape = np.shape(self.mean)
         if len(shape) != 2 or shape[0] != LEVELS or not shape[1]:
-            raise ValueError(f"mean: expected numbers [{LEVELS} levels, channels], got shape {shape}")
+            raise InputError(f"mean: expected numbers [{LEVELS} levels, channels], got shape {shape}")
         if np.shape(self.deviation) != shape:
-            raise ValueError(f"deviation: expected the shape of mean {shape}, got {np.shape(self.deviation)}")
+            raise InputError(f"deviation: expected the shape of mean {shape}, got {np.shape(self.deviation)}")
         for name in ("mean", "deviation", "scale", "weight", "offset"):
             if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"{name}: expected finite numbers")
+                raise InputError(f"{name}: expected finite numbers")
         if not (np.asarray(self.deviation) > 0).all():
-            raise ValueError("deviation: expected numbers above 0")
+            raise InputError("deviation: expected numbers above 0")
 
     @property
     def find_views(self) -> int:
@@ -69,7 +71,7 @@ class Verification:
         vectors, (_, channels) = np.asarray(vectors), self.mean.shape
         if vectors.ndim != 3 or vectors.shape[1] < LEVELS or vectors.shape[2] != channels:
             expected = f"[n, {LEVELS} levels or more, {channels}]"
-            raise ValueError(f"embeddings: expected {expected} for this verification, got {vectors.shape}")
+            raise InputError(f"embeddings: expected {expected} for this verification, got {vectors.shape}")
         chosen = (vectors[:, :LEVELS] - self.mean) / self.deviation
         return np.asarray(chosen.reshape(len(chosen), self.mean.size))
 
@@ -151,7 +153,7 @@ def fit_weights(
     """
     right = np.asarray(is_right, bool)
     if right.all() or not right.any():
-        raise ValueError(f"finds: {right.sum()} of {right.size} are right, expected both right and wrong ones")
+        raise InputError(f"finds: {right.sum()} of {right.size} are right, expected both right and wrong ones")
     shares = np.where(right, 0.5 / right.sum(), 0.5 / (~right).sum()) * right.size
     inputs = np.stack([logit(scores), np.asarray(similarities, np.float64), np.ones(right.size)], axis=1)
     coefficients = np.zeros(3)

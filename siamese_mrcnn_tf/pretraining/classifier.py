@@ -27,6 +27,7 @@ from keras import ops
 
 from ..config import Config
 from ..data.loader import SampleLoader
+from ..io.errors import InputError
 from ..io.files import StrPath, atomic_path
 from ..modeling.backbone import build_fpn_model, build_resnet_model
 from ..modeling.network import dtype_policy
@@ -91,7 +92,7 @@ def pretraining_config(config: Config, *, batch: int = REFERENCE_BATCH, devices:
     ValueError if `devices` cannot share the `batch` of a step evenly, or the network cannot be built.
     """
     if batch % devices:
-        raise ValueError(f"batch = {batch}: cannot be shared evenly by {devices} devices")
+        raise InputError(f"batch = {batch}: cannot be shared evenly by {devices} devices")
     config = config.replace(TRAIN_BN=None, GPU_COUNT=devices, IMAGES_PER_GPU=batch // devices)
     config.validate()
     return config

@@ -28,6 +28,7 @@ from PIL import Image
 from ..config import Config
 from ..data import molding
 from ..io import intensity
+from ..io.errors import InputError, StateError
 from ..io.files import IMAGE_SUFFIXES, is_companion
 from ..io.images import read_image
 from . import CLASS_SETS
@@ -74,7 +75,7 @@ def trained_classes(count: int) -> tuple[str, ...]:
 def excluded_classes(count: int) -> tuple[str, ...]:
     """WordNet ids of the classes that a class set leaves out, sorted; ValueError if it is not the size of one."""
     if count not in CLASS_SETS:
-        raise ValueError(f"classes = {count!r}: expected one of {', '.join(map(str, CLASS_SETS))}")
+        raise InputError(f"classes = {count!r}: expected one of {', '.join(map(str, CLASS_SETS))}")
     return tuple(wnid for wnid, sizes in _classes().items() if str(count) in sizes)
 
 
@@ -163,10 +164,10 @@ def find_images(
     names = [f"{wnid}/{path.name}" for wnid, paths in found.items() for path in paths]
     missing = tuple(wnid for wnid, paths in found.items() if not paths)
     if not names:
-        raise ValueError(f"{folder}: no image of any of the {len(wanted)} classes that are trained")
+        raise InputError(f"{folder}: no image of any of the {len(wanted)} classes that are trained")
     if missing and not partial:
         count = f"{len(missing)} of the {len(wanted)} classes have no image: {_listed(missing)}"
-        raise ValueError(f"{folder}: {count}. To train on the others anyway allow a partial set (--partial)")
+        raise InputError(f"{folder}: {count}. To train on the others anyway allow a partial set (--partial)")
     unknown = sorted(present.difference(wordnet_ids()))
     if unknown:
         logger.warning("%s: %d folders are no classes of ILSVRC-2012: %s", folder, len(unknown), _listed(unknown))
@@ -179,12 +180,12 @@ def find_images(
 
 def _class_folders(folder: Path) -> set[str]:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected DIR/train and DIR/val, in each a folder for every class")
+        raise InputError(f"{folder}: no such folder; expected DIR/train and DIR/val, in each a folder for every class")
     entries = [entry for entry in folder.iterdir() if not is_companion(entry)]
     present = {entry.name for entry in entries if entry.is_dir()}
     if not present.intersection(wordnet_ids()):
         flat = " (it holds the images themselves: sort them)" if any(map(_is_image, entries)) else ""
-        raise ValueError(f"{folder}: no class folder there{flat}; expected folders named like {wordnet_ids()[0]}")
+        raise InputError(f"{folder}: no class folder there{flat}; expected folders named like {wordnet_ids()[0]}")
     return present
 
 
@@ -234,7 +235,7 @@ class _Crops:
             return LabeledImage(cut(index), self.dataset.label_of(index))
         except Exception as error:  # whatever decoders raise: users need the name of the file
             name, text = self.dataset.image_reference(index), str(error)
-            raise RuntimeError(text if text.startswith(name) else f"{name}: {text}") from error
+            raise StateError(text if text.startswith(name) else f"{name}: {text}") from error
 
 
 class RandomCrops(_Crops):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..data.custom import indexed_dataset
 from ..data.dataset import Dataset, IndexedCocoDataset
+from ..io.errors import InputError
 from .imagenet import Box
 
 _CACHED_BYTES = 512 * 2**20  # a data set whose decoded images are larger is read again for each crop
@@ -48,7 +49,7 @@ class InstanceCrops:
         found = len({label for *_, label in self.places})
         if found < 2:
             count = f"instances of {found} of {self.num_classes} active classes"
-            raise ValueError(f"{dataset.set_name}: {count}, expected two or more")
+            raise InputError(f"{dataset.set_name}: {count}, expected two or more")
 
     def __len__(self) -> int:
         return len(self.places)

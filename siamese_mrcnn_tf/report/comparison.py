@@ -17,6 +17,7 @@ from ..evaluation.intervals import MeanAndInterval, mean_and_ci, mean_text
 from ..evaluation.presence import QUERIES, SIGNED
 from ..evaluation.settings import SETTINGS_FILE
 from ..io import files
+from ..io.errors import InputError
 from ..io.files import StrPath
 from .about import about_text
 from .experiments import Evaluated, Experiment, read_evaluation
@@ -121,14 +122,14 @@ def compare(folders: Sequence[StrPath]) -> Comparison:
             same: other images, categories, splits, shots, or only one of them with masks.
     """
     if len(folders) < 2:
-        raise ValueError(f"{len(folders)} folders: expected two evaluations or more to compare")
+        raise InputError(f"{len(folders)} folders: expected two evaluations or more to compare")
     groups = [[read_evaluation(part) for part in _parts_of(Path(folder))] for folder in folders]
     rows: list[Compared] = []
     notes: list[str] = []
     for group, folder in zip(groups[1:], folders[1:], strict=True):
         if [part.split for part in group] != [part.split for part in groups[0]]:
             splits = [", ".join(str(part.split) for part in one) for one in (group, groups[0])]
-            raise ValueError(f"{folder}: is of split {splits[0]}, but {folders[0]} of split {splits[1]}")
+            raise InputError(f"{folder}: is of split {splits[0]}, but {folders[0]} of split {splits[1]}")
     for parts in zip(*groups, strict=True):
         for part in parts[1:]:
             _require_same(parts[0], part)
@@ -167,7 +168,7 @@ def _require_same(first: Evaluated, other: Evaluated) -> None:
     if first.kinds != other.kinds:
         differing.append("only one of them has masks")
     if differing:
-        raise ValueError(f"{other.folder} cannot be compared with {first.folder}: {'; '.join(differing)}")
+        raise InputError(f"{other.folder} cannot be compared with {first.folder}: {'; '.join(differing)}")
 
 
 def _differing_images(first: Evaluated, other: Evaluated) -> list[str]:

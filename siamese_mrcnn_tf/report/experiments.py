@@ -19,6 +19,7 @@ from ..evaluation.intervals import MeanAndInterval, mean_and_ci, mean_over_split
 from ..evaluation.presence import PRESENCE_FILE, QUERIES, SIGNED
 from ..evaluation.settings import SETTINGS_FILE
 from ..io import files
+from ..io.errors import InputError
 from .about import counted
 from .published import MEAN, PUBLISHED_SUBSET, RANDOM_BOXES, Published, published
 
@@ -268,7 +269,7 @@ def read_experiments(folders: Iterable[str | os.PathLike]) -> list[Experiment]:
     """
     evaluations = [read_evaluation(folder) for folder in folders]
     if not evaluations:
-        raise ValueError("folders: expected the folder of an evaluation or several, got none")
+        raise InputError("folders: expected the folder of an evaluation or several, got none")
     groups: defaultdict[Key, dict[int, Evaluated]] = defaultdict(dict)
     first_of_model: dict[str | None, Evaluated] = {}
     for evaluation in evaluations:
@@ -278,7 +279,7 @@ def read_experiments(folders: Iterable[str | os.PathLike]) -> list[Experiment]:
         if there is not evaluation:
             model, shots, categories = evaluation.experiment
             what = f"{model or f'{shots}-shot'}, {categories} categories, split {evaluation.split}"
-            raise ValueError(f"{evaluation.folder}: is of {what}, and so is {there.folder}; a report takes one of each")
+            raise InputError(f"{evaluation.folder}: is of {what}, and so is {there.folder}; a report takes one of each")
     order = sorted(groups, key=lambda key: (key[0] or "", key[1], _CATEGORIES.index(key[2])))
     return [Experiment(*key, dict(sorted(groups[key].items()))) for key in order]
 
@@ -288,7 +289,7 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluated:
     folder = Path(folder)
     for name in (SETTINGS_FILE, SCORES_FILE):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder}: no finished evaluation there, {name} is missing")
+            raise InputError(f"{folder}: no finished evaluation there, {name} is missing")
     settings = _read_settings(folder / SETTINGS_FILE)
     scores = files.read_json(folder / SCORES_FILE)
     try:
@@ -303,9 +304,9 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluated:
         ]
         counts = {key: scores.get(key) for key in ("num_images", "num_queries", "num_results")}
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / SCORES_FILE}: not the scores of an evaluation ({error!r})") from error
+        raise InputError(f"{folder / SCORES_FILE}: not the scores of an evaluation ({error!r})") from error
     if len(runs) != settings.get("runs", len(runs)):
-        raise ValueError(f"{folder / SCORES_FILE}: holds {len(runs)} of {settings['runs']} runs")
+        raise InputError(f"{folder / SCORES_FILE}: holds {len(runs)} of {settings['runs']} runs")
     analysis = _read_analysis(folder / ANALYSIS_FILE, len(runs))
     presence = _read_presence(folder / PRESENCE_FILE, len(runs), kinds)
     return Evaluated(folder, settings, runs, per_class, counts, analysis, presence)
@@ -314,16 +315,16 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluated:
 def _read_settings(path: Path) -> dict[str, Any]:
     settings = files.read_json(path)
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: not the settings of an evaluation")
+        raise InputError(f"{path}: not the settings of an evaluation")
     if isinstance(settings.get("categories"), str):
         settings = {**settings, "category_set": settings["categories"], "categories": []}
     if settings.get("split", 0) not in (0, *SPLITS):
-        raise ValueError(f"{path}: split = {settings['split']!r}, expected one of 0, 1, 2, 3, 4")
+        raise InputError(f"{path}: split = {settings['split']!r}, expected one of 0, 1, 2, 3, 4")
     chosen = settings.get("category_set")
     if settings.get("split") and chosen not in _CATEGORIES:
-        raise ValueError(f"{path}: category_set = {chosen!r}, expected one of {', '.join(_CATEGORIES)}")
+        raise InputError(f"{path}: category_set = {chosen!r}, expected one of {', '.join(_CATEGORIES)}")
     if type(settings.get("shots")) is not int or settings["shots"] < 1:
-        raise ValueError(f"{path}: shots = {settings.get('shots')!r}, expected the number of references of a query")
+        raise InputError(f"{path}: shots = {settings.get('shots')!r}, expected the number of references of a query")
     return settings
 
 
@@ -334,9 +335,9 @@ def _read_analysis(path: Path, num_runs: int) -> dict[str, Any]:
     try:
         is_of_scores = len(analysis["by_number"]["runs"]) == num_runs and "category_ids" in analysis["confusion"]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the analysis of an evaluation ({error!r})") from error
+        raise InputError(f"{path}: not the analysis of an evaluation ({error!r})") from error
     if not is_of_scores:
-        raise ValueError(f"{path}: does not belong to the {SCORES_FILE} beside it")
+        raise InputError(f"{path}: does not belong to the {SCORES_FILE} beside it")
     return analysis
 
 
@@ -348,9 +349,9 @@ def _read_presence(path: Path, num_runs: int, kinds: list[str]) -> dict[str, Any
         is_of_scores = [set(run) for run in presence["runs"]] == [{QUERIES, *kinds}] * num_runs
         is_of_scores &= presence["curve"].keys() >= set(kinds) and "histogram" in presence and "groups" in presence
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not the metrics of presence of an evaluation ({error!r})") from error
+        raise InputError(f"{path}: not the metrics of presence of an evaluation ({error!r})") from error
     if not is_of_scores:
-        raise ValueError(f"{path}: does not belong to the {SCORES_FILE} beside it")
+        raise InputError(f"{path}: does not belong to the {SCORES_FILE} beside it")
     return presence
 
 
@@ -363,7 +364,7 @@ def _require_together(first: Evaluated, other: Evaluated) -> None:
     if first.kinds != other.kinds:
         differing.append("only one of them has masks")
     if differing:
-        raise ValueError(f"{other.folder} does not belong to {first.folder}: {'; '.join(differing)}")
+        raise InputError(f"{other.folder} does not belong to {first.folder}: {'; '.join(differing)}")
 
 
 def _percents(metrics: dict[str, float], names: Iterable[str]) -> Percents:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..data.dataset import CocoDataset
 from ..evaluation.records import Records, read_records
+from ..io.errors import InputError
 from ..ops.boxes import compute_overlaps, extract_bboxes, match_greedily
 from ..visualize.instances import draw_overlay
 from ..visualize.pages import GridImage
@@ -220,11 +221,11 @@ def _reference(dataset: CocoDataset, reference: list[int] | None) -> GridImage |
         annotations = dataset.image_info[number]["annotations"]
         places = [place for place, entry in enumerate(annotations) if entry["id"] == annotation_id]
         if not places:
-            raise ValueError(f"image {coco_id} has no annotation {annotation_id} in {dataset.set_name}")
+            raise InputError(f"image {coco_id} has no annotation {annotation_id} in {dataset.set_name}")
         name = _category_name(dataset, annotations[places[0]])
         y1, x1, y2, x2 = extract_bboxes(dataset.instance_mask(number, places[0])[..., None])[0]
         if y2 == y1:
-            raise ValueError(f"annotation {annotation_id} of image {coco_id} has a mask without a pixel")
+            raise InputError(f"annotation {annotation_id} of image {coco_id} has a mask without a pixel")
         crop = Image.fromarray(dataset.load_image(number)[y1:y2, x1:x2])
     except ValueError as error:
         logger.warning("no reference for the gallery: %s", error)
@@ -243,7 +244,7 @@ def _image_number(dataset: CocoDataset, coco_id: int) -> int:
     """The data set's image id of a COCO image id."""
     number = dataset.image_from_source_map.get(f"coco.{coco_id}")
     if number is None:
-        raise ValueError(f"image {coco_id} is not in {dataset.set_name}: the records are of another data set")
+        raise InputError(f"image {coco_id} is not in {dataset.set_name}: the records are of another data set")
     return number
 
 
@@ -264,5 +265,5 @@ def _category_name(dataset: CocoDataset, entry: dict[str, Any]) -> str:
     """Name of the category of a query or an annotation."""
     number = dataset.class_from_source_map.get(f"coco.{entry['category_id']}")
     if number is None:
-        raise ValueError(f"category {entry['category_id']} is not in {dataset.set_name}: records of another data set")
+        raise InputError(f"category {entry['category_id']} is not in {dataset.set_name}: records of another data set")
     return dataset.class_names[number]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
+from ..io.errors import InputError
 from ..io.files import StrPath, checksum, inside, read_json, write_json
 from ..weights.thresholds import Calibration, read_thresholds
 
@@ -82,10 +83,10 @@ def read_export(folder: StrPath) -> Manifest:
     """
     path = Path(folder) / NAME
     if not path.is_file():
-        raise ValueError(f"{folder}: no exported network, {NAME} is missing there")
+        raise InputError(f"{folder}: no exported network, {NAME} is missing there")
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a file that this version of the program writes")
+        raise InputError(f"{path}: not a file that this version of the program writes")
     try:
         fields = {field.name: content[field.name] for field in dataclasses.fields(Manifest)}
         known = set(Config().names())
@@ -95,9 +96,9 @@ def read_export(folder: StrPath) -> Manifest:
         fields["interfaces"] = {name: Interface(**one) for name, one in fields["interfaces"].items()}
         return Manifest(**fields)
     except KeyError as error:
-        raise ValueError(f"{path}: the key {error} is missing") from error
+        raise InputError(f"{path}: the key {error} is missing") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def read_calibration(folder: StrPath) -> Calibration | None:
@@ -124,6 +125,6 @@ def check_files(folder: StrPath, manifest: Manifest, format_name: str) -> None:
             continue
         path = inside(folder, name)
         if not path.is_file():
-            raise ValueError(f"{path}: the file is missing; export the network again")
+            raise InputError(f"{path}: the file is missing; export the network again")
         if checksum(path) != expected:
-            raise ValueError(f"{path}: the file has changed since it was exported; export the network again")
+            raise InputError(f"{path}: the file has changed since it was exported; export the network again")

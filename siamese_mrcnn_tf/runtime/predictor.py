@@ -11,6 +11,7 @@ import numpy as np
 
 from ..base_predictor import Arrays, BasePredictor, keep_detections
 from ..config import Config
+from ..io.errors import InputError
 from ..io.files import StrPath
 from ..ops.similarity import Verification
 from .manifest import NAME, PARTS, RUNTIMES, Manifest, check_files, model_path, read_calibration, read_export
@@ -106,13 +107,13 @@ def choose_runtime(folder: StrPath, runtime: str | None = None) -> str:
         usable = [name for name in exported if is_installed(name)]
         if not usable:
             found = f"formats {', '.join(manifest.formats)}; runtimes for them: {', '.join(exported) or 'none'}"
-            raise ValueError(f"{Path(folder) / NAME}: {found}, not installed")
+            raise InputError(f"{Path(folder) / NAME}: {found}, not installed")
         return usable[0]
     if runtime not in RUNTIMES:
-        raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}")
+        raise InputError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}")
     if runtime not in exported:
         fix = f"export it with --format {RUNTIMES[runtime]}"
-        raise ValueError(f"{Path(folder) / NAME}: {', '.join(manifest.formats)}, nothing for {runtime}; {fix}")
+        raise InputError(f"{Path(folder) / NAME}: {', '.join(manifest.formats)}, nothing for {runtime}; {fix}")
     return runtime
 
 
@@ -122,7 +123,7 @@ def check_config(folder: StrPath, manifest: Manifest, config: Config) -> Config:
     for name, value in config.to_dict().items():
         if name in stored and name not in FREE_SETTINGS and value != stored[name]:
             fixed = f"the exported network has {stored[name]!r}; export it again with {name}={value!r}"
-            raise ValueError(f"{Path(folder) / NAME}: {name} = {value!r}: {fixed}")
+            raise InputError(f"{Path(folder) / NAME}: {name} = {value!r}: {fixed}")
     return config
 
 

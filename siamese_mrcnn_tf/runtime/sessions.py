@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..io import packages
+from ..io.errors import InputError, StateError
 from .manifest import Interface
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -29,13 +30,13 @@ def open_session(runtime: str, path: Path, interface: Interface) -> "Session":
     """
     openers = {"onnx": _open_onnx, "openvino": _open_openvino, "tensorflow": _open_saved_model}
     if runtime not in openers:
-        raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(openers)}")
+        raise InputError(f"runtime {runtime!r}: expected one of {', '.join(openers)}")
     if not path.exists():
-        raise ValueError(f"{path}: no such file; export the network in this format")
+        raise InputError(f"{path}: no such file; export the network in this format")
     try:
         run = openers[runtime](path, interface)
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"{path}: cannot be opened by {runtime} ({str(error).strip()})") from error
+        raise InputError(f"{path}: cannot be opened by {runtime} ({str(error).strip()})") from error
     return Session(run, interface)
 
 
@@ -57,7 +58,7 @@ class Session:
         arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in named.items()}
         for name, value in arrays.items():
             if list(value.shape) != self.interface.inputs[name]:
-                raise ValueError(f"{name}: expected shape {self.interface.inputs[name]}, got {list(value.shape)}")
+                raise InputError(f"{name}: expected shape {self.interface.inputs[name]}, got {list(value.shape)}")
         return self._run(arrays)
 
 
@@ -84,7 +85,7 @@ def _open_onnx(path: Path, interface: Interface) -> Run:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common class but this one
-        raise RuntimeError(error) from error
+        raise StateError(error) from error
     names = list(interface.outputs)
     return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..evaluation.coco_scores import results_of
+from ..io.errors import InputError
 from ..ops.boxes import extract_bboxes
 from ..ops.polygons import mask_polygons
 from .results import Category, Finds, ImageResult
@@ -193,7 +194,7 @@ def label_map(result: ImageResult, categories: Sequence[Category]) -> tuple[np.n
         for index, score in enumerate(finds.scores)
     ]
     if len(found) > MAX_LABEL:
-        raise ValueError(f"{result.source}: {len(found)} finds, a label map can hold {MAX_LABEL}")
+        raise InputError(f"{result.source}: {len(found)} finds, a label map can hold {MAX_LABEL}")
     found.sort(key=lambda one: one[0])
     ids = np.zeros((result.height, result.width), np.uint16)
     for number, (_, _, finds, index) in enumerate(found, 1):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from ..io.errors import InputError
 from ..io.files import StrPath, atomic_path, make_folder, read_json, remove_temporaries, writable_folder, write_json
 from .frames import Frame, size_of
 from .results import ImageResult
@@ -82,7 +83,7 @@ class Journal:
         require_free(folder, force=force)
         inside = next((path for path in inputs if journal.folder.resolve() in Path(path).resolve().parents), None)
         if force and inside is not None:
-            raise ValueError(f"{folder}: --force would remove {inside}, which is searched or searched with")
+            raise InputError(f"{folder}: --force would remove {inside}, which is searched or searched with")
         make_folder(journal.folder)
         for path in journal.folder.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -102,7 +103,7 @@ class Journal:
         before, now = read_json(path), json.loads(json.dumps({"format": FORMAT, **settings}))
         if different := differences(before, now):
             begun = f"{folder}: --resume continues with the settings of the stopped search, but these differ"
-            raise ValueError(f"{begun}: {'; '.join(different)}")
+            raise InputError(f"{begun}: {'; '.join(different)}")
         remove_temporaries(journal.folder)
         journal._read()
         return journal
@@ -202,9 +203,9 @@ def require_free(folder: StrPath, *, resume: bool = False, force: bool = False) 
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / SETTINGS_FILE).is_file():
-        raise ValueError(f"{folder}: has files of its own, expected an empty folder or that of an earlier search")
+        raise InputError(f"{folder}: has files of its own, expected an empty folder or that of an earlier search")
     if not (resume or force):
-        raise ValueError(f"{folder}: has a search already; --resume continues it, --force clears the folder")
+        raise InputError(f"{folder}: has a search already; --resume continues it, --force clears the folder")
 
 
 def can_resume(folder: StrPath) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..io.errors import InputError
 from ..io.files import atomic_path, writable_folder, write_json
 from ..visualize.margin import add_margin
 from ..visualize.overlays import Drawing, Legend, draw_finds, overlay_scale
@@ -58,9 +59,9 @@ class Outputs:
     ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown:
-            raise ValueError(f"save = {', '.join(unknown)}: expected some of {', '.join(KINDS)}")
+            raise InputError(f"save = {', '.join(unknown)}: expected some of {', '.join(KINDS)}")
         if not categories:
-            raise ValueError("categories: expected at least one, got none")
+            raise InputError("categories: expected at least one, got none")
         self.out, self.kinds = writable_folder(out), frozenset(kinds)
         self.categories, self.about = tuple(categories), dict(about)
         colors = category_colors([category.references for category in categories])
@@ -84,7 +85,7 @@ class Outputs:
             return
         if pixels.shape != (result.height, result.width, 3):
             expected = f"uint8 [{result.height}, {result.width}, 3]"
-            raise ValueError(f"{result.source}: expected pixels {expected}, got shape {pixels.shape}")
+            raise InputError(f"{result.source}: expected pixels {expected}, got shape {pixels.shape}")
         if self.kinds & {"overlays", "page"} or self._is_filmed(result):
             self._add_overlay(result, pixels)
         writers: dict[str, Callable[[ImageResult, np.ndarray], None]] = {

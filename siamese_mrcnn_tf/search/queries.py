@@ -20,6 +20,7 @@ from ..data.layouts import choose_images, image_folders
 from ..data.molding import mold_reference, reference_from_box
 from ..data.reading import ReadingRules
 from ..data.references import NoReferenceError, choose_references, cut_reference
+from ..io.errors import InputError
 from ..io.files import StrPath
 from .names import number_repeated
 from .results import Category
@@ -105,14 +106,14 @@ def read_queries(
     """
     parsed = [[_parse(text) for text in group] for group in groups]
     if not parsed or not all(parsed):
-        raise ValueError("references: expected at least one, got none")
+        raise InputError("references: expected at least one, got none")
     read = read or image_reader(path for group in parsed for one in group for path in one.paths)
     queries: list[Query] = []
     places: dict[str, int] = {}  # of named categories
     for group in parsed:
         names = list(dict.fromkeys(one.name for one in group if one.name is not None))
         if len(names) > 1:
-            raise ValueError(f"references of one category have the names {', '.join(names)}: repeat --reference")
+            raise InputError(f"references of one category have the names {', '.join(names)}: repeat --reference")
         query = _read_group(group, names, config, read, weights_sha256)
         if names and names[0] in places:
             place = places[names[0]]
@@ -154,18 +155,18 @@ def read_set_queries(
     for name in wanted:
         if name not in known:
             near = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, known, 1))
-            raise ValueError(f"{annotations}: no category {name!r}{near} Categories: {_shortened(known)}")
+            raise InputError(f"{annotations}: no category {name!r}{near} Categories: {_shortened(known)}")
         try:
             chosen = choose_references(dataset, known[name], shots, config)
         except NoReferenceError as error:
             if categories is not None:
-                raise ValueError(f"{annotations}: {error}") from error
+                raise InputError(f"{annotations}: {error}") from error
             continue
         crops = [cut_reference(dataset, config, *one) for one in chosen]
         files = [f"{annotations}#{name} in {Path(dataset.image_info[image]['path']).name}" for image, _ in chosen]
         queries.append(Query(name, crops, files))
     if not queries:
-        raise ValueError(f"{annotations}: no instance that could be a reference")
+        raise InputError(f"{annotations}: no instance that could be a reference")
     return queries
 
 
@@ -200,20 +201,20 @@ def _parse(text: str) -> _Reference:
         return dataclasses.replace(_parse(rest), name=name)
     before, colon, _ = text.rpartition(":")
     if colon and Path(before).is_file():
-        raise ValueError(f"reference {text}: expected {_FORMS}")
+        raise InputError(f"reference {text}: expected {_FORMS}")
     if not Path(text).exists() and not glob.has_magic(text):
-        raise ValueError(f"reference {text}: no such file; expected {_FORMS}")
+        raise InputError(f"reference {text}: no such file; expected {_FORMS}")
     try:
         return _Reference(text, find_images([text]))
     except ValueError as error:
-        raise ValueError(f"reference {error}") from error
+        raise InputError(f"reference {error}") from error
 
 
 def _box_of(text: str, box: str) -> list[float]:
     try:
         return [float(number) for number in box.split(",")]
     except ValueError as error:
-        raise ValueError(f"reference {text}: expected {_FORMS}") from error
+        raise InputError(f"reference {text}: expected {_FORMS}") from error
 
 
 def _read_group(
@@ -236,7 +237,7 @@ def _load_embedding(path: Path, config: Config, sha256: str | None) -> Reference
     embedding.require_weights(sha256, path)
     if embedding.vectors.shape[2] != config.FPN_FEATUREMAPS:
         expected, shape = f"[references, levels, {config.FPN_FEATUREMAPS}]", embedding.vectors.shape
-        raise ValueError(f"{path}: expected an embedding {expected} for these weights, got shape {shape}")
+        raise InputError(f"{path}: expected an embedding {expected} for these weights, got shape {shape}")
     return embedding
 
 
@@ -247,7 +248,7 @@ def _read_crop(reference: _Reference, path: Path, config: Config, read: ImageRea
             return mold_reference(image, config)
         return reference_from_box(image, reference.box, config)
     except ValueError as error:
-        raise ValueError(f"reference {reference.text}: {error}") from error
+        raise InputError(f"reference {reference.text}: {error}") from error
 
 
 def _load_set(path: Path, images: StrPath | None, orientation: str) -> IndexedCocoDataset:

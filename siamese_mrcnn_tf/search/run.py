@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.embeddings import ReferenceEmbedding
+from ..io.errors import InputError
 from ..io.files import StrPath
 from .frames import Frame
 from .journal import Journal, JournalResults
@@ -129,7 +130,7 @@ def search(
         summary = Summary(journal.results(), is_complete=False, is_interrupted=is_interrupted)
         journal.discard()
         if not is_interrupted:
-            raise ValueError("; ".join(summary.skipped) or "no image to search")
+            raise InputError("; ".join(summary.skipped) or "no image to search")
         return summary
     if is_interrupted or is_stopped:
         summary = Summary(journal.results(), is_complete=False, is_interrupted=is_interrupted)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..io.errors import InputError
 from ..io.files import IMAGE_SUFFIXES, is_companion
 from ..io.images import HEIF_EXTRA, HEIF_SUFFIXES, can_read, read_image
 from ..io.intensity import find_ranges
@@ -150,7 +151,7 @@ def _find(
             paths = _files_in(path, recursive, suffixes, skipped)
             if not paths:
                 below = "" if recursive or not any(map(Path.is_dir, path.iterdir())) else "; --recursive looks below it"
-                raise ValueError(f"{source}: no image ({', '.join(suffixes)}) in this folder{below}")
+                raise InputError(f"{source}: no image ({', '.join(suffixes)}) in this folder{below}")
         else:
             paths = _matches(source, recursive, suffixes, skipped)
         for path in paths:
@@ -167,14 +168,14 @@ def _matches(
         ValueError: there are none.
     """
     if os.path.exists(pattern):
-        raise ValueError(f"{pattern}: not a regular file, expected an image, a folder or a pattern")
+        raise InputError(f"{pattern}: not a regular file, expected an image, a folder or a pattern")
     matches = sorted(path for path in map(Path, glob.glob(str(pattern), recursive=True)) if not is_companion(path))
     paths = [path for path in matches if path.is_file()]
     if not paths:
         folders = [path for path in matches if path.is_dir()]
         paths = [path for folder in folders for path in _files_in(folder, recursive, suffixes, skipped)]
     if not paths:
-        raise ValueError(f"{pattern}: no such file, folder or match")
+        raise InputError(f"{pattern}: no such file, folder or match")
     return paths
 
 

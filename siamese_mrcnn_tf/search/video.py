@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..io.errors import InputError
 from ..io.files import StrPath
 
 VIDEO_EXTRA = 'pip install "siamese-mrcnn-tf[video]"'
@@ -37,14 +38,14 @@ def read_video(path: StrPath, every: int = 1) -> Iterator[VideoFrame]:
     import av
 
     if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file, or not a regular one")
+        raise InputError(f"{path}: no such file, or not a regular one")
     try:
         container = av.open(str(path))
     except av.error.FFmpegError as error:
-        raise ValueError(f"{path}: not a video that can be read ({error.strerror})") from error
+        raise InputError(f"{path}: not a video that can be read ({error.strerror})") from error
     with container:
         if not container.streams.video:
-            raise ValueError(f"{path}: no video in this file")
+            raise InputError(f"{path}: no video in this file")
         stream = container.streams.video[0]
         stream.thread_type = "SLICE"  # frame threads hide errors, and lose the frames before one
         decoding = _Decoding(container, stream)
@@ -52,7 +53,7 @@ def read_video(path: StrPath, every: int = 1) -> Iterator[VideoFrame]:
             if number % every == 0:
                 yield VideoFrame(number, decoding.seconds(frame), _pixels_of(frame))
         if problem := decoding.problem():
-            raise ValueError(f"{path}: {problem}")
+            raise InputError(f"{path}: {problem}")
 
 
 def read_webcam(device: int, every: int = 1) -> Iterator[VideoFrame]:
@@ -66,12 +67,12 @@ def read_webcam(device: int, every: int = 1) -> Iterator[VideoFrame]:
     capture = cv2.VideoCapture(device)
     try:
         if not capture.isOpened():
-            raise ValueError(f"webcam:{device}: cannot be opened; other webcams are webcam:1, webcam:2, ...")
+            raise InputError(f"webcam:{device}: cannot be opened; other webcams are webcam:1, webcam:2, ...")
         begin: float | None = None
         for number in itertools.count():
             is_read, pixels = capture.read()
             if not is_read:
-                raise ValueError(f"webcam:{device}: gives no more frames after {number}")
+                raise InputError(f"webcam:{device}: gives no more frames after {number}")
             now = time.monotonic()
             begin = now if begin is None else begin
             if number % every == 0:
@@ -165,4 +166,4 @@ def has_av() -> bool:
 def require_av(path: StrPath) -> None:
     """Raise ValueError if PyAV, which reads a video file, is not installed."""
     if not has_av():
-        raise ValueError(f"{path}: video files need {VIDEO_EXTRA}")
+        raise InputError(f"{path}: video files need {VIDEO_EXTRA}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..io.errors import InputError
 from ..io.files import StrPath, atomic_path
 
 logger = logging.getLogger(__name__)
@@ -66,9 +67,9 @@ def write_video(path: StrPath, frames: Iterable[tuple[int, np.ndarray]], rate: F
         try:
             count = writer(temporary, _checked(path, frames), rate)
         except _Unencodable as error:
-            raise ValueError(f"{path}: the video cannot be written ({error})") from error
+            raise InputError(f"{path}: the video cannot be written ({error})") from error
         if not count:
-            raise ValueError(f"{path}: no frames to write")
+            raise InputError(f"{path}: no frames to write")
 
 
 class _Unencodable(Exception):
@@ -81,7 +82,7 @@ def _checked(path: StrPath, frames: Iterable[tuple[int, np.ndarray]]) -> Iterabl
     for position, pixels in frames:
         size = size or pixels.shape
         if pixels.shape != size:
-            raise ValueError(f"{path}: a frame of shape {pixels.shape} after one of {size}, expected one size")
+            raise InputError(f"{path}: a frame of shape {pixels.shape} after one of {size}, expected one size")
         height, width = (max(side - side % 2, 2) for side in size[:2])
         yield position, np.ascontiguousarray(pixels[:height, :width])
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..io.errors import InputError
 from ..io.files import read_json, write_json
 from ..ops.boxes import extract_bboxes
 from .outlines import CATEGORIES, category_names
@@ -62,7 +63,7 @@ def ensure_standard(folder: str | Path) -> Path:
         found = _read_info(path)
         for key, value in expected.items():
             if found.get(key) != value:
-                raise ValueError(
+                raise InputError(
                     f"{path}: info.{key} = {found.get(key)!r}, expected {value!r} as in the standard Shapes data set; "
                     "remove the folder to make it again, or choose another folder"
                 )
@@ -112,7 +113,7 @@ def write_coco(
     _check_arguments(train=train, val=val, size=size, seed=seed, square=square, workers=workers)
     category_names(categories)  # refuse a number out of range before anything is removed
     if segmentation not in SEGMENTATIONS:
-        raise ValueError(f"segmentation = {segmentation!r}: expected {' or '.join(SEGMENTATIONS)}")
+        raise InputError(f"segmentation = {segmentation!r}: expected {' or '.join(SEGMENTATIONS)}")
     folder = Path(folder)
     _remove_annotations(folder)
     min_side = size if square else size * 3 // 4
@@ -271,7 +272,7 @@ def _remove_annotations(folder: Path) -> None:
     for path in paths:
         description = _read_info(path).get("description")
         if not str(description).startswith(_DESCRIPTION):
-            raise ValueError(f"{path}: info.description = {description!r}, not a {_DESCRIPTION} data set; not replaced")
+            raise InputError(f"{path}: info.description = {description!r}, not a {_DESCRIPTION} data set; not replaced")
     for path in paths:
         path.unlink()
 
@@ -281,4 +282,4 @@ def _check_arguments(*, square: bool = True, **values: int) -> None:
     for name, value in values.items():
         minimum = _MINIMUM_VARIED if name == "size" and not square else _MINIMUM[name]
         if value < minimum:
-            raise ValueError(f"{name} = {value}: expected {minimum} or more")
+            raise InputError(f"{name} = {value}: expected {minimum} or more")

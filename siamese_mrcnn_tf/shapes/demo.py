@@ -16,6 +16,7 @@ from ..data.dataset import IndexedCocoDataset
 from ..evaluation import protocol
 from ..evaluation.queries import OneShotDetector, RandomBoxes
 from ..evaluation.settings import EvaluationSettings
+from ..io.errors import InputError
 from ..io.files import read_json
 from ..io.processor import multiplies
 from ..predictor import SiamesePredictor
@@ -142,7 +143,7 @@ def refuse_another_run(command: list[str], folder: Path) -> None:
     if (folder / RUN_FILE).is_file():
         begun = read_json(folder / RUN_FILE)["arguments"]
         if begun not in (command, command[1:]):  # version 0.1 did not write "pretrain"
-            raise ValueError(f"{folder}: holds a run of {shlex.join(begun)}; choose another folder (--out)")
+            raise InputError(f"{folder}: holds a run of {shlex.join(begun)}; choose another folder (--out)")
 
 
 def open_scenes(folder: str | Path) -> tuple[IndexedCocoDataset, COCO]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from ..io.errors import InputError
 from . import grammar
 from .parts import Outline, arc, box, circle, in_unit_circle, make_outline, mirrored, polar, rotated, spokes
 
@@ -107,7 +108,7 @@ def category_names(count: int = len(CATEGORIES)) -> tuple[str, ...]:
         ValueError: fewer than 2 or more than MAX_CATEGORIES.
     """
     if not 2 <= count <= MAX_CATEGORIES:
-        raise ValueError(f"categories = {count}: expected 2 to {MAX_CATEGORIES}")
+        raise InputError(f"categories = {count}: expected 2 to {MAX_CATEGORIES}")
     return _all_names()[:count]
 
 

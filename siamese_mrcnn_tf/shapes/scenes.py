@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..io.errors import InputError
 from ..io.files import atomic_path
 from ..ops.boxes import extract_bboxes
 from ..ops.polygons import mask_polygons
@@ -69,10 +70,10 @@ def make_scene(
         class_ids: int32 [n], of `outlines.category_id`.
     """
     if min(height, width) < MIN_SIZE:
-        raise ValueError(f"a scene of {height} x {width} pixels is too small: expected {MIN_SIZE} or more a side")
+        raise InputError(f"a scene of {height} x {width} pixels is too small: expected {MIN_SIZE} or more a side")
     known = category_names(MAX_CATEGORIES)
     if not len(categories) or not set(categories) <= set(known):
-        raise ValueError(
+        raise InputError(
             f"categories = {list(categories)!r}: expected some of {', '.join(CATEGORIES)}, {known[20]}, ..."
         )
     image = _background(rng, height, width)

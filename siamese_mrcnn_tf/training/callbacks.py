@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.loader import SampleLoader
+from ..io.errors import StateError
 from .distribution import counts_ahead
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class _Callback(keras.callbacks.Callback):
         if names:
             last = self._trainer.folder.last_good(self._trainer.state)
             images = f"Images of this step: {', '.join(self._loader.images(number))}. The last good checkpoint: {last}"
-            raise RuntimeError(f"{where}: {', '.join(names)} is NaN or infinite, training stops. {images}")
+            raise StateError(f"{where}: {', '.join(names)} is NaN or infinite, training stops. {images}")
 
 
 class StepCallback(_Callback):

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..config import FORMER_NAMES, Config
 from ..io import files
+from ..io.errors import InputError, StateError
 from ..io.files import StrPath
 from ..weights import loading
 from ..weights.runs import CONFIG_FILE, RUN_FILE, STATE_FILE, best_epoch
@@ -79,7 +80,7 @@ class CheckpointManager:
         writes: bool = True,
     ) -> None:
         if keep < 1:
-            raise ValueError(f"keep = {keep}: expected 1 or more epochs")
+            raise InputError(f"keep = {keep}: expected 1 or more epochs")
         self.path, self.writes = files.writable_folder(path), writes
         self._layers, self._keep, self._save_legacy, self._name = layers, keep, save_legacy, name
 
@@ -91,10 +92,10 @@ class CheckpointManager:
         try:
             state = TrainerState(**files.read_json(path))
         except TypeError as error:
-            raise ValueError(f"{path}: not the state of a run ({error})") from error
+            raise InputError(f"{path}: not the state of a run ({error})") from error
         state.settings = {_FORMER_SETTINGS.get(name, name): value for name, value in state.settings.items()}
         if state.weights and not self.weights_path(state).is_file():
-            raise ValueError(f"{self.weights_path(state)}: no such file, though {STATE_FILE} names it")
+            raise InputError(f"{self.weights_path(state)}: no such file, though {STATE_FILE} names it")
         return state
 
     def weights_path(self, state: TrainerState) -> Path:
@@ -156,7 +157,7 @@ class CheckpointManager:
         arrays = ((variable.path, np.asarray(variable)) for variable in model.variables)
         broken = [path for path, values in arrays if values.dtype.kind == "f" and not np.isfinite(values).all()]
         if broken:
-            raise RuntimeError(
+            raise StateError(
                 f"epoch {state.epoch + 1}, step {state.step}: {len(broken)} weights hold NaN or infinity, the first is "
                 f"{broken[0]}. They are not saved; the last good checkpoint: {self.last_good(state)}"
             )
@@ -176,7 +177,7 @@ def read_arguments(path: StrPath) -> list[str]:
     """The arguments of the command that began the run in a folder; raises ValueError without one."""
     content = files.read_json(resolve_run(path) / RUN_FILE)
     if not isinstance(content, dict) or not isinstance(content.get("arguments"), list):
-        raise ValueError(f"{Path(path) / RUN_FILE}: not the command of a run")
+        raise InputError(f"{Path(path) / RUN_FILE}: not the command of a run")
     return list(content["arguments"])
 
 
@@ -184,12 +185,12 @@ def refuse_run(path: StrPath) -> None:
     """Raise ValueError if a run was begun in a folder."""
     if (Path(path) / STATE_FILE).exists():
         other = "choose another folder (--logs, or --set EXPERIMENT=NAME)"
-        raise ValueError(f"{path}: holds a run already; resume it (--resume), or {other}")
+        raise InputError(f"{path}: holds a run already; resume it (--resume), or {other}")
 
 
 def resolve_run(path: StrPath) -> Path:
     """The folder as a Path; raises ValueError if no run was begun there."""
     path = Path(path)
     if not (path / STATE_FILE).is_file():
-        raise ValueError(f"{path}: no run to resume there, it has no {STATE_FILE}")
+        raise InputError(f"{path}: no run to resume there, it has no {STATE_FILE}")
     return path

@@ -13,6 +13,8 @@ from typing import Any
 
 import keras
 
+from ..io.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 
@@ -54,11 +56,11 @@ def device_scope(devices: int) -> AbstractContextManager[Any]:
 
     if is_cluster:
         if devices > 1:
-            raise ValueError(f"devices = {devices}: where TF_CONFIG names several machines, each uses all of its GPUs")
+            raise InputError(f"devices = {devices}: where TF_CONFIG names several machines, each uses all of its GPUs")
         return _scope(tf.distribute.MultiWorkerMirroredStrategy())
     gpus = tf.config.list_physical_devices("GPU")
     if gpus and devices > len(gpus):
-        raise ValueError(f"devices = {devices}: this machine has {len(gpus)} GPUs")
+        raise InputError(f"devices = {devices}: this machine has {len(gpus)} GPUs")
     if not gpus:
         _split_cpu(devices)
         logger.warning("this machine has no GPU: its CPU is used as %d devices", devices)
@@ -139,9 +141,9 @@ def _writes() -> bool | None:
         cluster, kind, index = content["cluster"], content["task"]["type"], int(content["task"]["index"])
         count = sum(len(addresses) for addresses in cluster.values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"TF_CONFIG = {text!r}: expected the JSON that tf.distribute describes ({error!r})") from error
+        raise InputError(f"TF_CONFIG = {text!r}: expected the JSON that tf.distribute describes ({error!r})") from error
     if not set(cluster) <= {"chief", "worker"} or kind not in cluster:
-        raise ValueError(f"TF_CONFIG = {text!r}: expected a chief and workers, and this machine among them")
+        raise InputError(f"TF_CONFIG = {text!r}: expected a chief and workers, and this machine among them")
     return (kind, index) == ("chief" if "chief" in cluster else "worker", 0) if count > 1 else None
 
 
@@ -153,12 +155,12 @@ def _scope(strategy: Any) -> AbstractContextManager[Any]:
 def _data_parallel_scope(devices: int) -> AbstractContextManager[Any]:
     """Context of several devices of this machine, on JAX."""
     if several_machines():
-        raise ValueError("TF_CONFIG names several machines: these need KERAS_BACKEND=tensorflow")
+        raise InputError("TF_CONFIG names several machines: these need KERAS_BACKEND=tensorflow")
     found = keras.distribution.list_devices()
     if devices > len(found):
         parts = f"; XLA_FLAGS=--xla_force_host_platform_device_count={devices} splits the CPU"
         hint = parts if found[0].startswith("cpu") else ""
-        raise ValueError(f"devices = {devices}: JAX sees {', '.join(found)} on this machine{hint}")
+        raise InputError(f"devices = {devices}: JAX sees {', '.join(found)} on this machine{hint}")
     return _scope(keras.distribution.DataParallel(devices=found[:devices]))
 
 
@@ -176,4 +178,4 @@ def _split_cpu(devices: int) -> None:
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
     except RuntimeError as error:
         cause = "this machine has no GPU, and TensorFlow has started, so that its CPU cannot be split"
-        raise ValueError(f"devices = {devices}: {cause}: use 1 device (GPU_COUNT = 1), or restart Python") from error
+        raise InputError(f"devices = {devices}: {cause}: use 1 device (GPU_COUNT = 1), or restart Python") from error

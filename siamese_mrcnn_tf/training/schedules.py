@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..io.errors import InputError
 from ..io.files import StrPath, read_json
 
 _HEADS = r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)|(presence_.*)"
@@ -55,7 +56,7 @@ def layer_pattern(layers: str) -> re.Pattern[str]:
         return re.compile(LAYER_SELECTIONS.get(layers, layers))
     except (re.error, TypeError) as error:
         known = ", ".join(LAYER_SELECTIONS)
-        raise ValueError(f"layers {layers!r}: expected one of {known}, or a regular expression ({error})") from error
+        raise InputError(f"layers {layers!r}: expected one of {known}, or a regular expression ({error})") from error
 
 
 def load_schedule(name_or_path: StrPath, known: Schedules = SCHEDULES) -> Sequence[Stage]:
@@ -68,14 +69,14 @@ def load_schedule(name_or_path: StrPath, known: Schedules = SCHEDULES) -> Sequen
     try:
         entries = read_json(name_or_path)
     except ValueError as error:
-        raise ValueError(f"schedule {str(name_or_path)!r}: none of {', '.join(known)}; {error}") from error
+        raise InputError(f"schedule {str(name_or_path)!r}: none of {', '.join(known)}; {error}") from error
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"schedule {name_or_path}: expected a list of stages that is not empty")
+        raise InputError(f"schedule {name_or_path}: expected a list of stages that is not empty")
     stages = tuple(_stage(entry, f"schedule {name_or_path}: [{index}]") for index, entry in enumerate(entries))
     for index, (before, stage) in enumerate(itertools.pairwise(stages), start=1):
         if stage.epochs <= before.epochs:
             text = f"epochs = {stage.epochs}, expected an epoch after {before.epochs}"
-            raise ValueError(f"schedule {name_or_path}: [{index}]: {text}")
+            raise InputError(f"schedule {name_or_path}: [{index}]: {text}")
     return stages
 
 
@@ -90,18 +91,18 @@ def _stage(entry: Any, where: str) -> Stage:
     """The Stage of an entry of a JSON file; `where` begins the messages of errors."""
     keys = {"epochs", "layers", "learning_rate"}
     if not isinstance(entry, dict) or entry.keys() | {"decay_to"} != keys | {"decay_to"}:
-        raise ValueError(f"{where}: expected an object with the keys {', '.join(sorted(keys))}, got {entry!r}")
+        raise InputError(f"{where}: expected an object with the keys {', '.join(sorted(keys))}, got {entry!r}")
     epochs, rate, end = entry["epochs"], entry["learning_rate"], entry.get("decay_to")
     if type(epochs) is not int or epochs < 1:  # True is not a number here
-        raise ValueError(f"{where}: epochs = {epochs!r}, expected a whole number of 1 or more")
+        raise InputError(f"{where}: epochs = {epochs!r}, expected a whole number of 1 or more")
     if type(rate) not in (int, float) or not 0 < rate < float("inf"):
-        raise ValueError(f"{where}: learning_rate = {rate!r}, expected a number above 0")
+        raise InputError(f"{where}: learning_rate = {rate!r}, expected a number above 0")
     if end is not None and (type(end) is not int or end < epochs):
-        raise ValueError(f"{where}: decay_to = {end!r}, expected an epoch from {epochs} on")
+        raise InputError(f"{where}: decay_to = {end!r}, expected an epoch from {epochs} on")
     if not isinstance(entry["layers"], str):
-        raise ValueError(f"{where}: layers = {entry['layers']!r}, expected a selection or a regular expression")
+        raise InputError(f"{where}: layers = {entry['layers']!r}, expected a selection or a regular expression")
     try:
         layer_pattern(entry["layers"])
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
     return Stage(**entry)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import keras
 
+from ..io.errors import InputError
 from .schedules import LAYER_SELECTIONS, layer_pattern
 
 
@@ -33,7 +34,7 @@ def matching_layers(layers: Iterable[keras.layers.Layer], selection: str) -> lis
     names = [layer.name for layer in weighted if pattern.fullmatch(layer.name)]
     if not names:
         known = ", ".join(LAYER_SELECTIONS)
-        raise ValueError(f"layers {selection!r}: no layer of that name; expected one of {known}, or an expression")
+        raise InputError(f"layers {selection!r}: no layer of that name; expected one of {known}, or an expression")
     return names
 
 

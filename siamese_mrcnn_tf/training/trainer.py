@@ -24,6 +24,7 @@ from ..data.augmentation import as_augmentation
 from ..data.data_generator import TrainingSamples
 from ..data.dataset import Dataset
 from ..data.loader import SampleLoader
+from ..io.errors import InputError
 from ..weights.runs import best_epoch
 from .batches import TrainingBatches
 from .callbacks import StepCallback, TrainingStopped, ValidationCallback, loader_errors
@@ -133,7 +134,7 @@ class Trainer:
         if before is not None and before.epoch > epoch:
             found = f"holds a run of {before.epoch} epochs, and this one begins after epoch {epoch}"
             way = "resume from there (load_latest_checkpoint()), or choose another folder or EXPERIMENT"
-            raise ValueError(f"{self.folder.path}: {found}: {way}")
+            raise InputError(f"{self.folder.path}: {found}: {way}")
         self.state.epoch = epoch
         if before is not None:
             self.state.history = before.history
@@ -144,9 +145,9 @@ class Trainer:
         """Resume the run of the folder; ValueError if there is none, or if it has other settings."""
         state = self.folder.load_state()
         if state is None or state.weights is None:
-            raise ValueError(f"{self.folder.path}: no run to resume there")
+            raise InputError(f"{self.folder.path}: no run to resume there")
         for name, mine, theirs in self._differences(state):
-            raise ValueError(f"{self.folder.path}: {name} = {mine!r}, but the run was begun with {theirs!r}; use that")
+            raise InputError(f"{self.folder.path}: {name} = {mine!r}, but the run was begun with {theirs!r}; use that")
         self.state = state
         if state.history and self.folder.writes:
             self.folder.write_history(state)  # the run may have been killed before that
@@ -169,7 +170,7 @@ class Trainer:
             matching_layers(self.layers.layers, stage.layers)
         replicas = replicas_of(self.model)
         if self.config.BATCH_SIZE % replicas:
-            raise ValueError(f"a batch of {self.config.BATCH_SIZE} cannot be shared evenly by {replicas} devices")
+            raise InputError(f"a batch of {self.config.BATCH_SIZE} cannot be shared evenly by {replicas} devices")
 
     def _begin_stage(self, index: int, stage: Stage, *, restore: bool) -> None:
         """Choose the layers that train and compile; `restore` loads the weights of the state.

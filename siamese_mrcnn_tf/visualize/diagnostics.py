@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..io.errors import InputError
 from .style import FONT_SIZE, INK, SERIES_COLORS, SOFT, Values, add_grid, new_figure, style_axes
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ def _columns(history: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Name -> float [epochs], NaN where a row has no finite number."""
     rows = list(history)
     if not rows:
-        raise ValueError("history: expected a row for each epoch, got none")
+        raise InputError("history: expected a row for each epoch, got none")
     names = dict.fromkeys(str(name) for row in rows for name in row)
     columns = {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
     if "epoch" not in columns or not np.isfinite(columns["epoch"]).all():
-        raise ValueError(f"history: expected rows with a number under 'epoch', got the keys {', '.join(names)}")
+        raise InputError(f"history: expected rows with a number under 'epoch', got the keys {', '.join(names)}")
     return {name: values for name, values in columns.items() if np.isfinite(values).any()}
 
 
@@ -126,7 +127,7 @@ def plot_precision_recall(AP: float, precisions: ArrayLike, recalls: ArrayLike, 
     """
     precisions, recalls = np.asarray(precisions, float).reshape(-1), np.asarray(recalls, float).reshape(-1)
     if len(precisions) != len(recalls):
-        raise ValueError(f"recalls: expected {len(precisions)} like precisions, got {len(recalls)}")
+        raise InputError(f"recalls: expected {len(precisions)} like precisions, got {len(recalls)}")
     ax = new_figure((5, 4.5)).add_subplot() if ax is None else ax
     ax.plot(recalls, precisions, color=SERIES_COLORS[0], linewidth=1.8)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="recall", ylabel="precision")
@@ -157,9 +158,9 @@ def plot_overlaps(
     truth, found = (np.asarray(ids, int)[np.asarray(ids, int) != 0] for ids in (gt_class_ids, pred_class_ids))
     table = np.asarray(overlaps, float)
     if table.ndim != 2 or len(table) < len(found) or table.shape[1] < len(truth):
-        raise ValueError(f"overlaps: expected [{len(found)} detections, {len(truth)} instances], got {table.shape}")
+        raise InputError(f"overlaps: expected [{len(found)} detections, {len(truth)} instances], got {table.shape}")
     if len(pred_scores) < len(found):
-        raise ValueError(f"pred_scores: expected one for each of {len(found)} detections, got {len(pred_scores)}")
+        raise InputError(f"pred_scores: expected one for each of {len(found)} detections, got {len(pred_scores)}")
     table = table[: len(found), : len(truth)]
     rows, columns = max(len(found), 1), max(len(truth), 1)
     ax = new_figure((3 + 0.75 * columns, 2 + 0.5 * rows)).add_subplot() if ax is None else ax

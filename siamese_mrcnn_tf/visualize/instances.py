@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
+from ..io.errors import InputError
 from ..io.files import atomic_path
 from ..ops.boxes import extract_bboxes
 from . import style
@@ -190,7 +191,7 @@ def display_results(
     else:
         axes = list(ax)
     if len(axes) != len(targets) + 1:
-        raise ValueError(f"ax: expected {len(targets)} axes for references and one for the scene, got {len(axes)}")
+        raise InputError(f"ax: expected {len(targets)} axes for references and one for the scene, got {len(axes)}")
     for target_ax, crop in zip(axes, targets, strict=False):
         style.draw_image(target_ax, crop, "", margin=0)
     scene: dict[str, Any] = {"scores": scores, "title": title, "ax": axes[-1], "colors": colors, "captions": captions}
@@ -241,9 +242,9 @@ def display_grid(
     given |= {"class_ids_list": class_ids_list, "scores_list": scores_list, "captions": captions, "colors": colors}
     _check_counts(count, category_names_list=category_names_list, **given)
     if not count:
-        raise ValueError("image_list: expected a scene or several, got 0")
+        raise InputError("image_list: expected a scene or several, got 0")
     if save is True:
-        raise ValueError("save: expected a path, or False")
+        raise InputError("save: expected a path, or False")
     if ax is None:
         figure = style.new_figure(figsize)
         figure.suptitle(title, fontsize=fontsize)
@@ -299,7 +300,7 @@ def display_boxes(
 def _crops(target: Values, what: str) -> list[np.ndarray]:
     """The reference crops of a target that is one crop or a sequence of them."""
     if not len(target):
-        raise ValueError(f"{what}: expected a reference crop or several, got none")
+        raise InputError(f"{what}: expected a reference crop or several, got none")
     return [style.checked_image(crop, what) for crop in (target if np.ndim(target[0]) == 3 else [target])]
 
 

@@ -27,6 +27,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup as Html
 from PIL import Image
 
+from ..io.errors import InputError
 from ..io.files import write_text
 from .style import DPI
 
@@ -77,7 +78,7 @@ def section(heading: str, *parts: object, level: int = 2) -> Html:
         parts: Html of the functions below, sections of a deeper level, or text, which becomes a paragraph.
     """
     if level not in range(2, 7):
-        raise ValueError(f"level = {level!r}: expected 2 to 6")
+        raise InputError(f"level = {level!r}: expected 2 to 6")
     return _macro("section")(heading, parts, level)
 
 
@@ -121,7 +122,7 @@ def table(heads: Sequence[object], rows: Iterable[Iterable[object]], *, caption:
     cells = [list(row) for row in rows]
     for index, row in enumerate(cells):
         if len(row) != len(heads):
-            raise ValueError(f"row {index} of a table: expected {len(heads)} cells like its heads, got {len(row)}")
+            raise InputError(f"row {index} of a table: expected {len(heads)} cells like its heads, got {len(row)}")
     numeric = [_is_numeric([row[column] for row in cells]) for column in range(len(heads))]
     return _macro("table")(heads, cells, numeric, caption)
 
@@ -171,7 +172,7 @@ def image_uri(pixels: np.ndarray, *, lossless: bool = False, max_side: int | Non
     """
     pixels = np.asarray(pixels)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or pixels.dtype != np.uint8:
-        raise ValueError(f"image: expected uint8 [height, width, 3], got {pixels.dtype} of shape {pixels.shape}")
+        raise InputError(f"image: expected uint8 [height, width, 3], got {pixels.dtype} of shape {pixels.shape}")
     image, kind, content = Image.fromarray(pixels), "png" if lossless else "jpeg", io.BytesIO()
     if max_side is not None:
         image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)

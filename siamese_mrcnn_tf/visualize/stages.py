@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from ..data import molding
+from ..io.errors import InputError
 from ..ops.boxes import compute_overlaps, match_greedily
 from . import style
 from .instances import apply_mask, random_colors
@@ -50,7 +51,7 @@ def display_images(
     arrays = [np.asarray(image) for image in images]
     for index, image in enumerate(arrays):
         if image.ndim not in (2, 3) or not image.size:
-            raise ValueError(f"images: expected [height, width] or [height, width, 3], got {image.shape} at {index}")
+            raise InputError(f"images: expected [height, width] or [height, width, 3], got {image.shape} at {index}")
     titles = style.checked_count([""] * len(arrays) if titles is None else titles, len(arrays), "titles")
     highest = max((image.shape for image in arrays), key=lambda shape: shape[0] / shape[1], default=(1, 1))
     axes = _axes_for(len(arrays), cols, ax, highest, _INCHES)
@@ -119,7 +120,7 @@ def draw_boxes(
     captions = style.checked_count([""] * count if captions is None else captions, count, "captions")
     visibilities = style.checked_count([2] * count if visibilities is None else visibilities, count, "visibilities")
     if any(each not in range(len(_LINES)) for each in visibilities):
-        raise ValueError(f"visibilities: expected 0, 1 or 2 for each box, got {list(visibilities)}")
+        raise InputError(f"visibilities: expected 0, 1 or 2 for each box, got {list(visibilities)}")
     ax = _axes_for(1, 1, ax, image.shape, _LARGE_INCHES)[0]
     painted, colors = np.array(image), random_colors(count)
     for index in range(count):
@@ -276,7 +277,7 @@ def display_matching(
     """
     image, strengths = style.checked_image(image, "image"), [channel_strength(values) for values in maps]
     if (window is None) != (molded_shape is None):
-        raise ValueError("window and molded_shape: expected both or neither, they go together")
+        raise InputError("window and molded_shape: expected both or neither, they go together")
     names = [f"P{level}" for level in range(2, 2 + len(strengths))] if names is None else names
     style.checked_count(names, len(strengths), "names")
     if window is None or molded_shape is None:
@@ -284,7 +285,7 @@ def display_matching(
     else:
         y1, x1, y2, x2 = map(int, window)
         if not (0 <= y1 < y2 <= molded_shape[0] and 0 <= x1 < x2 <= molded_shape[1]):
-            raise ValueError(f"window: expected a box inside {tuple(molded_shape[:2])}, got {(y1, x1, y2, x2)}")
+            raise InputError(f"window: expected a box inside {tuple(molded_shape[:2])}, got {(y1, x1, y2, x2)}")
         heats = [_resized(strength, molded_shape)[y1:y2, x1:x2] for strength in strengths]
     axes = _axes_for(len(strengths), cols, ax, image.shape, _INCHES)
     for cell, strength, values, name in zip(axes, strengths, heats, names, strict=True):
@@ -304,7 +305,7 @@ def channel_strength(values: ArrayLike) -> np.ndarray:
     values = np.asarray(values, np.float32)
     values = values[0] if values.ndim == 4 and len(values) == 1 else values
     if values.ndim not in (2, 3) or not values.size:
-        raise ValueError(f"maps: expected [h, w], [h, w, channels] or [1, h, w, channels], got shape {values.shape}")
+        raise InputError(f"maps: expected [h, w], [h, w, channels] or [1, h, w, channels], got shape {values.shape}")
     return np.abs(values).mean(axis=-1) if values.ndim == 3 else values
 
 
@@ -325,7 +326,7 @@ def results_to_detections(result: Mapping[str, Any]) -> dict[str, np.ndarray | N
     """
     missing = [key for key in ("rois", "scores", "masks") if key not in result]
     if missing:
-        raise ValueError(f"result: expected rois, scores and masks, {missing[0]!r} is missing")
+        raise InputError(f"result: expected rois, scores and masks, {missing[0]!r} is missing")
     rois = style.checked_boxes(result["rois"], "rois")
     scores = style.checked_count(np.asarray(result["scores"], np.float32), len(rois), "scores")
     class_ids = result.get("class_ids")

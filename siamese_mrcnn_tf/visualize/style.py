@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..io.errors import InputError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -76,7 +78,7 @@ def checked_image(image: ArrayLike, what: str) -> np.ndarray:
     """The image as an array; ValueError names `what` unless it is [height, width, 3] and not empty."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"{what}: expected uint8 [height, width, 3] that is not empty, got shape {image.shape}")
+        raise InputError(f"{what}: expected uint8 [height, width, 3] that is not empty, got shape {image.shape}")
     return image
 
 
@@ -84,19 +86,19 @@ def checked_boxes(values: ArrayLike, what: str) -> np.ndarray:
     """Boxes as float [n, (y1, x1, y2, x2)]; ValueError names `what` if the shape is another."""
     boxes = np.asarray(values, float)
     if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
-        raise ValueError(f"{what}: expected [n, (y1, x1, y2, x2)], got shape {boxes.shape}")
+        raise InputError(f"{what}: expected [n, (y1, x1, y2, x2)], got shape {boxes.shape}")
     return boxes.reshape(-1, 4)
 
 
 def checked_shape(values: ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
     """The values as an array; ValueError names `what` if the shape is another."""
     if np.shape(values) != shape:
-        raise ValueError(f"{what}: expected shape {shape}, got {np.shape(values)}")
+        raise InputError(f"{what}: expected shape {shape}, got {np.shape(values)}")
     return np.asarray(values)
 
 
 def checked_count(values: _Sized, count: int, what: str) -> _Sized:
     """The values; ValueError names `what` if their number is another."""
     if len(values) != count:
-        raise ValueError(f"{what}: expected {count}, one for each, got {len(values)}")
+        raise InputError(f"{what}: expected {count}, one for each, got {len(values)}")
     return values

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import CONFIGS, RUNTIME_PRECISIONS, Config, load_config
+from ..io.errors import InputError
 from ..io.files import StrPath, read_json
 from .loading import identify_file
 from .pretrained import find_weights
@@ -37,9 +38,9 @@ def config_of(path: Path, base: str | None = None) -> Config:
         return read_run_config(run)
     info = identify_file(path)
     if info.kind != "siamese":
-        raise ValueError(f"{path}: {info.text}. It cannot detect by itself: {info.use(path)}")
+        raise InputError(f"{path}: {info.text}. It cannot detect by itself: {info.use(path)}")
     if info.config is None:
-        raise ValueError(f"{path}: {info.text}, fits none of {', '.join(CONFIGS)}. Name its --config; {info.advice}")
+        raise InputError(f"{path}: {info.text}, fits none of {', '.join(CONFIGS)}. Name its --config; {info.advice}")
     return load_config(info.config).replace(**info.fits[info.config])
 
 
@@ -75,13 +76,13 @@ def with_precision(config: Config, runtime: str, precision: str | None) -> Confi
         ValueError: an unknown runtime, or one that lacks the precision.
     """
     if runtime not in RUNTIME_PRECISIONS:
-        raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIME_PRECISIONS)}")
+        raise InputError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIME_PRECISIONS)}")
     if precision is None:
         return config
     if precision not in RUNTIME_PRECISIONS[runtime]:
         expected = f"expected one of {', '.join(RUNTIME_PRECISIONS[runtime])}"
         other = f"; runtime openvino has {precision}" if precision in RUNTIME_PRECISIONS["openvino"] else ""
-        raise ValueError(f"precision {precision!r}: with runtime {runtime} {expected}{other}")
+        raise InputError(f"precision {precision!r}: with runtime {runtime} {expected}{other}")
     return config.replace(PRECISION="bfloat16" if precision == "bfloat16" else "float32")
 
 
@@ -107,5 +108,5 @@ def choose_pretrained(
 def _run_weights(name: str) -> Path:
     """The best weights of the run in a folder."""
     if not Path(name).is_dir():  # "last" and "best"
-        raise ValueError(f"weights {name!r}: of which training run? Expected its folder")
+        raise InputError(f"weights {name!r}: of which training run? Expected its folder")
     return find_run_weights(run_in(name)).path

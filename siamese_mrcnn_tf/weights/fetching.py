@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..io.cache import cache_folder
 from ..io.download import download
+from ..io.errors import InputError, TransferError
 from ..io.files import StrPath, checksum
 from ..io.locks import locked
 from ..io.web import OFFLINE, FailedRequest, is_offline
@@ -36,7 +37,7 @@ def fetch(known: str, checkpoints: StrPath, *, wanted: str = "", tell: Tell = lo
     """
     path, way = cache_folder() / known, by_hand(known, checkpoints, wanted)
     if is_offline():
-        raise ConnectionError(f"{path}: no such file, and {OFFLINE} is set: nothing is downloaded. {way}")
+        raise TransferError(f"{path}: no such file, and {OFFLINE} is set: nothing is downloaded. {way}")
     try:
         with locked(path.parent / LOCKS / f"{known}.lock", f"download of {known}"):
             if not path.is_file():
@@ -82,9 +83,9 @@ def verify(known: str, path: Path, what: str) -> str:
     try:
         info = identify_weights(read_weights(path, values=False).shapes)
     except WeightFileError as error:
-        raise ValueError(f"{what} is not {known} but {str(error).removeprefix(f'{path}: ')}") from error
+        raise InputError(f"{what} is not {known} but {str(error).removeprefix(f'{path}: ')}") from error
     if misfit := KNOWN_FILES[known].misfit(info):
-        raise ValueError(f"{what} is not {known} but {misfit}")
+        raise InputError(f"{what} is not {known} but {misfit}")
     return info.text
 
 
@@ -105,7 +106,7 @@ def _download_from_any(path: Path, tell: Tell) -> None:
             return _download_from(asset, path, tell)
         except ConnectionError as error:
             failures.append(str(error))
-    raise ConnectionError("; ".join(failures))
+    raise TransferError("; ".join(failures))
 
 
 def _sources(known: str, failures: list[str], tell: Tell) -> Iterator[Asset]:
@@ -141,7 +142,7 @@ def _download_from(asset: Asset, path: Path, tell: Tell) -> None:
     try:
         download(asset.url, path, size=asset.size, digest=asset.digest, check=check)
     except ValueError as error:
-        raise ValueError(f"{error}. Nothing of it is kept") from error
+        raise InputError(f"{error}. Nothing of it is kept") from error
     sha256, verified = found
     remember(path.name, Trusted(sha256, asset.url, verified, stamp=stamp_of(path)))
     tell(f"{path}: {path.stat().st_size} bytes, {verified}; sha256 {sha256}, which is remembered")

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from ..io.errors import InputError
 from ..io.files import StrPath, atomic_path
 from .foreign import describe_foreign
 
@@ -72,7 +73,7 @@ WRITTEN_KERAS_VERSION = "2.1.6"  # the Keras whose layout is written; readers ch
 WRITTEN_BACKEND = "tensorflow"
 
 
-class WeightFileError(ValueError):
+class WeightFileError(InputError):
     """A file that cannot be read as weights; the message names it and says what it is."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..io.errors import InputError
 from ..io.files import StrPath
 from . import legacy_h5
 from .batch_norm import EPSILON, corrected_norms, has_other_epsilon
@@ -88,17 +89,17 @@ def load_weights(model: Any, path: StrPath, exclude: Exclude = ()) -> LoadReport
     offered = {key for key in file.shapes if not is_excluded(key) and not info.is_foreign_head(key)}
     wanted = {key: tuple(variable.shape) for key, variable in variables.items() if not is_excluded(key)}
     if any("_preact_" in key for key in file.shapes):
-        raise ValueError(f"{file.path}: a pre-activation ResNet (V2); expected a ResNet-50 or ResNet-101")
+        raise InputError(f"{file.path}: a pre-activation ResNet (V2); expected a ResNet-50 or ResNet-101")
     if file.attributes.get("backend") == "theano":
-        raise ValueError(f"{file.path}: written with Theano, which flips kernels; expected TensorFlow's layout")
+        raise InputError(f"{file.path}: written with Theano, which flips kernels; expected TensorFlow's layout")
     _check_blocks(file, info, offered, wanted)
     _check_shapes(file, info, offered, wanted)
     report = _report(file, info, offered, variables, is_excluded)
     if not report.loaded and report.excluded:
-        raise ValueError(f"{file.path}: exclude leaves nothing to load, it matches {_layer_list(report.excluded)}")
+        raise InputError(f"{file.path}: exclude leaves nothing to load, it matches {_layer_list(report.excluded)}")
     if not report.loaded:
         held = f"the file has {_layer_list(file.shapes)}, the model {_layer_list(variables)}"
-        raise ValueError(f"{file.path}: {info.text}. None of its weights is in the model: {held}")
+        raise InputError(f"{file.path}: {info.text}. None of its weights is in the model: {held}")
     report.notes += _notes(file, info, report, exclude, homes)
     if has_other_epsilon(file):
         report.notes.append(_correct_norms(file))
@@ -165,11 +166,11 @@ def model_weights(model: Any) -> tuple[dict[str, Any], dict[str, str]]:
         for variable in layer.weights:
             key = f"{layer.name}/{variable.name.split('/')[-1].split(':')[0]}"
             if key in variables:
-                raise ValueError(f"the model has two weights named {key}: layers need distinct names to share a file")
+                raise InputError(f"the model has two weights named {key}: layers need distinct names to share a file")
             variables[key] = variable
             homes[key] = group_of(layer.name) or outermost or layer.name
     if not variables:
-        raise ValueError(f"{type(model).__name__} {getattr(model, 'name', '')!r} has no weights; build the model first")
+        raise InputError(f"{type(model).__name__} {getattr(model, 'name', '')!r} has no weights; build the model first")
     return variables, homes
 
 
@@ -190,7 +191,7 @@ def _exclusion(exclude: Exclude, homes: Mapping[str, str]) -> _Excluded:
     try:
         patterns = [re.compile(item) for item in _items(exclude)]
     except (re.error, TypeError) as error:
-        raise ValueError(f"exclude {exclude!r}: expected a layer name or a regular expression ({error})") from error
+        raise InputError(f"exclude {exclude!r}: expected a layer name or a regular expression ({error})") from error
 
     def is_excluded(key: str) -> bool:
         names = (layer_of(key), homes.get(key) or group_of(layer_of(key)) or "")
@@ -216,7 +217,7 @@ def _check_blocks(file: WeightFile, info: WeightsInfo, offered: Iterable[str], w
     if lacking := in_model - in_file:
         counts.append(f"{len(lacking)} of the model's residual blocks are not in it ({_block_list(lacking)})")
     way = f'{info.advice}; to load the other weights exclude "resnet_model"'
-    raise ValueError(f"{file.path}: {info.text}. {' and '.join(counts)}. {way}")
+    raise InputError(f"{file.path}: {info.text}. {' and '.join(counts)}. {way}")
 
 
 def _check_shapes(file: WeightFile, info: WeightsInfo, offered: Collection[str], wanted: Mapping[str, Shape]) -> None:
@@ -226,7 +227,7 @@ def _check_shapes(file: WeightFile, info: WeightsInfo, offered: Collection[str],
     first, *others = differing
     more = f"; so do {len(others)} more weights ({_layer_list(others)})" if others else ""
     shapes = f"{_shape(file.shapes[first])} in the file, {_shape(wanted[first])} in the model{more}"
-    raise ValueError(f"{file.path}: shapes of {first} differ: {shapes}. {info.advice}; or exclude these layers by name")
+    raise InputError(f"{file.path}: shapes of {first} differ: {shapes}. {info.advice}; or exclude these layers by name")
 
 
 def _report(

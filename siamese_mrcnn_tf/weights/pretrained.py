@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from ..io.errors import InputError
 from ..io.files import StrPath
 from .fetching import Tell, by_hand, fetch, find_fetched
 from .foreign import describe_missing
@@ -46,7 +47,7 @@ def find_weights(
     """
     if str(name) in OF_RUNS:
         if runs is None:
-            raise ValueError(
+            raise InputError(
                 f"weights {str(name)!r}: no training run to take them from; expected a file or a known name"
             )
         return Path(runs(str(name)))
@@ -60,11 +61,11 @@ def find_weights(
     if known is None and path.is_dir() and runs is not None:
         return Path(runs(str(path)))
     if known is None and path.is_dir():
-        raise ValueError(f"{path}: a folder, expected a weight file or one of: {known_names()}")
+        raise InputError(f"{path}: a folder, expected a weight file or one of: {known_names()}")
     if what := describe_missing(path):
-        raise ValueError(f"{path}: {what}")
+        raise InputError(f"{path}: {what}")
     if known is None:
-        raise ValueError(f"weights {str(name)!r}: no such file{suggestions(path.name)} Known names: {known_names()}")
+        raise InputError(f"weights {str(name)!r}: no such file{suggestions(path.name)} Known names: {known_names()}")
     checkpoints = Path(checkpoints).expanduser()
     folder = checkpoints if is_name else path.parent
     return _find_or_fetch(known, folder, checkpoints, tell)
@@ -97,7 +98,7 @@ def _find_or_fetch(known: str, folder: Path, checkpoints: Path, tell: Tell) -> P
     else:
         name = next((name for name in names if KNOWN_FILES[name].can_be_downloaded), known)
         if not may_download or not KNOWN_FILES[name].can_be_downloaded:
-            raise ValueError(_missing(known, folder, name))
+            raise InputError(_missing(known, folder, name))
         found = fetch(name, checkpoints, wanted=known, tell=tell)
     if name != known:
         tell(f"{known} is not in {folder}: {found} is used, {KNOWN_FILES[name].what}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import Config, load_config
 from ..io import files
+from ..io.errors import InputError
 from ..io.files import StrPath
 from .foreign import describe_folder
 
@@ -48,7 +49,7 @@ def find_last_checkpoint(log_dir: StrPath) -> str:
     """Path of the `siamese_mrcnn_{epoch:04d}.h5` of the last epoch in `log_dir`; raises ValueError without one."""
     found = _checkpoints(Path(log_dir))
     if not found:
-        raise ValueError(f"{log_dir}: no checkpoint siamese_mrcnn_####.h5 in it; {describe_folder(Path(log_dir))}")
+        raise InputError(f"{log_dir}: no checkpoint siamese_mrcnn_####.h5 in it; {describe_folder(Path(log_dir))}")
     return str(found[-1])
 
 
@@ -85,7 +86,7 @@ def find_newest_run(model_dir: StrPath, experiment: str | None = None) -> Path:
         runs = [path for path in runs if path.name.endswith(f"_{experiment}".lower())]
     if not runs:
         wanted = f" of EXPERIMENT {experiment}" if experiment else ""
-        raise ValueError(f"{folder}: no checkpoint siamese_mrcnn_####.h5{wanted} in it or in a folder below it")
+        raise InputError(f"{folder}: no checkpoint siamese_mrcnn_####.h5{wanted} in it or in a folder below it")
     return max(runs, key=lambda path: max(one.stat().st_mtime_ns for one in _checkpoints(path)))
 
 
@@ -117,7 +118,7 @@ def read_state(log_dir: StrPath) -> dict[str, Any]:
     path = Path(log_dir) / STATE_FILE
     content = files.read_json(path) if path.is_file() else {}
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: not the state of a run")
+        raise InputError(f"{path}: not the state of a run")
     return content
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..io.errors import InputError
 from ..io.files import StrPath, checksum, read_json, write_json
 from ..ops.similarity import Verification
 
@@ -46,7 +47,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold = {self.threshold}: expected 0 to 1")
+            raise InputError(f"threshold = {self.threshold}: expected 0 to 1")
 
     def summary(self) -> str:
         """Threshold, rule and data in one line."""
@@ -72,7 +73,7 @@ def find_thresholds(weights: StrPath) -> Calibration | None:
     calibration = read_thresholds(path)
     if calibration.weights_sha256 != checksum(weights):
         fix = "run siamese-mrcnn calibrate again, or remove it"
-        raise ValueError(f"{path}: was fitted for other weights than {Path(weights).name} beside it; {fix}")
+        raise InputError(f"{path}: was fitted for other weights than {Path(weights).name} beside it; {fix}")
     return calibration
 
 
@@ -81,7 +82,7 @@ def find_verification(weights: StrPath) -> Verification:
     calibration = find_thresholds(weights)
     if calibration is None or calibration.verification is None:
         lacking = f"{threshold_path(weights)}: no verification there, which VERIFY_DETECTIONS = True needs"
-        raise ValueError(f"{lacking}; run siamese-mrcnn calibrate, or leave the setting out")
+        raise InputError(f"{lacking}; run siamese-mrcnn calibrate, or leave the setting out")
     return calibration.verification
 
 
@@ -89,16 +90,16 @@ def read_thresholds(path: StrPath) -> Calibration:
     """The content of a threshold file; ValueError names the file and the key that is wrong."""
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a threshold file that this version of the program writes")
+        raise InputError(f"{path}: not a threshold file that this version of the program writes")
     fields = {field.name for field in dataclasses.fields(Calibration)} - {"verification"}
     try:
         found = content["verification"]
         verification = None if found is None else _verification(found)
         return Calibration(**{name: content[name] for name in fields}, verification=verification)
     except KeyError as error:
-        raise ValueError(f"{path}: the key {error} is missing") from error
+        raise InputError(f"{path}: the key {error} is missing") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def save_thresholds(calibration: Calibration, path: StrPath) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io.cache import cache_folder
+from ..io.errors import InputError
 from ..io.files import read_json, write_json
 from ..io.locks import locked
 
@@ -48,7 +49,7 @@ def read_trusted(name: str) -> Trusted | None:
         return Trusted(**{**content, "stamp": tuple(content["stamp"])})
     except (TypeError, KeyError) as error:
         fix = "correct or remove the entry"
-        raise ValueError(f"{cache_folder() / FILE}: {name}: not an entry of checksums ({error}); {fix}") from error
+        raise InputError(f"{cache_folder() / FILE}: {name}: not an entry of checksums ({error}); {fix}") from error
 
 
 def remember(name: str, entry: Trusted) -> None:
@@ -63,7 +64,7 @@ def remember(name: str, entry: Trusted) -> None:
 def accept(name: str, sha256: str) -> None:
     """Trust the known file of this checksum from now on, in place of another; raises ValueError if it is none."""
     if len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef"):
-        raise ValueError(f"{sha256!r}: not a sha256 checksum, expected 64 hexadecimal digits")
+        raise InputError(f"{sha256!r}: not a sha256 checksum, expected 64 hexadecimal digits")
     remember(name, Trusted(sha256.lower(), "accepted by checksum"))
 
 
@@ -78,7 +79,7 @@ def refuse_changed(name: str, found: str, what: str, otherwise: str = "") -> Non
     if entry is not None and entry.sha256 != found:
         known = f"the one trusted since {entry.date} is {entry.sha256} ({entry.source})"
         way = f"if it was replaced on purpose, accept it: siamese-mrcnn weights {name.removesuffix('.h5')}"
-        raise ValueError(f"{what} has the sha256 checksum {found}, {known}; {way} --accept {found}{otherwise}")
+        raise InputError(f"{what} has the sha256 checksum {found}, {known}; {way} --accept {found}{otherwise}")
 
 
 def is_as_remembered(path: Path) -> bool:
@@ -96,5 +97,5 @@ def stamp_of(path: Path) -> tuple[int, int]:
 def _read(path: Path) -> dict[str, Any]:
     content = read_json(path) if path.is_file() else {}
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: not the checksums of files; remove it")
+        raise InputError(f"{path}: not the checksums of files; remove it")
     return content

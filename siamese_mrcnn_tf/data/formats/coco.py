@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from ...io.errors import InputError
 from ..annotations import read_annotations
 from ..layouts import choose_images, image_folders, subset_of_file
 from .common import ImportedImage, ImportedObject
@@ -23,7 +24,7 @@ def read_coco(paths: Iterable[Path], image_dir: Path | None = None) -> tuple[lis
         content = read_annotations(path)
         names = {category["id"]: category["name"] for category in content["categories"]}
         if len(set(names.values())) < len(names):
-            raise ValueError(f"{path}: categories: some have the same name, expected each once")
+            raise InputError(f"{path}: categories: some have the same name, expected each once")
         for number, name in names.items():
             agree = agree and ids.setdefault(name, number) == number
         objects: dict[int, list[ImportedObject]] = {image["id"]: [] for image in content["images"]}

@@ -20,6 +20,7 @@ import pycocotools.mask as coco_mask
 from PIL import Image
 
 from ...io import files
+from ...io.errors import InputError
 from ..annotations import Rle
 
 logger = logging.getLogger(__name__)
@@ -84,21 +85,21 @@ class ImportedImage:
 def required(entry: Any, key: str, kind: type | types.UnionType, place: str) -> Any:
     """The value of a key, which must be there and of a kind; ValueError names the place, the key and the value."""
     if not isinstance(entry, dict):
-        raise ValueError(f"{place}: {reprlib.repr(entry)}, expected a dict")
+        raise InputError(f"{place}: {reprlib.repr(entry)}, expected a dict")
     if key not in entry:
-        raise ValueError(f"{place}: the key {key!r} is missing")
+        raise InputError(f"{place}: the key {key!r} is missing")
     if not isinstance(entry[key], kind):
         expected = getattr(kind, "__name__", str(kind).replace("|", "or"))
-        raise ValueError(f"{place}: {key} = {reprlib.repr(entry[key])}, expected a {expected}")
+        raise InputError(f"{place}: {key} = {reprlib.repr(entry[key])}, expected a {expected}")
     return entry[key]
 
 
 def checked_number(value: Any, place: str, *, is_size: bool = False) -> float:
     """A number of pixels, above 0 for a size; ValueError names the place."""
     if type(value) not in (int, float) or not -MAX_COORDINATE < value < MAX_COORDINATE:
-        raise ValueError(f"{place} = {reprlib.repr(value)}, expected a number below {MAX_COORDINATE:.0f} in size")
+        raise InputError(f"{place} = {reprlib.repr(value)}, expected a number below {MAX_COORDINATE:.0f} in size")
     if is_size and value <= 0:
-        raise ValueError(f"{place} = {value!r}, expected a size above 0")
+        raise InputError(f"{place} = {value!r}, expected a size above 0")
     return float(value)
 
 
@@ -109,19 +110,19 @@ def parsed_number(text: Any, place: str, *, is_size: bool = False) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if math.isnan(value):
-        raise ValueError(f"{place} = {reprlib.repr(text)}, expected a number")
+        raise InputError(f"{place} = {reprlib.repr(text)}, expected a number")
     return checked_number(value, place, is_size=is_size)
 
 
 def checked_points(points: Any, place: str, minimum: int = 3) -> np.ndarray:
     """Points [[x, y], ...] as float64 [points, (x, y)]; for a polygon 3 different ones at least."""
     if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 for point in points):
-        raise ValueError(f"{place}: points = {reprlib.repr(points)}, expected [[x, y], ...]")
+        raise InputError(f"{place}: points = {reprlib.repr(points)}, expected [[x, y], ...]")
     for index, point in enumerate(points):
         for value in point:
             checked_number(value, f"{place}: points[{index}]")
     if len(set(map(tuple, points))) < minimum:
-        raise ValueError(f"{place}: {len(points)} points, expected {minimum} different ones")
+        raise InputError(f"{place}: {len(points)} points, expected {minimum} different ones")
     return np.array(points, np.float64)
 
 
@@ -197,7 +198,7 @@ def decoded_png(text: Any, place: str) -> np.ndarray:
     try:
         return png_mask(base64.b64decode(text, validate=False))
     except (TypeError, ValueError, binascii.Error, OSError) as error:
-        raise ValueError(f"{place}: {reprlib.repr(text)}, expected a PNG image in base64 ({error})") from error
+        raise InputError(f"{place}: {reprlib.repr(text)}, expected a PNG image in base64 ({error})") from error
 
 
 def png_mask(data: bytes) -> np.ndarray:
@@ -211,11 +212,11 @@ def read_xml(path: Path) -> ElementTree.Element:
     """The root of an XML file; documents that define entities are refused."""
     text = files.read_text(path)
     if re.search(r"<!(DOCTYPE|ENTITY)", text):
-        raise ValueError(f"{path}: an XML file with a document type, expected one without")
+        raise InputError(f"{path}: an XML file with a document type, expected one without")
     try:
         return ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text))
     except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: not an XML file that can be read ({error})") from error
+        raise InputError(f"{path}: not an XML file that can be read ({error})") from error
 
 
 def log_left_out(places: Sequence[str], what: str, why: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...io import files
+from ...io.errors import InputError
 from ..annotations import Content
 from .coco import read_coco
 from .common import ImportedImage, read_xml
@@ -74,12 +75,12 @@ def convert(
     kinds = {path: identify(path) for path in sources}
     if len(set(kinds.values())) != 1:
         found = ", ".join(f"{path} ({kind})" for path, kind in kinds.items()) or "nothing"
-        raise ValueError(f"expected annotations of one tool, got {found}")
+        raise InputError(f"expected annotations of one tool, got {found}")
     kind = next(iter(kinds.values()))
     told = ReaderOptions(None if image_dir is None else Path(image_dir), attribute, category, order)
     images, ids = _READERS[kind](sources, told)
     if not images:
-        raise ValueError(f"{', '.join(map(str, sources))}: no images in it, though it is of {kind}")
+        raise InputError(f"{', '.join(map(str, sources))}: no images in it, though it is of {kind}")
     if category is not None:
         images, ids = [_renamed(image, category) for image in images], None
     if ids is None or order is not None:
@@ -98,26 +99,26 @@ def identify(path: files.StrPath) -> str:
     if path.is_dir():
         return _folder_kind(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file or folder")
+        raise InputError(f"{path}: no such file or folder")
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
         return "YOLO"
     if suffix == ".csv":
         if is_table(path):
             return "VIA"
-        raise ValueError(f"{path}: a table, but not one of VIA; expected annotations of {_all_formats()}")
+        raise InputError(f"{path}: a table, but not one of VIA; expected annotations of {_all_formats()}")
     if suffix == ".xml":
         root = read_xml(path)
         if root.tag == "annotations":
             return "CVAT"
         what = "one image of Pascal VOC; pass the folder that has Annotations/ and JPEGImages/"
-        raise ValueError(
+        raise InputError(
             f"{path}: {what if root.tag == 'annotation' else f'<{root.tag}>, expected annotations of CVAT'}"
         )
     if suffix == ".txt":
-        raise ValueError(f"{path}: a text file, perhaps of YOLO; pass its data.yaml, or the folder that has labels/")
+        raise InputError(f"{path}: a text file, perhaps of YOLO; pass its data.yaml, or the folder that has labels/")
     if suffix in (".zip", ".tar", ".gz", ".7z", ".rar"):
-        raise ValueError(f"{path}: an archive; unpack it first, and pass what is in it")
+        raise InputError(f"{path}: an archive; unpack it first, and pass what is in it")
     return _json_kind(path, files.read_json(path))
 
 
@@ -130,8 +131,8 @@ def _folder_kind(path: Path) -> str:
         kind = _json_kind(found[0], files.read_json(found[0]))
         if kind == "LabelMe":
             return kind
-        raise ValueError(f"{path}: a folder with files of {kind}; pass the files, such as {found[0]}")
-    raise ValueError(f"{path}: no annotations in this folder; expected one of LabelMe, Pascal VOC, YOLO or Supervisely")
+        raise InputError(f"{path}: a folder with files of {kind}; pass the files, such as {found[0]}")
+    raise InputError(f"{path}: no annotations in this folder; expected one of LabelMe, Pascal VOC, YOLO or Supervisely")
 
 
 def _json_kind(path: Path, content: Any) -> str:
@@ -140,10 +141,10 @@ def _json_kind(path: Path, content: Any) -> str:
         if any("data" in task and ("annotations" in task or "completions" in task) for task in tasks):
             return "Label Studio"
         if any("annotation_id" in task or "label" in task for task in tasks):
-            raise ValueError(f"{path}: the export 'JSON-MIN' of Label Studio, which lacks sizes; export 'JSON' instead")
-        raise ValueError(f"{path}: a list, expected annotations of {_all_formats()}")
+            raise InputError(f"{path}: the export 'JSON-MIN' of Label Studio, which lacks sizes; export 'JSON' instead")
+        raise InputError(f"{path}: a list, expected annotations of {_all_formats()}")
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected annotations of {_all_formats()}")
+        raise InputError(f"{path}: expected annotations of {_all_formats()}")
     keys = content.keys()
     known: list[tuple[str, Callable[[], bool]]] = [
         ("LabelMe", lambda: {"shapes", "imagePath"} <= keys),
@@ -154,14 +155,14 @@ def _json_kind(path: Path, content: Any) -> str:
         if is_kind():
             return kind
     if {"objects", "size"} <= keys:
-        raise ValueError(f"{path}: one image of Supervisely; pass the folder of its project")
+        raise InputError(f"{path}: one image of Supervisely; pass the folder of its project")
     for wanted, (what, advice) in _OTHERS.items():
         if wanted <= keys:
-            raise ValueError(f"{path}: a file of {what}, which is not read; {advice}")
+            raise InputError(f"{path}: a file of {what}, which is not read; {advice}")
     if {"images", "annotations"} <= keys:
-        raise ValueError(f"{path}: a COCO file without categories")
+        raise InputError(f"{path}: a COCO file without categories")
     shown = ", ".join(sorted(map(str, keys))[:8])
-    raise ValueError(f"{path}: a JSON file with the keys {shown}, expected annotations of {_all_formats()}")
+    raise InputError(f"{path}: a JSON file with the keys {shown}, expected annotations of {_all_formats()}")
 
 
 def _are_via_images(content: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from ...io.errors import InputError
 from ..layouts import subset_of
 from .common import (
     ImportedImage,
@@ -40,10 +41,10 @@ def read_cvat(paths: Iterable[Path]) -> list[ImportedImage]:
     for path in paths:
         root = read_xml(path)
         if root.tag != "annotations":
-            raise ValueError(f"{path}: <{root.tag}>, expected <annotations> as CVAT for images 1.1 writes it")
+            raise InputError(f"{path}: <{root.tag}>, expected <annotations> as CVAT for images 1.1 writes it")
         if root.find("track") is not None:
             advice = "export the task as 'CVAT for images 1.1', with its images"
-            raise ValueError(f"{path}: CVAT for video 1.1, whose tracks have no images of their own; {advice}")
+            raise InputError(f"{path}: CVAT for video 1.1, whose tracks have no images of their own; {advice}")
         images += [_image(element, path, left_out) for element in root.findall("image")]
     log_left_out(left_out, ", ".join(_WITHOUT_AREA), "they have no area")
     return images
@@ -53,7 +54,7 @@ def _image(element: Element, path: Path, left_out: list[str]) -> ImportedImage:
     name = element.get("name", "")
     place = f"{path}: image {name!r}"
     if not name:
-        raise ValueError(f"{path}: image {element.get('id')}: the attribute 'name' is missing")
+        raise InputError(f"{path}: image {element.get('id')}: the attribute 'name' is missing")
     objects = []
     for number, shape in enumerate(element, 1):
         where = f"{place}, shape {number} ({shape.tag})"
@@ -70,7 +71,7 @@ def _object(shape: Element, place: str) -> ImportedObject:
     label, group = shape.get("label", ""), shape.get("group_id", "0")
     found: dict[str, Any] = {"place": place, "category": label, "group": "" if group == "0" else group}
     if not label:
-        raise ValueError(f"{place}: the attribute 'label' is missing")
+        raise InputError(f"{place}: the attribute 'label' is missing")
 
     def number(key: str, *, is_size: bool = False) -> float:
         return parsed_number(shape.get(key), f"{place}: {key}", is_size=is_size)
@@ -87,7 +88,7 @@ def _object(shape: Element, place: str) -> ImportedObject:
     if shape.tag == "mask":
         x, y, width, height = (round(number(key)) for key in ("left", "top", "width", "height"))
         return ImportedObject(mask=_mask(shape, width, height, place), corner=(x, y), **found)
-    raise ValueError(f"{place}: expected polygon, box, ellipse, mask, {', '.join(_WITHOUT_AREA)}")
+    raise InputError(f"{place}: expected polygon, box, ellipse, mask, {', '.join(_WITHOUT_AREA)}")
 
 
 def _points(shape: Element, place: str) -> np.ndarray:
@@ -104,6 +105,6 @@ def _mask(shape: Element, width: int, height: int, place: str) -> np.ndarray:
     except (ValueError, OverflowError):
         fits = False
     if not fits:
-        raise ValueError(f"{place}: rle = {shape.get('rle', '')[:40]!r}, expected runs of {width} x {height} pixels")
+        raise InputError(f"{place}: rle = {shape.get('rle', '')[:40]!r}, expected runs of {width} x {height} pixels")
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(height, width)

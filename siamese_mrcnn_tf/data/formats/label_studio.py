@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...io import files
+from ...io.errors import InputError
 from ...io.images import read_image
 from ..layouts import find_image
 from .common import (
@@ -53,7 +54,7 @@ def read_label_studio(paths: Iterable[Path], image_dir: Path | None = None) -> l
     for path in paths:
         tasks: Any = files.read_json(path)
         if not isinstance(tasks, list):
-            raise ValueError(f"{path}: expected a list of tasks, as the export 'JSON' of Label Studio has it")
+            raise InputError(f"{path}: expected a list of tasks, as the export 'JSON' of Label Studio has it")
         for number, task in enumerate(tasks, 1):
             images.append(_image(task, path, number, image_dir, (several, left_out, bare)))
     if several:
@@ -89,7 +90,7 @@ def _image(
     names = [value for value in data.values() if isinstance(value, str) and _looks_like_image(value)]
     names = [data["image"]] if isinstance(data.get("image"), str) else names
     if len(names) != 1:
-        raise ValueError(f"{place}: data = {reprlib.repr(data)}, expected one image")
+        raise InputError(f"{place}: data = {reprlib.repr(data)}, expected one image")
     key = "annotations" if "annotations" in task else "completions"  # as in versions before 1.0
     made = required(task, key, list, place)
     kept = [one for one in made if isinstance(one, dict) and not one.get("was_cancelled")]
@@ -106,7 +107,7 @@ def _image(
         if shape:
             objects.append(_object(result | _missing_size(result, names[0], image_dir), kind, shape, where))
         elif kind in _BITMASKS:
-            raise ValueError(f"{where}: type = {kind!r}, which is not read; export the project as COCO, or use a brush")
+            raise InputError(f"{where}: type = {kind!r}, which is not read; export the project as COCO, or use a brush")
         elif kind in (*_WITHOUT_AREA, "labels") or (kind in _PLAIN and str(result.get("id")) not in labelled):
             left_out.append(where)
     return ImportedImage(names[0], place, tuple(objects))
@@ -141,7 +142,7 @@ def _object(result: dict[str, Any], label_key: str, kind: str, place: str) -> Im
     value = required(result, "value", dict, place)
     labels = required(value, label_key, list, place)
     if len(labels) != 1 or not isinstance(labels[0], str):
-        raise ValueError(f"{place}: {label_key} = {reprlib.repr(labels)}, expected one label")
+        raise InputError(f"{place}: {label_key} = {reprlib.repr(labels)}, expected one label")
     keys = ("original_width", "original_height")
     width, height = (checked_number(result.get(key), f"{place}: {key}", is_size=True) for key in keys)
     scale = np.array([width, height]) / 100
@@ -163,14 +164,14 @@ def _object(result: dict[str, Any], label_key: str, kind: str, place: str) -> Im
 # ---- brush masks ---------------------------------------------------------------------------------------------------
 def _brush_mask(value: dict[str, Any], width: int, height: int, place: str) -> np.ndarray:
     if value.get("format") != "rle" or not isinstance(value.get("rle"), list):
-        raise ValueError(f"{place}: format = {value.get('format')!r}, expected 'rle' with a list 'rle'")
+        raise InputError(f"{place}: format = {value.get('format')!r}, expected 'rle' with a list 'rle'")
     try:
         pixels = decode_runs(value["rle"])
     except (IndexError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{place}: rle = {reprlib.repr(value['rle'])}, expected the runs of a brush mask") from error
+        raise InputError(f"{place}: rle = {reprlib.repr(value['rle'])}, expected the runs of a brush mask") from error
     if pixels.size != width * height * _CHANNELS:
         expected = f"expected {_CHANNELS} for each of {width} x {height} pixels"
-        raise ValueError(f"{place}: rle of {pixels.size} values, {expected}")
+        raise InputError(f"{place}: rle of {pixels.size} values, {expected}")
     return np.asarray(pixels.reshape(height, width, _CHANNELS)[..., -1] > 0)
 
 
@@ -195,7 +196,7 @@ def decode_runs(numbers: list[int]) -> np.ndarray:
 
     total, word = read(32), read(5) + 1
     if total > _MAX_PIXELS * _CHANNELS or word > 8:
-        raise ValueError("too many values")
+        raise InputError("too many values")
     lengths = [read(4) + 1 for _ in range(4)]
     values, done = np.zeros(total, np.uint8), 0
     while done < total:

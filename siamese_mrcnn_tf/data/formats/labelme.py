@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...io import files
+from ...io.errors import InputError
 from .common import (
     ImportedImage,
     ImportedObject,
@@ -78,7 +79,7 @@ def _decoded(data: Any, path: Path) -> bytes:
     try:
         return base64.b64decode(data)
     except (TypeError, ValueError, binascii.Error) as error:
-        raise ValueError(f"{path}: imageData: expected an image file in base64 ({error})") from error
+        raise InputError(f"{path}: imageData: expected an image file in base64 ({error})") from error
 
 
 def _object(shape: Any, kind: str, place: str) -> ImportedObject:
@@ -90,10 +91,10 @@ def _object(shape: Any, kind: str, place: str) -> ImportedObject:
         return ImportedObject(outlines=(checked_points(points, place),), **found)
     if kind not in ("rectangle", "circle", "mask"):
         kinds = ", ".join(("polygon", "rectangle", *_TURNED, "circle", "mask", *_WITHOUT_AREA))
-        raise ValueError(f"{place}: shape_type = {kind!r}, expected one of {kinds}")
+        raise InputError(f"{place}: shape_type = {kind!r}, expected one of {kinds}")
     corners = checked_points(points, place, minimum=1 if kind == "mask" else 2)  # a mask may be one pixel
     if len(corners) != 2:
-        raise ValueError(f"{place}: {kind} of {len(corners)} points, expected 2")
+        raise InputError(f"{place}: {kind} of {len(corners)} points, expected 2")
     if kind == "rectangle":
         low, high = corners.min(axis=0), corners.max(axis=0)
         return ImportedObject(outlines=(rectangle_outline(*low, *(high - low)),), **found)

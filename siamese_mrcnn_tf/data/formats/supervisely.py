@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...io import files
+from ...io.errors import InputError
 from ..layouts import subset_of
 from .common import (
     ImportedImage,
@@ -44,7 +45,7 @@ def read_supervisely(paths: Iterable[Path]) -> list[ImportedImage]:
     for path in paths:
         sets = [path] if (path / "ann").is_dir() else sorted(entry.parent for entry in path.rglob("ann"))
         if not sets:
-            raise ValueError(f"{path}: no folder 'ann' in it, expected a project of Supervisely")
+            raise InputError(f"{path}: no folder 'ann' in it, expected a project of Supervisely")
         for folder in sets:
             annotated = sorted((folder / "ann").glob("*.json"))
             kept = [file for file in annotated if not files.is_companion(file)]
@@ -84,7 +85,7 @@ def _object(entry: dict[str, Any], kind: str, place: str) -> ImportedObject:
         bitmap = required(entry, "bitmap", dict, place)
         origin = required(bitmap, "origin", list, place)
         if len(origin) != 2:
-            raise ValueError(f"{place}: origin = {reprlib.repr(origin)}, expected [x, y]")
+            raise InputError(f"{place}: origin = {reprlib.repr(origin)}, expected [x, y]")
         x, y = (round(checked_number(value, f"{place}: origin")) for value in origin)
         return ImportedObject(place, category, mask=_bitmap(required(bitmap, "data", str, place), place), corner=(x, y))
     points = required(entry, "points", dict, place)
@@ -98,7 +99,7 @@ def _object(entry: dict[str, Any], kind: str, place: str) -> ImportedObject:
         low, high = corners.min(axis=0), corners.max(axis=0)
         return ImportedObject(place, category, outlines=(rectangle_outline(*low, *(high - low)),))
     kinds = f"polygon, bitmap, rectangle, {', '.join(_WITHOUT_AREA)}"
-    raise ValueError(f"{place}: geometryType = {kind!r}, expected one of {kinds}")
+    raise InputError(f"{place}: geometryType = {kind!r}, expected one of {kinds}")
 
 
 def _bitmap(text: str, place: str) -> Any:
@@ -107,4 +108,4 @@ def _bitmap(text: str, place: str) -> Any:
         data = unpacking.decompress(base64.b64decode(text), _MAX_BYTES)
         return png_mask(data)
     except (ValueError, OSError, binascii.Error, zlib.error) as error:
-        raise ValueError(f"{place}: data = {text[:40]!r}, expected a PNG file, packed by zlib, in base64") from error
+        raise InputError(f"{place}: data = {text[:40]!r}, expected a PNG file, packed by zlib, in base64") from error

@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...io import files, intensity, orientation
+from ...io.errors import InputError
 from ...io.images import read_image
 from ..annotations import Content, Entry, Rle, annotation_rle
 from ..layouts import find_image
@@ -83,7 +84,7 @@ def write_tree(
     for part in parts:
         path = _annotation_path(out, f"{part}{options.year}")
         if path.exists() and not options.force:
-            raise ValueError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
+            raise InputError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
     with tempfile.TemporaryDirectory() as spare:
         sources = _named_apart(_sources(images, image_dir, options, Path(spare)), parts)
         return _write(images, categories, sources, parts, out, options, description)
@@ -130,13 +131,13 @@ def number_categories(images: Sequence[ImportedImage], categories: Iterable[str]
     """
     objects = [found for image in images for found in image.objects]
     if not objects:
-        raise ValueError("no regions with an area: there is nothing to learn from")
+        raise InputError("no regions with an area: there is nothing to learn from")
     order = sorted({found.category for found in objects}) if categories is None else list(categories)
     if not order or not all(map(str.strip, order)) or len(set(order)) < len(order):
-        raise ValueError(f"categories {order}: expected names, each once")
+        raise InputError(f"categories {order}: expected names, each once")
     for found in objects:
         if found.category not in order:
-            raise ValueError(f"{found.place}: category {found.category!r}, expected one of {', '.join(order)}")
+            raise InputError(f"{found.place}: category {found.category!r}, expected one of {', '.join(order)}")
     return {name: number for number, name in enumerate(order, start=1)}
 
 
@@ -145,15 +146,15 @@ def _parts(images: Sequence[ImportedImage], options: TreeOptions) -> dict[str, l
     """Indices, ascending, of the images of each subset."""
     subset, share = options.subset, options.val_share
     if subset not in (None, *SUBSETS):
-        raise ValueError(f"subset = {subset!r}: expected one of {', '.join(SUBSETS)}")
+        raise InputError(f"subset = {subset!r}: expected one of {', '.join(SUBSETS)}")
     if not 0 <= share < 1 or options.seed < 0:
         given = f"val_share = {share}, seed = {options.seed}"
-        raise ValueError(f"{given}: expected a share from 0 to below 1, and no negative seed")
+        raise InputError(f"{given}: expected a share from 0 to below 1, and no negative seed")
     if not share:
         told = [subset or image.subset or "train" for image in images]
         return {part: [i for i, one in enumerate(told) if one == part] for part in SUBSETS if part in told}
     if subset == "val" or len(images) < 2:
-        raise ValueError(f"val_share = {share}: expected the subset 'train' and two images or more")
+        raise InputError(f"val_share = {share}: expected the subset 'train' and two images or more")
     draws = [np.random.default_rng([options.seed, *image.name.encode()]).random() for image in images]
     val = _stratified(images, draws, min(max(round(share * len(images)), 1), len(images) - 1))
     return {"train": [i for i in range(len(images)) if i not in val], "val": sorted(val)}
@@ -231,7 +232,7 @@ def _boxed(found: ImportedObject, height: int, width: int) -> Entry:
     x2, y2 = min(max(x + box_width, 0), width), min(max(y + box_height, 0), height)
     if x2 - x1 <= 0 or y2 - y1 <= 0:
         given = f"box [x, y, width, height] = {[round(value, 1) for value in (x, y, box_width, box_height)]}"
-        raise ValueError(f"{found.place}: {given} has no pixel of the image, {width} x {height} (width x height)")
+        raise InputError(f"{found.place}: {given} has no pixel of the image, {width} x {height} (width x height)")
     return {"segmentation": [], "area": (x2 - x1) * (y2 - y1), "bbox": [x1, y1, x2 - x1, y2 - y1]}
 
 
@@ -243,7 +244,7 @@ def _require_pixels(found: ImportedObject, rle: Rle, image: Entry) -> None:
     if found.outlines:
         points = np.concatenate(found.outlines)
         words = f"outline from {points.min(0).tolist()} to {points.max(0).tolist()} (x, y)"
-    raise ValueError(f"{found.place}: {words} has no pixel of the image, {size}")
+    raise InputError(f"{found.place}: {words} has no pixel of the image, {size}")
 
 
 # ---- images --------------------------------------------------------------------------------------------------------
@@ -271,13 +272,13 @@ def _sources(
         path, name = _find(image, image_dir, spare / str(number))
         other = first.setdefault(path, image)
         if other is not image:
-            raise ValueError(f"{image.place}: is the file {path}, as is {other.name!r} in {other.place}")
+            raise InputError(f"{image.place}: is the file {path}, as is {other.name!r} in {other.place}")
         measured = _measure(path, options.ignore_orientation)
         source = _Source(path, image.target or name, *measured, is_embedded=spare in path.parents)
         if image.size is not None and tuple(source.size) != image.size:
             found = f"the image {path} is {source.size[0]} x {source.size[1]} pixels (height x width)"
             advice = "; try --orientation ignore" if tuple(source.size[::-1]) == image.size else ""
-            raise ValueError(
+            raise InputError(
                 f"{image.place}: {found}, its annotations are for {image.size[0]} x {image.size[1]}{advice}"
             )
         sources.append(source)
@@ -314,7 +315,7 @@ def _find(image: ImportedImage, image_dir: files.StrPath | None, spare: Path) ->
     """
     folder = Path(image_dir) if image_dir is not None else image.folder
     if folder is None:
-        raise ValueError(f"{image.place}: the folder of its images is not known, expected --images")
+        raise InputError(f"{image.place}: the folder of its images is not known, expected --images")
     for name in image_names(image.name):
         found = find_image(name, folder)
         if found is not None:
@@ -325,7 +326,7 @@ def _find(image: ImportedImage, image_dir: files.StrPath | None, spare: Path) ->
         (spare / name).write_bytes(image.data)
         return spare / name, name
     advice = "; name the folder of the images with --images" if image_dir is None else ""
-    raise ValueError(f"{image.place}: no such file in {folder}: {image.name!r}{advice}")
+    raise InputError(f"{image.place}: no such file in {folder}: {image.name!r}{advice}")
 
 
 def _measure(path: Path, ignore_orientation: bool) -> tuple[Sequence[int], bool, str]:
@@ -353,11 +354,11 @@ def _is_needed(source: _Source, target: Path, force: bool) -> bool:
     is_itself = target.samefile(source.path) and not target.is_symlink()
     if is_itself and source.is_turned:
         words = "has to be written without its orientation tag, but is the image itself"
-        raise ValueError(f"{target}: {words}; choose another --out")
+        raise InputError(f"{target}: {words}; choose another --out")
     if is_itself or target.read_bytes() == _image_bytes(source):
         return False
     if not force:
-        raise ValueError(f"{target}: another image is there already; replace it with --force, or choose another --out")
+        raise InputError(f"{target}: another image is there already; replace it with --force, or choose another --out")
     return True
 
 
@@ -367,7 +368,7 @@ def _image_bytes(source: _Source) -> bytes:
         return source.path.read_bytes()
     if intensity.deep_kind(source.path):
         tag = f"its orientation tag {orientation.read_tag(source.path)} is not decided by its size"
-        raise ValueError(f"{source.path}: {tag}, and more than 8 bits cannot be turned; remove the tag from the file")
+        raise InputError(f"{source.path}: {tag}, and more than 8 bits cannot be turned; remove the tag from the file")
     with Image.open(source.path) as image:
         kind = image.format
     buffer = io.BytesIO()
@@ -375,5 +376,5 @@ def _image_bytes(source: _Source) -> bytes:
         pixels = Image.fromarray(read_image(source.path, rule=source.rule))
         pixels.save(buffer, format=kind, quality=_JPEG_QUALITY)
     except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{source.path}: cannot be written without its tag as {kind} ({error})") from error
+        raise InputError(f"{source.path}: cannot be written without its tag as {kind} ({error})") from error
     return buffer.getvalue()

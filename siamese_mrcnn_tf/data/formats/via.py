@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...io import files
+from ...io.errors import InputError
 from .common import checked_number, ellipse_outline, rectangle_outline, required
 
 logger = logging.getLogger(__name__)
@@ -72,10 +73,10 @@ def named_once(found: Iterable[AnnotatedImage], paths: Iterable[Path]) -> list[A
     images: dict[str, AnnotatedImage] = {}
     for image in found:
         if image.name in images:
-            raise ValueError(f"{image.place}: {images[image.name].source} has it already; expected each name once")
+            raise InputError(f"{image.place}: {images[image.name].source} has it already; expected each name once")
         images[image.name] = image
     if not images:
-        raise ValueError(f"{', '.join(map(str, paths)) or 'no file'}: no images in it, expected annotations of VIA")
+        raise InputError(f"{', '.join(map(str, paths)) or 'no file'}: no images in it, expected annotations of VIA")
     return list(images.values())
 
 
@@ -96,7 +97,7 @@ def region_categories(
         ValueError: names the region, or the attributes found; there are no regions.
     """
     if not regions:
-        raise ValueError("no regions with an area: there is nothing to learn from")
+        raise InputError("no regions with an area: there is nothing to learn from")
     if category is not None:
         names = [category] * len(regions)
     else:
@@ -104,10 +105,10 @@ def region_categories(
         names = [_category(region, attribute, regions) for region in regions]
     order = sorted(set(names)) if categories is None else list(categories)
     if not order or not all(order) or len(set(order)) < len(order):
-        raise ValueError(f"categories {order}: expected names, each once")
+        raise InputError(f"categories {order}: expected names, each once")
     for region, name in zip(regions, names, strict=True):
         if name not in order:
-            raise ValueError(f"{region.place}: category {name!r}, expected one of {', '.join(order)}")
+            raise InputError(f"{region.place}: category {name!r}, expected one of {', '.join(order)}")
     return names, {name: number for number, name in enumerate(order, start=1)}
 
 
@@ -125,7 +126,7 @@ def find_attribute(regions: Regions) -> str:
     for candidates in (list(counts), shared, usual):
         if len(candidates) == 1:
             return candidates[0]
-    raise ValueError(f"which region attribute holds the category? {_attributes_text(regions)}")
+    raise InputError(f"which region attribute holds the category? {_attributes_text(regions)}")
 
 
 def _attribute_counts(regions: Regions) -> collections.Counter[str]:
@@ -145,12 +146,12 @@ def _category(region: Region, attribute: str, regions: Regions) -> str:
     if isinstance(value, dict):
         ticked = [option for option, is_ticked in value.items() if is_ticked is True]
         if len(ticked) != 1:
-            raise ValueError(f"{region.place}: {attribute} has {ticked or 'nothing'} ticked, expected one option")
+            raise InputError(f"{region.place}: {attribute} has {ticked or 'nothing'} ticked, expected one option")
         value = ticked[0]
     if not isinstance(value, str):
-        raise ValueError(f"{region.place}: {attribute} = {reprlib.repr(value)}, expected text or ticked options")
+        raise InputError(f"{region.place}: {attribute} = {reprlib.repr(value)}, expected text or ticked options")
     if not value.strip():
-        raise ValueError(f"{region.place}: the attribute {attribute!r} has no value; {_attributes_text(regions)}")
+        raise InputError(f"{region.place}: the attribute {attribute!r} has no value; {_attributes_text(regions)}")
     return value.strip()
 
 
@@ -168,7 +169,7 @@ def region_outline(region: Region) -> np.ndarray:
     """
     name = region.shape.get("name")
     if not isinstance(name, str) or name not in _OUTLINES:
-        raise ValueError(f"{region.place}: shape name = {name!r}, expected one of {', '.join(_OUTLINES)}")
+        raise InputError(f"{region.place}: shape name = {name!r}, expected one of {', '.join(_OUTLINES)}")
     return _OUTLINES[name](region)
 
 
@@ -189,10 +190,10 @@ def _polygon(region: Region) -> np.ndarray:
             checked_number(value, f"{region.place}: {key}[{index}]")
     if len(points[0]) != len(points[1]):
         counts = f"all_points_x has {len(points[0])} values, all_points_y {len(points[1])}"
-        raise ValueError(f"{region.place}: {counts}, expected as many of both")
+        raise InputError(f"{region.place}: {counts}, expected as many of both")
     outline = np.array(points, np.float64).T
     if len(set(map(tuple, outline.tolist()))) < 3:
-        raise ValueError(f"{region.place}: {region.shape['name']} of {len(outline)} points, expected 3 different ones")
+        raise InputError(f"{region.place}: {region.shape['name']} of {len(outline)} points, expected 3 different ones")
     return outline
 
 
@@ -225,11 +226,11 @@ def _json_entries(path: Path) -> dict[str, Any]:
     """VIA's entries of images by their key, from an annotation or a project file."""
     content: Any = files.read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected annotations of VIA, a dict of images")
+        raise InputError(f"{path}: expected annotations of VIA, a dict of images")
     if "_via_img_metadata" in content:
         content = required(content, "_via_img_metadata", dict, str(path))
     elif {"images", "annotations"} <= content.keys():
-        raise ValueError(f"{path}: a COCO file; put it into a COCO-format tree, it needs no conversion")
+        raise InputError(f"{path}: a COCO file; put it into a COCO-format tree, it needs no conversion")
     entries: dict[str, Any] = content
     return entries
 
@@ -264,13 +265,13 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     try:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
-        raise ValueError(f"{path}: line {reader.line_num}: no row of a table ({error})") from error
+        raise InputError(f"{path}: line {reader.line_num}: no row of a table ({error})") from error
     if not rows or ",".join(rows[0][1]).removeprefix("#") != _COLUMNS:
-        raise ValueError(f"{path}: expected a table of VIA with the header {_COLUMNS}")
+        raise InputError(f"{path}: expected a table of VIA with the header {_COLUMNS}")
     columns = _COLUMNS.split(",")
     for number, row in rows[1:]:
         if len(row) != len(columns):
-            raise ValueError(f"{path}: line {number}: {len(row)} columns, expected {len(columns)}")
+            raise InputError(f"{path}: line {number}: {len(row)} columns, expected {len(columns)}")
     return [(number, dict(zip(columns, row, strict=True))) for number, row in rows[1:]]
 
 
@@ -279,9 +280,9 @@ def _csv_dict(row: dict[str, str], key: str, place: str) -> dict[str, Any]:
     try:
         value = json.loads(row[key])
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{place}: {key} = {reprlib.repr(row[key])}, expected JSON ({error})") from error
+        raise InputError(f"{place}: {key} = {reprlib.repr(row[key])}, expected JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{place}: {key} = {reprlib.repr(row[key])}, expected a dict")
+        raise InputError(f"{place}: {key} = {reprlib.repr(row[key])}, expected a dict")
     return value
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...io.errors import InputError
 from .common import checked_number, required
 from .via import AnnotatedImage, Region
 
@@ -67,7 +68,7 @@ def read_project(path: Path, content: dict[str, Any]) -> list[AnnotatedImage]:
 def _region(entry: dict[str, Any], numbers: list[Any], attributes: dict[str, Any], place: str) -> Region:
     kind, values = numbers[0], [checked_number(value, f"{place}: xy") for value in numbers[1:]]
     if type(kind) is not int or kind not in _SHAPES:
-        raise ValueError(f"{place}: xy[0] = {reprlib.repr(kind)}, expected the number of a shape, {list(_SHAPES)}")
+        raise InputError(f"{place}: xy[0] = {reprlib.repr(kind)}, expected the number of a shape, {list(_SHAPES)}")
     name, keys = _SHAPES[kind]
     if kind == _LINE:
         name = "point"  # as little area
@@ -75,12 +76,12 @@ def _region(entry: dict[str, Any], numbers: list[Any], attributes: dict[str, Any
     if kind in _EXTREME_POINTS:
         if len(values) != 2 * _EXTREME_POINTS[kind]:
             expected = f"{_EXTREME_POINTS[kind]} points (x, y) on the edge of a {name}"
-            raise ValueError(f"{place}: xy = {reprlib.repr(numbers)}, expected {expected}")
+            raise InputError(f"{place}: xy = {reprlib.repr(numbers)}, expected {expected}")
         points = np.array(values).reshape(-1, 2)
         shape |= _rectangle_around(points) if name == "rect" else _circle_through(points, place)
     elif keys:
         if len(values) != len(keys):
-            raise ValueError(f"{place}: xy = {reprlib.repr(numbers)}, expected {', '.join(keys)} of a {name}")
+            raise InputError(f"{place}: xy = {reprlib.repr(numbers)}, expected {', '.join(keys)} of a {name}")
         shape |= dict(zip(keys, values, strict=True))
     else:
         shape |= {"all_points_x": values[::2], "all_points_y": values[1::2]}
@@ -98,7 +99,7 @@ def _circle_through(points: np.ndarray, place: str) -> dict[str, float]:
     """The circle through three points [3, (x, y)]: its centre is as far from the first as from the others."""
     chords = points[1:] - points[0]
     if abs(np.linalg.det(chords)) < _MIN_TURN:
-        raise ValueError(f"{place}: xy = {points.ravel().tolist()}, expected three points that are not on one line")
+        raise InputError(f"{place}: xy = {points.ravel().tolist()}, expected three points that are not on one line")
     centre = np.linalg.solve(2 * chords, (chords**2).sum(axis=1))
     cx, cy = (points[0] + centre).tolist()
     return {"cx": cx, "cy": cy, "r": float(np.linalg.norm(centre))}

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ...io import files
+from ...io.errors import InputError
 from ..layouts import subset_of
 from .common import ImportedImage, ImportedObject, parsed_number, read_xml
 
@@ -62,7 +63,7 @@ def _folder(folder: Path) -> list[ImportedImage]:
         logger.warning("%s: %d objects: %s, such as %s", folder, len(assumed), words, assumed[0])
     lost = sorted((masks.keys() | tables.keys()) - photos.keys())
     if lost:
-        raise ValueError(f"{folder / 'JPEGImages'}: no image {lost[0]} (nor {len(lost) - 1} more that are annotated)")
+        raise InputError(f"{folder / 'JPEGImages'}: no image {lost[0]} (nor {len(lost) - 1} more that are annotated)")
     return found
 
 
@@ -101,7 +102,7 @@ def _labels(folder: Path) -> dict[Colour, str]:
             try:
                 colour = tuple(int(value) for value in rest.split(":")[0].split(","))
             except ValueError:
-                raise ValueError(f"{path}: label {number}: {line!r}, expected name:red,green,blue::") from None
+                raise InputError(f"{path}: label {number}: {line!r}, expected name:red,green,blue::") from None
             labels[colour] = name
     return labels
 
@@ -109,12 +110,12 @@ def _labels(folder: Path) -> dict[Colour, str]:
 def _boxes(path: Path) -> list[ImportedObject]:
     root, found = read_xml(path), []
     if root.tag != "annotation":
-        raise ValueError(f"{path}: <{root.tag}>, expected <annotation> as in Pascal VOC")
+        raise InputError(f"{path}: <{root.tag}>, expected <annotation> as in Pascal VOC")
     for number, element in enumerate(root.findall("object"), 1):
         place = f"{path}: object {number}"
         name = (element.findtext("name") or "").strip()
         if not name:
-            raise ValueError(f"{place}: <name> is missing")
+            raise InputError(f"{place}: <name> is missing")
         found.append(ImportedObject(place, name, box=_box(element, place)))
     return found
 
@@ -138,7 +139,7 @@ def _masks(
     classes_path = path.parent.parent / "SegmentationClass" / path.name
     classes = _pixels(classes_path) if classes_path.is_file() else None
     if classes is not None and classes.shape[:2] != objects.shape[:2]:
-        raise ValueError(f"{classes_path}: is of another size than {path}")
+        raise InputError(f"{classes_path}: is of another size than {path}")
     colours, numbers = np.unique(objects.reshape(-1, objects.shape[-1]), axis=0, return_inverse=True)
     owners = numbers.reshape(objects.shape[:2])
     for number, colour in enumerate(map(tuple, colours.tolist())):
@@ -151,7 +152,7 @@ def _masks(
             category = _category(classes[mask], standard)
             assumed += [place] if category else []
         if not category:
-            raise ValueError(f"{place}: no category, neither in SegmentationClass with labelmap.txt nor in Annotations")
+            raise InputError(f"{place}: no category, neither in SegmentationClass with labelmap.txt nor in Annotations")
         found.append(ImportedObject(place, category, mask=mask))
     return found
 
@@ -163,7 +164,7 @@ def _pixels(path: Path) -> np.ndarray:
             plain = image if image.mode in ("P", "L", "I", "I;16") else image.convert("RGB")
             values = np.asarray(plain)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: the masks cannot be read ({error})") from error
+        raise InputError(f"{path}: the masks cannot be read ({error})") from error
     return values[..., None] if values.ndim == 2 else values
 
 

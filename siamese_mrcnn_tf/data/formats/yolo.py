@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from ...io import files
+from ...io.errors import InputError
 from ...io.images import read_image
 from ..layouts import SUBSETS, find_image, subset_of
 from .common import ImportedImage, ImportedObject
@@ -58,7 +59,7 @@ def _dataset(path: Path, image_dir: Path | None, names: list[str] | None) -> lis
             images.append(ImportedImage(name, str(labels), objects, folder=taken, subset=subset, target=name))
     if not any(image.objects for image in images):
         where = ", ".join(str(folder) for _, folder in folders) or str(root)
-        raise ValueError(f"{path}: no labels for the images in {where}, expected labels/NAME.txt for images/NAME.jpg")
+        raise InputError(f"{path}: no labels for the images in {where}, expected labels/NAME.txt for images/NAME.jpg")
     return images
 
 
@@ -71,9 +72,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(files.read_text(path))
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: not a YAML file that can be read ({error})") from error
+        raise InputError(f"{path}: not a YAML file that can be read ({error})") from error
     if not isinstance(content, dict) or "names" not in content:
-        raise ValueError(f"{path}: expected the YAML file of a YOLO data set, with names")
+        raise InputError(f"{path}: expected the YAML file of a YOLO data set, with names")
     return content
 
 
@@ -84,12 +85,12 @@ def _names(found: Any, path: Path | None, root: Path, given: list[str] | None) -
     if isinstance(found, dict) and all(str(number).isdecimal() for number in found):
         return {int(number): str(name) for number, name in found.items()}
     if found is not None:
-        raise ValueError(f"{path}: names = {str(found)[:60]}, expected a list, or a dict by number")
+        raise InputError(f"{path}: names = {str(found)[:60]}, expected a list, or a dict by number")
     for place in (root / "classes.txt", root / "labels" / "classes.txt"):
         if place.is_file():
             return dict(enumerate(line.strip() for line in files.read_text(place).splitlines() if line.strip()))
     if given is None:
-        raise ValueError(f"{root}: neither data.yaml nor classes.txt names the classes; name them with --categories")
+        raise InputError(f"{root}: neither data.yaml nor classes.txt names the classes; name them with --categories")
     return dict(enumerate(given))
 
 
@@ -109,7 +110,7 @@ def _places(content: dict[str, Any], root: Path, described: Path | None) -> list
             found += [(subset_of(key), place) for place in there[:1]]
             missing += [] if there else [f"{key} = {part!r}"]
     if found and missing:
-        raise ValueError(f"{described}: {missing[0]}: no such folder, and no list of images (.txt)")
+        raise InputError(f"{described}: {missing[0]}: no such folder, and no list of images (.txt)")
     if found:
         return found
     for name in (*SUBSETS["train"], *SUBSETS["val"]):
@@ -131,7 +132,7 @@ def _image_files(place: Path, root: Path, image_dir: Path | None) -> tuple[Path,
         if line.strip():
             name = find_image(line.strip(), folder)
             if name is None:
-                raise ValueError(f"{place}: line {number}: {line.strip()!r}: no such file in {folder}")
+                raise InputError(f"{place}: line {number}: {line.strip()!r}: no such file in {folder}")
             listed.append(files.inside(folder, name))
     return folder, listed
 
@@ -165,16 +166,16 @@ def _object(line: list[str], place: str, categories: dict[int, str], size: np.nd
     try:
         number, values = int(line[0]), np.array([float(word) for word in line[1:]])
     except ValueError:
-        raise ValueError(f"{place}: {' '.join(line)[:60]!r}, expected a class number and coordinates") from None
+        raise InputError(f"{place}: {' '.join(line)[:60]!r}, expected a class number and coordinates") from None
     if number not in categories:
-        raise ValueError(f"{place}: class {number}, expected one of {', '.join(map(str, categories))}")
+        raise InputError(f"{place}: class {number}, expected one of {', '.join(map(str, categories))}")
     if not np.isfinite(values).all() or (values < -1).any() or (values > 2).any():
-        raise ValueError(f"{place}: coordinates {values.min()} to {values.max()}, expected shares of the image, 0..1")
+        raise InputError(f"{place}: coordinates {values.min()} to {values.max()}, expected shares of the image, 0..1")
     if len(line) == _BOX:
         corner, extent = (values[:2] - values[2:] / 2) * size, values[2:] * size
         return ImportedObject(place, categories[number], box=(*corner.tolist(), *extent.tolist()))
     if len(line) < _MIN_POLYGON or len(values) % 2:
-        raise ValueError(
+        raise InputError(
             f"{place}: {len(line)} numbers, expected a class and a box of 4, or x and y of 3 points or more"
         )
     return ImportedObject(place, categories[number], outlines=(values.reshape(-1, 2) * size,))
