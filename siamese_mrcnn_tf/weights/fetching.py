@@ -141,6 +141,8 @@ def _download_from(asset: Asset, path: Path, tell: Tell) -> None:
     tell(f"{path.name}{size}, {KNOWN_FILES[path.name].what}, is downloaded from {asset.url} into {path.parent}")
     try:
         download(asset.url, path, size=asset.size, digest=asset.digest, check=check)
+    except TransferError:
+        raise
     except ValueError as error:
         raise InputError(f"{error}. Nothing of it is kept") from error
     sha256, verified = found
