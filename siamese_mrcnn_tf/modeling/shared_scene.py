@@ -32,24 +32,32 @@ class SceneTerms(_SharedLayer):
 
     def call(self, scene: list[Tensor]) -> list[Tensor]:
         """scene: [P2..P6] of one scene, each [1, h, w, channels] -> the list of its `terms`, then of `kernels`."""
-        return [*self.terms(scene), *self.kernels()]
+        return [*self.terms(scene, self.scene_kernels()), *self.kernels()]
 
-    def terms(self, scene: list[Tensor]) -> list[Tensor]:
+    def terms(self, scene: list[Tensor], kernels: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """For P2..P5 the matched maps without their reference's term [1, h, w, filters]; for P2..P6 the input of the
-        RPN's ReLU without it [1, h, w, rpn channels]."""
-        matching, convolution = self.matching, self.convolution
+        RPN's ReLU without it [1, h, w, rpn channels]. `kernels`: of `scene_kernels`."""
         matched, shared = list[Tensor](), list[Tensor]()
-        for level_map, layer in zip(scene, matching, strict=True):
-            of_scene, _ = _kernels(layer)
+        for level_map, layer, (of_scene, of_bias) in zip(scene, self.matching, kernels, strict=True):
             if len(matched) < len(POOLED_LEVELS):
-                matched.append(ops.conv(level_map, self._cast(of_scene)) + self._cast(layer.bias.value))
-            kernel = convolution.kernel.value
-            term = self._convolve(level_map, _composed(kernel, of_scene))
+                matched.append(ops.conv(level_map, self._cast(_kernels(layer)[0])) + self._cast(layer.bias.value))
             # the bias of matching is not there outside of the map: a convolution of a map of ones
             ones = self._cast(ops.ones_like(level_map[..., :1]))
-            term += self._convolve(ones, ops.einsum("yxfo,f->yxo", kernel, layer.bias.value)[:, :, None])
-            shared.append(term + self._cast(convolution.bias.value))
+            term = self._convolve(level_map, of_scene) + self._convolve(ones, of_bias)
+            shared.append(term + self._cast(self.convolution.bias.value))
         return [*matched, *shared]
+
+    def scene_kernels(self) -> list[tuple[Tensor, Tensor]]:
+        """For P2..P6 the composed kernels of P [3, 3, channels, rpn channels] and of the bias of matching
+        [3, 3, 1, rpn channels]."""
+        kernel = self.convolution.kernel.value
+        return [
+            (
+                _composed(kernel, _kernels(layer)[0]),
+                ops.einsum("yxfo,f->yxo", kernel, layer.bias.value)[:, :, None],
+            )
+            for layer in self.matching
+        ]
 
     def kernels(self) -> list[Tensor]:
         """For P2..P6 the composed kernel of |P - t| [3, 3, channels, rpn channels]."""
