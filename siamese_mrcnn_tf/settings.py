@@ -7,7 +7,7 @@ those of `Config`.
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .io.errors import InputError
@@ -316,12 +316,3 @@ def _wrong_item(setting: Setting, value: Any) -> str:
     of_one = _is_integer if setting.kind == "integers" else _is_number
     wrong = [f"[{index}] = {shown(item)}" for index, item in enumerate(value) if not of_one(setting, item)]
     return f", got {wrong[0]}" if wrong else ""
-
-
-def rows(defaults: Mapping[str, Any], names: Sequence[str] = ()) -> list[tuple[str, str, str, str]]:
-    """(name, value, possible values, meaning) of the settings of the table, or of those of `names`."""
-    return [
-        (name, shown(defaults[name]), setting.range, setting.meaning)
-        for name, setting in SETTINGS.items()
-        if not names or name in names
-    ]

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -26,6 +27,7 @@ COMMANDS = (
     "check",
     "convert",
     "weights",
+    "settings",
     "export",
     "quantize",
     "pretrain",
@@ -128,6 +130,30 @@ def test_version(capsys):
         main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"siamese-mrcnn {siamese_mrcnn_tf.__version__}\n"
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+def test_the_page_of_settings_is_that_of_the_table(run):
+    code, text, _ = run("settings", "--markdown")
+    assert code == 0
+    assert text == (ROOT / "docs" / "settings.md").read_text(), "siamese-mrcnn settings --markdown > docs/settings.md"
+
+
+def test_settings_lists_those_that_are_named(run):
+    code, text, _ = run("settings", "num_targets", "JITTERED_ROIS", "--config", "tiny")
+    assert code == 0 and text.splitlines() == [
+        "  NUM_TARGETS = 1",
+        "      a whole number from 1 to 10000: references of a query (K-shot)",
+        "  NUM_JITTERED_GT_ROIS = 96",
+        "      a whole number from 0 to 100000: ground truth boxes, moved at random, as proposals",
+    ]
+    assert "NUM_TARGET'" in run("settings", "NUM_TARGET")[2] and "mean NUM_TARGETS?" in run("settings", "NUM_TARGET")[2]
+
+
+def test_a_reader_that_ends_early_is_no_bug():
+    command = f"{shlex.quote(sys.executable)} -u -m siamese_mrcnn_tf settings | head -1"
+    finished = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert finished.stdout == "names and folders:\n" and not finished.stderr
 
 
 def test_former_names_of_options():

@@ -23,6 +23,7 @@ from . import (
     predict,
     pretrain,
     quantize,
+    settings,
     shapes,
     train,
     weights,
@@ -40,6 +41,7 @@ _COMMANDS = (
     check,
     convert,
     weights,
+    settings,
     export,
     quantize,
     pretrain,
@@ -70,6 +72,9 @@ def main(
     except KeyboardInterrupt:
         print(f"{options.prog}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # what reads the output has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if options.debug:
             raise

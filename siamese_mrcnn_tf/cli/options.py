@@ -155,7 +155,7 @@ def add_runtime_arguments(parser: argparse.ArgumentParser, *, exports: bool = Fa
 def add_config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     names = f"{', '.join(CONFIGS)} or a JSON file (default: {default})"
     parser.add_argument("--config", metavar="NAME|FILE", help=names)
-    text = "change settings of the configuration; values are in JSON"
+    text = "change settings of the configuration; values are in JSON (the command settings lists them)"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
 
 
