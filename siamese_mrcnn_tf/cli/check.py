@@ -3,6 +3,7 @@
 import argparse
 
 from ..config import load_config, parse_settings
+from ..memory import check_memory
 from .inputs import open_dataset
 from .options import Commands, add_command, add_config_arguments, add_dataset_arguments, at_least
 
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     out = writable_folder(options.out)
     config = load_config(options.config or "small").replace(NUM_TARGETS=options.shots, **parse_settings(options.set))
     config.validate()
+    if options.samples:
+        check_memory(config, "samples")
     try:
         dataset, _ = open_dataset(options, options.subset, split=options.split)
     except FaultsError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config, load_config, parse_settings
 from ..io.errors import InputError
+from ..memory import check_memory
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -99,7 +100,10 @@ def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = 
     changed = parse_settings(options.set) | (changes or {})
     if getattr(options, "min_confidence", None) is not None:
         changed["DETECTION_MIN_CONFIDENCE"] = options.min_confidence
-    return with_settings(config, calibrated_settings(options, path), changed), path
+    config = with_settings(config, calibrated_settings(options, path), changed)
+    if path is None or not is_export(path):
+        check_memory(config, "detection")
+    return config, path
 
 
 def find_export(options: argparse.Namespace) -> Path | None:

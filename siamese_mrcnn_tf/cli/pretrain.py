@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..config import CONFIGS, Config, load_config
 from ..io.errors import InputError
+from ..memory import check_memory
 from ..pretraining import CLASS_SETS
 from .inputs import open_dataset, picked, resumed_arguments, start_keras
 from .options import Commands, above_zero, add_command, add_dataset_arguments, add_run_arguments, at_least
@@ -172,4 +173,6 @@ def chosen_recipe(options: argparse.Namespace) -> "tuple[Config, Recipe]":
     given = {name: value for name, value in given.items() if value is not None}
     batch = options.batch or (_ADAM_BATCH if config.OPTIMIZER == "adam" else REFERENCE_BATCH)
     config = pretraining_config(config, batch=batch, devices=options.devices)
-    return config, dataclasses.replace(recipe_of(config, instances=uses_instances(options)), **given)
+    recipe = dataclasses.replace(recipe_of(config, instances=uses_instances(options)), **given)
+    check_memory(config, "pretraining", side=recipe.size)
+    return config, recipe

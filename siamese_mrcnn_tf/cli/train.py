@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from ..config import CONFIGS, Config, load_config, parse_settings
 from ..data.reading import ReadingRules
 from ..io.errors import InputError
+from ..memory import check_memory
 from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.schedules import SCHEDULES, load_schedule, shortened
 from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
@@ -168,6 +169,7 @@ def training_config(options: argparse.Namespace, weights: Path | None = None) ->
     if options.mixed_precision is not None:
         config = config.replace(PRECISION="bfloat16" if options.mixed_precision else "float32")
     config.validate()
+    check_memory(config, "training")
     return config
 
 
