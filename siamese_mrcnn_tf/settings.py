@@ -113,7 +113,11 @@ def shown(value: Any) -> str:
 
 
 def _is_integer(setting: Setting, value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and setting.low <= value <= setting.high
+    return (
+        isinstance(value, numbers.Integral)
+        and not isinstance(value, bool)
+        and setting.low <= int(value) <= setting.high
+    )
 
 
 def _is_number(setting: Setting, value: Any) -> bool:

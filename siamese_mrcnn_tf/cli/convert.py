@@ -12,7 +12,7 @@ from typing import Any
 
 from ..data.reading import ORIENTATIONS
 from .inputs import picked
-from .options import Commands, add_command, at_least, share
+from .options import Commands, add_command, name_part, seed, share
 
 _ATTRIBUTE_HELP = "of VIA: region attribute that holds the category (default: the only one that all regions have)"
 _VAL_SHARE_HELP = (
@@ -33,9 +33,14 @@ def add_parser(commands: Commands) -> None:
     add("--out", required=True, metavar="DIR", help="folder of the data set to write")
     subset = "of the images (default: what the data set says, or else train)"
     add("--subset", choices=("train", "val"), help=subset)
-    add("--year", default="2017", help="year in the name of the annotation file (default 2017, as in COCO)")
+    add(
+        "--year",
+        type=name_part,
+        default="2017",
+        help="year in the name of the annotation file (default 2017, as in COCO)",
+    )
     add("--val-share", type=share, default=0.0, metavar="P", help=_VAL_SHARE_HELP)
-    add("--seed", type=at_least(0), default=0, help="seed of that draw (default 0)")
+    add("--seed", type=seed, default=0, help="seed of that draw (default 0)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--attribute", metavar="NAME", help=_ATTRIBUTE_HELP)
     which.add_argument("--category", metavar="NAME", help="one category for all objects")

@@ -74,7 +74,7 @@ def _chosen_images(options: argparse.Namespace) -> tuple[str | None, list[int] |
         return given[0], options.image_ids
     if not given:
         return None, options.image_ids
-    if options.image_ids is not None or not all(map(str.isdecimal, given)):
+    if options.image_ids is not None or not all(number.isascii() and number.isdecimal() for number in given):
         raise InputError(f"--images {' '.join(given)}: an image folder needs its annotation file (--annotations)")
     return None, [int(number) for number in given]
 

@@ -33,7 +33,16 @@ from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.schedules import SCHEDULES, load_schedule, shortened
 from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
 from .inputs import find_model, open_dataset, picked, resumed_arguments, start_keras, tell
-from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, add_run_arguments, at_least
+from .options import (
+    Commands,
+    add_command,
+    add_dataset_arguments,
+    add_model_arguments,
+    add_run_arguments,
+    at_least,
+    num_shots,
+    seed,
+)
 
 if TYPE_CHECKING:
     from ..data.dataset import IndexedCocoDataset
@@ -67,15 +76,20 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "train", run, __doc__)
     add = parser.add_argument
     add_dataset_arguments(parser, split=True)
-    add("--shots", type=at_least(1), metavar="K", help="references per query (K-shot) (default 1)")
+    add("--shots", type=num_shots, metavar="K", help="references per query (K-shot) (default 1)")
     add("--stages", default="paper", metavar="NAME|FILE", help=_STAGES_HELP)
     add("--epochs", type=at_least(1), metavar="N", help="stop after epoch N of the schedule")
     add("--steps", type=at_least(1), metavar="N", help="steps per epoch (default 1000)")
-    add("--batch", type=at_least(1), metavar="N", help="images per step, over all devices (default 12, the paper's)")
+    add(
+        "--batch",
+        type=at_least(1, 1_000_000),
+        metavar="N",
+        help="images per step, over all devices (default 12, the paper's)",
+    )
     add("--val-images", type=at_least(0), metavar="N", help=_VAL_IMAGES_HELP)
     add("--val-steps", type=at_least(0), metavar="N", help="validation batches per epoch (default 50)")
     add("--augment", choices=("none", "fliplr"), default="none", help="default none, as in the paper")
-    add("--seed", type=at_least(0), default=0, help="seed of weights, samples and rois (default 0)")
+    add("--seed", type=seed, default=0, help="seed of weights, samples and rois (default 0)")
     add_run_arguments(parser, "that of --config under --logs")
     add_model_arguments(parser, more=_MODEL_HELP, detects=False, required=False)
 
