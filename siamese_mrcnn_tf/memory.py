@@ -20,10 +20,16 @@ from .settings import is_number, shown
 logger = logging.getLogger(__name__)
 
 _FLOAT = 4  # bytes
-_BASE = 2**29  # bytes of TensorFlow itself
+_BASE = 8 * 10**8  # bytes of TensorFlow itself
 _IMPOSSIBLE = 4  # times the memory of the machine: the estimate is no better than a factor of 2
 _GIB = 2**30
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of containers
+_PURPOSES = {  # in messages
+    "detection": "detection",
+    "training": "training",
+    "pretraining": "pre-training",
+    "samples": "a training sample",
+}
 _NAMED = 3  # settings that an error names
 
 
@@ -41,7 +47,7 @@ def check_memory(config: Config, purpose: str, *, side: int = 0) -> None:
     if available is None or needed <= available:
         return
     causes = ", ".join(f"{name} = {shown(getattr(config, name))}" for name in _causes(config, purpose, side))
-    text = f"{causes}: {purpose} needs about {_text(needed)} of memory, this machine has {_text(available)}"
+    text = f"{causes}: {_PURPOSES[purpose]} needs about {_text(needed)} of memory, this machine has {_text(available)}"
     if needed > _IMPOSSIBLE * available:
         raise InputError(text)
     _warn_once(text)

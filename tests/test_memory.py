@@ -36,7 +36,7 @@ def machine(monkeypatch):
     ],
 )
 def test_what_is_clearly_impossible_is_refused(purpose, changes, causes):
-    text = rf"^{causes}: {purpose} needs about [\d,.]+ GiB of memory, this machine has 16.0 GiB$"
+    text = rf"^{causes}: {memory._PURPOSES[purpose]} needs about [\d,.]+ GiB of memory, this machine has 16.0 GiB$"
     with pytest.raises(ValueError, match=text):
         check_memory(Config().replace(**changes), purpose)
 
@@ -55,7 +55,7 @@ def test_what_may_be_possible_is_warned_of_once(caplog):
     for _ in range(2):
         check_memory(SmallConfig().replace(IMAGES_PER_GPU=20), "training")
     assert [record.message.partition(":")[2] for record in caplog.records] == [
-        " IMAGES_PER_GPU = 20: training needs about 22.7 GiB of memory, this machine has 16.0 GiB; it may end for lack "
+        " IMAGES_PER_GPU = 20: training needs about 22.9 GiB of memory, this machine has 16.0 GiB; it may end for lack "
         "of memory"
     ]
 

@@ -4,6 +4,7 @@ import argparse
 
 from ..config import load_config, parse_settings
 from ..memory import check_memory
+from .effects import say_once
 from .inputs import open_dataset
 from .options import (
     Commands,
@@ -45,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     changes = parse_settings(options.set) | {"NUM_TARGETS": options.shots}
     config = load_config(options.config or "small").replace(**changes)
     config.validate()
+    if "NUM_TARGETS" in parse_settings(options.set):
+        say_once(options, f"--set NUM_TARGETS has no effect: --shots {options.shots} counts")
     if options.samples:
         check_memory(config, "samples")
     try:

@@ -11,6 +11,7 @@ import collections
 from typing import Any
 
 from ..data.reading import ORIENTATIONS
+from .effects import say_unused_options
 from .inputs import picked
 from .options import Commands, add_command, name_part, seed, share
 
@@ -54,6 +55,8 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..data.formats.convert import convert
 
+    if not options.val_share:
+        say_unused_options(options, ["seed"], "without --val-share")
     choices = ("subset", "year", "val_share", "seed", "attribute", "category", "categories")
     given = picked(options, *choices, "link", "force") | {"ignore_orientation": options.orientation == "ignore"}
     contents = convert(options.files, options.images, options.out, **given)

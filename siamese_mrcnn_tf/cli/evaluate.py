@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..io.errors import InputError
 from ..settings import shown
+from .effects import say_other_options, say_unused_options
 from .inputs import (
     calibrated_settings,
     choose_config,
@@ -66,6 +67,12 @@ _COMPARE_HELP = (
 _RESULTS_HELP = "score the evaluation in this folder (or this file of it) again, instead of evaluating"
 
 
+_OF_SEARCH = """
+    model config set min_confidence verify checkpoints logs runtime precision shots runs seed limit protocol
+    exclude_query_image control resume workers shard
+""".split()
+
+
 def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "evaluate", run, __doc__)
     add = parser.add_argument
@@ -116,8 +123,12 @@ def run(options: argparse.Namespace) -> None:
     from ..report.writer import write_report
 
     if options.compare:
+        say_other_options(options, {"compare"}, "with --compare")
         show_comparison(options)
         return
+    for name in ("merge", "results"):
+        if getattr(options, name):
+            say_unused_options(options, _OF_SEARCH, f"with --{name}: what was searched is in the records")
     out = writable_folder(options.out or "evaluation")
     if options.split == "0" and options.categories != "all":
         raise InputError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config, load_config, parse_settings
 from ..io.errors import InputError
 from ..memory import check_memory
+from .effects import say_unused_in_detection, say_unused_options
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -49,6 +50,8 @@ def open_dataset(
     from ..data.reading import ReadingRules
     from ..shapes.dataset import find_dataset
 
+    if options.annotations is not None:
+        say_unused_options(options, ["year"], "with --annotations, which is the file itself")
     image_dir, image_ids = _chosen_images(options)
     if options.annotations is None and options.dataset is None:
         raise InputError("--dataset: expected the folder of a COCO-format data set, or 'shapes'")
@@ -97,6 +100,7 @@ def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = 
         raise InputError(f"--config {options.config}: the exported network in {path} has its own; leave it out")
     else:
         config = read_export(path).config
+    say_unused_in_detection(options)
     changed = parse_settings(options.set) | (changes or {})
     if getattr(options, "min_confidence", None) is not None:
         changed["DETECTION_MIN_CONFIDENCE"] = options.min_confidence

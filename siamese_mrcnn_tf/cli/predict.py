@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config, without_new_defaults
 from ..data.reading import ORIENTATIONS
 from ..io.errors import InputError
+from .effects import say_unused_options
 from .inputs import calibration_path, choose_config, open_predictor, picked, start_keras, tell, weights_checksum
 from .options import Commands, add_command, add_model_arguments, add_runtime_arguments, at_least, num_shots
 
@@ -111,6 +112,8 @@ def _run(options: argparse.Namespace) -> int:
     kinds = _kinds(options.save, DEFAULT_KINDS, KINDS)
     found = find_sources(options.image, recursive=options.recursive, out=options.out)
     tell(options, found.skipped_text())
+    if all(source.kind == "image" for source in found.sources):
+        say_unused_options(options, ["every", "frames"], "on images: these are for videos and webcams")
     changes = {"DETECTION_MAX_INSTANCES": options.max_detections} if options.max_detections else {}
     config, weights = choose_config(options, changes)
     read, queries = _read_references(options, found, config, weights)

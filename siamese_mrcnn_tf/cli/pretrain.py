@@ -154,6 +154,8 @@ def find_images(options: argparse.Namespace, *, masks: bool) -> "tuple[Images, I
     for name in foreign:  # they would have no effect
         if getattr(options, name) != _DEFAULTS.get(name):
             raise InputError(f"--{name.replace('_', '-')}: does not go with {kind}")
+    if options.no_validation and options.val_images is not None:
+        raise InputError(f"--val-images {options.val_images}: --no-validation sets no images aside")
     subsets = ("train",) if options.no_validation else ("train", "val")
     found = [find_subset(options, subset, masks) for subset in subsets]
     for images in found:

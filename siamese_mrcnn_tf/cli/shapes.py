@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from .effects import say_other_options
 from .inputs import picked
 from .options import Commands, add_command, at_least, num_workers, seed
 
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
 def _write_scene(options: argparse.Namespace) -> None:
     from ..shapes.dataset import write_demo
 
+    say_other_options(options, {"demo", "size", "seed"}, "with --demo")
     command = [*options.launcher, "predict", "--model", "shapes", "--image", str(Path(options.out) / "scene.png")]
     for name, box in write_demo(options.out, size=options.size, seed=options.seed).items():
         path = Path(options.out) / name

@@ -32,6 +32,7 @@ from ..memory import check_memory
 from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.schedules import SCHEDULES, load_schedule, shortened
 from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
+from .effects import say_unused_in_training, say_unused_options
 from .inputs import find_model, open_dataset, picked, resumed_arguments, start_keras, tell
 from .options import (
     Commands,
@@ -99,10 +100,15 @@ def run(options: argparse.Namespace) -> int:
     options, folder = resumed_options(options)
     stages = load_schedule(options.stages, _SCHEDULES)
     if options.epochs is not None:
+        if options.epochs > stages[-1].epochs:
+            raise InputError(f"--epochs {options.epochs}: --stages {options.stages} ends at epoch {stages[-1].epochs}")
         stages = shortened(stages, options.epochs)
     has_no_file = folder is not None or options.model in (None, "untrained")
     weights = None if has_no_file else find_model(options, begins_run=options.model != "last")
     config = training_config(options, weights)
+    say_unused_in_training(options, config, decays=any(stage.decay_to is not None for stage in stages))
+    if options.val_images == 0:
+        say_unused_options(options, ["val_steps"], "without validation (--val-images 0)")
     start_keras(options)
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
@@ -135,6 +141,7 @@ def resumed_options(options: argparse.Namespace) -> tuple[argparse.Namespace, Pa
     start_keras(options)
     folder = Path(options.resume or log_dir_of(training_config(options), options.logs))
     options = options.parse(resumed_arguments(folder, options.arguments[1:]))
+    options.set = list({text.partition("=")[0].strip(): text for text in options.set}.values())  # the latest counts
     if options.config is None and (folder / CONFIG_FILE).is_file():  # --model, which chose it, may be gone
         config = load_config(folder / CONFIG_FILE)
         options.config, options.batch = str(folder / CONFIG_FILE), options.batch or config.BATCH_SIZE
