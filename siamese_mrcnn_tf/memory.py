@@ -2,7 +2,7 @@
 
 It counts the weights with what the optimizer keeps, the maps of backbone and pyramid, the rois of the heads, anchors
 and proposals, and the samples of the loader, each as float32. Detection keeps few of these maps at a time, training
-keeps all of them for the gradient. Measured peaks are 0.5 to 2 times the estimate (tests/test_memory.py).
+keeps all of them for the gradient. It is within a factor of 1.5 of the peaks that were measured (tests/test_memory.py).
 """
 
 import copy

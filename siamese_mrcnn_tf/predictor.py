@@ -114,7 +114,7 @@ class SiamesePredictor(BasePredictor):
 
         Raises:
             ValueError: no such file, weights that cannot detect, or an unknown setting.
-            OSError: the file cannot be downloaded.
+            ConnectionError: the file cannot be downloaded.
         """
         path, config, calibration = choice.choose_pretrained(name, checkpoints, settings)
         verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None
