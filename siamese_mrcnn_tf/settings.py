@@ -27,6 +27,7 @@ LOSSES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_los
 FURTHER_LOSSES = {"presence_loss": "USE_PRESENCE", "reference_loss": "REFERENCE_CLASSES"}  # loss -> setting it needs
 
 _SIDE, _CHANNELS, _MANY, _STEPS = 65_536, 65_536, 1_000_000, 10**9  # maxima of sides, channels, counts and steps
+_LONGEST_NAME = 80
 _SHOWN = 120  # characters of a value that a message shows
 
 
@@ -81,7 +82,7 @@ _WORDS = {
     "numbers": "numbers",
     "switch": "True or False",
     "text": "a text",
-    "name": "a text without / and \\",
+    "name": f"a printable text of {_LONGEST_NAME} characters or less, without / and \\",
     "backbone": "the name of an architecture, or a function",
     "function": "a function",
     "losses": "for each loss a number",
@@ -138,11 +139,18 @@ def _is_choice(setting: Setting, value: Any) -> bool:
 
 
 def _is_text(setting: Setting, value: Any) -> bool:
-    return isinstance(value, str) and "\0" not in value
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")  # as names of files are
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_name(setting: Setting, value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and not set("/\\") & set(value)
+    is_short = isinstance(value, str) and len(value) <= _LONGEST_NAME
+    return is_short and value.isprintable() and not set("/\\") & set(value)
 
 
 def _are_losses(setting: Setting, value: Any) -> bool:

@@ -351,7 +351,9 @@ def test_to_dict_is_plain():
         ({"GPU_COUNT": 0}, "GPU_COUNT = 0: expected a whole number from 1 to 1024"),
         ({"IMAGE_MIN_DIM": 600}, "IMAGE_MIN_DIM = 600: expected IMAGE_MAX_DIM = 512 or less"),
         ({"TARGET_MIN_DIM": 128}, "TARGET_MIN_DIM = 128: expected TARGET_MAX_DIM = 96 or less"),
-        ({"EXPERIMENT": "../mine"}, "EXPERIMENT = '../mine': expected a text without / and"),
+        ({"EXPERIMENT": "../mine"}, "EXPERIMENT = '../mine': expected a printable text of 80 "),
+        ({"EXPERIMENT": "a" * 81}, "EXPERIMENT = 'aaa"),
+        ({"CHECKPOINT_DIR": "\ud800"}, "CHECKPOINT_DIR = .*: expected a text"),
         ({"CHECKPOINT_DIR": "a\0b"}, "CHECKPOINT_DIR = .*: expected a text"),
         ({"NUM_TARGETS": 0}, "NUM_TARGETS = 0: expected a whole number from 1 to"),
         ({"DETECTION_MAX_INSTANCES": -1}, "DETECTION_MAX_INSTANCES = -1: expected a whole number from 1 to"),
@@ -377,7 +379,7 @@ def test_every_setting_has_a_row_in_the_table():
 
 
 def test_a_long_value_is_cut_in_messages():
-    with pytest.raises(ValueError, match=r"NAME = '/+\.\.\. \(100,?002 characters\): expected a text"):
+    with pytest.raises(ValueError, match=r"NAME = '/+\.\.\. \(100,?002 characters\): expected a printable text"):
         Config().replace(NAME="/" * 100_000)
     assert shown([10**5000]) == "a number of thousands of digits"
 

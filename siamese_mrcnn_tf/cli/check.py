@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
     from ..visualize.samples import draw_samples
 
     out = writable_folder(options.out)
-    changes = parse_settings(options.set) | {"NUM_TARGETS": options.shots}
-    config = load_config(options.config or "small").replace(**changes)
+    config = load_config(options.config or "small").replace(**parse_settings(options.set))
+    config = config.replace(NUM_TARGETS=options.shots)
     config.validate()
     if "NUM_TARGETS" in parse_settings(options.set):
         say_once(options, f"--set NUM_TARGETS has no effect: --shots {options.shots} counts")
