@@ -230,6 +230,26 @@ class Config:
         if len(scales) != levels:
             raise InputError(f"RPN_ANCHOR_SCALES = {scales}: expected {levels} scales, one per level P2..P6")
 
+    def validate_training(self) -> None:
+        """Check that the network can be built and trained; raises ValueError as `validate`."""
+        self.validate()
+        if self.IMAGE_RESIZE_MODE not in ("square", "crop"):
+            raise InputError(
+                f"IMAGE_RESIZE_MODE = {self.IMAGE_RESIZE_MODE!r}: expected 'square' or 'crop' for training"
+            )
+        if not self.USE_RPN_ROIS:
+            raise InputError("USE_RPN_ROIS = False: training on given rois is not supported")
+        if self.IMAGES_PER_GPU % self.QUERIES_PER_IMAGE:
+            expected = f"a multiple of QUERIES_PER_IMAGE = {self.QUERIES_PER_IMAGE}"
+            raise InputError(f"IMAGES_PER_GPU = {self.IMAGES_PER_GPU}: expected {expected}")
+        if self.REFERENCE_CLASSES and self.IMAGES_PER_GPU < 2:
+            raise InputError(
+                f"REFERENCE_CLASSES = {self.REFERENCE_CLASSES}: expected IMAGES_PER_GPU of 2 or more, got 1"
+            )
+        if self.ABSENT_REFERENCE_RATIO and not self.FILL_NEGATIVE_ROIS:
+            text = "expected FILL_NEGATIVE_ROIS = True, else samples without positive rois have no negative ones either"
+            raise InputError(f"ABSENT_REFERENCE_RATIO = {self.ABSENT_REFERENCE_RATIO}: {text}")
+
     def _check_sides(self) -> None:
         """Check the sides of scenes and references."""
         side = "IMAGE_MIN_DIM" if self.IMAGE_RESIZE_MODE in ("crop", "pad64") else "IMAGE_MAX_DIM"

@@ -66,7 +66,7 @@ class SiameseMaskRCNN:
     def __init__(self, mode: str, config: Config, model_dir: PathLike, *, seed: int = 0) -> None:
         if mode not in ("training", "inference"):
             raise InputError(f"mode = {mode!r}: expected 'training' or 'inference'")
-        config.validate()
+        config.validate_training() if mode == "training" else config.validate()
         check_memory(config, "training" if mode == "training" else "detection")
         self.mode = mode
         self.config = config

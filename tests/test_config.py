@@ -364,6 +364,20 @@ def test_validate_names_the_setting(changes, message):
         Config().replace(**changes).validate()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"IMAGE_RESIZE_MODE": "none"}, "IMAGE_RESIZE_MODE = 'none': expected 'square' or 'crop' for training"),
+        ({"QUERIES_PER_IMAGE": 2}, "IMAGES_PER_GPU = 1: expected a multiple of QUERIES_PER_IMAGE = 2"),
+        ({"USE_RPN_ROIS": False}, "USE_RPN_ROIS = False: training on given rois is not supported"),
+        ({"NUM_TARGETS": 0}, "NUM_TARGETS = 0: expected"),
+    ],
+)
+def test_validate_training_names_the_setting(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Config().replace(**changes).validate_training()
+
+
 def test_values_of_subclasses_are_validated():
     class Wrong(Config):
         GPU_COUNT = 0

@@ -189,7 +189,7 @@ def training_config(options: argparse.Namespace, weights: Path | None = None) ->
         raise InputError(f"--batch {batch}: expected {unit}, got {config.IMAGES_PER_GPU}")
     if options.mixed_precision is not None:
         config = config.replace(PRECISION="bfloat16" if options.mixed_precision else "float32")
-    config.validate()
+    config.validate_training()
     check_memory(config, "training")
     return config
 
