@@ -2,7 +2,8 @@
 
 It counts the weights with what the optimizer keeps, the maps of backbone and pyramid, the rois of the heads, anchors
 and proposals, and the samples of the loader, each as float32. Detection keeps few of these maps at a time, training
-keeps all of them for the gradient. It is within a factor of 1.5 of the peaks that were measured (tests/test_memory.py).
+keeps all of them, with their gradients. The estimate is within a factor of 1.5 of the peaks that were measured
+(tests/test_memory.py).
 """
 
 import copy
@@ -67,17 +68,17 @@ def estimate(config: Config, purpose: str, *, side: int = 0) -> dict[str, float]
     weights = _num_weights(config, backbone_alone=purpose == "pretraining") * _FLOAT
     slots = {"sgd": 1, "adam": 2}[config.OPTIMIZER]
     found = {"TensorFlow": float(_BASE), "weights": weights * (2 + slots if trains else 1)}
-    samples = config.IMAGES_PER_GPU if trains else 1
+    samples, copies = (config.IMAGES_PER_GPU, 2) if trains else (1, 1)  # values, and their gradients
     if purpose == "pretraining":
-        return found | {"maps": samples * _map_floats(config, side**2, kept=True) * _FLOAT}
+        return found | {"maps": copies * samples * _map_floats(config, side**2, kept=True) * _FLOAT}
     scene = _scene_pixels(config)
     scenes = -(-samples // config.QUERIES_PER_IMAGE)
     references = samples * config.NUM_TARGETS
     of_scenes = scenes * _map_floats(config, scene, kept=trains) + samples * _matched_floats(config, scene, kept=trains)
     of_references = references * _map_floats(config, config.TARGET_MAX_DIM**2, kept=trains)
-    found["maps of scenes"] = of_scenes * _FLOAT
-    found["maps of references"] = of_references * _FLOAT
-    found["rois"] = samples * _roi_floats(config, trains=trains) * _FLOAT
+    found["maps of scenes"] = copies * of_scenes * _FLOAT
+    found["maps of references"] = copies * of_references * _FLOAT
+    found["rois"] = copies * samples * _roi_floats(config, trains=trains) * _FLOAT
     found["proposals"] = samples * _proposal_floats(config, scene, trains=trains) * _FLOAT
     if trains:
         found["samples"] = 3.0 * samples * _sample_bytes(config)  # the batch, and those that the loader makes meanwhile

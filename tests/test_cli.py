@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from PIL import Image
 import siamese_mrcnn_tf
 from siamese_mrcnn_tf.cli import effects, inputs
 from siamese_mrcnn_tf.cli.main import build_parsers, main, parse
+from siamese_mrcnn_tf.cli.options import name_part
 from siamese_mrcnn_tf.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -125,7 +127,10 @@ def test_the_program_is_named_in_commands_to_repeat():
         (["train", "--steps", "1e3"], "--steps: expected a whole number of 1 or more, got '1e3'"),
         (["train", "--workers", "\u0663"], "--workers: expected a whole number of 1 or more, got '\u0663'"),
         (["train", "--devices", "1_0"], "--devices: expected a whole number of 1 or more, got '1_0'"),
-        (["train", "--year", "../2017"], "--year: expected a part of a file name, without / and \\, got '../2017'"),
+        (
+            ["train", "--year", "../2017"],
+            "--year: expected a part of a file name, of 60 characters at most, without / and \\, got '../2017'",
+        ),
         (["check", "--subset", "a/b"], "--subset: expected a part of a file name"),
         (["check", "--image-ids", "1", "2.0"], "--image-ids: expected a whole number, got '2.0'"),
         (["evaluate", "--min-confidence", "nan"], "--min-confidence: expected a score from 0 to 1, got 'nan'"),
@@ -148,6 +153,15 @@ def test_arguments_that_do_not_parse(capsys, arguments, message):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_takes_what_is_no_number(command):
+    texts = ("nan", "inf", "-inf", "1e400", "9" * 400, "\u0663", "1_0", " 5", "", "0x10", "1/\u0663")
+    for action in build_parsers("siamese-mrcnn")[1][command]._actions:
+        for text in texts if action.type not in (None, name_part) else ():
+            with pytest.raises((argparse.ArgumentTypeError, ValueError)):
+                action.type(text)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ CHECKPOINTS_HELP = "folder where known weight files are looked for before that o
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DIGITS = 20  # of a whole number that is read: more than any bound has
+_LONGEST_PART = 60  # characters
 MOST = 10**9  # maximum of counts without a bound of their own
 MAX_SEED = 2**32 - 1  # NumPy's
 
@@ -101,9 +102,10 @@ def at_least(bound: int, most: int = MOST) -> Callable[[str], int]:
 
 def name_part(text: str) -> str:
     """Argument type: a part of a file name, such as a year or a subset."""
-    if text.isprintable() and not set("/\\") & set(text):
+    if len(text) <= _LONGEST_PART and text.isprintable() and not set("/\\") & set(text):
         return text
-    raise argparse.ArgumentTypeError(f"expected a part of a file name, without / and \\, got {shown(text)}")
+    expected = f"a part of a file name, of {_LONGEST_PART} characters at most, without / and \\"
+    raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
 
 
 seed = at_least(0, MAX_SEED)
