@@ -21,6 +21,7 @@ from .settings import FURTHER_LOSSES, LOSSES, SETTINGS, check_value, is_number, 
 from .settings import RESIZE_MODES as RESIZE_MODES  # a former name of this module
 
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
+MIN_TRAINED_CHANNELS = 16  # inside the blocks of a backbone that trains
 RUNTIME_PRECISIONS = {  # what computes the dense parts of the network, and their precisions
     "tensorflow": ("float32", "bfloat16"),
     "openvino": ("float32", "bfloat16", "int8"),
@@ -232,7 +233,7 @@ class Config:
 
     def validate_training(self) -> None:
         """Check that the network can be built and trained; raises ValueError as `validate`."""
-        self.validate()
+        self.validate_backbone_training()
         if self.IMAGE_RESIZE_MODE not in ("square", "crop"):
             raise InputError(
                 f"IMAGE_RESIZE_MODE = {self.IMAGE_RESIZE_MODE!r}: expected 'square' or 'crop' for training"
@@ -249,6 +250,18 @@ class Config:
         if self.ABSENT_REFERENCE_RATIO and not self.FILL_NEGATIVE_ROIS:
             text = "expected FILL_NEGATIVE_ROIS = True, else samples without positive rois have no negative ones either"
             raise InputError(f"ABSENT_REFERENCE_RATIO = {self.ABSENT_REFERENCE_RATIO}: {text}")
+
+    def validate_backbone_training(self) -> None:
+        """As `validate_training`, for the backbone alone.
+
+        oneDNN's gradient of a strided 1x1 convolution writes past its memory where there are fewer than 16 channels.
+        """
+        self.validate()
+        narrowest = MIN_TRAINED_CHANNELS * self.BACKBONE_BOTTLENECK
+        if min(self.BACKBONE_WIDTHS) < narrowest and not callable(self.BACKBONE):
+            raise InputError(
+                f"BACKBONE_WIDTHS = {self.BACKBONE_WIDTHS}: expected {narrowest} or more each for training"
+            )
 
     def _check_sides(self) -> None:
         """Check the sides of scenes and references."""

@@ -212,7 +212,9 @@ _NETWORK = {
         "network", 1, 1000, 4, "residual blocks of stages 2 to 5; None: those of BACKBONE", optional=True
     ),
     "BACKBONE_STEM_WIDTH": _integer("network", 1, _CHANNELS, "channels of C1"),
-    "BACKBONE_WIDTHS": _integers("network", 1, _CHANNELS, 4, "channels of C2..C5, each BACKBONE_BOTTLENECK or more"),
+    "BACKBONE_WIDTHS": _integers(
+        "network", 1, _CHANNELS, 4, "channels of C2..C5; in training each 16 * BACKBONE_BOTTLENECK or more"
+    ),
     "BACKBONE_BOTTLENECK": _integer("network", 1, _CHANNELS, "BACKBONE_WIDTHS divided by channels inside a block"),
     "TRAIN_BN": _choice("network", (False, None), "False: moving statistics; None: those of the batch in training"),
     "FPN_FEATUREMAPS": _integer("network", 1, _CHANNELS, "channels of P2..P6; the matched maps have 3/2 of these"),

@@ -369,6 +369,10 @@ def test_validate_names_the_setting(changes, message):
     [
         ({"IMAGE_RESIZE_MODE": "none"}, "IMAGE_RESIZE_MODE = 'none': expected 'square' or 'crop' for training"),
         ({"QUERIES_PER_IMAGE": 2}, "IMAGES_PER_GPU = 1: expected a multiple of QUERIES_PER_IMAGE = 2"),
+        (
+            {"BACKBONE_WIDTHS": (32, 64, 64, 64)},
+            r"BACKBONE_WIDTHS = .*: expected 64 or more each for training",
+        ),
         ({"USE_RPN_ROIS": False}, "USE_RPN_ROIS = False: training on given rois is not supported"),
         ({"NUM_TARGETS": 0}, "NUM_TARGETS = 0: expected"),
     ],
