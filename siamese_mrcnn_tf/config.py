@@ -9,7 +9,6 @@ modifies a configuration. Derived values (`BATCH_SIZE`, `IMAGE_SHAPE`, ...) are 
 import copy
 import difflib
 import json
-import math
 import numbers
 import os
 import types
@@ -18,9 +17,11 @@ from typing import Any, Self
 
 from .io.errors import InputError
 from .io.files import read_json
+from .settings import FURTHER_LOSSES, LOSSES, SETTINGS, check_value, is_number, is_sequence, shown
+from .settings import RESIZE_MODES as RESIZE_MODES  # a former name of this module
 
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
-RESIZE_MODES = ("square", "pad64", "crop", "none")
+MIN_TRAINED_CHANNELS = 16  # inside the blocks of a backbone that trains
 RUNTIME_PRECISIONS = {  # what computes the dense parts of the network, and their precisions
     "tensorflow": ("float32", "bfloat16"),
     "openvino": ("float32", "bfloat16", "int8"),
@@ -33,32 +34,6 @@ NEW_SETTINGS = tuple(
     DETECTION_REFINEMENTS TRAIN_MASK_ROIS_PER_IMAGE USE_XLA
     """.split()
 )
-
-_CHOICES = {
-    "IMAGE_RESIZE_MODE": RESIZE_MODES,
-    "PRECISION": RUNTIME_PRECISIONS["tensorflow"],
-    "OPTIMIZER": ("sgd", "adam"),
-    "MODEL": ("mrcnn", "frcnn"),
-    "TRAIN_BN": (False, None),
-}
-_LENGTHS = {  # of settings with a fixed number of values; None is allowed
-    **dict.fromkeys(("BACKBONE_BLOCKS", "BACKBONE_WIDTHS", "BBOX_STD_DEV", "RPN_BBOX_STD_DEV"), 4),
-    **{"MASK_SHAPE": 2, "MEAN_PIXEL": 3, "MINI_MASK_SHAPE": 2},
-}
-_FROM_0_TO_1 = """
-    DETECTION_MIN_CONFIDENCE DETECTION_NMS_THRESHOLD RPN_NMS_THRESHOLD RPN_POSITIVE_IOU ADAM_BETA_2
-    ABSENT_REFERENCE_RATIO VERIFY_MIN_CONFIDENCE
-"""
-_FROM_0 = """
-    IMAGE_MIN_DIM REFERENCE_CLASSES DETECTION_REFINEMENTS NUM_JITTERED_GT_ROIS WARM_UP_STEPS TRAIN_MASK_ROIS_PER_IMAGE
-"""
-_FROM_1 = """
-    BACKBONE_STEM_WIDTH BACKBONE_BOTTLENECK FPN_FEATUREMAPS RPN_CONV_CHANNELS FPN_CLASSIF_FC_LAYERS_SIZE
-    MASK_HEAD_CHANNELS NUM_TARGETS TARGET_MIN_DIM RPN_ANCHOR_STRIDE PRE_NMS_LIMIT POST_NMS_ROIS_TRAINING
-    QUERIES_PER_IMAGE POST_NMS_ROIS_INFERENCE POOL_SIZE MASK_POOL_SIZE ROI_CANONICAL_SIZE DETECTION_MAX_INSTANCES
-"""
-_BOUNDS = ((_FROM_0_TO_1, 0, 1), (_FROM_1, 1, math.inf), (_FROM_0, 0, math.inf), ("NUM_CLASSES", 2, 2))
-_RANGES = {name: (low, high) for names, low, high in _BOUNDS for name in names.split()}  # minimum and maximum
 
 
 class Config:
@@ -229,49 +204,90 @@ class Config:
             derived = isinstance(getattr(type(self), name, None), property)
             guess = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, names, 1))
             raise InputError(f"{name} is {'derived from other settings' if derived else f'not a setting{guess}'}")
+        if name in SETTINGS:
+            return check_value(name, value)
         default = getattr(self, name)
-        may_be_none = getattr(Config, name, None) is None or name == "TRAIN_BN"
-        if not (may_be_none if value is None else _same_kind(default, value)):
-            raise InputError(f"{name} = {value!r}: expected a value like {default!r}")
+        if not (default is None if value is None else _same_kind(default, value)):
+            raise InputError(f"{name} = {shown(value)}: expected a value like {shown(default)}")
 
     def validate(self) -> None:
-        """Check that the network can be built.
+        """Check the values of all settings of the table (`settings`), and that they go together.
 
         Raises:
             ValueError: names the setting, its value and what is possible.
         """
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} = {getattr(self, name)!r}: expected one of {', '.join(map(str, choices))}")
-        for name, (low, high) in _RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                bound = f"{low} or more" if high == math.inf else f"{low}" if low == high else f"{low} to {high}"
-                raise InputError(f"{name} = {getattr(self, name)}: expected {bound}")
+        for name in SETTINGS:
+            check_value(name, getattr(self, name))
+        self._check_sides()
+        self._check_losses()
+        if tuple(self.MASK_SHAPE) != (2 * self.MASK_POOL_SIZE,) * 2:
+            raise InputError(f"MASK_SHAPE = {self.MASK_SHAPE}: expected twice MASK_POOL_SIZE = {self.MASK_POOL_SIZE}")
+        if not callable(self.BACKBONE) and tuple(self.BACKBONE_STRIDES) != (4, 8, 16, 32, 64):
+            raise InputError(f"BACKBONE_STRIDES = {self.BACKBONE_STRIDES}: expected (4, 8, 16, 32, 64) for a ResNet")
+        if not callable(self.BACKBONE) and min(self.BACKBONE_WIDTHS) < self.BACKBONE_BOTTLENECK:
+            bound = f"BACKBONE_BOTTLENECK = {self.BACKBONE_BOTTLENECK} or more each"
+            raise InputError(f"BACKBONE_WIDTHS = {self.BACKBONE_WIDTHS}: expected {bound}")
+        scales, levels = self.RPN_ANCHOR_SCALES, len(self.BACKBONE_STRIDES)
+        if len(scales) != levels:
+            raise InputError(f"RPN_ANCHOR_SCALES = {scales}: expected {levels} scales, one per level P2..P6")
+
+    def validate_training(self) -> None:
+        """Check that the network can be built and trained; raises ValueError as `validate`."""
+        self.validate_backbone_training()
+        if self.IMAGE_RESIZE_MODE not in ("square", "crop"):
+            raise InputError(
+                f"IMAGE_RESIZE_MODE = {self.IMAGE_RESIZE_MODE!r}: expected 'square' or 'crop' for training"
+            )
+        if not self.USE_RPN_ROIS:
+            raise InputError("USE_RPN_ROIS = False: training on given rois is not supported")
+        if self.IMAGES_PER_GPU % self.QUERIES_PER_IMAGE:
+            expected = f"a multiple of QUERIES_PER_IMAGE = {self.QUERIES_PER_IMAGE}"
+            raise InputError(f"IMAGES_PER_GPU = {self.IMAGES_PER_GPU}: expected {expected}")
+        if self.REFERENCE_CLASSES and self.IMAGES_PER_GPU < 2:
+            raise InputError(
+                f"REFERENCE_CLASSES = {self.REFERENCE_CLASSES}: expected IMAGES_PER_GPU of 2 or more, got 1"
+            )
+        if self.ABSENT_REFERENCE_RATIO and not self.FILL_NEGATIVE_ROIS:
+            text = "expected FILL_NEGATIVE_ROIS = True, else samples without positive rois have no negative ones either"
+            raise InputError(f"ABSENT_REFERENCE_RATIO = {self.ABSENT_REFERENCE_RATIO}: {text}")
+
+    def validate_backbone_training(self) -> None:
+        """As `validate_training`, for the backbone alone.
+
+        oneDNN's gradient of a strided 1x1 convolution writes past its memory where there are fewer than 16 channels.
+        """
+        self.validate()
+        narrowest = MIN_TRAINED_CHANNELS * self.BACKBONE_BOTTLENECK
+        if min(self.BACKBONE_WIDTHS) < narrowest and not callable(self.BACKBONE):
+            raise InputError(
+                f"BACKBONE_WIDTHS = {self.BACKBONE_WIDTHS}: expected {narrowest} or more each for training"
+            )
+
+    def _check_sides(self) -> None:
+        """Check the sides of scenes and references."""
         side = "IMAGE_MIN_DIM" if self.IMAGE_RESIZE_MODE in ("crop", "pad64") else "IMAGE_MAX_DIM"
         for name, factor in ((side, 0 if self.IMAGE_RESIZE_MODE == "none" else 64), ("TARGET_MAX_DIM", 32)):
             value = getattr(self, name)
             if factor and (value < factor or value % factor):
                 below = max(value // factor, 1) * factor
                 raise InputError(f"{name} = {value} is not a multiple of {factor}: use {below} or {below + factor}")
-        if tuple(self.MASK_SHAPE) != (2 * self.MASK_POOL_SIZE,) * 2:
-            raise InputError(f"MASK_SHAPE = {self.MASK_SHAPE}: expected twice MASK_POOL_SIZE = {self.MASK_POOL_SIZE}")
-        if not self.RPN_ANCHOR_RATIOS or min(self.RPN_ANCHOR_RATIOS) <= 0:
-            raise InputError(f"RPN_ANCHOR_RATIOS = {self.RPN_ANCHOR_RATIOS}: expected numbers above 0")
-        if not callable(self.BACKBONE) and tuple(self.BACKBONE_STRIDES) != (4, 8, 16, 32, 64):
-            raise InputError(f"BACKBONE_STRIDES = {self.BACKBONE_STRIDES}: expected (4, 8, 16, 32, 64) for a ResNet")
-        for name, length in _LENGTHS.items():
-            value = getattr(self, name)
-            if value is not None and len(value) != length:
-                raise InputError(f"{name} = {value}: expected {length} numbers")
-        weights, expected = self.LOSS_WEIGHTS, Config.LOSS_WEIGHTS
-        further = {"presence_loss": "USE_PRESENCE", "reference_loss": "REFERENCE_CLASSES"}
-        unused = {name: setting for name, setting in further.items() if name in weights and not getattr(self, setting)}
-        if set(weights) - (set(further) - set(unused)) != set(expected) or not all(map(_is_number, weights.values())):
+        pairs = [("TARGET_MIN_DIM", "TARGET_MAX_DIM")]
+        pairs += [("IMAGE_MIN_DIM", "IMAGE_MAX_DIM")] if self.IMAGE_RESIZE_MODE == "square" else []
+        for low, high in pairs:
+            if getattr(self, low) > getattr(self, high):
+                raise InputError(f"{low} = {getattr(self, low)}: expected {high} = {getattr(self, high)} or less")
+
+    def _check_losses(self) -> None:
+        """Check the names of LOSS_WEIGHTS."""
+        weights = self.LOSS_WEIGHTS
+        unused = {
+            name: setting for name, setting in FURTHER_LOSSES.items() if name in weights and not getattr(self, setting)
+        }
+        if set(weights) - (set(FURTHER_LOSSES) - set(unused)) != set(LOSSES):
             more = "".join(f"; {name} needs {setting}" for name, setting in unused.items())
-            raise InputError(f"LOSS_WEIGHTS = {weights}: expected a number for each of {', '.join(expected)}{more}")
-        scales, levels = self.RPN_ANCHOR_SCALES, len(self.BACKBONE_STRIDES)
-        if len(scales) != levels:
-            raise InputError(f"RPN_ANCHOR_SCALES = {scales}: expected {levels} scales, one per level P2..P6")
+            raise InputError(
+                f"LOSS_WEIGHTS = {shown(weights)}: expected a number for each of {', '.join(LOSSES)}{more}"
+            )
 
     def display(self) -> None:
         """Print all settings, the derived ones included."""
@@ -377,17 +393,23 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
     """Settings from "KEY=VALUE" strings, with values in JSON or as bare words: {name: value}.
 
     Raises:
-        ValueError: an assignment without "=".
+        ValueError: an assignment without "=", or two different values for one setting.
     """
-    settings = {}
+    settings: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
+        name = name.strip()
         if not equals:
-            raise InputError(f"{assignment!r}: expected KEY=VALUE")
+            raise InputError(f"{shown(assignment)}: expected KEY=VALUE")
         try:
-            settings[name.strip()] = json.loads(text)
-        except ValueError:
-            settings[name.strip()] = {"True": True, "False": False, "None": None}.get(text, text)
+            value = json.loads(text)
+        except ValueError:  # also an integer of thousands of digits
+            value = {"True": True, "False": False, "None": None}.get(text, text)
+        except RecursionError as error:
+            raise InputError(f"{name} = {text[:20]}...: nested too deep") from error
+        if name in settings and settings[name] != value:
+            raise InputError(f"{name} = {shown(value)}: already given as {shown(settings[name])}")
+        settings[name] = value
     return settings
 
 
@@ -421,15 +443,7 @@ def _same_kind(default: Any, value: Any) -> bool:
     if isinstance(default, numbers.Integral):
         return isinstance(value, numbers.Integral)
     if isinstance(default, numbers.Real):
-        return _is_number(value)
-    if _is_sequence(default):
-        return _is_sequence(value) and (all(map(_is_number, value)) or not all(map(_is_number, default)))
+        return is_number(value)
+    if is_sequence(default):
+        return is_sequence(value) and (all(map(is_number, value)) or not all(map(is_number, default)))
     return isinstance(value, dict if isinstance(default, dict) else type(default))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0

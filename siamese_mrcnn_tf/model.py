@@ -19,6 +19,7 @@ from .config import Config
 from .data import molding
 from .data.dataset import Dataset
 from .io.errors import InputError, StateError
+from .memory import check_memory
 from .modeling import network
 from .modeling.compiled import compiled
 from .ops.boxes import norm_boxes
@@ -65,6 +66,8 @@ class SiameseMaskRCNN:
     def __init__(self, mode: str, config: Config, model_dir: PathLike, *, seed: int = 0) -> None:
         if mode not in ("training", "inference"):
             raise InputError(f"mode = {mode!r}: expected 'training' or 'inference'")
+        config.validate_training() if mode == "training" else config.validate()
+        check_memory(config, "training" if mode == "training" else "detection")
         self.mode = mode
         self.config = config
         self.model_dir = str(model_dir)

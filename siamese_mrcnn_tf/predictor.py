@@ -23,6 +23,7 @@ from .config import Config
 from .data.embeddings import ReferenceEmbedding as ReferenceEmbedding
 from .io.errors import InputError
 from .io.files import checksum
+from .memory import check_memory
 from .modeling import network
 from .modeling.compiled import compiled
 from .modeling.parts import PredictorParts
@@ -73,6 +74,9 @@ class SiamesePredictor(BasePredictor):
         precision: str | None = None,
     ) -> None:
         super().__init__(choice.with_precision(config, runtime, precision), verification)
+        if layers is None:
+            self.config.validate()
+            check_memory(self.config, "detection")
         self._winograd = winograd
         self.runtime, self.precision = runtime, precision or self.config.PRECISION
         self._given_layers, self._weights = layers, weights
@@ -110,7 +114,7 @@ class SiamesePredictor(BasePredictor):
 
         Raises:
             ValueError: no such file, weights that cannot detect, or an unknown setting.
-            OSError: the file cannot be downloaded.
+            ConnectionError: the file cannot be downloaded.
         """
         path, config, calibration = choice.choose_pretrained(name, checkpoints, settings)
         verification = calibration.verification if calibration and config.VERIFY_DETECTIONS else None

@@ -1,9 +1,11 @@
 """The command line, as a user types it."""
 
+import argparse
 import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -12,7 +14,10 @@ import pytest
 from PIL import Image
 
 import siamese_mrcnn_tf
+from siamese_mrcnn_tf.cli import effects, inputs
 from siamese_mrcnn_tf.cli.main import build_parsers, main, parse
+from siamese_mrcnn_tf.cli.options import name_part
+from siamese_mrcnn_tf.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = (
@@ -26,6 +31,7 @@ COMMANDS = (
     "check",
     "convert",
     "weights",
+    "settings",
     "export",
     "quantize",
     "pretrain",
@@ -115,6 +121,32 @@ def test_the_program_is_named_in_commands_to_repeat():
         (["predict", "--image", "a.png"], "the following arguments are required: --model"),
         (["train", "--split", "5"], "argument --split: invalid choice: 5"),
         (["weights", "a.h5", "--frob"], "unrecognized arguments: --frob"),
+        (["train", "--seed", "-1"], "--seed: expected a whole number of 0 or more, got '-1'"),
+        (["train", "--seed", "4294967296"], "--seed: expected a whole number from 0 to 4294967295, got '4294967296'"),
+        (["train", "--batch", "9" * 400], "--batch: expected a whole number from 1 to 1000000, got '999"),
+        (["train", "--steps", "1e3"], "--steps: expected a whole number of 1 or more, got '1e3'"),
+        (["train", "--workers", "\u0663"], "--workers: expected a whole number of 1 or more, got '\u0663'"),
+        (["train", "--devices", "1_0"], "--devices: expected a whole number of 1 or more, got '1_0'"),
+        (
+            ["train", "--year", "../2017"],
+            "--year: expected a part of a file name, of 60 characters at most, without / and \\, got '../2017'",
+        ),
+        (["check", "--subset", "a/b"], "--subset: expected a part of a file name"),
+        (["check", "--image-ids", "1", "2.0"], "--image-ids: expected a whole number, got '2.0'"),
+        (["evaluate", "--min-confidence", "nan"], "--min-confidence: expected a score from 0 to 1, got 'nan'"),
+        (["evaluate", "--threshold", "1e-400"], "--threshold: expected a number above 0 and at most 1, got '1e-400'"),
+        (["evaluate", "--absent", "\u0663"], "--absent: expected 'all' or a whole number of 1 or more, got '\u0663'"),
+        (["evaluate", "--shard", "2/\u0663"], "--shard: expected a part I/N such as 2/8"),
+        (
+            ["predict", "--threshold", "0.1", "--min-confidence", "0.2"],
+            "--min-confidence: not allowed with argument --t",
+        ),
+        (["predict", "--device", "tpu"], "--device: device 'tpu': expected cpu, gpu or cuda:N"),
+        (["predict", "--max-detections", "3000000000"], "--max-detections: expected a whole number from 1 to 1000000"),
+        (["app", "--port", "65536"], "--port: expected a whole number from 0 to 65535, got '65536'"),
+        (["pretrain", "--learning-rate", "inf"], "--learning-rate: expected a number above 0, at most 1000, got 'inf'"),
+        (["calibrate", "--false-alarms", "1"], "--false-alarms: expected a share from 0 to below 1, got '1'"),
+        (["shapes", "--size", "100000"], "--size: expected a whole number from 1 to 8192, got '100000'"),
     ],
 )
 def test_arguments_that_do_not_parse(capsys, arguments, message):
@@ -123,11 +155,123 @@ def test_arguments_that_do_not_parse(capsys, arguments, message):
     assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_takes_what_is_no_number(command):
+    texts = ("nan", "inf", "-inf", "1e400", "9" * 400, "\u0663", "1_0", " 5", "", "0x10", "1/\u0663")
+    for action in build_parsers("siamese-mrcnn")[1][command]._actions:
+        for text in texts if action.type not in (None, name_part) else ():
+            with pytest.raises((argparse.ArgumentTypeError, ValueError)):
+                action.type(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "notes"),
+    [
+        ("train --set LEARNING_RATE=0.1", ["--set LEARNING_RATE=0.1 has no effect: each stage of --stages paper has"]),
+        (
+            "train --set WARM_UP_STEPS=9",
+            ["--set WARM_UP_STEPS=9 has no effect: no stage of --stages paper has decay_to"],
+        ),
+        ("train --set ADAM_BETA_2=0.5", ["--set ADAM_BETA_2=0.5 has no effect: OPTIMIZER is sgd"]),
+        (
+            "train --set USE_HARD_NEGATIVES=true",
+            ["--set USE_HARD_NEGATIVES=True has no effect: NUM_JITTERED_GT_ROIS is"],
+        ),
+        ("train --set NUM_TARGETS=2 --shots 3", ["--set NUM_TARGETS=2 has no effect: --shots replaces it"]),
+        ("train --set IMAGES_PER_GPU=2 --batch 3", ["--set IMAGES_PER_GPU=2 has no effect: --batch replaces it"]),
+        ("train --set TARGET_PADDING=false", ["--set TARGET_PADDING=False has no effect: references are always"]),
+        ("train --set NUM_TARGETS=2 IMAGES_PER_GPU=2 POOL_SIZE=7", []),
+        ("predict --set WEIGHT_DECAY=0", ["--set WEIGHT_DECAY=0 has no effect: it is for training"]),
+        ("predict --set NUM_TARGETS=2", ["--set NUM_TARGETS=2 has no effect: the references of a query count"]),
+        ("predict --set CHECKPOINT_DIR=c", ["--set CHECKPOINT_DIR='c' has no effect: --checkpoints names the folder"]),
+        (
+            "predict --set DETECTION_MIN_CONFIDENCE=1 --threshold 0",
+            ["--set DETECTION_MIN_CONFIDENCE=1 has no effect: -"],
+        ),
+        ("evaluate --set NUM_TARGETS=2", ["--set NUM_TARGETS=2 has no effect: --shots counts"]),
+        (
+            "evaluate --set MOLD_TARGETS_AT_INFERENCE=1 --protocol paper",
+            ["--set MOLD_TARGETS_AT_INFERENCE=1 has no ef"],
+        ),
+        ("predict --set DETECTION_MIN_CONFIDENCE=1", []),
+    ],
+)
+def test_settings_without_effect_are_named_once(capsys, arguments, notes):
+    needed = " --image a --model b" if arguments.startswith("predict") else ""
+    options = parse((arguments + needed).split())
+    for _ in range(2):
+        if options.command_name == "train":
+            effects.say_unused_in_training(options, Config(), decays=False)
+        else:
+            effects.say_unused_in_detection(options)
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == len(notes)
+    assert all(line.startswith(f"note: {note}") for line, note in zip(printed, notes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        (("evaluate", "--compare", "a", "--runs", 2, "--model", "b"), "--model, --runs have no effect with --compare"),
+        (("evaluate", "--merge", "a", "--shots", 1), "--shots has no effect with --merge: what was searched is in the"),
+        (("shapes", "--demo", "--train", 5), "--train has no effect with --demo"),
+        (("convert", "gone.json", "--seed", 5), "--seed has no effect without --val-share"),
+    ],
+)
+def test_options_without_effect_are_named(run, tmp_path, monkeypatch, arguments, note):
+    monkeypatch.setattr(inputs, "start_keras", lambda options: None)
+    assert f"note: {note}" in run(*arguments, "--out", tmp_path / "out")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--dataset", "d", "--epochs", 161), "--epochs 161: --stages paper ends at epoch 160"),
+        (("train", "--dataset", "d", "--set", "GPU_COUNT=0"), "GPU_COUNT = 0: expected a whole number from 1 to 1024"),
+        (("train", "--dataset", "d", "--set", "BACKBONE=vgg"), "BACKBONE = 'vgg': expected resnet50, resnet101"),
+        (("train", "--dataset", "d", "--batch", 1_000_000), "IMAGES_PER_GPU = 1000000: training needs about"),
+        (
+            ("check", "--dataset", "d", "--set", "IMAGE_MAX_DIM=65536"),
+            "IMAGE_MAX_DIM = 65536: a training sample needs about",
+        ),
+        (("check", "--dataset", "d", "--set", "NUM_TARGETS=2", "NUM_TARGETS=3"), "NUM_TARGETS = 3: already given as 2"),
+    ],
+)
+def test_impossible_settings_end_a_command_at_once(run, tmp_path, arguments, message):
+    where = ("--out", tmp_path) if arguments[0] == "check" else ("--logs", tmp_path)
+    code, _, errors = run(*arguments, *where)
+    assert code == 2 and message in errors
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"siamese-mrcnn {siamese_mrcnn_tf.__version__}\n"
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+def test_the_page_of_settings_is_that_of_the_table(run):
+    code, text, _ = run("settings", "--markdown")
+    assert code == 0
+    assert text == (ROOT / "docs" / "settings.md").read_text(), "siamese-mrcnn settings --markdown > docs/settings.md"
+
+
+def test_settings_lists_those_that_are_named(run):
+    code, text, _ = run("settings", "num_targets", "JITTERED_ROIS", "--config", "tiny")
+    assert code == 0 and text.splitlines() == [
+        "  NUM_TARGETS = 1",
+        "      a whole number from 1 to 10000: references of a query (K-shot)",
+        "  NUM_JITTERED_GT_ROIS = 96",
+        "      a whole number from 0 to 100000: ground truth boxes, moved at random, as proposals",
+    ]
+    assert "NUM_TARGET'" in run("settings", "NUM_TARGET")[2] and "mean NUM_TARGETS?" in run("settings", "NUM_TARGET")[2]
+
+
+def test_a_reader_that_ends_early_is_no_bug():
+    command = f"{shlex.quote(sys.executable)} -u -m siamese_mrcnn_tf settings | head -1"
+    finished = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert finished.stdout == "names and folders:\n" and not finished.stderr
 
 
 def test_former_names_of_options():
@@ -384,7 +528,7 @@ def bad_inputs(images, tree, weights):
             "RPN_NMS_THRESHOLD = 2",
         ),
         "bad confidence": (
-            [*predict, scene, "--reference", crop, "--min-confidence", 70],
+            [*predict, scene, "--reference", crop, "--set", "DETECTION_MIN_CONFIDENCE=70"],
             "DETECTION_MIN_CONFIDENCE = 70",
         ),
         "bad side": ([*predict, scene, "--reference", crop, "--set", "IMAGE_MAX_DIM=500"], "IMAGE_MAX_DIM = 500"),

@@ -21,6 +21,7 @@ from siamese_mrcnn_tf.config import (
     parse_settings,
     without_new_defaults,
 )
+from siamese_mrcnn_tf.settings import PARTS, SETTINGS, shown
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORIGINAL = {  # names and defaults of the original's configuration
@@ -202,6 +203,12 @@ def test_replace_refuses_unknown_names(name, message):
     [
         ("IMAGE_MAX_DIM", "512"),
         ("IMAGE_MAX_DIM", 512.0),
+        ("IMAGE_MAX_DIM", 3e9),
+        ("IMAGE_MAX_DIM", np.float64(512)),
+        ("IMAGE_MAX_DIM", 10**400),
+        ("LEARNING_RATE", 10**400),
+        ("LEARNING_RATE", float("inf")),
+        ("LEARNING_RATE", True),
         ("IMAGE_MAX_DIM", True),
         ("IMAGE_MAX_DIM", None),
         ("IMAGE_MAX_DIM", len),
@@ -223,7 +230,7 @@ def test_replace_refuses_unknown_names(name, message):
     ],
 )
 def test_replace_refuses_another_kind_of_value(name, value):
-    with pytest.raises(ValueError, match=f"^{name} = .*expected a value like"):
+    with pytest.raises(ValueError, match=f"^{name} = .*expected "):
         Config().replace(**{name: value})
 
 
@@ -300,35 +307,99 @@ def test_to_dict_is_plain():
     [
         ({"IMAGE_MAX_DIM": 500}, "IMAGE_MAX_DIM = 500 is not a multiple of 64: use 448 or 512"),
         ({"IMAGE_MAX_DIM": 50}, "IMAGE_MAX_DIM = 50 is not a multiple of 64: use 64 or 128"),
-        ({"IMAGE_MAX_DIM": 0}, "IMAGE_MAX_DIM = 0 is not a multiple of 64"),
+        ({"IMAGE_MAX_DIM": 0}, "IMAGE_MAX_DIM = 0: expected a whole number from 1 to 65536"),
         ({"IMAGE_RESIZE_MODE": "crop"}, "IMAGE_MIN_DIM = 400 is not a multiple of 64: use 384 or 448"),
         ({"TARGET_MAX_DIM": 75}, "TARGET_MAX_DIM = 75 is not a multiple of 32: use 64 or 96"),
         ({"IMAGE_RESIZE_MODE": "stretch"}, "IMAGE_RESIZE_MODE = 'stretch': expected one of square, pad64, crop, none"),
         ({"MODEL": "yolo"}, "MODEL = 'yolo': expected one of mrcnn, frcnn"),
         ({"OPTIMIZER": "adamw"}, "OPTIMIZER = 'adamw': expected one of sgd, adam"),
-        ({"ADAM_BETA_2": 1.5}, "ADAM_BETA_2 = 1.5: expected 0 to 1"),
-        ({"RPN_POSITIVE_IOU": -0.1}, "RPN_POSITIVE_IOU = -0.1: expected 0 to 1"),
-        ({"QUERIES_PER_IMAGE": 0}, "QUERIES_PER_IMAGE = 0: expected 1 or more"),
-        ({"NUM_JITTERED_GT_ROIS": -1}, "NUM_JITTERED_GT_ROIS = -1: expected 0 or more"),
-        ({"WARM_UP_STEPS": -1}, "WARM_UP_STEPS = -1: expected 0 or more"),
+        ({"ADAM_BETA_2": 1.5}, "ADAM_BETA_2 = 1.5: expected a number from 0 to 0.999999"),
+        ({"RPN_POSITIVE_IOU": -0.1}, "RPN_POSITIVE_IOU = -0.1: expected a number from 0 to 1"),
+        ({"QUERIES_PER_IMAGE": 0}, "QUERIES_PER_IMAGE = 0: expected a whole number from 1 to"),
+        ({"NUM_JITTERED_GT_ROIS": -1}, "NUM_JITTERED_GT_ROIS = -1: expected a whole number from 0 to"),
+        ({"WARM_UP_STEPS": -1}, "WARM_UP_STEPS = -1: expected a whole number from 0 to"),
         ({"TRAIN_BN": True}, "TRAIN_BN = True: expected one of False, None"),
         ({"RPN_ANCHOR_SCALES": (32, 64)}, r"RPN_ANCHOR_SCALES = \(32, 64\): expected 5 scales"),
-        ({"MEAN_PIXEL": (1.0, 2.0)}, r"MEAN_PIXEL = \(1.0, 2.0\): expected 3 numbers"),
-        ({"BACKBONE_BLOCKS": [1, 1]}, r"BACKBONE_BLOCKS = \[1, 1\]: expected 4 numbers"),
+        ({"MEAN_PIXEL": (1.0, 2.0)}, r"MEAN_PIXEL = \(1.0, 2.0\): expected 3 numbers from 0 to 255, got 2"),
+        (
+            {"BACKBONE_BLOCKS": [1, 1]},
+            r"BACKBONE_BLOCKS = \[1, 1\]: expected 4 whole numbers from 1 to 1000, or None, got 2",
+        ),
         ({"LOSS_WEIGHTS": {"rpn_class_loss": 1.0}}, "LOSS_WEIGHTS = .*expected a number for each of rpn_class_loss, "),
-        ({"LOSS_WEIGHTS": dict.fromkeys(ORIGINAL["LOSS_WEIGHTS"], "1")}, "LOSS_WEIGHTS = .*expected a number for each"),
+        (
+            {"LOSS_WEIGHTS": dict.fromkeys(ORIGINAL["LOSS_WEIGHTS"], "1")},
+            "expected for each loss a number .*, got rpn_class_loss = '1'",
+        ),
+        (
+            {"LOSS_WEIGHTS": ORIGINAL["LOSS_WEIGHTS"] | {"rpn_bbox_loss": -1}},
+            "from 0 to 1000000, got rpn_bbox_loss = -1",
+        ),
         ({"LOSS_WEIGHTS": WITH_PRESENCE}, "mrcnn_mask_loss; presence_loss needs USE_PRESENCE$"),
         ({"LOSS_WEIGHTS": {"presence_loss": 1}, "USE_PRESENCE": True}, "a number for each of .*mrcnn_mask_loss$"),
         ({"LOSS_WEIGHTS": WITH_PRESENCE | {"reference_loss": 1.0}, "USE_PRESENCE": True}, "; reference_loss needs REF"),
-        ({"REFERENCE_CLASSES": -1}, "REFERENCE_CLASSES = -1: expected 0 or more"),
-        ({"ABSENT_REFERENCE_RATIO": 1.1}, "ABSENT_REFERENCE_RATIO = 1.1: expected 0 to 1"),
-        ({"NUM_TARGETS": 0}, "NUM_TARGETS = 0: expected 1 or more"),
-        ({"DETECTION_MAX_INSTANCES": -1}, "DETECTION_MAX_INSTANCES = -1: expected 1 or more"),
+        ({"REFERENCE_CLASSES": -1}, "REFERENCE_CLASSES = -1: expected a whole number from 0 to"),
+        ({"ABSENT_REFERENCE_RATIO": 1.1}, "ABSENT_REFERENCE_RATIO = 1.1: expected a number from 0 to 1"),
+        ({"BACKBONE_BLOCKS": [-1, 1, 1, 1]}, r"BACKBONE_BLOCKS = .*: expected 4 whole .*, got \[0\] = -1"),
+        ({"BACKBONE_WIDTHS": [2, 64, 64, 64]}, r"BACKBONE_WIDTHS = .*: expected BACKBONE_BOTTLENECK = 4 or more each"),
+        ({"RPN_ANCHOR_SCALES": (0, 8, 8, 8, 8)}, r"RPN_ANCHOR_SCALES = .*: expected a list of .*, got \[0\] = 0"),
+        ({"RPN_ANCHOR_RATIOS": []}, r"RPN_ANCHOR_RATIOS = \[\]: expected a list of numbers from 0.001 to 1000"),
+        ({"BBOX_STD_DEV": (0.1, 0.1, 0.0, 0.2)}, r"BBOX_STD_DEV = .*, got \[2\] = 0.0"),
+        ({"MEAN_PIXEL": (1e308, 0, 0)}, r"MEAN_PIXEL = .*: expected 3 numbers from 0 to 255, got \[0\] = 1e\+308"),
+        ({"GRADIENT_CLIP_NORM": -1}, "GRADIENT_CLIP_NORM = -1: expected a number from 1e-09 to"),
+        ({"MINI_MASK_SHAPE": [0, 0]}, r"MINI_MASK_SHAPE = \[0, 0\]: expected 2 whole numbers from 1 to 4096"),
+        ({"MINI_MASK_SHAPE": [56.0, 56]}, r"MINI_MASK_SHAPE = .*, got \[0\] = 56.0"),
+        ({"GPU_COUNT": 0}, "GPU_COUNT = 0: expected a whole number from 1 to 1024"),
+        ({"IMAGE_MIN_DIM": 600}, "IMAGE_MIN_DIM = 600: expected IMAGE_MAX_DIM = 512 or less"),
+        ({"TARGET_MIN_DIM": 128}, "TARGET_MIN_DIM = 128: expected TARGET_MAX_DIM = 96 or less"),
+        ({"EXPERIMENT": "../mine"}, "EXPERIMENT = '../mine': expected a printable text of 80 "),
+        ({"EXPERIMENT": "a" * 81}, "EXPERIMENT = 'aaa"),
+        ({"CHECKPOINT_DIR": "\ud800"}, "CHECKPOINT_DIR = .*: expected a text"),
+        ({"CHECKPOINT_DIR": "a\0b"}, "CHECKPOINT_DIR = .*: expected a text"),
+        ({"NUM_TARGETS": 0}, "NUM_TARGETS = 0: expected a whole number from 1 to"),
+        ({"DETECTION_MAX_INSTANCES": -1}, "DETECTION_MAX_INSTANCES = -1: expected a whole number from 1 to"),
     ],
 )
 def test_validate_names_the_setting(changes, message):
     with pytest.raises(ValueError, match=message):
         Config().replace(**changes).validate()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"IMAGE_RESIZE_MODE": "none"}, "IMAGE_RESIZE_MODE = 'none': expected 'square' or 'crop' for training"),
+        ({"QUERIES_PER_IMAGE": 2}, "IMAGES_PER_GPU = 1: expected a multiple of QUERIES_PER_IMAGE = 2"),
+        (
+            {"BACKBONE_WIDTHS": (32, 64, 64, 64)},
+            r"BACKBONE_WIDTHS = .*: expected 64 or more each for training",
+        ),
+        ({"USE_RPN_ROIS": False}, "USE_RPN_ROIS = False: training on given rois is not supported"),
+        ({"NUM_TARGETS": 0}, "NUM_TARGETS = 0: expected"),
+    ],
+)
+def test_validate_training_names_the_setting(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Config().replace(**changes).validate_training()
+
+
+def test_values_of_subclasses_are_validated():
+    class Wrong(Config):
+        GPU_COUNT = 0
+
+    with pytest.raises(ValueError, match="GPU_COUNT = 0: expected"):
+        Wrong().validate()
+
+
+def test_every_setting_has_a_row_in_the_table():
+    assert set(SETTINGS) == set(Config().names())
+    for name, setting in SETTINGS.items():
+        assert setting.part in PARTS and setting.meaning and "\n" not in setting.meaning, name
+
+
+def test_a_long_value_is_cut_in_messages():
+    with pytest.raises(ValueError, match=r"NAME = '/+\.\.\. \(100,?002 characters\): expected a printable text"):
+        Config().replace(NAME="/" * 100_000)
+    assert shown([10**5000]) == "a number of thousands of digits"
 
 
 @pytest.mark.parametrize(
@@ -395,8 +466,8 @@ def test_load_config_reads_what_to_dict_gives(write, config):
         ('{"BASE": "huge"}', r"config\.json: BASE = 'huge' is none of small, large, tiny"),
         ('{"BASE": ["tiny"]}', r"config\.json: BASE = \['tiny'\] is none of"),
         ('{"IMAGE_MAXDIM": 512}', r"config\.json: IMAGE_MAXDIM is not a setting; did you mean IMAGE_MAX_DIM\?"),
-        ('{"IMAGE_MAX_DIM": "512"}', r"config\.json: IMAGE_MAX_DIM = '512': expected a value like 512"),
-        ('{"IMAGE_MAX_DIM": null}', r"config\.json: IMAGE_MAX_DIM = None: expected a value like 512"),
+        ('{"IMAGE_MAX_DIM": "512"}', r"config\.json: IMAGE_MAX_DIM = '512': expected a whole number from 1 to 65536"),
+        ('{"IMAGE_MAX_DIM": null}', r"config\.json: IMAGE_MAX_DIM = None: expected a whole number"),
         ('{"LEARNING_RATE": NaN}', r"config\.json: LEARNING_RATE = nan"),
         ('{"self": 1}', r"config\.json: self is not a setting"),
     ],
@@ -441,9 +512,17 @@ def test_parse_settings():
     assert parse_settings([]) == {}
 
 
-def test_parse_settings_needs_a_value():
-    with pytest.raises(ValueError, match="'NUM_TARGETS': expected KEY=VALUE"):
-        parse_settings(["NUM_TARGETS"])
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["NUM_TARGETS"], "'NUM_TARGETS': expected KEY=VALUE"),
+        (["NUM_TARGETS=2", "NAME=a", "NUM_TARGETS=3"], "NUM_TARGETS = 3: already given as 2"),
+        (["MEAN_PIXEL=" + "[" * 100_000], "MEAN_PIXEL = .*nested too deep"),
+    ],
+)
+def test_parse_settings_refuses(assignments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_settings(assignments)
 
 
 # ---- printing and importing --------------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ import http.server
 import os
 import re
 import threading
+import types
 import urllib.request
 
 import numpy as np
 import pytest
 
 from siamese_mrcnn_tf.io import download, web
+from siamese_mrcnn_tf.io.errors import InputError
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 1_000_003, dtype=np.uint8).tobytes()
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -192,6 +194,64 @@ def test_download_refuses_an_answer_of_another_range(tmp_path, server):
         _download(server, tmp_path / "model.h5")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    ["bytes 10-9/1000003", "bytes 10-1000003/1000003", "bytes 10-99/50", "bytes 10-99/" + "9" * 5000, "bytes ١٠-9/*"],
+)
+def test_download_refuses_a_range_that_cannot_be(tmp_path, answer):
+    (tmp_path / "a.h5.part").write_bytes(CONTENT[:10])
+    response = types.SimpleNamespace(status=206, reason="", headers={"Content-Range": answer})
+    with pytest.raises(web.FailedRequest, match="asked for the bytes from 10 on, the answer is of the range 'bytes"):
+        download._extent(response, tmp_path / "a.h5.part", 10, "")
+
+
+def test_download_starts_anew_where_the_rest_is_of_another_version(tmp_path):
+    (tmp_path / "a.h5.part").write_bytes(CONTENT[:10])
+    response = types.SimpleNamespace(status=206, reason="", headers={"Content-Range": "bytes 10-19/20", "ETag": '"b"'})
+    with pytest.raises(web.FailedRequest, match="another version of the file, starting anew"):
+        download._extent(response, tmp_path / "a.h5.part", 10, '"a"')
+    assert not os.listdir(tmp_path)
+
+
+def test_download_keeps_nothing_of_a_file_without_an_end(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(download, "_LIMIT", 500_000)
+    with pytest.raises(ConnectionError, match="the server has 1000003 bytes, expected at most 500000"):
+        _download(server, tmp_path / "model.h5")
+    server.tells_length = False
+    with pytest.raises(ConnectionError, match="the server sent more than 500000 bytes; they are not kept"):
+        _download(server, tmp_path / "model.h5")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the folders of this system")
+@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: os.link(path.parent / "precious", path)])
+def test_download_writes_to_no_other_file(tmp_path, server, make):
+    (tmp_path / "precious").write_text("old")
+    make(tmp_path / "model.h5.part")
+    with pytest.raises(InputError, match=r"cannot be written \(model\.h5\.part is no file of its own, remove it\)"):
+        _download(server, tmp_path / "model.h5")
+    assert (tmp_path / "precious").read_text() == "old"
+
+
+def test_download_ignores_a_tag_that_is_none(tmp_path, server):
+    (tmp_path / "model.h5.part").write_bytes(CONTENT[:10])
+    (tmp_path / "model.h5.part.tag").write_bytes(b'"a"\r\nHost: b')
+    _download(server, tmp_path / "model.h5")
+    assert (tmp_path / "model.h5").read_bytes() == CONTENT
+
+
+def test_plain_http_needs_a_checksum(tmp_path):
+    with pytest.raises(InputError, match=r"a\.h5: .* http://host/a without a checksum, expected an https address"):
+        download.download("http://host/a", tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "data:,a", "ftp://host/a", "http://[::1", "http://a:99999999/"])
+def test_other_addresses_are_not_opened(monkeypatch, url):
+    monkeypatch.delenv("SIAMESE_MRCNN_OFFLINE")
+    with pytest.raises(web.FailedRequest):
+        web.open_url(url)
+
+
 def test_download_says_that_nobody_answers(tmp_path, server):
     server.shutdown()
     server.server_close()
@@ -210,7 +270,9 @@ def test_download_names_the_file_that_cannot_be_written(tmp_path, server):
     with pytest.raises(ValueError, match="is a folder, expected a file"):
         _download(server, tmp_path)
     (tmp_path / "model.h5.part").mkdir()
-    with pytest.raises(OSError, match=r"model\.h5: the download from http://.* cannot be written \(Is a directory\)"):
+    with pytest.raises(
+        InputError, match=r"model\.h5: the download from http://.* cannot be written \(Is a directory\)"
+    ):
         _download(server, tmp_path / "model.h5")
 
 
@@ -218,7 +280,7 @@ def test_download_names_the_file_that_cannot_be_written(tmp_path, server):
 def test_download_does_not_write_through_links(tmp_path, server):
     (tmp_path / "precious").write_text("old")
     (tmp_path / "model.h5.part").symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match=r"model\.h5: .* cannot be written \(model\.h5\.part is a symbolic"):
+    with pytest.raises(InputError, match=r"model\.h5: .* cannot be written \(model\.h5\.part is a symbolic"):
         _download(server, tmp_path / "model.h5")
     (tmp_path / "model.h5.part").unlink()
     for name in ("model.h5", "model.h5.part.tag"):
@@ -241,8 +303,10 @@ def test_download_refuses_another_size(tmp_path, server):
     with pytest.raises(ConnectionError, match="the server has 1000003 bytes, expected 5"):
         _download(server, tmp_path / "model.h5", size=5)
     server.tells_length = False
-    with pytest.raises(ValueError, match=r"the 1000003 bytes that came .* should be 5; they are not kept"):
+    with pytest.raises(ConnectionError, match=r"the server sent more than 5 bytes; they are not kept"):
         _download(server, tmp_path / "model.h5", size=5)
+    with pytest.raises(ValueError, match=r"the 1000003 bytes that came .* should be 1000004; they are not kept"):
+        _download(server, tmp_path / "model.h5", size=1_000_004)
     assert not os.listdir(tmp_path)
 
 
@@ -256,6 +320,8 @@ def test_download_refuses_another_size(tmp_path, server):
         ("HTTPS://a/x", "HTTP://b/y", False),
         ("http://a/x", "ftp://b/y", False),
         ("http://a/x", "file:///etc/passwd", False),
+        ("http://localhost:80/x", "http://127.0.0.1/y", True),
+        ("http://localhost/x", "http://b/y", False),
     ],
 )
 def test_redirects_stay_as_safe(before, after, safe):

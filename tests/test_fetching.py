@@ -283,6 +283,8 @@ def test_file_that_was_put_there_is_verified(github, find, told, tmp_path, weigh
         ("[]", f"{FILE}: not the checksums of files"),
         ("{", f"{FILE}: not JSON"),
         (json.dumps({LARGE: {"sha256": "0"}}), f"{FILE}: {LARGE}: not an entry of checksums"),
+        (json.dumps({LARGE: {"sha256": 5, "source": "", "stamp": []}}), "not an entry of checksums .sha256 = 5."),
+        (json.dumps({LARGE: {"sha256": "5", "source": "", "stamp": ["a"]}}), "not an entry of checksums .stamp = "),
     ],
 )
 def test_damaged_record_is_named(github, large, find, tmp_path, content, message):

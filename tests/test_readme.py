@@ -59,6 +59,7 @@ SHORTER = {  # command -> options appended to it; those of demo, calibrate, quan
     "evaluate": ["--runs", "1", "--limit", "3"],
     "check": ["--samples", "1"],
     "weights": [],
+    "settings": [],
     "convert": [],
     "pretrain": ["--steps", "1", "--epochs", "1", "--batch", "8", "--size", "32", "--workers", "1"],
     "shapes": ["--train", "4", "--val", "2"],

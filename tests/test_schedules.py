@@ -132,6 +132,15 @@ BROKEN = {
     "learning rate true": ([stage(learning_rate=True)], r"\[0\]: learning_rate = True"),
     "learning rate infinite": ([stage(learning_rate=math.inf)], r"\[0\]: learning_rate = inf"),
     "learning rate nan": ([stage(learning_rate=math.nan)], r"\[0\]: learning_rate = nan"),
+    "learning rate of 400 digits": (
+        [stage(learning_rate=10**400)],
+        r"\[0\]: learning_rate = 1000.*, expected a number",
+    ),
+    "epochs of 400 digits": ([stage(epochs=10**400)], r"\[0\]: epochs = 1000.*, expected at most 1000000"),
+    "layers without an end": (
+        [stage(layers="a{99999999999}")],
+        r"\[0\]: layers 'a\{9+\}': expected one of heads",
+    ),
     "decay before the end": (
         [stage(), stage(epochs=4, decay_to=3)],
         r"\[1\]: decay_to = 3, expected an epoch from 4 on",

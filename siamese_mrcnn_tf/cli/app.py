@@ -31,11 +31,23 @@ def add_parser(commands: Commands) -> None:
         "--images", nargs="+", action="extend", default=[], metavar="FILE|DIR|GLOB", help="images that are open at once"
     )
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default 127.0.0.1, this machine)")
-    add("--port", type=at_least(0), default=7860, metavar="N", help="port (default 7860; 0 takes a free one)")
-    add("--max-upload-mb", type=positive, default=20, metavar="N", help="maximum size of an upload (default 20)")
+    add("--port", type=at_least(0, 65_535), default=7860, metavar="N", help="port (default 7860; 0 takes a free one)")
+    add(
+        "--max-upload-mb",
+        type=at_least(1, 100_000),
+        default=20,
+        metavar="N",
+        help="maximum size of an upload (default 20)",
+    )
     pixels = "maximum number of pixels of an image (default 40000000)"
     add("--max-pixels", type=positive, default=40_000_000, metavar="N", help=pixels)
-    add("--max-images", type=positive, default=200, metavar="N", help="maximum images of a session (default 200)")
+    add(
+        "--max-images",
+        type=at_least(1, 1_000_000),
+        default=200,
+        metavar="N",
+        help="maximum images of a session (default 200)",
+    )
     add("--open", action="store_true", help="open the page in the browser")
     add_model_arguments(parser)
 
@@ -115,7 +127,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host.strip("[]"), port), family=family)
-    except (OSError, OverflowError) as error:
+    except (OSError, ValueError, TypeError) as error:  # the last two of a name that is none
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--host {host} --port {port}: cannot listen there ({reason})") from error
 

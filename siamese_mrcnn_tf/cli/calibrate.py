@@ -16,7 +16,16 @@ from ..io.errors import InputError
 from ..weights.runs import read_state, run_of
 from .evaluate import count_or_all
 from .inputs import choose_config, open_dataset, open_keras_predictor, picked
-from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, share
+from .options import (
+    Commands,
+    add_command,
+    add_dataset_arguments,
+    add_model_arguments,
+    at_least,
+    seed,
+    share,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from ..data.dataset import IndexedCocoDataset
@@ -45,16 +54,16 @@ def add_parser(commands: Commands) -> None:
     add_dataset_arguments(parser)
     add("--subset", choices=("val", "train", "set-aside"), default="val", help=_SUBSET_HELP)
     add("--val-images", type=at_least(1), metavar="N", help=_VAL_IMAGES_HELP)
-    add("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
+    add("--split", type=whole_number, choices=range(5), default=0, help=_SPLIT_HELP)
     add("--categories", choices=("train", "novel", "all"), default="all", help=_CATEGORIES_HELP)
     add("--limit", type=at_least(2), metavar="N", help="use only the first N images (default: all)")
     add("--absent", type=count_or_all, default="all", metavar="N|all", help=_ABSENT_HELP)
     runs = "searches for a category in an image, each with a reference of its own (default 1)"
-    add("--runs", type=at_least(1), default=1, metavar="N", help=runs)
-    add("--seed", type=at_least(0), default=0, help="seed of the draws (default 0)")
+    add("--runs", type=at_least(1, 10_000), default=1, metavar="N", help=runs)
+    add("--seed", type=seed, default=0, help="seed of the draws (default 0)")
     add("--false-alarms", type=share, metavar="R", help=_ALARMS_HELP)
     add("--no-verification", dest="verify", action="store_false", help="fit a threshold for the network's own scores")
-    add("--views", type=int, choices=(1, 2, 8), default=2, help=_VIEWS_HELP)
+    add("--views", type=whole_number, choices=(1, 2, 8), default=2, help=_VIEWS_HELP)
     add("--out", metavar="FILE", help=_OUT_HELP)
     add_model_arguments(parser, chooses_threshold=False, runtimes=True)
 

@@ -3,17 +3,28 @@
 import argparse
 
 from ..config import load_config, parse_settings
+from ..memory import check_memory
+from .effects import say_once
 from .inputs import open_dataset
-from .options import Commands, add_command, add_config_arguments, add_dataset_arguments, at_least
+from .options import (
+    Commands,
+    add_command,
+    add_config_arguments,
+    add_dataset_arguments,
+    at_least,
+    name_part,
+    num_shots,
+    seed,
+)
 
 
 def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "check", run, __doc__)
     add = parser.add_argument
     add_dataset_arguments(parser, split=True)
-    add("--subset", default="train", help="'train' or 'val' (default train)")
-    add("--shots", type=at_least(1), default=1, metavar="K", help="references per query (K-shot) (default 1)")
-    add("--seed", type=at_least(0), default=0, help="seed of the samples (default 0)")
+    add("--subset", type=name_part, default="train", help="'train' or 'val' (default train)")
+    add("--shots", type=num_shots, default=1, metavar="K", help="references per query (K-shot) (default 1)")
+    add("--seed", type=seed, default=0, help="seed of the samples (default 0)")
     add("--augment", choices=("none", "fliplr"), default="none", help="of the samples (default none)")
     add("--samples", type=at_least(0), default=10, metavar="N", help="number of samples to draw (default 10)")
     add("--skip-images", action="store_true", help="do not check the image files")
@@ -32,8 +43,13 @@ def run(options: argparse.Namespace) -> int:
     from ..visualize.samples import draw_samples
 
     out = writable_folder(options.out)
-    config = load_config(options.config or "small").replace(NUM_TARGETS=options.shots, **parse_settings(options.set))
+    config = load_config(options.config or "small").replace(**parse_settings(options.set))
+    config = config.replace(NUM_TARGETS=options.shots)
     config.validate()
+    if "NUM_TARGETS" in parse_settings(options.set):
+        say_once(options, f"--set NUM_TARGETS has no effect: --shots {options.shots} counts")
+    if options.samples:
+        check_memory(config, "samples")
     try:
         dataset, _ = open_dataset(options, options.subset, split=options.split)
     except FaultsError as error:

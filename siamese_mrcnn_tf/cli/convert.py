@@ -11,8 +11,9 @@ import collections
 from typing import Any
 
 from ..data.reading import ORIENTATIONS
+from .effects import say_unused_options
 from .inputs import picked
-from .options import Commands, add_command, at_least, share
+from .options import Commands, add_command, name_part, seed, share
 
 _ATTRIBUTE_HELP = "of VIA: region attribute that holds the category (default: the only one that all regions have)"
 _VAL_SHARE_HELP = (
@@ -33,9 +34,14 @@ def add_parser(commands: Commands) -> None:
     add("--out", required=True, metavar="DIR", help="folder of the data set to write")
     subset = "of the images (default: what the data set says, or else train)"
     add("--subset", choices=("train", "val"), help=subset)
-    add("--year", default="2017", help="year in the name of the annotation file (default 2017, as in COCO)")
+    add(
+        "--year",
+        type=name_part,
+        default="2017",
+        help="year in the name of the annotation file (default 2017, as in COCO)",
+    )
     add("--val-share", type=share, default=0.0, metavar="P", help=_VAL_SHARE_HELP)
-    add("--seed", type=at_least(0), default=0, help="seed of that draw (default 0)")
+    add("--seed", type=seed, default=0, help="seed of that draw (default 0)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--attribute", metavar="NAME", help=_ATTRIBUTE_HELP)
     which.add_argument("--category", metavar="NAME", help="one category for all objects")
@@ -49,6 +55,8 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..data.formats.convert import convert
 
+    if not options.val_share:
+        say_unused_options(options, ["seed"], "without --val-share")
     choices = ("subset", "year", "val_share", "seed", "attribute", "category", "categories")
     given = picked(options, *choices, "link", "force") | {"ignore_orientation": options.orientation == "ignore"}
     contents = convert(options.files, options.images, options.out, **given)

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 
 from .inputs import picked, start_keras
-from .options import Commands, add_command, at_least
+from .options import Commands, add_command, at_least, seed, whole_number
 
 _STAGES_HELP = "recipe (default shapes); shapes-long takes about three times as long: docs/shapes.md"
 
@@ -19,12 +19,12 @@ _STAGES_HELP = "recipe (default shapes); shapes-long takes about three times as 
 def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "demo", run, __doc__)
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder of everything it writes (default demo)")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of weights and samples (default 0)")
-    parser.add_argument("--split", type=int, choices=range(1, 5), default=1, help="category split (default 1)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of weights and samples (default 0)")
+    parser.add_argument("--split", type=whole_number, choices=range(1, 5), default=1, help="category split (default 1)")
     parser.add_argument("--stages", choices=("shapes", "shapes-long"), default="shapes", help=_STAGES_HELP)
     parser.add_argument("--images", type=at_least(1), metavar="N", help="validation scenes to search (default: all)")
     runs = "runs, each with its own draw of references (default 3)"
-    parser.add_argument("--runs", type=at_least(1), default=3, metavar="N", help=runs)
+    parser.add_argument("--runs", type=at_least(1, 10_000), default=3, metavar="N", help=runs)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..io.errors import InputError
+from ..settings import shown
+from .effects import say_other_options, say_unused_options
 from .inputs import (
     calibrated_settings,
     choose_config,
@@ -18,7 +20,18 @@ from .inputs import (
     picked,
     start_keras,
 )
-from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, number
+from .options import (
+    Commands,
+    add_command,
+    add_dataset_arguments,
+    add_model_arguments,
+    at_least,
+    name_part,
+    num_shots,
+    num_workers,
+    number,
+    seed,
+)
 
 if TYPE_CHECKING:
     from ..data.dataset import IndexedCocoDataset
@@ -54,27 +67,33 @@ _COMPARE_HELP = (
 _RESULTS_HELP = "score the evaluation in this folder (or this file of it) again, instead of evaluating"
 
 
+_OF_SEARCH = """
+    model config set min_confidence verify checkpoints logs runtime precision shots runs seed limit protocol
+    exclude_query_image control resume workers shard
+""".split()
+
+
 def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "evaluate", run, __doc__)
     add = parser.add_argument
     add_dataset_arguments(parser)
-    add("--subset", default="val", help="'val' or 'train' (default val)")
+    add("--subset", type=name_part, default="val", help="'val' or 'train' (default val)")
     add("--split", choices=(*"01234", "all"), default="0", help=_SPLIT_HELP)
     add("--categories", choices=("train", "novel", "all"), default="all", help=_CATEGORIES_HELP)
-    add("--shots", type=at_least(1), default=1, metavar="K", help="references per query (K-shot) (default 1)")
+    add("--shots", type=num_shots, default=1, metavar="K", help="references per query (K-shot) (default 1)")
     runs = "runs, each with its own draw of references (default 5)"
-    add("--runs", type=at_least(1), default=5, metavar="N", help=runs)
-    add("--seed", type=at_least(0), default=0, help="seed of the reference draws (default 0)")
+    add("--runs", type=at_least(1, 10_000), default=5, metavar="N", help=runs)
+    add("--seed", type=seed, default=0, help="seed of the reference draws (default 0)")
     add("--limit", type=at_least(1), metavar="N", help=_LIMIT_HELP)
     add("--protocol", choices=("default", "paper"), default="default", help=_PROTOCOL_HELP)
     add("--exclude-query-image", action="store_true", help="draw no reference from the image that is searched")
     add("--control", choices=("present", "absent"), help=_CONTROL_HELP)
     add("--absent", type=count_or_all, metavar="N|all", help=_ABSENT_HELP)
-    above_zero = number(float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+    above_zero = number(lambda value: 0 < value <= 1, "a number above 0 and at most 1")
     add("--threshold", type=above_zero, metavar="P", help=_THRESHOLD_HELP)
     add("--out", metavar="DIR", help="folder of results (default evaluation; with --compare none are written)")
     add("--resume", action="store_true", help="resume the evaluation in --out")
-    add("--workers", type=at_least(1), default=1, metavar="N", help=_WORKERS_HELP)
+    add("--workers", type=num_workers, default=1, metavar="N", help=_WORKERS_HELP)
     add("--shard", type=shard, default=(1, 1), metavar="I/N", help=_SHARD_HELP)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--merge", nargs="+", metavar="DIR", help=_MERGE_HELP)
@@ -85,16 +104,16 @@ def add_parser(commands: Commands) -> None:
 
 def shard(text: str) -> tuple[int, int]:
     """Argument type: I/N."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise argparse.ArgumentTypeError(f"expected a part I/N such as 2/8, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a part I/N such as 2/8, got {shown(text)}")
     return int(found[1]), int(found[2])
 
 
 def count_or_all(text: str) -> int | str:
     """Argument type: a whole number of 1 or more, or "all"."""
-    if text != "all" and not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"expected 'all' or a whole number of 1 or more, got {text!r}")
+    if text != "all" and not (re.fullmatch("[0-9]{1,9}", text) and int(text)):
+        raise argparse.ArgumentTypeError(f"expected 'all' or a whole number of 1 or more, got {shown(text)}")
     return text if text == "all" else int(text)
 
 
@@ -104,8 +123,12 @@ def run(options: argparse.Namespace) -> None:
     from ..report.writer import write_report
 
     if options.compare:
+        say_other_options(options, {"compare"}, "with --compare")
         show_comparison(options)
         return
+    for name in ("merge", "results"):
+        if getattr(options, name):
+            say_unused_options(options, _OF_SEARCH, f"with --{name}: what was searched is in the records")
     out = writable_folder(options.out or "evaluation")
     if options.split == "0" and options.categories != "all":
         raise InputError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")

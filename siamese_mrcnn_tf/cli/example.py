@@ -10,7 +10,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from .options import Commands, add_command, at_least
+from .options import Commands, add_command, at_least, seed
 
 CATEGORIES = ("star", "ring", "comb", "gear")
 
@@ -20,8 +20,14 @@ def add_parser(commands: Commands) -> None:
     add, positive = parser.add_argument, at_least(1)
     add("--out", default="example", metavar="DIR", help="folder of scenes, references and finds (default example)")
     add("--scenes", type=positive, default=24, metavar="N", help="number of scenes (default 24)")
-    add("--size", type=at_least(64), default=128, metavar="N", help="long side of the scenes in pixels (default 128)")
-    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of the scenes (default 0)")
+    add(
+        "--size",
+        type=at_least(64, 8192),
+        default=128,
+        metavar="N",
+        help="long side of the scenes in pixels (default 128)",
+    )
+    add("--seed", type=seed, default=0, metavar="N", help="seed of the scenes (default 0)")
     add("--force", action="store_true", help="clear the finds of an earlier example in --out")
     add("--open", action="store_true", help="open the gallery in the browser")
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config, load_config, parse_settings
 from ..io.errors import InputError
+from ..memory import check_memory
+from .effects import say_unused_in_detection, say_unused_options
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -48,6 +50,8 @@ def open_dataset(
     from ..data.reading import ReadingRules
     from ..shapes.dataset import find_dataset
 
+    if options.annotations is not None:
+        say_unused_options(options, ["year"], "with --annotations, which is the file itself")
     image_dir, image_ids = _chosen_images(options)
     if options.annotations is None and options.dataset is None:
         raise InputError("--dataset: expected the folder of a COCO-format data set, or 'shapes'")
@@ -73,7 +77,7 @@ def _chosen_images(options: argparse.Namespace) -> tuple[str | None, list[int] |
         return given[0], options.image_ids
     if not given:
         return None, options.image_ids
-    if options.image_ids is not None or not all(map(str.isdecimal, given)):
+    if options.image_ids is not None or not all(number.isascii() and number.isdecimal() for number in given):
         raise InputError(f"--images {' '.join(given)}: an image folder needs its annotation file (--annotations)")
     return None, [int(number) for number in given]
 
@@ -96,10 +100,14 @@ def choose_config(options: argparse.Namespace, changes: dict[str, Any] | None = 
         raise InputError(f"--config {options.config}: the exported network in {path} has its own; leave it out")
     else:
         config = read_export(path).config
+    say_unused_in_detection(options)
     changed = parse_settings(options.set) | (changes or {})
     if getattr(options, "min_confidence", None) is not None:
         changed["DETECTION_MIN_CONFIDENCE"] = options.min_confidence
-    return with_settings(config, calibrated_settings(options, path), changed), path
+    config = with_settings(config, calibrated_settings(options, path), changed)
+    if path is None or not is_export(path):
+        check_memory(config, "detection")
+    return config, path
 
 
 def find_export(options: argparse.Namespace) -> Path | None:

@@ -23,12 +23,14 @@ from . import (
     predict,
     pretrain,
     quantize,
+    settings,
     shapes,
     train,
     weights,
 )
 
 PROGRAM = "siamese-mrcnn"
+_ABSENT = object()
 _COMMANDS = (
     example,
     predict,
@@ -40,6 +42,7 @@ _COMMANDS = (
     check,
     convert,
     weights,
+    settings,
     export,
     quantize,
     pretrain,
@@ -70,6 +73,9 @@ def main(
     except KeyboardInterrupt:
         print(f"{options.prog}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # what reads the output has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if options.debug:
             raise
@@ -95,7 +101,8 @@ def parse(
 ) -> argparse.Namespace:
     """The options of a command line.
 
-    Besides the command's own: `arguments`; `launcher`, the words that start any command; `program`, those that start
+    Besides the command's own: `arguments`; `given`, the names of the attributes that were typed; `said`, the notes that
+    were printed (`effects`); `launcher`, the words that start any command; `program`, those that start
     this one; `prog`, its name in messages; `parse`, which reads other arguments; `run_command`, which runs others.
     """
     parser, commands = build_parsers(name_of(program))
@@ -106,12 +113,22 @@ def parse(
         commands[command].prog = name_of(program)
         arguments = arguments if arguments[:1] == [command] else [command, *arguments]
         options = commands[command].parse_args(arguments[1:], argparse.Namespace(command_name=command))
+    options.given, options.said = typed_options(commands[options.command_name], arguments[1:], options), set()
     options.arguments, options.prog = arguments, commands[options.command_name].prog
     options.launcher = [PROGRAM] if command else list(program)
     options.program = list(program) if command else [*program, options.command_name]
     options.parse = lambda others: parse(others, program=program, command=command)
     options.run_command = lambda others: main(others, program=options.launcher)
     return options
+
+
+def typed_options(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], options: argparse.Namespace
+) -> frozenset[str]:
+    """The attributes of `options` that come from arguments and not from defaults."""
+    blank = {name: [] if isinstance(value, list) else _ABSENT for name, value in vars(options).items()}
+    found = vars(parser.parse_args(arguments, argparse.Namespace(**blank)))
+    return frozenset(name for name, value in found.items() if value is not _ABSENT and value != [])
 
 
 def build_parsers(name: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

@@ -1,13 +1,13 @@
 """Options that several commands share, and argument types."""
 
 import argparse
-import contextlib
-import math
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
 from ..config import CONFIGS, RUNTIME_PRECISIONS
 from ..data.reading import BOX_ONLY, CROWDS, ORIENTATIONS
+from ..settings import shown
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -60,25 +60,60 @@ LOGS_HELP = "folder of training runs and their checkpoints (default logs)"
 CHECKPOINTS_HELP = "folder where known weight files are looked for before that of downloads (default checkpoints)"
 
 
-def number(kind: Callable[[str], float], accepts: Callable[[float], bool], expected: str) -> Callable[[str], float]:
-    """Argument type: a number of a kind, `int` or `float`, for which `accepts` is true; `expected` describes it."""
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DIGITS = 20  # of a whole number that is read: more than any bound has
+_LONGEST_PART = 60  # characters
+MOST = 10**9  # maximum of counts without a bound of their own
+MAX_SEED = 2**32 - 1  # NumPy's
+
+
+def whole_number(text: str) -> int:
+    """Argument type: a whole number in ASCII digits."""
+    if _WHOLE.fullmatch(text) and len(text) <= _DIGITS:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number, got {shown(text)}")
+
+
+def number(accepts: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    """Argument type: a number in ASCII digits for which `accepts` is true; `expected` describes it."""
 
     def parse(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if accepts(value := kind(text)):
-                return value
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        if _NUMBER.fullmatch(text) and accepts(value := float(text)):
+            return value
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
 
     return parse
 
 
-def at_least(bound: int) -> Callable[[str], float]:
-    """Argument type: a whole number from `bound` on."""
-    return number(int, lambda value: value >= bound, f"a whole number of {bound} or more")
+def at_least(bound: int, most: int = MOST) -> Callable[[str], int]:
+    """Argument type: a whole number from `bound` to `most`."""
+
+    def parse(text: str) -> int:
+        is_whole = _WHOLE.fullmatch(text) is not None
+        if is_whole and len(text) <= _DIGITS and bound <= int(text) <= most:
+            return int(text)
+        is_large = is_whole and not text.startswith("-") and (len(text) > _DIGITS or int(text) > most)
+        expected = f"a whole number from {bound} to {most}" if is_large else f"a whole number of {bound} or more"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
+
+    return parse
 
 
-above_zero = number(float, lambda value: 0 < value < math.inf, "a number above 0")
-share = number(float, lambda value: 0 <= value < 1, "a share from 0 to below 1")
+def name_part(text: str) -> str:
+    """Argument type: a part of a file name, such as a year or a subset."""
+    if len(text) <= _LONGEST_PART and text.isprintable() and not set("/\\") & set(text):
+        return text
+    expected = f"a part of a file name, of {_LONGEST_PART} characters at most, without / and \\"
+    raise argparse.ArgumentTypeError(f"expected {expected}, got {shown(text)}")
+
+
+seed = at_least(0, MAX_SEED)
+num_shots = at_least(1, 10_000)
+num_workers = at_least(1, 1024)
+above_zero = number(lambda value: 0 < value <= 1000, "a number above 0, at most 1000")
+share = number(lambda value: 0 <= value < 1, "a share from 0 to below 1")
+score = number(lambda value: 0 <= value <= 1, "a score from 0 to 1")
 
 
 def add_command(
@@ -100,13 +135,13 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, *, split: bool = Fals
     """Add the options that choose images, and with `split` the categories to train on."""
     add = parser.add_argument
     add("--dataset", metavar="DIR", help=_DATASET_HELP)
-    add("--year", default="2017", help="year in the name of the annotation file (default 2017)")
+    add("--year", type=name_part, default="2017", help="year in the name of the annotation file (default 2017)")
     add("--annotations", metavar="FILE", help="annotation file in COCO format, with --images in place of --dataset")
     add("--images", nargs="+", metavar="DIR", help=_IMAGES_HELP)
-    add("--image-ids", type=int, nargs="+", metavar="ID", help="use only the images with these COCO ids")
+    add("--image-ids", type=whole_number, nargs="+", metavar="ID", help="use only the images with these COCO ids")
     add_reading_arguments(parser)
     if split:
-        parser.add_argument("--split", type=int, choices=range(5), default=0, help=_SPLIT_HELP)
+        parser.add_argument("--split", type=whole_number, choices=range(5), default=0, help=_SPLIT_HELP)
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,18 +160,23 @@ def add_model_arguments(
     chooses_threshold: bool = True,
     required: bool = True,
     runtimes: bool = False,
+    names_threshold: bool = False,
 ) -> None:
     """Add the options that choose configuration and weights (initial without `detects`); `more` ends --model's help.
 
-    With `chooses_threshold` there are those that replace what the threshold file of the weights says, with `runtimes`
-    those of `add_runtime_arguments`.
+    With `chooses_threshold` there are those that replace what the threshold file of the weights says (with
+    `names_threshold` also under the name --threshold), with `runtimes` those of `add_runtime_arguments`.
     """
     add = parser.add_argument
     names = f"{FILE_HELP}; {RUNS_HELP}; or 'untrained'{more}"
     add("--model", required=required, metavar="FILE|NAME", help=names)
     add_config_arguments(parser, _CONFIG_DEFAULT if detects else f"{_CONFIG_DEFAULT}; small without --model")
     if detects and chooses_threshold:
-        add("--min-confidence", type=float, metavar="P", help=_MIN_CONFIDENCE_HELP)
+        either = parser.add_mutually_exclusive_group()
+        either.add_argument("--min-confidence", type=score, metavar="P", help=_MIN_CONFIDENCE_HELP)
+        if names_threshold:
+            same = "the same as --min-confidence"
+            either.add_argument("--threshold", dest="min_confidence", type=score, metavar="P", help=same)
         add("--no-verify", dest="verify", action="store_false", help=_NO_VERIFY_HELP)
     add("--checkpoints", default="checkpoints", metavar="DIR", help=CHECKPOINTS_HELP)
     add("--logs", default="logs", metavar="DIR", help=LOGS_HELP)
@@ -155,7 +195,7 @@ def add_runtime_arguments(parser: argparse.ArgumentParser, *, exports: bool = Fa
 def add_config_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     names = f"{', '.join(CONFIGS)} or a JSON file (default: {default})"
     parser.add_argument("--config", metavar="NAME|FILE", help=names)
-    text = "change settings of the configuration; values are in JSON"
+    text = "change settings of the configuration; values are in JSON (the command settings lists them)"
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
 
 
@@ -169,6 +209,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     add("--keep", type=positive, default=3, metavar="N", help=keep)
     add("--mixed-precision", action=switch, help="compute in bfloat16 (PRECISION=bfloat16)")
     devices = "GPUs of this machine, or parts of its CPU where it has none (default 1)"
-    add("--devices", type=positive, metavar="N", help=devices)
-    add("--workers", type=positive, default=2, metavar="N", help="threads or processes that make samples (default 2)")
+    add("--devices", type=at_least(1, 1024), metavar="N", help=devices)
+    add(
+        "--workers", type=num_workers, default=2, metavar="N", help="threads or processes that make samples (default 2)"
+    )
     add("--processes", action=switch, help="use worker processes instead of threads")

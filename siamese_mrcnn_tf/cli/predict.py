@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config, without_new_defaults
 from ..data.reading import ORIENTATIONS
 from ..io.errors import InputError
+from .effects import say_unused_options
 from .inputs import calibration_path, choose_config, open_predictor, picked, start_keras, tell, weights_checksum
-from .options import Commands, add_command, add_model_arguments, add_runtime_arguments, at_least
+from .options import Commands, add_command, add_model_arguments, add_runtime_arguments, at_least, num_shots
 
 if TYPE_CHECKING:
     from ..search.frames import Frame
@@ -64,7 +65,7 @@ def add_parser(commands: Commands) -> None:
     add("--reference-set", metavar="FILE", help="annotation file in COCO format whose instances are references, too")
     add("--reference-images", metavar="DIR", help="image folder of --reference-set (default: looked for beside it)")
     add("--categories", nargs="+", metavar="NAME", help="categories of --reference-set (default all)")
-    add("--shots", type=positive, metavar="K", help="references of a category of --reference-set (default 5)")
+    add("--shots", type=num_shots, metavar="K", help="references of a category of --reference-set (default 5)")
     add("--orientation", choices=ORIENTATIONS, default="obey", help=_ORIENTATION_HELP)
     add("--out", default="predictions", metavar="DIR", help="folder of results (default predictions)")
     add("--save", nargs="+", metavar="KIND", help=_SAVE_HELP)
@@ -73,12 +74,27 @@ def add_parser(commands: Commands) -> None:
     begun.add_argument("--resume", action="store_true", help="resume the stopped search in --out")
     begun.add_argument("--force", action="store_true", help="clear --out, if an earlier search wrote it")
     add("--strict", action="store_true", help="stop at the first image that cannot be read")
-    add("--max-detections", type=positive, metavar="N", help="maximum number of detections of a category in an image")
-    add("--device", metavar="cpu|gpu|cuda:N", help="what computes (default: a GPU if TensorFlow sees one)")
+    add(
+        "--max-detections",
+        type=at_least(1, 1_000_000),
+        metavar="N",
+        help="maximum number of detections of a category in an image",
+    )
+    add("--device", type=device, metavar="cpu|gpu|cuda:N", help="what computes (default: a GPU if TensorFlow sees one)")
     add("--quiet", action="store_true", help="print errors alone")
-    add_model_arguments(parser)
+    add_model_arguments(parser, names_threshold=True)
     add_runtime_arguments(parser, exports=True)
-    add("--threshold", dest="min_confidence", type=float, metavar="P", help="the same as --min-confidence")
+
+
+def device(text: str) -> str:
+    """Argument type: the name of a device."""
+    from ..ops.devices import check_name
+
+    try:
+        check_name(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def run(options: argparse.Namespace) -> int:
@@ -96,6 +112,8 @@ def _run(options: argparse.Namespace) -> int:
     kinds = _kinds(options.save, DEFAULT_KINDS, KINDS)
     found = find_sources(options.image, recursive=options.recursive, out=options.out)
     tell(options, found.skipped_text())
+    if all(source.kind == "image" for source in found.sources):
+        say_unused_options(options, ["every", "frames"], "on images: these are for videos and webcams")
     changes = {"DETECTION_MAX_INSTANCES": options.max_detections} if options.max_detections else {}
     config, weights = choose_config(options, changes)
     read, queries = _read_references(options, found, config, weights)

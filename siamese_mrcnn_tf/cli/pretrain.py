@@ -13,9 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..config import CONFIGS, Config, load_config
 from ..io.errors import InputError
+from ..memory import check_memory
 from ..pretraining import CLASS_SETS
 from .inputs import open_dataset, picked, resumed_arguments, start_keras
-from .options import Commands, above_zero, add_command, add_dataset_arguments, add_run_arguments, at_least
+from .options import (
+    Commands,
+    above_zero,
+    add_command,
+    add_dataset_arguments,
+    add_run_arguments,
+    at_least,
+    seed,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from ..pretraining.classifier import Recipe
@@ -55,19 +65,19 @@ def add_parser(commands: Commands) -> None:
     add("--data", metavar="DIR", help=_DATA_HELP)
     add_dataset_arguments(parser, split=True)
     add("--val-images", type=at_least(1), metavar="N", help=_VAL_IMAGES_HELP)
-    add("--classes", type=int, choices=tuple(CLASS_SETS), default=687, help=_CLASSES_HELP)
+    add("--classes", type=whole_number, choices=tuple(CLASS_SETS), default=687, help=_CLASSES_HELP)
     add("--partial", action="store_true", help=_PARTIAL_HELP)
     add("--no-validation", action="store_true", help="train only, without val/")
     add("--out", metavar="DIR", help="folder of the run (default logs/NAME of the weights)")
     add("--config", default="small", metavar="NAME|FILE", help=_CONFIG_HELP)
-    add("--batch", type=at_least(1), metavar="N", help=_BATCH_HELP)
+    add("--batch", type=at_least(1, 1_000_000), metavar="N", help=_BATCH_HELP)
     add("--epochs", type=at_least(1), metavar="N", help="default 90, with Adam 20")
     text = "steps per epoch (default: once through the images, with Adam 100)"
     add("--steps", type=at_least(1), metavar="N", help=text)
     add("--learning-rate", type=above_zero, metavar="R", help=_RATE_HELP)
     text = "side of a crop (default 224, of a COCO-format data set that of the references)"
-    add("--size", type=at_least(32), metavar="N", help=text)
-    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of weights and samples (default 0)")
+    add("--size", type=at_least(32, 8192), metavar="N", help=text)
+    add("--seed", type=seed, default=0, metavar="N", help="seed of weights and samples (default 0)")
     add_run_arguments(parser, "that of --out")
     parser.set_defaults(devices=1)
 
@@ -144,6 +154,8 @@ def find_images(options: argparse.Namespace, *, masks: bool) -> "tuple[Images, I
     for name in foreign:  # they would have no effect
         if getattr(options, name) != _DEFAULTS.get(name):
             raise InputError(f"--{name.replace('_', '-')}: does not go with {kind}")
+    if options.no_validation and options.val_images is not None:
+        raise InputError(f"--val-images {options.val_images}: --no-validation sets no images aside")
     subsets = ("train",) if options.no_validation else ("train", "val")
     found = [find_subset(options, subset, masks) for subset in subsets]
     for images in found:
@@ -172,4 +184,6 @@ def chosen_recipe(options: argparse.Namespace) -> "tuple[Config, Recipe]":
     given = {name: value for name, value in given.items() if value is not None}
     batch = options.batch or (_ADAM_BATCH if config.OPTIMIZER == "adam" else REFERENCE_BATCH)
     config = pretraining_config(config, batch=batch, devices=options.devices)
-    return config, dataclasses.replace(recipe_of(config, instances=uses_instances(options)), **given)
+    recipe = dataclasses.replace(recipe_of(config, instances=uses_instances(options)), **given)
+    check_memory(config, "pretraining", side=recipe.size)
+    return config, recipe

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..io.errors import InputError
 from .inputs import choose_config, open_dataset, open_keras_predictor, tell, weights_checksum
-from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least
+from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, at_least, seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ def add_parser(commands: Commands) -> None:
     add_dataset_arguments(parser)
     add("--subset", choices=("train", "val"), default="train", help=_SUBSET_HELP)
     add("--limit", type=at_least(1), default=10, metavar="N", help="number of scenes (default 10)")
-    add("--seed", type=at_least(0), default=0, help="seed of the draws (default 0)")
+    add("--seed", type=seed, default=0, help="seed of the draws (default 0)")
     add_model_arguments(parser, chooses_threshold=False)
 
 

@@ -5,22 +5,29 @@ import shlex
 import sys
 from pathlib import Path
 
+from .effects import say_other_options
 from .inputs import picked
-from .options import Commands, add_command
+from .options import Commands, add_command, at_least, num_workers, seed
 
 
 def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "shapes", run, __doc__)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--train", type=int, default=200, metavar="N", help="training scenes (default 200)")
-    parser.add_argument("--val", type=int, default=50, metavar="N", help="validation scenes (default 50)")
+    parser.add_argument(
+        "--train", type=at_least(0, 10_000_000), default=200, metavar="N", help="training scenes (default 200)"
+    )
+    parser.add_argument(
+        "--val", type=at_least(0, 10_000_000), default=50, metavar="N", help="validation scenes (default 50)"
+    )
     categories = "number of categories, 2 to 1000: 20 named ones, then generated ones (default 20)"
-    parser.add_argument("--categories", type=int, default=20, metavar="N", help=categories)
-    parser.add_argument("--size", type=int, default=256, metavar="N", help="long side in pixels (default 256)")
+    parser.add_argument("--categories", type=at_least(2, 1000), default=20, metavar="N", help=categories)
+    parser.add_argument(
+        "--size", type=at_least(1, 8192), default=256, metavar="N", help="long side in pixels (default 256)"
+    )
     parser.add_argument("--vary-sides", action="store_true", help="draw short sides of 3/4 to all of the long one")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the scenes (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the scenes (default 0)")
     parser.add_argument("--segmentation", choices=("rle", "polygons"), default="rle", help="mask format (default rle)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that draw (default 1)")
+    parser.add_argument("--workers", type=num_workers, default=1, metavar="N", help="processes that draw (default 1)")
     parser.add_argument("--demo", action="store_true", help="write one scene and reference crops of it instead")
 
 
@@ -31,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
 def _write_scene(options: argparse.Namespace) -> None:
     from ..shapes.dataset import write_demo
 
+    say_other_options(options, {"demo", "size", "seed"}, "with --demo")
     command = [*options.launcher, "predict", "--model", "shapes", "--image", str(Path(options.out) / "scene.png")]
     for name, box in write_demo(options.out, size=options.size, seed=options.seed).items():
         path = Path(options.out) / name

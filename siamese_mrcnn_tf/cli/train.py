@@ -28,11 +28,22 @@ from typing import TYPE_CHECKING
 from ..config import CONFIGS, Config, load_config, parse_settings
 from ..data.reading import ReadingRules
 from ..io.errors import InputError
+from ..memory import check_memory
 from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.schedules import SCHEDULES, load_schedule, shortened
 from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
+from .effects import say_unused_in_training, say_unused_options
 from .inputs import find_model, open_dataset, picked, resumed_arguments, start_keras, tell
-from .options import Commands, add_command, add_dataset_arguments, add_model_arguments, add_run_arguments, at_least
+from .options import (
+    Commands,
+    add_command,
+    add_dataset_arguments,
+    add_model_arguments,
+    add_run_arguments,
+    at_least,
+    num_shots,
+    seed,
+)
 
 if TYPE_CHECKING:
     from ..data.dataset import IndexedCocoDataset
@@ -66,15 +77,20 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "train", run, __doc__)
     add = parser.add_argument
     add_dataset_arguments(parser, split=True)
-    add("--shots", type=at_least(1), metavar="K", help="references per query (K-shot) (default 1)")
+    add("--shots", type=num_shots, metavar="K", help="references per query (K-shot) (default 1)")
     add("--stages", default="paper", metavar="NAME|FILE", help=_STAGES_HELP)
     add("--epochs", type=at_least(1), metavar="N", help="stop after epoch N of the schedule")
     add("--steps", type=at_least(1), metavar="N", help="steps per epoch (default 1000)")
-    add("--batch", type=at_least(1), metavar="N", help="images per step, over all devices (default 12, the paper's)")
+    add(
+        "--batch",
+        type=at_least(1, 1_000_000),
+        metavar="N",
+        help="images per step, over all devices (default 12, the paper's)",
+    )
     add("--val-images", type=at_least(0), metavar="N", help=_VAL_IMAGES_HELP)
     add("--val-steps", type=at_least(0), metavar="N", help="validation batches per epoch (default 50)")
     add("--augment", choices=("none", "fliplr"), default="none", help="default none, as in the paper")
-    add("--seed", type=at_least(0), default=0, help="seed of weights, samples and rois (default 0)")
+    add("--seed", type=seed, default=0, help="seed of weights, samples and rois (default 0)")
     add_run_arguments(parser, "that of --config under --logs")
     add_model_arguments(parser, more=_MODEL_HELP, detects=False, required=False)
 
@@ -84,10 +100,15 @@ def run(options: argparse.Namespace) -> int:
     options, folder = resumed_options(options)
     stages = load_schedule(options.stages, _SCHEDULES)
     if options.epochs is not None:
+        if options.epochs > stages[-1].epochs:
+            raise InputError(f"--epochs {options.epochs}: --stages {options.stages} ends at epoch {stages[-1].epochs}")
         stages = shortened(stages, options.epochs)
     has_no_file = folder is not None or options.model in (None, "untrained")
     weights = None if has_no_file else find_model(options, begins_run=options.model != "last")
     config = training_config(options, weights)
+    say_unused_in_training(options, config, decays=any(stage.decay_to is not None for stage in stages))
+    if options.val_images == 0:
+        say_unused_options(options, ["val_steps"], "without validation (--val-images 0)")
     start_keras(options)
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
@@ -120,6 +141,7 @@ def resumed_options(options: argparse.Namespace) -> tuple[argparse.Namespace, Pa
     start_keras(options)
     folder = Path(options.resume or log_dir_of(training_config(options), options.logs))
     options = options.parse(resumed_arguments(folder, options.arguments[1:]))
+    options.set = list({text.partition("=")[0].strip(): text for text in options.set}.values())  # the latest counts
     if options.config is None and (folder / CONFIG_FILE).is_file():  # --model, which chose it, may be gone
         config = load_config(folder / CONFIG_FILE)
         options.config, options.batch = str(folder / CONFIG_FILE), options.batch or config.BATCH_SIZE
@@ -167,7 +189,8 @@ def training_config(options: argparse.Namespace, weights: Path | None = None) ->
         raise InputError(f"--batch {batch}: expected {unit}, got {config.IMAGES_PER_GPU}")
     if options.mixed_precision is not None:
         config = config.replace(PRECISION="bfloat16" if options.mixed_precision else "float32")
-    config.validate()
+    config.validate_training()
+    check_memory(config, "training")
     return config
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..config import RESIZE_MODES
 from ..io.errors import InputError
+from ..settings import RESIZE_MODES
 
 Padding = list[tuple[int, int]]  # [(top, bottom), (left, right), (0, 0)] in pixels
 Crop = tuple[int, int, int, int]  # (y, x, height, width) in pixels of the resized image

@@ -22,14 +22,19 @@ from typing import Any
 from tqdm import tqdm
 
 from .errors import InputError, TransferError
-from .files import StrPath, make_folder, read_text, write_text
-from .web import FailedRequest, answer_of, is_web_address, open_url, refuse_error
+from .files import StrPath, make_folder, write_text
+from .web import FailedRequest, answer_of, is_safe_address, is_web_address, open_url, refuse_error
 
 logger = logging.getLogger(__name__)
 
 _WAITS = (1, 2, 4)  # seconds before each retry of a connection that brought nothing
 _CHUNK = 1 << 18  # bytes read at once
 _PART, _TAG = ".part", ".part.tag"
+_LIMIT = 4 * 2**30  # bytes of a file whose size is not known beforehand; known weight files have up to 260 MB
+_SHOWN = 100  # characters of a header that a message shows
+_SIZE = re.compile(r"[0-9]{1,18}")
+_LONGEST_TAG = 600  # bytes of the file that keeps one
+_STRONG_TAG = re.compile(r'"[\x21\x23-\x7e]{0,500}"')
 
 
 def download(
@@ -46,9 +51,10 @@ def download(
     One process at a time may download to a path (see `io.locks`).
 
     Args:
-        url: http or https address; redirects are followed, from https to https only.
+        url: https address, or http where `digest` is given or for this machine; redirects are followed, from https to
+            https only.
         path: file to write; missing parent folders are made.
-        size: bytes of the whole file, if they are known.
+        size: bytes of the whole file, if they are known; without them a file of more than 4 GiB is refused.
         digest: "md5:..." or "sha256:...", a checksum of the whole file in hexadecimal.
         check: called with the path of the complete file before it is renamed; raises ValueError to refuse it.
 
@@ -57,11 +63,13 @@ def download(
             it is kept then.
         ConnectionError: the server cannot be reached, refuses, or drops the connection again and again; the message
             has its answer. The bytes received are kept.
-        OSError: the file cannot be written.
+        ValueError: the file cannot be written.
     """
     path = Path(path)
     if not is_web_address(url):
         raise InputError(f"{path}: cannot be downloaded from {url!r}, expected an http or https address")
+    if digest is None and not is_safe_address(url):
+        raise InputError(f"{path}: cannot be downloaded from {url} without a checksum, expected an https address")
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected a file to write")
     make_folder(path.parent)
@@ -75,7 +83,7 @@ def download(
         kept = f"; {_size(part)} bytes are kept in {part.name}, the next try resumes there" if _size(part) else ""
         raise TransferError(f"{path}: cannot be downloaded from {url} ({error}){kept}") from error
     except OSError as error:
-        raise OSError(error.errno, f"{path}: the download from {url} cannot be written ({error.strerror})") from error
+        raise InputError(f"{path}: the download from {url} cannot be written ({error.strerror or error})") from error
 
 
 def _refuse_other(
@@ -127,21 +135,27 @@ def _fetch(url: str, part: Path, size: int | None, progress: bool) -> None:
     if have:
         headers |= {"Range": f"bytes={have}-", **({"If-Range": tag} if tag else {})}
     with open_url(url, headers) as response:
-        start, total = _extent(response, part, have)
+        start, total = _extent(response, part, have, tag)
         if None not in (size, total) and total != size:
             raise FailedRequest(f"the server has {total} bytes, expected {size}", retry=False)
+        bound = _LIMIT if total is None and size is None else min(n for n in (total, size) if n is not None)
+        if bound > _LIMIT:
+            raise FailedRequest(f"the server has {bound} bytes, expected at most {_LIMIT}", retry=False)
         if start != total:
             if not start:
                 _write_tag(part, response)
             units: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": not progress}
             with tqdm(desc=part.name.removesuffix(_PART), total=total or size, initial=start, **units) as bar:
-                _receive(response, part, start, bar)
+                _receive(response, part, start, bound, bar)
     if total is not None and _size(part) != total:
         raise FailedRequest(f"the connection broke off after {_size(part)} of {total} bytes")
 
 
-def _extent(response: Any, part: Path, have: int) -> tuple[int, int | None]:
-    """Position of the response's first byte in the file, and the file's size if the server states it."""
+def _extent(response: Any, part: Path, have: int, tag: str) -> tuple[int, int | None]:
+    """Position of the response's first byte in the file, and the file's size if the server states it.
+
+    `have` bytes are kept, of the version `tag`.
+    """
     status, content_range = response.status, response.headers.get("Content-Range", "").strip()
     if status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
         if content_range == f"bytes */{have}":
@@ -151,15 +165,20 @@ def _extent(response: Any, part: Path, have: int) -> tuple[int, int | None]:
     refuse_error(response)
     if status != http.HTTPStatus.PARTIAL_CONTENT:  # the server sends the whole file, asked for a range or not
         length = response.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdecimal() else None
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
-    if not match or int(match[1]) != have:
-        reason = f"asked for the bytes from {have} on, the answer is of the range {content_range!r}"
+        return 0, int(length) if _SIZE.fullmatch(length) else None
+    match = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", content_range)
+    total = None if not match or match[3] == "*" else int(match[3])
+    if not match or int(match[1]) != have or (total is not None and not have <= int(match[2]) < total):
+        reason = f"asked for the bytes from {have} on, the answer is of the range {content_range[:_SHOWN]!r}"
         raise FailedRequest(reason, retry=False)
-    return have, None if match[2] == "*" else int(match[2])
+    if tag and response.headers.get("ETag", tag).strip() != tag:
+        _discard(part)
+        raise FailedRequest("the bytes kept are of another version of the file, starting anew")
+    return have, total
 
 
-def _receive(response: Any, part: Path, start: int, bar: Any) -> None:
+def _receive(response: Any, part: Path, start: int, bound: int, bar: Any) -> None:
+    """Add what comes to `part` from position `start` on; nothing is kept of more than `bound` bytes."""
     with _open_part(part) as file:
         file.truncate(start)
         file.seek(start)
@@ -170,6 +189,9 @@ def _receive(response: Any, part: Path, start: int, bar: Any) -> None:
                 raise FailedRequest(f"the connection broke off after {file.tell()} bytes: {error!r}") from error
             if not chunk:
                 return
+            if file.tell() + len(chunk) > bound:
+                _discard(part)
+                raise FailedRequest(f"the server sent more than {bound} bytes; they are not kept", retry=False)
             file.write(chunk)
             bar.update(len(chunk))
 
@@ -178,11 +200,19 @@ def _receive(response: Any, part: Path, start: int, bar: Any) -> None:
 
 
 def _open_part(part: Path) -> io.BufferedRandom:
-    """`part`, made if necessary, open to read and write. Never what a link of this name points to: OSError instead."""
+    """`part`, made if necessary, open to read and write.
+
+    OSError instead if it is a link, a pipe, or another name of a file, which would be written to.
+    """
     if part.is_symlink():  # where the system has no O_NOFOLLOW
         raise OSError(errno.ELOOP, f"{part.name} is a symbolic link, remove it")
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(part, flags, 0o666), "r+b")
+    number = os.open(part, flags, 0o666)
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(number)
+        raise OSError(errno.EINVAL, f"{part.name} is no file of its own, remove it")
+    return os.fdopen(number, "r+b")
 
 
 def _size(part: Path) -> int:
@@ -205,13 +235,16 @@ def _tag_path(part: Path) -> Path:
 def _read_tag(part: Path) -> str:
     """What the server called the version that `part` is of; empty where it did not say."""
     path = _tag_path(part)
-    return read_text(path).strip() if path.is_file() and not path.is_symlink() else ""
+    if not path.is_file() or path.is_symlink() or path.stat().st_size > _LONGEST_TAG:
+        return ""
+    tag = path.read_text(encoding="ascii", errors="replace").strip()
+    return tag if _STRONG_TAG.fullmatch(tag) else ""
 
 
 def _write_tag(part: Path, response: Any) -> None:
     """Keep a strong ETag of the response, or none."""
     tag = response.headers.get("ETag", "").strip()
-    if re.fullmatch(r'"[\x21\x23-\x7e]*"', tag):
+    if _STRONG_TAG.fullmatch(tag):
         write_text(_tag_path(part), tag)
     else:
         _forget_tag(part)

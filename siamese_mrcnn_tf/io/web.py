@@ -14,6 +14,7 @@ from typing import Any
 OFFLINE = "SIAMESE_MRCNN_OFFLINE"  # environment variable that forbids requests
 _TIMEOUT = 30  # seconds without a byte after which a connection counts as dropped
 _BUSY = (http.HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600))  # HTTP statuses that a retry may change
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MESSAGE = 200  # characters of a server's message that are shown
 
 
@@ -26,16 +27,33 @@ class FailedRequest(Exception):
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https only, and from https to https only."""
+    """Follows redirects to http and https only, from https to https only, and from this machine to no plain http."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         schemes = [urllib.parse.urlsplit(url).scheme.lower() for url in (req.full_url, newurl)]
-        if schemes[1] not in ("http", "https") or schemes == ["https", "http"]:
+        leaves = is_safe_address(req.full_url) and not is_safe_address(newurl)
+        if schemes[1] not in ("http", "https") or schemes == ["https", "http"] or leaves:
             raise FailedRequest(f"{req.full_url} redirects to {newurl}, which is less safe", retry=False)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-_opener = urllib.request.build_opener(_SafeRedirects)
+def _build_opener() -> urllib.request.OpenerDirector:
+    """An opener of http and https alone: the default one also reads files, FTP servers and data in addresses."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+        _SafeRedirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+_opener = _build_opener()
 
 
 def is_offline() -> bool:
@@ -48,16 +66,27 @@ def is_web_address(url: str) -> bool:
     return re.fullmatch(r"https?://[^\s/]\S*", url, re.IGNORECASE) is not None
 
 
+def is_safe_address(url: str) -> bool:
+    """Whether an address is of https, or of this machine."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme.lower() == "https" or parts.hostname in _LOOPBACK
+
+
 def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
     """The response of a GET request, also one that is an error; a context manager.
 
     Raises:
-        FailedRequest: no response, or a redirect to a less safe address.
+        FailedRequest: no response, no http or https address, or a redirect to a less safe one.
     """
+    if not is_web_address(url):
+        raise FailedRequest(f"{url!r} is no http or https address", retry=False)
     if is_offline():
         raise FailedRequest(f"{OFFLINE} is set", retry=False)
-    request = urllib.request.Request(url, headers={"User-Agent": "siamese-mrcnn", **(headers or {})})
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "siamese-mrcnn", **(headers or {})})
         return _opener.open(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         return error
@@ -65,6 +94,8 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
         reason = getattr(error, "reason", None) or error
         lasting = isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError))
         raise FailedRequest(reason, retry=not lasting) from error
+    except ValueError as error:  # an address, or that of a redirect, that is none
+        raise FailedRequest(f"not an address: {error}", retry=False) from error
 
 
 def refuse_error(response: Any) -> None:

@@ -9,7 +9,6 @@ import keras
 from keras import ops
 
 from ..config import Config
-from ..io.errors import InputError
 from ..ops.anchors import pyramid_anchors
 from ..ops.box_ops import Tensor, norm_boxes_graph
 from ..ops.boxes import norm_boxes
@@ -58,7 +57,7 @@ def build_training_network(config: Config, layers: SharedLayers, *, seed: int | 
     Raises:
         ValueError: a configuration that cannot be trained.
     """
-    _check_trainable(config)
+    config.validate_training()
     inputs = _training_inputs(config)
     image, image_meta = inputs["input_image"], inputs["input_image_meta"]
     queries = config.QUERIES_PER_IMAGE
@@ -131,18 +130,3 @@ def _training_inputs(config: Config) -> dict[str, Tensor]:
     if config.REFERENCE_CLASSES:
         shapes["input_target_class"] = ((), "int32")
     return {name: keras.Input(shape, dtype=dtype, name=name) for name, (shape, dtype) in shapes.items()}
-
-
-def _check_trainable(config: Config) -> None:
-    if config.IMAGE_RESIZE_MODE not in ("square", "crop"):
-        raise InputError(f"IMAGE_RESIZE_MODE = {config.IMAGE_RESIZE_MODE!r}: expected 'square' or 'crop' for training")
-    if not config.USE_RPN_ROIS:
-        raise InputError("USE_RPN_ROIS = False: training on given rois is not supported")
-    if config.IMAGES_PER_GPU % config.QUERIES_PER_IMAGE:
-        expected = f"a multiple of QUERIES_PER_IMAGE = {config.QUERIES_PER_IMAGE}"
-        raise InputError(f"IMAGES_PER_GPU = {config.IMAGES_PER_GPU}: expected {expected}")
-    if config.REFERENCE_CLASSES and config.IMAGES_PER_GPU < 2:
-        raise InputError(f"REFERENCE_CLASSES = {config.REFERENCE_CLASSES}: expected IMAGES_PER_GPU of 2 or more, got 1")
-    if config.ABSENT_REFERENCE_RATIO and not config.FILL_NEGATIVE_ROIS:
-        text = "expected FILL_NEGATIVE_ROIS = True, else samples without positive rois have no negative ones either"
-        raise InputError(f"ABSENT_REFERENCE_RATIO = {config.ABSENT_REFERENCE_RATIO}: {text}")

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from ..io.errors import InputError
 
-_DEVICE = re.compile(r"(cpu|gpu|cuda)(?::(\d+))?")
+_DEVICE = re.compile(r"(cpu|gpu|cuda)(?::([0-9]{1,4}))?")
+
+
+def check_name(name: str) -> re.Match[str]:
+    """The match of a name of a device: its kind and its number or None; ValueError for other names."""
+    named = _DEVICE.fullmatch(name)
+    if not named or (named[1] == "cpu" and named[2]):
+        raise InputError(f"device {name!r}: expected cpu, gpu or cuda:N")
+    return named
 
 
 def use_device(name: str) -> None:
@@ -17,9 +25,7 @@ def use_device(name: str) -> None:
     Raises:
         ValueError: an unknown name, another backend than TensorFlow or JAX, there is no such GPU, or it is too late.
     """
-    named = _DEVICE.fullmatch(name)
-    if not named or (named[1] == "cpu" and named[2]):
-        raise InputError(f"device {name!r}: expected cpu, gpu or cuda:N")
+    named = check_name(name)
     import keras
 
     kind, number, backend = "cpu" if named[1] == "cpu" else "gpu", int(named[2] or 0), keras.backend.backend()

@@ -94,7 +94,7 @@ def pretraining_config(config: Config, *, batch: int = REFERENCE_BATCH, devices:
     if batch % devices:
         raise InputError(f"batch = {batch}: cannot be shared evenly by {devices} devices")
     config = config.replace(TRAIN_BN=None, GPU_COUNT=devices, IMAGES_PER_GPU=batch // devices)
-    config.validate()
+    config.validate_backbone_training()
     return config
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 EMBEDDING_SUFFIX = ".npz"
 _SHOWN = 400  # characters of names in a message
-_BOX = re.compile(r"(?P<path>.+):(?P<box>-?[\d.]+(?:,-?[\d.]+)*)")
+_BOX = re.compile(r"(?P<path>.+):(?P<box>-?[0-9.]+(?:,-?[0-9.]+)*)")
 _FORMS = "FILE, FILE:y1,x1,y2,x2 with whole pixels and no spaces, a folder, a pattern or FILE.npz, perhaps after NAME="
 
 

@@ -24,7 +24,7 @@ VIDEO_SUFFIXES = (
     *(".3gp", ".mts", ".m2ts", ".ogv"),
 )
 WEBCAM = "webcam:"  # how the path of a webcam begins
-_WEBCAM = re.compile(r"webcam(?::(\d+))?")
+_WEBCAM = re.compile(r"webcam(?::([0-9]{1,4}))?")
 _FRAME_DIGITS = 6
 _FRAME_END = re.compile(rf"(.+)-\d{{{_FRAME_DIGITS},}}")  # of names of frames
 _NOT_REGULAR, _NOT_READABLE = "not regular files", "folders that cannot be read"

@@ -11,7 +11,9 @@ from typing import Any
 
 from ..io.errors import InputError
 from ..io.files import StrPath, read_json
+from ..settings import is_number, shown
 
+_MAX_EPOCHS, _MAX_RATE = 10**6, 1000
 _HEADS = r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)|(presence_.*)"
 _STAGES = {stage: rf"(res{stage}.*)|(bn{stage}.*)" for stage in range(2, 6)}
 
@@ -54,9 +56,11 @@ def layer_pattern(layers: str) -> re.Pattern[str]:
     """The compiled pattern of a layer selection; ValueError if it is neither known nor a regular expression."""
     try:
         return re.compile(LAYER_SELECTIONS.get(layers, layers))
-    except (re.error, TypeError) as error:
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
         known = ", ".join(LAYER_SELECTIONS)
-        raise InputError(f"layers {layers!r}: expected one of {known}, or a regular expression ({error})") from error
+        raise InputError(
+            f"layers {shown(layers)}: expected one of {known}, or a regular expression ({error})"
+        ) from error
 
 
 def load_schedule(name_or_path: StrPath, known: Schedules = SCHEDULES) -> Sequence[Stage]:
@@ -91,16 +95,18 @@ def _stage(entry: Any, where: str) -> Stage:
     """The Stage of an entry of a JSON file; `where` begins the messages of errors."""
     keys = {"epochs", "layers", "learning_rate"}
     if not isinstance(entry, dict) or entry.keys() | {"decay_to"} != keys | {"decay_to"}:
-        raise InputError(f"{where}: expected an object with the keys {', '.join(sorted(keys))}, got {entry!r}")
+        raise InputError(f"{where}: expected an object with the keys {', '.join(sorted(keys))}, got {shown(entry)}")
     epochs, rate, end = entry["epochs"], entry["learning_rate"], entry.get("decay_to")
     if type(epochs) is not int or epochs < 1:  # True is not a number here
-        raise InputError(f"{where}: epochs = {epochs!r}, expected a whole number of 1 or more")
-    if type(rate) not in (int, float) or not 0 < rate < float("inf"):
-        raise InputError(f"{where}: learning_rate = {rate!r}, expected a number above 0")
-    if end is not None and (type(end) is not int or end < epochs):
-        raise InputError(f"{where}: decay_to = {end!r}, expected an epoch from {epochs} on")
+        raise InputError(f"{where}: epochs = {shown(epochs)}, expected a whole number of 1 or more")
+    if epochs > _MAX_EPOCHS:
+        raise InputError(f"{where}: epochs = {shown(epochs)}, expected at most {_MAX_EPOCHS}")
+    if not is_number(rate) or not 0 < rate <= _MAX_RATE:
+        raise InputError(f"{where}: learning_rate = {shown(rate)}, expected a number above 0, at most {_MAX_RATE}")
+    if end is not None and (type(end) is not int or not epochs <= end <= _MAX_EPOCHS):
+        raise InputError(f"{where}: decay_to = {shown(end)}, expected an epoch from {epochs} on")
     if not isinstance(entry["layers"], str):
-        raise InputError(f"{where}: layers = {entry['layers']!r}, expected a selection or a regular expression")
+        raise InputError(f"{where}: layers = {shown(entry['layers'])}, expected a selection or a regular expression")
     try:
         layer_pattern(entry["layers"])
     except ValueError as error:

@@ -33,7 +33,7 @@ def fetch(known: str, checkpoints: StrPath, *, wanted: str = "", tell: Tell = lo
     Raises:
         ValueError: what arrived is not the file, or not the one trusted so far; nothing of it is kept.
         ConnectionError: no source has it; says what each answered, and how to get it by hand.
-        OSError: the file cannot be written.
+        ValueError: the file cannot be written.
     """
     path, way = cache_folder() / known, by_hand(known, checkpoints, wanted)
     if is_offline():
@@ -42,10 +42,12 @@ def fetch(known: str, checkpoints: StrPath, *, wanted: str = "", tell: Tell = lo
         with locked(path.parent / LOCKS / f"{known}.lock", f"download of {known}"):
             if not path.is_file():
                 _download_from_any(path, tell)
-    except (ConnectionError, ValueError) as error:
-        raise type(error)(f"{error}. {way}") from error
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}. {way}") from error
+    except TransferError as error:
+        raise TransferError(f"{error}. {way}") from error
+    except ValueError as error:
+        raise InputError(f"{error}. {way}") from error
+    except OSError as error:  # of the folder of downloads, its locks and records
+        raise InputError(f"{path}: {error.strerror or error}. {way}") from error
     return path
 
 

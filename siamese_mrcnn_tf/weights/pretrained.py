@@ -43,7 +43,7 @@ def find_weights(
 
     Raises:
         ValueError: no such file, an unknown name, or the download is not the file (nothing of it is kept).
-        ConnectionError, OSError: the file cannot be downloaded, or not written.
+        ConnectionError: the file cannot be downloaded.
     """
     if str(name) in OF_RUNS:
         if runs is None:

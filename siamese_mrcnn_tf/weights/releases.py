@@ -1,6 +1,7 @@
 """Assets of the releases of a GitHub repository, from GitHub's public API."""
 
 import dataclasses
+import re
 from typing import Any
 
 from ..io.web import FailedRequest, is_web_address, read_json_from
@@ -51,5 +52,5 @@ def _asset(content: dict[str, Any]) -> Asset:
     url, size, digest = content["browser_download_url"], content.get("size"), content.get("digest")
     if not is_web_address(url) or (API.startswith("https:") and not url.startswith("https:")):
         raise FailedRequest(f"the releases name the address {url!r}, expected https", retry=False)
-    has_digest = isinstance(digest, str) and digest.startswith("sha256:")
-    return Asset(url, size if isinstance(size, int) else None, digest if has_digest else None)
+    has_digest = isinstance(digest, str) and re.fullmatch("sha256:[0-9a-fA-F]{64}", digest) is not None
+    return Asset(url, size if type(size) is int and size > 0 else None, digest if has_digest else None)

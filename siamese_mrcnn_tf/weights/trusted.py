@@ -12,6 +12,7 @@ from ..io.cache import cache_folder
 from ..io.errors import InputError
 from ..io.files import read_json, write_json
 from ..io.locks import locked
+from ..settings import shown
 
 FILE = "checksums.json"
 LOCKS = "locks"  # folder of lock files beside it
@@ -46,7 +47,12 @@ def read_trusted(name: str) -> Trusted | None:
     if content is None:
         return None
     try:
-        return Trusted(**{**content, "stamp": tuple(content["stamp"])})
+        entry = Trusted(**{**content, "stamp": tuple(content["stamp"])})
+        wrong = [key for key in ("sha256", "source", "verified", "date") if not isinstance(getattr(entry, key), str)]
+        wrong += [] if all(type(number) is int for number in entry.stamp) else ["stamp"]
+        if wrong:
+            raise TypeError(f"{wrong[0]} = {shown(getattr(entry, wrong[0]))}")
+        return entry
     except (TypeError, KeyError) as error:
         fix = "correct or remove the entry"
         raise InputError(f"{cache_folder() / FILE}: {name}: not an entry of checksums ({error}); {fix}") from error
