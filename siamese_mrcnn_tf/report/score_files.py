@@ -58,7 +58,7 @@ class NumberTable(msgspec.Struct):
 class ByNumber(msgspec.Struct):
     """Metrics by number of instances in the image."""
 
-    bins: list[tuple[Positive, Positive | None]]
+    bins: list[str]
     num_queries: list[Number]
     runs: list[dict[str, NumberTable]]
 
