@@ -281,6 +281,7 @@ def test_files_of_an_evaluation(loaded, tmp_path):
     assert (settings["seed"], settings["runs"], settings["shots"], settings["limit"]) == (0, 2, 1, 3)
     assert settings["config"] == json.loads(json.dumps(TinyConfig().to_dict()))
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores.pop("format") == 1
     assert scores == json.loads(json.dumps(outcome.scores.to_dict()))
     assert len(scores["runs"]) == 2 and len(scores["mean"]["bbox"]) == len(scores["interval"]["segm"]) == 12
     assert set(scores["runs"][0]["per_class"]["segm"]) == {"3", "7", "18"}

@@ -32,7 +32,15 @@ from .presence import PRESENCE_FILE, presence
 from .queries import Detections, Detector, OneShotDetector, Query, queries_of, with_absent
 from .records import Folder, Record, Records, RecordWriter, Settings, Shard, merge_records, read_records
 from .references import MismatchedReferenceSampler, Queries, RandomReferenceSampler, Reference, Sampler, classes_in
-from .settings import SETTINGS_FILE, EvaluationSettings, complete_settings, read_settings, require_counts, require_same
+from .settings import (
+    FORMAT,
+    SETTINGS_FILE,
+    EvaluationSettings,
+    complete_settings,
+    read_settings,
+    require_counts,
+    require_same,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,15 +323,15 @@ def _scored(
     if "absent" in settings:
         found = presence(coco, records, groups=_category_groups(settings, coco), threshold=threshold)
     if folder is not None:
-        files.write_json(Path(folder) / SCORES_FILE, scores.to_dict(), indent=1)
+        files.write_json(Path(folder) / SCORES_FILE, {"format": FORMAT} | scores.to_dict(), indent=1)
         for run in range(settings["runs"]):
             files.write_json(Path(folder) / f"results_run_{run}.json", records.results(run))
         runs = (records.results(run) for run in range(settings["runs"]))
         chosen = {"image_ids": settings["images"], "category_ids": _category_ids(settings)}
         analysed = analyse(coco, runs, **chosen, iou_types=tuple(scores.mean), progress=progress)
-        files.write_json(Path(folder) / ANALYSIS_FILE, analysed)
+        files.write_json(Path(folder) / ANALYSIS_FILE, {"format": FORMAT} | analysed)
         if found is not None:
-            files.write_json(Path(folder) / PRESENCE_FILE, found, indent=1)
+            files.write_json(Path(folder) / PRESENCE_FILE, {"format": FORMAT} | found, indent=1)
     return Evaluation(records, scores, found)
 
 
