@@ -4,6 +4,7 @@ import csv
 import json
 import types
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from siamese_mrcnn_tf import TinyConfig
 from siamese_mrcnn_tf.cli.inputs import resumed_arguments
 from siamese_mrcnn_tf.io import files
+from siamese_mrcnn_tf.io.errors import InputError
 from siamese_mrcnn_tf.training import checkpoints
 from siamese_mrcnn_tf.training.checkpoints import CheckpointManager, TrainerState, resolve_run
 from siamese_mrcnn_tf.weights.runs import best_epoch
@@ -120,7 +122,7 @@ def test_the_command_is_kept_and_options_given_now_are_added(open_folder, model)
         assert resumed_arguments(folder.path, [*given, "--epochs", "5"]) == [*begun, "--epochs", "5"]
         assert resumed_arguments(folder.path, ["--keep", "1", *given]) == [*begun, "--keep", "1"]
     (folder.path / "run.json").write_text('{"arguments": "train"}')
-    with pytest.raises(ValueError, match=r"run\.json: not the command of a run"):
+    with pytest.raises(ValueError, match=r"run\.json: arguments = 'train': expected array"):
         resumed_arguments(folder.path, [])
 
 
@@ -258,12 +260,24 @@ def test_refused_before_anything_was_saved(open_folder, model):
     ("text", "message"),
     [
         ("", r"state\.json: not JSON at line 1"),
-        (
-            "[]",
-            r"state\.json: not the state of a run",
-        ),
-        ('{"epochs": 3}', r"state\.json: not the state of a run \(.*'epochs'"),
+        ("[]", r"state\.json: expected object, got array"),
+        ('{"epochs": 3}', r"state\.json: unknown key 'epochs'"),
+        ('{"format": 2}', r"state\.json: format = 2: written by a newer version .* upgrade siamese-mrcnn-tf"),
+        ('{"epoch": 1%s}' % ("0" * 30), r"state\.json: epoch = 1e\+30: expected int"),
+        ('{"epoch": 1%s}' % ("0" * 5000), r"state\.json: not JSON"),
+        ('{"epoch": 1000001}', r"state\.json: epoch = 1000001: expected int <= 1000000"),
+        ('{"step": -1}', r"state\.json: step = -1: expected int >= 0"),
+        ('{"epoch": true}', r"state\.json: epoch = True: expected int"),
+        ('{"stage": {"index": 0, "layers": "all"}}', r"state\.json: stage: the key 'learning_rate' is missing"),
+        ('{"metrics": {"loss": [NaN, 1]}}', r"state\.json: metrics\[\.\.\.\]\[0\]: expected float >="),
+        ('{"epoch": 2, "history": [{"epoch": 2}, {"epoch": 1}]}', r"history\[1\]\.epoch = 1: .* above 2"),
+        ('{"epoch": 1, "history": [{"epoch": 2}]}', r"history\[0\]\.epoch = 2: .* at most epoch = 1"),
+        ('{"history": [{"loss": "x"}]}', r"state\.json: history\[0\]"),
+        ('{"epoch": 9, "weights": "siamese_mrcnn_0002.weights.h5"}', r"epoch = 9, step = 0: do not go with weights"),
+        ('{"step": 1, "weights": "siamese_mrcnn_0000.weights.h5"}', r"epoch = 0, step = 1: do not go with weights"),
+        ("[" * 100000, r"state\.json: JSON nested too deeply"),
     ],
+    ids=lambda text: text[:24],
 )
 def test_broken_states_are_named(open_folder, text, message):
     folder = open_folder()
@@ -272,6 +286,77 @@ def test_broken_states_are_named(open_folder, text, message):
     (folder.path / "state.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         folder.load_state()
+
+
+def test_states_of_version_0_1_are_read(open_folder):
+    """They have no version."""
+    folder = open_folder()
+    folder.path.mkdir()
+    history = [{"epoch": 1, "loss": 2, "val_loss": None}]
+    content = {"epoch": 1, "step": 0, "stage": None, "metrics": {}, "history": history}
+    (folder.path / "state.json").write_text(json.dumps(content | {"settings": {"pictures": 3}, "weights": None}))
+    state = folder.load_state()
+    assert state == TrainerState(epoch=1, history=history, settings={"images": 3})
+
+
+def damage(change):
+    def apply(path):
+        with h5py.File(path, "a") as h5:
+            change(h5)
+
+    return apply
+
+
+def without_optimizer(h5):
+    del h5["optimizer"]
+
+
+def with_fewer_moments(h5):
+    del h5["optimizer/vars/2"]
+
+
+def with_nan(h5):
+    h5["layers/dense/vars/0"][()] = np.nan
+
+
+def with_a_large_kernel(h5):
+    del h5["layers/dense/vars/0"]
+    h5["layers/dense/vars"].create_dataset("0", (2**20, 2**12), np.float32)
+
+
+def without_a_kernel(h5):
+    del h5["layers/dense/vars/0"]
+
+
+def with_a_link(h5):
+    without_a_kernel(h5)
+    h5["layers/dense/vars/0"] = h5py.ExternalLink("other.h5", "/values")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (damage(without_optimizer), "has no optimizer state, a run cannot be resumed from it"),
+        (damage(with_fewer_moments), "optimizer state 2 is missing"),
+        (damage(with_nan), "1 weights hold NaN or infinity, the first is .*kernel"),
+        (damage(with_a_large_kernel), r"0 is of shape \[1048576, 4096\], which nothing in the model has"),
+        (damage(without_a_kernel), "does not fit the model"),
+        (damage(with_a_link), "a link to another file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "a damaged or truncated HDF5 file"),
+        (lambda path: path.write_bytes(b""), "a damaged or truncated HDF5 file"),
+    ],
+)
+def test_damaged_checkpoints_are_named(open_folder, tmp_path, change, message):
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, name="dense")(inputs))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    model.optimizer.build(model.trainable_variables)
+    folder = open_folder()
+    state = finish_epochs(folder, model, [1.0])
+    folder.load_weights(model, state, optimizer=True)
+    change(folder.weights_path(state))
+    with pytest.raises(InputError, match=rf"siamese_mrcnn_0001\.weights\.h5: .*{message}"):
+        folder.load_weights(model, state, optimizer=True)
 
 
 def test_missing_weights_are_named(open_folder, model):
@@ -287,7 +372,7 @@ def test_a_state_cannot_name_weights_elsewhere(open_folder, model):
     finish_epochs(folder, model, [1.0])
     content = json.loads((folder.path / "state.json").read_text())
     (folder.path / "state.json").write_text(json.dumps(content | {"weights": "../other.weights.h5"}))
-    with pytest.raises(ValueError, match="leads out of the folder"):
+    with pytest.raises(ValueError, match="expected the name of a file in the same folder"):
         folder.load_state()
 
 

@@ -80,3 +80,22 @@ def test_values_of_the_wrong_kind_are_refused(tmp_path):
         np.savez(tmp_path / "wrong.npz", vectors=VECTORS, **{name: value})
         with pytest.raises(ValueError, match=r"wrong\.npz: not a saved reference embedding"):
             ReferenceEmbedding.load(tmp_path / "wrong.npz")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x93NUMPY\x02\x00\x00\x00\x00\x7f" + bytes(2**26 + 2**17),  # declares a header of 2 GB
+        b"\x93NUMPY\x01\x00\x05\x00{'''\n",
+        b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16,
+        b"\x93NUMPY\x09\x00\x05\x00{}{}{",
+        b"",
+    ],
+    ids=["long", "token", "nested", "version", "empty"],
+)
+def test_broken_members_are_refused(tmp_path, header):
+    path = tmp_path / "broken.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("vectors.npy", header)
+    with pytest.raises(ValueError, match=r"broken\.npz: not a saved reference embedding"):
+        ReferenceEmbedding.load(path)

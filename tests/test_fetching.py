@@ -282,9 +282,12 @@ def test_file_that_was_put_there_is_verified(github, find, told, tmp_path, weigh
     [
         ("[]", f"{FILE}: not the checksums of files"),
         ("{", f"{FILE}: not JSON"),
-        (json.dumps({LARGE: {"sha256": "0"}}), f"{FILE}: {LARGE}: not an entry of checksums"),
-        (json.dumps({LARGE: {"sha256": 5, "source": "", "stamp": []}}), "not an entry of checksums .sha256 = 5."),
-        (json.dumps({LARGE: {"sha256": "5", "source": "", "stamp": ["a"]}}), "not an entry of checksums .stamp = "),
+        (json.dumps({"format": 2}), f"{FILE}: format = 2: written by a newer version"),
+        (json.dumps({LARGE: 5}), f"{FILE}: {LARGE}: expected object, got int"),
+        (
+            json.dumps({LARGE: {"sha256": "0"}}),
+            f"{FILE}: {LARGE}: sha256 = '0': expected str matching regex .*correct or remove the entry",
+        ),
     ],
 )
 def test_damaged_record_is_named(github, large, find, tmp_path, content, message):

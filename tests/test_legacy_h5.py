@@ -1,11 +1,14 @@
 """The legacy .h5 layout: names, order, attributes, and files of other layouts."""
 
+import zipfile
+
 import h5py
 import numpy as np
 import pytest
 from weight_models import network_shapes, write_h5
 
 from siamese_mrcnn_tf.config import Config
+from siamese_mrcnn_tf.io.errors import InputError
 from siamese_mrcnn_tf.weights.legacy_h5 import file_layout, group_of, read_weights, set_strings
 
 
@@ -97,4 +100,67 @@ def test_listed_weight_that_is_not_there(tmp_path):
     with h5py.File(path, "a") as h5:
         h5["conv1"].create_dataset("conv1/kernel:0", data=b"text")
     with pytest.raises(ValueError, match="conv1/conv1/kernel:0 is not an array of numbers"):
+        read_weights(path)
+
+
+def soft_link(h5, folder):
+    h5["conv1/conv1/kernel:0"] = h5py.SoftLink("/other")
+    h5["other"] = np.zeros(3)
+
+
+def external_link(h5, folder):
+    h5["conv1/conv1/kernel:0"] = h5py.ExternalLink(str(folder / "other.h5"), "/values")
+
+
+def external_storage(h5, folder):
+    (folder / "raw").write_bytes(b"0123456789ab")
+    h5["conv1"].create_dataset("conv1/kernel:0", (3,), np.float32, external=[(str(folder / "raw"), 0, 12)])
+
+
+def virtual(h5, folder):
+    layout = h5py.VirtualLayout((3,), np.float32)
+    layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "values", (3,))
+    h5["conv1"].create_virtual_dataset("conv1/kernel:0", layout)
+
+
+def large_chunk(h5, folder):
+    h5["conv1"].create_dataset("conv1/kernel:0", (3,), np.float32, maxshape=(None,), chunks=(2**28,))
+
+
+FOREIGN = {
+    soft_link: "a soft link",
+    external_link: "a link to another file",
+    external_storage: "takes its data from other files",
+    virtual: "takes its data from other datasets",
+    large_chunk: "larger than itself",
+}
+
+
+@pytest.mark.parametrize(("add", "message"), FOREIGN.items(), ids=[add.__name__ for add in FOREIGN])
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_data_outside_of_the_file_is_refused(tmp_path, add, message, suffix):
+    with h5py.File(tmp_path / "other.h5", "w") as h5:
+        h5["values"] = np.ones(3, np.float32)
+    path = write_h5(
+        tmp_path / "w.h5", [("conv1", "conv1/bias:0", np.zeros(3)), ("conv1", "conv1/kernel:0", np.zeros(3))]
+    )
+    with h5py.File(path, "a") as h5:
+        del h5["conv1/conv1/kernel:0"]
+        add(h5, tmp_path)
+    if suffix == ".keras":
+        with zipfile.ZipFile(tmp_path / "w.keras", "w") as archive:
+            archive.write(path, "model.weights.h5")
+        path = tmp_path / "w.keras"
+    for values in (False, True):
+        with pytest.raises(InputError, match=rf"w{suffix}: conv1/conv1/kernel:0 .*{message}") as raised:
+            read_weights(path, values=values)
+        assert str(path) in str(raised.value)
+
+
+def test_archives_that_unpack_to_much_are_refused(tmp_path):
+    path = tmp_path / "w.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("model.weights.h5", "w") as member:
+        for _ in range(70):
+            member.write(bytes(2**20))
+    with pytest.raises(InputError, match=r"w\.keras: model\.weights\.h5 unpacks from \d+ to 73400320 bytes"):
         read_weights(path)

@@ -31,8 +31,11 @@ from weight_models import (
 )
 
 from siamese_mrcnn_tf.config import LargeConfig, SmallConfig, TinyConfig
-from siamese_mrcnn_tf.weights import loading
+from siamese_mrcnn_tf.io.errors import InputError
+from siamese_mrcnn_tf.weights import hdf5, legacy_h5, loading
 from siamese_mrcnn_tf.weights.batch_norm import corrected_norms
+from siamese_mrcnn_tf.weights.expected import missing_weights
+from siamese_mrcnn_tf.weights.identify import identify_weights
 from siamese_mrcnn_tf.weights.legacy_h5 import file_layout, group_of, read_weights
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -290,16 +293,56 @@ def test_files_with_and_without_presence_load_into_each_other(tmp_path, tiny_fil
     assert_loaded(tiny_model, tiny_arrays)
 
 
-def test_missing_unused_and_nan_are_reported(tmp_path, tiny_arrays, tiny_model):
-    arrays = {**tiny_arrays, "conv1/bias": np.full(32, np.nan, np.float32)}
-    stored = [item for item in nested(arrays) if "rpn_class_raw" not in item[1]]
+def test_missing_and_unused_are_reported(tmp_path, tiny_arrays, tiny_model):
+    stored = [item for item in nested(tiny_arrays) if "rpn_class_raw" not in item[1]]
     path = write_h5(tmp_path / "w.h5", [*stored, ("extra", "extra/kernel:0", np.ones(3))])
     report = loading.load_weights(tiny_model, path)
     assert report.missing == ["rpn_class_raw/kernel", "rpn_class_raw/bias"] and report.unused == ["extra/kernel"]
     text = report.summary()
     assert "not in the file, values kept: 2 weights (rpn_class_raw)" in text
-    assert "in the file, not used: 1 weights (extra)" in text and "1 weights hold NaN or infinity (conv1)" in text
-    assert "left out: 1 weights (extra)" in loading.describe_weights(path)
+    assert "in the file, not used: 1 weights (extra)" in text
+    text = loading.describe_weights(path)
+    assert "left out: 1 weights (extra)" in text and "missing: 2 weights (rpn_class_raw)" in text
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.float32, np.nan), (np.float32, -np.inf), (np.float64, 1e300)])
+def test_weights_that_are_not_finite_are_refused(tmp_path, tiny_arrays, tiny_model, dtype, value):
+    path = write_h5(tmp_path / "w.h5", nested(tiny_arrays))
+    with h5py.File(path, "a") as h5:
+        del h5["resnet_model/conv1/bias:0"]
+        h5["resnet_model"].create_dataset("conv1/bias:0", data=np.full(32, value, dtype))
+    with pytest.raises(InputError, match=r"w\.h5: 1 weights hold NaN or infinity, the first is conv1/bias"):
+        loading.load_weights(tiny_model, path)
+    assert_untouched(tiny_model)
+    assert "not finite: 1 weights hold NaN or infinity" in loading.describe_weights(path)
+    assert "conv1/bias" not in loading.load_weights(tiny_model, path, exclude="conv1").loaded
+
+
+def test_what_a_file_lacks_is_named(tiny_arrays):
+    def lacking(part):
+        keys = [key for key in tiny_arrays if part not in key]
+        return set(missing_weights(keys, identify_weights({key: tiny_arrays[key].shape for key in keys})))
+
+    for part in ("mrcnn_mask_bn", "mrcnn_mask/", "fpn_distance_P4", "res2a_branch2c/", "bn_conv1", "fpn_c3p3/bias"):
+        assert lacking(part) == {key for key in tiny_arrays if part in key} and lacking(part)
+    assert lacking("mrcnn_mask") == set() == lacking("nothing")  # a network without masks is whole
+
+
+def test_declared_sizes_are_compared_before_anything_is_read(tmp_path, tiny_arrays, tiny_model, monkeypatch):
+    stored = [
+        (*item[:2], (2**20, 2**14) if "mrcnn_bbox_fc/kernel" in item[1] else item[2]) for item in nested(tiny_arrays)
+    ]
+    path = write_h5(tmp_path / "w.h5", stored)
+    monkeypatch.setattr(hdf5, "read_array", lambda dataset: pytest.fail(f"{dataset.name} was read"))
+    with pytest.raises(InputError, match=r"w\.h5: shapes of mrcnn_bbox_fc/kernel differ"):
+        loading.load_weights(tiny_model, path)
+    with pytest.raises(InputError, match="declares 6[0-9]* bytes of weights"):
+        legacy_h5.read_weights(path)
+
+
+def test_what_is_declared_and_not_stored_is_described_unread(tmp_path):
+    path = write_h5(tmp_path / "w.h5", [("conv1", "conv1/kernel:0", (2**20, 2**14))])
+    assert "missing: nothing" in loading.describe_weights(path)
 
 
 def test_a_partial_load_is_a_warning(tmp_path, tiny_arrays, tiny_file, tiny_model, caplog):
@@ -324,7 +367,7 @@ def test_description_has_a_table(tiny_file):
     assert "Keras 2.1.6" in lines[1]
     assert any(line.split() == ["mrcnn_bbox_fc", "2", "516", "[128,", "4]"] for line in lines)
     assert any(line.split() == ["fpn_model", "16", "169,472", "8", "layers"] for line in lines)
-    assert lines[-3:-1] == ["fits: config tiny", "left out: nothing"]
+    assert lines[-4:-1] == ["fits: config tiny", "left out: nothing", "missing: nothing"]
     assert lines[-1].startswith(f"use: siamese-mrcnn predict --model {tiny_file} --config tiny --image")
 
 

@@ -281,6 +281,7 @@ def test_files_of_an_evaluation(loaded, tmp_path):
     assert (settings["seed"], settings["runs"], settings["shots"], settings["limit"]) == (0, 2, 1, 3)
     assert settings["config"] == json.loads(json.dumps(TinyConfig().to_dict()))
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores.pop("format") == 1
     assert scores == json.loads(json.dumps(outcome.scores.to_dict()))
     assert len(scores["runs"]) == 2 and len(scores["mean"]["bbox"]) == len(scores["interval"]["segm"]) == 12
     assert set(scores["runs"][0]["per_class"]["segm"]) == {"3", "7", "18"}
@@ -451,26 +452,60 @@ def test_results_of_another_set(loaded, tmp_path):
         rescore(tmp_path / "out", *changed[::-1])
 
 
+def as_category(category_id):
+    """Changes the category of the first query and of what it found."""
+
+    def change(record):
+        query = record["queries"][0]
+        for one in (query, *query["detections"]):
+            one.update(category_id=category_id)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda record: record["queries"].pop(), "image 10 was searched for other categories than are in it, or not"),
-        (lambda record: record.update(image_id=999), "image 999 is not among the images of settings.json"),
-        (lambda record: record["queries"][0].update(category_id=1), "searched for category 1, which its settings lack"),
-        (lambda record: record["queries"][0].pop("detections"), "line 2: not a record of an evaluation"),
-        (lambda record: record["queries"][0]["detections"][0].update(image_id=5), "image_id = 5 is not in"),
-        (lambda record: record["queries"][0]["detections"][0].pop("score"), "result 0: the key 'score' is missing"),
+        (lambda record: record.update(image_id=999, queries=[]), "image 999 is not among the images of settings.json"),
+        (as_category(1), "searched for category 1, which its settings lack"),
+        (lambda record: record["queries"][0].update(run=7), "image 10 was searched for other categories"),
+        (lambda record: record["queries"][0]["references"].append([10, 100]), "run 0: 2 references, expected 1"),
+        (lambda record: record["queries"][0]["references"][0].reverse(), "is not in the annotation file"),
+        (lambda record: record["queries"][0].pop("detections"), "line 2: .*the key 'detections' is missing"),
+        (
+            lambda record: record["queries"][0]["detections"][0].update(image_id=5),
+            "line 2: .*image_id = 5, category_id",
+        ),
+        (lambda record: record["queries"][0]["detections"][0].pop("score"), "line 2: .*the key 'score' is missing"),
     ],
 )
-def test_broken_records(loaded, tmp_path, change, message):
+@pytest.mark.parametrize("resume", [False, True])
+def test_broken_records(loaded, tmp_path, change, message, resume):
     run(Noise(), loaded, folder=tmp_path)
     path = tmp_path / "records-0001-of-0001.jsonl"
     lines = path.read_text().splitlines()
     record = json.loads(lines[1])
     change(record)
     path.write_text("\n".join([lines[0], json.dumps(record), *lines[2:], ""]))
+    before = path.read_bytes()
     with pytest.raises(ValueError, match=message):
-        rescore(tmp_path, loaded[1])
+        if resume:
+            run(Noise(), loaded, folder=tmp_path, resume=True)
+        else:
+            rescore(tmp_path, loaded[1])
+    assert path.read_bytes() == before
+
+
+def test_queries_in_another_order_are_not_resumed(loaded, tmp_path):
+    run(Noise(), loaded, folder=tmp_path)
+    path = tmp_path / "records-0001-of-0001.jsonl"
+    header, *lines = path.read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    records[0]["queries"].reverse()
+    path.write_text("\n".join([header, *map(json.dumps, records), ""]))
+    with pytest.raises(ValueError, match=r"image 10 was searched for \(run, category\) .*; remove its line"):
+        run(Noise(), loaded, folder=tmp_path, resume=True)
 
 
 # ---- the open protocol -----------------------------------------------------------------------------------------------

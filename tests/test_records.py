@@ -8,6 +8,7 @@ from siamese_mrcnn_tf.config import NEW_SETTINGS, SmallConfig
 from siamese_mrcnn_tf.evaluation import settings as settings_module
 from siamese_mrcnn_tf.evaluation.records import RecordWriter, read_records, records_name
 from siamese_mrcnn_tf.evaluation.settings import complete_settings
+from siamese_mrcnn_tf.io.errors import InputError
 
 SETTINGS = {"images": [5, 7, 9], "runs": 1, "seed": 0, "config": {"A": 1, "B": (2, 3)}}
 
@@ -16,8 +17,13 @@ def record(image_id):
     return {
         "image_id": image_id,
         "seconds": 0.25,
-        "queries": [{"run": 0, "category_id": 3, "references": [[5, 50]], "detections": [{"score": image_id / 3}]}],
+        "queries": [{"run": 0, "category_id": 3, "references": [[5, 50]], "detections": [detection(image_id)]}],
     }
+
+
+def detection(image_id, /, **changes):
+    """A result of category 3."""
+    return {"image_id": image_id, "category_id": 3, "bbox": [0, 0, 4, 2], "score": image_id / 9} | changes
 
 
 def write(folder, *image_ids, shard=(1, 1), resume=False, **changes):
@@ -32,7 +38,7 @@ def test_records_are_read_in_the_order_of_the_images(tmp_path):
     write(tmp_path, 9, 5)
     records = read_records(tmp_path)
     assert list(records) == [record(5), record(9)] and len(records) == 2
-    assert records.results(0) == [{"score": 5 / 3}, {"score": 3.0}]
+    assert records.results(0) == [detection(5), detection(9)]
     assert records.references(0)[1] == {"image_id": 9, "category_id": 3, "references": [[5, 50]]}
     assert records.results(1) == []
     with pytest.raises(ValueError, match="1 of 3 images are missing in the records, the first is 7"):
@@ -115,7 +121,7 @@ def test_what_is_no_evaluation(tmp_path):
         read_records()
     path = tmp_path / "settings.json"
     path.write_text("{}")
-    with pytest.raises(ValueError, match="not the settings of an evaluation that this version"):
+    with pytest.raises(ValueError, match="settings.json: the key 'format' is missing"):
         read_records(tmp_path)
     path.unlink()
     write(tmp_path, 5)
@@ -124,13 +130,28 @@ def test_what_is_no_evaluation(tmp_path):
         read_records(tmp_path)
 
 
+def with_detection(**changes):
+    content = record(5)
+    content["queries"][0]["detections"] = [detection(5, **changes)]
+    return json.dumps(content)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("no record", "jsonl, line 2: not a record of an evaluation"),
-        ("[]", "jsonl, line 2: not a record of an evaluation"),
-        ('{"image_id": 5}', "jsonl, line 2: not a record of an evaluation"),
-        ('{"image_id": 5, "queries": [{"run": 0}]}', "jsonl, line 2: not a record of an evaluation"),
+        ("[]", "jsonl, line 2: expected object, got array"),
+        ("[" * 100000, "jsonl, line 2: "),
+        ('{"image_id": 5}', "jsonl, line 2: the key 'queries' is missing"),
+        ('{"image_id": 5, "queries": [{"run": 0}]}', r"jsonl, line 2: queries\[0\]: the key 'category_id' is missing"),
+        (json.dumps(record(5) | {"image_id": "5"}), "jsonl, line 2: image_id = '5': expected int"),
+        (json.dumps(record(5) | {"seconds": -1}), "jsonl, line 2: seconds = -1: expected float >= 0"),
+        (json.dumps(record(5) | {"seconds": float("nan")}), "jsonl, line 2: "),
+        (with_detection(category_id=4), "image_id = 5, category_id = 4: expected those of its query, 5 and 3"),
+        (with_detection(image_id=7), "image_id = 7, category_id = 3: expected those of its query, 5 and 3"),
+        (with_detection(score="high"), r"queries\[0\]\.detections\[0\]\.score = 'high': expected float"),
+        (with_detection(bbox=[0, 0, 1]), r"detections\[0\]\.bbox = \[0, 0, 1\]: expected array of length 4"),
+        (with_detection(segmentation={"size": [1e9, 1], "counts": ""}), r"segmentation\.size\[0\]"),
         (json.dumps(record(7)), "jsonl, line 3: image 7 was recorded before"),
         (json.dumps(record(8)), "jsonl: image 8 is not among the images of settings.json"),
     ],
@@ -148,4 +169,32 @@ def test_a_file_that_does_not_begin_as_records_do(tmp_path):
     path = write(tmp_path, 5)
     path.write_text(json.dumps(record(5)) + "\n")
     with pytest.raises(ValueError, match="line 1: not the beginning of the records of an evaluation"):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "format = 2: written by a newer version"),
+        ({"runs": -1}, "runs = -1: expected int >= 1"),
+        ({"images": "all"}, "images = 'all': expected array"),
+        ({"images": [5, "7"]}, r"images\[1\] = '7': expected int"),
+        ({"categories": [{"id": 3}]}, r"categories\[0\]: the key 'name' is missing"),
+        ({"versions": 3}, "versions = 3: expected object"),
+    ],
+)
+def test_settings_are_checked(tmp_path, changes, message):
+    """Also where the fingerprint is right."""
+    write(tmp_path, 5)
+    content = json.loads((tmp_path / "settings.json").read_text()) | changes
+    content["fingerprint"] = settings_module.fingerprint(content)
+    (tmp_path / "settings.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"settings\.json: {message}"):
+        read_records(tmp_path)
+
+
+def test_the_name_of_a_file_is_that_of_its_shard(tmp_path):
+    path = write(tmp_path, 5, shard=(2, 3))
+    path.rename(tmp_path / records_name((1, 3)))
+    with pytest.raises(InputError, match=r"line 1: shard = \[2, 3\], which is not that of its name"):
         read_records(tmp_path)

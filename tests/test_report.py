@@ -564,13 +564,14 @@ def change_scores(folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda scores: scores.pop("runs"), "scores.json: not the scores of an evaluation .KeyError"),
-        (lambda scores: scores["runs"].clear(), "scores.json: not the scores of an evaluation .IndexError"),
+        (lambda scores: scores.pop("runs"), "scores.json: the key 'runs' is missing"),
+        (lambda scores: scores["runs"].clear(), r"scores.json: runs = \[\]: expected array of length >= 1"),
+        (lambda scores: scores.update(format=2), "scores.json: format = 2: written by a newer version"),
         (lambda scores: scores["runs"].pop(), "scores.json: holds 2 of 3 runs"),
-        (lambda scores: scores["runs"][1].pop("segm"), "not the scores of an evaluation .KeyError.'segm'"),
-        (lambda scores: scores["runs"][2]["bbox"].pop("AP75"), "not the scores of an evaluation .KeyError.'AP75'"),
-        (lambda scores: scores["runs"][0].pop("per_class"), "not the scores of an evaluation .KeyError.'per_class'"),
-        (lambda scores: scores["runs"][0]["bbox"].update(AP="high"), "not the scores of an evaluation .TypeError"),
+        (lambda scores: scores["runs"][1].pop("segm"), r"scores.json: runs\[1\]\.segm: the key 'AP' is missing"),
+        (lambda scores: scores["runs"][2]["bbox"].pop("AP75"), r"runs\[2\]\.bbox: the key 'AP75' is missing"),
+        (lambda scores: scores["runs"][0].pop("per_class"), r"runs\[0\]: the key 'per_class' is missing"),
+        (lambda scores: scores["runs"][0]["bbox"].update(AP="high"), r"scores.json: runs\[0\]\.bbox.*got str"),
     ],
 )
 def test_scores_of_another_layout(tmp_path, change, message):
@@ -594,7 +595,7 @@ def test_an_analysis_of_something_else(tmp_path):
     with pytest.raises(ValueError, match="analysis.json: does not belong to the scores.json beside it"):
         experiments.read_evaluation(folder)
     files.write_json(folder / "analysis.json", {"by_number": {}})
-    with pytest.raises(ValueError, match="analysis.json: not the analysis of an evaluation"):
+    with pytest.raises(ValueError, match="analysis.json: by_number: the key 'bins' is missing"):
         experiments.read_evaluation(folder)
 
 
@@ -697,7 +698,7 @@ def test_splits_without_presence_leave_it_out(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "presence.json: not the metrics of presence of an evaluation"),
+        ({}, "presence.json: the key 'category_ids' is missing"),
         (make_presence(runs=2), "presence.json: does not belong to the scores.json beside it"),
         (make_presence(kinds=("bbox",)), "presence.json: does not belong to the scores.json beside it"),
     ],

@@ -7,6 +7,7 @@ import pytest
 
 from siamese_mrcnn_tf.config import TinyConfig
 from siamese_mrcnn_tf.export.comparison import compare
+from siamese_mrcnn_tf.io.errors import InputError
 from siamese_mrcnn_tf.runtime import manifest as manifests
 from siamese_mrcnn_tf.runtime import predictor as predictors
 from siamese_mrcnn_tf.runtime import sessions
@@ -52,9 +53,16 @@ def test_a_folder_without_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('"format": 1', '"format": 9', "not a file that this version"),
-        ('"files"', '"fils"', "the key 'files' is missing"),
-        ('"DETECTION_MAX_INSTANCES": 4', '"DETECTION_MAX_INSTANCES": "four"', "DETECTION_MAX_INSTANCES = 'four'"),
+        ('"format": 1', '"format": 9', "format = 9: written by a newer version"),
+        ('"files"', '"fils"', "unknown key 'fils'"),
+        (
+            '"DETECTION_MAX_INSTANCES": 4',
+            '"DETECTION_MAX_INSTANCES": "four"',
+            "config: DETECTION_MAX_INSTANCES = 'f",
+        ),
+        ('"onnx"', '"onyx"', r"formats\[0\] = 'onyx'"),
+        ('"about": {}', '"about": []', r"about = \[\]: expected object"),
+        ('"detector": {', '"another": {', "interfaces: the key 'detector' is missing"),
     ],
 )
 def test_a_manifest_that_is_wrong(folder, before, after, message):
@@ -63,6 +71,14 @@ def test_a_manifest_that_is_wrong(folder, before, after, message):
     path.write_text(path.read_text().replace(before, after))
     with pytest.raises(ValueError, match=rf"export\.json: {message}"):
         manifests.read_export(folder)
+
+
+@pytest.mark.parametrize("name", ["onnx/detector.onnx.data", "threshold.json"])
+def test_files_that_the_manifest_lacks_are_refused(folder, name):
+    manifests.check_files(folder, manifests.read_export(folder), "onnx")
+    (folder / name).write_text("weights from elsewhere")
+    with pytest.raises(InputError, match=rf"{name}: is not among the files of export\.json"):
+        manifests.check_files(folder, manifests.read_export(folder), "onnx")
 
 
 def test_files_that_are_missing_or_changed(folder):

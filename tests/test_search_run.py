@@ -171,6 +171,38 @@ def test_a_damaged_journal_is_cut_at_the_damage(images, tmp_path, whole):
         assert contents(tmp_path / "whole") == whole
 
 
+def shorten_mask(result):
+    mask = next(finds["masks"][0] for finds in result["finds"] if finds["masks"])
+    mask["counts"] = mask["counts"][:-1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda result: result.update(image_id=-1),
+        lambda result: result.update(height="high"),
+        lambda result: result["finds"][0]["scores"].append(0.5),
+        lambda result: result["finds"][0]["scores"].insert(0, "x"),
+        shorten_mask,
+    ],
+)
+def test_a_line_that_is_no_result_is_searched_again(images, tmp_path, whole, change):
+    path = tmp_path / "whole" / "journal.jsonl"
+    first, *lines = path.read_bytes().splitlines(keepends=True)
+    content = json.loads(first)
+    change(content["result"])
+    path.write_bytes(b"".join([json.dumps(content).encode() + b"\n", *lines]))
+    run_search(images, tmp_path / "whole", resume=True)
+    assert contents(tmp_path / "whole") == whole
+
+
+def test_a_search_of_a_newer_version_is_refused(images, tmp_path, whole):
+    path = tmp_path / "whole" / "search.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(ValueError, match=r"search\.json: format = 2: written by a newer version"):
+        run_search(images, tmp_path / "whole", resume=True)
+
+
 def test_masks_come_back_from_the_journal(tmp_path):
     images = write_images(tmp_path / "images", 1)
     summary = run_search(images, tmp_path / "out")

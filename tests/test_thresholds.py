@@ -73,11 +73,16 @@ def without(key):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.update(format=9), "not a threshold file that this version"),
+        (lambda content: content.update(format=9), "format = 9: written by a newer version"),
         (without("threshold"), "the key 'threshold' is missing"),
         (lambda content: content["verification"].pop("mean"), "the key 'mean' is missing"),
-        (lambda content: content.update(threshold=1.5), "threshold = 1.5: expected 0 to 1"),
-        (lambda content: content.update(threshold="high"), "threshold.json: "),
+        (lambda content: content.update(threshold=1.5), "threshold = 1.5: expected float <= 1.0"),
+        (lambda content: content.update(threshold="high"), "threshold = 'high': expected float"),
+        (lambda content: content.update(metrics=[]), r"metrics = \[\]: expected object"),
+        (lambda content: content.update(weights_sha256=5), "weights_sha256 = 5: expected str"),
+        (lambda content: content["verification"].update(views=3), "verification: views = 3: expected one of"),
+        (lambda content: content["verification"].update(scale="x"), "verification.scale = 'x': expected float"),
+        (lambda content: content["verification"]["mean"][0].pop(), "threshold.json: verification: "),
         (lambda content: content["verification"]["mean"].pop(), r"mean: expected numbers \[4 levels, channels\]"),
     ],
 )

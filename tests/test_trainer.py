@@ -19,6 +19,7 @@ import toy
 from siamese_mrcnn_tf import SiameseMaskRCNN
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples
 from siamese_mrcnn_tf.data.loader import SampleLoader
+from siamese_mrcnn_tf.io.errors import InputError
 from siamese_mrcnn_tf.training.batches import TrainingBatches
 from siamese_mrcnn_tf.training.callbacks import TrainingStopped
 from siamese_mrcnn_tf.training.checkpoints import CheckpointManager
@@ -276,6 +277,28 @@ def test_resuming_with_other_settings_is_refused(train, changes, message):
     train("run", (Stage(1, "all", 0.1),))
     with pytest.raises(ValueError, match=f"run: {message}"):
         train(resume=True, **changes)
+
+
+def kept_first(values):
+    return {"loss": values["loss"][:1]}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("metrics", lambda metrics: {}, r"state\.json: metrics\.\w+ = \[\]: expected 2 numbers"),
+        ("metrics", kept_first, r"state\.json: metrics\.\w+ = .*: expected 2 numbers"),
+        ("step", lambda step: 7, r"state\.json: epoch = 0, step = 7: do not go with weights"),
+    ],
+)
+def test_resuming_a_state_that_lacks_something_is_refused(train, tmp_path, key, change, message):
+    with pytest.raises(TrainingStopped):
+        train("run", stop=toy.StopAfter(1))
+    path = tmp_path / "run" / "state.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {key: change(content[key])}))
+    with pytest.raises(InputError, match=message):
+        train("run", resume=True)
 
 
 def test_resuming_a_run_that_is_older_than_a_setting(train):

@@ -111,7 +111,8 @@ def images_set_aside(options: argparse.Namespace, weights: Path | None) -> int |
         ValueError: the run set none aside.
     """
     run = run_of(weights) if weights else None
-    settings = read_state(run).get("settings", {}) if run else {}
+    state = read_state(run) if run else None
+    settings = state.settings if state else {}
     validation = "on the subset val" if settings.get("validation") == "val" else ""
     validation = validation or ("not at all" if settings.get("val_images") == 0 else "")
     if validation:

@@ -301,10 +301,11 @@ def _keras_backend() -> str:
     from ..io.files import read_json
 
     path = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
-    stored: dict[str, Any] = {}
+    stored: Any = {}
     with contextlib.suppress(ValueError):  # Keras, too, passes over a file that is no JSON
         stored = read_json(path) if path.is_file() else {}
-    return os.environ.get("KERAS_BACKEND") or stored.get("backend", "tensorflow")
+    chosen = stored.get("backend") if isinstance(stored, dict) else None
+    return os.environ.get("KERAS_BACKEND") or (chosen if isinstance(chosen, str) else "tensorflow")
 
 
 @contextlib.contextmanager

@@ -202,7 +202,8 @@ def open_datasets(
     `folder` is that of a run to resume, which keeps its validation images.
     """
     split = picked(options, "split")
-    begun_on_val = folder is None or read_state(folder).get("settings", {}).get("validation") == "val"
+    state = None if folder is None else read_state(folder)
+    begun_on_val = folder is None or (state is not None and state.settings.get("validation") == "val")
     if options.val_images is None and begun_on_val and has_val_subset(options):
         train = open_dataset(options, "train", subsubset="train", val_images=0, **split)[0]
         val = open_dataset(options, "val", **split)[0]

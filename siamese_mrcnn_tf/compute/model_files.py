@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..io.files import atomic_folder, checksum, read_json, write_json
+from ..io import schemas
+from ..io.files import atomic_folder, checksum
 from ..io.locks import locked
 
 _MODEL, _SUMS = "model.xml", "sums.json"
+_Sums = dict[str, schemas.Sha256]  # of each file of a part, by its name
 
 
 def save_part(model: Any, folder: Path) -> Path:
@@ -17,16 +19,18 @@ def save_part(model: Any, folder: Path) -> Path:
     with atomic_folder(folder, replace=True) as temporary:
         openvino.save_model(model, temporary / _MODEL, compress_to_fp16=False)
         sums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
-        write_json(temporary / _SUMS, sums)
+        schemas.write(temporary / _SUMS, sums, indent=None)
     return folder / _MODEL
 
 
 def find_part(folder: Path) -> Path | None:
     """The .xml file in the folder of a part; None if there is none, or it is damaged."""
     try:
-        sums = read_json(folder / _SUMS)
-        whole = _MODEL in sums and all(checksum(folder / name) == value for name, value in sums.items())
-    except (ValueError, OSError, TypeError, AttributeError):
+        sums = schemas.read(folder / _SUMS, _Sums)
+        names = {path.name for path in folder.iterdir()}
+        whole = _MODEL in sums and names == {_SUMS, *sums}
+        whole = whole and all(checksum(folder / name) == value for name, value in sums.items())
+    except (ValueError, OSError):
         return None
     return folder / _MODEL if whole else None
 

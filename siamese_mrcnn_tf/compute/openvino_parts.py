@@ -14,6 +14,7 @@ import numpy as np
 from .. import __version__
 from ..config import Config
 from ..io.cache import cache_folder
+from ..io.errors import InputError
 from ..io.processor import flags_of, multiplies
 from ..modeling.network import SharedLayers
 from .conversion import require_openvino
@@ -94,7 +95,10 @@ class OpenVinoParts:
         with self._lock:
             if name not in self._models:
                 path = self._quantized.get(name) or self._path(name)
-                model = self._core.compile_model(path, "CPU", self._settings(name))
+                try:
+                    model = self._core.compile_model(path, "CPU", self._settings(name))
+                except RuntimeError as error:
+                    raise InputError(f"{path}: cannot be opened by openvino ({str(error).strip()})") from error
                 # OpenVINO has them in an order of its own
                 names = sorted((port.any_name for port in model.inputs), key=_rank)
                 self._models[name], self._requests[name] = (model, names), []

@@ -9,14 +9,15 @@ import importlib.metadata
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..config import Config
+from ..io import schemas
 from ..io.cache import cache_folder
 from ..io.errors import InputError
-from ..io.files import StrPath, atomic_folder, read_json, write_json
+from ..io.files import StrPath, atomic_folder
 from ..io.packages import require
 from ..weights.pretrained import bundled_weights
 from .model_files import find_part, save_part
@@ -26,11 +27,26 @@ SUFFIX = ".int8"
 # the class head takes a twentieth of the time, and costs half of the loss of AP50
 PARTS = ("scene_encoder", "matcher", "scene_terms", "shared_matcher")
 _MANIFEST = "quantized.json"
-_FORMAT = 1
 _MAX_BYTES = 2_000_000_000  # of the recorded inputs of a part
 _FEW_CHANNELS = 16  # of the input of the first convolution, and of outputs that are scores or deltas
 
 Samples = dict[str, list[Arrays]]  # recorded inputs by part, each by name
+
+
+class QuantizedFile(schemas.OwnFile, kw_only=True):
+    """The format of quantized.json.
+
+    Attributes:
+        weights_sha256, network: checksum of the weights, and settings of the network.
+        parts: number of recorded inputs of each part.
+        about, versions: of the inputs and of the programs.
+    """
+
+    weights_sha256: schemas.Sha256
+    network: dict[str, Any]
+    parts: dict[Literal["scene_encoder", "matcher", "scene_terms", "shared_matcher"], schemas.Positive]
+    about: dict[str, Any]
+    versions: dict[str, str]
 
 
 def require_nncf() -> Any:
@@ -60,14 +76,15 @@ def find_quantized(folder: Path, weights_sha256: str, config: Config, command: s
     """
     if not (folder / _MANIFEST).is_file():
         raise InputError(f"{folder}: no such folder, precision int8 needs quantized weights; {command} makes it")
-    manifest = read_json(folder / _MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise InputError(f"{folder / _MANIFEST}: of another version of the program; {command} makes it anew")
-    if manifest["weights_sha256"] != weights_sha256:
+    try:
+        manifest = schemas.read(folder / _MANIFEST, QuantizedFile)
+    except InputError as error:
+        raise InputError(f"{error}; {command} makes it anew") from error
+    if manifest.weights_sha256 != weights_sha256:
         raise InputError(f"{folder / _MANIFEST}: of other weights; {command} makes it anew")
-    if manifest["network"] != network_settings(config):
+    if manifest.network != network_settings(config):
         raise InputError(f"{folder / _MANIFEST}: of other settings of the network; {command} makes it anew")
-    paths = {name: find_part(folder / name) for name in manifest["parts"]}
+    paths = {name: find_part(folder / name) for name in manifest.parts}
     if damaged := [name for name, path in paths.items() if path is None]:
         raise InputError(f"{folder / damaged[0]}: missing or damaged; {command} makes it anew")
     return {name: path for name, path in paths.items() if path is not None}
@@ -114,9 +131,10 @@ def quantize_parts(
         for name in chosen:
             save_part(quantized(nncf, parts.model(name), samples[name]), temporary / name)
         versions = {"nncf": importlib.metadata.version("nncf"), "openvino": importlib.metadata.version("openvino")}
-        manifest = {"format": _FORMAT, "weights_sha256": weights_sha256, "network": network_settings(config)}
-        counts = {name: len(samples[name]) for name in chosen}
-        write_json(temporary / _MANIFEST, {**manifest, "parts": counts, "about": about, "versions": versions}, indent=1)
+        manifest = {"weights_sha256": weights_sha256, "network": network_settings(config), "about": about}
+        manifest |= {"parts": {name: len(samples[name]) for name in chosen}, "versions": versions}
+        path = temporary / _MANIFEST
+        schemas.write(path, schemas.convert(manifest, QuantizedFile, path))
 
 
 def quantized(nncf: Any, model: Any, samples: Sequence[Arrays]) -> Any:

@@ -1,19 +1,22 @@
 """Embeddings of references, which can be saved and used again with the weights that they were computed with."""
 
 import dataclasses
+import io
 import math
-import zipfile
+import tokenize
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 
+from ..io.archives import DAMAGE, member_names, read_member
 from ..io.errors import InputError
 from ..io.files import StrPath, atomic_path
 
 _ABOUT = {"num_views": int, "name": str, "weights_sha256": str, "threshold": float}
 _MEMBERS = ("vectors", "views", *_ABOUT)
 _MAX_BYTES = 2**26  # of an array in a file: 13,107 references of 5 levels of 256 channels
+_MAX_HEADER = 2**16  # bytes of the description of an array
 _SHOWN = 12  # characters of a fingerprint in a message
 
 
@@ -98,25 +101,22 @@ class ReferenceEmbedding:
             ValueError: no such file, no embedding in it, or an array that is larger than an embedding can be.
         """
         try:
-            _check_sizes(path)
-            with np.load(path, allow_pickle=False) as content:
-                names = content.zip.namelist()
-                found = {name: content[f"{name}.npy"] for name in _MEMBERS if f"{name}.npy" in names}
+            names = member_names(path)
+            found = {name: _read_member(path, name) for name in _MEMBERS if f"{name}.npy" in names}
             about = {name: kind(found[name].item()) for name, kind in _ABOUT.items() if name in found}
             return cls(found["vectors"], found.get("views"), **({"num_views": None} | about))
-        except (OSError, KeyError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: not a saved reference embedding ({error})") from error
+        except (*DAMAGE, TypeError, SyntaxError, tokenize.TokenError) as error:  # numpy evaluates headers as Python
+            text = str(error).removeprefix(f"{path}: ")
+            raise InputError(f"{path}: not a saved reference embedding ({text})") from error
 
 
-def _check_sizes(path: StrPath) -> None:
-    """Raise ValueError for arrays of a file whose headers declare more than an embedding can be; reads headers only."""
-    with zipfile.ZipFile(path) as archive:
-        for name in _MEMBERS:
-            if f"{name}.npy" not in archive.namelist():
-                continue
-            with archive.open(f"{name}.npy") as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-            if math.prod(shape) * dtype.itemsize > _MAX_BYTES:
-                raise InputError(f"{name}: {dtype} of shape {shape}, larger than {_MAX_BYTES} bytes")
+def _read_member(path: StrPath, name: str) -> np.ndarray:
+    """An array of a file; ValueError if it has, or its header declares, more than an embedding can have."""
+    content = io.BytesIO(read_member(path, f"{name}.npy", limit=_MAX_BYTES + _MAX_HEADER))
+    version = np.lib.format.read_magic(content)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(content)
+    if math.prod(shape) * dtype.itemsize > _MAX_BYTES:
+        raise InputError(f"{name}: {dtype} of shape {shape}, larger than {_MAX_BYTES} bytes")
+    content.seek(0)
+    return np.asarray(np.lib.format.read_array(content, allow_pickle=False))

@@ -32,7 +32,15 @@ from .presence import PRESENCE_FILE, presence
 from .queries import Detections, Detector, OneShotDetector, Query, queries_of, with_absent
 from .records import Folder, Record, Records, RecordWriter, Settings, Shard, merge_records, read_records
 from .references import MismatchedReferenceSampler, Queries, RandomReferenceSampler, Reference, Sampler, classes_in
-from .settings import EvaluationSettings, complete_settings, read_settings, require_counts
+from .settings import (
+    FORMAT,
+    SETTINGS_FILE,
+    EvaluationSettings,
+    complete_settings,
+    read_settings,
+    require_counts,
+    require_same,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +125,8 @@ def evaluate(
     if folder is None:
         records = Records(content, dict(recorder.records(mine)))
     else:
+        if resume:
+            _check_resumed(folder, content, mine, dataset, coco, settings.runs)
         with RecordWriter(folder, content, shard, resume=resume) as writer:
             for _, record in recorder.records(mine, writer.done):
                 writer.append(record)
@@ -146,10 +156,14 @@ def rescore(
     folder = Path(folder).parent if Path(folder).is_file() else Path(folder)
     records = read_records(folder)
     records.require_complete()
+    for name in ("categories", "config", "set"):
+        if name not in records.settings:
+            raise InputError(f"{folder / SETTINGS_FILE}: the key {name!r} is missing")
     _require_set_of(records.settings, coco, folder)
     _require_absent(records.settings, threshold, folder)
     for record in records:
         _require_queries_of(record, records.settings, dataset, folder)
+        _require_references_of(record, records.settings, coco, folder)
     return _scored(records, coco, folder, progress, threshold)
 
 
@@ -309,15 +323,15 @@ def _scored(
     if "absent" in settings:
         found = presence(coco, records, groups=_category_groups(settings, coco), threshold=threshold)
     if folder is not None:
-        files.write_json(Path(folder) / SCORES_FILE, scores.to_dict(), indent=1)
+        files.write_json(Path(folder) / SCORES_FILE, {"format": FORMAT} | scores.to_dict(), indent=1)
         for run in range(settings["runs"]):
             files.write_json(Path(folder) / f"results_run_{run}.json", records.results(run))
         runs = (records.results(run) for run in range(settings["runs"]))
         chosen = {"image_ids": settings["images"], "category_ids": _category_ids(settings)}
         analysed = analyse(coco, runs, **chosen, iou_types=tuple(scores.mean), progress=progress)
-        files.write_json(Path(folder) / ANALYSIS_FILE, analysed)
+        files.write_json(Path(folder) / ANALYSIS_FILE, {"format": FORMAT} | analysed)
         if found is not None:
-            files.write_json(Path(folder) / PRESENCE_FILE, found, indent=1)
+            files.write_json(Path(folder) / PRESENCE_FILE, {"format": FORMAT} | found, indent=1)
     return Evaluation(records, scores, found)
 
 
@@ -345,6 +359,41 @@ def _require_set_of(settings: Settings, coco: COCO, folder: Path) -> None:
         if unknown:
             lacking = f"lacks {len(unknown)} of its {len(ids)} {what} ids, the first is {unknown[0]}"
             raise InputError(f"{folder}: is of another set ({settings['set']}); the annotation file {lacking}")
+
+
+def _check_resumed(
+    folder: Folder, settings: Settings, queries: Sequence[Any], dataset: IndexedCocoDataset, coco: COCO, runs: int
+) -> None:
+    """Refuse the records of a stopped evaluation that are not those that it would write.
+
+    `queries` are (COCO image id, (image id, class ids)) of the shard, `settings` those of this evaluation.
+    """
+    folder = Path(folder)
+    if not (folder / SETTINGS_FILE).is_file():
+        return
+    require_same(settings, read_settings(folder), folder)
+    asked = {coco_id: [int(dataset.class_info[one]["id"]) for one in class_ids] for coco_id, (_, class_ids) in queries}
+    for record in read_records(folder):
+        _require_queries_of(record, settings, dataset, folder)
+        _require_references_of(record, settings, coco, folder)
+        expected = list(itertools.product(range(runs), asked.get(record["image_id"], ())))
+        found = [(query["run"], query["category_id"]) for query in record["queries"]]
+        if record["image_id"] in asked and found != expected:  # others are of another shard
+            searched = f"image {record['image_id']} was searched for (run, category) {found}, expected {expected}"
+            raise InputError(f"{folder}: {searched}; remove its line from the records")
+
+
+def _require_references_of(record: Record, settings: Settings, coco: COCO, folder: Folder) -> None:
+    """Refuse a record with references that the annotation file lacks, or another number of them than asked for."""
+    shots = settings.get("shots")
+    for query in record["queries"]:
+        where = f"{folder}: image {record['image_id']}, category {query['category_id']}, run {query['run']}"
+        if query["references"] and shots is not None and len(query["references"]) != shots:
+            raise InputError(f"{where}: {len(query['references'])} references, expected {shots}")
+        for reference in query["references"]:
+            if reference is not None and coco.anns.get(reference[1], {}).get("image_id") != reference[0]:
+                place = f"annotation {reference[1]} in image {reference[0]}"
+                raise InputError(f"{where}: the reference, {place}, is not in the annotation file")
 
 
 def _require_queries_of(record: Record, settings: Settings, dataset: IndexedCocoDataset | None, folder: Path) -> None:

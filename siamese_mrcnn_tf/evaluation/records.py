@@ -19,8 +19,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from ..io import files
 from ..io.errors import InputError
+from ..io.schemas import convert
+from .record_files import HeaderEntry, RecordEntry, foreign_detection
 from .settings import SETTINGS_FILE, read_settings, require_same
 
 logger = logging.getLogger(__name__)
@@ -30,7 +34,7 @@ Settings = dict[str, Any]  # the content of settings.json
 Record = dict[str, Any]  # of an image
 Shard = tuple[int, int]  # (i, n), the part i of n, from 1
 
-_QUERY_KEYS = {"run", "category_id", "references", "detections"}
+_DECODER = msgspec.json.Decoder(RecordEntry)
 _RECORDS_NAME = re.compile(r"records-(\d{4,})-of-(\d{4,})\.jsonl")
 
 
@@ -174,7 +178,7 @@ class Records:
 
 def record_files(folder: Folder) -> list[Path]:
     """Paths of the records files in a folder, in order."""
-    return sorted(path for path in Path(folder).iterdir() if _RECORDS_NAME.fullmatch(path.name))
+    return sorted(path for path in Path(folder).iterdir() if _RECORDS_NAME.fullmatch(path.name) and path.is_file())
 
 
 def read_records(*folders: Folder) -> Records:
@@ -211,28 +215,40 @@ def _read_places(path: Path, header: dict[str, Any]) -> tuple[dict[int, int], in
             if not line.endswith(b"\n"):
                 logger.warning("%s: line %d was cut short, its image is done again", path, number)
                 break
-            try:
-                content = json.loads(line)
-                image_id = None if number == 1 else _image_id(content)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise InputError(f"{path}, line {number}: not a record of an evaluation ({error!r})") from error
+            image_id = None if number == 1 else _image_id(line, f"{path}, line {number}")
             if image_id is None:
-                _require_header(content, header, path)
+                _require_header(line, header, path)
             elif places.setdefault(image_id, end) != end:
                 raise InputError(f"{path}, line {number}: image {image_id} was recorded before")
             end += len(line)
     return places, end
 
 
-def _require_header(content: Any, header: dict[str, Any], path: Path) -> None:
+def _require_header(line: bytes, header: dict[str, Any], path: Path) -> None:
+    content = _parsed(line, f"{path}, line 1")
     if not isinstance(content, dict) or "fingerprint" not in content:
         raise InputError(f"{path}, line 1: not the beginning of the records of an evaluation")
+    found = convert(content, HeaderEntry, f"{path}, line 1")
     if any(content.get(key) != value for key, value in header.items()):
         raise InputError(f"{path}: holds records of an evaluation with other settings than {SETTINGS_FILE} beside it")
+    if records_name(found.shard) != path.name:
+        raise InputError(f"{path}, line 1: shard = {list(found.shard)}, which is not that of its name")
 
 
-def _image_id(record: Any) -> int:
-    """The COCO image id of a record; an error if it lacks a key."""
-    if any(_QUERY_KEYS - query.keys() for query in record["queries"]):
-        raise KeyError(f"a query needs {', '.join(sorted(_QUERY_KEYS))}")
-    return int(record["image_id"])
+def _image_id(line: bytes, where: str) -> int:
+    """The COCO image id of a record; an error that begins with `where` if it is none."""
+    try:
+        record = _DECODER.decode(line)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        convert(_parsed(line, where), RecordEntry, where)  # says more
+        raise InputError(f"{where}: not a record of an evaluation ({error})") from error
+    if problem := foreign_detection(record):
+        raise InputError(f"{where}: {problem}")
+    return record.image_id
+
+
+def _parsed(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not a record of an evaluation ({error})") from error

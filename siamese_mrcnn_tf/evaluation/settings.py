@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config, without_new_defaults
-from ..io import files
+from ..io import files, schemas
 from ..io.errors import InputError
 from .coco_scores import AREAS
+from .record_files import SettingsFile
 from .references import CONTROLS
 
 logger = logging.getLogger(__name__)
@@ -142,9 +143,9 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / SETTINGS_FILE
     if not path.is_file():
         raise InputError(f"{folder}: no evaluation there, expected {SETTINGS_FILE} and its records")
-    settings = files.read_json(path)
-    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
-        raise InputError(f"{path}: not the settings of an evaluation that this version of the program writes")
+    settings: dict[str, Any] = files.read_json(path)
+    schemas.refuse_newer(settings, path, version=FORMAT)
+    schemas.convert(settings, SettingsFile, path)
     if settings.get("fingerprint") != fingerprint(settings):
         raise InputError(f"{path}: was changed after the evaluation, its fingerprint does not match")
     return settings

@@ -12,16 +12,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..data.coco import split_category_ids
 from ..evaluation.analysis import ANALYSIS_FILE
 from ..evaluation.coco_scores import IOU_TYPES, METRICS, SCORES_FILE
 from ..evaluation.intervals import MeanAndInterval, mean_and_ci, mean_over_splits
 from ..evaluation.presence import PRESENCE_FILE, QUERIES, SIGNED
 from ..evaluation.settings import SETTINGS_FILE
-from ..io import files
+from ..io import files, schemas
 from ..io.errors import InputError
 from .about import counted
 from .published import MEAN, PUBLISHED_SUBSET, RANDOM_BOXES, Published, published
+from .score_files import AnalysisFile, ConfusionOfKind, PresenceFile, ReportedSettings, ScoresFile
 
 Percents = dict[str, float | None]  # metric -> percent, None without ground truth
 Key = tuple[str | None, int, str]  # model or None, shots, categories
@@ -291,20 +294,21 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluated:
         if not (folder / name).is_file():
             raise InputError(f"{folder}: no finished evaluation there, {name} is missing")
     settings = _read_settings(folder / SETTINGS_FILE)
-    scores = files.read_json(folder / SCORES_FILE)
-    try:
-        kinds = [kind for kind in IOU_TYPES if kind in scores["runs"][0]]
-        runs = [{kind: _percents(run[kind], METRICS) for kind in kinds} for run in scores["runs"]]
-        per_class = [
-            {
-                kind: {key: _percents(row, _CLASS_METRICS) for key, row in rows.items()}
-                for kind, rows in run["per_class"].items()
-            }
-            for run in scores["runs"]
-        ]
-        counts = {key: scores.get(key) for key in ("num_images", "num_queries", "num_results")}
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / SCORES_FILE}: not the scores of an evaluation ({error!r})") from error
+    path = folder / SCORES_FILE
+    scores = schemas.read(path, ScoresFile)
+    content = [msgspec.to_builtins(run) for run in scores.runs]
+    kinds = [kind for kind in IOU_TYPES if kind in content[0]]
+    for index, run in enumerate(content):
+        _require_metrics(run, kinds, f"{path}: runs[{index}]")
+    runs = [{kind: _percents(run[kind], METRICS) for kind in kinds} for run in content]
+    per_class = [
+        {
+            kind: {key: _percents(row, _CLASS_METRICS) for key, row in rows.items()}
+            for kind, rows in run["per_class"].items()
+        }
+        for run in content
+    ]
+    counts = {"num_images": scores.num_images, "num_queries": scores.num_queries, "num_results": scores.num_results}
     if len(runs) != settings.get("runs", len(runs)):
         raise InputError(f"{folder / SCORES_FILE}: holds {len(runs)} of {settings['runs']} runs")
     analysis = _read_analysis(folder / ANALYSIS_FILE, len(runs))
@@ -325,34 +329,54 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: category_set = {chosen!r}, expected one of {', '.join(_CATEGORIES)}")
     if type(settings.get("shots")) is not int or settings["shots"] < 1:
         raise InputError(f"{path}: shots = {settings.get('shots')!r}, expected the number of references of a query")
+    schemas.refuse_newer(settings, path)
+    schemas.convert(settings, ReportedSettings, path)
     return settings
 
 
 def _read_analysis(path: Path, num_runs: int) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    analysis: dict[str, Any] = files.read_json(path)
-    try:
-        is_of_scores = len(analysis["by_number"]["runs"]) == num_runs and "category_ids" in analysis["confusion"]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not the analysis of an evaluation ({error!r})") from error
-    if not is_of_scores:
+    content: dict[str, Any] = files.read_json(path)
+    schemas.refuse_newer(content, path)
+    analysis = schemas.convert(content, AnalysisFile, path)
+    ids = schemas.convert(analysis.confusion.get("category_ids"), list[schemas.Id], f"{path}: confusion.category_ids")
+    confusions = {kind: one for kind, one in analysis.confusion.items() if kind != "category_ids"}
+    for kind, one in confusions.items():
+        found = schemas.convert(one, ConfusionOfKind, f"{path}: confusion.{kind}")
+        if [len(row) for row in found.matrix] != [len(ids)] * len(ids):
+            raise InputError(f"{path}: confusion.{kind}.matrix: expected {len(ids)} rows of {len(ids)} numbers")
+    lengths = {len(table.AP) for run in analysis.by_number.runs for table in run.values()}
+    if len(analysis.by_number.runs) != num_runs:
         raise InputError(f"{path}: does not belong to the {SCORES_FILE} beside it")
-    return analysis
+    if not lengths <= {len(analysis.by_number.bins)} or len(analysis.by_number.num_queries) not in lengths:
+        raise InputError(f"{path}: by_number: expected as many numbers as bins, {len(analysis.by_number.bins)}")
+    return content
 
 
 def _read_presence(path: Path, num_runs: int, kinds: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    presence: dict[str, Any] = files.read_json(path)
-    try:
-        is_of_scores = [set(run) for run in presence["runs"]] == [{QUERIES, *kinds}] * num_runs
-        is_of_scores &= presence["curve"].keys() >= set(kinds) and "histogram" in presence and "groups" in presence
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the metrics of presence of an evaluation ({error!r})") from error
-    if not is_of_scores:
+    content: dict[str, Any] = files.read_json(path)
+    schemas.refuse_newer(content, path)
+    presence = schemas.convert(content, PresenceFile, path)
+    wanted = [{QUERIES, *kinds}] * num_runs
+    is_of_scores = [set(run) for run in presence.runs] == wanted and presence.curve.keys() >= set(kinds)
+    if not is_of_scores or any([set(run) for run in group.runs] != wanted for group in presence.groups.values()):
         raise InputError(f"{path}: does not belong to the {SCORES_FILE} beside it")
-    return presence
+    return content
+
+
+def _require_metrics(run: dict[str, Any], kinds: list[str], where: str) -> None:
+    """Refuse the scores of a run that lacks a metric."""
+    for kind in kinds:
+        if kind not in run["per_class"]:
+            raise InputError(f"{where}.per_class: the key {kind!r} is missing")
+        tables = {kind: (run.get(kind, {}), METRICS)}
+        tables |= {f"per_class.{kind}.{key}": (row, _CLASS_METRICS) for key, row in run["per_class"][kind].items()}
+        for place, (row, names) in tables.items():
+            if lacking := [name for name in names if name not in row]:
+                raise InputError(f"{where}.{place}: the key {lacking[0]!r} is missing")
 
 
 def _require_together(first: Evaluated, other: Evaluated) -> None:

@@ -6,14 +6,17 @@ threshold file of the weights as threshold.json where there is one.
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from ..config import Config
+from ..io import schemas
 from ..io.errors import InputError
-from ..io.files import StrPath, checksum, inside, read_json, write_json
+from ..io.files import StrPath, checksum, inside
+from ..io.schemas import OwnFile, Positive, Sha256
 from ..weights.thresholds import Calibration, read_thresholds
 
-FORMAT = 1
 NAME = "export.json"
 THRESHOLD_NAME = "threshold.json"
 PARTS = ("scene_encoder", "reference_encoder", "detector")
@@ -25,7 +28,7 @@ RUNTIMES = {
 }  # runtime -> format, fastest start first
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "savedmodel": "", "keras": ".keras"}
 
-Shapes = dict[str, list[int]]  # by name of the tensor
+Shapes = dict[str, list[Positive]]  # by name of the tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,18 @@ class Manifest:
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+class ManifestFile(OwnFile, kw_only=True):
+    """The format of export.json, see `Manifest`."""
+
+    config: dict[str, Any]
+    interfaces: dict[str, Interface]
+    formats: Annotated[list[Literal["onnx", "openvino", "savedmodel", "keras"]], Meta(min_length=1)]
+    files: dict[str, Sha256]
+    weights: str | None
+    weights_sha256: Sha256 | None
+    about: dict[str, Any]
+
+
 def is_export(path: StrPath) -> bool:
     """Whether `path` is an exported folder."""
     return (Path(path) / NAME).is_file()
@@ -71,8 +86,9 @@ def model_path(folder: StrPath, format_name: str, model: str) -> Path:
 
 def write_manifest(manifest: Manifest, folder: StrPath) -> None:
     """Write export.json to an exported folder, atomically."""
-    content = dataclasses.asdict(dataclasses.replace(manifest, config=Config()))  # a Config is no plain value
-    write_json(Path(folder) / NAME, {"format": FORMAT, **content, "config": manifest.config.to_dict()}, indent=1)
+    path, fields = Path(folder) / NAME, dataclasses.fields(manifest)
+    content = {field.name: getattr(manifest, field.name) for field in fields} | {"config": manifest.config.to_dict()}
+    schemas.write(path, ManifestFile(**content))
 
 
 def read_export(folder: StrPath) -> Manifest:
@@ -84,21 +100,17 @@ def read_export(folder: StrPath) -> Manifest:
     path = Path(folder) / NAME
     if not path.is_file():
         raise InputError(f"{folder}: no exported network, {NAME} is missing there")
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a file that this version of the program writes")
+    content = schemas.read(path, ManifestFile)
+    if lacking := [name for name in PARTS if name not in content.interfaces]:
+        raise InputError(f"{path}: interfaces: the key {lacking[0]!r} is missing")
+    fields: dict[str, Any] = {field.name: getattr(content, field.name) for field in dataclasses.fields(Manifest)}
+    known = set(Config().names())
     try:
-        fields = {field.name: content[field.name] for field in dataclasses.fields(Manifest)}
-        known = set(Config().names())
-        fields["config"] = Config().replace(
-            **{name: value for name, value in fields["config"].items() if name in known}
-        )
-        fields["interfaces"] = {name: Interface(**one) for name, one in fields["interfaces"].items()}
-        return Manifest(**fields)
-    except KeyError as error:
-        raise InputError(f"{path}: the key {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
+        config = Config().replace(**{name: value for name, value in content.config.items() if name in known})
+        config.validate()
+    except ValueError as error:
+        raise InputError(f"{path}: config: {error}") from error
+    return Manifest(**fields | {"config": config})
 
 
 def read_calibration(folder: StrPath) -> Calibration | None:
@@ -115,7 +127,7 @@ def checksums(folder: StrPath) -> dict[str, str]:
 
 
 def check_files(folder: StrPath, manifest: Manifest, format_name: str) -> None:
-    """Check that the files of a format, and the threshold file, are there and as they were exported.
+    """Check that the files of a format, and the threshold file, are there and as they were exported, and no others.
 
     Raises:
         ValueError: names the file.
@@ -128,3 +140,7 @@ def check_files(folder: StrPath, manifest: Manifest, format_name: str) -> None:
             raise InputError(f"{path}: the file is missing; export the network again")
         if checksum(path) != expected:
             raise InputError(f"{path}: the file has changed since it was exported; export the network again")
+    for path in [Path(folder) / THRESHOLD_NAME, *sorted((Path(folder) / format_name).rglob("*"))]:
+        name = path.relative_to(folder).as_posix()
+        if name not in manifest.files and (path.is_symlink() or path.exists()) and not path.is_dir():
+            raise InputError(f"{path}: is not among the files of {NAME}; remove it, or export the network again")

@@ -13,9 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import msgspec
+
+from ..io import schemas
 from ..io.errors import InputError
 from ..io.files import StrPath, atomic_path, make_folder, read_json, remove_temporaries, writable_folder, write_json
 from .frames import Frame, size_of
+from .journal_files import DECODER, ResultEntry, is_consistent
 from .results import ImageResult
 
 SETTINGS_FILE, JOURNAL_FILE = "search.json", "journal.jsonl"
@@ -101,6 +105,7 @@ class Journal:
         journal = cls(Path(folder))
         path = journal.folder / SETTINGS_FILE
         before, now = read_json(path), json.loads(json.dumps({"format": FORMAT, **settings}))
+        schemas.refuse_newer(before, path, version=FORMAT)
         if different := differences(before, now):
             begun = f"{folder}: --resume continues with the settings of the stopped search, but these differ"
             raise InputError(f"{begun}: {'; '.join(different)}")
@@ -123,7 +128,10 @@ class Journal:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._entries[result.image_id] = _entry(self._end, line)
+        num_finds = sum(map(len, result.finds))
+        self._entries[result.image_id] = Entry(
+            self._end, len(line), result.name, result.source, size, num_finds, result.error
+        )
         self._end += len(line)
 
     @property
@@ -168,15 +176,15 @@ class Journal:
         with open(self.path, "rb") as file:
             for line in file:
                 try:
-                    if "finished" in json.loads(line):
-                        self._is_finished = line.endswith(b"\n")
-                        break
-                    entry = _entry(self._end, line)
-                except (ValueError, KeyError, TypeError):
+                    content = DECODER.decode(line)
+                except (msgspec.MsgspecError, RecursionError):
                     break
-                if not line.endswith(b"\n"):
+                if content.result is None:
+                    self._is_finished = line.endswith(b"\n") and content.finished == len(self._entries)
                     break
-                self._entries[json.loads(line)["result"]["image_id"]] = entry
+                if not line.endswith(b"\n") or not is_consistent(content.result):
+                    break
+                self._entries[content.result.image_id] = _entry(self._end, len(line), content.result, content.size)
                 self._end += len(line)
         if not self._is_finished:
             os.truncate(self.path, self._end)
@@ -244,8 +252,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= _VALUE_WIDTH else f"{text[: _VALUE_WIDTH - 3]}..."
 
 
-def _entry(offset: int, line: bytes) -> Entry:
-    content = json.loads(line)
-    result = content["result"]
-    num_finds = sum(len(finds["scores"]) for finds in result["finds"])
-    return Entry(offset, len(line), result["name"], result["source"], content["size"], num_finds, result["error"])
+def _entry(offset: int, length: int, result: ResultEntry, size: int | None) -> Entry:
+    num_finds = sum(len(finds.scores) for finds in result.finds)
+    return Entry(offset, length, result.name, result.source, size, num_finds, result.error)

@@ -17,10 +17,9 @@ from ..evaluation import protocol
 from ..evaluation.queries import OneShotDetector, RandomBoxes
 from ..evaluation.settings import EvaluationSettings
 from ..io.errors import InputError
-from ..io.files import read_json
 from ..io.processor import multiplies
 from ..predictor import SiamesePredictor
-from ..weights.runs import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of
+from ..weights.runs import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of, read_arguments
 from ..weights.thresholds import read_thresholds, threshold_path
 from .dataset import SHAPES, STANDARD, find_dataset
 from .demo_page import OPEN, write_demo_page
@@ -111,7 +110,7 @@ def with_precision(settings: DemoSettings, folder: Path) -> DemoSettings:
     if settings.mixed_precision is not None:
         return settings
     run = folder / RUN_FILE
-    mixed = _MIXED in read_json(run)["arguments"] if run.is_file() else multiplies("bfloat16")
+    mixed = _MIXED in read_arguments(folder) if run.is_file() else multiplies("bfloat16")
     return dataclasses.replace(settings, mixed_precision=mixed)
 
 
@@ -141,7 +140,7 @@ def calibrate_command(settings: DemoSettings, weights: str | Path) -> list[str]:
 def refuse_another_run(command: list[str], folder: Path) -> None:
     """Raise ValueError if `folder` holds a run of another command, such as one with another seed or recipe."""
     if (folder / RUN_FILE).is_file():
-        begun = read_json(folder / RUN_FILE)["arguments"]
+        begun = read_arguments(folder)
         if begun not in (command, command[1:]):  # version 0.1 did not write "pretrain"
             raise InputError(f"{folder}: holds a run of {shlex.join(begun)}; choose another folder (--out)")
 

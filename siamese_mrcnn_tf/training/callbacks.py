@@ -57,6 +57,7 @@ class StepCallback(_Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Restore the metrics of a resumed epoch, which Keras has reset."""
+        self._trainer.check_metrics()
         for metric in self.model.metrics:
             values = self._trainer.state.metrics.get(metric.name)
             for variable, value in zip(metric.variables, values or (), strict=False):

@@ -12,49 +12,25 @@ leaves a state and its weights.
 """
 
 import csv
-import dataclasses
 import io
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..config import FORMER_NAMES, Config
-from ..io import files
+from ..io import files, schemas
 from ..io.errors import InputError, StateError
 from ..io.files import StrPath
-from ..weights import loading
+from ..weights import loading, runs
+from ..weights.run_files import Command, TrainerState, read_trainer_state
 from ..weights.runs import CONFIG_FILE, RUN_FILE, STATE_FILE, best_epoch
+from .restore import load_checkpoint, not_finite
 
 if TYPE_CHECKING:
     import keras
 
 _FORMER_SETTINGS = FORMER_NAMES | {"pictures": "images"}  # in states that version 0.1 wrote
-
-
-@dataclasses.dataclass
-class TrainerState:
-    """Progress of a run.
-
-    Attributes:
-        epoch: number of finished epochs.
-        step: number of finished steps of the next one.
-        stage: the schedule's stage that the optimizer state belongs to, as a dict.
-        metrics: name -> values of the metric's variables, within an epoch.
-        history: for each finished epoch {"epoch", "learning_rate", "loss", ..., "val_loss", ...}.
-        settings: what the samples of a run depend on; a run resumes only with the same.
-        weights: name of the file with weights and optimizer state.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    stage: dict[str, Any] | None = None
-    metrics: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    weights: str | None = None
 
 
 class CheckpointManager:
@@ -89,10 +65,7 @@ class CheckpointManager:
         path = self.path / STATE_FILE
         if not path.exists():
             return None
-        try:
-            state = TrainerState(**files.read_json(path))
-        except TypeError as error:
-            raise InputError(f"{path}: not the state of a run ({error})") from error
+        state = read_trainer_state(path)
         state.settings = {_FORMER_SETTINGS.get(name, name): value for name, value in state.settings.items()}
         if state.weights and not self.weights_path(state).is_file():
             raise InputError(f"{self.weights_path(state)}: no such file, though {STATE_FILE} names it")
@@ -101,6 +74,14 @@ class CheckpointManager:
     def weights_path(self, state: TrainerState) -> Path:
         """Path of the weights of a state that has been saved."""
         return files.inside(self.path, state.weights or "")
+
+    def load_weights(self, model: "keras.Model", state: TrainerState, *, optimizer: bool) -> None:
+        """Load the weights of a saved state; with `optimizer` the state of the model's optimizer must be there.
+
+        Raises:
+            ValueError: the file is damaged, of another model, or lacks something; names it.
+        """
+        load_checkpoint(model, self.weights_path(state), optimizer=optimizer)
 
     def save_within_epoch(self, model: "keras.Model", state: TrainerState) -> None:
         """Save a state within an epoch; sets `state.weights`. RuntimeError if weights are not finite."""
@@ -139,7 +120,7 @@ class CheckpointManager:
         with files.atomic_path(self.path / name) as temporary:
             model.save_weights(temporary)
         state.weights = name
-        files.write_json(self.path / STATE_FILE, dataclasses.asdict(state), indent=1)
+        schemas.write(self.path / STATE_FILE, state)
         self._clean_up(state)
 
     def _clean_up(self, state: TrainerState) -> None:
@@ -154,9 +135,7 @@ class CheckpointManager:
 
     def _check_finite(self, model: "keras.Model", state: TrainerState) -> None:
         """Refuse to save weights that hold NaN or infinity."""
-        arrays = ((variable.path, np.asarray(variable)) for variable in model.variables)
-        broken = [path for path, values in arrays if values.dtype.kind == "f" and not np.isfinite(values).all()]
-        if broken:
+        if broken := not_finite(model.variables):
             raise StateError(
                 f"epoch {state.epoch + 1}, step {state.step}: {len(broken)} weights hold NaN or infinity, the first is "
                 f"{broken[0]}. They are not saved; the last good checkpoint: {self.last_good(state)}"
@@ -169,16 +148,13 @@ class CheckpointManager:
 def save_command(path: StrPath, program: str, arguments: list[str], config: Config) -> None:
     """Save the command line of a run, program and arguments, and its resolved configuration in the run's folder."""
     command = shlex.join([program, *arguments])
-    files.write_json(Path(path) / RUN_FILE, {"command": command, "arguments": arguments}, indent=1)
+    schemas.write(Path(path) / RUN_FILE, Command(command=command, arguments=arguments))
     files.write_json(Path(path) / CONFIG_FILE, config.to_dict(), indent=1)
 
 
 def read_arguments(path: StrPath) -> list[str]:
     """The arguments of the command that began the run in a folder; raises ValueError without one."""
-    content = files.read_json(resolve_run(path) / RUN_FILE)
-    if not isinstance(content, dict) or not isinstance(content.get("arguments"), list):
-        raise InputError(f"{Path(path) / RUN_FILE}: not the command of a run")
-    return list(content["arguments"])
+    return runs.read_arguments(resolve_run(path))
 
 
 def refuse_run(path: StrPath) -> None:

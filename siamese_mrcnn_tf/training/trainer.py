@@ -12,7 +12,7 @@ import logging
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -25,7 +25,9 @@ from ..data.data_generator import TrainingSamples
 from ..data.dataset import Dataset
 from ..data.loader import SampleLoader
 from ..io.errors import InputError
-from ..weights.runs import best_epoch
+from ..io.schemas import Values
+from ..weights.run_files import StageState
+from ..weights.runs import STATE_FILE, best_epoch
 from .batches import TrainingBatches
 from .callbacks import StepCallback, TrainingStopped, ValidationCallback, loader_errors
 from .checkpoints import CheckpointManager, TrainerState
@@ -118,7 +120,7 @@ class Trainer:
                         logs |= self._validate(val_loader)
                     # Record: in the history, and for TensorBoard.
                     rate = stage.learning_rate if stage.decay_to is None else float(self.model.optimizer.learning_rate)
-                    row = {"epoch": state.epoch + 1, "learning_rate": rate, **logs}
+                    row: Values = {"epoch": state.epoch + 1, "learning_rate": rate, **logs}
                     state.history.append(row)
                     _write_row(board, row)
                     # Save: the state counts the epoch as finished before it is written.
@@ -148,6 +150,9 @@ class Trainer:
             raise InputError(f"{self.folder.path}: no run to resume there")
         for name, mine, theirs in self._differences(state):
             raise InputError(f"{self.folder.path}: {name} = {mine!r}, but the run was begun with {theirs!r}; use that")
+        if state.step > self.settings.steps_per_epoch:
+            steps = f"step = {state.step}: expected at most the {self.settings.steps_per_epoch} of an epoch"
+            raise InputError(f"{self.folder.path / STATE_FILE}: {steps}")
         self.state = state
         if state.history and self.folder.writes:
             self.folder.write_history(state)  # the run may have been killed before that
@@ -177,22 +182,22 @@ class Trainer:
 
         The optimizer's state is loaded too, unless the checkpoint is of the stage before: momentum starts anew then.
         """
-        begun = {"index": index, "layers": stage.layers, "learning_rate": stage.learning_rate}
+        begun: dict[str, Any] = {"index": index, "layers": stage.layers, "learning_rate": stage.learning_rate}
         if stage.decay_to is not None:
             begun["decay_to"] = stage.decay_to
-        saved = self.state.stage or {}
+        saved: dict[str, Any] = {**(self.state.stage or {})}
         continues = restore and {name: saved[name] for name in saved if name != "first_epoch"} == begun
         first_epoch = saved.get("first_epoch", self.state.epoch) if continues else self.state.epoch
         if restore and not continues:  # before there is an optimizer: that of another stage does not fit
-            self.model.load_weights(self.folder.weights_path(self.state))
+            self.folder.load_weights(self.model, self.state, optimizer=False)
         names = select_layers(self.layers.layers, stage.layers)
         text = "to epoch %d: %s at learning rate %g; %d layers train: %s"
         logger.info(text, stage.epochs, stage.layers, stage.learning_rate, len(names), summarize_names(names))
         self._compile(self._schedule_of(stage, first_epoch))
         build_optimizer(self.model)  # else Keras runs a batch first, on several devices the mean of their batches
         if continues:
-            self.model.load_weights(self.folder.weights_path(self.state))
-        self.state.stage = begun | ({} if stage.decay_to is None else {"first_epoch": first_epoch})
+            self.folder.load_weights(self.model, self.state, optimizer=True)
+        self.state.stage = cast(StageState, begun | ({} if stage.decay_to is None else {"first_epoch": first_epoch}))
 
     def _compile(self, learning_rate: Any) -> None:
         """Give the model a new optimizer."""
@@ -211,6 +216,7 @@ class Trainer:
         """Train the rest of an epoch; returns its losses by name."""
         state, steps = self.state, self.settings.steps_per_epoch
         if state.step == steps:  # a run resumed between the last step and the end of validation
+            self.check_metrics()
             sums = {name: np.asarray(values, np.float32) for name, values in state.metrics.items()}  # as Keras rounds
             return {name: float(total / count) for name, (total, count) in sums.items()}
         first = state.epoch * steps + state.step
@@ -236,6 +242,14 @@ class Trainer:
             with fit_scope(self.model):
                 logs = self.model.evaluate(batches, verbose=0, return_dict=True, callbacks=[callback])
         return {f"val_{name}": float(value) for name, value in logs.items()}
+
+    def check_metrics(self) -> None:
+        """Refuse a state within an epoch that lacks values of a loss: the losses of the epoch would be others."""
+        for metric in self.model.metrics if self.state.step else ():
+            values = self.state.metrics.get(metric.name, ())
+            if len(values) != len(metric.variables) or (len(values) == 2 and values[1] <= 0):  # sum and count
+                where = f"{self.folder.path / STATE_FILE}: metrics.{metric.name} = {list(values)}"
+                raise InputError(f"{where}: expected {len(metric.variables)} numbers, the sum and a count above 0")
 
     def save_now(self) -> None:
         """Save within an epoch."""

@@ -10,9 +10,10 @@ from ..io.errors import InputError, TransferError
 from ..io.files import StrPath, checksum
 from ..io.locks import locked
 from ..io.web import OFFLINE, FailedRequest, is_offline
+from .hdf5 import WeightFileError
 from .identify import identify_weights
 from .known_files import KNOWN_FILES
-from .legacy_h5 import WeightFileError, read_weights
+from .legacy_h5 import read_weights
 from .releases import Asset, find_asset
 from .trusted import LOCKS, Trusted, is_as_remembered, read_trusted, refuse_changed, remember, stamp_of
 

@@ -6,9 +6,10 @@ Only first bytes, names and the keys of JSON are looked at; nothing is unpickled
 import json
 import pathlib
 import shlex
-import zipfile
 
 from ..config import Config
+from ..io.archives import member_names
+from ..io.errors import InputError
 
 _NO_CONVERSION = (
     "its layers differ from the siamese network's; start from a backbone instead: leave --model out of train"
@@ -87,10 +88,9 @@ def _age(path: pathlib.Path) -> tuple[bool, int]:
 
 def _describe_zip(path: pathlib.Path) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
-        return f"a damaged zip archive ({error}); fetch or copy it again"
+        names = member_names(path)
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ")
     if any(name.endswith("data.pkl") for name in names):
         return _PYTORCH
     inside = [name for name in names if name.endswith((".h5", ".keras"))]

@@ -10,8 +10,6 @@ import io
 import itertools
 import pathlib
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,9 +17,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from ..io.archives import member_names, read_member
 from ..io.errors import InputError
 from ..io.files import StrPath, atomic_path
+from . import hdf5
 from .foreign import describe_foreign
+from .hdf5 import WeightFileError
 
 ACCEPTED = "Keras weights: .h5 (Keras 1 and 2, Matterport, this package), .weights.h5 or .keras (Keras 3)"
 Shape = tuple[int, ...]
@@ -43,10 +44,10 @@ _KERAS1_NAME = re.compile(r"(.+)_(W|b|gamma|beta|running_mean|running_std)(?:_\d
 _KERAS1_WEIGHTS = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}
 
 _ATTRIBUTE_BYTES = 64512  # Keras' limit for one HDF5 attribute; longer lists are split into name0, name1, ...
-# What h5py raises on damaged files, depending on the place; a wrong size can ask for more memory than there is.
-_DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError, MemoryError)
 _KERAS3_ARCHIVE, _KERAS3_MEMBER = b"PK\x03\x04", "model.weights.h5"  # a .keras file, and the weights in it
+_KERAS3_UNPACKED, _KERAS3_RATIO = 2**26, 10  # bytes, and times those in the archive, that they may have
 _KERAS3_GROUPS = ("layers", "_layer_checkpoint_dependencies")
+_MAX_BYTES = 2**31  # of the values that are read; the original's large network has 2**28
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HDF5_OFFSETS = (0, 512, 1024, 2048)  # where the signature may be
 
@@ -73,10 +74,6 @@ WRITTEN_KERAS_VERSION = "2.1.6"  # the Keras whose layout is written; readers ch
 WRITTEN_BACKEND = "tensorflow"
 
 
-class WeightFileError(InputError):
-    """A file that cannot be read as weights; the message names it and says what it is."""
-
-
 @dataclasses.dataclass
 class WeightFile:
     """The content of a weight file, under canonical names.
@@ -85,6 +82,7 @@ class WeightFile:
         path: the file.
         shapes: {"conv1/kernel": shape}, in file order.
         arrays: {"conv1/kernel": float32 array of that shape}; empty when only shapes were read.
+        places: {"conv1/kernel": where it is in the HDF5 file, several places where it is listed more than once}.
         groups: {"conv1/kernel": its h5 group}.
         attributes: {"keras_version": ..., "backend": ...}, as far as the file has them.
         renamed: {stored name: canonical name} of weights stored under another name.
@@ -94,6 +92,7 @@ class WeightFile:
     path: pathlib.Path
     shapes: dict[str, Shape] = dataclasses.field(default_factory=dict)
     arrays: dict[str, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    places: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     groups: dict[str, str] = dataclasses.field(default_factory=dict)
     attributes: dict[str, str] = dataclasses.field(default_factory=dict)
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -141,69 +140,102 @@ def group_of(layer: str) -> str | None:
 def read_weights(path: StrPath, *, expected: Iterable[str] = (), values: bool = True) -> WeightFile:
     """Read a legacy .h5 file (bare weights or a whole saved model), or .weights.h5 or .keras of Keras 3.
 
-    Without `values` only shapes are read.
+    Without `values` only shapes are read, and `read_arrays` reads what fits them.
 
     `expected` are layer names to recognise besides those of the network.
 
     Raises:
-        WeightFileError: missing, no weights of Keras, damaged, or without weights; says what the file is.
+        WeightFileError: missing, no weights of Keras, damaged, without weights, with links to elsewhere, or with values
+            of more than 2 GiB; says what the file is.
     """
     path = pathlib.Path(path)
     content = _hdf5_of(path)
-    try:
-        with h5py.File(content, "r") as h5:
-            return _read_groups(path, h5, frozenset(expected), values)
-    except WeightFileError:
-        raise
-    except _DAMAGE as error:
-        raise WeightFileError(f"{path}: a damaged or truncated HDF5 file ({error}); fetch or copy it again") from error
+    with hdf5.opened(path, content) as h5:
+        size = path.stat().st_size if isinstance(content, pathlib.Path) else content.getbuffer().nbytes
+        file = _read_groups(path, h5, frozenset(expected), size)
+        if values:
+            _read_arrays(h5, file, file.shapes)
+    return file
 
 
-def _read_groups(path: pathlib.Path, h5: h5py.File, expected: frozenset[str], values: bool) -> WeightFile:
+def read_arrays(file: WeightFile, keys: Iterable[str], *, distinct: bool = False) -> None:
+    """Read the values of these weights into `file.arrays`; their shapes are known from `read_weights`.
+
+    With `distinct` a weight that the file declares but does not store is [1], the value that all its numbers have.
+
+    Raises:
+        WeightFileError: they take more than 2 GiB, or two different weights have one name.
+    """
+    with hdf5.opened(file.path, _hdf5_of(file.path)) as h5:
+        _read_arrays(h5, file, keys, distinct)
+
+
+def _read_arrays(h5: h5py.File, file: WeightFile, keys: Iterable[str], distinct: bool = False) -> None:
+    found = {key: [h5[place] for place in file.places[key]] for key in keys}
+    if distinct:
+        unstored = {key for key, (first, *_) in found.items() if not first.id.get_storage_size()}
+        file.arrays |= {key: np.asarray([found.pop(key)[0].fillvalue], np.float32) for key in unstored}
+    for key, datasets in found.items():
+        if any(not hdf5.is_numeric(one) or one.shape != file.shapes[key] for one in datasets):
+            raise WeightFileError(f"{file.path}: {key} has changed while the file was read")
+    total = sum(hdf5.declared_bytes(one) for datasets in found.values() for one in datasets)
+    if total > _MAX_BYTES:
+        raise WeightFileError(f"{file.path}: declares {total} bytes of weights, expected at most {_MAX_BYTES}")
+    for key, (first, *others) in found.items():
+        array = file.arrays[key] = hdf5.read_array(first)
+        for other in others:  # the same weight may be listed twice
+            if not np.array_equal(hdf5.read_array(other), array):
+                names = f"{first.name} and {other.name}"
+                raise WeightFileError(f"{file.path}: two different weights have the name {key}: {names}")
+
+
+def _read_groups(path: pathlib.Path, h5: h5py.File, expected: frozenset[str], size: int) -> WeightFile:
     names = {"layer_names", "layer_names0"}
     root = h5["model_weights"] if "model_weights" in h5 and names.isdisjoint(h5.attrs) else h5
+    for part in (h5, root):
+        hdf5.require_attributes(part.attrs, path, size)
     own = any(isinstance(root.get(name), h5py.Group) for name in _KERAS3_GROUPS)
     is_keras3 = names.isdisjoint(root.attrs) and own
     if names.isdisjoint(root.attrs) and not is_keras3:
         content = f"HDF5 without layer_names that holds {', '.join(list(root)[:6]) or 'nothing'}"
         raise WeightFileError(f"{path}: not a Keras weight file ({content}); expected {ACCEPTED}")
-    stored = list(_keras3_weights(path, root) if is_keras3 else _stored_weights(path, root))
+    stored = list(_keras3_weights(path, root, size) if is_keras3 else _stored_weights(path, root, size))
     layers = {_split(name, group)[0] for group, name, _ in stored}
     about = itertools.product(("keras_version", "backend"), (h5, root))
     file = WeightFile(path, attributes={name: _string(at.attrs[name]) for name, at in about if name in at.attrs})
     if is_keras3:
         file.style, file.attributes["keras_version"] = "keras 3", "3"
-    datasets: dict[str, h5py.Dataset] = {}
     for group, name, dataset in stored:
         key, style = _canonical(name, group, layers, expected)
-        if key in datasets:
-            first = datasets[key]  # the same weight may be listed twice
-            if dataset.shape != first.shape or not np.array_equal(dataset[()], first[()]):
-                raise WeightFileError(f"{path}: two different weights have the name {key}: {first.name} and {name}")
+        if key in file.shapes:
+            if dataset.shape != file.shapes[key]:
+                both = f"{file.places[key][0]} and {name}"
+                raise WeightFileError(f"{path}: two different weights have the name {key}: {both}")
+            if dataset.name not in file.places[key]:
+                file.places[key].append(dataset.name)
             continue
-        datasets[key] = dataset
+        file.places[key] = [dataset.name]
         file.shapes[key], file.groups[key] = tuple(dataset.shape), group
         file.style = style or file.style
         if "/".join(name.split(":")[0].split("/")[-2:]) != key:
             file.renamed[name] = key
-    if not datasets:
+    if not file.shapes:
         raise WeightFileError(f"{path}: the file lists layers but holds no weights; expected {ACCEPTED}")
-    if values:
-        file.arrays = {key: np.asarray(dataset[()], np.float32) for key, dataset in datasets.items()}
     return file
 
 
-def _stored_weights(path: pathlib.Path, root: h5py.Group) -> Iterator[tuple[str, str, h5py.Dataset]]:
+def _stored_weights(path: pathlib.Path, root: h5py.Group, size: int) -> Iterator[tuple[str, str, h5py.Dataset]]:
     """(group, stored name, dataset) of every weight, in file order."""
     for group in _string_list(root.attrs, "layer_names"):
+        hdf5.require_attributes(root[group].attrs, path, size)
         for name in _string_list(root[group].attrs, "weight_names"):
             dataset = root[group][name]
-            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
+            if not hdf5.is_numeric(dataset):
                 raise WeightFileError(f"{path}: {group}/{name} is not an array of numbers; expected {ACCEPTED}")
             yield group, name, dataset
 
 
-def _keras3_weights(path: pathlib.Path, root: h5py.Group) -> Iterator[tuple[str, str, h5py.Dataset]]:
+def _keras3_weights(path: pathlib.Path, root: h5py.Group, size: int) -> Iterator[tuple[str, str, h5py.Dataset]]:
     """(group, name, dataset) of every weight of a Keras 3 file, whose arrays 0, 1, ... of a layer have no names.
 
     The layer's own name is an attribute; a normalization has four arrays, other layers a kernel and mostly a bias.
@@ -216,6 +248,7 @@ def _keras3_weights(path: pathlib.Path, root: h5py.Group) -> Iterator[tuple[str,
 
     root[next(name for name in _KERAS3_GROUPS if name in root)].visititems(visit)
     for group, numbers in found:
+        hdf5.require_attributes(group.attrs, path, size)
         if "name" not in group.attrs:
             way = "load it with model.keras_model.load_weights, then write it with model.save_weights(NAME.h5)"
             raise WeightFileError(f"{path}: from an older Keras 3, it does not name its layers; {way}")
@@ -223,7 +256,7 @@ def _keras3_weights(path: pathlib.Path, root: h5py.Group) -> Iterator[tuple[str,
         names = _WEIGHTS[:2] if len(numbers) < len(_WEIGHTS[2:]) else _WEIGHTS[2:]
         for index in numbers:
             dataset = group[index]
-            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
+            if not hdf5.is_numeric(dataset):
                 raise WeightFileError(f"{path}: {dataset.name} is not an array of numbers; expected {ACCEPTED}")
             weight = names[int(index)] if int(index) < len(names) else f"weight_{index}"
             yield group_of(layer) or layer, f"{layer}/{weight}", dataset
@@ -280,11 +313,10 @@ def _hdf5_of(path: pathlib.Path) -> pathlib.Path | io.BytesIO:
         return path
     if head.startswith(_KERAS3_ARCHIVE):
         try:
-            with zipfile.ZipFile(path) as archive:
-                if _KERAS3_MEMBER in archive.namelist():
-                    return io.BytesIO(archive.read(_KERAS3_MEMBER))
-        except (zipfile.BadZipFile, zlib.error, OSError) as error:
-            raise WeightFileError(f"{path}: a damaged zip archive ({error}); fetch or copy it again") from error
+            if _KERAS3_MEMBER in member_names(path):
+                return io.BytesIO(read_member(path, _KERAS3_MEMBER, limit=_KERAS3_UNPACKED, ratio=_KERAS3_RATIO))
+        except InputError as error:
+            raise WeightFileError(str(error)) from error
     raise WeightFileError(f"{path}: {describe_foreign(path, head)}; expected {ACCEPTED}")
 
 

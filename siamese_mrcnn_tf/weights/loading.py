@@ -19,6 +19,7 @@ from ..io.errors import InputError
 from ..io.files import StrPath
 from . import legacy_h5
 from .batch_norm import EPSILON, corrected_norms, has_other_epsilon
+from .expected import missing_weights
 from .identify import WeightsInfo, identify_weights, residual_blocks
 from .legacy_h5 import Shape, WeightFile, group_of, is_backbone_layer, is_network_layer, layer_of
 
@@ -80,10 +81,11 @@ def load_weights(model: Any, path: StrPath, exclude: Exclude = ()) -> LoadReport
         exclude: names of layers or nested models to leave out, or regular expressions that match them whole.
 
     Raises:
-        ValueError: unreadable file, nothing matched, a shape or a backbone that does not fit. The model is unchanged.
+        ValueError: unreadable file, nothing matched, a shape or a backbone that does not fit, or NaN or infinity among
+            the weights. The model is unchanged.
     """
     variables, homes = model_weights(model)
-    file = legacy_h5.read_weights(path, expected={layer_of(key) for key in variables})
+    file = legacy_h5.read_weights(path, expected={layer_of(key) for key in variables}, values=False)
     info = identify_weights(file.shapes)
     is_excluded = _exclusion(exclude, homes)
     offered = {key for key in file.shapes if not is_excluded(key) and not info.is_foreign_head(key)}
@@ -100,6 +102,9 @@ def load_weights(model: Any, path: StrPath, exclude: Exclude = ()) -> LoadReport
     if not report.loaded:
         held = f"the file has {_layer_list(file.shapes)}, the model {_layer_list(variables)}"
         raise InputError(f"{file.path}: {info.text}. None of its weights is in the model: {held}")
+    legacy_h5.read_arrays(file, report.loaded)
+    if broken := not_finite(file):
+        raise InputError(_not_finite_text(file, broken))
     report.notes += _notes(file, info, report, exclude, homes)
     if has_other_epsilon(file):
         report.notes.append(_correct_norms(file))
@@ -143,17 +148,31 @@ def describe_weights(path: StrPath) -> str:
     """What a weight file holds, which configurations it fits and what is left out, as text of several lines."""
     file = legacy_h5.read_weights(path, values=False)
     info = identify_weights(file.shapes)
+    legacy_h5.read_arrays(file, file.shapes, distinct=True)
+    missing, broken = missing_weights(file.shapes, info), not_finite(file)
     origin = f"Keras {file.attributes.get('keras_version', 'of unknown version')}, names in the style of {file.style}"
     if file.renamed:
         origin += f" ({len(file.renamed)} of them translated)"
     left_out = [key for key in file.shapes if not is_network_layer(layer_of(key)) or info.is_foreign_head(key)]
     lines = [f"{file.path}: {info.text}", origin, "", *_table(file), "", f"fits: {info.fits_text}"]
     lines.append(f"left out: {len(left_out)} weights ({_layer_list(left_out)})" if left_out else "left out: nothing")
+    lines.append(f"missing: {len(missing)} weights ({_layer_list(missing)})" if missing else "missing: nothing")
+    lines += [f"not finite: {_not_finite_text(file, broken).removeprefix(f'{file.path}: ')}"] if broken else []
     if info.kind in ("matterport", "backbone"):
         kept = "matching layers, RPN and heads" if info.has_pyramid else "FPN, matching layers, RPN and heads"
         lines.append(f"not in the file: {kept} keep their initial values")
     lines += [f"use: {info.use(file.path)}"]
     return "\n".join(lines)
+
+
+def not_finite(file: WeightFile) -> list[str]:
+    """The weights of a file, of those whose values were read, that hold NaN or infinity."""
+    return [key for key, array in file.arrays.items() if not np.isfinite(array).all()]
+
+
+def _not_finite_text(file: WeightFile, broken: list[str]) -> str:
+    numbers = f"{len(broken)} weights hold NaN or infinity, the first is {broken[0]}"
+    return f"{file.path}: {numbers} (layers {_layer_list(broken)}): their training has diverged, or the file is damaged"
 
 
 # ---- models ------------------------------------------------------------------------------------------------------
@@ -259,9 +278,6 @@ def _notes(
         notes.append("the file has no presence output: all scores are halved until it is trained")
     if any(layer_of(key) == "presence_logit" for key in report.unused):
         notes.append("the presence output of the file is not used; set USE_PRESENCE = True to use it")
-    broken = [key for key in report.loaded if not np.isfinite(file.arrays[key]).all()]
-    if broken:
-        notes.append(f"{len(broken)} weights hold NaN or infinity ({_layer_list(broken)}): their training has diverged")
     names = {layer_of(key) for key in (*homes, *file.shapes)} | set(homes.values())
     idle = [item for item in _items(exclude) if not any(re.fullmatch(item, name) for name in names)]
     return notes + [f"exclude {item!r} matches no layer with weights" for item in idle]

@@ -8,13 +8,15 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config, load_config
-from ..io import files
 from ..io.errors import InputError
 from ..io.files import StrPath
 from .foreign import describe_folder
+
+if TYPE_CHECKING:
+    from .run_files import TrainerState
 
 RUN_FILE, CONFIG_FILE, STATE_FILE = "run.json", "config.json", "state.json"  # command, configuration, progress
 CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
@@ -62,7 +64,8 @@ def find_run_weights(log_dir: StrPath, which: str = "best") -> RunWeights:
         ValueError: no checkpoint there.
     """
     last = Path(find_last_checkpoint(log_dir))
-    history = read_state(log_dir).get("history") or []
+    state = read_state(log_dir)
+    history = state.history if state else []
     best = best_epoch(history) if which == "best" else None
     if best is not None and (path := Path(log_dir) / f"siamese_mrcnn_{best:04d}.h5").is_file():
         return RunWeights(path, f"epoch {best}, the best of {len(history)} by validation loss")
@@ -113,13 +116,24 @@ def read_run_config(log_dir: StrPath) -> Config:
     return config.replace(GPU_COUNT=1, IMAGES_PER_GPU=config.BATCH_SIZE, PRECISION=Config.PRECISION)
 
 
-def read_state(log_dir: StrPath) -> dict[str, Any]:
-    """The content of a run's state.json; {} without one."""
+def read_state(log_dir: StrPath) -> "TrainerState | None":
+    """The content of a run's state.json; None without one. A ValueError names the file, the place and the value."""
+    from .run_files import read_trainer_state  # the command line imports this module at start
+
     path = Path(log_dir) / STATE_FILE
-    content = files.read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not the state of a run")
-    return content
+    return read_trainer_state(path) if path.is_file() else None
+
+
+def read_arguments(log_dir: StrPath) -> list[str]:
+    """The arguments of the command that began a run.
+
+    Raises:
+        ValueError: no run.json, or one that is damaged.
+    """
+    from ..io.schemas import read
+    from .run_files import Command
+
+    return list(read(Path(log_dir) / RUN_FILE, Command).arguments)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

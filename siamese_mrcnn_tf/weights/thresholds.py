@@ -9,17 +9,41 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from ..io import schemas
 from ..io.errors import InputError
-from ..io.files import StrPath, checksum, read_json, write_json
+from ..io.files import StrPath, checksum
+from ..io.schemas import Number, OwnFile, Positive, Probability, Sha256, Values
 from ..ops.similarity import Verification
 
-FORMAT = 1
 SUFFIX = ".threshold.json"
 _DIGITS = 6  # significant ones of the verification's numbers
 _ARRAYS = ("mean", "deviation")
 _NUMBERS = ("scale", "weight", "offset")
+
+
+class VerificationFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A `Verification` in a threshold file."""
+
+    views: Positive
+    scale: Number
+    weight: Number
+    offset: Number
+    mean: list[list[Number]]
+    deviation: list[list[Number]]
+
+
+class ThresholdFile(OwnFile, kw_only=True):
+    """The format of a threshold file, see `Calibration`."""
+
+    weights_sha256: Sha256
+    threshold: Probability
+    rule: str
+    verification: VerificationFields | None
+    about: dict[str, Any]
+    metrics: dict[str, Values]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,18 +112,13 @@ def find_verification(weights: StrPath) -> Verification:
 
 def read_thresholds(path: StrPath) -> Calibration:
     """The content of a threshold file; ValueError names the file and the key that is wrong."""
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a threshold file that this version of the program writes")
-    fields = {field.name for field in dataclasses.fields(Calibration)} - {"verification"}
+    content = schemas.read(path, ThresholdFile)
     try:
-        found = content["verification"]
-        verification = None if found is None else _verification(found)
-        return Calibration(**{name: content[name] for name in fields}, verification=verification)
-    except KeyError as error:
-        raise InputError(f"{path}: the key {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
+        verification = None if content.verification is None else _verification(content.verification)
+    except ValueError as error:
+        raise InputError(f"{path}: verification: {error}") from error
+    rest = content.rule, verification, content.about, content.metrics
+    return Calibration(content.weights_sha256, content.threshold, *rest)
 
 
 def save_thresholds(calibration: Calibration, path: StrPath) -> None:
@@ -110,13 +129,12 @@ def save_thresholds(calibration: Calibration, path: StrPath) -> None:
         content["verification"] = {"views": verification.views} | {
             name: _rounded(getattr(verification, name)) for name in (*_NUMBERS, *_ARRAYS)
         }
-    write_json(path, {"format": FORMAT, **content})
+    schemas.write(path, schemas.convert(content, ThresholdFile, path), indent=None)
 
 
-def _verification(content: dict[str, Any]) -> Verification:
-    fields: dict[str, Any] = {name: np.asarray(content[name], np.float32) for name in _ARRAYS}
-    fields |= {name: float(content[name]) for name in _NUMBERS}
-    return Verification(**fields, views=content["views"])
+def _verification(content: VerificationFields) -> Verification:
+    arrays: dict[str, Any] = {name: np.asarray(getattr(content, name), np.float32) for name in _ARRAYS}
+    return Verification(**arrays, **{name: getattr(content, name) for name in _NUMBERS}, views=content.views)
 
 
 def _rounded(values: Any) -> Any:

@@ -3,23 +3,22 @@
 They are in `checksums.json` in the folder of downloads. An entry is made when a file arrives, or is first used there.
 """
 
-import dataclasses
 import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from ..io import files, schemas
 from ..io.cache import cache_folder
 from ..io.errors import InputError
-from ..io.files import read_json, write_json
 from ..io.locks import locked
-from ..settings import shown
 
 FILE = "checksums.json"
 LOCKS = "locks"  # folder of lock files beside it
 
 
-@dataclasses.dataclass(frozen=True)
-class Trusted:
+class Trusted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is remembered of a known file.
 
     Attributes:
@@ -30,11 +29,11 @@ class Trusted:
         stamp: [size in bytes, time of the last change in ns] of the file when its checksum was computed.
     """
 
-    sha256: str
+    sha256: schemas.Sha256
     source: str
     verified: str = ""
-    date: str = dataclasses.field(default_factory=lambda: datetime.date.today().isoformat())
-    stamp: tuple[int, ...] = ()
+    date: str = msgspec.field(default_factory=lambda: datetime.date.today().isoformat())
+    stamp: Annotated[tuple[schemas.Id, ...], msgspec.Meta(max_length=2)] = ()
 
 
 def read_trusted(name: str) -> Trusted | None:
@@ -47,15 +46,9 @@ def read_trusted(name: str) -> Trusted | None:
     if content is None:
         return None
     try:
-        entry = Trusted(**{**content, "stamp": tuple(content["stamp"])})
-        wrong = [key for key in ("sha256", "source", "verified", "date") if not isinstance(getattr(entry, key), str)]
-        wrong += [] if all(type(number) is int for number in entry.stamp) else ["stamp"]
-        if wrong:
-            raise TypeError(f"{wrong[0]} = {shown(getattr(entry, wrong[0]))}")
-        return entry
-    except (TypeError, KeyError) as error:
-        fix = "correct or remove the entry"
-        raise InputError(f"{cache_folder() / FILE}: {name}: not an entry of checksums ({error}); {fix}") from error
+        return schemas.convert(content, Trusted, f"{cache_folder() / FILE}: {name}")
+    except InputError as error:
+        raise InputError(f"{error}; correct or remove the entry") from error
 
 
 def remember(name: str, entry: Trusted) -> None:
@@ -63,8 +56,9 @@ def remember(name: str, entry: Trusted) -> None:
     folder = cache_folder()
     with locked(folder / LOCKS / f"{FILE}.lock", FILE):
         content = _read(folder / FILE)
-        content[name] = dataclasses.asdict(entry)
-        write_json(folder / FILE, content, indent=1)
+        content[name] = msgspec.to_builtins(entry)
+        schemas.convert(content[name], Trusted, f"{folder / FILE}: {name}")
+        files.write_json(folder / FILE, {"format": 1} | content, indent=1)
 
 
 def accept(name: str, sha256: str) -> None:
@@ -101,7 +95,8 @@ def stamp_of(path: Path) -> tuple[int, int]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = read_json(path) if path.is_file() else {}
+    content = files.read_json(path) if path.is_file() else {}
+    schemas.refuse_newer(content, path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: not the checksums of files; remove it")
     return content

@@ -1,0 +1,115 @@
+"""Files that the program writes and reads back: one type for each format, which the writer and all readers share.
+
+The types are msgspec Structs (or other types that msgspec knows) beside what they describe. Files without the key
+"format" are of version 1. Modules that the command line imports at start import this one where they use it.
+"""
+
+import contextlib
+import re
+import reprlib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from . import files
+from .errors import InputError
+from .files import StrPath
+
+T = TypeVar("T")
+
+_LARGEST = 1.7976931348623157e308
+Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]  # neither NaN nor infinite
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0, le=10**12)]
+Positive = Annotated[int, Meta(ge=1, le=10**9)]
+Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Side = Annotated[int, Meta(ge=0, le=2**16)]  # of an image, in pixels
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Values = dict[str, int | Number | None]  # by name
+
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+_MISSING = re.compile(r"Object missing required field `(.+)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
+
+
+class OwnFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A JSON file of the program, with its version; other keys than those of the type are refused."""
+
+    format: Literal[1] = 1
+
+
+def read(path: StrPath, kind: type[T]) -> T:
+    """The content of a JSON file, as a type.
+
+    Raises:
+        ValueError: the file cannot be read, is of a newer version of the program, or does not fit the type; names the
+            file, the place and the value.
+    """
+    try:
+        content = files.read_json(path)
+    except InputError:
+        raise
+    except ValueError as error:  # such as a number of too many digits
+        raise InputError(f"{path}: not JSON that can be read ({error})") from error
+    refuse_newer(content, path)
+    return convert(content, kind, path)
+
+
+def write(path: StrPath, value: Any, *, indent: int | None = 1) -> None:
+    """Write a Struct as JSON, whole or not at all; ValueError for a value that `read` would refuse."""
+    content = msgspec.to_builtins(value)
+    convert(content, type(value), path)
+    files.write_json(path, content, indent=indent)
+
+
+def convert(value: Any, kind: type[T], where: StrPath) -> T:
+    """A plain value as a type; `where` begins the message of the ValueError for one that does not fit."""
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.ValidationError, RecursionError, OverflowError) as error:
+        raise InputError(f"{where}: {_problem(str(error), value)}") from error
+
+
+def refuse_newer(content: Any, path: StrPath, *, version: int = 1) -> None:
+    """Raise ValueError for the content of a file that a newer version of the program has written."""
+    found = content.get("format", 1) if isinstance(content, dict) else 1
+    if isinstance(found, int) and found > version:
+        newer = f"format = {reprlib.repr(found)}: written by a newer version of the program"
+        raise InputError(f"{path}: {newer}, this one reads format {version}; upgrade siamese-mrcnn-tf")
+
+
+def _problem(message: str, value: Any) -> str:
+    """The message of msgspec with the place and the value first."""
+    text, _, place = message.partition(" - at `")
+    place = place.removesuffix("`").removeprefix("$").removeprefix(".")
+    text = _MISSING.sub(r"the key '\1' is missing", _UNKNOWN.sub(r"unknown key '\1'", text))
+    text = text.replace("`", "").replace("Expected", "expected", 1)
+    if not place:
+        return text
+    if text.startswith(("the key", "unknown key")):
+        return f"{place}: {text}"
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        return f"{place} = {_shown(_at(value, place))}: {text.partition(', got ')[0]}"
+    return f"{place}: {text}"
+
+
+def _at(value: Any, place: str) -> Any:
+    """The value at a place such as "history[3].epoch"; LookupError where the place is not exact."""
+    if "..." in place:
+        raise LookupError(place)
+    for key, index in _STEP.findall(f".{place}" if not place.startswith("[") else place):
+        value = value[key] if key else value[int(index)]
+    return value
+
+
+def _shown(value: Any) -> str:
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = 60
+    return shown.repr(value)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a text is the name of a file without any folder."""
+    return bool(name) and name not in (".", "..") and not set(name) & {"/", "\\", "\0"} and Path(name).name == name

@@ -1,0 +1,67 @@
+"""The format of the lines of journal.jsonl (see `journal`)."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ..data.annotations import is_rle
+from ..io.schemas import Count, Number, Positive, Probability, Side
+
+_Pixel = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+
+
+class Rle(msgspec.Struct):
+    """A mask as a compressed RLE of COCO."""
+
+    size: tuple[Side, Side]
+    counts: str
+
+
+class FindsEntry(msgspec.Struct):
+    """`results.Finds` of a category."""
+
+    boxes: list[tuple[_Pixel, _Pixel, _Pixel, _Pixel]]
+    scores: list[Probability]
+    masks: list[Rle] | None
+    shape: tuple[Side, Side] | None
+
+
+class ResultEntry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`results.ImageResult` of an image."""
+
+    image_id: Positive
+    name: str
+    source: str
+    height: Side
+    width: Side
+    finds: list[FindsEntry]
+    frame: Count | None
+    seconds: Number | None
+    error: str | None
+
+
+class Line(msgspec.Struct, kw_only=True):
+    """A line: the result of an image, and the size of its file in bytes; or, the last one, the number of images."""
+
+    result: ResultEntry | None = None
+    size: Count | None = None
+    finished: Count | None = None
+
+
+DECODER = msgspec.json.Decoder(Line)
+
+
+def is_consistent(result: ResultEntry) -> bool:
+    """Whether scores, boxes and masks of a result go together; masks that are cut short crash pycocotools."""
+    size = (result.height, result.width)
+    for finds in result.finds:
+        if len(finds.boxes) != len(finds.scores):
+            return False
+        if finds.masks is None:
+            continue
+        masks = [{"size": list(one.size), "counts": one.counts} for one in finds.masks]
+        fits = len(masks) == len(finds.scores) and finds.shape == size
+        if not fits or not all(is_rle(one, size) for one in masks):
+            return False
+    return True
