@@ -100,18 +100,35 @@ def parse(
     """
     parser, commands = build_parsers(name_of(program))
     arguments = list(arguments)
+    _refuse_empty(commands.get(command or next(iter(arguments), ""), parser), arguments)
     if command is None:
         options = parser.parse_args(arguments)
     else:
         commands[command].prog = name_of(program)
         arguments = arguments if arguments[:1] == [command] else [command, *arguments]
         options = commands[command].parse_args(arguments[1:], argparse.Namespace(command_name=command))
+    if getattr(options, "max_pixels", None):
+        from ..io.decoding import allow_pixels  # with Pillow, which --help does without
+
+        allow_pixels(options.max_pixels)
     options.arguments, options.prog = arguments, commands[options.command_name].prog
     options.launcher = [PROGRAM] if command else list(program)
     options.program = list(program) if command else [*program, options.command_name]
     options.parse = lambda others: parse(others, program=program, command=command)
     options.run_command = lambda others: main(others, program=options.launcher)
     return options
+
+
+def _refuse_empty(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """End with an error of use if a value is empty: as a path it would name the current folder."""
+    name = "arguments"
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option.startswith("--"):
+            name = option
+            argument = value if equals else option
+        if not argument.strip():
+            parser.error(f"{name}: expected a value, got an empty text")
 
 
 def build_parsers(name: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

@@ -147,6 +147,12 @@ def parse_json(text: str) -> Any:
     """
     try:
         value = json.loads(text, parse_int=_parsed_int)
+    except OverflowError as error:
+        digits = str(error)
+        line = text.count("\n", 0, text.index(digits)) + 1
+        raise InputError(
+            f"line {line}: the number {digits[:_DIGITS]}... of {len(digits)} digits is too large"
+        ) from error
     except RecursionError as error:
         raise InputError("JSON nested too deeply") from error
     except MemoryError as error:
@@ -166,7 +172,7 @@ def _parsed_int(text: str) -> float:
         return int(text)
     value = float(text)
     if math.isinf(value):
-        raise InputError(f"the number {text[:_DIGITS]}... of {len(text)} digits is too large")
+        raise OverflowError(text)
     return value
 
 

@@ -105,7 +105,7 @@ def find_sources(
     skipped: collections.Counter[str] = collections.Counter()
     named: dict[str, str] = {}  # path or webcam -> kind
     for source in map(str, sources):
-        webcam = None if Path(source).exists() else _WEBCAM.fullmatch(source)
+        webcam = None if os.path.exists(source) else _WEBCAM.fullmatch(source)
         if webcam:
             named[f"{WEBCAM}{int(webcam[1] or 0)}"] = "webcam"
             continue
@@ -144,10 +144,12 @@ def _find(
     """The files that sources name, each once; counts those in folders that have none of the suffixes."""
     found: dict[str, Path] = {}
     for source in sources:
+        if not str(source).strip():
+            raise InputError(f"{str(source)!r}: expected an image, a folder or a pattern, got an empty text")
         path = Path(source)
-        if path.is_file():
+        if os.path.isfile(path):
             paths = [path]
-        elif path.is_dir():
+        elif os.path.isdir(path):
             paths = _files_in(path, recursive, suffixes, skipped)
             if not paths:
                 below = "" if recursive or not any(map(Path.is_dir, path.iterdir())) else "; --recursive looks below it"

@@ -17,7 +17,7 @@ import pycocotools.mask as coco_mask
 from PIL import Image
 from tqdm import tqdm
 
-from ...io import files, intensity, orientation
+from ...io import decoding, files, intensity, orientation
 from ...io.errors import InputError
 from ...io.images import read_image
 from ..annotations import Content, Entry, Rle, annotation_rle
@@ -322,8 +322,11 @@ def _find(image: ImportedImage, image_dir: files.StrPath | None, spare: Path) ->
             return files.inside(folder, found), found
     if image.data is not None:
         name = re.split(r"[\\/]", image.name)[-1]
-        spare.mkdir(parents=True)
-        (spare / name).write_bytes(image.data)
+        try:
+            spare.mkdir(parents=True)
+            files.inside(spare, name).write_bytes(image.data)
+        except OSError as error:
+            raise InputError(f"{image.place}: {name!r}, expected the name of a file ({error.strerror})") from error
         return spare / name, name
     advice = "; name the folder of the images with --images" if image_dir is None else ""
     raise InputError(f"{image.place}: no such file in {folder}: {image.name!r}{advice}")
@@ -369,7 +372,7 @@ def _image_bytes(source: _Source) -> bytes:
     if intensity.deep_kind(source.path):
         tag = f"its orientation tag {orientation.read_tag(source.path)} is not decided by its size"
         raise InputError(f"{source.path}: {tag}, and more than 8 bits cannot be turned; remove the tag from the file")
-    with Image.open(source.path) as image:
+    with decoding.open_image(source.path) as image:
         kind = image.format
     buffer = io.BytesIO()
     try:
