@@ -13,6 +13,7 @@ from PIL import Image
 
 import siamese_mrcnn_tf
 from siamese_mrcnn_tf.cli.main import build_parsers, main, parse
+from siamese_mrcnn_tf.io import decoding
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = (
@@ -121,6 +122,32 @@ def test_arguments_that_do_not_parse(capsys, arguments, message):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["predict", "--image", "", "--reference", "a.png", "--model", "untrained"], "--image"),
+        (["predict", "--image", "a.png", "--reference", "a.png", " ", "--model", "untrained"], "--reference"),
+        (["train", "--dataset="], "--dataset"),
+        (["evaluate", "--dataset", "d", "--model", ""], "--model"),
+        (["convert", "", "--out", "o"], "arguments"),
+        (["weights", ""], "arguments"),
+    ],
+)
+def test_empty_values(capsys, arguments, name):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and f"{name}: expected a value, got an empty text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["predict", "train", "evaluate", "check", "convert", "calibrate"])
+def test_a_number_of_pixels_is_an_option_of_what_reads_images(monkeypatch, command):
+    monkeypatch.setenv(decoding.VARIABLE, "1")
+    needed = {"predict": ["--image", "a", "--model", "m"], "convert": ["a", "--out", "o"]}
+    rest = needed.get(command, ["--model", "m"] if command != "check" else [])
+    parse([command, *rest, "--max-pixels", "400000000"])
+    assert decoding.max_pixels() == 400_000_000
 
 
 def test_version(capsys):
@@ -555,6 +582,14 @@ def test_check_counts_and_draws(run, tree, tmp_path):
     assert "val2017: 3 images, 1 of them without annotations; 5 annotations, 1 of them crowds" in text
     assert "2 training samples are drawn" in text
     assert sorted(path.name for path in out.iterdir()) == ["sample_00.png", "sample_01.png"]
+
+
+def test_check_fails_where_samples_cannot_be_drawn(run, tree, tmp_path):
+    for path in (tree / "val2017").iterdir():
+        path.unlink()
+    checked = ("check", "--dataset", tree, "--subset", "val", "--config", "tiny", "--out", tmp_path / "o")
+    code, text, errors = run(*checked, "--samples", 2, "--skip-images")
+    assert code == 1 and "0 of 2 training samples are drawn" in text, (text, errors)
 
 
 def test_check_fails_on_broken_images(run, tree, tmp_path):
