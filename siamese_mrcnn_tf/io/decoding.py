@@ -5,6 +5,7 @@ The bound is read from the header, before anything is decoded. It is the environ
 """
 
 import os
+import re
 from typing import BinaryIO
 
 from PIL import Image
@@ -73,7 +74,8 @@ def open_image(source: StrPath | BinaryIO, formats: tuple[str, ...] = FORMATS, p
     try:
         image = Image.open(source, formats=[kind for kind in formats if kind in Image.OPEN])
     except Image.DecompressionBombError as error:
-        words = f"too large to be read safely ({error}); {OPTION} N allows more"
-        raise TooLargeError(f"{place}: {words}") from error
+        count = next(iter(re.findall(r"\d+", str(error))), "too many")
+        words = f"too large to be read safely, {count} pixels are more than {bound}"
+        raise TooLargeError(f"{place}: {words}; {OPTION} N allows more") from error
     require_pixels(image.height, image.width, place)
     return image
