@@ -141,6 +141,14 @@ def test_empty_values(capsys, arguments, name):
     assert stopped.value.code == 2 and f"{name}: expected a value, got an empty text" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("value", "words"), [("a" * 300, "more than 255 bytes"), ("b\udcff.png", "no characters")])
+@pytest.mark.parametrize("option", ["--model", "--resume", "--dataset"])
+def test_values_that_are_no_paths(capsys, option, value, words):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", option, f"out/{value}"])
+    assert stopped.value.code == 2 and option in (errors := capsys.readouterr().err) and words in errors
+
+
 @pytest.mark.parametrize("command", ["predict", "train", "evaluate", "check", "convert", "calibrate"])
 def test_a_number_of_pixels_is_an_option_of_what_reads_images(monkeypatch, command):
     monkeypatch.setenv(decoding.VARIABLE, "1")

@@ -168,3 +168,14 @@ def test_names_that_are_no_paths(name):
     for find in (find_images, find_sources):
         with pytest.raises(InputError, match="empty text|no such file"):
             find([name])
+
+
+def test_names_with_bytes_that_are_no_characters(tmp_path):
+    broken = os.fsencode(tmp_path) + b"/b\xff.png"
+    with open(broken, "wb"):
+        pass
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    found = find_sources([tmp_path])
+    assert [source.name for source in found.sources] == ["a"] and "no characters 1" in found.skipped_text()
+    with pytest.raises(InputError, match="no characters; rename the file"):
+        find_sources([os.fsdecode(broken)])

@@ -193,7 +193,7 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def require_regular(path: StrPath, expected: str = "a regular file") -> None:
+def require_regular(path: StrPath, expected: str = "a file") -> None:
     """Raise ValueError for a pipe, a socket or a device, which a reader would wait for, and for a path that is no path.
 
     Links are followed. What does not exist, and folders, are left to the reader, which says what it cannot do.
@@ -205,10 +205,10 @@ def require_regular(path: StrPath, expected: str = "a regular file") -> None:
     except ValueError as error:  # a NUL character
         raise InputError(f"{os.fspath(path)!r}: no path of a file ({error})") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(f"{path}: not a regular file, expected {expected}")
+        raise InputError(f"{path}: a pipe, a socket or a device and not a regular file, expected {expected}")
 
 
-def open_regular(path: StrPath, expected: str = "a regular file") -> io.BufferedReader:
+def open_regular(path: StrPath, expected: str = "a file") -> io.BufferedReader:
     """A regular file, or a link to one, open to read its bytes.
 
     Raises:
@@ -299,6 +299,15 @@ def checksum(path: StrPath) -> str:
 def _checksum(path: str, *_: int) -> str:
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be printed and written: file names may have bytes that are no characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in name
 
 
 def is_companion(path: StrPath) -> bool:

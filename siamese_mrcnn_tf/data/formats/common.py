@@ -99,12 +99,8 @@ def required(entry: Any, key: str, kind: type | types.UnionType, place: str) -> 
 
 def require_text(text: str, place: str) -> str:
     """A text that can be printed and written; ValueError names the place of half a surrogate pair or a NUL."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{place} = {text[:40]!r}, has half of a surrogate pair, which is no character") from error
-    if "\0" in text:
-        raise InputError(f"{place} = {text[:40]!r}, has a NUL character")
+    if not files.is_text(text):
+        raise InputError(f"{place} = {text[:40]!r}, expected a text without NUL and half characters")
     return text
 
 

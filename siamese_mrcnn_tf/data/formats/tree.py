@@ -22,7 +22,7 @@ from ...io.errors import InputError
 from ...io.images import read_image
 from ..annotations import Content, Entry, Rle, annotation_rle
 from ..layouts import find_image
-from .common import ImportedImage, ImportedObject, joined_groups, object_rle
+from .common import ImportedImage, ImportedObject, joined_groups, object_rle, require_text
 from .label_studio import image_names
 from .via import clip_outline
 
@@ -270,6 +270,7 @@ def _sources(
     sources = []
     for number, image in enumerate(tqdm(images, desc="images", unit="image", disable=not options.progress)):
         path, name = _find(image, image_dir, spare / str(number))
+        require_text(name, f"{image.place}: name of the file")
         other = first.setdefault(path, image)
         if other is not image:
             raise InputError(f"{image.place}: is the file {path}, as is {other.name!r} in {other.place}")
