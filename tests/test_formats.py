@@ -451,6 +451,15 @@ def test_sizes_and_numbers_without_a_bound(tmp_path, write, name, find, replacem
         convert(paths, image_dir, tmp_path / "out", progress=False)
 
 
+@pytest.mark.parametrize("write", [samples.labelme, samples.supervisely, samples.via2])
+def test_outlines_that_are_too_long_to_walk_along(tmp_path, write):
+    (name, found), *_ = samples.objects(holes=False).items()
+    zigzag = [[2, 2], [150, 110]] * 100_000 + [[2, 110]]
+    paths, image_dir = write(tmp_path, {name: [(found[0][0], [zigzag], [])]})
+    with pytest.raises(InputError, match="at most 10000000 pixels along an outline"):
+        convert(paths, image_dir, tmp_path / "out", progress=False)
+
+
 def huge_png():
     """The beginning of a PNG file of 900,000,000 pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)

@@ -133,10 +133,14 @@ def checked_points(points: Any, place: str, minimum: int = 3) -> np.ndarray:
             checked_number(value, f"{place}: points[{index}]")
     if len(set(map(tuple, points))) < minimum:
         raise InputError(f"{place}: {len(points)} points, expected {minimum} different ones")
-    found = np.array(points, np.float64)
-    if minimum > 1 and not are_outlines([found.ravel().tolist()]):
-        raise InputError(f"{place}: {len(points)} points, expected at most {MAX_LENGTH:.0f} pixels along an outline")
-    return found
+    return np.array(points, np.float64)
+
+
+def require_outlines(found: ImportedObject) -> None:
+    """Raise ValueError, which names the place, for outlines that are too long to be walked along."""
+    if not are_outlines([outline.ravel().tolist() for outline in (*found.outlines, *found.holes)]):
+        expected = f"numbers below {MAX_COORDINATE:.0f}, and at most {MAX_LENGTH:.0f} pixels along an outline"
+        raise InputError(f"{found.place}: the outlines are no pixels of an image, expected {expected}")
 
 
 def rectangle_outline(x: float, y: float, width: float, height: float, angle: float = 0.0) -> np.ndarray:

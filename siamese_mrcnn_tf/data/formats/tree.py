@@ -22,7 +22,7 @@ from ...io.errors import InputError
 from ...io.images import read_image
 from ..annotations import Content, Entry, Rle, annotation_rle
 from ..layouts import find_image
-from .common import ImportedImage, ImportedObject, joined_groups, object_rle, require_text
+from .common import ImportedImage, ImportedObject, joined_groups, object_rle, require_outlines, require_text
 from .label_studio import image_names
 from .via import clip_outline
 
@@ -104,6 +104,8 @@ def _write(
     entries, annotations = [], []
     for number, (image, source) in enumerate(zip(images, sources, strict=True), start=1):
         height, width = source.size
+        for found in image.objects:
+            require_outlines(found)
         entries.append({"id": number, "file_name": source.name, "height": height, "width": width})
         for found in joined_groups(image.objects, height, width):
             annotation = _annotation(found, entries[-1], categories)
