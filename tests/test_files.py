@@ -156,7 +156,7 @@ def test_only_regular_files_are_opened(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path / "link", "/dev/zero"):
         for read in (files.read_json, files.read_text, files.open_regular, files.checksum):
-            with pytest.raises(InputError, match="not a regular file, expected a file"):
+            with pytest.raises(InputError, match=r"not a regular file .*, expected a file"):
                 read(path)
     with pytest.raises(InputError, match="no path of a file"):
         files.read_text(str(tmp_path / "a\0b"))

@@ -205,7 +205,7 @@ def require_regular(path: StrPath, expected: str = "a file") -> None:
     except ValueError as error:  # a NUL character
         raise InputError(f"{os.fspath(path)!r}: no path of a file ({error})") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InputError(f"{path}: a pipe, a socket or a device and not a regular file, expected {expected}")
+        raise InputError(f"{path}: not a regular file (a pipe, a socket or a device), expected {expected}")
 
 
 def open_regular(path: StrPath, expected: str = "a file") -> io.BufferedReader:
