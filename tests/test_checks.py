@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from siamese_mrcnn_tf.config import TinyConfig
-from siamese_mrcnn_tf.data import checks
+from siamese_mrcnn_tf.data import annotations, checks
 from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset
 
 CONFIG = TinyConfig()
@@ -165,10 +165,9 @@ def test_broken_polygons(tree):
     root, content = tree
     change(root, content, 0, segmentation=[["a", 1, 2, 3, 4, 5]])
     change(root, content, 3, segmentation=[[1e9, 1, 2, 3, 4, 5]])
-    report = check(root)
-    assert not report.ok and len(report.findings["broken_outlines"]) == 2
-    assert "annotation 100 (ellipse)" in report.findings["broken_outlines"][0]
-    assert report.classes[0].instances == 2 and report.classes[0].references == 1
+    with pytest.raises(annotations.FaultsError, match=r"annotations\[0\] \(id 100\): segmentation") as raised:
+        check(root)
+    assert [len(found) for found in raised.value.faults.values()] == [2]
 
 
 def test_instances_vanish_at_the_networks_scale_alone(tree):

@@ -18,6 +18,7 @@ from siamese_mrcnn_tf.cli import effects, inputs
 from siamese_mrcnn_tf.cli.main import build_parsers, main, parse
 from siamese_mrcnn_tf.cli.options import name_part
 from siamese_mrcnn_tf.config import Config
+from siamese_mrcnn_tf.io import decoding
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = (
@@ -241,6 +242,40 @@ def test_impossible_settings_end_a_command_at_once(run, tmp_path, arguments, mes
     where = ("--out", tmp_path) if arguments[0] == "check" else ("--logs", tmp_path)
     code, _, errors = run(*arguments, *where)
     assert code == 2 and message in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["predict", "--image", "", "--reference", "a.png", "--model", "untrained"], "--image"),
+        (["predict", "--image", "a.png", "--reference", "a.png", " ", "--model", "untrained"], "--reference"),
+        (["train", "--dataset="], "--dataset"),
+        (["evaluate", "--dataset", "d", "--model", ""], "--model"),
+        (["convert", "", "--out", "o"], "arguments"),
+        (["weights", ""], "arguments"),
+    ],
+)
+def test_empty_values(capsys, arguments, name):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and f"{name}: expected a value, got an empty text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "words"), [("a" * 300, "more than 255 bytes"), ("b\udcff.png", "no characters")])
+@pytest.mark.parametrize("option", ["--model", "--resume", "--dataset"])
+def test_values_that_are_no_paths(capsys, option, value, words):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", option, f"out/{value}"])
+    assert stopped.value.code == 2 and option in (errors := capsys.readouterr().err) and words in errors
+
+
+@pytest.mark.parametrize("command", ["predict", "train", "evaluate", "check", "convert", "calibrate"])
+def test_a_number_of_pixels_is_an_option_of_what_reads_images(monkeypatch, command):
+    monkeypatch.setenv(decoding.VARIABLE, "1")
+    needed = {"predict": ["--image", "a", "--model", "m"], "convert": ["a", "--out", "o"]}
+    rest = needed.get(command, ["--model", "m"] if command != "check" else [])
+    parse([command, *rest, "--max-pixels", "400000000"])
+    assert decoding.max_pixels() == 400_000_000
 
 
 def test_version(capsys):
@@ -699,6 +734,14 @@ def test_check_counts_and_draws(run, tree, tmp_path):
     assert "val2017: 3 images, 1 of them without annotations; 5 annotations, 1 of them crowds" in text
     assert "2 training samples are drawn" in text
     assert sorted(path.name for path in out.iterdir()) == ["sample_00.png", "sample_01.png"]
+
+
+def test_check_fails_where_samples_cannot_be_drawn(run, tree, tmp_path):
+    for path in (tree / "val2017").iterdir():
+        path.unlink()
+    checked = ("check", "--dataset", tree, "--subset", "val", "--config", "tiny", "--out", tmp_path / "o")
+    code, text, errors = run(*checked, "--samples", 2, "--skip-images")
+    assert code == 1 and "0 of 2 training samples are drawn" in text, (text, errors)
 
 
 def test_check_fails_on_broken_images(run, tree, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf.io import files
+from siamese_mrcnn_tf.io.errors import InputError
 
 
 def test_atomic_path_renames_on_success(tmp_path):
@@ -127,10 +128,41 @@ def test_images_are_no_companions(name):
 
 def test_read_json_takes_what_the_standard_library_takes(tmp_path):
     path = tmp_path / "numbers.json"
-    path.write_text('{"a": [NaN, Infinity], "b": "\\ud800", "c": 1e400}')
+    path.write_text('{"a": [NaN, Infinity], "b": "\\ud83d\\ude00 \\\\ud800", "c": 1e400, "d": %s}' % 10**300)
     content = files.read_json(path)
     assert np.isnan(content["a"][0]) and content["a"][1] == content["c"] == float("inf")
-    assert content["b"] == "\ud800"
+    assert content["b"] == "\N{GRINNING FACE} \\ud800" and content["d"] == 1e300
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"a": 1' + "0" * 400 + "}", "line 1: the number 1000.* of 401 digits is too large"),
+        ("1" * 5000, "5000 digits is too large"),
+        ('{\n"a": "\\ud800 b"}', r"line 2: \\ud800 is no character"),
+        ('"\\udc00\\ud800"', "is no character"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+    ],
+)
+def test_json_with_what_no_reader_can_use(tmp_path, text, reason):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=rf"a\.json: .*{reason}"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", "/dev/zero"):
+        for read in (files.read_json, files.read_text, files.open_regular, files.checksum):
+            with pytest.raises(InputError, match=r"not a regular file .*, expected a file"):
+                read(path)
+    with pytest.raises(InputError, match="no path of a file"):
+        files.read_text(str(tmp_path / "a\0b"))
+    (tmp_path / "text").write_text("x")
+    (tmp_path / "good").symlink_to(tmp_path / "text")
+    assert files.read_text(tmp_path / "good") == "x"
 
 
 def test_the_collector_is_paused_and_enabled_again():

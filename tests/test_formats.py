@@ -4,6 +4,9 @@ import base64
 import io
 import json
 import logging
+import os
+import struct
+import zlib
 
 import format_samples as samples
 import numpy as np
@@ -15,6 +18,7 @@ from siamese_mrcnn_tf.config import TinyConfig
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples
 from siamese_mrcnn_tf.data.dataset import IndexedCocoDataset
 from siamese_mrcnn_tf.data.formats.convert import convert, identify
+from siamese_mrcnn_tf.io.errors import InputError
 
 POLYGONS, EXACT = 0.99, 1.0  # minimum IoU
 
@@ -380,3 +384,94 @@ def test_coco_files_keep_their_subsets_and_find_their_images(tmp_path):
     assert list(convert([first], images, tmp_path / "third", subset="val", progress=False)) == ["val2017"]
     with pytest.raises(ValueError, match=r"instances_train2017.json: no such image folder"):
         convert([first], None, tmp_path / "fourth", progress=False)
+
+
+# ---- hostile files ---------------------------------------------------------------------------------------------------
+HOSTILE = {
+    "bytes": bytes(range(256)),
+    "nothing": b"",
+    "deep": b"[" * 100_000,
+    "deep dicts": b'{"a":' * 100_000,
+    "digits": b'{"a": ' + b"9" * 5000 + b"}",
+    "surrogate": b'{"shapes": [], "imagePath": "\\ud800"}',
+    "entities": b'<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotations>&c;</annotations>',
+    "elements": b"<a>" * 100_000,
+    "aliases": b"names: &a [x, x]\ntrain: [*a, *a]\n",
+    "merges": b"a: &a {x: 1}\nb: &b {<<: [*a, *a]}\nnames: {<<: [*b, *b]}\n",
+    "date": b"names: [2020-13-45]\n",
+    "half": b'names: ["\\uD800"]\n',
+    "null": b"names: [~, [a]]\n",
+    "digits of a class": b"names: {" + b"9" * 400 + b": a}\n",
+}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".xml", ".yaml", ".csv"])
+@pytest.mark.parametrize("content", HOSTILE)
+def test_hostile_files_are_named(tmp_path, suffix, content):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(HOSTILE[content])
+    with pytest.raises(InputError, match=rf"a\{suffix}"):
+        convert([path], tmp_path, tmp_path / "out", progress=False)
+
+
+def test_pipes_and_names_that_are_too_long_are_no_annotations(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    for path, message in (("pipe.json", "not a regular file"), ("a" * 300, "no such file or folder")):
+        with pytest.raises(InputError, match=message):
+            convert([tmp_path / path], tmp_path, tmp_path / "out", progress=False)
+
+
+ANNOTATION = "supervisely/train/ann/one.png.json"
+LABELS = "yolo/labels/train/one.txt"
+LARGE = [  # writer, file, what is replaced, by what, message
+    (samples.cvat, "annotations.xml", 'height="120"', 'height="9999999"', "image 'one.png': height = 9999999"),
+    (samples.cvat, "annotations.xml", ' width="60" height="50"', ' width="99999" height="99999"', "too large"),
+    (samples.label_studio, "project.json", '"original_width": 160', '"original_width": 9999999', "original_width = 99"),
+    (samples.supervisely, ANNOTATION, '"width": 160', '"width": 9999999', "size: width = 99999"),
+    (samples.supervisely, ANNOTATION, '{"height": 120, "width": 160}', '{"height": 1e5, "width": 1e5}', "too large"),
+    (samples.supervisely, ANNOTATION, '"width": 160', '"width": null', "size: width = None"),
+    (samples.supervisely, ANNOTATION, "[20, 20]", "[null, 20]", "interior|exterior|points"),
+    (samples.coco, "*.json", '"width": 160', '"width": 1000000000', "are at most 178956970"),
+    (samples.voc, "voc/SegmentationObject/one.png", None, None, "the masks cannot be read"),
+    (samples.yolo, LABELS, "0 0.125", f"{'9' * 400} 0.125", "line 1: class 9999"),
+    (samples.yolo, LABELS, "0 0.125", f"{'9' * 5000} 0.125", "line 1: '9999"),
+    (samples.yolo, LABELS, "0 0.125000", "0 nan", "line 1: coordinates"),
+]
+
+
+@pytest.mark.parametrize(("write", "name", "find", "replacement", "message"), LARGE)
+def test_sizes_and_numbers_without_a_bound(tmp_path, write, name, find, replacement, message):
+    paths, image_dir = write(tmp_path, samples.objects())
+    path = next(tmp_path.rglob(name))
+    if find is None:
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        changed(path, find, replacement)
+    with pytest.raises(InputError, match=message):
+        convert(paths, image_dir, tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("write", [samples.labelme, samples.supervisely, samples.via2])
+def test_outlines_that_are_too_long_to_walk_along(tmp_path, write):
+    (name, found), *_ = samples.objects(holes=False).items()
+    zigzag = [[2, 2], [150, 110]] * 100_000 + [[2, 110]]
+    paths, image_dir = write(tmp_path, {name: [(found[0][0], [zigzag], [])]})
+    with pytest.raises(InputError, match="at most 10000000 pixels along an outline"):
+        convert(paths, image_dir, tmp_path / "out", progress=False)
+
+
+def huge_png():
+    """The beginning of a PNG file of 900,000,000 pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+
+
+@pytest.mark.parametrize(("data", "message"), [(huge_png(), "too large"), (huge_png()[:40], "expected a PNG image")])
+def test_masks_that_unpack_to_anything(tmp_path, data, message):
+    samples.write_images(tmp_path, ["one.png"])
+    mask = base64.b64encode(data).decode()
+    shape = {"label": "a", "shape_type": "mask", "points": [[0, 0], [1, 1]], "mask": mask}
+    (tmp_path / "one.json").write_text(json.dumps({"imagePath": "one.png", "imageData": None, "shapes": [shape]}))
+    with pytest.raises(InputError, match=rf"one\.json: shape 1: mask: {message}"):
+        convert([tmp_path], None, tmp_path / "out", progress=False)

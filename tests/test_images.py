@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_mrcnn_tf.io import images
+from siamese_mrcnn_tf.io import decoding, images, intensity, orientation
 
 RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10  # [2, 3, RGB]
 
@@ -115,14 +115,36 @@ def test_what_is_no_image(tmp_path):
 
 
 def test_decompression_bomb(tmp_path, monkeypatch):
+    monkeypatch.setenv(decoding.VARIABLE, "1")
+    monkeypatch.delenv(decoding.VARIABLE)
     path = save(tmp_path / "a.png", np.zeros((50, 50), np.uint8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"a\.png: the image is too large"):
+    for read in (images.read_image, decoding.open_image):
+        with pytest.raises(ValueError, match=r"a\.png: too large .*--max-pixels"):
+            read(path)
+    decoding.allow_pixels(2500)
+    assert images.read_image(path).shape == (50, 50, 3)
+    decoding.allow_pixels(2499)
+    with pytest.raises(ValueError, match=r"a\.png: too large .*50 x 50 .*--max-pixels"):
         images.read_image(path)
+    monkeypatch.setenv(decoding.VARIABLE, "many")
+    with pytest.raises(ValueError, match="MAX_PIXELS = 'many'"):
+        images.read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".eps", ".jpg"])
+def test_formats_beyond_the_list_are_not_opened(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (20, 20)).save(path, format="EPS")
+    with pytest.raises(ValueError, match=rf"a\{suffix}: not an image that can be read, expected JPEG, "):
+        images.read_image(path)
+    assert not images.has_camera_tags(path) and intensity.deep_kind(path) is None
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
+    assert intensity.find_ranges([tmp_path / "pipe.png"]) == {} and not images.has_camera_tags(tmp_path / "pipe.png")
+    assert orientation.read_tag(tmp_path / "pipe.png") == orientation.UPRIGHT
     with pytest.raises(ValueError, match=r"pipe\.png: not a regular file"):
         images.read_image(tmp_path / "pipe.png")
 

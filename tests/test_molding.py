@@ -290,6 +290,15 @@ def test_unmold_detections_without_masks_or_detections(mrcnn_mask):
 
 
 @with_shared
+@pytest.mark.parametrize("window", [(31, 0, 32, 64), (0, 31, 64, 32)])
+def test_boxes_in_an_image_of_one_pixel(window):
+    """A window of one pixel has no extent in normalized coordinates: its boxes span the whole side."""
+    shape = (1, 500) if window[0] else (500, 1)
+    boxes = molding.unmold_boxes([[0.25, 0.25, 0.75, 0.75]], shape, (64, 64), window)
+    along = slice(1, 4, 2) if window[0] else slice(0, 3, 2)
+    assert boxes[0].tolist()[1 - along.start :: 2] == [0, 1] and 120 < boxes[0][along][0] < boxes[0][along][1] < 380
+
+
 def test_recorded_references_come_from_their_instances():
     references = np.load(SHARED / "data_pipeline.npz")["one_target_seed3_cat2"].astype(int)
     for reference, rule in zip(references, (SCENES[2], SCENES[1], SCENES[0]), strict=True):

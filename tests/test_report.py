@@ -11,6 +11,8 @@ import warnings
 import coco_tree
 import numpy as np
 import pytest
+from matplotlib import cbook
+from matplotlib.text import Text
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -20,7 +22,7 @@ from siamese_mrcnn_tf.data.coco import split_category_ids
 from siamese_mrcnn_tf.evaluation import coco_scores, presence, protocol
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.ops.boxes import extract_bboxes
-from siamese_mrcnn_tf.report import about, experiments, gallery, plots, published, tables, writer
+from siamese_mrcnn_tf.report import about, experiments, gallery, markup, plots, published, tables, writer
 
 CATEGORIES = {3: "ellipse", 7: "rectangle", 18: "triangle"}
 BINS = ["1", "2", "11+"]
@@ -787,3 +789,41 @@ def test_plots_without_any_success(tmp_path):
         warnings.simplefilter("error")  # matplotlib's, of a layout that does not fit
         plots.save_plot(figure, tmp_path / "none.png")
     assert figure.axes[0].get_ylim() == (0, 1)
+
+
+# ---- names as texts --------------------------------------------------------------------------------------------------
+NAMES = [r"$\frac{$", "a$b$c", "a\\$b", "x" * 3000, "|*_<b>`", "two\nlines", "\N{SCRIPT SMALL G}", "\U000f1234"]
+
+
+@pytest.mark.parametrize("plot", ["classes", "number", "confusion", "presence"])
+def test_names_in_plots_are_texts(tmp_path, plot):
+    count = len(NAMES)
+    ones = [1.0] * count
+    if plot == "classes":
+        figure = plots.plot_classes(NAMES, {"bbox": (ones, ones)}, title=NAMES[0])
+    elif plot == "number":
+        series = [(name, "bbox", [1.0], [1.0]) for name in NAMES[:4]]
+        figure = plots.plot_by_number(["1"], series, counts={name: [1] for name in NAMES[:4]}, title=NAMES[0])
+    elif plot == "confusion":
+        figure = plots.plot_confusion(NAMES, np.ones((count, count)), ones, ones, title=NAMES[0])
+    else:
+        curve = {"false_detections": [0.0, 1.0], "bbox": [0.0, 1.0]}
+        mean = {"queries": {"false_detections": 0.5}, "bbox": {"recall": 0.5}}
+        histogram = {"edges": [0, 0.5, 1], "present": [0.5, 0.5], "absent": [1, 0]}
+        found = {name: {"curve": curve, "mean": mean, "histogram": histogram} for name in NAMES[:4]}
+        figure = plots.plot_presence(found, title=NAMES[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.save_plot(figure, tmp_path / "a.png")
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert any(r"\$\frac{\$" in text for text in texts) and max(map(len, texts)) < 1000
+    assert all(not cbook.is_math_text(text) for text in texts if "frac" in text or "a$b" in text)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if len(name) < 200])
+def test_names_in_markdown_and_html_are_texts(name):
+    shown = " ".join(name.split())
+    assert markup.plain(markup.escaped(name)) == shown
+    assert html.unescape(str(markup.inline(markup.escaped(name)))) == shown
+    assert "|" not in re.sub(r"\\.", "", markup.escaped(name))
+    assert len(markup.escaped(name * 300)) < 450

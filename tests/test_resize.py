@@ -100,6 +100,13 @@ def test_square_keeps_at_least_one_pixel_of_a_thin_image():
     assert image.shape == (64, 64, 3) and window == (31, 0, 32, 64)
 
 
+def test_a_side_of_several_pixels_keeps_two():
+    image, window, scale, padding, _ = resize.resize_image(np.full((10, 2000, 3), 9, np.uint8), min_dim=40, max_dim=64)
+    assert window == (31, 0, 33, 64) and image[31:33].any(axis=-1).all()
+    mask = resize.resize_mask(np.ones((10, 2000, 1), bool), scale, padding)
+    assert mask.shape == (64, 64, 1) and mask[31:33].all() and mask.sum() == 128
+
+
 def test_min_scale():
     _, _, scale, _, _ = resize.resize_image(np.ones((10, 10, 3)), min_dim=10, max_dim=64, min_scale=3)
     assert scale == 3

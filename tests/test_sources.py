@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siamese_mrcnn_tf.io.errors import InputError
 from siamese_mrcnn_tf.search import sources
 from siamese_mrcnn_tf.search.names import number_repeated
 from siamese_mrcnn_tf.search.sources import find_images, find_sources, image_reader
@@ -160,3 +161,21 @@ def test_a_reference_has_the_range_of_the_images(tmp_path):
     Image.fromarray(np.full((40, 40), 4000, np.uint16)).save(bright)
     read = image_reader([bright, dark])
     assert read(dark)[0, 0, 0] == 50 and read(bright)[0, 0, 0] == 249
+
+
+@pytest.mark.parametrize("name", ["", " ", "a" * 300, "a/" + "b" * 300])
+def test_names_that_are_no_paths(name):
+    for find in (find_images, find_sources):
+        with pytest.raises(InputError, match="empty text|no such file"):
+            find([name])
+
+
+def test_names_with_bytes_that_are_no_characters(tmp_path):
+    broken = os.fsencode(tmp_path) + b"/b\xff.png"
+    with open(broken, "wb"):
+        pass
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    found = find_sources([tmp_path])
+    assert [source.name for source in found.sources] == ["a"] and "no characters 1" in found.skipped_text()
+    with pytest.raises(InputError, match="no characters; rename the file"):
+        find_sources([os.fsdecode(broken)])

@@ -34,7 +34,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Report what is in a data set; 1 if something in it is broken."""
+    """Report what is in a data set; 1 if something in it is broken, or a sample cannot be drawn."""
     from ..data.annotations import FaultsError
     from ..data.augmentation import parse_augmentation
     from ..data.checks import check_dataset, faults_text
@@ -60,5 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if options.samples:
         samples = TrainingSamples(dataset, config, seed=options.seed, augmentation=parse_augmentation(options.augment))
         paths = draw_samples(samples, config, out, count=options.samples)
-        print(f"\n{len(paths)} training samples are drawn in {out}")
+        of_all = "" if len(paths) == options.samples else f" of {options.samples}"
+        print(f"\n{len(paths)}{of_all} training samples are drawn in {out}")
+        return 0 if report.ok and len(paths) == options.samples else 1
     return 0 if report.ok else 1

@@ -13,7 +13,7 @@ from typing import Any
 from ..data.reading import ORIENTATIONS
 from .effects import say_unused_options
 from .inputs import picked
-from .options import Commands, add_command, name_part, seed, share
+from .options import Commands, add_command, add_pixels_argument, name_part, seed, share
 
 _ATTRIBUTE_HELP = "of VIA: region attribute that holds the category (default: the only one that all regions have)"
 _VAL_SHARE_HELP = (
@@ -49,6 +49,7 @@ def add_parser(commands: Commands) -> None:
     add("--link", action="store_true", help="link the images instead of copying them")
     add("--orientation", choices=ORIENTATIONS, default="obey", help=_ORIENTATION_HELP)
     add("--ignore-orientation", dest="orientation", action="store_const", const="ignore", help="--orientation ignore")
+    add_pixels_argument(parser)
     add("--force", action="store_true", help="replace existing files in --out")
 
 

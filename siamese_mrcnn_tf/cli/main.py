@@ -1,6 +1,7 @@
 """One-shot instance segmentation with Siamese Mask R-CNN: detect, train, evaluate and prepare data."""
 
 import argparse
+import io
 import logging
 import os
 import shutil
@@ -50,6 +51,10 @@ _COMMANDS = (
 )
 
 
+_TEXT_OPTIONS = ("--set", "--categories", "--category", "--attribute")  # whose values are no paths
+_MAX_NAME = 255  # bytes of the name of a file or folder
+
+
 def main(
     arguments: Sequence[str] | None = None, *, program: Sequence[str] | None = None, command: str | None = None
 ) -> int:
@@ -64,6 +69,9 @@ def main(
         command: the only command of a program that is named after it, such as samples/imagenet/pretrain.py.
     """
     program = program or (typed_program() if arguments is None else [PROGRAM])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may have bytes that are no characters
     options = parse(sys.argv[1:] if arguments is None else arguments, program=program, command=command)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     if not options.debug:
@@ -107,6 +115,7 @@ def parse(
     """
     parser, commands = build_parsers(name_of(program))
     arguments = list(arguments)
+    _refuse_values(commands.get(command or next(iter(arguments), ""), parser), arguments)
     if command is None:
         options = parser.parse_args(arguments)
     else:
@@ -114,6 +123,10 @@ def parse(
         arguments = arguments if arguments[:1] == [command] else [command, *arguments]
         options = commands[command].parse_args(arguments[1:], argparse.Namespace(command_name=command))
     options.given, options.said = typed_options(commands[options.command_name], arguments[1:], options), set()
+    if getattr(options, "max_pixels", None):
+        from ..io.decoding import allow_pixels  # with Pillow, which --help does without
+
+        allow_pixels(options.max_pixels)
     options.arguments, options.prog = arguments, commands[options.command_name].prog
     options.launcher = [PROGRAM] if command else list(program)
     options.program = list(program) if command else [*program, options.command_name]
@@ -129,6 +142,22 @@ def typed_options(
     blank = {name: [] if isinstance(value, list) else _ABSENT for name, value in vars(options).items()}
     found = vars(parser.parse_args(arguments, argparse.Namespace(**blank)))
     return frozenset(name for name, value in found.items() if value is not _ABSENT and value != [])
+
+
+def _refuse_values(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """End with an error of use if a value is empty, which as a path would be the current folder, or can be no path."""
+    name = "arguments"
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option.startswith("--"):
+            name = option
+            argument = value if equals else option
+        if not argument.strip():
+            parser.error(f"{name}: expected a value, got an empty text")
+        if "\udc80" <= max(argument) <= "\udcff":
+            parser.error(f"{name} {argument!r}: has bytes that are no characters; rename the file")
+        if name not in _TEXT_OPTIONS and max(len(part.encode()) for part in argument.split("/")) > _MAX_NAME:
+            parser.error(f"{name} {argument[:40]}...: a name of more than {_MAX_NAME} bytes")
 
 
 def build_parsers(name: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

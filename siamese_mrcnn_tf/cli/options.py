@@ -34,6 +34,7 @@ _BOX_ONLY_HELP = (
     "(default rectangle)"
 )
 _CROWDS_HELP = "annotations with iscrowd 1: neutral as in COCO, or instances (default neutral)"
+_PIXELS_HELP = "read images of up to N pixels, height times width (default 178956970, or SIAMESE_MRCNN_MAX_PIXELS)"
 _MIN_CONFIDENCE_HELP = (
     "minimum score of a detection (default: the threshold that calibrate stored beside the weights, or else 0.7)"
 )
@@ -150,6 +151,12 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     add("--orientation", choices=ORIENTATIONS, default="auto", help=_ORIENTATION_HELP)
     add("--box-only", choices=BOX_ONLY, default="rectangle", help=_BOX_ONLY_HELP)
     add("--crowds", choices=CROWDS, default="neutral", help=_CROWDS_HELP)
+    add_pixels_argument(parser)
+
+
+def add_pixels_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --max-pixels; `main.parse` sets it."""
+    parser.add_argument("--max-pixels", type=at_least(1, 2**31 - 1), metavar="N", help=_PIXELS_HELP)
 
 
 def add_model_arguments(

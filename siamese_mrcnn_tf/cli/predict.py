@@ -20,7 +20,15 @@ from ..data.reading import ORIENTATIONS
 from ..io.errors import InputError
 from .effects import say_unused_options
 from .inputs import calibration_path, choose_config, open_predictor, picked, start_keras, tell, weights_checksum
-from .options import Commands, add_command, add_model_arguments, add_runtime_arguments, at_least, num_shots
+from .options import (
+    Commands,
+    add_command,
+    add_model_arguments,
+    add_pixels_argument,
+    add_runtime_arguments,
+    at_least,
+    num_shots,
+)
 
 if TYPE_CHECKING:
     from ..search.frames import Frame
@@ -67,6 +75,7 @@ def add_parser(commands: Commands) -> None:
     add("--categories", nargs="+", metavar="NAME", help="categories of --reference-set (default all)")
     add("--shots", type=num_shots, metavar="K", help="references of a category of --reference-set (default 5)")
     add("--orientation", choices=ORIENTATIONS, default="obey", help=_ORIENTATION_HELP)
+    add_pixels_argument(parser)
     add("--out", default="predictions", metavar="DIR", help="folder of results (default predictions)")
     add("--save", nargs="+", metavar="KIND", help=_SAVE_HELP)
     add("--save-embeddings", nargs="?", const="", metavar="DIR", help=_EMBEDDINGS_HELP)

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import math
 import operator
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -12,8 +11,9 @@ import numpy as np
 import pycocotools.mask as coco_mask
 from pycocotools.coco import COCO
 
-from ..io import files
+from ..io import decoding, files
 from ..io.errors import InputError
+from .outlines import MAX_COORDINATE, MAX_LENGTH, are_outlines, is_outline
 from .reading import ReadingRules
 from .repairs import MIN_POLYGON, Repairs, plain_polygons, repair
 
@@ -26,7 +26,8 @@ Rle = Any  # a mask as pycocotools takes it, compressed: {"size", "counts"}
 CROWDS_OPTION = "--crowds instances (ReadingRules) takes them as instances"  # advice in messages
 
 _SECTIONS = ("images", "annotations", "categories")
-_MAX_COORDINATE = 1e6  # pixels; pycocotools walks along every edge of a polygon
+_MAX_BOX = 1e9  # pixels, of the numbers of a box
+_BLOCK = 20_000  # polygons whose numbers are in memory at a time
 _NUMBER = (int, float)
 _RUN_CHARACTERS = 7  # of a compressed RLE for one run: more than 32 bits
 
@@ -133,19 +134,21 @@ def annotation_rle(annotation: Entry, height: int, width: int) -> Rle:
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != [height, width]:
-            return coco_mask.encode(np.ones((height, width), np.uint8, order="F"))
+            return _uniform_rle(height, width, is_full=True)
         is_raw = isinstance(segmentation["counts"], list)
         return coco_mask.frPyObjects(segmentation, height, width) if is_raw else segmentation
     polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]  # fewer points have no area
-    try:
-        fine = all((np.abs(np.asarray(polygon, np.float64)) < _MAX_COORDINATE).all() for polygon in polygons)
-    except (TypeError, ValueError):
-        fine = False
-    if not fine:
+    if not all(map(is_outline, polygons)):
         raise InputError(f"annotation {annotation['id']}: a polygon has coordinates that are no pixels of an image")
     if polygons:
         return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+    return _uniform_rle(height, width, is_full=False)
+
+
+def _uniform_rle(height: int, width: int, *, is_full: bool) -> Rle:
+    """The mask of a whole image, or an empty one, without its pixels."""
+    counts = [0, height * width] if is_full else [height * width]
+    return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
 def coco_object(content: Content, by_image: Mapping[int, list[Entry]] | None = None) -> COCO:
@@ -242,6 +245,7 @@ def _checks(path: files.StrPath, content: Content) -> list[tuple[_Section, str, 
         *ids,
         (images, "height", lambda found: _check_size(found, "height")),
         (images, "width", lambda found: _check_size(found, "width")),
+        (images, "width", _check_pixels),
         (images, "file_name", _check_file_names),
         (categories, "name", lambda found: found.column("name", (str,))),
         (annotations, "image_id", one_of("image_id", sizes, "one of the images")),
@@ -288,9 +292,24 @@ def _check_size(section: _Section, key: str) -> None:
     section.require(key, section.column(key, (int,)), lambda size: size > 0, "a size in pixels")
 
 
+def _check_pixels(section: _Section) -> None:
+    """Raise for an image larger than are read; sizes that are none are left to `_check_size`."""
+    bound = decoding.max_pixels()
+    for index, entry in enumerate(section.entries):
+        height, width = (entry.get("height"), entry.get("width")) if isinstance(entry, dict) else (0, 0)
+        if type(height) is int and type(width) is int and height * width > bound:
+            words = f"a size whose pixels, {height} x {width} (height x width), are at most {bound}"
+            key = "height" if height > width else "width"
+            section.refuse(index, key, entry[key], f"{words}; {decoding.OPTION} N allows more")
+
+
 def _check_file_names(section: _Section) -> None:
     names = section.column("file_name", (str,))
-    section.require("file_name", names, str.strip, "a name in the image folder")
+    section.require("file_name", names, _is_file_name, "a name in the image folder")
+
+
+def _is_file_name(name: str) -> bool:
+    return bool(name.strip()) and "\0" not in name
 
 
 def _check_crowds(section: _Section) -> None:
@@ -316,18 +335,22 @@ def _check_areas(section: _Section) -> None:
     areas = [entry.get("area", 0) if type(entry) is dict else 0 for entry in section.entries]
     fine = set(map(type, areas)) <= set(_NUMBER) and _in_range(areas, 0)
     expected = "an area in square pixels"
-    section.require("area", areas, lambda a: type(a) in _NUMBER and 0 <= a < math.inf, expected, fine=fine)
+    section.require("area", areas, lambda a: type(a) in _NUMBER and _in_range([a], 0), expected, fine=fine)
 
 
 def _are_boxes(boxes: list[list[Any]]) -> bool:
     values = list(itertools.chain.from_iterable(boxes))
-    return set(map(len, boxes)) <= {4} and set(map(type, values)) <= set(_NUMBER) and _in_range(values, -math.inf)
+    is_plain = set(map(len, boxes)) <= {4} and set(map(type, values)) <= set(_NUMBER)
+    return is_plain and _in_range(values, -_MAX_BOX, _MAX_BOX)
 
 
-def _in_range(values: Iterable[float], minimum: float) -> bool:
-    """Whether all numbers are finite, and `minimum` or more."""
-    numbers = np.fromiter(values, np.float64)
-    return bool(np.isfinite(numbers).all() and (numbers >= minimum).all())
+def _in_range(values: Iterable[float], minimum: float, maximum: float = _MAX_BOX**2) -> bool:
+    """Whether all numbers are in a range."""
+    try:
+        numbers = np.fromiter(values, np.float64)
+    except OverflowError:
+        return False
+    return bool((numbers >= minimum).all() and (numbers <= maximum).all())
 
 
 def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None:
@@ -337,6 +360,10 @@ def _check_segmentations(section: _Section, sizes: dict[int, list[Any]]) -> None
     firsts = [part[0] if part else 0 for part in parts] if fine else []
     fine = fine and not set(map(type, firsts)) & {list, dict}
     section.require("segmentation", shapes, _are_polygons, "polygons [[x, y, x, y, ...], ...]", fine=fine)
+    blocks = (parts[start : start + _BLOCK] for start in range(0, len(parts), _BLOCK))
+    expected = f"polygons of numbers below {MAX_COORDINATE:.0f}, with at most {MAX_LENGTH:.0f} pixels along an outline"
+    fine = all(map(are_outlines, blocks))
+    section.require("segmentation", shapes, lambda s: type(s) is dict or are_outlines(s), expected, fine=fine)
     for index, shape in enumerate(shapes):
         if type(shape) is dict:
             entry, size = section.entries[index], shape.get("size")

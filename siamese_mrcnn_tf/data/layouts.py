@@ -58,7 +58,7 @@ def find_layout(dataset_dir: files.StrPath, subset: str, year: str) -> tuple[Pat
         LayoutError: a ValueError that says what was looked for, and what is there.
     """
     root = Path(dataset_dir)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise LayoutError(f"{root}: no such folder, expected a data set with annotations/instances_{subset}{year}.json")
     if subset in _COCO_2014_SUBSETS:
         return _existing(root, "annotations", f"instances_{subset}2014.json"), [root / "val2014"]
@@ -97,7 +97,7 @@ def choose_images(path: files.StrPath, folders: Sequence[Path], content: Content
     Raises:
         ValueError: none of the folders exists.
     """
-    there = [folder for folder in folders if folder.is_dir()]
+    there = [folder for folder in folders if os.path.isdir(folder)]
     own = [folder for folder in there if len(folders) == 1 or folder not in Path(path).parents]
     if not own and not any(_holds_images(folder, content) for folder in there):
         looked = ", ".join(str(folder) for folder in folders[:_LOOKED])

@@ -166,7 +166,10 @@ def unmold_boxes(
     `unmold_detections`.
     """
     y1, x1, y2, x2 = norm_boxes(window, image_shape)
-    within_window = (np.asarray(boxes_norm) - np.array([y1, x1, y1, x1])) / np.array([y2 - y1, x2 - x1] * 2)
+    extent = np.array([y2 - y1, x2 - x1] * 2)
+    shifted = np.asarray(boxes_norm) - np.array([y1, x1, y1, x1])
+    # an image of one pixel is its whole window, which has no extent in normalized coordinates
+    within_window = np.where(extent > 0, shifted / np.where(extent > 0, extent, 1), (0, 0, 1, 1))
     return denorm_boxes(within_window, original_image_shape)
 
 

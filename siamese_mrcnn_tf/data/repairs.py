@@ -5,18 +5,18 @@ They change the content of an annotation file once, after it is read, so that tr
 the same objects. Boxes are [x, y, width, height] in pixels.
 """
 
-import array
 import dataclasses
 import itertools
 import logging
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pycocotools.mask as coco_mask
 
+from .outlines import MAX_COORDINATE, numbers_of
 from .reading import ReadingRules
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ _TOLERANCE = 1.5  # pixels by which the edges of a box and of its mask may diffe
 _BLOCK = 20_000  # annotations whose coordinates are in memory at a time
 _SHOWN, _WIDTH = 5, 400  # annotations in a message, and its characters
 _NUMBER = (int, float)
-_MAX_COORDINATE = 1e6  # pixels; `annotations.annotation_rle` refuses larger ones
 _MIN_SHARE = 0.5  # of the boxes beside masks that must have a form, for boxes without masks to be read in it
 
 
@@ -142,18 +141,6 @@ def repair(
     if lost:
         content["annotations"] = [annotation for annotation in annotations if id(annotation) not in lost]
     return Repairs(found, form.words if form else "")
-
-
-def numbers_of(rows: Iterable[list[float]]) -> np.ndarray:
-    """The numbers of lists one after the other: float64 [n].
-
-    Raises:
-        TypeError: one of them is no number.
-    """
-    numbers = array.array("d")
-    for row in rows:
-        numbers.fromlist(row)
-    return np.frombuffer(numbers) if numbers else np.zeros(0)
 
 
 # ---- forms of polygons ---------------------------------------------------------------------------------------------
@@ -334,7 +321,7 @@ def _polygon_extents(annotations: Sequence[Entry], sizes: dict[int, tuple[int, i
     owners, lengths = (np.array(numbers) for numbers in zip(*((i, len(part)) for i, part in parts), strict=True))
     try:
         values = numbers_of(part for _, part in parts).reshape(-1, 2)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return extents
     starts = np.concatenate([[0], np.cumsum(lengths // 2)])[:-1]
     low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
@@ -352,7 +339,7 @@ def _polygon_extents(annotations: Sequence[Entry], sizes: dict[int, tuple[int, i
     far_corner = np.fromiter(of_images, float).reshape(-1, 2)[:, ::-1]
     first, last = np.clip(edges[:, :2], 0, far_corner), np.clip(edges[:, 2:], 0, far_corner)
     with np.errstate(invalid="ignore"):
-        sure = (total >= 1) & (last - first >= 1).all(axis=1) & (np.abs(edges) < _MAX_COORDINATE).all(axis=1)
+        sure = (total >= 1) & (last - first >= 1).all(axis=1) & (np.abs(edges) < MAX_COORDINATE).all(axis=1)
     extents[sure] = np.concatenate([first, last - first], axis=1)[sure]
     return extents
 

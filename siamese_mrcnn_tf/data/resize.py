@@ -20,6 +20,7 @@ Resized = tuple[np.ndarray, tuple[int, int, int, int], float, Padding, Crop | No
 Pair = Sequence[np.ndarray]  # neighbours of the output pixels along an axis, or their weights
 
 PAD_MULTIPLE = 64  # five halvings in the backbone, one more for P6
+_MIN_SIDE = 2  # pixels of a resized image
 _BLOCK_ROWS = 32  # rows worked on at a time, to stay in the processor's cache
 
 
@@ -203,7 +204,8 @@ def scaled_shape(
 
 
 def _scaled(side: int, scale: float) -> int:
-    return max(round(side * scale), 1)
+    """A resized side; two pixels at least where it had two: boxes in a window of one pixel have no extent."""
+    return max(round(side * scale), min(side, _MIN_SIDE))
 
 
 def padding_of(shape: tuple[int, int], max_dim: int | None, mode: str) -> Padding:

@@ -9,11 +9,14 @@ import contextlib
 import functools
 import gc
 import hashlib
+import io
 import json
+import math
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,8 @@ StrPath = str | os.PathLike[str]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")  # names by `atomic_path`
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_DIGITS = 20  # of a whole number from which on it may have more than 64 bits
+_ESCAPES = re.compile(r"(?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+|\\.")  # of surrogates, and any other
 _MANY_OBJECTS = 200_000  # created while the garbage collector is paused; the collector ignores them afterwards
 
 
@@ -126,12 +131,49 @@ def read_json(path: StrPath) -> Any:
     content = _read_bytes(path).removeprefix(codecs.BOM_UTF8)
     with collector_paused(), contextlib.suppress(orjson.JSONDecodeError):
         return orjson.loads(content)
-    try:  # the standard library takes more, such as NaN, and says where it stops
-        return json.loads(_decoded(path, content))
+    try:
+        return parse_json(_decoded(path, content))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg})") from error
+    except InputError as error:
+        raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """The content of a JSON text; takes more than orjson, such as NaN, and is slower.
+
+    Raises:
+        ValueError: it is not JSON (JSONDecodeError), nested too deeply, or has numbers or characters that are none.
+    """
+    try:
+        value = json.loads(text, parse_int=_parsed_int)
+    except OverflowError as error:
+        digits = str(error)
+        line = text.count("\n", 0, text.index(digits)) + 1
+        raise InputError(
+            f"line {line}: the number {digits[:_DIGITS]}... of {len(digits)} digits is too large"
+        ) from error
     except RecursionError as error:
-        raise InputError(f"{path}: JSON nested too deeply") from error
+        raise InputError("JSON nested too deeply") from error
+    except MemoryError as error:
+        raise InputError("JSON too large for the memory that is left") from error
+    for found in _ESCAPES.finditer(text):
+        try:
+            json.loads(f'"{found[0]}"').encode()
+        except UnicodeEncodeError as error:
+            line = text.count("\n", 0, found.start()) + 1
+            raise InputError(f"line {line}: {found[0]} is no character (half of a surrogate pair)") from error
+    return value
+
+
+def _parsed_int(text: str) -> float:
+    """A whole number of a JSON file; as a float if it may have more than 64 bits, as orjson reads it."""
+    if len(text) < _DIGITS:
+        return int(text)
+    value = float(text)
+    if math.isinf(value):
+        raise OverflowError(text)
+    return value
 
 
 @contextlib.contextmanager
@@ -151,11 +193,44 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def require_regular(path: StrPath, expected: str = "a file") -> None:
+    """Raise ValueError for a pipe, a socket or a device, which a reader would wait for, and for a path that is no path.
+
+    Links are followed. What does not exist, and folders, are left to the reader, which says what it cannot do.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    except ValueError as error:  # a NUL character
+        raise InputError(f"{os.fspath(path)!r}: no path of a file ({error})") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: not a regular file (a pipe, a socket or a device), expected {expected}")
+
+
+def open_regular(path: StrPath, expected: str = "a file") -> io.BufferedReader:
+    """A regular file, or a link to one, open to read its bytes.
+
+    Raises:
+        ValueError: as `require_regular`, or the file does not exist or cannot be opened.
+    """
+    require_regular(path, expected)
+    try:
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
 def _read_bytes(path: StrPath) -> bytes:
+    require_regular(path)
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: cannot be read, the file is larger than the memory that is left") from error
 
 
 def _decoded(path: StrPath, content: bytes) -> str:
@@ -222,8 +297,17 @@ def checksum(path: StrPath) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _checksum(path: str, *_: int) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be printed and written: file names may have bytes that are no characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in name
 
 
 def is_companion(path: StrPath) -> bool:

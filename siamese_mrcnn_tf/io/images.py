@@ -1,20 +1,19 @@
-"""Image files: whatever Pillow opens, and TIFF files of many bits, are read as 8-bit RGB; errors name the file.
+"""Image files: those of `decoding.FORMATS`, and TIFF files of many bits, are read as 8-bit RGB; errors name the file.
 
 HEIC files need pillow-heif, and AVIF files Pillow 11.3 or newer: the extra `heif`. HEIC files say how they are turned
 outside of their orientation tag, and are always shown upright.
 """
 
 import functools
-import os
-import stat
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from . import intensity, orientation
+from .decoding import FORMATS, TooLargeError, open_image
 from .errors import InputError
-from .files import StrPath
+from .files import StrPath, open_regular
 
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")  # formats of phones and cameras that Pillow may not read
 HEIF_EXTRA = 'pip install "siamese-mrcnn-tf[heif]"'
@@ -61,7 +60,7 @@ def read_image(
         on_undecided(tag)
     try:
         return np.array(image.convert("RGB"))
-    except (OSError, ValueError) as error:
+    except (MemoryError, OSError, ValueError) as error:
         raise InputError(f"{path}: an image of mode {image.mode} cannot be converted to RGB ({error})") from error
 
 
@@ -85,7 +84,7 @@ def register_heif() -> bool:
 def has_camera_tags(path: StrPath) -> bool:
     """Whether a file names the camera that took it; reads its header only."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             tags = image.getexif()
     except Exception:  # decoders raise anything on broken files, and videos are no images
         return False
@@ -99,13 +98,8 @@ def _head(path: StrPath) -> bytes:
         ValueError: there is no such file, or it is a pipe or a device, which a reader would wait for.
     """
     try:
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise InputError(f"{path}: not a regular file, expected an image")
-        with open(path, "rb") as file:
+        with open_regular(path, "an image") as file:
             head = file.read(12)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
     except OSError as error:
         raise InputError(f"{path}: the image cannot be read ({error.strerror or error})") from error
     if head[4:8] == _HEIF_BOX:
@@ -116,12 +110,13 @@ def _head(path: StrPath) -> bytes:
 def _open(path: StrPath, head: bytes) -> tuple[Image.Image, int]:
     """(decoded Pillow image as stored, first frame of an animation; orientation tag)."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return orientation.load_stored(image, path)
+    except TooLargeError:
+        raise
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image that can be read{_heif_advice(head)}") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: the image is too large to be read safely ({error})") from error
+        known = "" if head[4:8] == _HEIF_BOX else f", expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise InputError(f"{path}: not an image that can be read{known}{_heif_advice(head)}") from error
     except Exception as error:  # decoders raise anything on broken files
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: the image cannot be read, it may be truncated or broken ({reason})") from error

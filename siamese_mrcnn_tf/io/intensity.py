@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image
 from tqdm import tqdm
 
+from .decoding import TooLargeError, open_image, require_pixels
 from .errors import InputError
-from .files import StrPath
+from .files import StrPath, open_regular
 from .orientation import PNG_MAGIC, TIFF_MAGICS, load_stored
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ _BITS = (8, 10, 12, 14, *range(16, 33))
 _ROUNDING = 1e-6  # by which floats may exceed 1
 _MANY = 100  # files with a progress bar
 _SHOWN = 5  # names in a message
+_EXTRAS = 4  # channels of a TIFF file beside its colours
 _PNG_DEPTH = 24  # byte of a PNG file that holds the bits of a channel
 
 
@@ -57,7 +58,7 @@ def may_be_deep(path: StrPath) -> bool:
 def deep_kind(path: StrPath) -> str | None:
     """The numpy type of an image file of more than 8 bits, from its header; None for 8 bits or an unreadable file."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, "an image") as file:
             head = file.read(_PNG_DEPTH + 1)
         if head.startswith(PNG_MAGIC):
             return "uint16" if head[_PNG_DEPTH] == 16 else None
@@ -67,7 +68,7 @@ def deep_kind(path: StrPath) -> str | None:
             with tifffile.TiffFile(path) as tiff:
                 kind = tiff.pages.first.dtype
             return kind.name if kind is not None and kind.itemsize > 1 else None
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return "uint16" if image.mode.startswith("I;16") else _PILLOW_KINDS.get(image.mode)
     except Exception:  # decoders raise anything on broken files; reading the pixels says what is wrong
         return None
@@ -82,9 +83,11 @@ def read_values(path: StrPath) -> np.ndarray:
         ValueError: the file is broken, too large, has values that are not finite, or channels that are no RGB.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, "an image") as file:
             head = file.read(len(PNG_MAGIC))
         values = _tiff_values(path) if head.startswith(TIFF_MAGICS) else _pillow_values(path, head == PNG_MAGIC)
+    except TooLargeError:
+        raise
     except Exception as error:  # decoders raise anything on broken files
         raise InputError(f"{path}: the image cannot be read, it may be truncated or broken ({error})") from error
     if not values.size:
@@ -157,7 +160,7 @@ def _words(kind: str) -> str:
 
 def _pillow_values(path: StrPath, is_png: bool) -> np.ndarray:
     """The values of a file that is no TIFF; Pillow keeps those of one channel, OpenCV those of several."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         image.load()
         if image.mode in _PILLOW_KINDS or image.mode.startswith("I;16"):
             return np.asarray(image)
@@ -181,9 +184,7 @@ def _tiff_values(path: StrPath) -> np.ndarray:
     """The values of the first image of a TIFF file."""
     with tifffile.TiffFile(path) as tiff:
         page: Any = tiff.pages.first
-        pixels, most = page.imagelength * page.imagewidth, Image.MAX_IMAGE_PIXELS
-        if most and pixels > 2 * most:
-            raise InputError(f"too large to be read safely: {pixels} pixels")
+        require_pixels(page.imagelength * page.imagedepth, page.imagewidth, path)
         channels = _colours(page)
         try:
             values = _channels_last(page.asarray(), page.axes, channels)
@@ -199,7 +200,8 @@ def _colours(page: Any) -> int:
     """Number of the colours of a TIFF page, 1 or 3, without its alpha."""
     extra = [kind for kind in page.extrasamples if kind == tifffile.EXTRASAMPLE.UNSPECIFIED]
     colours: int = page.samplesperpixel - len(page.extrasamples)
-    if colours not in (1, 3) or len(extra) > (colours == 3):  # a fourth of RGB is taken as alpha, whatever it is
+    most = colours == 3  # a fourth of RGB is taken as alpha, whatever it is
+    if colours not in (1, 3) or len(extra) > most or len(page.extrasamples) > _EXTRAS:
         channels = page.samplesperpixel
         raise InputError(f"it has {channels} channels, expected grey or RGB, with or without alpha")
     return colours
@@ -217,7 +219,7 @@ def _compressed_values(path: StrPath, channels: int) -> np.ndarray:
     """The values of a TIFF file by the libraries that bring their own decompression."""
     if channels > 1:
         return _opencv_values(path)
-    with Image.open(path) as image:
+    with open_image(path) as image:
         if image.mode not in _PILLOW_KINDS and not image.mode.startswith("I;16"):
             return _opencv_values(path)[..., 0]
         return np.asarray(load_stored(image, path)[0])

@@ -9,8 +9,9 @@ import os
 import tifffile
 from PIL import ExifTags, Image, ImageOps
 
+from .decoding import open_image
 from .errors import InputError
-from .files import StrPath
+from .files import StrPath, open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +27,14 @@ _PNG_CHUNKS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # those that may hold a tag
 def read_tag(path: StrPath) -> int:
     """The orientation tag of a file, 1..8, from its header; 1 where there is none or the file cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             magic = file.read(8)
         if magic[:4] in TIFF_MAGICS:
             with tifffile.TiffFile(path) as tiff:
                 return _valid(tiff.pages.first.tags.valueof(ExifTags.Base.Orientation, UPRIGHT))
         if magic == PNG_MAGIC and not _has_png_tag(path):
             return UPRIGHT
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return tag_of(image, path)
     except Exception as error:  # decoders raise anything on broken files; reading the pixels says what is wrong
         logger.debug("%s: no orientation read: %s", path, error)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .markup import code, escaped
 from .published import RANDOM_BOXES
 
 Settings = dict[str, Any]  # the content of settings.json
@@ -26,10 +27,10 @@ def about_text(settings: Sequence[Settings]) -> str:
     """`about` as a sentence: "`last.h5` on mine (val2017): 8 images, 3 categories, 5 runs."."""
     found = about(settings)
     weights, counts = found["weights"], [(found["images"], "image"), (found["categories"], "category")]
-    named = ", ".join(f"`{name}`" if name.endswith(_SUFFIXES) else name for name in weights)
+    named = ", ".join(code(name) if name.endswith(_SUFFIXES) else escaped(name) for name in weights)
     named = named if len(weights) <= _SHOWN else f"{len(weights)} weight files"
     texts = [counted(number, noun) for number, noun in [*counts, (found["runs"], "run")] if number]
-    return f"{named[0].upper() + named[1:]} on {found['data']}{': ' if texts else ''}{', '.join(texts)}."
+    return f"{named[0].upper() + named[1:]} on {escaped(found['data'])}{': ' if texts else ''}{', '.join(texts)}."
 
 
 def data_name(settings: Settings) -> str:

@@ -21,6 +21,7 @@ from ..io.errors import InputError
 from ..io.files import StrPath
 from .about import about_text
 from .experiments import Evaluated, Experiment, read_evaluation
+from .markup import escaped, plain
 from .tables import Section, Table, as_markdown
 
 # settings without which two evaluations do not ask the same; the others that differ are named
@@ -90,13 +91,15 @@ class Comparison:
         lines = [table.heads, *table.rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(table.heads))]
         shown = ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines]
-        about = [line.replace("`", "") for line in self.about]
+        about = list(map(plain, self.about))
         return "\n".join([*about, "", *(line.rstrip() for line in shown), "", *self.notes])
 
     def write(self, folder: StrPath) -> list[Path]:
         """Write comparison.md, comparison.csv and comparison.json; returns their paths."""
         paths = [Path(folder) / f"comparison.{suffix}" for suffix in ("md", "csv", "json")]
-        files.write_text(paths[0], as_markdown([Section("Comparison", [*self.about, *self.notes, self.table()], 1)]))
+        table = self.table()
+        shown = Table(list(map(escaped, table.heads)), [[escaped(row[0]), *row[1:]] for row in table.rows])
+        files.write_text(paths[0], as_markdown([Section("Comparison", [*self.about, *self.notes, shown], 1)]))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         pairs = [f"{name}{what}" for name in self.names for what in ("", " interval")]
@@ -138,7 +141,7 @@ def compare(folders: Sequence[StrPath]) -> Comparison:
     is_paired = all(_is_paired(parts) for parts in zip(*groups, strict=True))
     names = _names([Path(folder) for folder in folders])
     texts = [about_text([part.settings for part in group]) for group in groups]
-    about = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
+    about = [f"{escaped(name)}: {text}" for name, text in zip(names, texts, strict=True)]
     return Comparison(names, about, rows, [_INTERVAL_TEXT[is_paired], *dict.fromkeys(notes)])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..io.files import atomic_path
+from ..visualize.lettering import plot_name
 from ..visualize.style import DPI, FONT_SIZE, INK, SERIES_COLORS, SOFT, new_figure, style_axes
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ def plot_classes(names: Sequence[str], scores: Mapping[str, Sequence[Scores]], *
     where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
     for place in places[np.isnan(leading[order])]:
         axes.text(place, 0.01, "no instance", rotation=90, color=SOFT, fontsize=7, **where)
-    axes.set_xticks(places, [names[index] for index in order], rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_xticks(
+        places, [plot_name(names[index]) for index in order], rotation=60, ha="right", rotation_mode="anchor"
+    )
     axes.set_xlim(-0.7, len(names) - 0.3)
     _finish(axes, title, ylabel="AP50 (%)")
     axes.set_ylim(0, min(max(axes.get_ylim()[1], _MIN_PERCENT), _MAX_PERCENT))
@@ -96,12 +99,17 @@ def plot_by_number(
         places = np.arange(len(bins)) + (index - (len(series) - 1) / 2) * _SPREAD
         color = SERIES_COLORS[labels.index(label) % len(SERIES_COLORS)]
         style: dict[str, Any] = {"capsize": 3, "markersize": 5, "linewidth": 1.6, "elinewidth": 1.2, **_STYLES[kind]}
-        style |= {"label": f"{label}, {KINDS[kind]}", "markerfacecolor": color if kind == "bbox" else "white"}
+        style |= {
+            "label": f"{plot_name(label)}, {KINDS[kind]}",
+            "markerfacecolor": color if kind == "bbox" else "white",
+        }
         axes.errorbar(places, _as_floats(means), np.nan_to_num(_as_floats(intervals)), color=color, **style)
     queries = [", ".join(f"{number:,}" for number in of_bin) for of_bin in zip(*counts.values(), strict=True)]
     ticks = [f"{name}\n({numbers})" for name, numbers in zip(bins, queries, strict=True)]
     axes.set_xticks(np.arange(len(bins)), ticks)
-    axes.set_xlabel(f"instances of the category in the image\n(in brackets: queries, {' and '.join(counts)})")
+    axes.set_xlabel(
+        f"instances of the category in the image\n(in brackets: queries, {' and '.join(map(plot_name, counts))})"
+    )
     _finish(axes, title, ylabel="AP50 (%)")
     axes.legend(frameon=False, ncols=max(1, len(labels)))
     axes.set_ylim(0, max(axes.get_ylim()[1], _MIN_PERCENT) * 1.12)  # room for the legend
@@ -122,14 +130,15 @@ def plot_confusion(
     import matplotlib  # slow to import
 
     values, count = np.array([_as_floats(row) for row in matrix]), len(names)
+    shown = list(map(plot_name, names))
     side = max(5.2, 2.0 + 0.18 * count)  # inches of the heat map with its names
     figure = new_figure((side + 0.9, side + 1.7))
     top, axes = figure.subplots(2, 1, height_ratios=(1.2, side - 0.6), sharex=True)
     heat = matplotlib.colormaps["YlGnBu"].with_extremes(bad=_EMPTY)
     image = axes.imshow(values, cmap=heat, vmin=0, vmax=max(np.nanmax(values, initial=0), 1), aspect="auto")
     size = FONT_SIZE if count <= _NUMBERED_CELLS else FONT_SIZE - 1.5
-    axes.set_xticks(np.arange(count), names, rotation=90, fontsize=size)
-    axes.set_yticks(np.arange(count), names, fontsize=size)
+    axes.set_xticks(np.arange(count), shown, rotation=90, fontsize=size)
+    axes.set_yticks(np.arange(count), shown, fontsize=size)
     axes.set_xlabel("ground truth that the detections are scored against\n(grey: never in one image with the other)")
     axes.set_ylabel("category of the references")
     axes.tick_params(length=0)
@@ -162,14 +171,16 @@ def plot_presence(found: Mapping[str, Mapping[str, Any]], *, title: str) -> "Fig
             line = {"color": color, "linestyle": _STYLES[kind]["linestyle"], "linewidth": 1.6}
             rates, recalls = _as_floats(curve["false_detections"] or ()), 100 * _as_floats(curve[kind] or ())
             size = min(rates.size, recalls.size)  # there is no curve without absent queries or instances
-            left.plot(rates[:size], recalls[:size], label=f"{label}, {KINDS[kind]}", **line)
+            left.plot(rates[:size], recalls[:size], label=f"{plot_name(label)}, {KINDS[kind]}", **line)
             rate, recall = one["mean"]["queries"]["false_detections"], one["mean"][kind]["recall"]
             if rate is not None and recall is not None:
                 left.plot(rate, 100 * recall, "o", color=color, markerfacecolor=fill, markersize=6)
         edges = one["histogram"]["edges"]
         for name, style in (("present", "-"), ("absent", ":")):
             shares = 100 * np.asarray(one["histogram"][name])
-            right.stairs(shares, edges, color=color, linestyle=style, linewidth=1.6, label=f"{label}, {name}")
+            right.stairs(
+                shares, edges, color=color, linestyle=style, linewidth=1.6, label=f"{plot_name(label)}, {name}"
+            )
     left.set_xscale("symlog", linthresh=_SMALL_RATE)
     left.set_xlim(left=0)
     left.set_xlabel("false detections per absent query")

@@ -4,9 +4,7 @@ Scores are in percent.
 """
 
 import dataclasses
-import html
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from ..evaluation.presence import QUERIES
 from ..visualize import pages
 from .about import Settings, about, about_text, data_name, weights_name
 from .experiments import PAPER, SPLITS, Evaluated, Experiment, Line
+from .markup import code, escaped, inline
 from .published import MEAN, RANDOM_BOXES
 
 CLASS_COLUMNS = tuple((kind, name) for kind in IOU_TYPES for name in ("AP50", "AP"))
@@ -156,8 +155,8 @@ def _sources(experiments: Sequence[Experiment]) -> Table:
         for split, part in experiment.evaluations.items():
             counts = [_number(part.counts[key]) for key in ("num_images", "num_queries", "num_results")]
             protocol = part.settings.get("protocol") or _UNKNOWN
-            about_it = [split_name(split), weights_name(part.settings) if several else _UNKNOWN]
-            about_it += [_UNKNOWN if protocol == "default" else protocol, *counts, f"`{part.folder.name}`"]
+            about_it = [split_name(split), escaped(weights_name(part.settings)) if several else _UNKNOWN]
+            about_it += [_UNKNOWN if protocol == "default" else protocol, *counts, code(part.folder.name)]
             rows.append([heading_of(experiment), *about_it])
     heads = ["evaluation", "split", "weights", "protocol", "images", "queries", "detections", "folder"]
     return _without_empty(heads, rows)
@@ -282,7 +281,7 @@ def _confusion_table(part: Evaluated) -> Block:
     np.fill_diagonal(matrix, np.nan)
     worst = np.argsort(-np.nan_to_num(matrix, nan=-1), axis=None, kind="stable")[:_CONFUSIONS]
     names, places = confusion_names(part), zip(*np.unravel_index(worst, matrix.shape), strict=True)
-    rows = [[names[i], names[j], f"{matrix[i, j]:.1f}"] for i, j in places if matrix[i, j] > 0]
+    rows = [[escaped(names[i]), escaped(names[j]), f"{matrix[i, j]:.1f}"] for i, j in places if matrix[i, j] > 0]
     heads = ["searched", "found instead", f"AP50 ({_KIND_NAMES[kind]})"]
     return Table(heads, rows) if rows else "No category was found in place of another."
 
@@ -293,7 +292,7 @@ def _class_blocks(experiment: Experiment) -> list[Block]:
     for entry in classes:
         splits = ", ".join(split_name(split) for split in entry["splits"])
         cells = [_cell(entry[kind][name]) for kind, name in columns]
-        rows.append([entry["name"], splits, _number(entry["num_instances"]), *cells])
+        rows.append([escaped(entry["name"]), splits, _number(entry["num_instances"]), *cells])
     heads = [f"{name} {_KIND_NAMES[kind]}" for kind, name in columns]
     is_single = any(entry["num_instances"] == 1 for entry in classes)
     note = ["Of a category with a single instance, the score says little."] if is_single else []
@@ -341,7 +340,7 @@ def as_markdown(sections: Iterable[Section]) -> str:
     """Sections as Markdown text."""
     parts = []
     for section in sections:
-        parts += [f"{'#' * section.level} {section.heading}", *map(_markdown_block, section.blocks)]
+        parts += [f"{'#' * section.level} {escaped(section.heading)}", *map(_markdown_block, section.blocks)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -369,15 +368,9 @@ def as_html(sections: Sequence[Section], folder: Path, examples: Iterable[pages.
 
 def _html_block(block: Block) -> pages.Html:
     if not isinstance(block, Table):
-        return pages.paragraph(_inline(" ".join(block.split())))
-    made = pages.table(block.heads, [[_inline(cell) for cell in row] for row in block.rows])
+        return pages.paragraph(inline(" ".join(block.split())))
+    made = pages.table(block.heads, [[inline(cell) for cell in row] for row in block.rows])
     return pages.folded(f"{len(block.rows)} rows", made) if len(block.rows) > _LONG else made
-
-
-def _inline(text: str) -> pages.Html:
-    """Markup of a text with `*` and backticks of Markdown."""
-    marked = re.sub(r"\*(\S(?:[^*]*[^*\s])?)\*", r"<em>\1</em>", html.escape(text))
-    return pages.Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", marked))
 
 
 def full_name(experiment: Experiment, split: int) -> str:

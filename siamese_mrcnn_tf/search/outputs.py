@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..io.decoding import open_image
 from ..io.errors import InputError
 from ..io.files import atomic_path, writable_folder, write_json
 from ..visualize.margin import add_margin
@@ -250,7 +251,7 @@ def _write_thumbnail(path: Path, drawing: Drawing) -> None:
 
 
 def _read(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return np.array(image)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import glob
 import hashlib
+import os
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -80,7 +81,7 @@ class _Reference:
     def default_name(self) -> str:
         """That of the folder, or of the first file."""
         folder = Path(self.text)
-        return folder.resolve().name if folder.is_dir() else self.paths[0].stem
+        return folder.resolve().name if os.path.isdir(folder) else self.paths[0].stem
 
 
 def read_queries(
@@ -192,17 +193,17 @@ def categories_of(queries: Sequence[Query], default: float, chosen: float | None
 
 def _parse(text: str) -> _Reference:
     """Take a reference apart; a path that exists is taken as it is, whatever characters are in it."""
-    if not Path(text).exists() and (boxed := _BOX.fullmatch(text)) and Path(boxed["path"]).is_file():
+    if not os.path.exists(text) and (boxed := _BOX.fullmatch(text)) and os.path.isfile(boxed["path"]):
         return _Reference(text, [Path(boxed["path"])], box=_box_of(text, boxed["box"]))
-    if Path(text).is_file():
+    if os.path.isfile(text):
         return _Reference(text, [Path(text)])
     name, equals, rest = text.partition("=")
-    if equals and name and rest and not Path(text).exists():
+    if equals and name and rest and not os.path.exists(text):
         return dataclasses.replace(_parse(rest), name=name)
     before, colon, _ = text.rpartition(":")
-    if colon and Path(before).is_file():
+    if colon and os.path.isfile(before):
         raise InputError(f"reference {text}: expected {_FORMS}")
-    if not Path(text).exists() and not glob.has_magic(text):
+    if not os.path.exists(text) and not glob.has_magic(text):
         raise InputError(f"reference {text}: no such file; expected {_FORMS}")
     try:
         return _Reference(text, find_images([text]))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..io.errors import InputError
-from ..io.files import IMAGE_SUFFIXES, is_companion
+from ..io.files import IMAGE_SUFFIXES, is_companion, is_text
 from ..io.images import HEIF_EXTRA, HEIF_SUFFIXES, can_read, read_image
 from ..io.intensity import find_ranges
 from .names import file_stem, number_repeated
@@ -28,6 +28,7 @@ _WEBCAM = re.compile(r"webcam(?::([0-9]{1,4}))?")
 _FRAME_DIGITS = 6
 _FRAME_END = re.compile(rf"(.+)-\d{{{_FRAME_DIGITS},}}")  # of names of frames
 _NOT_REGULAR, _NOT_READABLE = "not regular files", "folders that cannot be read"
+_NOT_TEXT = "names with bytes that are no characters"
 
 ImageReading = Callable[[Path], np.ndarray]  # path to uint8 [height, width, RGB]
 
@@ -105,7 +106,7 @@ def find_sources(
     skipped: collections.Counter[str] = collections.Counter()
     named: dict[str, str] = {}  # path or webcam -> kind
     for source in map(str, sources):
-        webcam = None if Path(source).exists() else _WEBCAM.fullmatch(source)
+        webcam = None if os.path.exists(source) else _WEBCAM.fullmatch(source)
         if webcam:
             named[f"{WEBCAM}{int(webcam[1] or 0)}"] = "webcam"
             continue
@@ -144,10 +145,12 @@ def _find(
     """The files that sources name, each once; counts those in folders that have none of the suffixes."""
     found: dict[str, Path] = {}
     for source in sources:
+        if not str(source).strip():
+            raise InputError(f"{str(source)!r}: expected an image, a folder or a pattern, got an empty text")
         path = Path(source)
-        if path.is_file():
+        if os.path.isfile(path):
             paths = [path]
-        elif path.is_dir():
+        elif os.path.isdir(path):
             paths = _files_in(path, recursive, suffixes, skipped)
             if not paths:
                 below = "" if recursive or not any(map(Path.is_dir, path.iterdir())) else "; --recursive looks below it"
@@ -155,6 +158,8 @@ def _find(
         else:
             paths = _matches(source, recursive, suffixes, skipped)
         for path in paths:
+            if not is_text(str(path)):
+                raise InputError(f"{str(path)!r}: a name with bytes that are no characters; rename the file")
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 
@@ -187,7 +192,9 @@ def _files_in(
     found = []
     for path in _walk(folder, recursive, skipped):
         suffix = path.suffix.lower()
-        if not path.is_file():
+        if not is_text(path.name):
+            skipped[_NOT_TEXT] += 1
+        elif not path.is_file():
             skipped[_NOT_REGULAR] += 1
         elif suffix in known:
             found.append(path)

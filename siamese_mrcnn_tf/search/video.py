@@ -3,9 +3,9 @@
 import dataclasses
 import importlib.util
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def read_video(path: StrPath, every: int = 1) -> Iterator[VideoFrame]:
     require_av(path)
     import av
 
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file, or not a regular one")
     try:
         container = av.open(str(path))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..io.errors import InputError
+from .lettering import plot_name, plot_text
 from .style import FONT_SIZE, INK, SERIES_COLORS, SOFT, Values, add_grid, new_figure, style_axes
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def plot_losses(history: Iterable[Mapping[str, Any]], *, title: str = "") -> "Fi
     names = sorted(losses, key=lambda name: name != "loss") + ["learning_rate"] * (rates is not None)
     count = max(min(len(names), _COLUMNS), 1)
     figure = new_figure((_PANEL[0] * count, _PANEL[1] * max(-(-len(names) // count), 1)))
-    figure.suptitle(title)
+    figure.suptitle(plot_text(title))
     for axes, name in zip(add_grid(figure, len(names), count), names, strict=True):
         _draw_curves(axes, epochs, name, columns)
         for epoch in _changes(epochs, rates):
@@ -167,9 +168,9 @@ def plot_overlaps(
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     shown = table if table.size else np.full((rows, columns), np.nan)
     ax.imshow(shown, interpolation="nearest", cmap="Blues", vmin=0, vmax=1, extent=extent, aspect="auto")
-    labels = [f"{class_names[class_id]} ({pred_scores[row]:.2f})" for row, class_id in enumerate(found)]
+    labels = [f"{plot_name(class_names[class_id])} ({pred_scores[row]:.2f})" for row, class_id in enumerate(found)]
     ax.set_yticks(np.arange(len(found)), labels)
-    ax.set_xticks(np.arange(len(truth)), [str(class_names[class_id]) for class_id in truth], rotation=90)
+    ax.set_xticks(np.arange(len(truth)), [plot_name(class_names[class_id]) for class_id in truth], rotation=90)
     ax.set(xlabel="ground truth", ylabel="detections")
     for (row, column), overlap in np.ndenumerate(table) if table.size <= _MAX_NUMBERED else ():
         mark = "" if overlap <= threshold else "\nmatch" if found[row] == truth[column] else "\nwrong"

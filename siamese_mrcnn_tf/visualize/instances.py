@@ -20,6 +20,7 @@ from ..io.errors import InputError
 from ..io.files import atomic_path
 from ..ops.boxes import extract_bboxes
 from . import style
+from .lettering import plot_name, plot_text
 from .style import Color, Values
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def display_instances(
     ax = style.new_figure(figsize).add_subplot() if ax is None else ax
     painted = np.array(image)
     for index in map(int, np.flatnonzero(boxes.any(axis=1))):
-        caption, color = captions[index], colors[index]
+        caption, color = plot_text(captions[index]), colors[index]
         if show_bbox:
             style.draw_box(ax, boxes[index], color, linewidth=linewidth, alpha=0.7, linestyle="dashed")
         if masks is not None and show_mask:
@@ -247,7 +248,7 @@ def display_grid(
         raise InputError("save: expected a path, or False")
     if ax is None:
         figure = style.new_figure(figsize)
-        figure.suptitle(title, fontsize=fontsize)
+        figure.suptitle(plot_text(title), fontsize=fontsize)
         axes = style.add_grid(figure, count, math.ceil(math.sqrt(count)))
     else:
         axes = list(np.ravel(ax))
@@ -260,7 +261,7 @@ def display_grid(
         shown |= {"scores": scores, "colors": tints, "captions": labels, "ax": cell}
         display_instances(*instances, fontsize=fontsize * _CAPTION, **shown)
         _draw_inset(cell, _crops(target_list[index], "target_list"), np.shape(image_list[index]), target_shift)
-        cell.set_title("" if category_names_list is None else str(category_names_list[index]), fontsize=fontsize)
+        cell.set_title("" if category_names_list is None else plot_name(category_names_list[index]), fontsize=fontsize)
     if save:
         with atomic_path(save) as temporary:
             whole: Any = axes[0].figure

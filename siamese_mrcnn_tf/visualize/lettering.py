@@ -6,6 +6,7 @@ drawn with the first installed font that has all of a text; if there is none, a 
 
 import functools
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 Rect = tuple[int, int, int, int]  # (x1, y1, x2, y2) in pixels, x2 and y2 exclusive
 
 _FONTS = {False: "DejaVuSans.ttf", True: "DejaVuSans-Bold.ttf"}  # bold -> file
+NAME_LETTERS, PLOT_LETTERS = 32, 160  # maximum numbers of letters of names, and of lines, in plots
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 _HIDDEN_KINDS = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format (such as right-to-left marks), none
 _FAR_STEPS = 32  # of the grid in which a free place is looked for, along each side
@@ -49,11 +51,22 @@ def text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
     return int(np.ceil(font.getlength(text))), ascent + descent
 
 
+def plot_text(text: object, letters: int = PLOT_LETTERS) -> str:
+    """A text for matplotlib, which draws it as it is: no formula, and each line with so many letters at most."""
+    lines = (shown_text(line) for line in str(text).split("\n"))
+    short = (line if len(line) <= letters else line[: letters - 1].rstrip() + _ELLIPSIS for line in lines)
+    return re.sub(r"(?<!\\)\$", r"\$", "\n".join(short))
+
+
+def plot_name(name: object, letters: int = NAME_LETTERS) -> str:
+    """A name, such as that of a category, for matplotlib: `plot_text` in one line."""
+    return plot_text(shown_text(str(name)), letters)
+
+
 # ---- fonts -------------------------------------------------------------------------------------------------------
 def font_for(text: str, pixels: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     """A font with the characters of a text, `pixels` high."""
-    path = _font_path(frozenset(text), bold)
-    return _font(path, pixels)
+    return _font(font_path(frozenset(text), bold), pixels)
 
 
 @functools.lru_cache(maxsize=256)
@@ -62,7 +75,8 @@ def _font(path: str, pixels: int) -> ImageFont.FreeTypeFont:
 
 
 @functools.lru_cache(maxsize=1024)
-def _font_path(letters: frozenset[str], bold: bool) -> str:
+def font_path(letters: frozenset[str], bold: bool) -> str:
+    """The file of DejaVu Sans, or of the first installed font that has all letters where DejaVu Sans lacks one."""
     usual = str(_own_fonts() / _FONTS[bold])
     missing = _missing(letters, usual)
     if not missing:
@@ -77,7 +91,10 @@ def _font_path(letters: frozenset[str], bold: bool) -> str:
 @functools.cache
 def _warn_once(missing: str) -> None:
     shown = missing if len(missing) <= 20 else missing[:20] + _ELLIPSIS
-    logger.warning("no installed font has the characters %s; overlays show boxes in their place", shown)
+    logger.warning(
+        "no installed font has the characters %s; drawings show boxes in their place (fonts such as Noto have them)",
+        shown,
+    )
 
 
 def _missing(letters: Iterable[str], path: str) -> set[str]:

@@ -27,6 +27,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup as Html
 from PIL import Image
 
+from ..io.decoding import open_image
 from ..io.errors import InputError
 from ..io.files import write_text
 from .style import DPI
@@ -142,7 +143,7 @@ def figure(plot: "Figure | str | os.PathLike", *, caption: str = "", alt: str = 
         buffer = io.BytesIO()
         plot.savefig(buffer, format="png", dpi=dpi)
         content = buffer.getvalue()
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(io.BytesIO(content), ("PNG",), "a plot") as image:
         width = round(image.width * _CSS_DPI / image.info.get("dpi", (_CSS_DPI,))[0])
     return _macro("plot")(_data_uri(content, "png"), width, caption, _plain(alt or caption))
 

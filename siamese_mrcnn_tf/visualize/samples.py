@@ -18,6 +18,7 @@ from ..data.dataset import CocoDataset
 from ..io.files import StrPath, atomic_path, writable_folder
 from ..ops.boxes import compute_overlaps
 from .instances import display_boxes, display_instances, random_colors
+from .lettering import plot_name
 from .style import draw_image, new_figure
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def draw_sample(
     figure = new_figure(_FIGURE_SIZE)
     grid = figure.add_gridspec(1, len(_PANELS), width_ratios=_PANELS)
     name, coco_id = dataset.class_names[sample.class_id], dataset.image_info[sample.image_id]["id"]
-    figure.suptitle(f"sample {number}: {name} (class {sample.class_id}) in image {coco_id}", fontsize=16)
+    figure.suptitle(f"sample {number}: {plot_name(name)} (class {sample.class_id}) in image {coco_id}", fontsize=16)
     colors = np.array(random_colors(len(sample.gt_class_ids))).reshape(-1, 3)
     colors[sample.gt_class_ids < 0] = _CROWD_COLOR
     _draw_ground_truth(figure.add_subplot(grid[0]), sample, config, colors)

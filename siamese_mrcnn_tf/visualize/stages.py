@@ -16,6 +16,7 @@ from ..io.errors import InputError
 from ..ops.boxes import compute_overlaps, match_greedily
 from . import style
 from .instances import apply_mask, random_colors
+from .lettering import plot_text
 from .style import Color, Values
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def display_images(
         pixels = image.astype(np.uint8) if image.ndim == 3 else image
         cell.imshow(pixels, cmap=cmap, norm=norm, interpolation=interpolation)
         cell.axis("off")
-        cell.set_title(title, fontsize=9)
+        cell.set_title(plot_text(title), fontsize=9)
     return axes
 
 
@@ -369,7 +370,7 @@ def _draw_refinement(ax: "Axes", box: np.ndarray, refined: np.ndarray, caption: 
     if caption and (box.any() or refined.any()):
         y1, x1 = (refined if refined.any() else box)[:2]
         plate = {"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1}
-        ax.text(x1, y1, caption, color="white", size=11, verticalalignment="top", bbox=plate)
+        ax.text(x1, y1, plot_text(caption), color="white", size=11, verticalalignment="top", bbox=plate)
 
 
 def _resized(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -4,6 +4,8 @@ Boxes are (y1, x1, y2, x2) in pixels, y2 and x2 exclusive; colors are (red, gree
 on first use, because it is slow to import and overlays do without it.
 """
 
+import functools
+import warnings
 from collections.abc import Sequence, Sized
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..io.errors import InputError
+from .lettering import font_path, plot_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +31,38 @@ DPI = 150  # of plots in files and pages
 
 def new_figure(figsize: tuple[float, float]) -> "Figure":
     """An empty matplotlib Figure of (width, height) inches, unknown to pyplot."""
+    return _figure_class()(figsize=figsize, layout="constrained")
+
+
+@functools.cache
+def _figure_class() -> "type[Figure]":
     from matplotlib.figure import Figure
 
-    return Figure(figsize=figsize, layout="constrained")
+    class FigureWithFonts(Figure):
+        """A figure whose texts are drawn with installed fonts that have their characters."""
+
+        def draw(self, renderer: Any) -> None:
+            _choose_fonts(self)
+            with warnings.catch_warnings():  # `lettering` has said that there is no font
+                warnings.filterwarnings("ignore", "Glyph .* missing from font")
+                super().draw(renderer)
+
+    return FigureWithFonts
+
+
+def _choose_fonts(figure: "Figure") -> None:
+    """Give texts with characters that DejaVu Sans lacks another font for these."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    usual = font_path(frozenset(), False)
+    for text in figure.findobj(Text):
+        letters = frozenset(text.get_text())
+        path = usual if all(map(str.isascii, letters)) else font_path(letters, False)
+        if path != usual:
+            font_manager.fontManager.addfont(path)
+            name = font_manager.get_font(path).family_name
+            text.set_fontfamily(["DejaVu Sans", name])
 
 
 def add_grid(figure: "Figure", count: int, columns: int) -> "list[Axes]":
@@ -41,7 +73,7 @@ def add_grid(figure: "Figure", count: int, columns: int) -> "list[Axes]":
 
 def style_axes(ax: "Axes", title: str, *, font_size: float = FONT_SIZE, grid: Literal["x", "y", "both"] = "y") -> None:
     """Give a plot its title and the common style: no frame at the top and right, faint grid lines behind the data."""
-    ax.set_title(title, loc="left", fontsize=font_size + 2, color=INK)
+    ax.set_title(plot_text(title), loc="left", fontsize=font_size + 2, color=INK)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis=grid, color=FAINT, linewidth=0.7)
     ax.set_axisbelow(True)
@@ -52,7 +84,9 @@ def draw_image(ax: "Axes", image: np.ndarray, title: str, *, margin: float) -> N
     """Draw an image [height, width, RGB] without ticks, row 0 at the top, with `margin` pixels around it."""
     height, width = image.shape[:2]
     ax.imshow(image.astype(np.uint8))
-    ax.set(xlim=(-0.5 - margin, width - 0.5 + margin), ylim=(height - 0.5 + margin, -0.5 - margin), title=title)
+    ax.set(
+        xlim=(-0.5 - margin, width - 0.5 + margin), ylim=(height - 0.5 + margin, -0.5 - margin), title=plot_text(title)
+    )
     ax.axis("off")
 
 

@@ -8,8 +8,10 @@ import logging
 import math
 import re
 import reprlib
+import struct
 import types
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pycocotools.mask as coco_mask
-from PIL import Image
 
-from ...io import files
+from ...io import decoding, files
 from ...io.errors import InputError
 from ..annotations import Rle
+from ..outlines import MAX_COORDINATE, MAX_LENGTH, are_outlines
 
 logger = logging.getLogger(__name__)
 
-MAX_COORDINATE = 1e6  # pixels
 _MAX_ARC_ERROR = 0.05  # pixels between an arc and its polygon
 _SHOWN = 5  # places in a message
+# what Pillow raises on broken files, beside OSError and ValueError
+_BROKEN = (EOFError, IndexError, MemoryError, OverflowError, SyntaxError, TypeError, struct.error, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,13 @@ def required(entry: Any, key: str, kind: type | types.UnionType, place: str) -> 
     return entry[key]
 
 
+def require_text(text: str, place: str) -> str:
+    """A text that can be printed and written; ValueError names the place of half a surrogate pair or a NUL."""
+    if not files.is_text(text):
+        raise InputError(f"{place} = {text[:40]!r}, expected a text without NUL and half characters")
+    return text
+
+
 def checked_number(value: Any, place: str, *, is_size: bool = False) -> float:
     """A number of pixels, above 0 for a size; ValueError names the place."""
     if type(value) not in (int, float) or not -MAX_COORDINATE < value < MAX_COORDINATE:
@@ -124,6 +134,13 @@ def checked_points(points: Any, place: str, minimum: int = 3) -> np.ndarray:
     if len(set(map(tuple, points))) < minimum:
         raise InputError(f"{place}: {len(points)} points, expected {minimum} different ones")
     return np.array(points, np.float64)
+
+
+def require_outlines(found: ImportedObject) -> None:
+    """Raise ValueError, which names the place, for outlines that are too long to be walked along."""
+    if not are_outlines([outline.ravel().tolist() for outline in (*found.outlines, *found.holes)]):
+        expected = f"numbers below {MAX_COORDINATE:.0f}, and at most {MAX_LENGTH:.0f} pixels along an outline"
+        raise InputError(f"{found.place}: the outlines are no pixels of an image, expected {expected}")
 
 
 def rectangle_outline(x: float, y: float, width: float, height: float, angle: float = 0.0) -> np.ndarray:
@@ -196,15 +213,25 @@ def _joined(parts: Sequence[ImportedObject], height: int, width: int) -> Importe
 def decoded_png(text: Any, place: str) -> np.ndarray:
     """The mask in a base64 text of a PNG file, bool [h, w]: where the last channel is not 0."""
     try:
-        return png_mask(base64.b64decode(text, validate=False))
-    except (TypeError, ValueError, binascii.Error, OSError) as error:
+        data = base64.b64decode(text, validate=False)
+    except (TypeError, ValueError, binascii.Error) as error:
         raise InputError(f"{place}: {reprlib.repr(text)}, expected a PNG image in base64 ({error})") from error
+    return png_mask(data, place)
 
 
-def png_mask(data: bytes) -> np.ndarray:
-    """The mask of the content of a PNG file, bool [h, w]: where the last channel is not 0."""
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        values = np.asarray(image)
+def png_mask(data: bytes, place: str) -> np.ndarray:
+    """The mask of the content of a PNG file, bool [h, w]: where the last channel is not 0.
+
+    Raises:
+        ValueError: names the place.
+    """
+    try:
+        with decoding.open_image(io.BytesIO(data), ("PNG",), place) as image:
+            values = np.asarray(image)
+    except decoding.TooLargeError:
+        raise
+    except (OSError, ValueError, *_BROKEN) as error:
+        raise InputError(f"{place}: expected a PNG image ({error})") from error
     return np.asarray((values if values.ndim == 2 else values[..., -1]) != 0)
 
 
@@ -215,7 +242,7 @@ def read_xml(path: Path) -> ElementTree.Element:
         raise InputError(f"{path}: an XML file with a document type, expected one without")
     try:
         return ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text))
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, MemoryError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: not an XML file that can be read ({error})") from error
 
 

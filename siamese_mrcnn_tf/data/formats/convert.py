@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,10 @@ def identify(path: files.StrPath) -> str:
         ValueError: says what it is instead, or what was looked for.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _folder_kind(path)
-    if not path.is_file():
+    files.require_regular(path, "an annotation file")
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file or folder")
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):

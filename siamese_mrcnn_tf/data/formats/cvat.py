@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from ...io import decoding
 from ...io.errors import InputError
 from ..layouts import subset_of
 from .common import (
@@ -63,6 +64,7 @@ def _image(element: Element, path: Path, left_out: list[str]) -> ImportedImage:
             continue
         objects.append(_object(shape, where))
     size = tuple(round(parsed_number(element.get(key), f"{place}: {key}", is_size=True)) for key in ("height", "width"))
+    decoding.require_pixels(size[0], size[1], place)
     subset = subset_of(element.get("subset", ""))
     return ImportedImage(name, place, tuple(objects), subset=subset, size=(size[0], size[1]))
 
@@ -99,6 +101,7 @@ def _points(shape: Element, place: str) -> np.ndarray:
 
 def _mask(shape: Element, width: int, height: int, place: str) -> np.ndarray:
     """The mask bool [height, width] of runs such as "3, 5, 4"."""
+    decoding.require_pixels(max(height, 0), max(width, 0), f"{place}: height and width")
     try:
         runs = np.array([int(run) for run in shape.get("rle", "").split(",")])
         fits = width > 0 and height > 0 and (runs >= 0).all() and runs.sum() == width * height

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...io import files
+from ...io import decoding, files
 from ...io.errors import InputError
 from ...io.images import read_image
 from ..layouts import find_image
@@ -38,7 +38,6 @@ _LABELS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels")
 _PLAIN = ("polygon", "rectangle", "ellipse", "brush")  # shapes whose label is a result of its own, with the same id
 _BITMASKS = ("bitmasklabels", "bitmask")
 _WITHOUT_AREA = ("keypointlabels", "keypoint", "vectorlabels", "vector", "videorectangle", "cuboidlabels")
-_MAX_PIXELS = 2**28
 _CHANNELS = 4  # of the pixels in a brush mask; the last is the mask
 
 
@@ -145,6 +144,7 @@ def _object(result: dict[str, Any], label_key: str, kind: str, place: str) -> Im
         raise InputError(f"{place}: {label_key} = {reprlib.repr(labels)}, expected one label")
     keys = ("original_width", "original_height")
     width, height = (checked_number(result.get(key), f"{place}: {key}", is_size=True) for key in keys)
+    decoding.require_pixels(round(height), round(width), f"{place}: original_height and original_width")
     scale = np.array([width, height]) / 100
     found: dict[str, Any] = {"place": place, "category": labels[0]}
     if kind == "brushlabels":
@@ -166,17 +166,15 @@ def _brush_mask(value: dict[str, Any], width: int, height: int, place: str) -> n
     if value.get("format") != "rle" or not isinstance(value.get("rle"), list):
         raise InputError(f"{place}: format = {value.get('format')!r}, expected 'rle' with a list 'rle'")
     try:
-        pixels = decode_runs(value["rle"])
-    except (IndexError, OverflowError, TypeError, ValueError) as error:
-        raise InputError(f"{place}: rle = {reprlib.repr(value['rle'])}, expected the runs of a brush mask") from error
-    if pixels.size != width * height * _CHANNELS:
-        expected = f"expected {_CHANNELS} for each of {width} x {height} pixels"
-        raise InputError(f"{place}: rle of {pixels.size} values, {expected}")
+        pixels = decode_runs(value["rle"], width * height * _CHANNELS)
+    except (IndexError, MemoryError, OverflowError, TypeError, ValueError) as error:
+        expected = f"expected the runs of a brush mask, {_CHANNELS} values for each of {width} x {height} pixels"
+        raise InputError(f"{place}: rle = {reprlib.repr(value['rle'])}, {expected} ({error})") from error
     return np.asarray(pixels.reshape(height, width, _CHANNELS)[..., -1] > 0)
 
 
-def decode_runs(numbers: list[int]) -> np.ndarray:
-    """The values uint8 [n] of packed runs, a list of bytes.
+def decode_runs(numbers: list[int], count: int) -> np.ndarray:
+    """The `count` values uint8 [count] of packed runs, a list of bytes.
 
     The bits are: n in 32; the bits of a value less 1 in 5; the bits of four kinds of lengths less 1, each in 4; then
     runs: 1 and the kind in 2 bits, the length less 1, and one value; or the same beginning with 0, and all values.
@@ -195,8 +193,8 @@ def decode_runs(numbers: list[int]) -> np.ndarray:
         return value
 
     total, word = read(32), read(5) + 1
-    if total > _MAX_PIXELS * _CHANNELS or word > 8:
-        raise InputError("too many values")
+    if total != count or word > 8:
+        raise InputError(f"it has {total} values of {word} bits")
     lengths = [read(4) + 1 for _ in range(4)]
     values, done = np.zeros(total, np.uint8), 0
     while done < total:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ...io import files
+from ...io import decoding, files
 from ...io.errors import InputError
 from ..layouts import subset_of
 from .common import (
@@ -57,7 +57,10 @@ def read_supervisely(paths: Iterable[Path]) -> list[ImportedImage]:
 def _image(path: Path, folder: Path, several: bool, left_out: list[str]) -> ImportedImage:
     content: Any = files.read_json(path)
     size = required(content, "size", dict, str(path))
-    sides = tuple(required(size, key, int, f"{path}: size") for key in ("height", "width"))
+    sides = tuple(
+        int(checked_number(size.get(key), f"{path}: size: {key}", is_size=True)) for key in ("height", "width")
+    )
+    decoding.require_pixels(sides[0], sides[1], f"{path}: size")
     objects = []
     for number, entry in enumerate(required(content, "objects", list, str(path)), 1):
         place = f"{path}: object {number}"
@@ -106,6 +109,6 @@ def _bitmap(text: str, place: str) -> Any:
     try:
         unpacking = zlib.decompressobj()
         data = unpacking.decompress(base64.b64decode(text), _MAX_BYTES)
-        return png_mask(data)
-    except (ValueError, OSError, binascii.Error, zlib.error) as error:
+    except (ValueError, binascii.Error, zlib.error, MemoryError) as error:
         raise InputError(f"{place}: data = {text[:40]!r}, expected a PNG file, packed by zlib, in base64") from error
+    return png_mask(data, f"{place}: data")

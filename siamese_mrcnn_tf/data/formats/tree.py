@@ -17,12 +17,12 @@ import pycocotools.mask as coco_mask
 from PIL import Image
 from tqdm import tqdm
 
-from ...io import files, intensity, orientation
+from ...io import decoding, files, intensity, orientation
 from ...io.errors import InputError
 from ...io.images import read_image
 from ..annotations import Content, Entry, Rle, annotation_rle
 from ..layouts import find_image
-from .common import ImportedImage, ImportedObject, joined_groups, object_rle
+from .common import ImportedImage, ImportedObject, joined_groups, object_rle, require_outlines, require_text
 from .label_studio import image_names
 from .via import clip_outline
 
@@ -104,6 +104,8 @@ def _write(
     entries, annotations = [], []
     for number, (image, source) in enumerate(zip(images, sources, strict=True), start=1):
         height, width = source.size
+        for found in image.objects:
+            require_outlines(found)
         entries.append({"id": number, "file_name": source.name, "height": height, "width": width})
         for found in joined_groups(image.objects, height, width):
             annotation = _annotation(found, entries[-1], categories)
@@ -270,6 +272,7 @@ def _sources(
     sources = []
     for number, image in enumerate(tqdm(images, desc="images", unit="image", disable=not options.progress)):
         path, name = _find(image, image_dir, spare / str(number))
+        require_text(name, f"{image.place}: name of the file")
         other = first.setdefault(path, image)
         if other is not image:
             raise InputError(f"{image.place}: is the file {path}, as is {other.name!r} in {other.place}")
@@ -322,8 +325,11 @@ def _find(image: ImportedImage, image_dir: files.StrPath | None, spare: Path) ->
             return files.inside(folder, found), found
     if image.data is not None:
         name = re.split(r"[\\/]", image.name)[-1]
-        spare.mkdir(parents=True)
-        (spare / name).write_bytes(image.data)
+        try:
+            spare.mkdir(parents=True)
+            files.inside(spare, name).write_bytes(image.data)
+        except OSError as error:
+            raise InputError(f"{image.place}: {name!r}, expected the name of a file ({error.strerror})") from error
         return spare / name, name
     advice = "; name the folder of the images with --images" if image_dir is None else ""
     raise InputError(f"{image.place}: no such file in {folder}: {image.name!r}{advice}")
@@ -369,7 +375,7 @@ def _image_bytes(source: _Source) -> bytes:
     if intensity.deep_kind(source.path):
         tag = f"its orientation tag {orientation.read_tag(source.path)} is not decided by its size"
         raise InputError(f"{source.path}: {tag}, and more than 8 bits cannot be turned; remove the tag from the file")
-    with Image.open(source.path) as image:
+    with decoding.open_image(source.path) as image:
         kind = image.format
     buffer = io.BytesIO()
     try:

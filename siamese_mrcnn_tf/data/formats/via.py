@@ -5,14 +5,15 @@ of the image as a browser shows it, turned by its EXIF orientation.
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import io
 import itertools
-import json
 import logging
 import reprlib
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 USUAL_ATTRIBUTES = ("name", "label", "class", "type", "category")  # of regions, for what they show
 
+_LIMIT_LOCK = threading.Lock()  # the limit of cells is that of the process
 _COLUMNS = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
 
 
@@ -259,13 +261,26 @@ def is_table(path: files.StrPath) -> bool:
     return files.read_text(path).lstrip("\ufeff#").startswith(_COLUMNS)
 
 
+@contextlib.contextmanager
+def _field_limit(characters: int) -> Iterator[None]:
+    """Context in which a cell of a table may have this many characters; usually they are 131,072."""
+    with _LIMIT_LOCK:
+        usual = csv.field_size_limit(max(characters, csv.field_size_limit()))
+        try:
+            yield
+        finally:
+            csv.field_size_limit(usual)
+
+
 def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """(line number, cells by column) of the rows of a table."""
-    reader = csv.reader(io.StringIO(files.read_text(path), newline=""), strict=True)
-    try:
-        rows = [(reader.line_num, row) for row in reader if row]
-    except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num}: no row of a table ({error})") from error
+    text = files.read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    with _field_limit(len(text)):
+        try:
+            rows = [(reader.line_num, row) for row in reader if row]
+        except csv.Error as error:
+            raise InputError(f"{path}: line {reader.line_num}: no row of a table ({error})") from error
     if not rows or ",".join(rows[0][1]).removeprefix("#") != _COLUMNS:
         raise InputError(f"{path}: expected a table of VIA with the header {_COLUMNS}")
     columns = _COLUMNS.split(",")
@@ -278,8 +293,8 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 def _csv_dict(row: dict[str, str], key: str, place: str) -> dict[str, Any]:
     """The JSON dict in a cell."""
     try:
-        value = json.loads(row[key])
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = files.parse_json(row[key])
+    except ValueError as error:
         raise InputError(f"{place}: {key} = {reprlib.repr(row[key])}, expected JSON ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{place}: {key} = {reprlib.repr(row[key])}, expected a dict")

@@ -12,9 +12,8 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import numpy as np
-from PIL import Image
 
-from ...io import files
+from ...io import decoding, files
 from ...io.errors import InputError
 from ..layouts import subset_of
 from .common import ImportedImage, ImportedObject, parsed_number, read_xml
@@ -160,10 +159,12 @@ def _masks(
 def _pixels(path: Path) -> np.ndarray:
     """Numbers [height, width, 1] of a palette or grey image, or colours [height, width, 3]."""
     try:
-        with Image.open(path) as image:
+        with decoding.open_image(path) as image:
             plain = image if image.mode in ("P", "L", "I", "I;16") else image.convert("RGB")
             values = np.asarray(plain)
-    except (OSError, ValueError) as error:
+    except decoding.TooLargeError:
+        raise
+    except Exception as error:  # decoders raise anything on broken files
         raise InputError(f"{path}: the masks cannot be read ({error})") from error
     return values[..., None] if values.ndim == 2 else values
 

@@ -4,6 +4,7 @@ The format is described in docs.ultralytics.com, "Instance segmentation datasets
 a class and the points of an outline as shares of the image. A line of five numbers is a box, by centre and size.
 """
 
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,21 @@ from ...io import files
 from ...io.errors import InputError
 from ...io.images import read_image
 from ..layouts import SUBSETS, find_image, subset_of
-from .common import ImportedImage, ImportedObject
+from .common import ImportedImage, ImportedObject, require_text
 
 _BOX = 5  # numbers of a line
+_MAX_DIGITS = 9  # of the number of a class
 _MIN_POLYGON = 7
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads YAML without aliases, by which a short file may stand for a content of any size."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor} is not read", event.start_mark)
+        return super().compose_node(parent, index)
 
 
 def is_yolo(path: Path) -> bool:
@@ -70,9 +82,14 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(files.read_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path}: not a YAML file that can be read ({error})") from error
+        content = yaml.load(files.read_text(path), _PlainLoader)
+    except InputError:
+        raise
+    except RecursionError as error:
+        raise InputError(f"{path}: YAML nested too deeply") from error
+    except (yaml.YAMLError, AttributeError, MemoryError, OverflowError, TypeError, ValueError) as error:
+        words = " ".join(str(error).split())  # in one line
+        raise InputError(f"{path}: not a YAML file that can be read ({words})") from error
     if not isinstance(content, dict) or "names" not in content:
         raise InputError(f"{path}: expected the YAML file of a YOLO data set, with names")
     return content
@@ -81,11 +98,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _names(found: Any, path: Path | None, root: Path, given: list[str] | None) -> dict[int, str]:
     """Categories by number, of the YAML file, of classes.txt, or as given."""
     if isinstance(found, list):
-        return {number: str(name) for number, name in enumerate(found)}
-    if isinstance(found, dict) and all(str(number).isdecimal() for number in found):
-        return {int(number): str(name) for number, name in found.items()}
+        found = dict(enumerate(found))
+    if isinstance(found, dict) and all(map(_is_number, found)):
+        return {int(number): _name(name, f"{path}: names[{number}]") for number, name in found.items()}
     if found is not None:
-        raise InputError(f"{path}: names = {str(found)[:60]}, expected a list, or a dict by number")
+        raise InputError(f"{path}: names = {reprlib.repr(found)}, expected a list, or a dict by number")
     for place in (root / "classes.txt", root / "labels" / "classes.txt"):
         if place.is_file():
             return dict(enumerate(line.strip() for line in files.read_text(place).splitlines() if line.strip()))
@@ -94,17 +111,30 @@ def _names(found: Any, path: Path | None, root: Path, given: list[str] | None) -
     return dict(enumerate(given))
 
 
+def _is_number(key: Any) -> bool:
+    """Whether a key is the number of a class."""
+    text = str(key) if type(key) in (int, str) else ""
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
+
+
+def _name(value: Any, place: str) -> str:
+    """The name of a category, which YAML may have taken for a number, a date or a truth value."""
+    if value is None or isinstance(value, (list, dict, set, bytes)):
+        raise InputError(f"{place} = {reprlib.repr(value)}, expected a name")
+    return require_text(str(value), place)
+
+
 def _places(content: dict[str, Any], root: Path, described: Path | None) -> list[tuple[str | None, Path]]:
     """(subset or None, folder or list of images), in the order of the YAML file or of the folders.
 
     A YAML file none of whose folders is there, as one from another machine, is passed over; one that is there in part
     is an error.
     """
-    base = root / str(content.get("path") or "")
+    base = root / "".join(_listed(content.get("path") or None, f"{described}: path")[:1])
     found: list[tuple[str | None, Path]] = []
     missing = []
     for key in ("train", "val", "valid"):
-        for part in _listed(content.get(key)):
+        for part in _listed(content.get(key), f"{described}: {key}"):
             tries = (base / part, root / part, root / part.removeprefix("../"), Path(part))
             there = [one for one in tries if one.is_dir() or (one.is_file() and one.suffix.lower() == ".txt")]
             found += [(subset_of(key), place) for place in there[:1]]
@@ -137,8 +167,11 @@ def _image_files(place: Path, root: Path, image_dir: Path | None) -> tuple[Path,
     return folder, listed
 
 
-def _listed(value: Any) -> list[str]:
-    return [] if value is None else [str(one) for one in value] if isinstance(value, list) else [str(value)]
+def _listed(value: Any, place: str) -> list[str]:
+    parts = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise InputError(f"{place} = {reprlib.repr(value)}, expected a folder, or a list of them")
+    return [require_text(part, place) for part in parts]
 
 
 def _labels_of(file: Path, taken: Path, folder: Path) -> Path:
@@ -165,10 +198,10 @@ def _objects(path: Path, image: Path, categories: dict[int, str]) -> tuple[Impor
 def _object(line: list[str], place: str, categories: dict[int, str], size: np.ndarray) -> ImportedObject:
     try:
         number, values = int(line[0]), np.array([float(word) for word in line[1:]])
-    except ValueError:
+    except (OverflowError, ValueError):
         raise InputError(f"{place}: {' '.join(line)[:60]!r}, expected a class number and coordinates") from None
     if number not in categories:
-        raise InputError(f"{place}: class {number}, expected one of {', '.join(map(str, categories))}")
+        raise InputError(f"{place}: class {line[0][:20]}, expected one of {', '.join(map(str, categories))}")
     if not np.isfinite(values).all() or (values < -1).any() or (values > 2).any():
         raise InputError(f"{place}: coordinates {values.min()} to {values.max()}, expected shares of the image, 0..1")
     if len(line) == _BOX:
