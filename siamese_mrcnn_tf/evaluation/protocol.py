@@ -25,12 +25,24 @@ from ..data.dataset import Dataset, IndexedCocoDataset, split_classes
 from ..data.reading import ReadingRules
 from ..io import files
 from ..io.errors import InputError
+from ..io.locks import exclusive
 from ..predictor import SiamesePredictor
 from .analysis import ANALYSIS_FILE, analyse
 from .coco_scores import SCORES_FILE, EvaluationScores, results_of, score_records
 from .presence import PRESENCE_FILE, presence
 from .queries import Detections, Detector, OneShotDetector, Query, queries_of, with_absent
-from .records import Folder, Record, Records, RecordWriter, Settings, Shard, merge_records, read_records
+from .records import (
+    Folder,
+    Record,
+    Records,
+    RecordWriter,
+    Settings,
+    Shard,
+    merge_records,
+    read_parts,
+    read_records,
+    records_name,
+)
 from .references import MismatchedReferenceSampler, Queries, RandomReferenceSampler, Reference, Sampler, classes_in
 from .settings import EvaluationSettings, complete_settings, read_settings, require_counts
 
@@ -116,12 +128,13 @@ def evaluate(
     recorder = _Recorder(asked, dataset, draw, settings, workers, progress)
     if folder is None:
         records = Records(content, dict(recorder.records(mine)))
-    else:
+        return _scored(records, coco, None, progress)
+    with exclusive(folder if count == 1 else Path(folder) / records_name(shard)):
         with RecordWriter(folder, content, shard, resume=resume) as writer:
             for _, record in recorder.records(mine, writer.done):
                 writer.append(record)
         records = read_records(folder)
-    return _scored(records, coco, folder, progress) if count == 1 else Evaluation(records)
+        return _scored(records, coco, folder, progress) if count == 1 else Evaluation(records)
 
 
 def rescore(
@@ -146,11 +159,19 @@ def rescore(
     folder = Path(folder).parent if Path(folder).is_file() else Path(folder)
     records = read_records(folder)
     records.require_complete()
-    _require_set_of(records.settings, coco, folder)
+    _check(records, folder, coco, dataset, threshold)
+    with exclusive(folder):
+        return _scored(records, coco, folder, progress, threshold)
+
+
+def _check(
+    records: Records, folder: Folder, coco: COCO, dataset: IndexedCocoDataset | None, threshold: float | None
+) -> None:
+    """Raise ValueError if records of `folder` cannot be scored with this annotation file, data set and threshold."""
+    _require_set_of(records.settings, coco, Path(folder))
     _require_absent(records.settings, threshold, folder)
     for record in records:
-        _require_queries_of(record, records.settings, dataset, folder)
-    return _scored(records, coco, folder, progress, threshold)
+        _require_queries_of(record, records.settings, dataset, Path(folder))
 
 
 def merge(
@@ -167,10 +188,25 @@ def merge(
     Arguments, result and errors as of `rescore`. Parts that are missing, overlap, or belong to different evaluations
     raise ValueError, and nothing is written.
     """
+    with exclusive(folder):
+        check_merge(folders, folder, coco, dataset, threshold=threshold)
+        merge_records(folders, folder)
+        return rescore(folder, coco, dataset, threshold=threshold, progress=progress)
+
+
+def check_merge(
+    folders: Sequence[Folder],
+    folder: Folder,
+    coco: COCO,
+    dataset: IndexedCocoDataset | None = None,
+    *,
+    threshold: float | None = None,
+) -> None:
+    """Raise ValueError for parts that `merge` refuses."""
     if folders:
         _require_absent(read_settings(folders[0]), threshold, folders[0])
-    merge_records(folders, folder)
-    return rescore(folder, coco, dataset, threshold=threshold, progress=progress)
+    records = read_parts(folders, folder)
+    _check(records, folders[0], coco, dataset, threshold)
 
 
 def _require_absent(settings: Settings, threshold: float | None, folder: Folder) -> None:

@@ -5,6 +5,7 @@ web: requests to web servers.
 download: downloads that resume.
 cache: the folder of downloads of the user.
 locks: locks between processes.
+processes: worker threads and worker processes.
 images: image files, read as 8-bit RGB.
 orientation: their orientation tags.
 intensity: images of more than 8 bits.

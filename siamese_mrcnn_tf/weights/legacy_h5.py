@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.errors import InputError
-from ..io.files import StrPath, atomic_path
+from ..io.files import StrPath, write_bytes
 from .foreign import describe_foreign
 
 ACCEPTED = "Keras weights: .h5 (Keras 1 and 2, Matterport, this package), .weights.h5 or .keras (Keras 3)"
@@ -319,7 +319,8 @@ def file_layout(homes: Mapping[str, str]) -> dict[str, list[str]]:
 
 def write_weights(path: StrPath, groups: Mapping[str, Collection[str]], values: Callable[[str], Any]) -> None:
     """Write a file in the legacy layout, atomically: `groups` as from `file_layout`, `values` gives arrays by name."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as h5:
+    memory = io.BytesIO()  # see `keras_files`
+    with h5py.File(memory, "w") as h5:
         set_strings(h5.attrs, "layer_names", list(groups))
         h5.attrs["backend"] = np.bytes_(WRITTEN_BACKEND)
         h5.attrs["keras_version"] = np.bytes_(WRITTEN_KERAS_VERSION)
@@ -328,6 +329,7 @@ def write_weights(path: StrPath, groups: Mapping[str, Collection[str]], values: 
             set_strings(entry.attrs, "weight_names", [f"{key}:0" for key in keys])
             for key in keys:
                 entry.create_dataset(f"{key}:0", data=np.asarray(values(key), np.float32), track_times=False)
+    write_bytes(path, memory.getbuffer())
 
 
 def set_strings(attributes: h5py.AttributeManager, name: str, strings: Collection[str]) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 from ..io.cache import cache_folder
 from ..io.errors import InputError
 from ..io.files import read_json, write_json
-from ..io.locks import locked
+from ..io.locks import LOCKS, locked
 
 FILE = "checksums.json"
-LOCKS = "locks"  # folder of lock files beside it
 
 
 @dataclasses.dataclass(frozen=True)
