@@ -6,7 +6,7 @@ import pytest
 from weight_models import network_shapes, write_h5
 
 from siamese_mrcnn_tf.config import Config
-from siamese_mrcnn_tf.weights.legacy_h5 import file_layout, group_of, read_weights, set_strings
+from siamese_mrcnn_tf.weights.legacy_h5 import file_layout, group_of, read_weights, set_strings, write_weights
 
 
 def test_resnet101_order_goes_by_block():
@@ -98,3 +98,10 @@ def test_listed_weight_that_is_not_there(tmp_path):
         h5["conv1"].create_dataset("conv1/kernel:0", data=b"text")
     with pytest.raises(ValueError, match="conv1/conv1/kernel:0 is not an array of numbers"):
         read_weights(path)
+
+
+def test_a_full_disk_is_told_with_the_path(tmp_path, full_disk):
+    values = np.ones(1000, np.float32)
+    with full_disk(), pytest.raises(ValueError, match=r"a.h5: cannot be written \(File too large"):
+        write_weights(tmp_path / "a.h5", {"conv1": ["conv1/bias"]}, lambda key: values)
+    assert not list(tmp_path.iterdir())

@@ -133,6 +133,36 @@ def test_commands_leave_the_output_of_another_process_alone(held, arguments, tmp
     assert os.listdir(out.parent) == [".out.lock"] and os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("predict --model shapes --image a.png --reference b.png --save-embeddings file", "file: cannot write there"),
+        ("predict --model shapes --image a.png --reference b.png --out file/out", "file/out: cannot write there"),
+        ("calibrate --model WEIGHTS --dataset nowhere --out folder", "folder: is a folder, expected a file"),
+        ("calibrate --model WEIGHTS --dataset nowhere --out file/a.json", "file: cannot write there"),
+        ("export --model shapes --format keras --out folder", "folder: exists and is no exported folder"),
+        ("convert nowhere --out file", "file: cannot write there"),
+        ("shapes --out file", "file: cannot write there"),
+        ("shapes --demo --out file", "file: cannot write there"),
+        ("example --out file", "file: cannot write there"),
+        ("demo --out file", "file: cannot write there"),
+        ("pretrain --data nowhere --out file", "file: cannot write there"),
+        ("train --dataset nowhere --logs file", "cannot write there"),
+        (f"shapes --out {'a' * 300}", "cannot write there (File name too long)"),
+    ],
+)
+def test_outputs_are_checked_first(arguments, message, tmp_path, monkeypatch, capsys):
+    from siamese_mrcnn_tf.cli import main
+    from siamese_mrcnn_tf.weights.pretrained import bundled_weights
+
+    monkeypatch.chdir(tmp_path)
+    files.write_text("file", "mine")
+    files.write_text("folder/a.txt", "mine")
+    assert main.main(arguments.replace("WEIGHTS", str(bundled_weights())).split()) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["file", "folder"] and os.listdir("folder") == ["a.txt"]
+
+
 # ---- what is left of killed processes --------------------------------------------------------------------------------
 def test_what_is_left_of_an_output_is_removed_and_nothing_else(tmp_path):
     kept = [

@@ -346,6 +346,7 @@ def test_a_batch_that_parts_the_samples_of_a_scene(command, begin, tmp_path):
     ("changes", "message"),
     [
         (("--stages", "papr"), "schedule 'papr': none of paper, paper-full, small"),
+        (("--stages", "{path}/typo.json"), "layers 'nowhere': no layer of that name"),
         (("--resume", "{path}/nowhere"), "--model untrained: a run that is resumed has its own weights"),
         (("--model", "{path}/gone.h5"), "gone.h5"),
         (("--model", "last"), "no checkpoint siamese_mrcnn_####.h5"),
@@ -356,6 +357,7 @@ def test_a_batch_that_parts_the_samples_of_a_scene(command, begin, tmp_path):
 )
 def test_mistakes_are_named_before_anything_is_written(command, begin, tmp_path, changes, message):
     changes = [str(change).format(path=tmp_path) for change in changes]
+    (tmp_path / "typo.json").write_text('[{"epochs": 1, "layers": "nowhere", "learning_rate": 0.01}]')
     code, errors = command(*begin, "--logs", tmp_path / "logs", *changes)
     assert code == 2 and message in errors
     assert not (tmp_path / "logs").exists()

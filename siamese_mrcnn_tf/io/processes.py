@@ -7,12 +7,14 @@ Nothing here imports Keras, so that worker processes start fast.
 
 import collections
 import contextlib
+import ctypes
 import itertools
 import multiprocessing
 import os
 import pickle
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +25,7 @@ from typing import Any
 from .errors import StateError
 
 _GRACE = 5  # seconds after SIGTERM to deliver the current result
+_PR_SET_PDEATHSIG = 1
 _ENDING = 20  # seconds that a call gets to end, and a process whose pipe is closed
 
 Job = tuple[Future, Callable[..., Any], tuple[Any, ...]]
@@ -216,6 +219,7 @@ def _serve(pipe: Any, function: Callable[[Any], Any]) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_soon)
+    _die_with_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe, or has ended
         while True:
@@ -245,7 +249,15 @@ def _end_soon(number: int, frame: FrameType | None) -> None:
         timer.start()
 
 
+def _die_with_parent() -> None:
+    """On Linux: be killed when the thread that started this process ends, at the latest with the parent."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _end_with_parent() -> None:
+    """Wait for the end of the parent, on any system, and end too."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
     os._exit(1)

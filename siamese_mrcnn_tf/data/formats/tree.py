@@ -85,7 +85,7 @@ def write_tree(
         path = _annotation_path(out, f"{part}{options.year}")
         if path.exists() and not options.force:
             raise InputError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
-    with tempfile.TemporaryDirectory() as spare:
+    with files.write_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory() as spare:
         sources = _named_apart(_sources(images, image_dir, options, Path(spare)), parts)
         return _write(images, categories, sources, parts, out, options, description)
 
