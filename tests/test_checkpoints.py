@@ -141,7 +141,7 @@ def test_a_full_disk_is_told_with_the_path(open_folder, model, full_disk):
     folder.path.mkdir()
     with full_disk(), pytest.raises(ValueError, match=r"resume_0000_000000.weights.h5: cannot be written \(File too"):
         folder.save_within_epoch(model, TrainerState())
-    with full_disk(), Board(folder.path) as board, pytest.raises(ValueError, match=r"events.*: cannot be written"):
+    with full_disk(), pytest.raises(ValueError, match=r"events.*: cannot be written"), Board(folder.path) as board:
         for epoch in range(100):
             board.add({"epoch": epoch, "loss": 1.0})
     assert not [path for path in folder.path.iterdir() if path.suffix == ".h5"]
