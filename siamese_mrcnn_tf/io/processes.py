@@ -154,9 +154,12 @@ class _Worker:
     def __init__(self, function: Callable[[Any], Any]) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        with interruptions_held():
-            self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-            self._process.start()
+        self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        try:
+            with interruptions_held():
+                self._process.start()
+        except OSError as error:
+            raise StateError(f"a worker process cannot be started ({error})") from error
         theirs.close()
 
     def call(self, argument: Any) -> Any:
