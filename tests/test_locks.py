@@ -34,6 +34,7 @@ def holding(path):
 def held(tmp_path_factory):
     """(output that another process has locked, that process)."""
     out = tmp_path_factory.mktemp("held") / "above" / "out"
+    files.write_text(out / "search.json", "{}")  # it has begun to write
     with holding(out) as process:
         yield out, process
 
@@ -48,7 +49,7 @@ def test_the_second_process_is_told_of_the_first(held, tmp_path):
             locks.exclusive(path),
         ):
             pass
-    assert os.listdir(out.parent) == [".out.lock"] and os.listdir(tmp_path) == ["link"]
+    assert sorted(os.listdir(out.parent)) == [".out.lock", "out"] and os.listdir(tmp_path) == ["link"]
 
 
 def test_a_lock_dies_with_its_owner(tmp_path):
@@ -112,7 +113,6 @@ COMMANDS = [
     ["evaluate", "--merge", "nowhere", "--dataset", "nowhere", "--out"],
     ["evaluate", "--compare", "nowhere", "--out"],
     ["evaluate", "--dataset", "nowhere", "--out", "other", "--results"],
-    ["calibrate", "--model", "{weights}", "--dataset", "nowhere", "--out"],
     ["convert", "nowhere", "--out"],
     ["export", "--model", "shapes", "--format", "keras", "--out"],
     ["shapes", "--out"],
@@ -123,14 +123,23 @@ COMMANDS = [
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_commands_leave_the_output_of_another_process_alone(held, arguments, tmp_path, monkeypatch, capsys):
     from siamese_mrcnn_tf.cli import main
-    from siamese_mrcnn_tf.weights.pretrained import bundled_weights
 
     out, process = held
     monkeypatch.chdir(tmp_path)
-    arguments = [str(bundled_weights()) if word == "{weights}" else word for word in arguments]
     assert main.main([*arguments, str(out)]) == 2
     assert f"{out}: another process writes there: process {process.pid}, since" in capsys.readouterr().err
-    assert os.listdir(out.parent) == [".out.lock"] and os.listdir(tmp_path) == []
+    assert sorted(os.listdir(out.parent)) == [".out.lock", "out"] and os.listdir(tmp_path) == []
+    assert os.listdir(out) == ["search.json"]
+
+
+def test_a_threshold_file_of_another_process_is_left_alone(tmp_path, capsys):
+    from siamese_mrcnn_tf.cli import main
+    from siamese_mrcnn_tf.weights.pretrained import bundled_weights
+
+    with holding(tmp_path / "a.json") as process:
+        arguments = ["calibrate", "--model", str(bundled_weights()), "--dataset", "nowhere", "--out"]
+        assert main.main([*arguments, str(tmp_path / "a.json")]) == 2
+        assert f"another process writes there: process {process.pid}, since" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

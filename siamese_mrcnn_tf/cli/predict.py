@@ -91,12 +91,13 @@ def _run(options: argparse.Namespace) -> int:
     from ..io.locks import exclusive
     from ..search.journal import require_free
 
-    require_free(options.out, resume=options.resume, force=options.force)
     with contextlib.ExitStack() as stack:
-        for folder in (options.out, options.save_embeddings):
-            if folder:
-                stack.enter_context(exclusive(writable_folder(folder)))
-        require_free(options.out, resume=options.resume, force=options.force)  # another process may have ended just now
+        stack.enter_context(exclusive(writable_folder(options.out)))
+        if options.save_embeddings:
+            embeddings = writable_folder(options.save_embeddings)
+            if not embeddings.resolve().is_relative_to(Path(options.out).resolve()):
+                stack.enter_context(exclusive(embeddings))
+        require_free(options.out, resume=options.resume, force=options.force)
         return _search_all(options)
 
 

@@ -139,7 +139,10 @@ def _opened(path: Path, shown: StrPath, *, wait: bool) -> int:
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     for _ in range(_TRIES):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, flags, 0o666)
+        try:
+            descriptor = os.open(path, flags, 0o666)
+        except PermissionError:  # the file that another user's killed process has left
+            descriptor = os.open(path, flags & ~(os.O_RDWR | os.O_CREAT))
         try:
             if not filelock.lock_descriptor(descriptor, blocking=False):
                 busy = f"{shown}: another process writes there: {_owner(descriptor)}"
