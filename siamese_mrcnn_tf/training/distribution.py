@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from ..io.errors import InputError
+from .machines import is_chief as is_chief  # a former name of this module
 from .machines import several_machines
 
 logger = logging.getLogger(__name__)
