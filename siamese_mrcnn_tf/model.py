@@ -24,7 +24,7 @@ from .modeling import network
 from .modeling.compiled import compiled
 from .ops.boxes import norm_boxes
 from .predictor import PathLike, SiamesePredictor
-from .training import distribution
+from .training import distribution, machines
 from .training.checkpoints import CheckpointManager
 from .training.schedules import Stage
 from .training.trainable_layers import select_layers
@@ -170,7 +170,7 @@ class SiameseMaskRCNN:
         """
         self._require("training")
         config = self.config
-        checkpoints = CheckpointManager(self.log_dir, self._layers, keep=keep, writes=distribution.is_chief())
+        checkpoints = CheckpointManager(self.log_dir, self._layers, keep=keep, writes=machines.is_chief())
         constant = {name: value for name, value in config.to_dict().items() if name not in _FREE_SETTINGS}
         counts, constant = (config.STEPS_PER_EPOCH, config.VALIDATION_STEPS), constant | (fixed or {})
         settings = TrainingSettings(*counts, save_every=save_every, seed=seed, fixed=constant)

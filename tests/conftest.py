@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: models are built once a worker, by the first test that needs them."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -73,6 +74,23 @@ def no_downloads(tmp_path_factory):
         patch.setenv("SIAMESE_MRCNN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("SIAMESE_MRCNN_OFFLINE", "1")
         yield
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which a file can have 1,000 bytes: writing more fails, as on a full disk."""
+    resource = pytest.importorskip("resource")  # on POSIX systems
+
+    @contextlib.contextmanager
+    def limit():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
 
 
 @pytest.fixture(scope="session")

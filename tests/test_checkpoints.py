@@ -14,6 +14,7 @@ from siamese_mrcnn_tf.cli.inputs import resumed_arguments
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.io.errors import InputError
 from siamese_mrcnn_tf.training import checkpoints
+from siamese_mrcnn_tf.training.board import Board
 from siamese_mrcnn_tf.training.checkpoints import CheckpointManager, TrainerState, resolve_run
 from siamese_mrcnn_tf.weights.runs import best_epoch
 
@@ -130,8 +131,22 @@ def test_what_a_killed_write_left_is_removed(open_folder, model):
     folder = open_folder()
     folder.path.mkdir()
     (folder.path / ".0a1b2c3d-siamese_mrcnn_0001.weights.h5").write_text("half of it")
-    finish_epochs(folder, model, [1.0])
-    assert names_in(folder) == names_of(1)
+    below = folder.path / "evaluation" / ".0a1b2c3d-scores.json"  # of an evaluation that may be under way
+    files.write_text(below, "half of it")
+    with folder.opened():
+        finish_epochs(folder, model, [1.0])
+    assert names_in(folder) == names_of(1) | {"evaluation"} and below.exists()
+
+
+def test_a_full_disk_is_told_with_the_path(open_folder, model, full_disk):
+    folder = open_folder()
+    folder.path.mkdir()
+    with full_disk(), pytest.raises(ValueError, match=r"resume_0000_000000.weights.h5: cannot be written \(File too"):
+        folder.save_within_epoch(model, TrainerState())
+    with full_disk(), pytest.raises(ValueError, match=r"events.*: cannot be written"), Board(folder.path) as board:
+        for epoch in range(100):
+            board.add({"epoch": epoch, "loss": 1.0})
+    assert not [path for path in folder.path.iterdir() if path.suffix == ".h5"]
 
 
 def test_only_what_the_run_wrote_is_removed(open_folder, model):

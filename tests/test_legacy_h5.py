@@ -9,7 +9,7 @@ from weight_models import network_shapes, write_h5
 
 from siamese_mrcnn_tf.config import Config
 from siamese_mrcnn_tf.io.errors import InputError
-from siamese_mrcnn_tf.weights.legacy_h5 import file_layout, group_of, read_weights, set_strings
+from siamese_mrcnn_tf.weights.legacy_h5 import file_layout, group_of, read_weights, set_strings, write_weights
 
 
 def test_resnet101_order_goes_by_block():
@@ -164,3 +164,10 @@ def test_archives_that_unpack_to_much_are_refused(tmp_path):
             member.write(bytes(2**20))
     with pytest.raises(InputError, match=r"w\.keras: model\.weights\.h5 unpacks from \d+ to 73400320 bytes"):
         read_weights(path)
+
+
+def test_a_full_disk_is_told_with_the_path(tmp_path, full_disk):
+    values = np.ones(1000, np.float32)
+    with full_disk(), pytest.raises(ValueError, match=r"a.h5: cannot be written \(File too large"):
+        write_weights(tmp_path / "a.h5", {"conv1": ["conv1/bias"]}, lambda key: values)
+    assert not list(tmp_path.iterdir())

@@ -143,17 +143,31 @@ def test_an_interrupt_leaves_the_processes_at_work():
             assert numbers_of(loader.batch(step)) == [2 * step, 2 * step + 1]
 
 
-def test_processes_that_die_are_told_as_such():
-    loader = toy_loader(workers=1, processes=True)
-    with loader:
+@pytest.mark.parametrize("samples", [toy.Numbers(), toy.Large()])
+def test_a_process_that_the_system_kills_is_named(samples):
+    """Also in the middle of handing over a sample."""
+    with toy_loader(samples, workers=2, processes=True) as loader:
         loader.batch(0)
         for process in multiprocessing.active_children():
-            process.terminate()
-            process.join()
-        with pytest.raises(RuntimeError, match="a worker process died, perhaps for lack of memory"):
+            os.kill(process.pid, signal.SIGKILL)
+        killed = (
+            r"training sample \d+, image toy/\d.png: worker process \d+ was killed by SIGKILL, perhaps for lack of m"
+        )
+        with pytest.raises(RuntimeError, match=killed):
             for step in range(1, 20):
                 loader.batch(step)
     assert loader.failure is not None
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_sample_that_never_comes_is_named(processes, monkeypatch):
+    """Closing the loader does not wait for it either."""
+    monkeypatch.setattr("siamese_mrcnn_tf.io.processes._ENDING", 0.1)
+    with toy_loader(toy.Numbers(endless=(3,)), workers=1, processes=processes, timeout=30) as loader:
+        loader.batch(0)
+        loader._timeout = 0.1
+        with pytest.raises(RuntimeError, match=r"training sample 3, image toy/3.png: nothing came within 0.1 s"):
+            loader.batch(1)
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.03, 0.1])

@@ -1,5 +1,6 @@
 """The one-shot protocol: its runs, stops, shards, and scores without the model."""
 
+import copy
 import json
 
 import coco_tree
@@ -413,6 +414,12 @@ def test_parts_that_do_not_fit(loaded, tmp_path):
         merge([first, second, first], tmp_path / "merged", coco)
     with pytest.raises(ValueError, match="no evaluation there, expected settings.json"):
         merge([first, tmp_path], tmp_path / "merged", coco)
+    elsewhere = copy.copy(coco)
+    elsewhere.imgs = {}
+    with pytest.raises(ValueError, match="is of another set"):
+        merge([first, second], tmp_path / "merged", elsewhere)
+    with pytest.raises(ValueError, match="no absent category was searched there"):
+        merge([first, second], tmp_path / "merged", coco, threshold=0.5)
     assert not (tmp_path / "merged").exists()
     with pytest.raises(ValueError, match="first: holds an evaluation already"):
         merge([first, second], first, coco)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from siamese_mrcnn_tf.cli.main import main
 from siamese_mrcnn_tf.config import NEW_SETTINGS, SmallConfig
 from siamese_mrcnn_tf.evaluation import settings as settings_module
 from siamese_mrcnn_tf.evaluation.records import RecordWriter, read_records, records_name
@@ -58,6 +59,31 @@ def test_a_file_that_broke_off_in_its_header(tmp_path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     write(tmp_path, 5, 7, resume=True)
     assert list(read_records(tmp_path)) == [record(5), record(7)]
+
+
+def test_a_full_disk_is_told_with_the_path(tmp_path, full_disk):
+    with pytest.raises(ValueError, match=r"records-0001-of-0001.jsonl: cannot be written \(File too large"):
+        with RecordWriter(tmp_path, complete_settings(SETTINGS)) as writer, full_disk():
+            for _ in range(20):
+                writer.append(record(5))
+
+
+@pytest.mark.parametrize("shard", [(1, 1), (1, 2)])
+def test_only_the_own_leftovers_are_removed(tmp_path, shard):
+    """Another process may write another part of the evaluation into the folder."""
+    own, other = (tmp_path / f".0123abcd-{records_name((one, shard[1]))}" for one in (1, 2))
+    for path in (own, other):
+        path.write_text("half of it")
+    write(tmp_path, 5, shard=shard)
+    assert not own.exists() and other.exists() == (shard[1] > 1)
+
+
+def test_the_folders_of_all_splits_are_checked_first(tmp_path, capsys):
+    write(tmp_path / "split_3", 5)
+    arguments = ["evaluate", "--split", "all", "--model", "shapes", "--dataset", "nowhere", "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "split_3/records-0001-of-0001.jsonl: is there already; resume" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["split_3"]
 
 
 def test_going_on(tmp_path):

@@ -16,7 +16,7 @@ import keras
 import pytest
 
 from siamese_mrcnn_tf.cli.main import main
-from siamese_mrcnn_tf.training import distribution
+from siamese_mrcnn_tf.training import distribution, machines
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "samples" / "coco" / "coco.py"
 TESTS = pathlib.Path(__file__).parent
@@ -253,21 +253,21 @@ def machine(monkeypatch):
 
 
 def test_one_machine_writes(machine):
-    assert distribution.is_chief() and not distribution.several_machines()
+    assert machines.is_chief() and not machines.several_machines()
     machine("worker", 0, worker=1)  # alone
-    assert distribution.is_chief() and not distribution.several_machines()
+    assert machines.is_chief() and not machines.several_machines()
     for counts, writer in (({"worker": 2}, ("worker", 0)), ({"chief": 1, "worker": 2}, ("chief", 0))):
         for kind, count in counts.items():
             for index in range(count):
                 machine(kind, index, **counts)
-                assert distribution.is_chief() is ((kind, index) == writer) and distribution.several_machines()
+                assert machines.is_chief() is ((kind, index) == writer) and machines.several_machines()
 
 
 @pytest.mark.parametrize("counts", [{"worker": 2}, {"worker": 1, "ps": 1}])
 def test_other_clusters_are_refused(machine, counts):
     machine("ps", 0, **counts)
     with pytest.raises(ValueError, match="expected a chief and workers, and this machine among them"):
-        distribution.is_chief()
+        machines.is_chief()
 
 
 def test_one_device_needs_no_strategy(machine):
@@ -346,6 +346,7 @@ def test_a_batch_that_parts_the_samples_of_a_scene(command, begin, tmp_path):
     ("changes", "message"),
     [
         (("--stages", "papr"), "schedule 'papr': none of paper, paper-full, small"),
+        (("--stages", "{path}/typo.json"), "layers 'nowhere': no layer of that name"),
         (("--resume", "{path}/nowhere"), "--model untrained: a run that is resumed has its own weights"),
         (("--model", "{path}/gone.h5"), "gone.h5"),
         (("--model", "last"), "no checkpoint siamese_mrcnn_####.h5"),
@@ -356,6 +357,7 @@ def test_a_batch_that_parts_the_samples_of_a_scene(command, begin, tmp_path):
 )
 def test_mistakes_are_named_before_anything_is_written(command, begin, tmp_path, changes, message):
     changes = [str(change).format(path=tmp_path) for change in changes]
+    (tmp_path / "typo.json").write_text('[{"epochs": 1, "layers": "nowhere", "learning_rate": 0.01}]')
     code, errors = command(*begin, "--logs", tmp_path / "logs", *changes)
     assert code == 2 and message in errors
     assert not (tmp_path / "logs").exists()

@@ -26,10 +26,11 @@ class Numbers:
     Args:
         broken: numbers of the samples that cannot be made.
         infinite: number from which on samples hold infinity.
+        endless: numbers of the samples that are never made.
     """
 
-    def __init__(self, broken=(), infinite=None):
-        self.broken, self.infinite = broken, infinite
+    def __init__(self, broken=(), infinite=None, endless=()):
+        self.broken, self.infinite, self.endless = broken, infinite, endless
         self.dataset, self.made = self, []
 
     def image_of(self, number):
@@ -41,6 +42,8 @@ class Numbers:
     def __getitem__(self, number):
         if number in self.broken:
             raise RuntimeError(f"training sample {number}, image toy/{self.image_of(number)}.png: cut off")
+        if number in self.endless:
+            threading.Event().wait()
         self.made.append(number)
         values = np.random.default_rng(number).standard_normal(3)
         if self.infinite is not None and number >= self.infinite:

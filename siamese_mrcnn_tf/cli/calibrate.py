@@ -28,6 +28,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..config import Config
     from ..data.dataset import IndexedCocoDataset
     from ..weights.thresholds import Calibration
 
@@ -70,9 +71,9 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from .. import shapes
-    from ..data.dataset import split_classes
-    from ..io.files import checksum
-    from ..weights.thresholds import save_thresholds, threshold_path
+    from ..io.files import remove_temporaries, writable_file
+    from ..io.locks import exclusive
+    from ..weights.thresholds import threshold_path
 
     if options.split == 0 and options.categories != "all":
         raise InputError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
@@ -83,6 +84,18 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"--model {options.model}: there is no weight file to calibrate")
     if not options.out and weights.parent == Path(shapes.__file__).parent:
         raise InputError(f"--model {options.model}: bundled weights; name the file to write with --out")
+    path = writable_file(options.out or threshold_path(weights))
+    with exclusive(path):
+        remove_temporaries(path)
+        _calibrate(options, config, weights, path)
+
+
+def _calibrate(options: argparse.Namespace, config: "Config", weights: Path, path: Path) -> None:
+    """Calibrate and write `path`, which is locked."""
+    from ..data.dataset import split_classes
+    from ..io.files import checksum
+    from ..weights.thresholds import save_thresholds, threshold_path
+
     predictor = open_keras_predictor(options, config, weights)
     from ..evaluation.calibration import CalibrationSettings, calibrate
 
@@ -94,7 +107,6 @@ def run(options: argparse.Namespace) -> None:
     )
     calibration = calibrate(predictor, dataset, settings, weights_sha256=checksum(weights))
     calibration.about["dataset"] = f"{Path(options.dataset or options.annotations).name} ({dataset.set_name})"
-    path = Path(options.out) if options.out else threshold_path(weights)
     save_thresholds(calibration, path)
     print(f"{calibration.summary()}\n\n{table(calibration)}\n\nIt is in {path}")
     if path == threshold_path(weights):

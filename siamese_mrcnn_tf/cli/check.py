@@ -39,10 +39,11 @@ def run(options: argparse.Namespace) -> int:
     from ..data.augmentation import parse_augmentation
     from ..data.checks import check_dataset, faults_text
     from ..data.data_generator import TrainingSamples
-    from ..io.files import writable_folder
+    from ..io.files import remove_temporaries, writable_folder
+    from ..io.locks import exclusive
     from ..visualize.samples import draw_samples
 
-    out = writable_folder(options.out)
+    out = writable_folder(options.out)  # it is locked when samples are drawn
     config = load_config(options.config or "small").replace(**parse_settings(options.set))
     config = config.replace(NUM_TARGETS=options.shots)
     config.validate()
@@ -59,7 +60,9 @@ def run(options: argparse.Namespace) -> int:
     print(report.text())
     if options.samples:
         samples = TrainingSamples(dataset, config, seed=options.seed, augmentation=parse_augmentation(options.augment))
-        paths = draw_samples(samples, config, out, count=options.samples)
+        with exclusive(out):
+            remove_temporaries(out, below=False)
+            paths = draw_samples(samples, config, out, count=options.samples)
         of_all = "" if len(paths) == options.samples else f" of {options.samples}"
         print(f"\n{len(paths)}{of_all} training samples are drawn in {out}")
         return 0 if report.ok and len(paths) == options.samples else 1

@@ -55,12 +55,15 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..data.formats.convert import convert
+    from ..io.files import writable_folder
+    from ..io.locks import exclusive
 
     if not options.val_share:
         say_unused_options(options, ["seed"], "without --val-share")
     choices = ("subset", "year", "val_share", "seed", "attribute", "category", "categories")
     given = picked(options, *choices, "link", "force") | {"ignore_orientation": options.orientation == "ignore"}
-    contents = convert(options.files, options.images, options.out, **given)
+    with exclusive(writable_folder(options.out)):
+        contents = convert(options.files, options.images, options.out, **given)
     for name, content in contents.items():
         print(summary(name, content))
     print(f"The data set is in {options.out}")

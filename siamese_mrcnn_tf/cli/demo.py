@@ -28,6 +28,17 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from ..io.files import writable_folder
+    from ..io.locks import exclusive
+
+    with exclusive(writable_folder(options.out)):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..io.files import remove_temporaries
+
+    remove_temporaries(options.out, below=False)
     start_keras(options)
     from ..shapes.demo import DemoSettings, run_demo
     from ..shapes.demo_page import PAGE_FILE

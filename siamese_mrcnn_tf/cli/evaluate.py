@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,9 +119,8 @@ def count_or_all(text: str) -> int | str:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..io.files import writable_folder
-    from ..report.about import about_text
-    from ..report.writer import write_report
+    from ..io.files import remove_temporaries, writable_folder
+    from ..io.locks import exclusive
 
     if options.compare:
         say_other_options(options, {"compare"}, "with --compare")
@@ -130,18 +130,52 @@ def run(options: argparse.Namespace) -> None:
         if getattr(options, name):
             say_unused_options(options, _OF_SEARCH, f"with --{name}: what was searched is in the records")
     out = writable_folder(options.out or "evaluation")
+    check_options(options)
+    with contextlib.ExitStack() as stack:
+        for path in written(options, out):
+            stack.enter_context(exclusive(path))
+        if options.shard[1] == 1:
+            remove_temporaries(out, below=False)
+        evaluate_splits(options, out)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ValueError for options that do not go together."""
     if options.split == "0" and options.categories != "all":
         raise InputError(f"--categories {options.categories}: --split 0 has no novel categories, expected a split")
     if options.threshold is not None and not (options.absent or options.merge or options.results):
         raise InputError(f"--threshold {options.threshold:g}: needs the metrics of presence, expected --absent too")
     if options.absent and (options.merge or options.results):
         raise InputError(f"--absent {options.absent}: what was searched is in the records, leave it out")
-    splits = range(1, 5) if options.split == "all" else [int(options.split)]
-    evaluate_split = take_over if options.merge or options.results else run_split
-    if evaluate_split is run_split and "{split}" in (options.model or ""):
-        for split in splits:  # fail early if the weights of a later split are missing
-            find_model(model_of(options, split))
+
+
+def written(options: argparse.Namespace, out: Path) -> list[Path]:
+    """The folders that are written, or the records of a part: others may write theirs into the same folder."""
+    from ..evaluation.records import records_name
+    from ..io.files import writable_folder
+
+    if options.shard[1] > 1 and not (options.merge or options.results):
+        return [part_of(out, options, split) / records_name(options.shard) for split in splits_of(options)]
+    scored = {part_of(options.results, options, split) for split in splits_of(options)} if options.results else set()
+    return [out, *map(writable_folder, sorted(scored - {out}))]
+
+
+def splits_of(options: argparse.Namespace) -> list[int]:
+    """The numbers of the splits."""
+    return [1, 2, 3, 4] if options.split == "all" else [int(options.split)]
+
+
+def evaluate_splits(options: argparse.Namespace, out: Path) -> None:
+    """Evaluate one split after the other, and write the report."""
+    from ..report.about import about_text
+    from ..report.writer import write_report
+
+    splits, evaluate_split = splits_of(options), take_over if options.merge or options.results else run_split
+    if evaluate_split is run_split:
+        check_splits(options, out)
     start_keras(options)
+    if options.merge:
+        check_parts(options, out)
     folders = []
     for split in splits:
         folder = part_of(options.results or out, options, split)
@@ -162,17 +196,40 @@ def run(options: argparse.Namespace) -> None:
         print(f"\nTables and plots are in {out}, records in {', '.join(map(str, folders))}; begin with {paths[0]}")
 
 
+def check_splits(options: argparse.Namespace, out: Path) -> None:
+    """Fail early where a later split would: its weights are missing, or its folder holds another evaluation."""
+    from ..evaluation.records import require_free
+
+    for split in splits_of(options):
+        require_free(part_of(out, options, split), options.shard, resume=options.resume)
+        if "{split}" in (options.model or ""):
+            find_model(model_of(options, split))
+
+
+def check_parts(options: argparse.Namespace, out: Path) -> None:
+    """Raise ValueError for parts that cannot be joined, those of any split, before those of the first are written."""
+    from ..evaluation import protocol
+
+    dataset, coco = open_dataset(options, options.subset)
+    for split in splits_of(options):
+        parts, folder = [part_of(part, options, split) for part in options.merge], part_of(out, options, split)
+        protocol.check_merge(parts, folder, coco, dataset, threshold=options.threshold)
+
+
 def show_comparison(options: argparse.Namespace) -> None:
     """Print the comparison of finished evaluations, and write it with --out."""
-    from ..io.files import writable_folder
+    from ..io.files import remove_temporaries, writable_folder
+    from ..io.locks import exclusive
     from ..report.comparison import compare
 
     out = writable_folder(options.out) if options.out else None
-    start_keras(options)
-    comparison = compare(options.compare)
-    print(comparison.text())
-    if out is not None:
-        print(f"It is in {', '.join(map(str, comparison.write(out)))}")
+    with exclusive(out) if out is not None else contextlib.nullcontext():
+        start_keras(options)
+        comparison = compare(options.compare)
+        print(comparison.text())
+        if out is not None:
+            remove_temporaries(out, below=False)
+            print(f"It is in {', '.join(map(str, comparison.write(out)))}")
 
 
 def run_split(options: argparse.Namespace, split: int, folder: Path) -> "tuple[Evaluation, IndexedCocoDataset]":

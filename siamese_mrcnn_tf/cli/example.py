@@ -33,11 +33,22 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from ..io.files import writable_folder
+    from ..io.locks import exclusive
+
+    with exclusive(writable_folder(options.out)):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..io.files import remove_temporaries
     from ..search.journal import require_free
     from ..shapes.dataset import write_example
 
     out = Path(options.out)
     require_free(out / "found", resume=False, force=options.force)
+    for part in ("scenes", "references"):
+        remove_temporaries(out / part)
     write_example(out, CATEGORIES, scenes=options.scenes, size=options.size, seed=options.seed)
     command = ["predict", "--model", "shapes", "--image", str(out / "scenes")]
     for name in CATEGORIES:

@@ -37,13 +37,22 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..io.files import writable_folder
+    from ..io.files import remove_temporaries, writable_folder
+    from ..io.locks import exclusive
 
-    writable_folder(options.out)
+    with exclusive(writable_folder(options.out)):
+        remove_temporaries(options.out, below=False)
+        _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from ..runtime.manifest import require_free
+
     if (options.image is None) != (options.reference is None):
         raise InputError("--image and --reference: expected both, or neither for a drawn scene")
     config, weights = choose_config(options)
     image, references = drawn_case(config) if options.image is None else _read_case(options)
+    require_free(options.out, replace=options.force)
     start_keras(options)
     import keras
 

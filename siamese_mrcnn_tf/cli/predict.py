@@ -112,12 +112,27 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..search.journal import can_resume, require_free
+    from ..io.files import writable_folder
+    from ..io.locks import exclusive
+    from ..search.journal import require_free
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exclusive(writable_folder(options.out)))
+        if options.save_embeddings:
+            embeddings = writable_folder(options.save_embeddings)
+            if not embeddings.resolve().is_relative_to(Path(options.out).resolve()):
+                stack.enter_context(exclusive(embeddings))
+        require_free(options.out, resume=options.resume, force=options.force)
+        return _search_all(options)
+
+
+def _search_all(options: argparse.Namespace) -> int:
+    """Read all that is given, and search; the outputs are locked."""
+    from ..search.journal import can_resume, require_outside
     from ..search.outputs import DEFAULT_KINDS, KINDS
     from ..search.run import Detector
     from ..search.sources import find_sources
 
-    require_free(options.out, resume=options.resume, force=options.force)
     kinds = _kinds(options.save, DEFAULT_KINDS, KINDS)
     found = find_sources(options.image, recursive=options.recursive, out=options.out)
     tell(options, found.skipped_text())
@@ -125,6 +140,8 @@ def _run(options: argparse.Namespace) -> int:
         say_unused_options(options, ["every", "frames"], "on images: these are for videos and webcams")
     changes = {"DETECTION_MAX_INSTANCES": options.max_detections} if options.max_detections else {}
     config, weights = choose_config(options, changes)
+    if options.force:
+        require_outside(options.out, _inputs(options, found, weights))
     read, queries = _read_references(options, found, config, weights)
     categories, config = _categories(options, queries, config)
     settings = _settings(options, config, weights, categories, queries, found, kinds)
@@ -241,7 +258,6 @@ def _search(
     from ..search.frames import iter_frames
     from ..search.journal import Journal, can_resume
     from ..search.outputs import Outputs
-    from ..search.queries import reference_paths
     from ..search.run import search
 
     webcams = [source.path for source in found.sources if source.kind == "webcam"]
@@ -250,9 +266,7 @@ def _search(
         if webcams and journal.whole_results() is None:
             raise InputError(f"--resume: the images of {webcams[0]} cannot be taken again")
     else:
-        given = (weights, options.reference_set, options.reference_images)
-        inputs: list[str | Path] = [source.path for source in found.sources]
-        inputs += [*reference_paths(options.reference), *(path for path in given if path is not None)]
+        inputs = _inputs(options, found, weights)
         journal = Journal.create(options.out, settings, force=options.force, inputs=inputs)
     if options.save_embeddings is not None:
         _save_embeddings(options, detector, settings)
@@ -262,6 +276,15 @@ def _search(
     with tqdm(total=total, desc="predict", unit="image", disable=options.quiet) as bar:
         on_image = _teller(options, weights, bar.update, bar.write)
         return search(frames, detector, journal, outputs, strict=options.strict, on_image=on_image)
+
+
+def _inputs(options: argparse.Namespace, found: "FoundSources", weights: Path | None) -> list[str | Path]:
+    """The files and folders that are read."""
+    from ..search.queries import reference_paths
+
+    given = (weights, options.reference_set, options.reference_images)
+    inputs: list[str | Path] = [source.path for source in found.sources]
+    return [*inputs, *reference_paths(options.reference), *(path for path in given if path is not None)]
 
 
 def _about(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, str]:

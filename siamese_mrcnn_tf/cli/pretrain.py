@@ -5,6 +5,7 @@ data set, without the novel categories of the split.
 
 import argparse
 import dataclasses
+import functools
 import logging
 import shlex
 import sys
@@ -84,14 +85,24 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Start a run, or resume one."""
-    options, folder = chosen_run(options)
+    from ..io.files import writable_folder
+    from ..io.locks import exclusive
+
+    folder = Path(options.resume or options.out or f"logs/{name_of(options)}")
+    with exclusive(writable_folder(folder)):
+        return train(chosen_run(options, folder), folder)
+
+
+def train(options: argparse.Namespace, folder: Path) -> int:
+    """Train in the folder of the run, which is locked."""
     config, recipe = chosen_recipe(options)
-    train, val = find_images(options, masks=recipe.mask_weight > 0)
+    images, val = find_images(options, masks=recipe.mask_weight > 0)
     from ..pretraining.classifier import build_classifier, pretrain
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
+    from ..training.machines import several_machines
 
-    if distribution.several_machines():
+    if several_machines():
         raise InputError("TF_CONFIG names several machines: pre-training runs on one, with --devices of it")
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours or days: show its progress
     distribution.prepare_backend(seed=options.seed, devices=options.devices)
@@ -102,12 +113,12 @@ def run(options: argparse.Namespace) -> int:
             "cosine": recipe.cosine,
         }
         how |= {"pyramid": uses_instances(options), "seed": options.seed}
-        classifier = build_classifier(config, train.num_classes, **how)
-        save_command(folder, "siamese-mrcnn", options.arguments, config)
+        classifier = build_classifier(config, images.num_classes, **how)
+        chosen = picked(options, "workers", "processes", "keep", "save_every")
+        chosen |= {"resume": options.resume is not None, "stop": stop}
+        chosen["on_begin"] = functools.partial(save_command, folder, "siamese-mrcnn", options.arguments, config)
         try:
-            chosen = picked(options, "workers", "processes", "keep", "save_every")
-            resume = options.resume is not None
-            path, history = pretrain(classifier, config, recipe, train, val, folder, resume=resume, stop=stop, **chosen)
+            path, history = pretrain(classifier, config, recipe, images, val, folder, **chosen)
         except callbacks.TrainingStopped as reason:
             print(f"{reason}. To resume: {shlex.join([*options.program, '--resume', str(folder)])}", file=sys.stderr)
             return 130
@@ -116,19 +127,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def chosen_run(options: argparse.Namespace) -> tuple[argparse.Namespace, Path]:
-    """(the options, with those of the run to resume; the folder of the run)."""
+def chosen_run(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
+    """The options, with those of the run to resume in `folder`."""
     start_keras(options)
     from ..training.checkpoints import refuse_run
 
-    folder = Path(options.resume or options.out or f"logs/{name_of(options)}")
     if options.resume is None:
         refuse_run(folder)
-        return options, folder
+        return options
     arguments = resumed_arguments(folder, options.arguments[1:])  # version 0.1 did not write the command's name
     options = options.parse(arguments if arguments[:1] == ["pretrain"] else ["pretrain", *arguments])
     options.resume = str(folder)
-    return options, folder
+    return options
 
 
 def name_of(options: argparse.Namespace) -> str:

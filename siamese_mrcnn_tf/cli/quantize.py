@@ -8,6 +8,7 @@ that of float32 by evaluate.
 import argparse
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..io.errors import InputError
@@ -42,7 +43,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..compute.quantization import quantize_parts, quantized_folder, recorded_inputs, require_nncf
+    from ..compute.quantization import quantized_folder, require_free, require_nncf
+    from ..io.files import remove_temporaries, writable_folder
+    from ..io.locks import exclusive
 
     from_files = bool(options.image and options.reference)
     if from_files == bool(options.dataset or options.annotations) or bool(options.image) != bool(options.reference):
@@ -52,6 +55,17 @@ def run(options: argparse.Namespace) -> None:
     if weights is None:
         raise InputError(f"--model {options.model}: there is no weight file to quantize")
     folder = quantized_folder(weights)
+    with exclusive(writable_folder(folder)):
+        require_free(folder)
+        remove_temporaries(folder, below=False)
+        _quantize(options, config, weights, folder)
+
+
+def _quantize(options: argparse.Namespace, config: "Config", weights: Path, folder: Path) -> None:
+    """Search the scenes and quantize; `folder` is locked."""
+    from ..compute.quantization import quantize_parts, recorded_inputs
+
+    from_files = bool(options.image)
     options.runtime, options.precision = "openvino", "float32"
     predictor = open_keras_predictor(options, config, weights)
     with recorded_inputs(predictor.parts) as samples:

@@ -36,11 +36,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _write_scene(options: argparse.Namespace) -> None:
+    from ..io.files import remove_temporaries, writable_folder
+    from ..io.locks import exclusive
     from ..shapes.dataset import write_demo
 
     say_other_options(options, {"demo", "size", "seed"}, "with --demo")
     command = [*options.launcher, "predict", "--model", "shapes", "--image", str(Path(options.out) / "scene.png")]
-    for name, box in write_demo(options.out, size=options.size, seed=options.seed).items():
+    with exclusive(writable_folder(options.out)):
+        remove_temporaries(options.out, below=False)
+        written = write_demo(options.out, size=options.size, seed=options.seed)
+    for name, box in written.items():
         path = Path(options.out) / name
         print(path if box is None else f"{path} cut at y1,x1,y2,x2 = {','.join(map(str, box))}")
         command += [] if box is None else ["--reference", str(path)]

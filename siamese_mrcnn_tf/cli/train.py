@@ -16,21 +16,24 @@ that they fit.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import logging
 import shlex
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import CONFIGS, Config, load_config, parse_settings
 from ..data.reading import ReadingRules
 from ..io.errors import InputError
 from ..memory import check_memory
 from ..shapes.schedules import SHAPES_SCHEDULES
-from ..training.schedules import SCHEDULES, load_schedule, shortened
+from ..training.machines import is_chief
+from ..training.schedules import SCHEDULES, Stage, load_schedule, shortened
 from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
 from .effects import say_unused_in_training, say_unused_options
 from .inputs import find_model, open_dataset, picked, resumed_arguments, start_keras, tell
@@ -97,18 +100,38 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Start a run, or resume one."""
-    options, folder = resumed_options(options)
-    stages = load_schedule(options.stages, _SCHEDULES)
-    if options.epochs is not None:
-        if options.epochs > stages[-1].epochs:
-            raise InputError(f"--epochs {options.epochs}: --stages {options.stages} ends at epoch {stages[-1].epochs}")
-        stages = shortened(stages, options.epochs)
-    has_no_file = folder is not None or options.model in (None, "untrained")
-    weights = None if has_no_file else find_model(options, begins_run=options.model != "last")
-    config = training_config(options, weights)
-    say_unused_in_training(options, config, decays=any(stage.decay_to is not None for stage in stages))
-    if options.val_images == 0:
-        say_unused_options(options, ["val_steps"], "without validation (--val-images 0)")
+    folder = folder_to_resume(options)
+    with contextlib.nullcontext() if folder is None else run_lock(folder):
+        options = options if folder is None else resumed_options(options, folder)
+        stages = load_schedule(options.stages, _SCHEDULES)
+        if options.epochs is not None:
+            last = stages[-1].epochs
+            if options.epochs > last:
+                raise InputError(f"--epochs {options.epochs}: --stages {options.stages} ends at epoch {last}")
+            stages = shortened(stages, options.epochs)
+        has_no_file = folder is not None or options.model in (None, "untrained")
+        weights = None if has_no_file else find_model(options, begins_run=options.model != "last")
+        config = training_config(options, weights)
+        say_unused_in_training(options, config, decays=any(stage.decay_to is not None for stage in stages))
+        if options.val_images == 0:
+            say_unused_options(options, ["val_steps"], "without validation (--val-images 0)")
+        goes_on = weights is not None and options.model == "last"
+        with run_lock(folder or (weights.parent if weights and goes_on else log_dir_of(config, options.logs))):
+            return train(options, config, stages, folder=folder, weights=weights)
+
+
+def run_lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Context in which no other process writes the folder of a run; of several machines one writes it."""
+    from ..io.files import writable_folder
+    from ..io.locks import exclusive
+
+    return exclusive(writable_folder(folder)) if is_chief() else contextlib.nullcontext()
+
+
+def train(
+    options: argparse.Namespace, config: Config, stages: Sequence[Stage], *, folder: Path | None, weights: Path | None
+) -> int:
+    """Train in the folder of the run, which is locked; arguments as of `open_trainer`."""
     start_keras(options)
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
@@ -119,11 +142,10 @@ def run(options: argparse.Namespace) -> int:
     datasets, fixed = open_datasets(options, folder)
     with callbacks.stopping_on_signals() as stop:
         model, trainer = open_trainer(options, config, stop, folder=folder, weights=weights, fixed=fixed)
-        if distribution.is_chief():
-            save_command(model.log_dir, "siamese-mrcnn", options.arguments, config)
+        begin = functools.partial(save_command, model.log_dir, "siamese-mrcnn", options.arguments, config)
         try:
-            chosen = picked(options, "workers", "processes")
-            train_on_dataset(trainer, stages, *datasets, augmentation=options.augment, **chosen)
+            chosen: dict[str, Any] = picked(options, "workers", "processes") | {"augmentation": options.augment}
+            train_on_dataset(trainer, stages, *datasets, on_begin=begin if is_chief() else None, **chosen)
         except callbacks.TrainingStopped as reason:
             print(f"{reason}. To resume: {shlex.join([*options.program, '--resume', model.log_dir])}", file=sys.stderr)
             return 130
@@ -132,21 +154,25 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def resumed_options(options: argparse.Namespace) -> tuple[argparse.Namespace, Path | None]:
-    """(the options of the run to resume, with those given now; its folder or None)."""
+def folder_to_resume(options: argparse.Namespace) -> Path | None:
+    """The folder of the run to resume; None for a new run."""
     if options.resume is None:
-        return options, None
+        return None
     if options.model is not None:
         raise InputError(f"--model {options.model}: a run that is resumed has its own weights")
+    return Path(options.resume or log_dir_of(training_config(options), options.logs))
+
+
+def resumed_options(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
+    """The options of the run to resume, with those given now."""
     start_keras(options)
-    folder = Path(options.resume or log_dir_of(training_config(options), options.logs))
     options = options.parse(resumed_arguments(folder, options.arguments[1:]))
     options.set = list({text.partition("=")[0].strip(): text for text in options.set}.values())  # the latest counts
     if options.config is None and (folder / CONFIG_FILE).is_file():  # --model, which chose it, may be gone
         config = load_config(folder / CONFIG_FILE)
         options.config, options.batch = str(folder / CONFIG_FILE), options.batch or config.BATCH_SIZE
         options.devices = options.devices or config.GPU_COUNT
-    return options, folder
+    return options
 
 
 def initial_config(options: argparse.Namespace, weights: Path | None) -> Config:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io import schemas
+from ..io.errors import InputError
 from ..io.files import atomic_folder, checksum
 from ..io.locks import locked
 
@@ -14,13 +15,25 @@ _Sums = dict[str, schemas.Sha256]  # of each file of a part, by its name
 
 def save_part(model: Any, folder: Path) -> Path:
     """Write an openvino.Model into a folder of its own; returns the path of the .xml file."""
-    import openvino
-
     with atomic_folder(folder, replace=True) as temporary:
-        openvino.save_model(model, temporary / _MODEL, compress_to_fp16=False)
+        write_model(model, temporary / _MODEL)
         sums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
         schemas.write(temporary / _SUMS, sums, indent=None)
     return folder / _MODEL
+
+
+def write_model(model: Any, path: Path) -> None:
+    """Write an openvino.Model in float32: an .xml file, and a .bin file with its weights beside it.
+
+    Raises:
+        ValueError: the files cannot be written, as on a full disk.
+    """
+    import openvino
+
+    try:
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+    except RuntimeError as error:
+        raise InputError(f"{path}: cannot be written, the disk may be full ({error})") from error
 
 
 def find_part(folder: Path) -> Path | None:

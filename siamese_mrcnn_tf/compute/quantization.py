@@ -17,7 +17,7 @@ from ..config import Config
 from ..io import schemas
 from ..io.cache import cache_folder
 from ..io.errors import InputError
-from ..io.files import StrPath, atomic_folder
+from ..io.files import StrPath, atomic_folder, is_empty
 from ..io.packages import require
 from ..weights.pretrained import bundled_weights
 from .model_files import find_part, save_part
@@ -90,6 +90,12 @@ def find_quantized(folder: Path, weights_sha256: str, config: Config, command: s
     return {name: path for name, path in paths.items() if path is not None}
 
 
+def require_free(folder: Path) -> None:
+    """Raise ValueError unless a quantization can be written to a folder: a new one, or that of an earlier one."""
+    if folder.exists() and not (folder.is_dir() and (is_empty(folder) or (folder / _MANIFEST).is_file())):
+        raise InputError(f"{folder}: is in use, expected a new folder, or that of an earlier quantization")
+
+
 @contextlib.contextmanager
 def recorded_inputs(parts: OpenVinoParts) -> Iterator[Samples]:
     """Context in which the inputs of PARTS are recorded, up to a size in memory."""
@@ -124,8 +130,7 @@ def quantize_parts(
         ValueError: nncf is not installed, or `folder` holds something else.
     """
     nncf = require_nncf()
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MANIFEST).is_file():
-        raise InputError(f"{folder}: is in use, expected a new folder, or that of an earlier quantization")
+    require_free(folder)
     chosen = [name for name in PARTS if samples[name]]
     with atomic_folder(folder, replace=True) as temporary:
         for name in chosen:

@@ -5,24 +5,23 @@ imports Keras, so that worker processes start fast.
 """
 
 import contextlib
-import multiprocessing
-import os
-import signal
+import functools
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from types import FrameType
+from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..config import Config
+from ..io.errors import StateError
+from ..io.processes import WorkerDied, WorkerProcesses, WorkerThreads
 from .data_generator import collate
 
 _PREFETCHED = 2  # batches begun before they are asked for
 _KEPT = 2  # past batches kept: Keras reads the first two of an epoch twice
-_GRACE = 5  # seconds after SIGTERM to deliver the current sample
+_TIMEOUT = 600.0  # seconds to wait for a sample
+_TICK = 1.0  # seconds of a wait that are counted at once: those in which the whole run is stopped are not
 
 
 class Samples(Protocol):
@@ -45,6 +44,7 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
         workers: number of threads or processes.
         processes: True for processes: they do not share the interpreter's lock, but each has a copy of the data set.
         collate: callable (samples, config) that returns the dict of a batch.
+        timeout: seconds to wait for a sample, such as one on a network drive that does not answer.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
         workers: int = 1,
         processes: bool = False,
         collate: Callable[[Sequence[Any], Any], dict[str, np.ndarray]] = collate,
+        timeout: float = _TIMEOUT,
     ) -> None:
         self.samples, self.config, self.collate = samples, config, collate
         self.batch_size = config.BATCH_SIZE if batch_size is None else batch_size
@@ -63,12 +64,16 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
         self._ahead = max(_PREFETCHED * self.batch_size, workers)
         self._lock = threading.Lock()
         self._pending: dict[int, Future] = {}
-        self._make: Callable[[int], Any] = _sample_of_worker if processes else samples.__getitem__
-        spawn = multiprocessing.get_context("spawn")
-        pool = (
-            ProcessPoolExecutor(workers, spawn, _start_worker, (samples,)) if processes else ThreadPoolExecutor(workers)
-        )
-        self._executor: Executor = pool
+        self._timeout = timeout
+        make = samples.__getitem__
+        self._workers: WorkerProcesses | WorkerThreads
+        self._submit: Callable[[int], Future]
+        if processes:
+            self._workers = pool = WorkerProcesses(make, workers)
+            self._submit = pool.submit
+        else:
+            self._workers = threads = WorkerThreads(workers)
+            self._submit = functools.partial(threads.submit, make)
 
     def numbers(self, step: int) -> range:
         """Numbers of the samples of a batch."""
@@ -82,15 +87,35 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
         """Batch `step`, as `collate` returns it; prefetches the next ones.
 
         Raises:
-            RuntimeError: a sample could not be made; names the image.
+            RuntimeError: a sample could not be made, or did not come in time; names the image.
         """
+        numbers = self.numbers(step)
         try:
-            return self.collate([future.result() for future in self._futures(self.numbers(step))], self.config)
+            samples = [self._result(*one) for one in zip(numbers, self._futures(numbers), strict=True)]
+            return self.collate(samples, self.config)
         except RuntimeError as error:
-            if isinstance(error, BrokenProcessPool):
-                error = RuntimeError(f"a worker process died, perhaps for lack of memory ({error})")
             self.failure = self.failure or error
             raise self.failure from None
+
+    def _result(self, number: int, future: Future) -> Any:
+        """A sample, once it is made."""
+        waited = 0.0
+        while not future.done() and waited < self._timeout:
+            tick = min(_TICK, self._timeout - waited)
+            wait([future], tick)
+            waited += tick
+        try:
+            return future.result(0)
+        except WorkerDied as error:
+            raise StateError(f"{self._name(number)}: {error}") from error
+        except TimeoutError as error:
+            if future.done():  # raised by what makes the sample
+                raise
+            slow = f"nothing came within {self._timeout:g} s; does the drive of the image answer?"
+            raise StateError(f"{self._name(number)}: {slow}") from error
+
+    def _name(self, number: int) -> str:
+        return f"training sample {number}, image {self.samples.dataset.image_reference(self.samples.image_of(number))}"
 
     def _futures(self, numbers: range) -> list[Future]:
         """Futures of this batch's samples; prefetches the next ones and drops old ones."""
@@ -100,52 +125,12 @@ class SampleLoader(contextlib.AbstractContextManager["SampleLoader"]):
                 self._pending.pop(number).cancel()
             for number in range(numbers.start, numbers.stop + self._ahead):
                 if number not in self._pending:
-                    self._pending[number] = self._executor.submit(self._make, number)
+                    self._pending[number] = self._submit(number)
             return [self._pending[number] for number in numbers]
 
     def close(self) -> None:
-        """Stop the workers after their current samples, which are dropped."""
-        # waiting, because the interpreter's exit fails on processes that are just ending
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """Stop the workers after their current samples, which are dropped; workers that hang are left behind."""
+        self._workers.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-# ---- in a worker process ---------------------------------------------------------------------------------------------
-
-_worker_samples: Samples
-_ending = threading.Event()  # SIGTERM has come
-
-
-def _start_worker(samples: Samples) -> None:
-    """Set up a worker process: it ignores Ctrl-C and ends with its parent.
-
-    SIGTERM, which may go to all processes of a run, ends it before its next sample, or after _GRACE seconds if none is
-    asked for. A worker that died while it delivers a sample would leave its parent waiting for the rest.
-    """
-    global _worker_samples
-    _worker_samples = samples
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run itself decides when to stop
-    signal.signal(signal.SIGTERM, _end_soon)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _sample_of_worker(number: int) -> Any:
-    if _ending.is_set():
-        os._exit(1)
-    return _worker_samples[number]
-
-
-def _end_soon(number: int, frame: FrameType | None) -> None:
-    if not _ending.is_set():
-        _ending.set()
-        timer = threading.Timer(_GRACE, os._exit, (1,))
-        timer.daemon = True
-        timer.start()
-
-
-def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-    os._exit(1)

@@ -5,6 +5,7 @@ settings: `EvaluationSettings` and settings.json.
 queries: the queries of an image, and the detectors: the model or random boxes.
 references: samplers of references.
 records: the files with all queries and their detections.
+record_checks: whether stored records are those of an evaluation.
 coco_scores: COCOeval's metrics of each run, and over runs.
 intervals: means and confidence intervals.
 presence: the open protocol's metrics, with queries for absent categories.

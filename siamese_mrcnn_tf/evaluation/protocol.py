@@ -25,21 +25,32 @@ from ..data.dataset import Dataset, IndexedCocoDataset, split_classes
 from ..data.reading import ReadingRules
 from ..io import files
 from ..io.errors import InputError
+from ..io.locks import exclusive
 from ..predictor import SiamesePredictor
 from .analysis import ANALYSIS_FILE, analyse
 from .coco_scores import SCORES_FILE, EvaluationScores, results_of, score_records
 from .presence import PRESENCE_FILE, presence
 from .queries import Detections, Detector, OneShotDetector, Query, queries_of, with_absent
-from .records import Folder, Record, Records, RecordWriter, Settings, Shard, merge_records, read_records
+from .record_checks import category_ids, check_records, check_resumed, require_absent
+from .records import (
+    Folder,
+    Record,
+    Records,
+    RecordWriter,
+    Settings,
+    Shard,
+    merge_records,
+    read_parts,
+    read_records,
+    records_name,
+)
 from .references import MismatchedReferenceSampler, Queries, RandomReferenceSampler, Reference, Sampler, classes_in
 from .settings import (
     FORMAT,
-    SETTINGS_FILE,
     EvaluationSettings,
     complete_settings,
     read_settings,
     require_counts,
-    require_same,
 )
 
 
@@ -124,14 +135,15 @@ def evaluate(
     recorder = _Recorder(asked, dataset, draw, settings, workers, progress)
     if folder is None:
         records = Records(content, dict(recorder.records(mine)))
-    else:
+        return _scored(records, coco, None, progress)
+    with exclusive(folder if count == 1 else Path(folder) / records_name(shard)):
         if resume:
-            _check_resumed(folder, content, mine, dataset, coco, settings.runs)
+            check_resumed(folder, content, mine, dataset, coco, settings.runs)
         with RecordWriter(folder, content, shard, resume=resume) as writer:
             for _, record in recorder.records(mine, writer.done):
                 writer.append(record)
         records = read_records(folder)
-    return _scored(records, coco, folder, progress) if count == 1 else Evaluation(records)
+        return _scored(records, coco, folder, progress) if count == 1 else Evaluation(records)
 
 
 def rescore(
@@ -156,15 +168,9 @@ def rescore(
     folder = Path(folder).parent if Path(folder).is_file() else Path(folder)
     records = read_records(folder)
     records.require_complete()
-    for name in ("categories", "config", "set"):
-        if name not in records.settings:
-            raise InputError(f"{folder / SETTINGS_FILE}: the key {name!r} is missing")
-    _require_set_of(records.settings, coco, folder)
-    _require_absent(records.settings, threshold, folder)
-    for record in records:
-        _require_queries_of(record, records.settings, dataset, folder)
-        _require_references_of(record, records.settings, coco, folder)
-    return _scored(records, coco, folder, progress, threshold)
+    check_records(records, folder, coco, dataset, threshold)
+    with exclusive(folder):
+        return _scored(records, coco, folder, progress, threshold)
 
 
 def merge(
@@ -181,16 +187,25 @@ def merge(
     Arguments, result and errors as of `rescore`. Parts that are missing, overlap, or belong to different evaluations
     raise ValueError, and nothing is written.
     """
+    with exclusive(folder):
+        check_merge(folders, folder, coco, dataset, threshold=threshold)
+        merge_records(folders, folder)
+        return rescore(folder, coco, dataset, threshold=threshold, progress=progress)
+
+
+def check_merge(
+    folders: Sequence[Folder],
+    folder: Folder,
+    coco: COCO,
+    dataset: IndexedCocoDataset | None = None,
+    *,
+    threshold: float | None = None,
+) -> None:
+    """Raise ValueError for parts that `merge` refuses."""
     if folders:
-        _require_absent(read_settings(folders[0]), threshold, folders[0])
-    merge_records(folders, folder)
-    return rescore(folder, coco, dataset, threshold=threshold, progress=progress)
-
-
-def _require_absent(settings: Settings, threshold: float | None, folder: Folder) -> None:
-    """Refuse a threshold for an evaluation without absent categories."""
-    if threshold is not None and "absent" not in settings:
-        raise InputError(f"{folder}: threshold = {threshold}: no absent category was searched there, it has no use")
+        require_absent(read_settings(folders[0]), threshold, folders[0])
+    records = read_parts(folders, folder)
+    check_records(records, folders[0], coco, dataset, threshold)
 
 
 def _queries_and_sampler(
@@ -327,7 +342,7 @@ def _scored(
         for run in range(settings["runs"]):
             files.write_json(Path(folder) / f"results_run_{run}.json", records.results(run))
         runs = (records.results(run) for run in range(settings["runs"]))
-        chosen = {"image_ids": settings["images"], "category_ids": _category_ids(settings)}
+        chosen = {"image_ids": settings["images"], "category_ids": category_ids(settings)}
         analysed = analyse(coco, runs, **chosen, iou_types=tuple(scores.mean), progress=progress)
         files.write_json(Path(folder) / ANALYSIS_FILE, {"format": FORMAT} | analysed)
         if found is not None:
@@ -341,87 +356,7 @@ def _category_groups(settings: Settings, coco: COCO) -> dict[str, list[int]]:
     if not split or settings.get("category_set") != "all":
         return {}
     parts = dict(zip(("train", "novel"), split_classes(len(numbered), split), strict=True))
-    evaluated = set(_category_ids(settings))
+    evaluated = set(category_ids(settings))
     ids = {name: [numbered[one - 1] for one in class_ids] for name, class_ids in parts.items()}
     kept = {name: [one for one in of_name if one in evaluated] for name, of_name in ids.items()}
     return {name: of_name for name, of_name in kept.items() if of_name}
-
-
-def _category_ids(settings: Settings) -> list[int]:
-    return [category["id"] for category in settings["categories"]]
-
-
-def _require_set_of(settings: Settings, coco: COCO, folder: Path) -> None:
-    """Refuse results of another set."""
-    images, categories = settings["images"], _category_ids(settings)
-    for known, ids, what in ((coco.imgs, images, "image"), (coco.cats, categories, "category")):
-        unknown = [i for i in ids if i not in known]
-        if unknown:
-            lacking = f"lacks {len(unknown)} of its {len(ids)} {what} ids, the first is {unknown[0]}"
-            raise InputError(f"{folder}: is of another set ({settings['set']}); the annotation file {lacking}")
-
-
-def _check_resumed(
-    folder: Folder, settings: Settings, queries: Sequence[Any], dataset: IndexedCocoDataset, coco: COCO, runs: int
-) -> None:
-    """Refuse the records of a stopped evaluation that are not those that it would write.
-
-    `queries` are (COCO image id, (image id, class ids)) of the shard, `settings` those of this evaluation.
-    """
-    folder = Path(folder)
-    if not (folder / SETTINGS_FILE).is_file():
-        return
-    require_same(settings, read_settings(folder), folder)
-    asked = {coco_id: [int(dataset.class_info[one]["id"]) for one in class_ids] for coco_id, (_, class_ids) in queries}
-    for record in read_records(folder):
-        _require_queries_of(record, settings, dataset, folder)
-        _require_references_of(record, settings, coco, folder)
-        expected = list(itertools.product(range(runs), asked.get(record["image_id"], ())))
-        found = [(query["run"], query["category_id"]) for query in record["queries"]]
-        if record["image_id"] in asked and found != expected:  # others are of another shard
-            searched = f"image {record['image_id']} was searched for (run, category) {found}, expected {expected}"
-            raise InputError(f"{folder}: {searched}; remove its line from the records")
-
-
-def _require_references_of(record: Record, settings: Settings, coco: COCO, folder: Folder) -> None:
-    """Refuse a record with references that the annotation file lacks, or another number of them than asked for."""
-    shots = settings.get("shots")
-    for query in record["queries"]:
-        where = f"{folder}: image {record['image_id']}, category {query['category_id']}, run {query['run']}"
-        if query["references"] and shots is not None and len(query["references"]) != shots:
-            raise InputError(f"{where}: {len(query['references'])} references, expected {shots}")
-        for reference in query["references"]:
-            if reference is not None and coco.anns.get(reference[1], {}).get("image_id") != reference[0]:
-                place = f"annotation {reference[1]} in image {reference[0]}"
-                raise InputError(f"{where}: the reference, {place}, is not in the annotation file")
-
-
-def _require_queries_of(record: Record, settings: Settings, dataset: IndexedCocoDataset | None, folder: Path) -> None:
-    """Refuse a record that lacks a run of a category, or, given the data set, has other categories than the image."""
-    coco_id, evaluated = record["image_id"], set(_category_ids(settings))
-    asked: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
-    for query in record["queries"]:
-        asked[bool(query.get("absent"))].append((query["run"], query["category_id"]))
-    present, absent = (sorted({category for _, category in asked[one]}) for one in (False, True))
-    unknown = {*present, *absent} - evaluated
-    if unknown:
-        raise InputError(f"{folder}: image {coco_id} was searched for category {min(unknown)}, which its settings lack")
-    wrong: set[int] = set()
-    if dataset is not None:
-        image_id = dataset.image_from_source_map.get(f"{dataset.image_info[0]['source']}.{coco_id}")
-        if image_id is None:
-            raise InputError(f"{dataset.set_name}: image {coco_id} of the records is not in this set")
-        present = sorted(evaluated & {dataset.class_info[one]["id"] for one in classes_in(dataset, image_id)})
-        wrong = set(absent) & {entry["category_id"] for entry in dataset.image_info[image_id]["annotations"]}
-    if sorted(asked[False]) != list(itertools.product(range(settings["runs"]), present)):
-        raise InputError(
-            f"{folder}: image {coco_id} was searched for other categories than are in it, or not in all "
-            f"{settings['runs']} runs; expected {present} in each"
-        )
-    asked_absent = settings.get("absent", 0)
-    limit = len(evaluated) if asked_absent == "all" else int(asked_absent)
-    if wrong or len(absent) > limit or sorted(asked[True]) != list(itertools.product(range(settings["runs"]), absent)):
-        raise InputError(
-            f"{folder}: image {coco_id} was searched for absent categories {absent}, expected at most {limit} that are "
-            f"not in it, in all {settings['runs']} runs"
-        )

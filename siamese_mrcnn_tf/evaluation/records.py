@@ -64,33 +64,47 @@ class RecordWriter:
             for other in record_files(folder):
                 if other.name.partition("-of-")[2] != self._path.name.partition("-of-")[2]:
                     raise InputError(f"{folder}: holds {other.name}; {self._path.name} does not go with it")
-        if self._path.exists() and not resume:
-            raise InputError(f"{self._path}: is there already; resume that evaluation, or choose another folder")
+        require_free(folder, shard, resume=resume)
+        self._sweep(shard)
         header = {"fingerprint": settings["fingerprint"], "shard": list(shard)}
         places, end = _read_places(self._path, header) if self._path.exists() else ({}, 0)
         self.done = set(places)
         if not (self._path.parent / SETTINGS_FILE).exists():
             files.write_json(self._path.parent / SETTINGS_FILE, settings, indent=1)
-        self._file = open(self._path, "ab")
-        self._file.truncate(end)
+        with files.write_errors(self._path):
+            self._file = open(self._path, "ab")
+            self._file.truncate(end)
         if not end:
             self.append(header)
 
+    def _sweep(self, shard: Shard) -> None:
+        """Remove what a killed process left half written: of a part its own, others write in the folder, too."""
+        files.remove_temporaries(self._path if shard[1] > 1 else self._path.parent, below=False)
+
     def append(self, record: Record) -> None:
         """Write one record and flush it to the disk."""
-        self._file.write(_line(record))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with files.write_errors(self._path):
+            self._file.write(_line(record))
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "RecordWriter":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with files.write_errors(self._path):
+            self._file.close()
 
 
-def merge_records(folders: Sequence[Folder], folder: Folder) -> None:
-    """Join the parts of an evaluation in `folders` in the new folder `folder`, the images in order.
+def require_free(folder: Folder, shard: Shard, *, resume: bool = False) -> None:
+    """Raise ValueError if the records of a part are in a folder, and are not to be resumed."""
+    path = Path(folder) / records_name(shard)
+    if path.exists() and not resume:
+        raise InputError(f"{path}: is there already; resume that evaluation, or choose another folder")
+
+
+def read_parts(folders: Sequence[Folder], folder: Folder) -> "Records":
+    """The whole evaluation whose parts are in `folders`, to be joined in the new folder `folder`.
 
     Raises:
         ValueError: as `read_records`; an image is missing; `folder` holds an evaluation already.
@@ -100,6 +114,16 @@ def merge_records(folders: Sequence[Folder], folder: Folder) -> None:
     target = files.writable_folder(folder)
     if (target / SETTINGS_FILE).exists():
         raise InputError(f"{target}: holds an evaluation already, choose another folder for the joined one")
+    return records
+
+
+def merge_records(folders: Sequence[Folder], folder: Folder) -> None:
+    """Join the parts of an evaluation in `folders` in the new folder `folder`, the images in order.
+
+    Raises:
+        ValueError: as `read_parts`.
+    """
+    records, target = read_parts(folders, folder), Path(folder)
     with files.atomic_path(target / records_name((1, 1))) as temporary, open(temporary, "wb") as file:
         file.write(_line({"fingerprint": records.settings["fingerprint"], "shard": [1, 1]}))
         file.writelines(_line(record) for record in records)

@@ -23,12 +23,13 @@ from ..runtime.manifest import (
     THRESHOLD_NAME,
     Manifest,
     checksums,
-    is_export,
     model_path,
+    require_free,
     write_manifest,
 )
 from ..runtime.predictor import RuntimePredictor
 from ..runtime.sessions import open_session
+from ..weights.keras_files import write_model, write_state
 from ..weights.thresholds import find_thresholds, save_thresholds
 from .comparison import Case, Differences, make_case
 from .formats import FORMATS, check_packages
@@ -70,7 +71,7 @@ def export_network(
     """
     formats = list(dict.fromkeys(formats))
     _check(formats, config)
-    check_folder(out, replace=replace)
+    require_free(out, replace=replace)
     opened = open_config(config.replace(PRECISION="float32"))
     predictor = SiamesePredictor(opened, weights=weights, layers=layers, calibrated=False)
     case = make_case(predictor, image, references)
@@ -105,17 +106,6 @@ def export_network(
     return manifest
 
 
-def check_folder(out: StrPath, *, replace: bool) -> None:
-    """Check that an exported folder may be written to `out`; ValueError if it is in use, or is something else."""
-    out = Path(out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not is_export(out):
-        raise InputError(f"{out}: exists and is no exported folder; name another")
-    if not replace:
-        raise InputError(f"{out}: has an exported network; name another folder, or --force to replace it")
-
-
 def write_format(
     name: str, graphs: dict[str, Graph], config: Config, layers: network.SharedLayers, folder: Path
 ) -> None:
@@ -124,8 +114,8 @@ def write_format(
     if name == KERAS:
         model = network.build_inference_model(config, layers).model
         path = model_path(folder, KERAS, NETWORK)
-        model.save(path)
-        model.save_weights(path.with_suffix(".weights.h5"))
+        write_model(model, path)
+        write_state(model, path.with_suffix(".weights.h5"))
         return
     for model_name, graph in graphs.items():
         FORMATS[name](graph, model_path(folder, name, model_name))

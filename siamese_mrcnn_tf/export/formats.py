@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from ..compute.conversion import to_openvino
+from ..compute.model_files import write_model
 from ..io.errors import InputError
 from ..runtime.sessions import require
 from .graphs import Graph
@@ -27,8 +28,8 @@ def write_onnx(graph: Graph, path: Path) -> None:
 
 def write_openvino(graph: Graph, path: Path) -> None:
     """Write an .xml file and the .bin file of its weights, in float32."""
-    openvino = require("openvino")
-    openvino.save_model(to_openvino(graph.portable[1]), str(path), compress_to_fp16=False)
+    require("openvino")
+    write_model(to_openvino(graph.portable[1]), path)
 
 
 def write_saved_model(graph: Graph, path: Path) -> None:
@@ -36,7 +37,10 @@ def write_saved_model(graph: Graph, path: Path) -> None:
     module = tf.Module()
     module.weights = graph.variables
     module.run, concrete = graph.native
-    tf.saved_model.save(module, str(path), signatures={"serving_default": concrete})
+    try:
+        tf.saved_model.save(module, str(path), signatures={"serving_default": concrete})
+    except tf.errors.OpError as error:
+        raise InputError(f"{path}: cannot be written ({error.message})") from error
 
 
 FORMATS: dict[str, Callable[[Graph, Path], None]] = {  # "keras" is written by the exporter, as one model

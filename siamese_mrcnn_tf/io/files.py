@@ -28,7 +28,7 @@ from .errors import InputError, StateError
 StrPath = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-.+")  # names by `atomic_path`
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}([-~])(.+)")  # names by `atomic_path`; ~ is what `atomic_folder` replaces
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 _DIGITS = 20  # of a whole number from which on it may have more than 64 bits
 _ESCAPES = re.compile(r"(?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+|\\.")  # of surrogates, and any other
@@ -43,7 +43,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     Missing parent folders are made. If the body raises, the temporary file is removed and `path` stays as it was.
 
     Raises:
-        ValueError: `path` is a folder, or its parent cannot be made.
+        ValueError: `path` is a folder, its parent cannot be made, or the file cannot be written, as on a full disk.
         RuntimeError: the body wrote nothing to the path it was given.
     """
     path = Path(path)
@@ -52,12 +52,14 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     make_folder(path.parent)
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
-        yield temporary
-        if not temporary.exists():
-            raise StateError(f"{path}: nothing was written to the temporary file {temporary.name}")
-        os.replace(temporary, path)
+        with write_errors(path):
+            yield temporary
+            if not os.path.lexists(temporary):
+                raise StateError(f"{path}: nothing was written to the temporary file {temporary.name}")
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -70,28 +72,111 @@ def atomic_folder(path: StrPath, *, replace: bool = False) -> Iterator[Path]:
         replace: whether a folder with content is replaced.
 
     Raises:
-        ValueError: `path` is a file, or a folder with content that is not to be replaced.
+        ValueError: `path` is a file, or a folder with content that is not to be replaced; or it cannot be written.
     """
     path = Path(path)
     if path.is_file() or (path.is_dir() and not replace and any(path.iterdir())):
         raise InputError(f"{path}: is in use, expected a new or an empty folder")
-    temporary, former = (path.with_name(f".{secrets.token_hex(4)}-{path.name}") for _ in range(2))
+    temporary, former = (path.with_name(f".{secrets.token_hex(4)}{mark}{path.name}") for mark in "-~")
     make_folder(temporary)
     try:
-        yield temporary
-        if path.exists():
-            os.replace(path, former)
-        os.replace(temporary, path)
+        with write_errors(path):
+            yield temporary
+            if path.exists():
+                os.replace(path, former)
+            os.replace(temporary, path)
     finally:
+        if former.exists() and not path.exists():
+            os.replace(former, path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
 
 
-def remove_temporaries(folder: StrPath) -> None:
-    """Remove the temporary files that `atomic_path` left in a folder and those below when the process was killed."""
-    for path in Path(folder).rglob(".*-*"):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+@contextlib.contextmanager
+def write_errors(path: StrPath) -> Iterator[None]:
+    """Context that turns the errors of writing `path`, such as that of a full disk, into ValueErrors that name it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        names = [os.fsdecode(name) for name in (error.filename,) if isinstance(name, (str, bytes, os.PathLike))]
+        other = [name for name in names if not _is_of(Path(name).name, Path(path).name)]
+        reason = error.strerror or str(error) or type(error).__name__
+        raise InputError(f"{path}: cannot be written ({': '.join([*other, reason])})") from error
+
+
+# ---- what a killed process left --------------------------------------------------------------------------------------
+
+
+def lock_path(path: Path) -> Path:
+    """Where the lock of an output is (see `locks`): .NAME.lock beside it."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what `atomic_path` leaves when the process is killed."""
+    return all(_TEMPORARY.fullmatch(path.name) for path in folder.iterdir())
+
+
+def remove_temporaries(path: StrPath, *, below: bool = True) -> None:
+    """Remove what `atomic_path` and `atomic_folder` left of an output when the process was killed.
+
+    Call it with the lock of the output (see `locks`). What belongs to other outputs in a folder, which have locks of
+    their own, stays. A folder that was about to be replaced comes back.
+
+    Args:
+        path: the output, a file or a folder.
+        below: of a folder, also from the folders in it.
+    """
+    path = Path(os.path.abspath(path))
+    for found in _temporaries(path.parent):
+        if _is_of(found.name, path.name):
+            _remove(found, path)
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        for found in _temporaries(folder):
+            of = found.with_name(_named(found.name))
+            if not lock_path(of).exists():
+                _remove(found, of)
+        folders += [one for one in _folders(folder) if not lock_path(one).exists()] if below else []
+
+
+def _temporaries(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError):  # no such folder
+        return [Path(entry.path) for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
+    return []
+
+
+def _folders(folder: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    return []
+
+
+def _named(temporary: str) -> str:
+    """The name of the output that a temporary name is of; "" for other names."""
+    match = _TEMPORARY.fullmatch(temporary)
+    return match[2] if match else ""
+
+
+def _is_of(name: str, output: str) -> bool:
+    return output in (name, _named(name))
+
+
+def _remove(temporary: Path, path: Path) -> None:
+    """Remove a temporary file or folder of `path`, or put back what was to be replaced."""
+    with contextlib.suppress(OSError):
+        if _TEMPORARY.fullmatch(temporary.name)[1] == "~" and not path.exists():  # type: ignore[index]  # it matches
+            os.replace(temporary, path)
+        elif temporary.is_dir() and not temporary.is_symlink():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+# ---- text and JSON ---------------------------------------------------------------------------------------------------
 
 
 def write_text(path: StrPath, text: str) -> None:
@@ -100,17 +185,27 @@ def write_text(path: StrPath, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: StrPath, content: bytes | memoryview) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: StrPath, value: Any, *, indent: int | None = None) -> None:
     """Write `value` to `path` as JSON, whole or not at all; numpy numbers and arrays become plain ones.
 
     Raises:
         ValueError: something in `value` has no JSON form (NaN and infinity among them).
     """
+    write_text(path, json_text(path, value, indent=indent))
+
+
+def json_text(path: StrPath, value: Any, *, indent: int | None = None) -> str:
+    """What `write_json` writes to `path`; ValueError as there."""
     try:
-        text = json.dumps(value, indent=indent, allow_nan=False, default=_plain)
+        return json.dumps(value, indent=indent, allow_nan=False, default=_plain) + "\n"
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be written as JSON ({error})") from error
-    write_text(path, text + "\n")
 
 
 def read_text(path: StrPath) -> str:
@@ -247,11 +342,27 @@ def writable_folder(path: StrPath) -> Path:
         ValueError: `path` or something above it is a file, or the folder is not writable.
     """
     path = Path(path)
-    existing = next(part for part in (path, *path.absolute().parents) if part.exists())
+    try:
+        existing = next(part for part in (path, *path.absolute().parents) if part.exists())
+    except OSError as error:  # such as a name that is too long
+        raise InputError(f"{path}: cannot write there ({error.strerror or error})") from error
     if not existing.is_dir():
         raise InputError(f"{path}: cannot write there, {existing} is a file")
     if not os.access(existing, os.W_OK):
         raise InputError(f"{path}: cannot write there, no permission for {existing}")
+    return path
+
+
+def writable_file(path: StrPath) -> Path:
+    """`path` as a Path, once it is known to be a file that can be written, or not to exist yet.
+
+    Raises:
+        ValueError: `path` is a folder, or its folder is not writable.
+    """
+    path = Path(path)
+    writable_folder(path.parent)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a file to write")
     return path
 
 

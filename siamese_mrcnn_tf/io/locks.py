@@ -1,22 +1,70 @@
-"""Locks between processes."""
+"""Locks between processes, which the system drops when their owner ends, however it ends.
+
+`exclusive` is for outputs: a second process is told who writes there, and ends. `locked` is for downloads and what else
+any process may use when it is there: others wait.
+"""
 
 import contextlib
+import datetime
+import errno
+import hashlib
+import json
 import logging
+import os
+import shlex
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
 
-from .files import StrPath, make_folder
+from .cache import cache_folder
+from .errors import InputError, StateError
+from .files import StrPath, lock_path, make_folder
 
 logger = logging.getLogger(__name__)
+
+LOCKS = "locks"  # folder of lock files in that of downloads
+_TRIES = 100  # to lock a file that its owner removes meanwhile
+_DESCRIPTION = 4096  # bytes of what a lock file says of its owner, at most
+_COMMAND = 300  # characters of a command in a message
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+_held: set[Path] = set()  # outputs of this process
+
+
+@contextlib.contextmanager
+def exclusive(path: StrPath, *, wait: bool = False) -> Iterator[None]:
+    """Context in which no other process writes an output, a file or a folder.
+
+    The lock file `.NAME.lock` beside the output is removed at the end, and so are parent folders that were made for it
+    and are empty. After a kill it stays, without effect. Within a process the context may be entered again.
+
+    Args:
+        wait: wait for another process, with a warning that names it.
+
+    Raises:
+        RuntimeError: another process is in it; says which, since when, and its command.
+        ValueError: the lock file cannot be made.
+    """
+    output = Path(os.path.realpath(path))
+    if output in _held:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        _hold(output, path, stack, wait=wait)
+        _held.add(output)
+        stack.callback(_held.discard, output)
+        yield
 
 
 @contextlib.contextmanager
 def locked(path: StrPath, purpose: str) -> Iterator[None]:
     """Context that one process at a time enters; the others wait, and say what for.
 
-    The system drops the lock when its owner ends, however it ends; the empty lock file stays.
+    The empty lock file stays.
 
     Args:
         path: the lock file; missing parent folders are made.
@@ -38,3 +86,101 @@ def locked(path: StrPath, purpose: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+# ---- the lock of an output -------------------------------------------------------------------------------------------
+
+
+def _hold(output: Path, shown: StrPath, stack: contextlib.ExitStack, *, wait: bool) -> None:
+    """Lock an output until `stack` ends; without a lock, and with a warning, where the file system has none."""
+    for path in (lock_path(output), cache_folder() / LOCKS / f"{hashlib.sha256(bytes(output)).hexdigest()[:32]}.lock"):
+        try:
+            stack.enter_context(_removed_if_empty(output, path))
+            stack.enter_context(_lock_file(path, shown, wait=wait))
+            return
+        except OSError as error:
+            if isinstance(error, InputError):
+                raise
+            if error.errno not in (*_NO_LOCKS, *_READ_ONLY):
+                raise InputError(f"{shown}: cannot write there ({path}: {error.strerror or error})") from error
+            reason = f"{path}: {error.strerror or error}"
+    logger.warning("%s: cannot be locked against other processes (%s)", shown, reason)
+
+
+@contextlib.contextmanager
+def _removed_if_empty(output: Path, path: Path) -> Iterator[None]:
+    """Context at whose end the output and the folders above the lock file are removed, if they are new and empty."""
+    missing = [folder for folder in (output, *path.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _lock_file(path: Path, shown: StrPath, *, wait: bool) -> Iterator[None]:
+    descriptor = _opened(path, shown, wait=wait)
+    try:
+        _describe(descriptor)
+        yield
+    finally:
+        if os.name != "nt":
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+        if os.name == "nt":  # where an open file cannot be removed
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _opened(path: Path, shown: StrPath, *, wait: bool) -> int:
+    """The descriptor of the lock file, locked."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    for _ in range(_TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, flags, 0o666)
+        except PermissionError:  # the file that another user's killed process has left
+            descriptor = os.open(path, flags & ~(os.O_RDWR | os.O_CREAT))
+        try:
+            if not filelock.lock_descriptor(descriptor, blocking=False):
+                busy = f"{shown}: another process writes there: {_owner(descriptor)}"
+                if not wait:
+                    raise StateError(f"{busy}; wait for it to end")
+                logger.warning("%s; waiting for it", busy)
+                filelock.lock_descriptor(descriptor)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its owner has removed it meanwhile
+    raise StateError(f"{shown}: other processes lock and unlock it all the time ({path})")
+
+
+def _describe(descriptor: int) -> None:
+    """Write who has the lock, from the second byte on: Windows locks the first one."""
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "command": _command()}
+    with contextlib.suppress(OSError):  # a full disk
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b" " + json.dumps(about).encode()[: _DESCRIPTION - 1])
+
+
+def _owner(descriptor: int) -> str:
+    """Who has a lock, in words."""
+    try:
+        os.lseek(descriptor, 1, os.SEEK_SET)
+        about = json.loads(os.read(descriptor, _DESCRIPTION))
+        where = "" if about["host"] == socket.gethostname() else f" on {about['host']}"
+        return f"process {about['pid']}{where}, since {about['since']}: {about['command']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it has not said which"
+
+
+def _command() -> str:
+    """The command line of this process, its programs without their folders."""
+    words = [Path(word).name if os.path.isabs(word) else word for word in sys.orig_argv[:2]] + sys.orig_argv[2:]
+    text = " ".join(shlex.join(words).split())
+    return text if len(text) <= _COMMAND else f"{text[: _COMMAND - 3]}..."

@@ -17,6 +17,7 @@ import math
 import shutil
 import threading
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,7 @@ def pretrain(
     save_every: int = 250,
     progress: bool = True,
     stop: threading.Event | None = None,
+    on_begin: Callable[[], None] | None = None,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Train a classifier, in a folder from which the run resumes after any stop.
 
@@ -146,6 +148,7 @@ def pretrain(
         keep: see `checkpoints.CheckpointManager`.
         save_every, progress: see `trainer.TrainingSettings`.
         stop: once it is set, the run saves and stops.
+        on_begin: called when everything is checked and nothing is written.
 
     Returns:
         (path of the backbone's weights, history: a dict for each epoch). Errors as those of `trainer.Trainer`.
@@ -166,7 +169,11 @@ def pretrain(
         if val is not None and val_steps:
             val_crops = imagenet.CentreCrops(val, recipe.size)
             val_loader = stack.enter_context(SampleLoader(val_crops, config, batch_size=val_batch, **made_by))
-        trainer.run(pretraining_schedule(recipe, batch), loader, val_loader)
+        schedule = pretraining_schedule(recipe, batch)
+        trainer.check(schedule)
+        if on_begin is not None:
+            on_begin()
+        trainer.run(schedule, loader, val_loader)
     trained = folder.path / f"{name}.h5"
     with atomic_path(trained) as temporary:
         shutil.copyfile(folder.path / f"{name}_{trainer.state.epoch:04d}.h5", temporary)

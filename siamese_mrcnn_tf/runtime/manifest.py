@@ -79,6 +79,17 @@ def is_export(path: StrPath) -> bool:
     return (Path(path) / NAME).is_file()
 
 
+def require_free(out: StrPath, *, replace: bool) -> None:
+    """Raise ValueError unless an exported folder may be written to `out`: it is new, empty, or one to `replace`."""
+    out = Path(out)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not is_export(out):
+        raise InputError(f"{out}: exists and is no exported folder; name another")
+    if not replace:
+        raise InputError(f"{out}: has an exported network; name another folder, or --force to replace it")
+
+
 def model_path(folder: StrPath, format_name: str, model: str) -> Path:
     """The file (or for "savedmodel" the folder) of a model: a part, or "network"."""
     return Path(folder) / format_name / f"{model}{SUFFIXES[format_name]}"

@@ -17,7 +17,17 @@ import msgspec
 
 from ..io import schemas
 from ..io.errors import InputError
-from ..io.files import StrPath, atomic_path, make_folder, read_json, remove_temporaries, writable_folder, write_json
+from ..io.files import (
+    StrPath,
+    atomic_path,
+    is_empty,
+    make_folder,
+    read_json,
+    remove_temporaries,
+    writable_folder,
+    write_errors,
+    write_json,
+)
 from .frames import Frame, size_of
 from .journal_files import DECODER, ResultEntry, is_consistent
 from .results import ImageResult
@@ -85,13 +95,14 @@ class Journal:
         """
         journal = cls(Path(folder))
         require_free(folder, force=force)
-        inside = next((path for path in inputs if journal.folder.resolve() in Path(path).resolve().parents), None)
-        if force and inside is not None:
-            raise InputError(f"{folder}: --force would remove {inside}, which is searched or searched with")
+        if force:
+            require_outside(folder, inputs)
         make_folder(journal.folder)
-        for path in journal.folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        journal.path.touch()
+        remove_temporaries(journal.folder)
+        with write_errors(journal.folder):
+            for path in journal.folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            journal.path.touch()
         write_json(journal.folder / SETTINGS_FILE, {"format": FORMAT, **settings}, indent=1)
         return journal
 
@@ -124,7 +135,7 @@ class Journal:
             self._rewrite(sorted(self._entries))
             self._is_finished = False
         line = json.dumps({"result": result.to_record(), "size": size}).encode() + b"\n"
-        with open(self.path, "ab") as file:
+        with write_errors(self.path), open(self.path, "ab") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -159,7 +170,7 @@ class Journal:
     def finish(self) -> None:
         """Note that all images were searched and all files are written."""
         if not self._is_finished:
-            with open(self.path, "ab") as file:
+            with write_errors(self.path), open(self.path, "ab") as file:
                 file.write(json.dumps({"finished": len(self._entries)}).encode() + b"\n")
             self._is_finished = True
 
@@ -208,12 +219,20 @@ def require_free(folder: StrPath, *, resume: bool = False, force: bool = False) 
     The latter only to `resume` it or, with `force`, to clear it. A folder that no search has written is never cleared.
     """
     folder = writable_folder(folder)
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or is_empty(folder):
         return
     if not (folder / SETTINGS_FILE).is_file():
         raise InputError(f"{folder}: has files of its own, expected an empty folder or that of an earlier search")
     if not (resume or force):
         raise InputError(f"{folder}: has a search already; --resume continues it, --force clears the folder")
+
+
+def require_outside(folder: StrPath, inputs: Iterable[StrPath]) -> None:
+    """Raise ValueError if one of the inputs of a search is in a folder that is to be cleared."""
+    cleared = Path(folder).resolve()
+    inside = next((path for path in inputs if cleared in Path(path).resolve().parents), None)
+    if inside is not None:
+        raise InputError(f"{folder}: --force would remove {inside}, which is searched or searched with")
 
 
 def can_resume(folder: StrPath) -> bool:

@@ -127,4 +127,6 @@ def _write_by_opencv(path: Path, frames: Iterable[tuple[int, np.ndarray]], rate:
         before, count = image, count + 1
     if writer is not None:
         writer.release()
+        if not cv2.VideoCapture(str(path)).isOpened():  # OpenCV does not say what went wrong
+            raise _Unencodable("OpenCV has not written all of it; the disk may be full")
     return count

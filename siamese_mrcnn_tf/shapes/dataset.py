@@ -1,13 +1,11 @@
 """The Shapes data set on disk: seeded scenes in COCO's layout."""
 
 import contextlib
+import itertools
 import logging
-import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..io.errors import InputError
-from ..io.files import read_json, write_json
+from ..io.files import read_json, remove_temporaries, writable_folder, write_json
+from ..io.locks import exclusive
+from ..io.processes import WorkerProcesses
 from ..ops.boxes import extract_bboxes
 from .outlines import CATEGORIES, category_names
 from .scenes import MIN_SIZE, SceneJob, make_scene, write_image, write_scene
@@ -58,6 +58,17 @@ def ensure_standard(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     expected = _info(**STANDARD, square=True, segmentation="rle")
+    if not _is_whole(folder, expected):
+        with exclusive(writable_folder(folder), wait=True):
+            if not _is_whole(folder, expected):  # as another process has left it
+                scenes = f"{STANDARD['train']} training and {STANDARD['val']} validation scenes"
+                logger.info("making the Shapes data set in %s: %s of %d pixels", folder, scenes, STANDARD["size"])
+                write_coco(folder, **STANDARD, workers=_usable_cores())
+    return folder
+
+
+def _is_whole(folder: Path, expected: dict[str, Any]) -> bool:
+    """Whether both annotation files are there; ValueError for one of another data set."""
     present = [path for path in _annotation_paths(folder) if path.exists()]
     for path in present:
         found = _read_info(path)
@@ -67,11 +78,7 @@ def ensure_standard(folder: str | Path) -> Path:
                     f"{path}: info.{key} = {found.get(key)!r}, expected {value!r} as in the standard Shapes data set; "
                     "remove the folder to make it again, or choose another folder"
                 )
-    if len(present) < len(SPLITS):
-        scenes = f"{STANDARD['train']} training and {STANDARD['val']} validation scenes of {STANDARD['size']} pixels"
-        logger.info("making the Shapes data set in %s: %s", folder, scenes)
-        write_coco(folder, **STANDARD, workers=_usable_cores())
-    return folder
+    return len(present) == len(SPLITS)
 
 
 def write_coco(
@@ -108,24 +115,36 @@ def write_coco(
         dict: split to number of annotations.
 
     Raises:
-        ValueError: an argument out of its range, or another data set in `folder`.
+        ValueError: an argument out of its range, another data set in `folder`, or another process that writes there.
     """
     _check_arguments(train=train, val=val, size=size, seed=seed, square=square, workers=workers)
     category_names(categories)  # refuse a number out of range before anything is removed
     if segmentation not in SEGMENTATIONS:
         raise InputError(f"segmentation = {segmentation!r}: expected {' or '.join(SEGMENTATIONS)}")
-    folder = Path(folder)
-    _remove_annotations(folder)
-    min_side = size if square else size * 3 // 4
+    settings = {"size": size, "seed": seed, "square": square, "segmentation": segmentation}
+    folder = writable_folder(folder)
+    with exclusive(folder):
+        _remove_annotations(folder)
+        for part in ("annotations", *(f"{split}{YEAR}" for split in SPLITS)):
+            remove_temporaries(folder / part)
+        return _write_coco(folder, {"train": train, "val": val}, categories, settings, workers, progress)
+
+
+def _write_coco(
+    folder: Path, counts: dict[str, int], categories: int, settings: dict[str, Any], workers: int, progress: bool
+) -> dict[str, int]:
+    """`write_coco`, with the number of scenes of each split, and the `info` of the annotation files but for numbers."""
+    size, seed, train, val = settings["size"], settings["seed"], counts["train"], counts["val"]
+    polygons = settings["segmentation"] == "polygons"
+    min_side = size if settings["square"] else size * 3 // 4
     jobs, records = list[SceneJob](), dict[str, list[dict[str, Any]]]()
     for split, first_id, count in (("train", 1, train), ("val", 1 + train, val)):
         records[split] = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(first_id, first_id + count)]
         for index, record in enumerate(records[split]):
             path, key = folder / f"{split}{YEAR}" / record["file_name"], (seed, SPLITS.index(split), index)
-            jobs.append(SceneJob(path, key, min_side, size, segmentation == "polygons", categories))
+            jobs.append(SceneJob(path, key, min_side, size, polygons, categories))
     made = iter(_run(jobs, workers, progress))
-    about: dict[str, Any] = {"size": size, "seed": seed, "square": square, "segmentation": segmentation}
-    info = _info(train=train, val=val, categories=categories, **about)
+    info = _info(train=train, val=val, categories=categories, **settings)
     contents = {split: _content(info, images, made) for split, images in records.items()}
     for path, content in zip(_annotation_paths(folder), contents.values(), strict=True):
         write_json(path, content)
@@ -197,27 +216,17 @@ def _run(jobs: list[SceneJob], workers: int, progress: bool) -> list[Made]:
         if workers == 1 or not _can_spawn():
             made: Iterator[Made] = map(write_scene, jobs)
         else:
-            # fresh processes: a program with running threads (TensorFlow's) cannot be forked safely
-            context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(min(workers, len(jobs)), context, cv2.setNumThreads, (1,))
-            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-            with _interruptions_held():
-                made = pool.map(write_scene, jobs, chunksize=_CHUNK)
+            pool = stack.enter_context(WorkerProcesses(_write_scenes, min(workers, len(jobs))))
+            chunks = (jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK))
+            made = itertools.chain.from_iterable(pool.map(chunks))
         quiet = not progress or len(jobs) < _LONG
         return list(tqdm(made, desc="scenes", total=len(jobs), unit="scene", disable=quiet))
 
 
-@contextlib.contextmanager
-def _interruptions_held() -> Iterator[None]:
-    """Block Ctrl-C in this process and in the processes that it starts meanwhile, which never receive it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _write_scenes(jobs: Sequence[SceneJob]) -> list[Made]:
+    """In a worker process: the results of `write_scene`."""
+    cv2.setNumThreads(1)
+    return list(map(write_scene, jobs))
 
 
 def _can_spawn() -> bool:

@@ -7,7 +7,9 @@ training_model: the Keras model with its losses, and its optimizer.
 schedules: stages of training.
 trainable_layers: which layers a stage trains.
 checkpoints: the folder of a run, for resuming.
+board: losses for TensorBoard.
 distribution: several devices and machines.
+machines: what TF_CONFIG says of several machines.
 """
 
 from .. import lazy_names

@@ -11,10 +11,11 @@ state.json is written after the weights that it names, and weights are removed o
 leaves a state and its weights.
 """
 
+import contextlib
 import csv
 import io
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,9 @@ from ..config import FORMER_NAMES, Config
 from ..io import files, schemas
 from ..io.errors import InputError, StateError
 from ..io.files import StrPath
+from ..io.locks import exclusive
 from ..weights import loading, runs
+from ..weights.keras_files import write_state
 from ..weights.run_files import Command, TrainerState, read_trainer_state
 from ..weights.runs import CONFIG_FILE, RUN_FILE, STATE_FILE, best_epoch
 from .restore import load_checkpoint, not_finite
@@ -59,6 +62,16 @@ class CheckpointManager:
             raise InputError(f"keep = {keep}: expected 1 or more epochs")
         self.path, self.writes = files.writable_folder(path), writes
         self._layers, self._keep, self._save_legacy, self._name = layers, keep, save_legacy, name
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Context to write in, alone; what a killed run left half written is removed."""
+        if not self.writes:
+            yield
+            return
+        with exclusive(self.path):
+            files.remove_temporaries(self.path, below=False)
+            yield
 
     def load_state(self) -> TrainerState | None:
         """The saved state, None if the folder holds no run; ValueError if it is unreadable or lacks its weights."""
@@ -117,8 +130,7 @@ class CheckpointManager:
         return self.weights_path(state) if state.weights else "none yet"
 
     def _save(self, model: "keras.Model", state: TrainerState, name: str) -> None:
-        with files.atomic_path(self.path / name) as temporary:
-            model.save_weights(temporary)
+        write_state(model, self.path / name)
         state.weights = name
         schemas.write(self.path / STATE_FILE, state)
         self._clean_up(state)
@@ -128,8 +140,7 @@ class CheckpointManager:
         dropped = {row["epoch"] for row in state.history} - self.kept_epochs(state)
         stems = [self._name.format(epoch=epoch) for epoch in dropped]
         paths = [self.path / f"{stem}{suffix}" for stem in stems for suffix in (".h5", ".weights.h5")]
-        left_over = self.path.glob(".????????-*.h5")  # of a run that was killed while saving
-        for path in [*paths, *left_over, *self.path.glob("resume_*.weights.h5")]:
+        for path in [*paths, *self.path.glob("resume_*.weights.h5")]:
             if path.name != state.weights:
                 path.unlink(missing_ok=True)
 

@@ -5,15 +5,15 @@ are on several devices: losses and gradients are those of one device with the wh
 """
 
 import contextlib
-import json
 import logging
-import os
 from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
 
 from ..io.errors import InputError
+from .machines import is_chief as is_chief  # a former name of this module
+from .machines import several_machines
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +68,6 @@ def device_scope(devices: int) -> AbstractContextManager[Any]:
     return _scope(tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(devices)]))
 
 
-def several_machines() -> bool:
-    """Whether TF_CONFIG names more than this machine."""
-    return _writes() is not None
-
-
-def is_chief() -> bool:
-    """Whether this process is the one that writes: the chief of TF_CONFIG, or its first worker without a chief."""
-    return _writes() is not False
-
-
 def replicas_of(model: keras.Model) -> int:
     """Number of devices that share a batch of this model."""
     if keras.backend.backend() == "tensorflow":
@@ -129,22 +119,6 @@ def shaped_logs(logs: Any) -> Any:
         if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
             return {name: tf.reshape(value, [1]) for name, value in logs.items()}
     return logs
-
-
-def _writes() -> bool | None:
-    """Whether this machine is the one of TF_CONFIG's that writes; None if it does not name several machines."""
-    text = os.environ.get("TF_CONFIG")
-    if not text:
-        return None
-    try:
-        content = json.loads(text)
-        cluster, kind, index = content["cluster"], content["task"]["type"], int(content["task"]["index"])
-        count = sum(len(addresses) for addresses in cluster.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"TF_CONFIG = {text!r}: expected the JSON that tf.distribute describes ({error!r})") from error
-    if not set(cluster) <= {"chief", "worker"} or kind not in cluster:
-        raise InputError(f"TF_CONFIG = {text!r}: expected a chief and workers, and this machine among them")
-    return (kind, index) == ("chief" if "chief" in cluster else "worker", 0) if count > 1 else None
 
 
 def _scope(strategy: Any) -> AbstractContextManager[Any]:

@@ -11,12 +11,11 @@ import dataclasses
 import logging
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import keras
 import numpy as np
-from tensorboard.summary import Writer
 from tqdm import tqdm
 
 from ..config import Config
@@ -29,6 +28,7 @@ from ..io.schemas import Values
 from ..weights.run_files import StageState
 from ..weights.runs import STATE_FILE, best_epoch
 from .batches import TrainingBatches
+from .board import Board
 from .callbacks import StepCallback, TrainingStopped, ValidationCallback, loader_errors
 from .checkpoints import CheckpointManager, TrainerState
 from .distribution import fit_scope, replicas_of, sync_variables
@@ -97,10 +97,9 @@ class Trainer:
             RuntimeError: a sample cannot be made, or a loss is NaN; names images, step and the last checkpoint.
             ValueError: no layer matches a stage's selection, or devices cannot share a batch evenly.
         """
-        self._check(stages)
+        self.check(stages)
         state, restore = self.state, self.state.weights is not None
-        board_path = str(self.folder.path / "tensorboard")
-        with contextlib.closing(Writer(board_path)) if self.folder.writes else contextlib.nullcontext() as board:
+        with self.folder.opened(), Board(self.folder.path / "tensorboard", writes=self.folder.writes) as board:
             for index, stage in enumerate(stages):
                 if state.epoch >= stage.epochs:  # a resumed run has finished this stage
                     continue
@@ -122,7 +121,7 @@ class Trainer:
                     rate = stage.learning_rate if stage.decay_to is None else float(self.model.optimizer.learning_rate)
                     row: Values = {"epoch": state.epoch + 1, "learning_rate": rate, **logs}
                     state.history.append(row)
-                    _write_row(board, row)
+                    board.add(row)
                     # Save: the state counts the epoch as finished before it is written.
                     state.epoch, state.step, state.metrics = state.epoch + 1, 0, {}
                     self.folder.save_epoch(self.model, state)
@@ -169,8 +168,8 @@ class Trainer:
         mine, theirs = self._fixed_settings(), Config().to_dict() | state.settings
         return [(name, mine[name], theirs.get(name)) for name in mine if mine[name] != theirs.get(name)]
 
-    def _check(self, stages: Sequence[Stage]) -> None:
-        """Fail now instead of after days of training."""
+    def check(self, stages: Sequence[Stage]) -> None:
+        """Raise ValueError for a schedule that `run` could not follow to its end, and before it writes anything."""
         for stage in stages:
             matching_layers(self.layers.layers, stage.layers)
         replicas = replicas_of(self.model)
@@ -278,6 +277,7 @@ def train_on_dataset(
     augmentation: Any = None,
     workers: int = 1,
     processes: bool = False,
+    on_begin: Callable[[], None] | None = None,
 ) -> None:
     """Run a Trainer on data sets.
 
@@ -286,6 +286,7 @@ def train_on_dataset(
             validation. Samples of validation are the same each epoch, and never augmented.
         augmentation: see `augmentation.as_augmentation`.
         workers, processes: see `SampleLoader`.
+        on_begin: called when everything is checked and nothing is written.
 
     Errors as those of `Trainer.run` and `TrainingSamples`.
     """
@@ -297,12 +298,7 @@ def train_on_dataset(
         if val_dataset is not None and trainer.settings.validation_steps:
             val_samples = TrainingSamples(val_dataset, config, seed=seed, purpose="validation")
             val_loader = stack.enter_context(SampleLoader(val_samples, config, **made_by))
+        trainer.check(stages)
+        if on_begin is not None:
+            on_begin()
         trainer.run(stages, loader, val_loader)
-
-
-def _write_row(board: Writer | None, row: dict[str, Any]) -> None:
-    """Write a row of the history for TensorBoard."""
-    if board is not None:
-        for name in row.keys() - {"epoch"}:
-            board.add_scalar(name, row[name], row["epoch"])
-        board.flush()

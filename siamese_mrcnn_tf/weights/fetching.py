@@ -8,14 +8,14 @@ from ..io.cache import cache_folder
 from ..io.download import download
 from ..io.errors import InputError, TransferError
 from ..io.files import StrPath, checksum
-from ..io.locks import locked
+from ..io.locks import LOCKS, locked
 from ..io.web import OFFLINE, FailedRequest, is_offline
 from .hdf5 import WeightFileError
 from .identify import identify_weights
 from .known_files import KNOWN_FILES
 from .legacy_h5 import read_weights
 from .releases import Asset, find_asset
-from .trusted import LOCKS, Trusted, is_as_remembered, read_trusted, refuse_changed, remember, stamp_of
+from .trusted import Trusted, is_as_remembered, read_trusted, refuse_changed, remember, stamp_of
 
 logger = logging.getLogger(__name__)
 Tell = Callable[[str], None]  # is called with what happens, in words

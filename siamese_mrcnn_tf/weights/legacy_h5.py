@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..io.archives import member_names, read_member
 from ..io.errors import InputError
-from ..io.files import StrPath, atomic_path
+from ..io.files import StrPath, write_bytes
 from . import hdf5
 from .foreign import describe_foreign
 from .hdf5 import WeightFileError
@@ -351,7 +351,8 @@ def file_layout(homes: Mapping[str, str]) -> dict[str, list[str]]:
 
 def write_weights(path: StrPath, groups: Mapping[str, Collection[str]], values: Callable[[str], Any]) -> None:
     """Write a file in the legacy layout, atomically: `groups` as from `file_layout`, `values` gives arrays by name."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as h5:
+    memory = io.BytesIO()  # see `keras_files`
+    with h5py.File(memory, "w") as h5:
         set_strings(h5.attrs, "layer_names", list(groups))
         h5.attrs["backend"] = np.bytes_(WRITTEN_BACKEND)
         h5.attrs["keras_version"] = np.bytes_(WRITTEN_KERAS_VERSION)
@@ -360,6 +361,7 @@ def write_weights(path: StrPath, groups: Mapping[str, Collection[str]], values: 
             set_strings(entry.attrs, "weight_names", [f"{key}:0" for key in keys])
             for key in keys:
                 entry.create_dataset(f"{key}:0", data=np.asarray(values(key), np.float32), track_times=False)
+    write_bytes(path, memory.getbuffer())
 
 
 def set_strings(attributes: h5py.AttributeManager, name: str, strings: Collection[str]) -> None:

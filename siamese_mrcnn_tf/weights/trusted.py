@@ -12,10 +12,9 @@ import msgspec
 from ..io import files, schemas
 from ..io.cache import cache_folder
 from ..io.errors import InputError
-from ..io.locks import locked
+from ..io.locks import LOCKS, locked
 
 FILE = "checksums.json"
-LOCKS = "locks"  # folder of lock files beside it
 
 
 class Trusted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -85,7 +85,7 @@ def write_tree(
         path = _annotation_path(out, f"{part}{options.year}")
         if path.exists() and not options.force:
             raise InputError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
-    with tempfile.TemporaryDirectory() as spare:
+    with files.write_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory() as spare:
         sources = _named_apart(_sources(images, image_dir, options, Path(spare)), parts)
         return _write(images, categories, sources, parts, out, options, description)
 
@@ -119,9 +119,16 @@ def _write(
             "categories": [{"id": number, "name": name} for name, number in categories.items()],
         }
     placed = [(sources[i], out / f"{part}{options.year}") for part in parts for i in parts[part]]
+    texts = {
+        path: files.json_text(path, content)
+        for name, content in contents.items()
+        for path in [_annotation_path(out, name)]
+    }
+    for folder in (out / "annotations", *dict.fromkeys(folder for _, folder in placed)):
+        files.remove_temporaries(folder)
     _write_images(placed, options.link, options.force)
-    for name, content in contents.items():
-        files.write_json(_annotation_path(out, name), content)
+    for path, text in texts.items():
+        files.write_text(path, text)
     return contents
 
 
@@ -325,11 +332,9 @@ def _find(image: ImportedImage, image_dir: files.StrPath | None, spare: Path) ->
             return files.inside(folder, found), found
     if image.data is not None:
         name = re.split(r"[\\/]", image.name)[-1]
-        try:
+        with files.write_errors(spare / name):
             spare.mkdir(parents=True)
             files.inside(spare, name).write_bytes(image.data)
-        except OSError as error:
-            raise InputError(f"{image.place}: {name!r}, expected the name of a file ({error.strerror})") from error
         return spare / name, name
     advice = "; name the folder of the images with --images" if image_dir is None else ""
     raise InputError(f"{image.place}: no such file in {folder}: {image.name!r}{advice}")
