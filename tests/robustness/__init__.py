@@ -1,4 +1,4 @@
-"""The robustness suite: inputs that should break a command, kills, full disks, two processes, fuzzing and load.
+"""The robustness suite: inputs that should break a command, kills, full disks, two processes, fuzzing, load.
 
-`python -m robustness [PART ...]` (with `tests` on PYTHONPATH; `make robustness`) runs it and writes docs/reliability.md.
+`python -m robustness [PART ...]` runs it, with `tests` on PYTHONPATH; `make robustness` does.
 """

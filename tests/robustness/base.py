@@ -41,7 +41,7 @@ def make(name: str, root: Path) -> Path:
         try:
             log = os.open(root / f"base-{name}.log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
             os.dup2(log, 1), os.dup2(log, 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", errors="backslashreplace", closefd=False)
             os.chdir(path.parent)
             MAKERS[name](path)
             code = 0
@@ -84,6 +84,10 @@ def write_set(path: Path) -> None:
     """A COCO tree with both subsets."""
     coco_tree.write_tree(path, subset="train", num_images=6)
     coco_tree.write_tree(path, subset="val", num_images=4, first_id=500, seed=1)
+
+
+def _large(path: Path) -> None:
+    coco_tree.write_tree(path, subset="train", num_images=60)
 
 
 def micro_config():
@@ -151,6 +155,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "scene.png": _scene,
     "crop.png": _crop,
     "set": write_set,
+    "large": _large,
     "micro.json": _config,
     "micro.h5": _weights,
     "exported": _exported,

@@ -101,7 +101,6 @@ class _Started:
         shutil.rmtree(self.folder, ignore_errors=True)
         return Ended(code, is_late, output, errors, seconds, tuple(new), fault)
 
-
     def _is_late(self) -> bool:
         """Whether it has computed for too long, or waited: a busy machine makes none late."""
         now, used = time.monotonic(), _cpu_seconds(self.pid)
@@ -129,7 +128,7 @@ def _run_in_child(words: list[str], work: Path, folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", errors="backslashreplace", closefd=False)
         code = _command(words)
     finally:
         with contextlib.suppress(Exception):

@@ -243,13 +243,19 @@ def _structure() -> Iterator[Case]:
         "no_masks": lambda content: [one.update(segmentation=[]) for one in content["annotations"]],
         "points": lambda content: [one.update(segmentation=[[5, 5, 5, 5, 5, 5]]) for one in content["annotations"]],
         "one_point": lambda content: [one.update(segmentation=[[5, 5]]) for one in content["annotations"]],
-        "outside": lambda content: [one.update(segmentation=[[900, 900, 950, 900, 950, 950]]) for one in content["annotations"]],
-        "zero_boxes": lambda content: [one.update(bbox=[5, 5, 0, 0], segmentation=[]) for one in content["annotations"]],
+        "outside": lambda content: [
+            one.update(segmentation=[[900, 900, 950, 900, 950, 950]]) for one in content["annotations"]
+        ],
+        "zero_boxes": lambda content: [
+            one.update(bbox=[5, 5, 0, 0], segmentation=[]) for one in content["annotations"]
+        ],
         "zero_area": lambda content: [one.update(area=0) for one in content["annotations"]],
     }
     for name, change in bare.items():
         yield Case(f"annotations/bare/check/{name}", _CHECK, EITHER, (), _changed(change))
-        yield Case(f"annotations/bare/evaluate/{name}", _EVALUATE, EITHER, ("instances_val2017|set|val",), _changed(change))
+        yield Case(
+            f"annotations/bare/evaluate/{name}", _EVALUATE, EITHER, ("instances_val2017|set|val",), _changed(change)
+        )
         words = ("check", "--dataset", "set", "--subset", "val", "--samples", "2", "--out", "drawn")
         if name in ("nothing_annotated", "no_images", "all_crowds"):
             yield Case(f"annotations/bare/samples/{name}", words, FINDS, (), _changed(change))

@@ -94,7 +94,13 @@ def _missing() -> Iterator[Case]:
         for option in _PATHS:
             if option not in known:
                 continue
-            for label, value in {"missing": "gone", "file": "file", "empty": "", "nul": "a\udc80b", "long": "n" * 5000}.items():
+            for label, value in {
+                "missing": "gone",
+                "file": "file",
+                "empty": "",
+                "nul": "a\udc80b",
+                "long": "n" * 5000,
+            }.items():
                 given = (command, *words, option, value)
                 yield Case(f"commands/{command}/path{option}/{label}", given, ERROR, (value[:80] or option,), _file)
     words = ("predict", "--model", "{base}/exported", "--image", "{base}/scene.png", "--out", "out")
@@ -115,7 +121,13 @@ def _missing() -> Iterator[Case]:
     }.items():
         mention = reference.replace("{base}/", "")[:40] or "--reference|reference"
         expected = EITHER if label == "folder" else ERROR
-        yield Case(f"commands/predict/reference/{label}", (*words, "--reference", reference), expected, (mention,) if label != "folder" else (), needs=needs)
+        yield Case(
+            f"commands/predict/reference/{label}",
+            (*words, "--reference", reference),
+            expected,
+            (mention,) if label != "folder" else (),
+            needs=needs,
+        )
 
 
 def _contradictions() -> Iterator[Case]:
@@ -123,7 +135,17 @@ def _contradictions() -> Iterator[Case]:
     referred = (*predict, "--reference", "{base}/crop.png")
     pneeds = ("exported", "scene.png", "crop.png")
     evaluate = ("evaluate", "--model", "random-boxes", "--dataset", "{base}/set", "--out", "out", "--runs", "1")
-    train = ("train", "--dataset", "{base}/set", "--model", "untrained", "--config", "{base}/micro.json", "--logs", "logs")
+    train = (
+        "train",
+        "--dataset",
+        "{base}/set",
+        "--model",
+        "untrained",
+        "--config",
+        "{base}/micro.json",
+        "--logs",
+        "logs",
+    )
     tneeds = ("set", "micro.json")
     convert = ("convert", "{base}/set/annotations/instances_val2017.json", "--out", "out")
     listed: list[tuple[str, tuple[str, ...], str, tuple[str, ...]]] = [
@@ -143,7 +165,12 @@ def _contradictions() -> Iterator[Case]:
         ("predict/save_unknown", (*referred, "--save", "frob"), "frob", pneeds),
         ("predict/save_nothing", (*referred, "--save", ""), "--save", pneeds),
         ("predict/save_with_resume_of_nothing", (*referred, "--set", "NUM_CLASSES=5"), "NUM_CLASSES", pneeds),
-        ("predict/max_detections_huge", (*referred, "--max-detections", "3000000000"), "max-detections|DETECTION_MAX", pneeds),
+        (
+            "predict/max_detections_huge",
+            (*referred, "--max-detections", "3000000000"),
+            "max-detections|DETECTION_MAX",
+            pneeds,
+        ),
         ("evaluate/novel_without_split", (*evaluate, "--categories", "novel"), "--categories", ("set",)),
         ("evaluate/shard_above", (*evaluate, "--shard", "3/2"), "--shard", ("set",)),
         ("evaluate/shard_zero", (*evaluate, "--shard", "0/2"), "--shard", ("set",)),
@@ -160,7 +187,12 @@ def _contradictions() -> Iterator[Case]:
         ("evaluate/seed_negative", (*evaluate, "--seed=-1"), "--seed", ("set",)),
         ("evaluate/absent_negative", (*evaluate, "--absent=-1"), "--absent", ("set",)),
         ("evaluate/annotations_and_dataset", (*evaluate, "--annotations", "a.json"), "--annotations", ("set",)),
-        ("evaluate/annotations_without_images", ("evaluate", "--model", "random-boxes", "--annotations", "a.json"), "--images", ()),
+        (
+            "evaluate/annotations_without_images",
+            ("evaluate", "--model", "random-boxes", "--annotations", "a.json"),
+            "--images",
+            (),
+        ),
         ("evaluate/resume_nothing_twice", (*evaluate, "--results", "gone"), "gone", ("set",)),
         ("evaluate/shots_huge", (*evaluate, "--model", "untrained", "--shots", "9" * 40), "shots", ("set",)),
         ("train/batch_odd", (*train, "--batch", "3", "--devices", "2"), "--batch", tneeds),
@@ -171,34 +203,94 @@ def _contradictions() -> Iterator[Case]:
         ("train/val_images_all", (*train, "--stages", "shapes", "--val-images", "100000"), "val", tneeds),
         ("train/resume_nothing", ("train", "--resume", "gone"), "gone", ()),
         ("train/resume_with_model", ("train", "--resume", "gone", "--model", "untrained"), "--model", ()),
-        ("train/devices_many", (*train, "--stages", "shapes", "--devices", "4096", "--batch", "8192"), "devices|GPU_COUNT", tneeds),
+        (
+            "train/devices_many",
+            (*train, "--stages", "shapes", "--devices", "4096", "--batch", "8192"),
+            "devices|GPU_COUNT",
+            tneeds,
+        ),
         ("train/rate_that_is_overridden_nan", (*train, "--set", "LEARNING_RATE=NaN"), "LEARNING_RATE", tneeds),
         ("train/no_dataset", ("train", "--model", "untrained", "--config", "tiny"), "--dataset", ()),
-        ("calibrate/bundled_without_out", ("calibrate", "--model", "shapes", "--dataset", "{base}/set"), "--out", ("set",)),
-        ("calibrate/untrained", ("calibrate", "--model", "untrained", "--dataset", "{base}/set"), "untrained", ("set",)),
-        ("calibrate/val_images", ("calibrate", "--model", "shapes", "--dataset", "{base}/set", "--val-images", "3"), "--val-images", ("set",)),
-        ("calibrate/false_alarms", ("calibrate", "--model", "shapes", "--dataset", "{base}/set", "--false-alarms", "1"), "--false-alarms", ("set",)),
-        ("convert/category_and_attribute", (*convert, "--category", "a", "--attribute", "b"), "--category|--attribute", ("set",)),
+        (
+            "calibrate/bundled_without_out",
+            ("calibrate", "--model", "shapes", "--dataset", "{base}/set"),
+            "--out",
+            ("set",),
+        ),
+        (
+            "calibrate/untrained",
+            ("calibrate", "--model", "untrained", "--dataset", "{base}/set"),
+            "untrained",
+            ("set",),
+        ),
+        (
+            "calibrate/val_images",
+            ("calibrate", "--model", "shapes", "--dataset", "{base}/set", "--val-images", "3"),
+            "--val-images",
+            ("set",),
+        ),
+        (
+            "calibrate/false_alarms",
+            ("calibrate", "--model", "shapes", "--dataset", "{base}/set", "--false-alarms", "1"),
+            "--false-alarms",
+            ("set",),
+        ),
+        (
+            "convert/category_and_attribute",
+            (*convert, "--category", "a", "--attribute", "b"),
+            "--category|--attribute",
+            ("set",),
+        ),
         ("convert/share_one", (*convert, "--val-share", "1"), "--val-share", ("set",)),
         ("convert/categories_lacking", (*convert, "--categories", "frob"), "frob|ellipse", ("set",)),
         ("convert/categories_twice", (*convert, "--categories", "ellipse", "ellipse"), "ellipse", ("set",)),
         ("convert/year_path", (*convert, "--year", "../../up"), "up", ("set",)),
-        ("convert/two_tools", ("convert", "{base}/set/annotations/instances_val2017.json", "gone.xml", "--out", "out"), "gone.xml", ("set",)),
+        (
+            "convert/two_tools",
+            ("convert", "{base}/set/annotations/instances_val2017.json", "gone.xml", "--out", "out"),
+            "gone.xml",
+            ("set",),
+        ),
         ("check/subset_unknown", ("check", "--dataset", "{base}/set", "--subset", "frob"), "frob", ("set",)),
-        ("check/annotations_folder", ("check", "--annotations", "{base}/set", "--images", "{base}/set"), "set", ("set",)),
+        (
+            "check/annotations_folder",
+            ("check", "--annotations", "{base}/set", "--images", "{base}/set"),
+            "set",
+            ("set",),
+        ),
         ("weights/accept_without_name", ("weights", "--accept", "abc"), "--accept", ()),
         ("weights/accept_no_checksum", ("weights", "large", "--accept", "xyz"), "xyz", ()),
         ("weights/unknown_name", ("weights", "huge"), "huge", ()),
         ("weights/offline", ("weights", "large"), "large", ()),
-        ("export/image_alone", ("export", "--model", "shapes", "--format", "onnx", "--out", "out", "--image", "a.png"), "--image", ()),
+        (
+            "export/image_alone",
+            ("export", "--model", "shapes", "--format", "onnx", "--out", "out", "--image", "a.png"),
+            "--image",
+            (),
+        ),
         ("export/format_unknown", ("export", "--model", "shapes", "--format", "tflite", "--out", "out"), "tflite", ()),
         ("quantize/nothing", ("quantize", "--model", "shapes"), "--image", ()),
-        ("quantize/untrained", ("quantize", "--model", "untrained", "--dataset", "{base}/set"), "untrained|nncf", ("set",)),
+        (
+            "quantize/untrained",
+            ("quantize", "--model", "untrained", "--dataset", "{base}/set"),
+            "untrained|nncf",
+            ("set",),
+        ),
         ("pretrain/nothing", ("pretrain",), "--data", ()),
         ("pretrain/both", ("pretrain", "--data", "a", "--dataset", "b"), "--data", ()),
-        ("pretrain/classes_of_dataset", ("pretrain", "--dataset", "{base}/set", "--classes", "771"), "--classes", ("set",)),
+        (
+            "pretrain/classes_of_dataset",
+            ("pretrain", "--dataset", "{base}/set", "--classes", "771"),
+            "--classes",
+            ("set",),
+        ),
         ("pretrain/data_missing", ("pretrain", "--data", "gone"), "gone", ()),
-        ("pretrain/resume_nothing", ("pretrain", "--dataset", "{base}/set", "--out", "gone", "--resume"), "gone", ("set",)),
+        (
+            "pretrain/resume_nothing",
+            ("pretrain", "--dataset", "{base}/set", "--out", "gone", "--resume"),
+            "gone",
+            ("set",),
+        ),
         ("shapes/train_negative", ("shapes", "--out", "out", "--train=-1"), "train", ()),
         ("shapes/train_zero_both", ("shapes", "--out", "out", "--train", "0", "--val", "0"), "train", ()),
         ("shapes/categories_one", ("shapes", "--out", "out", "--categories", "1"), "categories", ()),
@@ -220,15 +312,24 @@ def _contradictions() -> Iterator[Case]:
 
 WRITERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # words before --out, needs
     "example": (("example",), ()),
-    "predict": (("predict", "--model", "{base}/exported", "--image", "{base}/scene.png", "--reference", "{base}/crop.png"), ("exported", "scene.png", "crop.png")),
+    "predict": (
+        ("predict", "--model", "{base}/exported", "--image", "{base}/scene.png", "--reference", "{base}/crop.png"),
+        ("exported", "scene.png", "crop.png"),
+    ),
     "demo": (("demo",), ()),
     "evaluate": (("evaluate", "--model", "random-boxes", "--dataset", "{base}/set", "--runs", "1"), ("set",)),
     "check": (("check", "--dataset", "{base}/set"), ("set",)),
     "convert": (("convert", "{base}/set/annotations/instances_val2017.json"), ("set",)),
-    "export": (("export", "--model", "{base}/micro.h5", "--config", "{base}/micro.json", "--format", "onnx"), ("micro.h5", "micro.json")),
+    "export": (
+        ("export", "--model", "{base}/micro.h5", "--config", "{base}/micro.json", "--format", "onnx"),
+        ("micro.h5", "micro.json"),
+    ),
     "pretrain": (("pretrain", "--dataset", "{base}/set", "--config", "{base}/micro.json"), ("set", "micro.json")),
     "shapes": (("shapes", "--train", "1", "--val", "1"), ()),
-    "calibrate": (("calibrate", "--model", "{base}/micro.h5", "--config", "{base}/micro.json", "--dataset", "{base}/set"), ("micro.h5", "micro.json", "set")),
+    "calibrate": (
+        ("calibrate", "--model", "{base}/micro.h5", "--config", "{base}/micro.json", "--dataset", "{base}/set"),
+        ("micro.h5", "micro.json", "set"),
+    ),
 }
 
 
@@ -266,12 +367,28 @@ def _outputs() -> Iterator[Case]:
             given = (*words, "--out", out)
             yield Case(f"commands/out/{command}/{label}", given, ERROR, (mention,), make, needs)
     words, needs = WRITERS["predict"]
-    yield Case("commands/out/predict/foreign_files", (*words, "--out", "used", "--force"), ERROR, ("used",), foreign, needs)
-    yield Case("commands/out/predict/foreign_resume", (*words, "--out", "used", "--resume"), ERROR, ("used",), foreign, needs)
+    yield Case(
+        "commands/out/predict/foreign_files", (*words, "--out", "used", "--force"), ERROR, ("used",), foreign, needs
+    )
+    yield Case(
+        "commands/out/predict/foreign_resume", (*words, "--out", "used", "--resume"), ERROR, ("used",), foreign, needs
+    )
     for label, (out, make) in outs.items():
-        train = ("train", "--dataset", "{base}/set", "--model", "untrained", "--config", "{base}/micro.json", "--stages", "shapes")
+        train = (
+            "train",
+            "--dataset",
+            "{base}/set",
+            "--model",
+            "untrained",
+            "--config",
+            "{base}/micro.json",
+            "--stages",
+            "shapes",
+        )
         mention = out[:60] or "--logs"
-        yield Case(f"commands/out/train/{label}", (*train, "--logs", out), ERROR, (mention,), make, ("set", "micro.json"))
+        yield Case(
+            f"commands/out/train/{label}", (*train, "--logs", out), ERROR, (mention,), make, ("set", "micro.json")
+        )
 
 
 def _words() -> Iterator[Case]:

@@ -224,21 +224,51 @@ def _xml() -> Iterator[Case]:
 
     laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10 if n else "ha" * 10}">' for n in range(10))
     outside = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
-    yield Case("formats/xml/laughs", words, ERROR, ("annotations.xml",), text(f"<!DOCTYPE a [{laughs}]><annotations>&l9;</annotations>"))
-    yield Case("formats/xml/external_entity", words, ERROR, ("annotations.xml",), text(f"{outside}<annotations>&x;</annotations>"))
+    yield Case(
+        "formats/xml/laughs",
+        words,
+        ERROR,
+        ("annotations.xml",),
+        text(f"<!DOCTYPE a [{laughs}]><annotations>&l9;</annotations>"),
+    )
+    yield Case(
+        "formats/xml/external_entity",
+        words,
+        ERROR,
+        ("annotations.xml",),
+        text(f"{outside}<annotations>&x;</annotations>"),
+    )
     yield Case("formats/xml/deep", words, ERROR, ("annotations.xml",), text("<annotations>" + "<a>" * 100_000))
     yield Case("formats/xml/no_images", words, ERROR, ("annotations.xml",), text("<annotations></annotations>"))
     yield Case("formats/xml/other_root", words, ERROR, ("annotations.xml",), text("<html></html>"))
     sizes = ("0", "-5", "x", "", "1e400", "NaN", "9" * 400, "65536", "2147483648")
     for value in sizes:
         label = value[:12] or "empty"
-        yield Case(f"formats/xml/width={label}", words, ERROR, ("annotations.xml|one.png",), changed('width="160"', f'width="{value}"'))
-    points = ("", "x", "1,2", "1,2;3", "nan,nan;1,1;2,2", "1e308,1;2,2;3,3", "1,2;3,4;5,6,7", "9" * 400 + ",1;2,2;3,3", ";;;")
+        yield Case(
+            f"formats/xml/width={label}",
+            words,
+            ERROR,
+            ("annotations.xml|one.png",),
+            changed('width="160"', f'width="{value}"'),
+        )
+    points = (
+        "",
+        "x",
+        "1,2",
+        "1,2;3",
+        "nan,nan;1,1;2,2",
+        "1e308,1;2,2;3,3",
+        "1,2;3,4;5,6,7",
+        "9" * 400 + ",1;2,2;3,3",
+        ";;;",
+    )
     for number, value in enumerate(points):
         make = changed('points="20.00,20.00;60.00,20.00;60.00,60.00;40.00,30.00;20.00,60.00"', f'points="{value}"')
         yield Case(f"formats/xml/points_{number}", words, ERROR, ("annotations.xml",), make)
     masked = _words("cvat_masks")
-    for number, (key, value) in enumerate([(k, v) for k in ("left", "top", "width", "height") for v in ("-9", "x", "1e9", "99999999", "")]):
+    for number, (key, value) in enumerate(
+        [(k, v) for k in ("left", "top", "width", "height") for v in ("-9", "x", "1e9", "99999999", "")]
+    ):
 
         def make(folder: Path, key: str = key, value: str = value) -> None:
             import re
@@ -271,7 +301,8 @@ def _yolo() -> Iterator[Case]:
         yield Case(f"formats/yolo/line_{name}", words, ERROR, ("one.txt",), make)
     heads = {
         "python_tag": "names: !!python/object/apply:os.system ['true']\n",
-        "laughs": "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'ha'] * 9)}]\n" for n in range(9)) + "names: *a8\n",
+        "laughs": "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'ha'] * 9)}]\n" for n in range(9))
+        + "names: *a8\n",
         "cut": "names: [a, b\n",
         "list": "- a\n- b\n",
         "no_names": "train: images/train\n",
@@ -303,7 +334,9 @@ def _tables() -> Iterator[Case]:
     shape = '"{""name"":""rect"",""x"":1,""y"":2,""width"":30,""height"":20}"'
     rows = {
         "long_field": f'one.png,1,"{{}}",1,0,{shape},"{{""kind"":""{"b" * 200_000}""}}"',
-        "long_points": 'one.png,1,"{}",1,0,"{""name"":""polygon"",""all_points_x"":[' + "1," * 90_000 + '1],""all_points_y"":[1]}","{}"',
+        "long_points": 'one.png,1,"{}",1,0,"{""name"":""polygon"",""all_points_x"":['
+        + "1," * 90_000
+        + '1],""all_points_y"":[1]}","{}"',
         "open_quote": 'one.png,1,"{}",1,0,"{',
         "no_json": 'one.png,1,"{}",1,0,"nothing","{}"',
         "few_columns": "one.png,1",

@@ -100,16 +100,23 @@ def _animated_with_tags(path: Path) -> None:
     photo().save(path, "JPEG", exif=exif)
 
 
-def _truncated() -> Iterator[tuple[str, str, Writer, str]]:
-    for suffix, kind in (("png", "PNG"), ("jpg", "JPEG"), ("gif", "GIF"), ("tif", "TIFF"), ("bmp", "BMP"), ("webp", "WEBP")):
+def _truncated() -> Iterator[tuple[str, Writer, str]]:
+    for suffix, kind in (
+        ("png", "PNG"),
+        ("jpg", "JPEG"),
+        ("gif", "GIF"),
+        ("tif", "TIFF"),
+        ("bmp", "BMP"),
+        ("webp", "WEBP"),
+    ):
         content = encoded(kind)
         for share in (4, 20, 55):
             cut = content[: max(len(content) * share // 100, 3)]
-            yield f"truncated_{share}.{suffix}", suffix, _bytes(cut), BAD
+            yield f"truncated_{share}.{suffix}", _bytes(cut), BAD
 
 
-def kinds() -> Iterator[tuple[str, str, Writer, str]]:
-    """(name, suffix, writer of the file, GOOD, BAD or OPEN)."""
+def kinds() -> Iterator[tuple[str, Writer, str]]:
+    """(name, writer of the file, GOOD, BAD or OPEN)."""
     yield from _truncated()
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n%%EOF\n"
     deep = (np.arange(2400, dtype=np.uint16).reshape(40, 60)) * 20
@@ -118,69 +125,69 @@ def kinds() -> Iterator[tuple[str, str, Writer, str]]:
     crc[45] ^= 0xFF
     bomb = chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(200_000_000), 9))
     yield from (
-        ("zero_bytes.png", "png", _bytes(b""), BAD),
-        ("text.png", "png", _bytes(b"hello\n" * 20), BAD),
-        ("eps.png", "png", _bytes(eps), BAD),
-        ("eps.jpg", "jpg", _bytes(eps), BAD),
-        ("pdf.png", "png", _bytes(b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\n"), BAD),
-        ("svg.png", "png", _bytes(b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"), BAD),
-        ("wmf.png", "png", _bytes(b"\xd7\xcd\xc6\x9a\0\0" + bytes(60)), BAD),
-        ("signature_alone.png", "png", _bytes(flat_png[:8]), BAD),
-        ("damaged_data.png", "png", _bytes(bytes(crc)), BAD),
-        ("no_data.png", "png", _bytes(png(10, 10)), BAD),
-        ("declares_100000_squared.png", "png", _bytes(png(100_000, 100_000)), BAD),
-        ("declares_2_31.png", "png", _bytes(png(2**31 - 1, 2**31 - 1)), BAD),
-        ("declares_2_31_by_1.png", "png", _bytes(png(2**31 - 1, 1)), BAD),
-        ("declares_zero.png", "png", _bytes(png(0, 0)), BAD),
-        ("declares_zero_height.png", "png", _bytes(png(10, 0)), BAD),
-        ("depth_3.png", "png", _bytes(png(10, 10, depth=3, data=bytes(400))), BAD),
-        ("text_bomb.png", "png", _bytes(png(4, 4, data=bytes(52), before=bomb)), OPEN),
-        ("declares_huge.bmp", "bmp", _bytes(bmp(2**30, 2**30)), BAD),
-        ("declares_negative.bmp", "bmp", _bytes(bmp(-5, 10)), BAD),
-        ("declares_huge.gif", "gif", _bytes(gif(65535, 65535)), BAD),
-        ("declares_huge.tif", "tif", _bytes(tiff(2**31, 2**31)), BAD),
-        ("declares_huge_16.tif", "tif", _bytes(tiff(60_000, 60_000, 16)), BAD),
-        ("declares_wide_16.tif", "tif", _bytes(tiff(2**31, 2, 16)), BAD),
-        ("declares_17_bits.tif", "tif", _bytes(tiff(10, 10, 17)), BAD),
-        ("zero_size.tif", "tif", _bytes(tiff(0, 0)), BAD),
-        ("directory_loop.tif", "tif", _bytes(b"II*\0\x08\0\0\0\0\0\x08\0\0\0"), BAD),
-        ("fifo.png", "png", lambda path: os.mkfifo(path), BAD),
-        ("folder.png", "png", lambda path: path.mkdir(), BAD),
-        ("dangling_link.png", "png", _link("nowhere.png"), BAD),
-        ("link_to_itself.png", "png", lambda path: path.symlink_to(path.name), BAD),
-        ("link_to_zeros.png", "png", _link("/dev/zero"), BAD),
-        ("link_to_null.png", "png", _link("/dev/null"), BAD),
-        ("link_to_image.png", "png", _to_good, GOOD),
-        ("deep.png", "png", _array(deep, "PNG"), GOOD),
-        ("deep.tif", "tif", _array(deep, "TIFF"), GOOD),
-        ("numbers_that_are_none.tif", "tif", _array(noisy, "TIFF"), OPEN),
-        ("integers.tif", "tif", _array(deep.astype(np.int32), "TIFF"), OPEN),
-        ("cmyk.jpg", "jpg", _image("CMYK", "JPEG"), GOOD),
-        ("grey.jpg", "jpg", _image("L", "JPEG"), GOOD),
-        ("grey_alpha.png", "png", _image("LA", "PNG"), GOOD),
-        ("palette.gif", "gif", _image("P", "GIF"), GOOD),
-        ("one_bit.png", "png", _image("1", "PNG"), GOOD),
-        ("alpha.webp", "webp", _image("RGBA", "WEBP"), GOOD),
-        ("animated.gif", "gif", _frames("GIF"), GOOD),
-        ("animated.png", "png", _frames("PNG"), GOOD),
-        ("animated.webp", "webp", _frames("WEBP"), GOOD),
-        ("pages.tif", "tif", _frames("TIFF"), GOOD),
-        ("png_named.jpg", "jpg", _image("RGB", "PNG"), GOOD),
-        ("orientation_77.jpg", "jpg", _animated_with_tags, GOOD),
-        ("broken_exif.jpg", "jpg", _image("RGB", "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(8)), GOOD),
-        ("broken_profile.png", "png", _image("RGB", "PNG", icc_profile=b"nonsense" * 20), GOOD),
-        ("one_pixel.png", "png", _image("RGB", "PNG", (1, 1)), GOOD),
-        ("thin_1_by_90.png", "png", _image("RGB", "PNG", (1, 90)), GOOD),
-        ("thin_1_by_3000.png", "png", _image("RGB", "PNG", (1, 3000)), GOOD),
-        ("thin_9000_by_2.png", "png", _image("RGB", "PNG", (9000, 2)), GOOD),
-        ("thin_60000_by_1.png", "png", _image("RGB", "PNG", (60_000, 1)), GOOD),
+        ("zero_bytes.png", _bytes(b""), BAD),
+        ("text.png", _bytes(b"hello\n" * 20), BAD),
+        ("eps.png", _bytes(eps), BAD),
+        ("eps.jpg", _bytes(eps), BAD),
+        ("pdf.png", _bytes(b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\n"), BAD),
+        ("svg.png", _bytes(b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"), BAD),
+        ("wmf.png", _bytes(b"\xd7\xcd\xc6\x9a\0\0" + bytes(60)), BAD),
+        ("signature_alone.png", _bytes(flat_png[:8]), BAD),
+        ("damaged_data.png", _bytes(bytes(crc)), BAD),
+        ("no_data.png", _bytes(png(10, 10)), BAD),
+        ("declares_100000_squared.png", _bytes(png(100_000, 100_000)), BAD),
+        ("declares_2_31.png", _bytes(png(2**31 - 1, 2**31 - 1)), BAD),
+        ("declares_2_31_by_1.png", _bytes(png(2**31 - 1, 1)), BAD),
+        ("declares_zero.png", _bytes(png(0, 0)), BAD),
+        ("declares_zero_height.png", _bytes(png(10, 0)), BAD),
+        ("depth_3.png", _bytes(png(10, 10, depth=3, data=bytes(400))), BAD),
+        ("text_bomb.png", _bytes(png(4, 4, data=bytes(52), before=bomb)), OPEN),
+        ("declares_huge.bmp", _bytes(bmp(2**30, 2**30)), BAD),
+        ("declares_negative.bmp", _bytes(bmp(-5, 10)), BAD),
+        ("declares_huge.gif", _bytes(gif(65535, 65535)), BAD),
+        ("declares_huge.tif", _bytes(tiff(2**31, 2**31)), BAD),
+        ("declares_huge_16.tif", _bytes(tiff(60_000, 60_000, 16)), BAD),
+        ("declares_wide_16.tif", _bytes(tiff(2**31, 2, 16)), BAD),
+        ("declares_17_bits.tif", _bytes(tiff(10, 10, 17)), BAD),
+        ("zero_size.tif", _bytes(tiff(0, 0)), BAD),
+        ("directory_loop.tif", _bytes(b"II*\0\x08\0\0\0\0\0\x08\0\0\0"), BAD),
+        ("fifo.png", lambda path: os.mkfifo(path), BAD),
+        ("folder.png", lambda path: path.mkdir(), BAD),
+        ("dangling_link.png", _link("nowhere.png"), BAD),
+        ("link_to_itself.png", lambda path: path.symlink_to(path.name), BAD),
+        ("link_to_zeros.png", _link("/dev/zero"), BAD),
+        ("link_to_null.png", _link("/dev/null"), BAD),
+        ("link_to_image.png", _to_good, GOOD),
+        ("deep.png", _array(deep, "PNG"), GOOD),
+        ("deep.tif", _array(deep, "TIFF"), GOOD),
+        ("numbers_that_are_none.tif", _array(noisy, "TIFF"), OPEN),
+        ("integers.tif", _array(deep.astype(np.int32), "TIFF"), OPEN),
+        ("cmyk.jpg", _image("CMYK", "JPEG"), GOOD),
+        ("grey.jpg", _image("L", "JPEG"), GOOD),
+        ("grey_alpha.png", _image("LA", "PNG"), GOOD),
+        ("palette.gif", _image("P", "GIF"), GOOD),
+        ("one_bit.png", _image("1", "PNG"), GOOD),
+        ("alpha.webp", _image("RGBA", "WEBP"), GOOD),
+        ("animated.gif", _frames("GIF"), GOOD),
+        ("animated.png", _frames("PNG"), GOOD),
+        ("animated.webp", _frames("WEBP"), GOOD),
+        ("pages.tif", _frames("TIFF"), GOOD),
+        ("png_named.jpg", _image("RGB", "PNG"), GOOD),
+        ("orientation_77.jpg", _animated_with_tags, GOOD),
+        ("broken_exif.jpg", _image("RGB", "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(8)), GOOD),
+        ("broken_profile.png", _image("RGB", "PNG", icc_profile=b"nonsense" * 20), GOOD),
+        ("one_pixel.png", _image("RGB", "PNG", (1, 1)), GOOD),
+        ("thin_1_by_90.png", _image("RGB", "PNG", (1, 90)), GOOD),
+        ("thin_1_by_3000.png", _image("RGB", "PNG", (1, 3000)), GOOD),
+        ("thin_9000_by_2.png", _image("RGB", "PNG", (9000, 2)), GOOD),
+        ("thin_60000_by_1.png", _image("RGB", "PNG", (60_000, 1)), GOOD),
     )
 
 
 def cases() -> Iterator[Case]:
     """Each file as the image, in a folder beside a good image, as reference, in a data set, and for `convert`."""
     predict = ("predict", "--model", "{base}/exported", "--quiet", "--out", "out")
-    for name, suffix, write, state in kinds():
+    for name, write, state in kinds():
         needs = ("exported", "scene.png", "crop.png")
         one = {GOOD: WORKS, BAD: ERROR, OPEN: EITHER}[state]
         words = (*predict, "--image", name, "--reference", "{base}/crop.png")
@@ -191,7 +198,9 @@ def cases() -> Iterator[Case]:
             several = {GOOD: WORKS, BAD: SKIPS}[state]
             words = (*predict, "--image", "many", "--reference", "{base}/crop.png")
             named = () if "fifo" in name or "link" in name else (name,)
-            yield Case(f"images/among_others/{name}", words, several if named else EITHER, named, _among(name, write), needs)
+            yield Case(
+                f"images/among_others/{name}", words, several if named else EITHER, named, _among(name, write), needs
+            )
             found = {GOOD: WORKS, BAD: FINDS}[state]
             words = ("check", "--dataset", "set", "--subset", "val", "--samples", "0", "--out", "drawn")
             yield Case(f"images/check/{name}", words, found, (name,), _in_set(name, write))
@@ -268,7 +277,17 @@ def _names() -> Iterator[Case]:
         make = _at(file, lambda path: photo().save(path, "PNG"))
         words = ("predict", "--model", "{base}/exported", "--out", "out", "--save", "all", "--image", f"./{file}")
         yield Case(f"images/names/{name}", (*words, "--reference", "{base}/crop.png"), WORKS, (), make, needs)
-        words = ("predict", "--model", "{base}/exported", "--out", "out", "--save", "all", "--image", "{base}/scene.png")
+        words = (
+            "predict",
+            "--model",
+            "{base}/exported",
+            "--out",
+            "out",
+            "--save",
+            "all",
+            "--image",
+            "{base}/scene.png",
+        )
         yield Case(f"images/reference_names/{name}", (*words, "--reference", f"./{file}"), WORKS, (), make, needs)
     plain = ("predict", "--model", "{base}/exported", "--out", "out", "--reference", "{base}/crop.png", "--image")
     for name, given in {"empty": "", "root_device": "/dev/zero", "nothing": "no.png", "no_match": "*.webp"}.items():

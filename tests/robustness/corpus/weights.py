@@ -181,7 +181,10 @@ BROKEN: dict[str, Make] = {
 def cases() -> Iterator[Case]:
     """All of this family."""
     for name, make in BROKEN.items():
-        told = name.startswith(("no_", "backbone", "one_bias", "nan", "infinite")) and name not in ("no_layer_names", "no_rows")
+        told = name.startswith(("no_", "backbone", "one_bias", "nan", "infinite")) and name not in (
+            "no_layer_names",
+            "no_rows",
+        )
         expected = EITHER if told else ERROR
         mention = ("w.h5",)
         yield Case(f"weights/describe/{name}", ("weights", "w.h5"), expected, mention, make, fault=_told(name))
@@ -305,14 +308,26 @@ def _embeddings() -> Iterator[Case]:
         "threshold_array": lambda folder: npz(folder / "r.npz", vectors=vectors, threshold=[0.1, 0.2]),
         "sha_number": lambda folder: npz(folder / "r.npz", vectors=vectors, weights_sha256=5),
         "sha_other": lambda folder: npz(folder / "r.npz", vectors=vectors, weights_sha256="0" * 64),
-        "num_views_digits": lambda folder: npz(folder / "r.npz", vectors=vectors, num_views=npy("'<f8'", "()", struct.pack("<d", 1e308))),
+        "num_views_digits": lambda folder: npz(
+            folder / "r.npz", vectors=vectors, num_views=npy("'<f8'", "()", struct.pack("<d", 1e308))
+        ),
         "num_views_nan": lambda folder: npz(folder / "r.npz", vectors=vectors, num_views=np.nan),
         "num_views_negative": lambda folder: npz(folder / "r.npz", vectors=vectors, num_views=-3),
         "fifo": lambda folder: os.mkfifo(folder / "r.npz"),
         "folder": lambda folder: (folder / "r.npz").mkdir(),
         "device": lambda folder: (folder / "r.npz").symlink_to("/dev/zero"),
     }
-    words = ("predict", "--model", "{base}/exported", "--image", "{base}/scene.png", "--reference", "r.npz", "--out", "out")
+    words = (
+        "predict",
+        "--model",
+        "{base}/exported",
+        "--image",
+        "{base}/scene.png",
+        "--reference",
+        "r.npz",
+        "--out",
+        "out",
+    )
     needs = ("exported", "scene.png")
     for name, make in bad.items():
         yield Case(f"weights/embedding/{name}", words, ERROR, ("r.npz",), make, needs)
