@@ -41,9 +41,8 @@ def kill_command(
         effective += is_killed
         if faults:
             wrong.append({"kill": number, "second": round(moment, 3), "of": round(length, 3), "faults": faults})
-        tell(
-            f"{recipe.name}: kill {number + 1}/{kills} after {moment:.2f} of {length:.2f} s: {'; '.join(faults) or 'equal'}"
-        )
+        what = "; ".join(faults) or "equal"
+        tell(f"{recipe.name}: kill {number + 1}/{kills} after {moment:.2f} of {length:.2f} s: {what}")
         shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     counts = {

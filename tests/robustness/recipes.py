@@ -58,11 +58,12 @@ _MICRO = ("--config", "{base}/micro.json")
 _SEARCH = ("predict", "--model", "{base}/exported", "--image", "{base}/set/train2017", "{base}/set/val2017", "--quiet")
 _TRAIN = ("train", *_SET, *_MICRO, "--model", "untrained", "--stages", "shapes", "--epochs", "3", "--batch", "2")
 RECIPES = (
-    Recipe("shapes", ("shapes", "--out", "{out}", "--train", "60", "--val", "20", "--size", "192", "--workers", "2")),
+    Recipe("shapes", ("shapes", "--out", "{out}", "--train", "120", "--val", "30", "--size", "192", "--workers", "2")),
     Recipe(
         "convert",
         ("convert", "{base}/large/annotations/instances_train2017.json", "--out", "{out}", "--val-share", "0.3"),
         ("large",),
+        ("--force",),
     ),
     Recipe("check", ("check", *_SET, "--subset", "val", "--out", "{out}"), ("set",)),
     Recipe(

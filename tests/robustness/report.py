@@ -20,11 +20,11 @@ the tables of the others. A short part of it is in `make test`.
 _PARTS = {
     "corpus": (
         "## Inputs that should break a command",
-        """Each case is a command line with its inputs, made by code in `tests/robustness/corpus`, and what has to come of
-it: it works, or it ends with exit code 2 (1 for what `check` finds, and for images that `predict` skips) and a message
-that names the file and the place. *Misleading* is a message without them, or another exit code; *refused* an error for
-what should work; *left files* an error that left something in the folder; *silent* exit code 0 where an error is due,
-or a wrong result.""",
+        """Each case is a command line with its inputs, made by code in `tests/robustness/corpus`, and what has to come
+of it: it works, or it ends with exit code 2 (1 for what `check` finds, and for images that `predict` skips) and a message that
+names the file and the place. *Misleading* is a message without them, or another exit code; *refused* an error for what
+should work; *left files* an error that left something in the folder; *silent* exit code 0 where an error is due, or a
+wrong result.""",
     ),
     "kills": (
         "## Kills",
@@ -193,6 +193,13 @@ def _listed(title: str, items: list[str], most: int = 60) -> str:
     return "\n\n" + "\n".join([title, "", *shown, *more])
 
 
+def _text(fault: Any) -> str:
+    """A fault in words; that of a kill has its moment."""
+    if isinstance(fault, str):
+        return fault
+    return f"kill {fault['kill']} at {fault.get('second')} s: {'; '.join(fault['faults'])}"
+
+
 def faults(results: dict[str, Any]) -> list[str]:
     """What was wrong in all parts, a line each."""
     found: list[str] = []
@@ -204,5 +211,6 @@ def faults(results: dict[str, Any]) -> list[str]:
             found += [f"{one['what']}: {one['slope']} MB per 1,000" for one in rows if not one["is_flat"]]
         else:
             for one in rows["commands"] if part == "disk" else rows:
-                found += [f"{part}: {one.get('command') or one['reader']}: {text}" for text in one["wrong"]]
+                what = one.get("command") or one["reader"]
+                found += [f"{part}: {what}: {_text(text)}" for text in one["wrong"]]
     return found

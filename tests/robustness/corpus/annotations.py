@@ -168,6 +168,9 @@ def _sizes() -> dict[str, tuple[Change, tuple[str, ...]]]:
     def sized(height: Any, width: Any, segmentation: Any = None) -> Change:
         def change(content: dict) -> None:
             content["images"][0] |= {"height": height, "width": width}
+            del content["annotations"][2]  # the crowd, whose mask has another size
+            if segmentation == "polygons":
+                del content["annotations"][1]
             if segmentation == "rle":
                 content["annotations"][1]["segmentation"] = {"size": [height, width], "counts": [height * width]}
 
@@ -225,7 +228,7 @@ def _structure() -> Iterator[Case]:
         "crowd_two": (_set("annotations", "iscrowd", 2), ("iscrowd",)),
         "name_up": (_set("images", "file_name", "../../../etc/passwd"), ("file_name|passwd",)),
         "name_absolute": (_set("images", "file_name", "/etc/passwd"), ("file_name|passwd",)),
-        "name_nul": (_set("images", "file_name", "a\0b.png"), ("file_name|a\\x00b",)),
+        "name_nul": (_set("images", "file_name", "a\0b.png"), ("file_name|a\0b|a\\x00b",)),
         "name_empty": (_set("images", "file_name", ""), ("file_name",)),
         "name_dots": (_set("images", "file_name", ".."), ("file_name|..",)),
         "name_long": (_set("images", "file_name", "n" * 5000), ("file_name|nnn",)),

@@ -9,6 +9,7 @@ from typing import Any
 from ..case import EITHER, ERROR, Case
 from . import own_records
 from .damage import FILES, VALUES, copied, files, json_changed, key_removed, values, written
+from .formats import set_at
 
 
 def cases() -> Iterator[Case]:
