@@ -21,10 +21,10 @@ _PARTS = {
     "corpus": (
         "## Inputs that should break a command",
         """Each case is a command line with its inputs, made by code in `tests/robustness/corpus`, and what has to come
-of it: it works, or it ends with exit code 2 (1 for what `check` finds, and for images that `predict` skips) and a message that
-names the file and the place. *Misleading* is a message without them, or another exit code; *refused* an error for what
-should work; *left files* an error that left something in the folder; *silent* exit code 0 where an error is due, or a
-wrong result.""",
+of it: it works, or it ends with exit code 2 (1 for what `check` finds, and for images that `predict` skips) and a
+message that names the file and the place. *Misleading* is a message without them, or another exit code; *refused* an
+error for what should work; *left files* an error that left something in the folder; *silent* exit code 0 where an
+error is due, or a wrong result.""",
     ),
     "kills": (
         "## Kills",

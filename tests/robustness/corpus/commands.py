@@ -55,6 +55,13 @@ def _parsers() -> dict[str, argparse.ArgumentParser]:
     return build_parsers()[1]
 
 
+def _shown(value: str) -> str:
+    """How a message shows a path: as it is, or escaped."""
+    start = value[:60]
+    escaped = start.encode("utf-8", "backslashreplace").decode()
+    return start if start == escaped else f"{start}|{escaped}"
+
+
 def _file(folder: Path) -> None:
     (folder / "file").write_text("a file")
 
@@ -80,7 +87,8 @@ def _options() -> Iterator[Case]:
                     if label in ("negative", "digits") and option in ("--image-ids", "--seed", "--threshold"):
                         continue  # below
                     given = (*words, f"{option}={value}")
-                    yield Case(f"commands/{command}/{option}/{label}", given, ERROR, (option,), _file)
+                    mention = f"{option}|gone" if "confidence" in option else option
+                    yield Case(f"commands/{command}/{option}/{label}", given, ERROR, (mention,), _file)
 
 
 def _missing() -> Iterator[Case]:
@@ -98,11 +106,14 @@ def _missing() -> Iterator[Case]:
                 "missing": "gone",
                 "file": "file",
                 "empty": "",
-                "nul": "a\udc80b",
+                "not_utf8": "a\udc80b",
                 "long": "n" * 5000,
             }.items():
                 given = (command, *words, option, value)
-                yield Case(f"commands/{command}/path{option}/{label}", given, ERROR, (value[:80] or option,), _file)
+                mention = f"{_shown(value) or option}|gone"  # what is missing besides may be named first
+                if option == "--model" and not value:
+                    mention = option
+                yield Case(f"commands/{command}/path{option}/{label}", given, ERROR, (mention,), _file)
     words = ("predict", "--model", "{base}/exported", "--image", "{base}/scene.png", "--out", "out")
     needs = ("exported", "scene.png", "crop.png")
     for label, reference in {
@@ -356,14 +367,14 @@ def _outputs() -> Iterator[Case]:
         "device": ("/dev/full", lambda folder: None),
         "below_a_device": ("/dev/null/out", lambda folder: None),
         "long_name": ("n" * 300, lambda folder: None),
-        "nul": ("a\udc80b/" + "n" * 300, lambda folder: None),
+        "not_utf8": ("a\udc80b/" + "n" * 300, lambda folder: None),
         "empty": ("", lambda folder: None),
     }
     for command, (words, needs) in WRITERS.items():
         for label, (out, make) in outs.items():
             if command == "calibrate" and label in ("a_file", "device"):
                 continue  # writes a file
-            mention = out[:60] or "--out"
+            mention = _shown(out) or "--out"
             given = (*words, "--out", out)
             yield Case(f"commands/out/{command}/{label}", given, ERROR, (mention,), make, needs)
     words, needs = WRITERS["predict"]
@@ -385,7 +396,7 @@ def _outputs() -> Iterator[Case]:
             "--stages",
             "shapes",
         )
-        mention = out[:60] or "--logs"
+        mention = _shown(out) or "--logs"
         yield Case(
             f"commands/out/train/{label}", (*train, "--logs", out), ERROR, (mention,), make, ("set", "micro.json")
         )
