@@ -94,5 +94,11 @@ def values(
             make = copied(good, json_changed(name, path, value))
             said = next(str(part) for part in reversed(path) if not isinstance(part, int))
             yield Case(
-                f"own_files/{family}/{name}/{key}={label}", words, ERROR, (name, said), make, needs, touches=("own",)
+                f"own_files/{family}/{name}/{key}={label}",
+                words,
+                ERROR,
+                (f"{name}|own:", f"{said}|fingerprint|not a file|not the settings"),
+                make,
+                needs,
+                touches=("own",),
             )

@@ -122,7 +122,13 @@ def _records() -> Iterator[Case]:
             for use, words in (("results", results), ("resume", resume)):
                 make = copied("evaluation", change)
                 yield Case(
-                    f"own_files/{use}/records/{key}={label}", words, ERROR, ("records",), make, needs, touches=("own",)
+                    f"own_files/{use}/records/{key}={label}",
+                    words,
+                    ERROR,
+                    ("records|own:",),
+                    make,
+                    needs,
+                    touches=("own",),
                 )
     further: dict[str, tuple[Callable[[Path], Any], str]] = {
         "query_removed": (_line_changed(1, lambda record: record["queries"].pop()), ERROR),
@@ -148,7 +154,7 @@ def _records() -> Iterator[Case]:
     for label, (change, expected) in further.items():
         for use, words in (("results", results), ("resume", resume)):
             make = copied("evaluation", change)
-            mention = "records" if label != "gone" else "own"
+            mention = "records|own:" if label != "gone" else "own"
             yield Case(f"own_files/{use}/records/{label}", words, expected, (mention,), make, needs, touches=("own",))
     good = copied("evaluation", lambda own: None)
     yield Case("own_files/results/records/good", results, WORKS, (), good, needs)
