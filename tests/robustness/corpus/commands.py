@@ -197,7 +197,7 @@ def _contradictions() -> Iterator[Case]:
         ("evaluate/threshold_above", (*evaluate, "--threshold", "1.5"), "--threshold", ("set",)),
         ("evaluate/seed_negative", (*evaluate, "--seed=-1"), "--seed", ("set",)),
         ("evaluate/absent_negative", (*evaluate, "--absent=-1"), "--absent", ("set",)),
-        ("evaluate/annotations_and_dataset", (*evaluate, "--annotations", "a.json"), "--annotations", ("set",)),
+        ("evaluate/annotations_and_dataset", (*evaluate, "--annotations", "a.json"), "--annotations|a.json", ("set",)),
         (
             "evaluate/annotations_without_images",
             ("evaluate", "--model", "random-boxes", "--annotations", "a.json"),
