@@ -6,7 +6,7 @@ DEMO := demo
 # The tests of a module share a worker and its fixtures; a worker may take several GB of memory.
 PYTEST := $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo notebooks test quick lint bench clean
+.PHONY: demo notebooks test quick lint bench robustness clean
 
 $(VENV)/.installed: setup.py requirements.txt siamese_mrcnn_tf/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -37,6 +37,9 @@ lint: $(VENV)/.installed  ## style, the import contract, types
 
 bench: $(VENV)/.installed  ## one table: stages of a detection, runtimes, start-up, training, loader; best on an idle machine
 	$(RUN) benchmarks/bench.py $(BENCH)
+
+robustness: $(VENV)/.installed  ## inputs that should break commands, kills, full disks, fuzzing, load: writes docs/reliability.md
+	PYTHONPATH=tests $(RUN) -m robustness $(PARTS) $(ROBUSTNESS)
 
 clean:
 	rm -rf $(VENV) $(DEMO) datasets/shapes *.egg-info
