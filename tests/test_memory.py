@@ -21,6 +21,7 @@ def machine(monkeypatch):
     """A machine with 16 GiB, and the warnings of it."""
     memory._warn_once.cache_clear()
     monkeypatch.setattr(memory, "machine_memory", lambda: 16 * GIB)
+    monkeypatch.setattr(memory, "_ACCELERATORS", ())
 
 
 @pytest.mark.usefixtures("machine")
@@ -64,6 +65,13 @@ def test_what_may_be_possible_is_warned_of_once(caplog):
         " IMAGES_PER_GPU = 20: training needs about 44.4 GiB of memory, this machine has 16.0 GiB; it may end for lack "
         "of memory"
     ]
+
+
+@pytest.mark.usefixtures("machine")
+def test_an_accelerator_may_have_more(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(memory, "_ACCELERATORS", (str(tmp_path),))
+    check_memory(LargeConfig().replace(IMAGES_PER_GPU=12), "training")
+    assert not caplog.records
 
 
 def test_no_estimate_is_compared_where_the_system_does_not_say(monkeypatch):

@@ -137,7 +137,7 @@ def test_errors_of_use_leave_the_folder_as_it_is(search, images, tmp_path):
     for options, message in (
         (("--force", "--save", "postcards"), "--save postcards: expected some of overlays"),
         (("--force", "--categories", "x"), "--categories: is for --reference-set, which is missing"),
-        (("--force", "--device", "tpu"), "device 'tpu': expected cpu, gpu or cuda:N"),
+        (("--force", "--device", "cuda:9"), "device 'cuda:9': TensorFlow sees "),
         (("--resume", "--threshold", 0.5), "categories.thing.threshold: 0.0 then, 0.5 now"),
     ):
         code, _, errors = search(*options)

@@ -155,7 +155,7 @@ def test_folder_that_cannot_be_written_names_everything(tmp_path, github, monkey
     github.assets["v1", COCO] = b"x"
     (tmp_path / "cache" / f"{COCO}.part").mkdir(parents=True)
     with pytest.raises(
-        OSError, match=rf"{COCO}: the download from http.* cannot be written \(.*\)\. {COCO} is .* put it into .*$"
+        ValueError, match=rf"{COCO}: the download from http.* cannot be written \(.*\)\. {COCO} is .* put it into .*$"
     ):
         find_weights(COCO, tmp_path)
 

@@ -112,6 +112,7 @@ def run(options: argparse.Namespace) -> int:
         has_no_file = folder is not None or options.model in (None, "untrained")
         weights = None if has_no_file else find_model(options, begins_run=options.model != "last")
         config = training_config(options, weights)
+        check_memory(config, "training")
         say_unused_in_training(options, config, decays=any(stage.decay_to is not None for stage in stages))
         if options.val_images == 0:
             say_unused_options(options, ["val_steps"], "without validation (--val-images 0)")
@@ -216,7 +217,6 @@ def training_config(options: argparse.Namespace, weights: Path | None = None) ->
     if options.mixed_precision is not None:
         config = config.replace(PRECISION="bfloat16" if options.mixed_precision else "float32")
     config.validate_training()
-    check_memory(config, "training")
     return config
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .errors import InputError, TransferError
+from .errors import InputError, StateError, TransferError
 from .files import StrPath, make_folder, write_text
 from .web import FailedRequest, answer_of, is_safe_address, is_web_address, open_url, refuse_error
 
@@ -83,7 +83,7 @@ def download(
         kept = f"; {_size(part)} bytes are kept in {part.name}, the next try resumes there" if _size(part) else ""
         raise TransferError(f"{path}: cannot be downloaded from {url} ({error}){kept}") from error
     except OSError as error:
-        raise InputError(f"{path}: the download from {url} cannot be written ({error.strerror or error})") from error
+        raise StateError(f"{path}: the download from {url} cannot be written ({error.strerror or error})") from error
 
 
 def _refuse_other(

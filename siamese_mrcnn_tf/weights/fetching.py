@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..io.cache import cache_folder
 from ..io.download import download
-from ..io.errors import InputError, TransferError
+from ..io.errors import InputError, StateError, TransferError
 from ..io.files import StrPath, checksum
 from ..io.locks import LOCKS, locked
 from ..io.web import OFFLINE, FailedRequest, is_offline
@@ -144,7 +144,7 @@ def _download_from(asset: Asset, path: Path, tell: Tell) -> None:
     tell(f"{path.name}{size}, {KNOWN_FILES[path.name].what}, is downloaded from {asset.url} into {path.parent}")
     try:
         download(asset.url, path, size=asset.size, digest=asset.digest, check=check)
-    except TransferError:
+    except (TransferError, StateError):  # what came so far is kept
         raise
     except ValueError as error:
         raise InputError(f"{error}. Nothing of it is kept") from error
