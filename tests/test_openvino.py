@@ -12,7 +12,10 @@ from scipy.optimize import linear_sum_assignment
 
 from siamese_mrcnn_tf import SiamesePredictor, TinyConfig
 from siamese_mrcnn_tf.compute import openvino_parts, quantization
+from siamese_mrcnn_tf.compute.model_files import find_part
+from siamese_mrcnn_tf.compute.quantization import find_quantized
 from siamese_mrcnn_tf.io import cache, files, processor
+from siamese_mrcnn_tf.io.errors import InputError
 from siamese_mrcnn_tf.modeling import network
 from siamese_mrcnn_tf.weights import loading
 
@@ -236,3 +239,30 @@ def test_layers_in_bfloat16_are_refused():
     layers = network.build_layers(CONFIG.replace(PRECISION="bfloat16"))
     with pytest.raises(ValueError, match="layers: compute in bfloat16"):
         SiamesePredictor(CONFIG, layers=layers, runtime="openvino")
+
+
+def test_a_part_has_the_files_of_its_checksums_and_no_others(tmp_path):
+    for name in ("model.xml", "model.bin"):
+        (tmp_path / name).write_text(name)
+    sums = {name: files.checksum(tmp_path / name) for name in ("model.xml", "model.bin")}
+    wrong = ({"model.xml": sums["model.xml"]}, {**sums, "../a": "0" * 64}, {**sums, "model.bin": 5}, [])
+    for content, found in ((sums, True), *((one, False) for one in wrong)):
+        files.write_json(tmp_path / "sums.json", content)
+        assert (find_part(tmp_path) is not None) == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "format = 2: written by a newer version"),
+        ({"weights_sha256": None}, "weights_sha256 = None: expected str"),
+        ({"parts": {"../../elsewhere": 3}}, "parts.*invalid enum value"),
+        ({"parts": []}, r"parts = \[\]: expected object"),
+        ({"network": {}}, "of other settings of the network"),
+    ],
+)
+def test_a_wrong_manifest_of_quantized_parts_is_named(tmp_path, changes, message):
+    content = {"format": 1, "weights_sha256": "0" * 64, "network": {"A": 1}, "parts": {}, "about": {}, "versions": {}}
+    files.write_json(tmp_path / "quantized.json", content | changes)
+    with pytest.raises(InputError, match=rf"quantized\.json: .*{message}.* makes it anew"):
+        find_quantized(tmp_path, "0" * 64, CONFIG, "quantize")

@@ -83,12 +83,13 @@ def refuse_newer(content: Any, path: StrPath, *, version: int = 1) -> None:
 def _problem(message: str, value: Any) -> str:
     """The message of msgspec with the place and the value first."""
     text, _, place = message.partition(" - at `")
-    place = place.removesuffix("`").removeprefix("$").removeprefix(".")
+    is_key = place.startswith("key` in `")  # a key of a table, in place of its value
+    place = place.removeprefix("key` in `").removesuffix("`").removeprefix("$").removeprefix(".")
     text = _MISSING.sub(r"the key '\1' is missing", _UNKNOWN.sub(r"unknown key '\1'", text))
-    text = text.replace("`", "").replace("Expected", "expected", 1)
+    text = text.replace("`", "").replace("Expected", "expected", 1).replace("Invalid", "invalid", 1)
     if not place:
         return text
-    if text.startswith(("the key", "unknown key")):
+    if is_key or text.startswith(("the key", "unknown key")):
         return f"{place}: {text}"
     with contextlib.suppress(LookupError, TypeError, ValueError):
         return f"{place} = {_shown(_at(value, place))}: {text.partition(', got ')[0]}"
