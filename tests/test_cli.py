@@ -328,9 +328,9 @@ def test_tensorflow_starts_quietly_but_for_debug(images):
 @pytest.mark.parametrize("arguments", [("train", "--resume", "gone"), ("pretrain", "--data", "gone")])
 def test_trainings_start_quietly(arguments):
     finished = python(*MODULE, *arguments)
-    assert finished.returncode == 2 and finished.stderr.startswith(
-        f"python -m siamese_mrcnn_tf {arguments[0]}: error: gone"
-    )
+    *warnings, error = finished.stderr.splitlines()
+    assert finished.returncode == 2 and error.startswith(f"python -m siamese_mrcnn_tf {arguments[0]}: error: gone")
+    assert all(line.startswith("warning: IMAGES_PER_GPU") for line in warnings)  # on a machine with less memory
 
 
 def test_errors_of_a_crash_while_keras_is_imported_are_shown(tmp_path):

@@ -157,7 +157,6 @@ def test_a_threshold_file_of_another_process_is_left_alone(tmp_path, capsys):
         ("demo --out file", "file: cannot write there"),
         ("pretrain --data nowhere --out file", "file: cannot write there"),
         ("train --dataset nowhere --logs file", "cannot write there"),
-        (f"shapes --out {'a' * 300}", "cannot write there (File name too long)"),
     ],
 )
 def test_outputs_are_checked_first(arguments, message, tmp_path, monkeypatch, capsys):

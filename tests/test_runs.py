@@ -340,7 +340,9 @@ def test_a_resumed_run_has_its_configuration(tmp_path):
     folder = make_run(tmp_path, "siamese_mrcnn_tiny_mine", (1.0,), mine)
     save_command(folder, "siamese-mrcnn", ["train", "--dataset", "d", "--model", "gone.h5", "--devices", "2"], mine)
     for words, devices in ((), 2), (("--devices", 4), 4):
-        options, found = train.resumed_options(options_of("train", "--resume", folder, *words))
+        given = options_of("train", "--resume", folder, *words)
+        found = train.folder_to_resume(given)
+        options = train.resumed_options(given, found)
         config = train.training_config(options)
         assert found == folder and (config.BATCH_SIZE, config.GPU_COUNT) == (16, devices)
         kept = {name: value for name, value in config.to_dict().items() if name not in ("GPU_COUNT", "IMAGES_PER_GPU")}

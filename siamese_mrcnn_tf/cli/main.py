@@ -156,7 +156,12 @@ def _refuse_values(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
             parser.error(f"{name}: expected a value, got an empty text")
         if "\udc80" <= max(argument) <= "\udcff":
             parser.error(f"{name} {argument!r}: has bytes that are no characters; rename the file")
-        if name not in _TEXT_OPTIONS and max(len(part.encode()) for part in argument.split("/")) > _MAX_NAME:
+        is_number = argument.lstrip("+-").isdecimal()  # its own check says more
+        if (
+            name not in _TEXT_OPTIONS
+            and not is_number
+            and max(len(part.encode()) for part in argument.split("/")) > _MAX_NAME
+        ):
             parser.error(f"{name} {argument[:40]}...: a name of more than {_MAX_NAME} bytes")
 
 

@@ -25,6 +25,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "export": ("--model", "gone.h5", "--format", "onnx", "--out", "out"),
     "quantize": ("--dataset", "gone", "--model", "gone.h5"),
     "pretrain": ("--dataset", "gone"),
+    "settings": (),
     "shapes": ("--out", "out", "--train", "1", "--val", "1"),
 }
 _NUMBERS = {
