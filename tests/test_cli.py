@@ -269,6 +269,11 @@ def test_values_that_are_no_paths(capsys, option, value, words):
     assert stopped.value.code == 2 and option in (errors := capsys.readouterr().err) and words in errors
 
 
+def test_long_paths_of_windows_are_paths():
+    path = "C:\\" + "\\".join(["a folder of fifty characters " * 2] * 6)
+    assert parse(["train", "--model", path]).model == path
+
+
 @pytest.mark.parametrize("command", ["predict", "train", "evaluate", "check", "convert", "calibrate"])
 def test_a_number_of_pixels_is_an_option_of_what_reads_images(monkeypatch, command):
     monkeypatch.setenv(decoding.VARIABLE, "1")

@@ -214,7 +214,7 @@ def read_text(path: StrPath) -> str:
     Raises:
         ValueError: the file cannot be read, or is not UTF-8 text.
     """
-    return _decoded(path, _read_bytes(path))
+    return _decoded(path, read_bytes(path))
 
 
 def read_json(path: StrPath) -> Any:
@@ -223,7 +223,7 @@ def read_json(path: StrPath) -> Any:
     Raises:
         ValueError: the file cannot be read, or is not JSON; names the line.
     """
-    content = _read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
     with collector_paused(), contextlib.suppress(orjson.JSONDecodeError):
         return orjson.loads(content)
     try:
@@ -318,7 +318,8 @@ def open_regular(path: StrPath, expected: str = "a file") -> io.BufferedReader:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _read_bytes(path: StrPath) -> bytes:
+def read_bytes(path: StrPath) -> bytes:
+    """The content of a regular file; ValueError if it cannot be read."""
     require_regular(path)
     try:
         return Path(path).read_bytes()
