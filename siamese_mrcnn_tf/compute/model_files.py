@@ -18,7 +18,7 @@ def save_part(model: Any, folder: Path) -> Path:
     with atomic_folder(folder, replace=True) as temporary:
         write_model(model, temporary / _MODEL)
         sums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
-        schemas.write(temporary / _SUMS, sums, indent=None)
+        schemas.write(temporary / _SUMS, sums, _Sums, indent=None)
     return folder / _MODEL
 
 

@@ -203,7 +203,7 @@ def write_json(path: StrPath, value: Any, *, indent: int | None = None) -> None:
 def json_text(path: StrPath, value: Any, *, indent: int | None = None) -> str:
     """What `write_json` writes to `path`; ValueError as there."""
     try:
-        return json.dumps(value, indent=indent, allow_nan=False, default=_plain) + "\n"
+        return json.dumps(value, indent=indent, allow_nan=False, default=plain_value) + "\n"
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be written as JSON ({error})") from error
 
@@ -392,7 +392,7 @@ def inside(folder: StrPath, name: StrPath) -> Path:
     return path
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """numpy's numbers and arrays, and paths, as values that JSON knows."""
     if hasattr(value, "tolist"):
         return value.tolist()
