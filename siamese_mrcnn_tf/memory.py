@@ -48,7 +48,7 @@ def check_memory(config: Config, purpose: str, *, side: int = 0) -> None:
     """
     available = machine_memory()
     if available is not None and any(map(glob.glob, _ACCELERATORS)):
-        available = max(available, _ACCELERATOR_MEMORY)  # how much it has only its driver knows
+        available = max(available, _ACCELERATOR_MEMORY)  # only its driver knows how much
     needed = sum(estimate(config, purpose, side=side).values())
     if available is None or needed <= available:
         return

@@ -1,7 +1,7 @@
 """Locks between processes, which the system drops when their owner ends, however it ends.
 
-`exclusive` is for outputs: a second process is told who writes there, and ends. `locked` is for downloads and what else
-any process may use when it is there: others wait.
+`exclusive` is for outputs: a second process is told who writes there, and ends. `locked` is for files that any process
+may make and use, such as downloads: the others wait.
 """
 
 import contextlib

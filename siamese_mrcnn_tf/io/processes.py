@@ -1,4 +1,4 @@
-"""Worker threads and worker processes that nothing waits for in vain.
+"""Worker threads and worker processes, whose end does not go unnoticed.
 
 A worker process has a pipe of its own. If the system kills it, for lack of memory for instance, the pipe closes and its
 caller gets an error that names it. Worker processes end with the process that started them, also when that is killed.
@@ -38,7 +38,7 @@ class WorkerDied(StateError):
 
 
 class WorkerThreads(contextlib.AbstractContextManager["WorkerThreads"]):
-    """Threads that call functions. They are daemons: one that reads a file which never comes stops nothing."""
+    """Daemon threads that call functions: one that hangs, such as in a read, does not keep the process alive."""
 
     def __init__(self, count: int, at_end: Callable[[], None] = lambda: None) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()

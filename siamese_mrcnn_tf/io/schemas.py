@@ -25,7 +25,7 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=10**12)]
 Positive = Annotated[int, Meta(ge=1, le=10**9)]
 Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-Side = Annotated[int, Meta(ge=0, le=2**16)]  # of an image, in pixels
+Side = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # of an image, in pixels
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Values = dict[str, int | Number | None]  # by name
 
