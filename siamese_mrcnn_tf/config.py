@@ -271,11 +271,6 @@ class Config:
             if factor and (value < factor or value % factor):
                 below = max(value // factor, 1) * factor
                 raise InputError(f"{name} = {value} is not a multiple of {factor}: use {below} or {below + factor}")
-        pairs = [("TARGET_MIN_DIM", "TARGET_MAX_DIM")]
-        pairs += [("IMAGE_MIN_DIM", "IMAGE_MAX_DIM")] if self.IMAGE_RESIZE_MODE == "square" else []
-        for low, high in pairs:
-            if getattr(self, low) > getattr(self, high):
-                raise InputError(f"{low} = {getattr(self, low)}: expected {high} = {getattr(self, high)} or less")
 
     def _check_losses(self) -> None:
         """Check the names of LOSS_WEIGHTS."""

@@ -8,6 +8,7 @@ keeps all of them, with their gradients. The estimate is within a factor of 1.5 
 
 import copy
 import functools
+import glob
 import logging
 import os
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ _BASE = 8 * 10**8  # bytes of TensorFlow itself
 _IMPOSSIBLE = 4  # times the memory of the machine: the estimate is no better than a factor of 2
 _GIB = 2**30
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of containers
-_ACCELERATORS, _ACCELERATOR_MEMORY = ("/dev/nvidia0", "/dev/kfd"), 288 * _GIB  # of the largest there are
+_ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # the last one of Windows, under WSL
+_ACCELERATOR_MEMORY = 288 * _GIB  # of the largest there are
 _PURPOSES = {  # in messages
     "detection": "detection",
     "training": "training",
@@ -45,8 +47,8 @@ def check_memory(config: Config, purpose: str, *, side: int = 0) -> None:
         ValueError: clearly more than the machine has; names the estimate and the settings that cause it.
     """
     available = machine_memory()
-    if available is not None and any(map(os.path.exists, _ACCELERATORS)):
-        available = max(available, _ACCELERATOR_MEMORY)  # how much it has only its driver knows
+    if available is not None and any(map(glob.glob, _ACCELERATORS)):
+        available = max(available, _ACCELERATOR_MEMORY)  # only its driver knows how much
     needed = sum(estimate(config, purpose, side=side).values())
     if available is None or needed <= available:
         return

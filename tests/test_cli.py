@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -269,6 +270,11 @@ def test_values_that_are_no_paths(capsys, option, value, words):
     assert stopped.value.code == 2 and option in (errors := capsys.readouterr().err) and words in errors
 
 
+def test_long_paths_of_windows_are_paths():
+    path = "C:\\" + "\\".join(["a folder of fifty characters " * 2] * 6)
+    assert parse(["train", "--model", path]).model == path
+
+
 @pytest.mark.parametrize("command", ["predict", "train", "evaluate", "check", "convert", "calibrate"])
 def test_a_number_of_pixels_is_an_option_of_what_reads_images(monkeypatch, command):
     monkeypatch.setenv(decoding.VARIABLE, "1")
@@ -448,10 +454,11 @@ def test_arguments_of_the_open_protocol(capsys, arguments, message):
 
 
 def test_random_boxes_over_all_splits(run, tree, tmp_path):
-    common = ("evaluate", "--dataset", tree, "--model", "random-boxes", "--runs", 2)
-    assert run(*common, "--out", tmp_path / "all")[0] == 0
-    text = (tmp_path / "all" / "report.md").read_text()
-    assert "random" in text.lower()
+    shutil.copytree(tree, tmp_path / "my_set")
+    common = ("evaluate", "--dataset", tmp_path / "my_set", "--model", "random-boxes", "--runs", 2)
+    code, printed, _ = run(*common, "--out", tmp_path / "all")
+    assert code == 0 and "Random boxes on my_set (val2017)" in printed
+    assert r"on my\_set (val2017)" in (tmp_path / "all" / "report.md").read_text()
 
 
 @pytest.mark.slow

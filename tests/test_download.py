@@ -252,6 +252,12 @@ def test_other_addresses_are_not_opened(monkeypatch, url):
         web.open_url(url)
 
 
+def test_proxies_are_those_of_the_time_of_the_first_request(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy:1")
+    opener = web._opener.__wrapped__()
+    assert any(getattr(one, "proxies", {}).get("https") == "http://proxy:1" for one in opener.handlers)
+
+
 def test_download_says_that_nobody_answers(tmp_path, server):
     server.shutdown()
     server.server_close()

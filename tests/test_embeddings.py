@@ -1,6 +1,7 @@
 """Saved embeddings: what is in a file, which weights it is for, and files that are refused."""
 
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -73,6 +74,14 @@ def test_a_member_that_hides_behind_another_name_is_not_read(tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("vectors", npy("<f4", (1, 5, 2**40)))
     np.testing.assert_array_equal(ReferenceEmbedding.load(path).vectors, VECTORS)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for name, reason in (("gone.npz", "no such file"), ("pipe.npz", "not a regular file"), ("", "Is a directory")):
+        with pytest.raises(ValueError, match=rf"not a saved reference embedding \(.*{reason}") as raised:
+            ReferenceEmbedding.load(tmp_path / name)
+        assert "damaged" not in str(raised.value)
 
 
 def test_values_of_the_wrong_kind_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Batches made ahead: the right samples in the right order, whoever makes them, and errors that name their image."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ import toy
 from siamese_mrcnn_tf.data import augmentation
 from siamese_mrcnn_tf.data.data_generator import INPUT_NAMES, TrainingSamples, collate
 from siamese_mrcnn_tf.data.loader import SampleLoader
+from siamese_mrcnn_tf.io.processes import WorkerThreads
 from siamese_mrcnn_tf.training.batches import TrainingBatches
 
 
@@ -85,7 +87,7 @@ def test_a_sample_that_cannot_be_made_is_named_and_kept(processes):
         with pytest.raises(RuntimeError, match="training sample 5, image toy/5.png: cut off"):
             loader.batch(2)
         first = loader.failure
-        assert "sample 5" in str(first)
+        assert "sample 5" in str(first) and ("in __getitem__" in str(getattr(first, "__notes__", ""))) == processes
         assert numbers_of(loader.batch(3)) == [6, 7]
         with pytest.raises(RuntimeError, match="training sample 5"):
             loader.batch(4)
@@ -120,6 +122,19 @@ def test_closing_ends_the_threads():
     assert not any(thread.is_alive() for thread in mine)
     with pytest.raises(RuntimeError, match="after shutdown"):
         loader.batch(9)
+
+
+def test_what_is_submitted_while_threads_close_is_refused_or_dropped():
+    """A call that nobody makes would be waited for."""
+    for _ in range(50):
+        workers, futures = WorkerThreads(2), []
+        closing = threading.Thread(target=workers.close)
+        closing.start()
+        with contextlib.suppress(RuntimeError):
+            while True:
+                futures.append(workers.submit(int))
+        closing.join()
+        assert all(future.done() for future in futures)
 
 
 def test_closing_ends_the_processes():

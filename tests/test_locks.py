@@ -1,6 +1,7 @@
 """Locks of outputs, and what killed processes leave behind."""
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -90,6 +91,44 @@ def test_without_locks_of_the_file_system_there_is_a_warning(tmp_path, monkeypat
     with locks.exclusive(tmp_path / "out"):
         pass
     assert "out: cannot be locked against other processes" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_downloads_go_without_locks_of_the_file_system(tmp_path, monkeypatch, caplog, number):
+    def refuse(lock, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(locks.filelock.FileLock, "acquire", refuse)
+    with locks.locked(tmp_path / "a.lock", "download of a"):
+        assert "download of a: cannot be locked against other processes" in caplog.text
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["a folder without permission", "a lock file of another user"])
+def test_an_output_beside_which_no_lock_file_can_be_made_is_locked_elsewhere(tmp_path, monkeypatch, left):
+    (tmp_path / "out").mkdir()
+    if left:
+        (tmp_path / ".out.lock").touch()
+    opened, real = [], os.open
+
+    def refuse(path, flags, *mode):
+        if str(path).startswith(str(tmp_path)) and flags & os.O_CREAT:
+            raise PermissionError(13, "Permission denied", str(path))
+        opened.append(path)
+        return real(path, flags, *mode)
+
+    def keep(path):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(locks.os, "open", refuse)
+    if left:
+        monkeypatch.setattr(type(tmp_path), "unlink", keep)
+    with locks.exclusive(tmp_path / "out"):
+        assert [path.parent for path in opened] == [tmp_path if left else locks.cache_folder() / locks.LOCKS]
+
+
+def test_the_root_of_a_drive_can_be_locked():
+    with locks.exclusive(os.path.abspath(os.sep)):
+        pass
 
 
 def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path):

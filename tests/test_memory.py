@@ -69,7 +69,8 @@ def test_what_may_be_possible_is_warned_of_once(caplog):
 
 @pytest.mark.usefixtures("machine")
 def test_an_accelerator_may_have_more(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(memory, "_ACCELERATORS", (str(tmp_path),))
+    (tmp_path / "nvidia3").touch()
+    monkeypatch.setattr(memory, "_ACCELERATORS", (str(tmp_path / "nvidia[0-9]*"),))
     check_memory(LargeConfig().replace(IMAGES_PER_GPU=12), "training")
     assert not caplog.records
 

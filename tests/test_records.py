@@ -6,10 +6,13 @@ import pytest
 
 from siamese_mrcnn_tf.cli.main import main
 from siamese_mrcnn_tf.config import NEW_SETTINGS, SmallConfig
+from siamese_mrcnn_tf.evaluation import record_files
 from siamese_mrcnn_tf.evaluation import settings as settings_module
 from siamese_mrcnn_tf.evaluation.records import RecordWriter, read_records, records_name
 from siamese_mrcnn_tf.evaluation.settings import complete_settings
+from siamese_mrcnn_tf.io import schemas
 from siamese_mrcnn_tf.io.errors import InputError
+from siamese_mrcnn_tf.search import journal_files
 
 SETTINGS = {"images": [5, 7, 9], "runs": 1, "seed": 0, "config": {"A": 1, "B": (2, 3)}}
 
@@ -177,7 +180,7 @@ def with_detection(**changes):
         (with_detection(image_id=7), "image_id = 7, category_id = 3: expected those of its query, 5 and 3"),
         (with_detection(score="high"), r"queries\[0\]\.detections\[0\]\.score = 'high': expected float"),
         (with_detection(bbox=[0, 0, 1]), r"detections\[0\]\.bbox = \[0, 0, 1\]: expected array of length 4"),
-        (with_detection(segmentation={"size": [1e9, 1], "counts": ""}), r"segmentation\.size\[0\]"),
+        (with_detection(segmentation={"size": [1e10, 1], "counts": ""}), r"segmentation\.size\[0\]"),
         (json.dumps(record(7)), "jsonl, line 3: image 7 was recorded before"),
         (json.dumps(record(8)), "jsonl: image 8 is not among the images of settings.json"),
     ],
@@ -189,6 +192,11 @@ def test_broken_lines(tmp_path, line, message):
     path.write_text("\n".join([*lines, ""]))
     with pytest.raises(ValueError, match=message):
         read_records(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [record_files.Rle, journal_files.Rle])
+def test_long_images_can_be_read_back(kind):
+    assert schemas.convert({"size": [100_000, 1000], "counts": ""}, kind, "a").size == (100_000, 1000)
 
 
 def test_a_file_that_does_not_begin_as_records_do(tmp_path):

@@ -334,6 +334,21 @@ def test_train_and_evaluate_as_it_says(run, both, tmp_path, short_training):
     assert (folder / "evaluation" / "scores.json").is_file()
 
 
+def test_a_run_that_was_begun_with_more_epochs_than_its_schedule_has_is_resumed(tmp_path, monkeypatch):
+    config = TinyConfig().replace(EXPERIMENT="long")
+    folder = make_run(tmp_path, "siamese_mrcnn_tiny_long", (1.0,), config)
+    save_command(folder, "siamese-mrcnn", ["train", "--dataset", "d", "--epochs", "500"], config)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "check_memory", stop)  # behind the checks of options
+    with pytest.raises(KeyboardInterrupt):
+        train.run(options_of("train", "--resume", folder))
+    with pytest.raises(ValueError, match="--epochs 500: --stages paper ends at epoch 160"):
+        train.run(options_of("train", "--resume", folder, "--epochs", 500))
+
+
 def test_a_resumed_run_has_its_configuration(tmp_path):
     """Also where --model, which chose it, is gone; the number of devices may change, the batch stays."""
     mine = TinyConfig().replace(EXPERIMENT="mine", IMAGES_PER_GPU=8, GPU_COUNT=2)

@@ -75,6 +75,7 @@ def test_a_manifest_that_is_wrong(folder, before, after, message):
 
 @pytest.mark.parametrize("name", ["onnx/detector.onnx.data", "threshold.json"])
 def test_files_that_the_manifest_lacks_are_refused(folder, name):
+    (folder / "onnx" / ".DS_Store").touch()  # of macOS
     manifests.check_files(folder, manifests.read_export(folder), "onnx")
     (folder / name).write_text("weights from elsewhere")
     with pytest.raises(InputError, match=rf"{name}: is not among the files of export\.json"):

@@ -95,3 +95,14 @@ def test_a_wrong_file_is_named(weights, calibration, change, message):
     with pytest.raises(ValueError, match=message) as raised:
         find_thresholds(weights)
     assert str(path) in str(raised.value)
+
+
+def test_values_of_numpy_and_paths_are_written(tmp_path):
+    about = {"images": np.arange(2), "share": np.float32(0.5), "folder": tmp_path}
+    metrics = {"bbox": {"F1": np.float64(0.25)}}
+    calibration = Calibration("0" * 64, np.float32(0.5), "best F1", about=about, metrics=metrics)
+    save_thresholds(calibration, tmp_path / "a.json")
+    content = files.read_json(tmp_path / "a.json")
+    assert content["about"] == {"images": [0, 1], "share": 0.5, "folder": str(tmp_path)} and content["threshold"] == 0.5
+    with pytest.raises(ValueError, match=r"b\.json: cannot be written as JSON"):
+        save_thresholds(Calibration("0" * 64, 0.5, "best F1", about={"a": object()}), tmp_path / "b.json")

@@ -168,13 +168,14 @@ def splits_of(options: argparse.Namespace) -> list[int]:
 def evaluate_splits(options: argparse.Namespace, out: Path) -> None:
     """Evaluate one split after the other, and write the report."""
     from ..report.about import about_text
+    from ..report.markup import plain
     from ..report.writer import write_report
 
     splits, evaluate_split = splits_of(options), take_over if options.merge or options.results else run_split
     if evaluate_split is run_split:
         check_splits(options, out)
     start_keras(options)
-    if options.merge:
+    if options.merge and len(splits) > 1:
         check_parts(options, out)
     folders = []
     for split in splits:
@@ -183,7 +184,7 @@ def evaluate_splits(options: argparse.Namespace, out: Path) -> None:
         if outcome.scores is None:
             print(f"part {options.shard[0]} of {options.shard[1]} is in {folder}; join the parts with --merge")
             continue
-        print(f"\n{about_text([outcome.records.settings]).replace('`', '')}")
+        print(f"\n{plain(about_text([outcome.records.settings]))}")
         show(outcome.scores)
         if outcome.presence is not None:
             show_presence(outcome.presence)

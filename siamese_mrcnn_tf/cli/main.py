@@ -1,9 +1,11 @@
 """One-shot instance segmentation with Siamese Mask R-CNN: detect, train, evaluate and prepare data."""
 
 import argparse
+import contextlib
 import io
 import logging
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -82,7 +84,8 @@ def main(
         print(f"{options.prog}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # what reads the output has ended, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):  # it is no file, as in a notebook
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
         if options.debug:
@@ -160,7 +163,7 @@ def _refuse_values(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
         if (
             name not in _TEXT_OPTIONS
             and not is_number
-            and max(len(part.encode()) for part in argument.split("/")) > _MAX_NAME
+            and max(len(part.encode()) for part in re.split(r"[/\\]", argument)) > _MAX_NAME
         ):
             parser.error(f"{name} {argument[:40]}...: a name of more than {_MAX_NAME} bytes")
 

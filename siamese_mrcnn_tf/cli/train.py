@@ -35,7 +35,7 @@ from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.machines import is_chief
 from ..training.schedules import SCHEDULES, Stage, load_schedule, shortened
 from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
-from .effects import say_unused_in_training, say_unused_options
+from .effects import given, say_unused_in_training, say_unused_options
 from .inputs import find_model, open_dataset, picked, resumed_arguments, start_keras, tell
 from .options import (
     Commands,
@@ -68,7 +68,7 @@ _VAL_IMAGES_HELP = (
     "none, or for 30000 training images or more, set a tenth aside, at most 3000); 0 turns validation off"
 )
 _MODEL_HELP = (
-    "; 'last' goes on with its run, all others begin one: 'best' from the newest run, whatever --config and EXPERIMENT "
+    "; 'last' continues its run, all others begin one: 'best' from the newest run, whatever --config and EXPERIMENT "
     "(default: imagenet-1k, with a --split imagenet-687, with --config tiny untrained)"
 )
 _PAPER_BATCH = 12
@@ -102,11 +102,12 @@ def run(options: argparse.Namespace) -> int:
     """Start a run, or resume one."""
     folder = folder_to_resume(options)
     with contextlib.nullcontext() if folder is None else run_lock(folder):
+        typed = given(options)
         options = options if folder is None else resumed_options(options, folder)
         stages = load_schedule(options.stages, _SCHEDULES)
         if options.epochs is not None:
             last = stages[-1].epochs
-            if options.epochs > last:
+            if options.epochs > last and "epochs" in typed:  # runs of version 0.1 may have been begun with more
                 raise InputError(f"--epochs {options.epochs}: --stages {options.stages} ends at epoch {last}")
             stages = shortened(stages, options.epochs)
         has_no_file = folder is not None or options.model in (None, "untrained")
@@ -116,8 +117,8 @@ def run(options: argparse.Namespace) -> int:
         say_unused_in_training(options, config, decays=any(stage.decay_to is not None for stage in stages))
         if options.val_images == 0:
             say_unused_options(options, ["val_steps"], "without validation (--val-images 0)")
-        goes_on = weights is not None and options.model == "last"
-        with run_lock(folder or (weights.parent if weights and goes_on else log_dir_of(config, options.logs))):
+        own = weights.parent if weights is not None and options.model == "last" else log_dir_of(config, options.logs)
+        with run_lock(folder or own):
             return train(options, config, stages, folder=folder, weights=weights)
 
 
@@ -308,7 +309,7 @@ def open_trainer(
     model = SiameseMaskRCNN("training", config, options.logs, seed=options.seed)
     if folder is not None:
         model.log_dir = str(folder)  # it may have been moved since
-    elif weights is not None and options.model == "last":  # that run goes on
+    elif weights is not None and options.model == "last":  # that run continues
         model.log_dir = str(weights.parent)
         model.load_checkpoint(weights)
     elif weights is not None:

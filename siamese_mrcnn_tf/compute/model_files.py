@@ -6,7 +6,7 @@ from typing import Any
 
 from ..io import schemas
 from ..io.errors import InputError
-from ..io.files import atomic_folder, checksum
+from ..io.files import atomic_folder, checksum, is_companion
 from ..io.locks import locked
 
 _MODEL, _SUMS = "model.xml", "sums.json"
@@ -18,7 +18,7 @@ def save_part(model: Any, folder: Path) -> Path:
     with atomic_folder(folder, replace=True) as temporary:
         write_model(model, temporary / _MODEL)
         sums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
-        schemas.write(temporary / _SUMS, sums, indent=None)
+        schemas.write(temporary / _SUMS, sums, _Sums, indent=None)
     return folder / _MODEL
 
 
@@ -40,7 +40,7 @@ def find_part(folder: Path) -> Path | None:
     """The .xml file in the folder of a part; None if there is none, or it is damaged."""
     try:
         sums = schemas.read(folder / _SUMS, _Sums)
-        names = {path.name for path in folder.iterdir()}
+        names = {path.name for path in folder.iterdir() if not is_companion(path.name)}
         whole = _MODEL in sums and names == {_SUMS, *sums}
         whole = whole and all(checksum(folder / name) == value for name, value in sums.items())
     except (ValueError, OSError):

@@ -293,7 +293,7 @@ def _check_size(section: _Section, key: str) -> None:
 
 
 def _check_pixels(section: _Section) -> None:
-    """Raise for an image larger than are read; sizes that are none are left to `_check_size`."""
+    """Raise for an image of more pixels than are read; sizes that are none are left to `_check_size`."""
     bound = decoding.max_pixels()
     for index, entry in enumerate(section.entries):
         height, width = (entry.get("height"), entry.get("width")) if isinstance(entry, dict) else (0, 0)

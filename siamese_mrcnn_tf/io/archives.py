@@ -1,11 +1,13 @@
 """Members of zip archives, read up to a size that is known before they are unpacked."""
 
+import contextlib
 import lzma
 import zipfile
 import zlib
+from collections.abc import Iterator
 
 from .errors import InputError
-from .files import StrPath
+from .files import StrPath, open_regular
 
 # what zipfile raises on damaged, encrypted or foreign archives
 DAMAGE = (
@@ -23,12 +25,9 @@ DAMAGE = (
 
 
 def member_names(path: StrPath) -> list[str]:
-    """The names in an archive; ValueError for one that is damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except DAMAGE as error:
-        raise InputError(f"{path}: a damaged zip archive ({error}); fetch or copy it again") from error
+    """The names in an archive; ValueError for one that cannot be read or is damaged."""
+    with _opened(path) as archive:
+        return archive.namelist()
 
 
 def read_member(path: StrPath, name: str, *, limit: int, ratio: int = 0) -> bytes:
@@ -39,17 +38,25 @@ def read_member(path: StrPath, name: str, *, limit: int, ratio: int = 0) -> byte
         ratio: or this many times the bytes that it has in the archive, if that is more.
 
     Raises:
-        ValueError: the archive is damaged, or the member is missing or larger.
+        ValueError: the archive cannot be read or is damaged, or the member is missing or larger.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = archive.getinfo(name)
-            allowed = max(limit, ratio * found.compress_size)
-            if found.file_size > allowed:
-                sizes = f"unpacks from {found.compress_size} to {found.file_size} bytes"
-                raise InputError(f"{path}: {name} {sizes}, which is refused: expected at most {allowed}")
-            return archive.read(found)
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise InputError(f"{path}: a damaged zip archive ({error}); fetch or copy it again") from error
+    with _opened(path) as archive:
+        found = archive.getinfo(name)
+        allowed = max(limit, ratio * found.compress_size)
+        if found.file_size > allowed:
+            sizes = f"unpacks from {found.compress_size} to {found.file_size} bytes"
+            raise InputError(f"{path}: {name} {sizes}, which is refused: expected at most {allowed}")
+        return archive.read(found)
+
+
+@contextlib.contextmanager
+def _opened(path: StrPath) -> Iterator[zipfile.ZipFile]:
+    """Context of an archive, whose errors are ValueErrors that name it."""
+    with open_regular(path, "a zip archive") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+        except InputError:
+            raise
+        except DAMAGE as error:
+            raise InputError(f"{path}: a damaged zip archive ({error}); fetch or copy it again") from error

@@ -205,7 +205,7 @@ def write_json(path: StrPath, value: Any, *, indent: int | None = None) -> None:
 def json_text(path: StrPath, value: Any, *, indent: int | None = None) -> str:
     """What `write_json` writes to `path`; ValueError as there."""
     try:
-        return json.dumps(value, indent=indent, allow_nan=False, default=_plain) + "\n"
+        return json.dumps(value, indent=indent, allow_nan=False, default=plain_value) + "\n"
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be written as JSON ({error})") from error
 
@@ -216,7 +216,7 @@ def read_text(path: StrPath) -> str:
     Raises:
         ValueError: the file cannot be read, or is not UTF-8 text.
     """
-    return _decoded(path, _read_bytes(path))
+    return _decoded(path, read_bytes(path))
 
 
 def read_json(path: StrPath) -> Any:
@@ -225,7 +225,7 @@ def read_json(path: StrPath) -> Any:
     Raises:
         ValueError: the file cannot be read, or is not JSON; names the line.
     """
-    content = _read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    content = read_bytes(path).removeprefix(codecs.BOM_UTF8)
     with collector_paused(), contextlib.suppress(orjson.JSONDecodeError):
         return orjson.loads(content)
     try:
@@ -324,7 +324,8 @@ def open_regular(path: StrPath, expected: str = "a file") -> io.BufferedReader:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _read_bytes(path: StrPath) -> bytes:
+def read_bytes(path: StrPath) -> bytes:
+    """The content of a regular file; ValueError if it cannot be read."""
     require_regular(path)
     try:
         return Path(path).read_bytes()
@@ -397,7 +398,7 @@ def inside(folder: StrPath, name: StrPath) -> Path:
     return path
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """numpy's numbers and arrays, and paths, as values that JSON knows."""
     if hasattr(value, "tolist"):
         return value.tolist()

@@ -1,7 +1,7 @@
 """Locks between processes, which the system drops when their owner ends, however it ends.
 
-`exclusive` is for outputs: a second process is told who writes there, and ends. `locked` is for downloads and what else
-any process may use when it is there: others wait.
+`exclusive` is for outputs: a second process is told who writes there, and ends. `locked` is for files that any process
+may make and use, such as downloads: the others wait.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ LOCKS = "locks"  # folder of lock files in that of downloads
 _TRIES = 100  # to lock a file that its owner removes meanwhile
 _DESCRIPTION = 4096  # bytes of what a lock file says of its owner, at most
 _COMMAND = 300  # characters of a command in a message
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF)  # of file systems
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _held: set[Path] = set()  # outputs of this process
@@ -82,6 +82,10 @@ def locked(path: StrPath, purpose: str) -> Iterator[None]:
     except filelock.Timeout:
         logger.warning("%s: another process is at it, waiting for it", purpose)
         lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning("%s: cannot be locked against other processes (%s: %s)", purpose, path, error.strerror or error)
     try:
         yield
     finally:
@@ -93,7 +97,8 @@ def locked(path: StrPath, purpose: str) -> Iterator[None]:
 
 def _hold(output: Path, shown: StrPath, stack: contextlib.ExitStack, *, wait: bool) -> None:
     """Lock an output until `stack` ends; without a lock, and with a warning, where the file system has none."""
-    for path in (lock_path(output), cache_folder() / LOCKS / f"{hashlib.sha256(bytes(output)).hexdigest()[:32]}.lock"):
+    beside = [lock_path(output)] if output.name else []  # the root of a drive has nothing beside it
+    for path in (*beside, cache_folder() / LOCKS / f"{hashlib.sha256(bytes(output)).hexdigest()[:32]}.lock"):
         try:
             stack.enter_context(_removed_if_empty(output, path))
             stack.enter_context(_lock_file(path, shown, wait=wait))
@@ -126,12 +131,12 @@ def _lock_file(path: Path, shown: StrPath, *, wait: bool) -> Iterator[None]:
         _describe(descriptor)
         yield
     finally:
-        if os.name != "nt":
-            path.unlink(missing_ok=True)
-        os.close(descriptor)
         if os.name == "nt":  # where an open file cannot be removed
-            with contextlib.suppress(OSError):
-                path.unlink()
+            os.close(descriptor)
+        with contextlib.suppress(OSError):  # it is another user's
+            path.unlink()
+        if os.name != "nt":
+            os.close(descriptor)
 
 
 def _opened(path: Path, shown: StrPath, *, wait: bool) -> int:
@@ -141,7 +146,12 @@ def _opened(path: Path, shown: StrPath, *, wait: bool) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, flags, 0o666)
-        except PermissionError:  # the file that another user's killed process has left
+        except FileNotFoundError:  # another process has removed the folder meanwhile
+            continue
+        except PermissionError:
+            if not path.exists():
+                raise
+            # the file that another user's killed process has left
             descriptor = os.open(path, flags & ~(os.O_RDWR | os.O_CREAT))
         try:
             if not filelock.lock_descriptor(descriptor, blocking=False):

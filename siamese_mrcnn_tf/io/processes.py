@@ -1,4 +1,4 @@
-"""Worker threads and worker processes that nothing waits for in vain.
+"""Worker threads and worker processes, whose end does not go unnoticed.
 
 A worker process has a pipe of its own. If the system kills it, for lack of memory for instance, the pipe closes and its
 caller gets an error that names it. Worker processes end with the process that started them, also when that is killed.
@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from multiprocessing import resource_tracker
@@ -37,10 +38,11 @@ class WorkerDied(StateError):
 
 
 class WorkerThreads(contextlib.AbstractContextManager["WorkerThreads"]):
-    """Threads that call functions. They are daemons: one that reads a file which never comes stops nothing."""
+    """Daemon threads that call functions: one that hangs, such as in a read, does not keep the process alive."""
 
     def __init__(self, count: int, at_end: Callable[[], None] = lambda: None) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._closing = threading.Lock()
         self._is_closed, self._at_end = False, at_end  # which is called in each thread
         self._threads = [threading.Thread(target=self._work, name="worker", daemon=True) for _ in range(count)]
         for thread in self._threads:
@@ -48,10 +50,11 @@ class WorkerThreads(contextlib.AbstractContextManager["WorkerThreads"]):
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
         """The Future of a call."""
-        if self._is_closed:
-            raise StateError("the workers are closed, nothing can be submitted after shutdown")
         future: Future = Future()
-        self._jobs.put((future, function, arguments))
+        with self._closing:
+            if self._is_closed:
+                raise StateError("the workers are closed, nothing can be submitted after shutdown")
+            self._jobs.put((future, function, arguments))
         return future
 
     def close(self) -> bool:
@@ -59,7 +62,8 @@ class WorkerThreads(contextlib.AbstractContextManager["WorkerThreads"]):
 
         Returns whether all have ended within _ENDING seconds; those that have not are left behind.
         """
-        self._is_closed = True
+        with self._closing:
+            self._is_closed = True
         with contextlib.suppress(queue.Empty):
             while True:
                 if (job := self._jobs.get_nowait()) is not None:
@@ -182,8 +186,8 @@ class _Worker:
         if code >= 0:
             return f"{name} ended with exit code {code}"
         with contextlib.suppress(ValueError):
-            reason = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
-            return f"{name} was killed by {signal.Signals(-code).name}{reason}"
+            known = signal.Signals(-code).name
+            return f"{name} was killed by {known}{', perhaps for lack of memory' if known == 'SIGKILL' else ''}"
         return f"{name} was killed by signal {-code}"
 
     def close(self) -> None:
@@ -235,10 +239,11 @@ def _serve(pipe: Any, function: Callable[[Any], Any]) -> None:
 
 
 def _answer(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
-    """(True, result) or (False, error)."""
+    """(True, result) or (False, error); the error has the traceback, which cannot be sent, as a note."""
     try:
         return True, function(argument)
     except Exception as error:
+        error.add_note(f"In the worker process:\n{traceback.format_exc()}")
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:  # an error of its own class, which cannot be sent

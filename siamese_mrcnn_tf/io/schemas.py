@@ -25,7 +25,7 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=10**12)]
 Positive = Annotated[int, Meta(ge=1, le=10**9)]
 Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-Side = Annotated[int, Meta(ge=0, le=2**16)]  # of an image, in pixels
+Side = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # of an image, in pixels
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Values = dict[str, int | Number | None]  # by name
 
@@ -57,11 +57,20 @@ def read(path: StrPath, kind: type[T]) -> T:
     return convert(content, kind, path)
 
 
-def write(path: StrPath, value: Any, *, indent: int | None = 1) -> None:
-    """Write a Struct as JSON, whole or not at all; ValueError for a value that `read` would refuse."""
-    content = msgspec.to_builtins(value)
-    convert(content, type(value), path)
-    files.write_json(path, content, indent=indent)
+def write(path: StrPath, value: Any, kind: type | None = None, *, indent: int | None = 1) -> None:
+    """Write a value as JSON, whole or not at all; numpy numbers and arrays, and paths become plain ones.
+
+    Args:
+        kind: the type of the file; None: that of `value`, a Struct.
+
+    Raises:
+        ValueError: a value that `read` would refuse, or that has no JSON form.
+    """
+    try:
+        plain = msgspec.to_builtins(value, enc_hook=files.plain_value)
+    except TypeError as error:
+        raise InputError(f"{path}: cannot be written as JSON ({error})") from error
+    files.write_json(path, msgspec.to_builtins(convert(plain, kind or type(value), path)), indent=indent)
 
 
 def convert(value: Any, kind: type[T], where: StrPath) -> T:

@@ -1,5 +1,6 @@
 """Requests to web servers: http and https only, proxies of the environment, redirects that stay as safe."""
 
+import functools
 import http.client
 import json
 import os
@@ -37,8 +38,12 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _build_opener() -> urllib.request.OpenerDirector:
-    """An opener of http and https alone: the default one also reads files, FTP servers and data in addresses."""
+@functools.cache
+def _opener() -> urllib.request.OpenerDirector:
+    """An opener of http and https alone: the default one also reads files, FTP servers and data in addresses.
+
+    It takes the proxies of the environment when the first request is made.
+    """
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -51,9 +56,6 @@ def _build_opener() -> urllib.request.OpenerDirector:
     ):
         opener.add_handler(handler)
     return opener
-
-
-_opener = _build_opener()
 
 
 def is_offline() -> bool:
@@ -87,7 +89,7 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
         raise FailedRequest(f"{OFFLINE} is set", retry=False)
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "siamese-mrcnn", **(headers or {})})
-        return _opener.open(request, timeout=_TIMEOUT)
+        return _opener().open(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         return error
     except (OSError, http.client.HTTPException) as error:

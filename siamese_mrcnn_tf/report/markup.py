@@ -17,7 +17,7 @@ _MAX_LETTERS = 200  # of a name
 
 
 def escaped(name: object) -> str:
-    """A name as Markdown that shows it as it is: in one line, and not without end."""
+    """A name as Markdown that shows it as it is, in one line and cut if it is long."""
     text = " ".join(str(name).split())
     text = text if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return _MARKUP.sub(r"\\\g<0>", text)

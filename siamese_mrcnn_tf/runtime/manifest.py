@@ -13,7 +13,7 @@ from msgspec import Meta
 from ..config import Config
 from ..io import schemas
 from ..io.errors import InputError
-from ..io.files import StrPath, checksum, inside
+from ..io.files import StrPath, checksum, inside, is_companion
 from ..io.schemas import OwnFile, Positive, Sha256
 from ..weights.thresholds import Calibration, read_thresholds
 
@@ -153,5 +153,6 @@ def check_files(folder: StrPath, manifest: Manifest, format_name: str) -> None:
             raise InputError(f"{path}: the file has changed since it was exported; export the network again")
     for path in [Path(folder) / THRESHOLD_NAME, *sorted((Path(folder) / format_name).rglob("*"))]:
         name = path.relative_to(folder).as_posix()
-        if name not in manifest.files and (path.is_symlink() or path.exists()) and not path.is_dir():
+        is_there = (path.is_symlink() or path.exists()) and not path.is_dir()
+        if is_there and name not in manifest.files and not is_companion(path.relative_to(folder)):
             raise InputError(f"{path}: is not among the files of {NAME}; remove it, or export the network again")

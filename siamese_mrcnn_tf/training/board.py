@@ -1,6 +1,6 @@
 """Losses for TensorBoard, written as they come.
 
-Not tensorboard.summary.Writer: its thread meets a full disk after the run has gone on.
+Not tensorboard.summary.Writer: its thread writes later, when a full disk no longer stops the run.
 """
 
 import contextlib

@@ -73,7 +73,7 @@ def _check_sizes(h5: h5py.File, model: "keras.Model", path: Path) -> None:
 
 
 def _check_optimizer(h5: h5py.File, variables: list[Any], path: Path) -> None:
-    """Refuse a file without the state of an optimizer; Keras would go on with a new one."""
+    """Refuse a file without the state of an optimizer; Keras would silently begin a new one."""
     stored = h5.get(f"{_OPTIMIZER}/{_VARIABLES}")
     items = dict(stored.items()) if isinstance(stored, h5py.Group) else {}
     if not items:

@@ -87,20 +87,25 @@ def _require_own_data(h5: h5py.File, path: pathlib.Path) -> None:
             found.append(f"{_text(name)} is {_LINKS.get(info.type, 'a link of an unknown kind')}")
         return True if found or count > _MAX_OBJECTS else None
 
-    def check_item(name: str, item: Any) -> bool | None:
-        if not isinstance(item, h5py.Dataset):
+    def check_item(name: bytes) -> bool | None:
+        dataset = h5py.h5o.open(h5.id, name)  # in half the time of an h5py.Dataset
+        if not isinstance(dataset, h5py.h5d.DatasetID):
             return None
-        if item.external or item.is_virtual:
-            found.append(f"{name} takes its data from other {'files' if item.external else 'datasets'}")
-        elif item.chunks and math.prod(item.chunks) * item.dtype.itemsize > max(_MAX_CHUNK, declared_bytes(item)):
-            found.append(f"{name} has chunks of {item.chunks}, larger than itself")
+        created = dataset.get_create_plist()
+        layout, is_external = created.get_layout(), created.get_external_count() > 0
+        if is_external or layout == h5py.h5d.VIRTUAL:
+            found.append(f"{_text(name)} takes its data from other {'files' if is_external else 'datasets'}")
+        elif layout == h5py.h5d.CHUNKED:
+            chunk, size = created.get_chunk(), dataset.dtype.itemsize
+            if math.prod(chunk) * size > max(_MAX_CHUNK, math.prod(dataset.shape) * size):
+                found.append(f"{_text(name)} has chunks of {chunk}, larger than itself")
         return True if found else None
 
     h5.id.links.visit(check_link, info=True)  # before any object is opened
     if count > _MAX_OBJECTS:
         raise WeightFileError(f"{path}: more than {_MAX_OBJECTS} objects, no file of weights")
     if not found:
-        h5.visititems(check_item)
+        h5py.h5o.visit(h5.id, check_item)
     if found:
         raise WeightFileError(f"{path}: {found[0]}, which is refused: expected a file that holds its own data")
 

@@ -129,7 +129,7 @@ def save_thresholds(calibration: Calibration, path: StrPath) -> None:
         content["verification"] = {"views": verification.views} | {
             name: _rounded(getattr(verification, name)) for name in (*_NUMBERS, *_ARRAYS)
         }
-    schemas.write(path, schemas.convert(content, ThresholdFile, path), indent=None)
+    schemas.write(path, content, ThresholdFile, indent=None)
 
 
 def _verification(content: VerificationFields) -> Verification:

@@ -1,6 +1,7 @@
 """Converts annotations of any known format to a COCO-format tree, images included."""
 
 import collections
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -85,8 +86,10 @@ def write_tree(
         path = _annotation_path(out, f"{part}{options.year}")
         if path.exists() and not options.force:
             raise InputError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
-    with files.write_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory() as spare:
-        sources = _named_apart(_sources(images, image_dir, options, Path(spare)), parts)
+    with contextlib.ExitStack() as stack:
+        with files.write_errors(tempfile.gettempdir()):
+            spare = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        sources = _named_apart(_sources(images, image_dir, options, spare), parts)
         return _write(images, categories, sources, parts, out, options, description)
 
 
@@ -366,7 +369,7 @@ def _is_needed(source: _Source, target: Path, force: bool) -> bool:
     if is_itself and source.is_turned:
         words = "has to be written without its orientation tag, but is the image itself"
         raise InputError(f"{target}: {words}; choose another --out")
-    if is_itself or target.read_bytes() == _image_bytes(source):
+    if is_itself or files.read_bytes(target) == _image_bytes(source):
         return False
     if not force:
         raise InputError(f"{target}: another image is there already; replace it with --force, or choose another --out")
@@ -376,7 +379,7 @@ def _is_needed(source: _Source, target: Path, force: bool) -> bool:
 def _image_bytes(source: _Source) -> bytes:
     """The content of the file to write: as it is, or the image without orientation tag in the same format."""
     if not source.is_turned:
-        return source.path.read_bytes()
+        return files.read_bytes(source.path)
     if intensity.deep_kind(source.path):
         tag = f"its orientation tag {orientation.read_tag(source.path)} is not decided by its size"
         raise InputError(f"{source.path}: {tag}, and more than 8 bits cannot be turned; remove the tag from the file")
