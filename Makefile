@@ -6,7 +6,7 @@ DEMO := demo
 # The tests of a module share a worker and its fixtures; a worker may take several GB of memory.
 PYTEST := $(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo notebooks test quick lint bench robustness clean
+.PHONY: demo notebooks docs test quick lint bench robustness clean
 
 $(VENV)/.installed: setup.py requirements.txt siamese_mrcnn_tf/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -20,6 +20,9 @@ demo: $(VENV)/.installed  ## the whole method on scenes that the program draws; 
 
 notebooks: $(VENV)/.installed  ## execute notebooks/*.py and store them with their outputs as .ipynb
 	$(RUN) notebooks/build.py
+
+docs: $(VENV)/.installed  ## the pages of docs/ and the reference as a site: site/index.html; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 test: lint  ## everything that CI runs
 	$(PYTEST)
@@ -42,4 +45,4 @@ robustness: $(VENV)/.installed  ## inputs that should break commands, kills, ful
 	PYTHONPATH=tests $(RUN) -m robustness $(PARTS) $(ROBUSTNESS)
 
 clean:
-	rm -rf $(VENV) $(DEMO) datasets/shapes *.egg-info
+	rm -rf $(VENV) $(DEMO) site datasets/shapes *.egg-info

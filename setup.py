@@ -17,6 +17,7 @@ ONNX = ["onnxruntime>=1.20", "onnx>=1.17", "tf2onnx>=1.16.1"]  # the last two wr
 OPENVINO = ["openvino>=2025.0"]
 JAX = ["jax>=0.10"]
 QUANTIZE = [*OPENVINO, "nncf>=2.15"]  # not in OPENVINO: it brings scikit-learn, which slows the import of Keras
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.30"]
 TESTS = ["pytest>=8.3", "pytest-xdist>=3.7", "setuptools>=68", "wheel>=0.43", "playwright>=1.50", "hypothesis>=6.130"]
 LINT = ["ruff>=0.15", "import-linter>=2.1", "mypy>=1.18"]
 
@@ -70,6 +71,7 @@ setup(
         "quantize": QUANTIZE,
         "jax": JAX,
         "notebooks": NOTEBOOKS,
-        "dev": [*TESTS, *LINT, *NOTEBOOKS, *APP, *HEIF, *VIDEO, *ONNX, *QUANTIZE, *JAX],
+        "docs": DOCS,
+        "dev": [*TESTS, *LINT, *DOCS, *NOTEBOOKS, *APP, *HEIF, *VIDEO, *ONNX, *QUANTIZE, *JAX],
     },
 )

@@ -13,20 +13,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import Config, LargeConfig, SmallConfig, TinyConfig
-    from .data.data_generator import siamese_data_generator
+    from .data.data_generator import load_image_gt, siamese_data_generator
     from .data.dataset import CocoDataset, Dataset, IndexedCocoDataset
     from .data.embeddings import ReferenceEmbedding
+    from .data.molding import mold_image, unmold_image, unmold_mask
     from .data.references import get_one_target
-    from .evaluation.original import evaluate_dataset
+    from .data.resize import expand_mask, minimize_mask, resize_image, resize_mask
+    from .data.rpn_targets import build_rpn_targets
+    from .evaluation.average_precision import compute_ap, compute_ap_range, compute_matches, compute_recall
+    from .evaluation.original import build_coco_results, customCOCOeval, evaluate_coco, evaluate_dataset
     from .model import SiameseMaskRCNN
+    from .ops.anchors import compute_backbone_shapes, generate_anchors, generate_pyramid_anchors
+    from .ops.boxes import (
+        apply_box_deltas,
+        box_refinement,
+        compute_overlaps,
+        denorm_boxes,
+        extract_bboxes,
+        non_max_suppression,
+        norm_boxes,
+    )
+    from .ops.image_meta import compose_image_meta, parse_image_meta
     from .predictor import SiamesePredictor
-    from .visualize.diagnostics import display_weight_stats, plot_losses, plot_overlaps, plot_precision_recall
+    from .visualize.diagnostics import (
+        display_table,
+        display_weight_stats,
+        plot_losses,
+        plot_overlaps,
+        plot_precision_recall,
+    )
     from .visualize.instances import display_boxes, display_grid, display_instances, display_results, draw_overlay
     from .visualize.stages import (
         display_differences,
         display_images,
         display_matching,
         display_top_masks,
+        draw_box,
         draw_boxes,
         draw_rois,
         results_to_detections,
@@ -42,12 +64,20 @@ _PUBLIC_NAMES = {  # module -> names
     "data.dataset": "CocoDataset Dataset IndexedCocoDataset",
     "data.embeddings": "ReferenceEmbedding",
     "data.references": "get_one_target",
-    "data.data_generator": "siamese_data_generator",
-    "evaluation.original": "evaluate_dataset",
+    "data.data_generator": "siamese_data_generator load_image_gt",
+    "data.rpn_targets": "build_rpn_targets",
+    "data.resize": "resize_image resize_mask minimize_mask expand_mask",
+    "data.molding": "mold_image unmold_image unmold_mask",
+    "ops.anchors": "compute_backbone_shapes generate_anchors generate_pyramid_anchors",
+    "ops.boxes": "extract_bboxes norm_boxes denorm_boxes box_refinement apply_box_deltas compute_overlaps "
+    "non_max_suppression",
+    "ops.image_meta": "compose_image_meta parse_image_meta",
+    "evaluation.original": "evaluate_dataset evaluate_coco build_coco_results customCOCOeval",
+    "evaluation.average_precision": "compute_matches compute_ap compute_ap_range compute_recall",
     "visualize.instances": "display_instances display_results display_grid draw_overlay display_boxes",
-    "visualize.stages": "draw_boxes draw_rois display_images "
+    "visualize.stages": "draw_box draw_boxes draw_rois display_images "
     "display_top_masks display_differences display_matching results_to_detections",
-    "visualize.diagnostics": "plot_losses plot_precision_recall plot_overlaps display_weight_stats",
+    "visualize.diagnostics": "plot_losses plot_precision_recall plot_overlaps display_table display_weight_stats",
 }
 
 # Modules and names of version 0.1 and what they are now; code that imports them keeps working.
@@ -72,8 +102,15 @@ _FORMER_MODULES = dict(
     plots=report.plots
     prediction=search.queries+search.sources published=report.published report_contents=report.tables
     schedules=training.schedules scoring=evaluation.coco_scores training_batches=data.loader+training.batches
-    training_model=training.training_model via=data.formats.via via_tree=data.formats.via_tree
+    training_model=training.training_model
+    via=data.formats.via via_tree=data.formats.via_tree
     weight_files=weights.legacy_h5 weight_kinds=weights.identify
+""".split()
+)
+_FORMER_MODULES["utils"] = "+".join(  # mrcnn/utils.py and lib/utils.py
+    """
+    ops.boxes ops.anchors data.resize data.molding data.dataset data.references data.data_generator
+    evaluation.original evaluation.average_precision visualize.instances visualize.stages
 """.split()
 )
 _FORMER_NAMES = dict(
@@ -87,7 +124,7 @@ _FORMER_NAMES = dict(
     leaves=iter_layers abridged=summarize_names most_positive_rois=max_positive_rois Verdict=WeightsInfo
     find_pictures=find_images picture_grid=image_grid picture_uri=image_uri checked_picture=checked_image
     draw_picture=draw_image proposals_graph=propose_graph INTERVAL=Z_95
-    build_parts=PredictorParts
+    build_parts=PredictorParts compute_overlaps_masks=mask_overlaps
     Query=QueryMatches mean_and_interval=mean_and_ci Picture=GridImage+AnnotatedImage FIGURE_DPI=DPI
 """.split()
 )

@@ -14,6 +14,7 @@ from typing import Any, Self, cast
 import keras
 import numpy as np
 
+from . import lazy_names
 from .base_predictor import Arrays, Images, References, crops_of
 from .config import Config
 from .data import molding
@@ -27,7 +28,7 @@ from .predictor import PathLike, SiamesePredictor
 from .training import distribution, machines
 from .training.checkpoints import CheckpointManager
 from .training.schedules import Stage
-from .training.trainable_layers import select_layers
+from .training.trainable_layers import iter_layers, select_layers
 from .training.trainer import Trainer, TrainingSettings, train_on_dataset
 from .training.training_model import build_training_model, compile_model
 from .weights import choice, loading, pretrained, thresholds
@@ -41,6 +42,25 @@ _FREE_SETTINGS = """
     MOLD_TARGETS_AT_INFERENCE POST_NMS_ROIS_INFERENCE DETECTION_MAX_INSTANCES DETECTION_MIN_CONFIDENCE
     DETECTION_NMS_THRESHOLD DETECTION_REFINEMENTS VERIFY_DETECTIONS VERIFY_MIN_CONFIDENCE
 """.split()
+
+_ORIGINAL_NAMES = {  # module -> names of mrcnn/model.py and lib/model.py that are there now; looked up on first use
+    "..data.data_generator": "load_image_gt",
+    "..data.rpn_targets": "build_rpn_targets",
+    "..data.molding": "mold_image unmold_image",
+    "..modeling.backbone": "BatchNorm build_fpn_model build_resnet_model fpn_graph resnet_graph",
+    "..modeling.detection": "DetectionLayer refine_detections_graph",
+    "..modeling.detection_targets": "DetectionTargetLayer detection_targets_graph",
+    "..modeling.losses": "rpn_class_loss_graph rpn_bbox_loss_graph mrcnn_class_loss_graph mrcnn_bbox_loss_graph "
+    "mrcnn_mask_loss_graph",
+    "..modeling.roi_align": "PyramidROIAlign",
+    "..modeling.roi_heads": "fpn_classifier_graph build_fpn_mask_graph",
+    "..modeling.rpn": "ProposalLayer build_rpn_model rpn_graph",
+    "..ops.anchors": "compute_backbone_shapes",
+    "..ops.box_ops": "apply_box_deltas_graph clip_boxes_graph norm_boxes_graph overlaps_graph",
+    "..ops.image_meta": "compose_image_meta parse_image_meta",
+    "..visualize.diagnostics": "log",
+}
+__getattr__ = lazy_names(__name__, _ORIGINAL_NAMES)
 
 
 class SiameseMaskRCNN:
@@ -273,6 +293,25 @@ class SiameseMaskRCNN:
         values = self._graphs[key](images, metas, self._molded_targets(targets), anchors)
         return {name: np.asarray(values[name]) for name in wanted}
 
+    def ancestor(self, tensor: Any, name: str, checked: Any = None) -> Any:
+        """The tensor of `run_graph` with the last part of `name`, such as "ROI/refined_anchors:0"; None if none has it.
+
+        `tensor` and `checked` are unused, kept for callers of Matterport's code.
+        """
+        return self._tensors.get(re.sub(r":\d+$", "", name).rpartition("/")[2])
+
+    @staticmethod
+    def find_trainable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+        """The layer itself, or that within its wrappers (`keras.layers.Wrapper`)."""
+        while isinstance(layer, keras.layers.Wrapper):
+            layer = layer.layer
+        return layer
+
+    def get_trainable_layers(self) -> list[keras.layers.Layer]:
+        """The layers with weights, those of nested models in place of the models."""
+        layers = map(self.find_trainable_layer, iter_layers(self._layers.layers))
+        return [layer for layer in layers if layer.weights and not isinstance(layer, keras.Model)]
+
     @property
     def tensor_names(self) -> list[str]:
         """Names of the tensors for `run_graph`."""
@@ -332,6 +371,14 @@ class SiameseMaskRCNN:
     def load_latest_checkpoint(self, training_schedule: Any = None) -> LoadReport:
         """`load_checkpoint` of `find_last()`."""
         return self.load_checkpoint(self.find_last(), training_schedule)
+
+    def get_latest_checkpoint(self) -> str:
+        """`find_last()`: the original's name."""
+        return self.find_last()
+
+    def get_imagenet_weights(self, pretraining: str = "imagenet-1k") -> str:
+        """Path of the backbone that `load_imagenet_weights` loads; it is downloaded if need be."""
+        return str(pretrained.find_weights(pretraining, self.config.CHECKPOINT_DIR))
 
     def save_weights(self, filepath: PathLike) -> None:
         """Write all weights to a legacy .h5 file, which the original can read too."""

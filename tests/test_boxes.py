@@ -123,3 +123,22 @@ def test_overlaps_with_one_box_are_those_of_all_pairs_to_the_last_bit():
     for box in ((2, 3, 11, 17), (0, 0, 0, 0)):
         expected = boxes.compute_overlaps(many, [box])[:, 0]
         np.testing.assert_array_equal(boxes.overlaps_with_box(many.T, box), expected)
+
+
+def test_apply_box_deltas_undoes_box_refinement():
+    sides = np.random.default_rng(0).uniform(1, 9, (2, 20, 4))
+    before, after = (np.concatenate([part[:, :2], part[:, :2] + part[:, 2:]], axis=1) for part in sides)
+    np.testing.assert_allclose(boxes.apply_box_deltas(before, boxes.box_refinement(before, after)), after)
+
+
+def test_non_max_suppression_by_hand():
+    pairs = [[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [0, 0, 10, 10]]
+    assert boxes.non_max_suppression(pairs, [0.5, 0.9, 0.1, 0.9], 0.8).tolist() == [1, 2]
+    assert boxes.non_max_suppression(pairs, [0.5, 0.9, 0.1, 0.9], 0.9).tolist() == [1, 3, 2]  # 0.9 is not above 0.9
+    assert boxes.non_max_suppression(np.zeros((0, 4)), [], 0.5).tolist() == []
+
+
+def test_names_of_matterport_by_hand():
+    pairs = [[0, 0, 2, 2], [0, 0, 2, 4], [0, 0, 0, 0]]
+    assert boxes.compute_iou(pairs[0], pairs, 4, [4, 8, 0]).tolist() == [1, 0.5, 0]
+    assert boxes.trim_zeros(pairs).tolist() == pairs[:2]

@@ -344,3 +344,16 @@ def test_images_of_a_small_set_are_decoded_once(tmp_path, monkeypatch):
     for other, image_id in ((data, 1), (large, 0), (pickle.loads(pickle.dumps(data)), 0)):
         with pytest.raises(ValueError, match="no such file"):
             other.load_image(image_id)
+
+
+def test_active_classes_from_a_list_and_a_file(tmp_path):
+    coco_tree.write_tree(tmp_path)
+    data = load(tmp_path)
+    data.set_active_classes([1, 3])
+    assert data.ACTIVE_CLASSES.tolist() == [1, 3]
+    (tmp_path / "classes.txt").write_text("2\n3\n")
+    data.set_active_classes(str(tmp_path / "classes.txt"))
+    assert data.ACTIVE_CLASSES.tolist() == [2, 3]
+    (tmp_path / "classes.txt").write_text("2\nbird\n")
+    with pytest.raises(ValueError, match="classes.txt: 'bird': expected class ids"):
+        data.set_active_classes(str(tmp_path / "classes.txt"))

@@ -120,3 +120,20 @@ def test_display_weight_stats_of_a_network(tiny_model):
     assert len(stats.rows) == len(tiny_model.keras_model.weights)
     assert all(row["min"] <= row["mean"] <= row["max"] for row in stats.rows)
     assert "rpn_class_raw/kernel" in "\n".join(row["name"] for row in stats.rows)
+
+
+def test_log_describes_arrays(capsys):
+    from siamese_mrcnn_tf.model import log
+
+    log("rois", np.arange(6, dtype=np.float32).reshape(2, 3))
+    log("none", np.zeros((0, 4)))
+    log("only a text")
+    rois, none, text = capsys.readouterr().out.splitlines()
+    assert rois.split() == "rois (2, 3) float32 min 0.00000 max 5.00000".split()
+    assert none.endswith("empty") and text == "only a text"
+
+
+def test_display_table_is_a_table_in_notebooks_and_text():
+    table = visualize.display_table([["name", "count"], ["<b>", 2]])
+    assert "&lt;b&gt;" in table._repr_html_() and str(table).splitlines()[1] == "<b>  2"
+    assert visualize.display_table([])._repr_html_() == ""

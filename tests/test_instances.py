@@ -202,6 +202,12 @@ def test_a_grid_shows_what_it_is_told_to(instances):
     assert ax.patches[0].get_linewidth() == 3 and ax.patches[0].get_edgecolor()[:3] == RED
 
 
+def test_a_grid_is_saved_as_the_notebook_of_the_original_does_it(instances, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    visualize.display_grid(*grid_of(instances, 1), figsize=(2, 2), save=True)
+    assert (tmp_path / "grid.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_a_grid_refuses_what_does_not_fit(instances):
     grid = grid_of(instances, 2)
     with pytest.raises(ValueError, match="masks_list: expected 2, one for each, got 1"):
@@ -210,8 +216,6 @@ def test_a_grid_refuses_what_does_not_fit(instances):
         visualize.display_grid(*grid, ["a"])
     with pytest.raises(ValueError, match="ax: expected 2, one for each, got 1"):
         visualize.display_grid(*grid, ax=Figure().add_subplot())
-    with pytest.raises(ValueError, match="save: expected a path, or False"):
-        visualize.display_grid(*grid, save=True)
     with pytest.raises(ValueError, match="image_list: expected a scene or several, got 0"):
         visualize.display_grid(*grid_of(instances, 0))
     with pytest.raises(ValueError, match="target_list: expected uint8"):

@@ -2,9 +2,11 @@
 
 import collections
 import csv
+import importlib
 import pathlib
 
 import conftest
+import keras
 import numpy as np
 import pytest
 
@@ -317,3 +319,25 @@ def test_compile_and_steps_by_hand(training_model, training_parts, micro_config)
         training_model.keras_model.reset_metrics()
         last = training_model.keras_model.train_on_batch(list(inputs.values()), return_dict=True)
     assert float(last["loss"]) < first
+
+
+def test_names_of_the_original_and_of_matterport(tiny_model, scene, crop, tmp_path):
+    wrapped = keras.layers.TimeDistributed(keras.layers.Dense(2))
+    assert tiny_model.find_trainable_layer(wrapped) is wrapped.layer
+    layers = tiny_model.get_trainable_layers()
+    assert {"conv1", "fpn_c5p5", "rpn_conv_shared", "mrcnn_mask"} <= {layer.name for layer in layers}
+    assert all(layer.weights for layer in layers) and "resnet_model" not in {layer.name for layer in layers}
+
+    pillar = tiny_model.keras_model.get_layer("ROI").output
+    named = [(name, tiny_model.ancestor(pillar, f"ROI/{name}:0")) for name in ("pre_nms_anchors", "refined_anchors")]
+    found = tiny_model.run_graph([crop], [scene], named)
+    assert found["refined_anchors"].shape == found["pre_nms_anchors"].shape
+    assert tiny_model.ancestor(pillar, "ROI/rpn_non_max_suppression:0") is None
+
+    model = SiameseMaskRCNN("inference", TinyConfig().replace(CHECKPOINT_DIR=str(tmp_path)), tmp_path)
+    (tmp_path / "imagenet_687.h5").touch()
+    assert model.get_imagenet_weights("imagenet-687") == str(tmp_path / "imagenet_687.h5")
+    with pytest.raises(ValueError):
+        model.get_latest_checkpoint()
+    with pytest.raises(AttributeError, match="siamese_mrcnn_tf.model.*'data_generator'"):
+        importlib.import_module("siamese_mrcnn_tf.model").data_generator  # noqa: B018

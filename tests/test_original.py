@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig
-from siamese_mrcnn_tf.evaluation.original import evaluate_dataset
+from siamese_mrcnn_tf.evaluation.original import build_coco_results, customCOCOeval, evaluate_coco, evaluate_dataset
+from siamese_mrcnn_tf.ops.boxes import extract_bboxes
 
 
 @pytest.fixture
@@ -120,3 +121,27 @@ def test_the_facade(loaded, tiny_model):
         for _ in range(2)
     ]
     assert results[0].cocoDt.anns and results[0].stats.tolist() == results[1].stats.tolist()
+
+
+def test_older_names_of_the_evaluation(loaded, capsys):
+    dataset, coco = loaded
+    expected = evaluate_dataset(Facade(dataset), dataset, coco, verbose=0, return_results=True)
+    again = evaluate_coco(Facade(dataset), dataset, coco, "bbox", class_index=[0, 1, 2], return_results=True)
+    np.testing.assert_array_equal(again.stats, expected.stats)
+    assert evaluate_coco(Facade(dataset), dataset, coco, limit=1, verbose=0) is None
+    capsys.readouterr()
+
+    results = []
+    for image_id in dataset.image_ids:
+        masks, class_ids = dataset.load_mask(image_id)
+        keep = class_ids > 0
+        found = extract_bboxes(masks[..., keep]), class_ids[keep], np.full(keep.sum(), 0.9), masks[..., keep]
+        results += build_coco_results(dataset, [dataset.image_info[image_id]["id"]], *found)
+    evaluation = customCOCOeval(coco, coco.loadRes(results), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    capsys.readouterr()
+    evaluation.summarize(class_index=[0], verbose=1)
+    assert evaluation.stats[1] == pytest.approx(1) and "Average Precision" in capsys.readouterr().out
+    evaluation.summarize(verbose=0)
+    assert evaluation.eval["precision"].shape[2] == 3 and not capsys.readouterr().out

@@ -241,3 +241,12 @@ def test_results_that_do_not_fit(boxes, masks, change, message):
         visualize.results_to_detections({"rois": boxes, "scores": [0.9, 0.8], "masks": masks} | change)
     with pytest.raises(ValueError, match="result: expected rois, scores and masks, 'scores' is missing"):
         visualize.results_to_detections({"rois": boxes, "masks": masks})
+
+
+def test_draw_box_draws_into_the_image():
+    image = np.zeros((8, 9, 3), np.uint8)
+    assert visualize.draw_box(image, [1, 2, 20, 8], (255, 0, 9)) is image
+    drawn = image.any(axis=-1)
+    assert drawn[1:8, 2:8].sum() == drawn.sum() == 42 - 6 and not drawn[3:6, 4:6].any()
+    assert image[1, 2].tolist() == [255, 0, 9]
+    assert not visualize.draw_box(np.zeros((8, 9, 3), np.uint8), [3, 3, 3, 5], (1, 1, 1)).any()

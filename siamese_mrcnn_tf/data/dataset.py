@@ -362,6 +362,15 @@ class IndexedCocoDataset(CocoDataset):
         self.image_category_index = [np.flatnonzero(present).tolist() for present in found]
         self.category_image_index = [np.flatnonzero(present) for present in found.T]
 
+    def set_active_classes(self, active_classes: npt.ArrayLike | str) -> None:
+        """Set ACTIVE_CLASSES to these class ids, or to those in a text file, separated by white space."""
+        if isinstance(active_classes, str):
+            words = files.read_text(active_classes).split()
+            if wrong := [word for word in words if not word.isdecimal()]:
+                raise InputError(f"{active_classes}: {wrong[0]!r}: expected class ids")
+            active_classes = [int(word) for word in words]
+        self.ACTIVE_CLASSES = np.asarray(active_classes)
+
     def images_of(self, class_id: int) -> np.ndarray:
         """Image ids with an instance of the class that is not a crowd: [n], ascending."""
         if not self.category_image_index:

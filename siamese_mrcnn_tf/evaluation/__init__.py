@@ -12,6 +12,7 @@ presence: the open protocol's metrics, with queries for absent categories.
 calibration: the verification of finds and the score threshold, fitted on annotated images.
 analysis: metrics by number of instances, and the confusion of categories.
 original: `evaluate_dataset`, the original's function.
+average_precision: `compute_ap` of one image, Matterport's function.
 """
 
 from .. import lazy_names

@@ -1,4 +1,4 @@
-"""`evaluate_dataset`: the original's function of that name, for code and notebooks written for it.
+"""`evaluate_dataset` and what belongs to it: the original's names, for code and notebooks written for it.
 
 One run with references drawn as in the original. `protocol.evaluate` is the protocol with runs, records and intervals.
 """
@@ -85,6 +85,51 @@ def evaluate_dataset(
         each, total = seconds / max(len(images), 1), time.perf_counter() - start
         tqdm.write(f"Prediction time: {seconds:.1f} s, {each:.2f} s an image; in all {total:.1f} s")
     return evaluation if return_results else None
+
+
+def evaluate_coco(
+    model: "SiameseMaskRCNN",
+    dataset: Dataset,
+    coco_object: COCO,
+    eval_type: str | Sequence[str] = "bbox",
+    limit: int = 0,
+    image_ids: Iterable[int] | None = None,
+    class_index: npt.ArrayLike | None = None,
+    verbose: int = 1,
+    return_results: bool = False,
+) -> COCOeval | None:
+    """`evaluate_dataset` under its older name, which Matterport's code has too."""
+    chosen: dict[str, Any] = {"limit": limit, "image_ids": image_ids, "class_index": class_index}
+    return evaluate_dataset(
+        model, dataset, coco_object, eval_type, verbose=verbose, return_results=return_results, **chosen
+    )
+
+
+def build_coco_results(
+    dataset: Dataset,
+    image_ids: Iterable[int],
+    rois: npt.ArrayLike,
+    class_ids: Sequence[int] | np.ndarray,
+    scores: npt.ArrayLike,
+    masks: np.ndarray,
+) -> list[Result]:
+    """Detections of one image as COCO results; `image_ids` are COCO ids, each of which gets all of them."""
+    ids = [dataset.get_source_class_id(int(class_id), "coco") for class_id in class_ids]
+    rois, scores = np.asarray(rois).reshape(-1, 4), np.asarray(scores).reshape(-1)
+    rows = [(ids[i], rois[i : i + 1], scores[i : i + 1], masks[..., i : i + 1]) for i in range(len(ids))]
+    return [result for image_id in image_ids for row in rows for result in results_of(int(image_id), *row)]
+
+
+class customCOCOeval(COCOeval):  # the original's name
+    """COCOeval whose summary averages over chosen categories."""
+
+    def summarize(self, class_index: npt.ArrayLike | None = None, verbose: int = 1) -> None:
+        """Fill `stats`, and write its table if `verbose`; `class_index` as in `evaluate_dataset`."""
+        plain, out = COCOeval(iouType=self.params.iouType), io.StringIO()
+        plain.params, plain.eval = self.params, self.eval
+        self.stats = coco_stats(plain, class_index=class_index, out=out)
+        if verbose:
+            tqdm.write(out.getvalue().rstrip("\n"))
 
 
 def _search(

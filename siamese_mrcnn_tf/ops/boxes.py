@@ -102,3 +102,36 @@ def box_refinement(boxes: npt.ArrayLike, gt_boxes: npt.ArrayLike) -> np.ndarray:
     sides, gt_sides = boxes[:, 2:] - boxes[:, :2], gt_boxes[:, 2:] - gt_boxes[:, :2]
     shift = (gt_boxes[:, :2] + 0.5 * gt_sides) - (boxes[:, :2] + 0.5 * sides)
     return np.concatenate([shift / sides, np.log(gt_sides / sides)], axis=1)
+
+
+def apply_box_deltas(boxes: npt.ArrayLike, deltas: npt.ArrayLike) -> np.ndarray:
+    """The boxes that `box_refinement` gives these deltas for: float64 [n, (y1, x1, y2, x2)] in the unit of `boxes`."""
+    boxes, deltas = np.asarray(boxes, np.float64), np.asarray(deltas, np.float64)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    center = boxes[:, :2] + (0.5 + deltas[:, :2]) * sides
+    half = 0.5 * sides * np.exp(deltas[:, 2:])
+    return np.concatenate([center - half, center + half], axis=1)
+
+
+def compute_iou(box: npt.ArrayLike, boxes: npt.ArrayLike, box_area: Any = None, boxes_area: Any = None) -> np.ndarray:
+    """Intersection over union of one box with boxes [n, (y1, x1, y2, x2)]: [n]. The areas are unused."""
+    return compute_overlaps(np.asarray(box)[None], boxes)[0]
+
+
+def non_max_suppression(boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> np.ndarray:
+    """Drop each box that overlaps one of a higher score by more than `threshold`.
+
+    The network itself uses `kernels.non_max_suppression`. Returns int32 [kept], indices in descending order of score.
+    """
+    left, kept = np.argsort(-np.asarray(scores, np.float64), kind="stable"), []
+    overlaps = compute_overlaps(boxes, boxes) if left.size else np.zeros((0, 0))
+    while left.size:
+        kept.append(left[0])
+        left = left[1:][overlaps[left[0], left[1:]] <= threshold]
+    return np.array(kept, np.int32)
+
+
+def trim_zeros(boxes: npt.ArrayLike) -> np.ndarray:
+    """The rows of zero-padded boxes [n, values] that are not all zero."""
+    boxes = np.asarray(boxes)
+    return boxes[(boxes != 0).any(axis=1)]

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 _NAMES = {
     ".instances": "apply_mask display_boxes display_grid display_instances display_results draw_overlay random_colors",
-    ".stages": "display_differences display_images display_matching display_top_masks draw_boxes draw_rois "
+    ".stages": "display_differences display_images display_matching display_top_masks draw_box draw_boxes draw_rois "
     "results_to_detections",
-    ".diagnostics": "display_weight_stats plot_losses plot_overlaps plot_precision_recall",
+    ".diagnostics": "display_table display_weight_stats plot_losses plot_overlaps plot_precision_recall",
 }
 
 __all__ = [name for names in _NAMES.values() for name in names.split()]

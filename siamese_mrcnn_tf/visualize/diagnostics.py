@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 from ..io.errors import InputError
 from .lettering import plot_name, plot_text
@@ -225,3 +226,33 @@ def _statistics(name: str, values: np.ndarray) -> dict[str, Any]:
         is_bias = name.rsplit("/", 1)[-1] in ("bias", "beta")
         remark = "dead?" if numbers["min"] == numbers["max"] and values.size > 1 and not is_bias else ""
     return {"name": name, "shape": values.shape, **numbers, "remark": remark}
+
+
+# ---- arrays and tables -----------------------------------------------------------------------------------------------
+def log(text: str, array: ArrayLike | None = None) -> None:
+    """Write a text and, of an array, its shape, type and range to standard output: what Matterport's notebooks call."""
+    if array is not None:
+        values = np.asarray(array)
+        span = f"min {values.min():10.5f}  max {values.max():10.5f}" if values.size else "empty"
+        text = f"{text:<25} {str(values.shape):<24} {str(values.dtype):<8} {span}"
+    tqdm.write(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowTable:
+    """Rows of cells; a notebook displays them as a table. The first row is the head."""
+
+    rows: list[list[Any]]
+
+    def __str__(self) -> str:
+        return "\n".join("  ".join(map(str, row)) for row in self.rows)
+
+    def _repr_html_(self) -> str:
+        from . import pages
+
+        return pages.table(self.rows[0], self.rows[1:]) if self.rows else ""
+
+
+def display_table(table: Iterable[Iterable[Any]]) -> RowTable:
+    """Rows of cells as a table, the first row as its head: the last expression of a notebook's cell is displayed."""
+    return RowTable([list(row) for row in table])

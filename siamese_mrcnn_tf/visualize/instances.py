@@ -233,7 +233,7 @@ def display_grid(
         show_mask, show_bbox, show_scores: whether to draw tinted masks, boxes, scores.
         target_shift: pixels between a reference and the corner.
         fontsize, linewidth: of names (captions are smaller) and of boxes, in points.
-        save: path to write the figure to, in the format of its suffix; False writes none.
+        save: path to write the figure to, in the format of its suffix; True stands for grid.pdf; False writes none.
 
     Returns:
         list of axes, one for each scene.
@@ -244,8 +244,7 @@ def display_grid(
     _check_counts(count, category_names_list=category_names_list, **given)
     if not count:
         raise InputError("image_list: expected a scene or several, got 0")
-    if save is True:
-        raise InputError("save: expected a path, or False")
+    path = "grid.pdf" if save is True else save
     if ax is None:
         figure = style.new_figure(figsize)
         figure.suptitle(plot_text(title), fontsize=fontsize)
@@ -262,10 +261,10 @@ def display_grid(
         display_instances(*instances, fontsize=fontsize * _CAPTION, **shown)
         _draw_inset(cell, _crops(target_list[index], "target_list"), np.shape(image_list[index]), target_shift)
         cell.set_title("" if category_names_list is None else plot_name(category_names_list[index]), fontsize=fontsize)
-    if save:
-        with atomic_path(save) as temporary:
+    if path:
+        with atomic_path(path) as temporary:
             whole: Any = axes[0].figure
-            whole.savefig(temporary, format=Path(save).suffix.lstrip(".") or None)
+            whole.savefig(temporary, format=Path(path).suffix.lstrip(".") or None)
     return axes
 
 
