@@ -117,16 +117,26 @@ def test_nothing_stays_if_no_image_can_be_read(tmp_path):
 
 
 def test_other_settings_are_refused_by_name(images, tmp_path):
-    before = {"weights": "a" * 64, "options": {"every": 1}, "images": ["a", "b"], "categories": {"x": {"threshold": 1}}}
+    before = {
+        "weights": "a" * 64,
+        "options": {"every": 1},
+        "images": ["a", "b"],
+        "categories": {"x": {"threshold": 1, "references": []}},
+    }
     run_search(images, tmp_path / "out", settings=before)
-    now = {"weights": "b", "options": {"every": 2}, "images": ["b", "c"], "categories": {"y": {"threshold": 1}}}
+    now = {
+        "weights": "b",
+        "options": {"every": 2},
+        "images": ["b", "c"],
+        "categories": {"y": {"threshold": 1, "references": []}},
+    }
     with pytest.raises(ValueError, match="these differ: ") as caught:
         run_search(images, tmp_path / "out", settings=now, resume=True)
     for text in (
         f"weights: {'a' * 37}... then, b now",
         "options.every: 1 then, 2 now",
         "images: without a, new c",
-        'categories.x: {"threshold": 1} then, null now',
+        'categories.x: {"threshold": 1, "references": []} then, null now',
     ):
         assert text in str(caught.value)
     assert differences(["a", "b"], ["b", "a"], "images") == ["images: another order"]

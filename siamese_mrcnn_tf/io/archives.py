@@ -5,7 +5,7 @@ import zipfile
 import zlib
 
 from .errors import InputError
-from .files import StrPath
+from .files import StrPath, require_regular
 
 # what zipfile raises on damaged, encrypted or foreign archives
 DAMAGE = (
@@ -23,7 +23,8 @@ DAMAGE = (
 
 
 def member_names(path: StrPath) -> list[str]:
-    """The names in an archive; ValueError for one that is damaged."""
+    """The names in an archive; ValueError for one that is damaged, or no regular file."""
+    require_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
@@ -39,8 +40,9 @@ def read_member(path: StrPath, name: str, *, limit: int, ratio: int = 0) -> byte
         ratio: or this many times the bytes that it has in the archive, if that is more.
 
     Raises:
-        ValueError: the archive is damaged, or the member is missing or larger.
+        ValueError: the archive is damaged or no regular file, or the member is missing or larger.
     """
+    require_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             found = archive.getinfo(name)

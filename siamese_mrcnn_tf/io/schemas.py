@@ -47,20 +47,29 @@ def read(path: StrPath, kind: type[T]) -> T:
         ValueError: the file cannot be read, is of a newer version of the program, or does not fit the type; names the
             file, the place and the value.
     """
-    try:
-        content = files.read_json(path)
-    except InputError:
-        raise
-    except ValueError as error:  # such as a number of too many digits
-        raise InputError(f"{path}: not JSON that can be read ({error})") from error
-    refuse_newer(content, path)
-    return convert(content, kind, path)
+    return convert(_content(path), kind, path)
+
+
+def read_plain(path: StrPath, kind: Any) -> Any:
+    """As `read`, but the content as it is, with keys that the type does not name."""
+    content = _content(path)
+    convert(content, kind, path)
+    return content
 
 
 def write(path: StrPath, value: Any, *, indent: int | None = 1) -> None:
     """Write a Struct as JSON, whole or not at all; ValueError for a value that `read` would refuse."""
-    content = msgspec.to_builtins(value)
-    convert(content, type(value), path)
+    write_plain(path, msgspec.to_builtins(value), type(value), indent=indent)
+
+
+def write_plain(path: StrPath, content: Any, kind: Any, *, indent: int | None = 1) -> None:
+    """As `write`, but values of JSON as they are, with keys that the type does not name; numpy's become plain ones."""
+    text = files.json_text(path, content, indent=indent)
+    try:
+        written = files.parse_json(text)
+    except InputError as error:
+        raise InputError(f"{path}: cannot be written, {error}") from error
+    convert(written, kind, path)
     files.write_json(path, content, indent=indent)
 
 
@@ -78,6 +87,17 @@ def refuse_newer(content: Any, path: StrPath, *, version: int = 1) -> None:
     if isinstance(found, int) and found > version:
         newer = f"format = {reprlib.repr(found)}: written by a newer version of the program"
         raise InputError(f"{path}: {newer}, this one reads format {version}; upgrade siamese-mrcnn-tf")
+
+
+def _content(path: StrPath) -> Any:
+    try:
+        content = files.read_json(path)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON that can be read ({error})") from error
+    refuse_newer(content, path)
+    return content
 
 
 def _problem(message: str, value: Any) -> str:

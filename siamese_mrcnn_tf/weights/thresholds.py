@@ -92,7 +92,7 @@ def find_thresholds(weights: StrPath) -> Calibration | None:
         ValueError: the file cannot be read, or was fitted for other weights.
     """
     path = threshold_path(weights)
-    if not path.is_file():
+    if not path.exists():
         return None
     calibration = read_thresholds(path)
     if calibration.weights_sha256 != checksum(weights):
