@@ -22,6 +22,7 @@ T = TypeVar("T")
 _LARGEST = 1.7976931348623157e308
 Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]  # neither NaN nor infinite
 Probability = Annotated[float, Meta(ge=0, le=1)]
+Score = Annotated[float, Meta(ge=0, le=1.001)]  # of a detection; the softmax of some devices rounds up
 Count = Annotated[int, Meta(ge=0, le=10**12)]
 Positive = Annotated[int, Meta(ge=1, le=10**9)]
 Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]

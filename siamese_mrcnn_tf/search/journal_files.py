@@ -6,9 +6,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ..data.annotations import is_rle
-from ..io.schemas import Count, Number, Positive, Probability, Sha256, Side
+from ..io.schemas import Count, Number, Positive, Probability, Score, Sha256, Side
 
-_Score = Annotated[float, Meta(ge=0, le=1.001)]  # the softmax of some devices rounds up
 _Pixel = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
 
@@ -43,7 +42,7 @@ class FindsEntry(msgspec.Struct):
     """`results.Finds` of a category."""
 
     boxes: list[tuple[_Pixel, _Pixel, _Pixel, _Pixel]]
-    scores: list[_Score]
+    scores: list[Score]
     masks: list[Rle] | None
     shape: tuple[Side, Side] | None
 

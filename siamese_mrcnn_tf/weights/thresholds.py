@@ -7,10 +7,11 @@ both do. Nothing here needs Keras.
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from ..io import schemas
 from ..io.errors import InputError
@@ -24,13 +25,16 @@ _ARRAYS = ("mean", "deviation")
 _NUMBERS = ("scale", "weight", "offset")
 
 
+_Coefficient = Annotated[float, Meta(ge=-1e9, le=1e9)]
+
+
 class VerificationFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A `Verification` in a threshold file."""
 
     views: Positive
-    scale: Number
-    weight: Number
-    offset: Number
+    scale: _Coefficient
+    weight: _Coefficient
+    offset: _Coefficient
     mean: list[list[Number]]
     deviation: list[list[Number]]
 
