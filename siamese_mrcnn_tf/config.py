@@ -6,19 +6,20 @@ Subclass and override attributes, or make a modified copy with `config.replace(I
 modifies a configuration. Derived values (`BATCH_SIZE`, `IMAGE_SHAPE`, ...) are properties.
 """
 
+import contextlib
 import copy
 import difflib
-import json
-import numbers
 import os
+import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from .io.errors import InputError
 from .io.files import read_json
-from .settings import FURTHER_LOSSES, LOSSES, SETTINGS, check_value, is_number, is_sequence, shown
-from .settings import RESIZE_MODES as RESIZE_MODES  # a former name of this module
+from .settings import FURTHER_LOSSES, LOSSES, SETTINGS, check_value, same_kind, shown
+from .settings import RESIZE_MODES as RESIZE_MODES  # former names of this module
+from .settings import parse_settings as parse_settings
 
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}  # residual blocks of stages 2 to 5
 MIN_TRAINED_CHANNELS = 16  # inside the blocks of a backbone that trains
@@ -48,6 +49,8 @@ class Config:
             if name in FORMER_NAMES:
                 setattr(cls, FORMER_NAMES[name], value)
                 delattr(cls, name)
+
+    _sources: Mapping[str, str] = {}  # setting -> the file that it is from, for messages
 
     # ---- names -------------------------------------------------------------------------------------------------
     NAME = "siamese"  # with EXPERIMENT, names the log directory
@@ -196,7 +199,19 @@ class Config:
             name = FORMER_NAMES.get(name, name)
             self._check(name, value)
             setattr(changed, name, value)
+        changed._sources = {name: path for name, path in self._sources.items() if name not in changes}
         return changed
+
+    @contextlib.contextmanager
+    def _naming_file(self) -> Iterator[None]:
+        """Context whose ValueErrors name the file that the setting is from."""
+        try:
+            yield
+        except InputError as error:
+            name = re.match("[A-Z_0-9]+", str(error))
+            if name is None or name[0] not in self._sources:
+                raise
+            raise InputError(f"configuration {self._sources[name[0]]}: {error}") from error
 
     def _check(self, name: str, value: Any) -> None:
         names = self.names()
@@ -207,17 +222,25 @@ class Config:
         if name in SETTINGS:
             return check_value(name, value)
         default = getattr(self, name)
-        if not (default is None if value is None else _same_kind(default, value)):
+        if not (default is None if value is None else same_kind(default, value)):
             raise InputError(f"{name} = {shown(value)}: expected a value like {shown(default)}")
 
     def validate(self) -> None:
         """Check the values of all settings of the table (`settings`), and that they go together.
 
         Raises:
-            ValueError: names the setting, its value and what is possible.
+            ValueError: names the setting, its value and what is possible, and the file that it is from.
         """
+        with self._naming_file():
+            self._check_all()
+
+    def _check_all(self) -> None:
         for name in SETTINGS:
             check_value(name, getattr(self, name))
+        if not callable(self.BACKBONE) and self.BACKBONE not in RESNET_BLOCKS:
+            raise InputError(f"BACKBONE = {shown(self.BACKBONE)}: expected {SETTINGS['BACKBONE'].meaning}")
+        if isinstance(self.COMPUTE_BACKBONE_SHAPE, str):  # of a function its name is stored
+            raise InputError(f"COMPUTE_BACKBONE_SHAPE = {shown(self.COMPUTE_BACKBONE_SHAPE)}: expected a function")
         self._check_sides()
         self._check_losses()
         if tuple(self.MASK_SHAPE) != (2 * self.MASK_POOL_SIZE,) * 2:
@@ -234,6 +257,10 @@ class Config:
     def validate_training(self) -> None:
         """Check that the network can be built and trained; raises ValueError as `validate`."""
         self.validate_backbone_training()
+        with self._naming_file():
+            self._check_training()
+
+    def _check_training(self) -> None:
         if self.IMAGE_RESIZE_MODE not in ("square", "crop"):
             raise InputError(
                 f"IMAGE_RESIZE_MODE = {self.IMAGE_RESIZE_MODE!r}: expected 'square' or 'crop' for training"
@@ -258,10 +285,10 @@ class Config:
         """
         self.validate()
         narrowest = MIN_TRAINED_CHANNELS * self.BACKBONE_BOTTLENECK
-        if min(self.BACKBONE_WIDTHS) < narrowest and not callable(self.BACKBONE):
-            raise InputError(
-                f"BACKBONE_WIDTHS = {self.BACKBONE_WIDTHS}: expected {narrowest} or more each for training"
-            )
+        with self._naming_file():
+            if min(self.BACKBONE_WIDTHS) < narrowest and not callable(self.BACKBONE):
+                expected = f"expected {narrowest} or more each for training"
+                raise InputError(f"BACKBONE_WIDTHS = {self.BACKBONE_WIDTHS}: {expected}")
 
     def _check_sides(self) -> None:
         """Check the sides of scenes and references."""
@@ -379,33 +406,11 @@ def load_config(name_or_path: str | os.PathLike) -> Config:
     if not isinstance(base, str) or base not in CONFIGS:
         raise InputError(f"configuration {name_or_path}: BASE = {base!r} is none of {', '.join(CONFIGS)}")
     try:
-        return CONFIGS[base]().replace(**settings)
+        config = CONFIGS[base]().replace(**settings)
     except ValueError as error:
         raise InputError(f"configuration {name_or_path}: {error}") from error
-
-
-def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
-    """Settings from "KEY=VALUE" strings, with values in JSON or as bare words: {name: value}.
-
-    Raises:
-        ValueError: an assignment without "=", or two different values for one setting.
-    """
-    settings: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        name = name.strip()
-        if not equals:
-            raise InputError(f"{shown(assignment)}: expected KEY=VALUE")
-        try:
-            value = json.loads(text)
-        except ValueError:  # also an integer of thousands of digits
-            value = {"True": True, "False": False, "None": None}.get(text, text)
-        except RecursionError as error:
-            raise InputError(f"{name} = {text[:20]}...: nested too deep") from error
-        if name in settings and settings[name] != value:
-            raise InputError(f"{name} = {shown(value)}: already given as {shown(settings[name])}")
-        settings[name] = value
-    return settings
+    config._sources = dict.fromkeys(map(_present_name, settings), str(name_or_path))
+    return config
 
 
 def without_new_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -413,6 +418,10 @@ def without_new_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value for name, value in settings.items() if name not in NEW_SETTINGS or value != getattr(Config, name)
     }
+
+
+def _present_name(name: str) -> str:
+    return FORMER_NAMES.get(name, name)
 
 
 def _plain(value: Any) -> Any:
@@ -425,20 +434,3 @@ def _plain(value: Any) -> Any:
     if callable(value):
         return getattr(value, "__qualname__", repr(value))
     return value
-
-
-def _same_kind(default: Any, value: Any) -> bool:
-    """Whether `value` may replace `default`: a number for a number, a sequence of numbers for one of numbers, ..."""
-    if default is None:
-        return True
-    if callable(default) or callable(value):
-        return all(callable(backbone) or isinstance(backbone, str) for backbone in (default, value))
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, numbers.Integral):
-        return isinstance(value, numbers.Integral)
-    if isinstance(default, numbers.Real):
-        return is_number(value)
-    if is_sequence(default):
-        return is_sequence(value) and (all(map(is_number, value)) or not all(map(is_number, default)))
-    return isinstance(value, dict if isinstance(default, dict) else type(default))

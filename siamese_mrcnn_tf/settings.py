@@ -5,9 +5,10 @@ those of `Config`.
 """
 
 import dataclasses
+import json
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .io.errors import InputError
@@ -82,7 +83,7 @@ _WORDS = {
     "numbers": "numbers",
     "switch": "True or False",
     "text": "a text",
-    "name": f"a printable text of {_LONGEST_NAME} characters or less, without / and \\",
+    "name": f"a printable text of 1 to {_LONGEST_NAME} characters, without / and \\",
     "backbone": "the name of an architecture, or a function",
     "function": "a function",
     "losses": "for each loss a number",
@@ -149,7 +150,7 @@ def _is_text(setting: Setting, value: Any) -> bool:
 
 
 def _is_name(setting: Setting, value: Any) -> bool:
-    is_short = isinstance(value, str) and len(value) <= _LONGEST_NAME
+    is_short = isinstance(value, str) and 1 <= len(value) <= _LONGEST_NAME
     return is_short and value.isprintable() and not set("/\\") & set(value)
 
 
@@ -330,3 +331,44 @@ def _wrong_item(setting: Setting, value: Any) -> str:
     of_one = _is_integer if setting.kind == "integers" else _is_number
     wrong = [f"[{index}] = {shown(item)}" for index, item in enumerate(value) if not of_one(setting, item)]
     return f", got {wrong[0]}" if wrong else ""
+
+
+def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
+    """Settings from "KEY=VALUE" strings, with values in JSON or as bare words: {name: value}.
+
+    Raises:
+        ValueError: an assignment without "=", or two different values for one setting.
+    """
+    settings: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name = name.strip()
+        if not equals:
+            raise InputError(f"{shown(assignment)}: expected KEY=VALUE")
+        try:
+            value = json.loads(text)
+        except ValueError:  # also an integer of thousands of digits
+            value = {"True": True, "False": False, "None": None}.get(text, text)
+        except RecursionError as error:
+            raise InputError(f"{name} = {text[:20]}...: nested too deep") from error
+        if name in settings and settings[name] != value:
+            raise InputError(f"{name} = {shown(value)}: already given as {shown(settings[name])}")
+        settings[name] = value
+    return settings
+
+
+def same_kind(default: Any, value: Any) -> bool:
+    """Whether `value` may replace `default`: a number for a number, a sequence of numbers for one of numbers, ..."""
+    if default is None:
+        return True
+    if callable(default) or callable(value):
+        return all(callable(backbone) or isinstance(backbone, str) for backbone in (default, value))
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, numbers.Integral):
+        return isinstance(value, numbers.Integral)
+    if isinstance(default, numbers.Real):
+        return is_number(value)
+    if is_sequence(default):
+        return is_sequence(value) and (all(map(is_number, value)) or not all(map(is_number, default)))
+    return isinstance(value, dict if isinstance(default, dict) else type(default))

@@ -3,6 +3,7 @@
 import copy
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -349,7 +350,7 @@ def test_to_dict_is_plain():
         ({"MINI_MASK_SHAPE": [0, 0]}, r"MINI_MASK_SHAPE = \[0, 0\]: expected 2 whole numbers from 1 to 4096"),
         ({"MINI_MASK_SHAPE": [56.0, 56]}, r"MINI_MASK_SHAPE = .*, got \[0\] = 56.0"),
         ({"GPU_COUNT": 0}, "GPU_COUNT = 0: expected a whole number from 1 to 1024"),
-        ({"EXPERIMENT": "../mine"}, "EXPERIMENT = '../mine': expected a printable text of 80 "),
+        ({"EXPERIMENT": "../mine"}, "EXPERIMENT = '../mine': expected a printable text of 1 to 80 "),
         ({"EXPERIMENT": "a" * 81}, "EXPERIMENT = 'aaa"),
         ({"CHECKPOINT_DIR": "\ud800"}, "CHECKPOINT_DIR = .*: expected a text"),
         ({"CHECKPOINT_DIR": "a\0b"}, "CHECKPOINT_DIR = .*: expected a text"),
@@ -474,6 +475,26 @@ def test_load_config_reads_what_to_dict_gives(write, config):
 def test_load_config_names_file_and_fault(write, text, message):
     with pytest.raises(ValueError, match=message):
         load_config(write(text))
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "names_file"),
+    [
+        ({"TARGET_MAX_DIM": 33}, {}, True),
+        ({"IMAGES_PER_GPU": 3}, {"QUERIES_PER_IMAGE": 2}, True),
+        ({"BACKBONE": "resnet18"}, {}, True),
+        ({"COMPUTE_BACKBONE_SHAPE": "shapes"}, {}, True),
+        ({"BACKBONE_WIDTHS": [8, 8, 8, 8]}, {}, True),
+        ({"TARGET_MAX_DIM": 64}, {"TARGET_MAX_DIM": 33}, False),
+    ],
+)
+def test_checks_of_the_whole_name_the_file_that_a_setting_is_from(write, content, changes, names_file):
+    config = load_config(write(json.dumps({"BASE": "tiny", **content}))).replace(**changes)
+    with pytest.raises(ValueError, match="expected|multiple") as caught:
+        config.validate_training()
+    [name] = content
+    start = "configuration .*json: " if names_file else ""
+    assert re.match(f"{start}{name} = ", str(caught.value))
 
 
 def test_load_config_without_a_file(tmp_path):

@@ -15,9 +15,10 @@ from siamese_mrcnn_tf.evaluation.coco_scores import score_records
 from siamese_mrcnn_tf.evaluation.protocol import evaluate
 from siamese_mrcnn_tf.evaluation.queries import OneShotDetector
 from siamese_mrcnn_tf.io import processor
+from siamese_mrcnn_tf.io.files import write_json
 from siamese_mrcnn_tf.predictor import SiamesePredictor
 from siamese_mrcnn_tf.shapes import dataset as shapes
-from siamese_mrcnn_tf.shapes import demo
+from siamese_mrcnn_tf.shapes import demo, demo_page
 from siamese_mrcnn_tf.training.checkpoints import save_command
 from siamese_mrcnn_tf.weights import loading
 
@@ -70,6 +71,22 @@ def test_the_demo_runs_resumes_and_repeats(short_demo, tmp_path, capsys):
     other = json.loads((tmp_path / "second" / "metrics.json").read_text())
     for found in (again, other):
         assert {**found, "seconds": None} == {**figures, "seconds": None}
+
+
+def test_metrics_are_those_that_the_page_needs(tmp_path):
+    path = tmp_path / "evaluation" / "open" / "presence.json"
+    group = {"category_ids": [1], "runs": [], "mean": {}, "interval": {}, "curve": {}, "histogram": {}}
+    content = group | {"groups": {"train": group}, "absent": 3, "threshold": 0.5}
+    for changes, message in (({}, "groups: the key 'novel' is missing"), ({"threshold": "x"}, "threshold = 'x'")):
+        write_json(path, content | changes)
+        with pytest.raises(ValueError, match=rf"presence\.json: {message}"):
+            demo_page.read_presence(tmp_path)
+    metrics, more = {"1-shot": {"train": {"boxes": (50.0, None)}}}, {"presence": {}, "threshold": 0.5}
+    demo_page.write_metrics(tmp_path / "metrics.json", metrics, **more, seconds={"train": 1.5})
+    assert json.loads((tmp_path / "metrics.json").read_text())["format"] == 1
+    for wrong in ({"1-shot": {"train": {"boxes": ("high", None)}}}, {"1-shot": 3}):
+        with pytest.raises(ValueError, match=r"metrics\.json: "):
+            demo_page.write_metrics(tmp_path / "metrics.json", wrong, **more, seconds={})
 
 
 @pytest.fixture

@@ -85,10 +85,18 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
 
 
 def test_values_of_the_wrong_kind_are_refused(tmp_path):
-    for name, value in (("threshold", 7.0), ("threshold", "high"), ("num_views", np.arange(3))):
+    views = VECTORS * np.nan
+    counts = [("num_views", value) for value in (np.arange(3), -3, 0, 1e308)]
+    for name, value in (("threshold", 7.0), ("threshold", "high"), ("views", views), *counts):
         np.savez(tmp_path / "wrong.npz", vectors=VECTORS, **{name: value})
         with pytest.raises(ValueError, match=r"wrong\.npz: not a saved reference embedding"):
             ReferenceEmbedding.load(tmp_path / "wrong.npz")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match=r"pipe\.npz: not a .*regular file"):
+        ReferenceEmbedding.load(tmp_path / "pipe.npz")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The legacy .h5 layout: names, order, attributes, and files of other layouts."""
 
+import os
+import re
 import zipfile
 
 import h5py
@@ -9,7 +11,10 @@ from weight_models import network_shapes, write_h5
 
 from siamese_mrcnn_tf.config import Config
 from siamese_mrcnn_tf.io.errors import InputError
+from siamese_mrcnn_tf.weights.expected import misshapen
 from siamese_mrcnn_tf.weights.legacy_h5 import file_layout, group_of, read_weights, set_strings, write_weights
+from siamese_mrcnn_tf.weights.pretrained import find_weights
+from siamese_mrcnn_tf.weights.thresholds import find_thresholds
 
 
 def test_resnet101_order_goes_by_block():
@@ -164,6 +169,32 @@ def test_archives_that_unpack_to_much_are_refused(tmp_path):
             member.write(bytes(2**20))
     with pytest.raises(InputError, match=r"w\.keras: model\.weights\.h5 unpacks from \d+ to 73400320 bytes"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("read", [read_weights, find_weights, find_thresholds])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    name = "w.threshold.json" if read is find_thresholds else "w.h5"
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name}: not a regular file"):
+        read(tmp_path / "w.h5")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"rpn_conv_shared/kernel": (2**30,)}, r"rpn_conv_shared/kernel is of shape \[1073741824\], expected 2 or 4"),
+        ({"rpn_conv_shared/kernel": ()}, "expected 2 or 4 axes"),
+        ({"rpn_conv_shared/kernel": (0, 1, 2, 3)}, "none of them empty"),
+        ({"conv1/kernel": (7, 7, 3, 8), "conv1/bias": (3,)}, r"conv1/bias is of shape \[3\], expected \[8\]"),
+        ({"bn_conv1/gamma": (8,), "bn_conv1/beta": (3,)}, r"bn_conv1/beta is of shape \[3\], expected \[8\]"),
+        ({"bn_conv1/beta": ()}, r"bn_conv1/beta is of shape \[\]"),
+        ({"mrcnn_mask_deconv/kernel": (2, 2, 8, 4), "mrcnn_mask_deconv/bias": (8,)}, None),
+        ({"other/kernel": ()}, None),
+    ],
+)
+def test_shapes_that_no_network_has(shapes, message):
+    found = misshapen(shapes)
+    assert found is None if message is None else re.search(message, found)
 
 
 def test_a_full_disk_is_told_with_the_path(tmp_path, full_disk):

@@ -246,7 +246,9 @@ def test_a_part_has_the_files_of_its_checksums_and_no_others(tmp_path):
         (tmp_path / name).write_text(name)
     sums = {name: files.checksum(tmp_path / name) for name in ("model.xml", "model.bin")}
     wrong = ({"model.xml": sums["model.xml"]}, {**sums, "../a": "0" * 64}, {**sums, "model.bin": 5}, [])
-    for content, found in ((sums, True), *((one, False) for one in wrong)):
+    versioned = {"format": 1, "files": sums}
+    wrong += ({**versioned, "format": 2}, {"format": 1}, {**versioned, "more": 1}, {"files": wrong[0]})
+    for content, found in ((sums, True), (versioned, True), *((one, False) for one in wrong)):
         files.write_json(tmp_path / "sums.json", content)
         assert (find_part(tmp_path) is not None) == found
 

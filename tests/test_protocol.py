@@ -478,6 +478,11 @@ def as_category(category_id):
         (as_category(1), "searched for category 1, which its settings lack"),
         (lambda record: record["queries"][0].update(run=7), "image 10 was searched for other categories"),
         (lambda record: record["queries"][0]["references"].append([10, 100]), "run 0: 2 references, expected 1"),
+        (lambda record: record["queries"][0]["references"].clear(), "run 0: 0 references, expected 1"),
+        (
+            lambda record: [query["references"].clear() for query in record["queries"]],
+            "run 0: (0 references, expected 1|1 references, expected 0)",
+        ),
         (lambda record: record["queries"][0]["references"][0].reverse(), "is not in the annotation file"),
         (lambda record: record["queries"][0].pop("detections"), "line 2: .*the key 'detections' is missing"),
         (

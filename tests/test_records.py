@@ -199,6 +199,34 @@ def test_long_images_can_be_read_back(kind):
     assert schemas.convert({"size": [100_000, 1000], "counts": ""}, kind, "a").size == (100_000, 1000)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": float("nan")}, "image 5: its record cannot be written as JSON"),
+        ({"score": 2.0}, r"image 5: queries\[0\]\.detections\[0\]\.score = 2\.0: expected float <="),
+        (
+            {"bbox": [0, 0, 4]},
+            r"image 5: .*\.bbox = \[0, 0, 4\]: expected array of length 4",
+        ),
+        ({"category_id": 4}, "image 5: .*expected those of its query"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(tmp_path, changes, message):
+    content = record(5)
+    content["queries"][0]["detections"] = [detection(5, **changes)]
+    with RecordWriter(tmp_path, complete_settings(SETTINGS)) as writer:
+        with pytest.raises(InputError, match=message):
+            writer.append(content)
+        writer.append(record(7))
+    assert list(read_records(tmp_path)) == [record(7)]
+
+
+@pytest.mark.parametrize("changes", [{"seed": -1}, {"images": ["5"]}, {"runs": 0}, {"config": [float("nan")]}])
+def test_settings_that_could_not_be_read_back_are_refused(changes):
+    with pytest.raises(InputError, match=r"^settings\.json: "):
+        complete_settings(SETTINGS | changes)
+
+
 def test_a_file_that_does_not_begin_as_records_do(tmp_path):
     path = write(tmp_path, 5)
     path.write_text(json.dumps(record(5)) + "\n")

@@ -116,7 +116,7 @@ def test_saved_embeddings_bring_name_and_threshold(images, tmp_path):
     with pytest.raises(ValueError, match=r"saved\.npz: .* abababababab\.\.\., .* cdcdcdcdcdcd\.\.\."):
         read_queries(groups, CONFIG, weights_sha256="cd" * 32)
     ReferenceEmbedding(np.ones((1, 5, 8), np.float32)).save(tmp_path / "other.npz")
-    with pytest.raises(ValueError, match=r"other\.npz: expected an embedding \[references, levels, 64\]"):
+    with pytest.raises(ValueError, match=r"other\.npz: expected an embedding \[references, 5, 64\]"):
         read_queries([[str(tmp_path / "other.npz")]], CONFIG)
 
 

@@ -13,6 +13,7 @@ from search_samples import contents, detect, run_search, write_images
 
 from siamese_mrcnn_tf.io import images as image_files
 from siamese_mrcnn_tf.search.journal import Journal, can_resume, differences, require_free
+from siamese_mrcnn_tf.search.results import Finds, ImageResult
 
 
 @pytest.fixture
@@ -117,20 +118,55 @@ def test_nothing_stays_if_no_image_can_be_read(tmp_path):
 
 
 def test_other_settings_are_refused_by_name(images, tmp_path):
-    before = {"weights": "a" * 64, "options": {"every": 1}, "images": ["a", "b"], "categories": {"x": {"threshold": 1}}}
+    before = {
+        "weights": "a" * 64,
+        "options": {"every": 1},
+        "images": ["a", "b"],
+        "categories": {"x": {"threshold": 1, "references": []}},
+    }
     run_search(images, tmp_path / "out", settings=before)
-    now = {"weights": "b", "options": {"every": 2}, "images": ["b", "c"], "categories": {"y": {"threshold": 1}}}
+    now = {
+        "weights": "b",
+        "options": {"every": 2},
+        "images": ["b", "c"],
+        "categories": {"y": {"threshold": 1, "references": []}},
+    }
     with pytest.raises(ValueError, match="these differ: ") as caught:
         run_search(images, tmp_path / "out", settings=now, resume=True)
     for text in (
         f"weights: {'a' * 37}... then, b now",
         "options.every: 1 then, 2 now",
         "images: without a, new c",
-        'categories.x: {"threshold": 1} then, null now',
+        'categories.x: {"threshold": 1, "references": []} then, null now',
     ):
         assert text in str(caught.value)
     assert differences(["a", "b"], ["b", "a"], "images") == ["images: another order"]
     assert differences(list("abcdef"), [], "images") == ["images: without a, b, c and 3 more"]
+
+
+def test_settings_of_other_types_are_named(images, tmp_path):
+    run_search(images, tmp_path / "out", settings={"weights": "a"})
+    path = tmp_path / "out" / "search.json"
+    for changes, message in (({"weights": 3}, "weights = 3: expected str"), ({"categories": []}, "categories = ")):
+        path.write_text(json.dumps({"format": 1, **changes}))
+        with pytest.raises(ValueError, match=rf"search\.json: {message}"):
+            run_search(images, tmp_path / "out", settings={"weights": "a"}, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([0.5, 0.25], "boxes, scores and masks do not go together"),
+        ([2.0], r"result\.finds\[0\]\.scores\[0\] = 2\.0: expected float <="),
+        ([np.nan], "cannot be written as JSON"),
+    ],
+)
+def test_a_result_that_could_not_be_read_back_is_not_written(tmp_path, scores, message):
+    journal = Journal.create(tmp_path / "out", {})
+    finds = Finds(np.zeros((1, 4), np.int32), np.array(scores))
+    with pytest.raises(ValueError, match=rf"journal\.jsonl: image a: {message}"):
+        journal.append(ImageResult(1, "a", "a.png", 8, 8, (finds,)), 10)
+    assert not journal.path.read_bytes()
 
 
 def test_a_used_folder_is_refused_resumed_or_cleared(images, tmp_path, whole):

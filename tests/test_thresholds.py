@@ -82,6 +82,7 @@ def without(key):
         (lambda content: content.update(weights_sha256=5), "weights_sha256 = 5: expected str"),
         (lambda content: content["verification"].update(views=3), "verification: views = 3: expected one of"),
         (lambda content: content["verification"].update(scale="x"), "verification.scale = 'x': expected float"),
+        (lambda content: content["verification"].update(scale=1e30), r"verification.scale = 1e\+30: expected float <="),
         (lambda content: content["verification"]["mean"][0].pop(), "threshold.json: verification: "),
         (lambda content: content["verification"]["mean"].pop(), r"mean: expected numbers \[4 levels, channels\]"),
     ],

@@ -115,6 +115,30 @@ def test_a_run_goes_through_its_stages_and_samples_in_order(whole):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (None, "stage is missing"),
+        ({"layers": "none_of_them"}, "stage.layers 'none_of_them': no layer"),
+        ({"layers": "("}, "stage.layers '\\(': expected"),
+        ({"first_epoch": 7}, "stage.first_epoch = 7: expected at most epoch = "),
+    ],
+)
+def test_a_stage_that_no_checkpoint_is_of(train, stage, message):
+    trainer = train(stages=STAGES[:1])
+    path = trainer.folder.path / "state.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"stage": stage and content["stage"] | stage}))
+    with pytest.raises(InputError, match=rf"state\.json: {message}"):
+        trainer.resume()
+
+
+def test_a_stage_that_has_changed_is_told(train, caplog):
+    train(stages=(Stage(1, "all", 0.1),))
+    train(stages=(Stage(2, "all", 0.05),), resume=True)
+    assert "the stage has changed, its momentum starts anew: learning_rate = 0.1 then and 0.05 now" in caplog.text
+
+
 def test_momentum_starts_anew_in_each_stage(train):
     """The second of two equal stages is a run of its own from the weights that the first ends with."""
     halves = train("halves", (Stage(1, "all", 0.1), Stage(2, "all", 0.1)))
@@ -213,7 +237,7 @@ def test_a_learning_rate_that_is_too_high_stops_the_run(train):
     with pytest.raises(
         RuntimeError, match=r"epoch 1, step \d: .*NaN or infinit.*last good checkpoint: .*resume_0000_000000"
     ):
-        train("run", (Stage(2, "all", 1e30),))
+        train("run", (Stage(2, "all", 1e20),))
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(train, tmp_path):

@@ -2,8 +2,9 @@
 
 import argparse
 
-from ..config import load_config, parse_settings
+from ..config import load_config
 from ..memory import check_memory
+from ..settings import parse_settings
 from .effects import say_once
 from .inputs import open_dataset
 from .options import (

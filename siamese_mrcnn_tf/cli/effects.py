@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Iterable, Mapping
 
-from ..config import Config, parse_settings
-from ..settings import SETTINGS, shown
+from ..config import Config
+from ..settings import SETTINGS, parse_settings, shown
 
 # setting -> attribute of the option that replaces it
 _OF_TRAINING = {

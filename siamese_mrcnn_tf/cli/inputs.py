@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config, load_config, parse_settings
+from ..config import Config, load_config
 from ..io.errors import InputError
 from ..memory import check_memory
+from ..settings import parse_settings
 from .effects import say_unused_in_detection, say_unused_options
 
 if TYPE_CHECKING:

@@ -27,10 +27,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import CONFIGS, Config, load_config, parse_settings
+from ..config import CONFIGS, Config, load_config
 from ..data.reading import ReadingRules
 from ..io.errors import InputError
 from ..memory import check_memory
+from ..settings import parse_settings
 from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.machines import is_chief
 from ..training.schedules import SCHEDULES, Stage, load_schedule, shortened

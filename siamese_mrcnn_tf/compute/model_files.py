@@ -10,7 +10,12 @@ from ..io.files import atomic_folder, checksum, is_companion
 from ..io.locks import locked
 
 _MODEL, _SUMS = "model.xml", "sums.json"
-_Sums = dict[str, schemas.Sha256]  # of each file of a part, by its name
+
+
+class SumsFile(schemas.OwnFile, kw_only=True):
+    """sums.json: the checksum of each file of a part, by its name."""
+
+    files: dict[str, schemas.Sha256]
 
 
 def save_part(model: Any, folder: Path) -> Path:
@@ -18,7 +23,7 @@ def save_part(model: Any, folder: Path) -> Path:
     with atomic_folder(folder, replace=True) as temporary:
         write_model(model, temporary / _MODEL)
         sums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
-        schemas.write(temporary / _SUMS, sums, _Sums, indent=None)
+        schemas.write(temporary / _SUMS, SumsFile(files=sums), indent=None)
     return folder / _MODEL
 
 
@@ -39,13 +44,21 @@ def write_model(model: Any, path: Path) -> None:
 def find_part(folder: Path) -> Path | None:
     """The .xml file in the folder of a part; None if there is none, or it is damaged."""
     try:
-        sums = schemas.read(folder / _SUMS, _Sums)
+        sums = _read_sums(folder / _SUMS)
         names = {path.name for path in folder.iterdir() if not is_companion(path.name)}
         whole = _MODEL in sums and names == {_SUMS, *sums}
         whole = whole and all(checksum(folder / name) == value for name, value in sums.items())
     except (ValueError, OSError):
         return None
     return folder / _MODEL if whole else None
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    """The checksums of a part; files of earlier versions hold nothing else."""
+    content = schemas.read_plain(path, dict[str, Any])
+    if "files" in content:
+        return schemas.convert(content, SumsFile, path).files
+    return schemas.convert(content, dict[str, schemas.Sha256], path)
 
 
 def find_or_save_part(folder: Path, make: Callable[[], Any]) -> Path:

@@ -138,7 +138,7 @@ def quantize_parts(
         versions = {"nncf": importlib.metadata.version("nncf"), "openvino": importlib.metadata.version("openvino")}
         manifest = {"weights_sha256": weights_sha256, "network": network_settings(config), "about": about}
         manifest |= {"parts": {name: len(samples[name]) for name in chosen}, "versions": versions}
-        schemas.write(temporary / _MANIFEST, manifest, QuantizedFile)
+        schemas.write_plain(temporary / _MANIFEST, manifest, QuantizedFile)
 
 
 def quantized(nncf: Any, model: Any, samples: Sequence[Arrays]) -> Any:

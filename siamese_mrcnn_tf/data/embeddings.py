@@ -12,11 +12,13 @@ import numpy as np
 from ..io.archives import DAMAGE, member_names, read_member
 from ..io.errors import InputError
 from ..io.files import StrPath, atomic_path
+from ..settings import shown
 
 _ABOUT = {"num_views": int, "name": str, "weights_sha256": str, "threshold": float}
 _MEMBERS = ("vectors", "views", *_ABOUT)
 _MAX_BYTES = 2**26  # of an array in a file: 13,107 references of 5 levels of 256 channels
 _MAX_HEADER = 2**16  # bytes of the description of an array
+_MAX_VIEWS = 10**6
 _SHOWN = 12  # characters of a fingerprint in a message
 
 
@@ -48,6 +50,10 @@ class ReferenceEmbedding:
             raise InputError(f"embedding: expected {expected}, got {got}")
         if self.views is not None and np.shape(self.views) != vectors.shape:
             raise InputError(f"embedding: expected views of shape {vectors.shape}, got {np.shape(self.views)}")
+        if self.views is not None and not (np.asarray(self.views).dtype.kind == "f" and np.isfinite(self.views).all()):
+            raise InputError("embedding: views: expected finite numbers")
+        if self.num_views is not None and not 1 <= self.num_views <= _MAX_VIEWS:
+            raise InputError(f"embedding: num_views = {shown(self.num_views)}: expected 1 to {_MAX_VIEWS}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"embedding: threshold = {self.threshold}: expected 0 to 1")
 

@@ -23,7 +23,7 @@ from ..data.coco import coco_subset
 from ..data.custom import ground_truth, indexed_dataset
 from ..data.dataset import Dataset, IndexedCocoDataset, split_classes
 from ..data.reading import ReadingRules
-from ..io import files
+from ..io import files, schemas
 from ..io.errors import InputError
 from ..io.locks import exclusive
 from ..predictor import SiamesePredictor
@@ -45,13 +45,8 @@ from .records import (
     records_name,
 )
 from .references import MismatchedReferenceSampler, Queries, RandomReferenceSampler, Reference, Sampler, classes_in
-from .settings import (
-    FORMAT,
-    EvaluationSettings,
-    complete_settings,
-    read_settings,
-    require_counts,
-)
+from .score_files import AnalysisFile, PresenceFile, ScoresFile
+from .settings import FORMAT, EvaluationSettings, complete_settings, read_settings, require_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +133,8 @@ def evaluate(
         return _scored(records, coco, None, progress)
     with exclusive(folder if count == 1 else Path(folder) / records_name(shard)):
         if resume:
-            check_resumed(folder, content, mine, dataset, coco, settings.runs)
+            num_references = settings.shots if asked.needs_references else 0
+            check_resumed(folder, content, mine, dataset, coco, num_references=num_references)
         with RecordWriter(folder, content, shard, resume=resume) as writer:
             for _, record in recorder.records(mine, writer.done):
                 writer.append(record)
@@ -338,15 +334,15 @@ def _scored(
     if "absent" in settings:
         found = presence(coco, records, groups=_category_groups(settings, coco), threshold=threshold)
     if folder is not None:
-        files.write_json(Path(folder) / SCORES_FILE, {"format": FORMAT} | scores.to_dict(), indent=1)
+        schemas.write_plain(Path(folder) / SCORES_FILE, {"format": FORMAT} | scores.to_dict(), ScoresFile)
         for run in range(settings["runs"]):
             files.write_json(Path(folder) / f"results_run_{run}.json", records.results(run))
         runs = (records.results(run) for run in range(settings["runs"]))
         chosen = {"image_ids": settings["images"], "category_ids": category_ids(settings)}
         analysed = analyse(coco, runs, **chosen, iou_types=tuple(scores.mean), progress=progress)
-        files.write_json(Path(folder) / ANALYSIS_FILE, {"format": FORMAT} | analysed)
+        schemas.write_plain(Path(folder) / ANALYSIS_FILE, {"format": FORMAT} | analysed, AnalysisFile, indent=None)
         if found is not None:
-            files.write_json(Path(folder) / PRESENCE_FILE, {"format": FORMAT} | found, indent=1)
+            schemas.write_plain(Path(folder) / PRESENCE_FILE, {"format": FORMAT} | found, PresenceFile)
     return Evaluation(records, scores, found)
 
 

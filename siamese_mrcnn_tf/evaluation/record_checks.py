@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 
 from ..data.dataset import IndexedCocoDataset
 from ..io.errors import InputError
+from .queries import OneShotDetector
 from .records import Folder, Record, Records, Settings, read_records
 from .references import classes_in
 from .settings import SETTINGS_FILE, read_settings, require_same
@@ -19,22 +20,32 @@ def check_records(
 ) -> None:
     """Raise ValueError if records of `folder` cannot be scored with this annotation file, data set and threshold."""
     folder = Path(folder)
-    for name in ("categories", "config", "set"):
+    for name in ("categories", "config", "set", "shots"):
         if name not in records.settings:
             raise InputError(f"{folder / SETTINGS_FILE}: the key {name!r} is missing")
     _require_set_of(records.settings, coco, folder)
     require_absent(records.settings, threshold, folder)
+    expected = None
     for record in records:
         _require_queries_of(record, records.settings, dataset, folder)
-        _require_references_of(record, records.settings, coco, folder)
+        if expected is None:
+            expected = _num_references(records.settings, record)
+        _require_references_of(record, expected, coco, folder)
 
 
 def check_resumed(
-    folder: Folder, settings: Settings, queries: Sequence[Any], dataset: IndexedCocoDataset, coco: COCO, runs: int
+    folder: Folder,
+    settings: Settings,
+    queries: Sequence[Any],
+    dataset: IndexedCocoDataset,
+    coco: COCO,
+    *,
+    num_references: int,
 ) -> None:
     """Refuse the records of a stopped evaluation that are not those that it would write.
 
-    `queries` are (COCO image id, (image id, class ids)) of the shard, `settings` those of this evaluation.
+    `queries` are (COCO image id, (image id, class ids)) of the shard, `settings` those of this evaluation, and
+    `num_references` those of a query.
     """
     folder = Path(folder)
     if not (folder / SETTINGS_FILE).is_file():
@@ -43,8 +54,8 @@ def check_resumed(
     asked = {coco_id: [int(dataset.class_info[one]["id"]) for one in class_ids] for coco_id, (_, class_ids) in queries}
     for record in read_records(folder):
         _require_queries_of(record, settings, dataset, folder)
-        _require_references_of(record, settings, coco, folder)
-        expected = list(itertools.product(range(runs), asked.get(record["image_id"], ())))
+        _require_references_of(record, num_references, coco, folder)
+        expected = list(itertools.product(range(settings["runs"]), asked.get(record["image_id"], ())))
         found = [(query["run"], query["category_id"]) for query in record["queries"]]
         if record["image_id"] in asked and found != expected:  # others are of another shard
             searched = f"image {record['image_id']} was searched for (run, category) {found}, expected {expected}"
@@ -71,13 +82,18 @@ def _require_set_of(settings: Settings, coco: COCO, folder: Path) -> None:
             raise InputError(f"{folder}: is of another set ({settings['set']}); the annotation file {lacking}")
 
 
-def _require_references_of(record: Record, settings: Settings, coco: COCO, folder: Folder) -> None:
-    """Refuse a record with references that the annotation file lacks, or another number of them than asked for."""
-    shots = settings.get("shots")
+def _num_references(settings: Settings, record: Record) -> int:
+    """References of a query: a detector of another kind than `OneShotDetector` may need none."""
+    needs_them = settings.get("model") == OneShotDetector.name or any(one["references"] for one in record["queries"])
+    return settings["shots"] if needs_them else 0
+
+
+def _require_references_of(record: Record, expected: int, coco: COCO, folder: Folder) -> None:
+    """Refuse a record with references that the annotation file lacks, or another number of them than expected."""
     for query in record["queries"]:
         where = f"{folder}: image {record['image_id']}, category {query['category_id']}, run {query['run']}"
-        if query["references"] and shots is not None and len(query["references"]) != shots:
-            raise InputError(f"{where}: {len(query['references'])} references, expected {shots}")
+        if len(query["references"]) != expected:
+            raise InputError(f"{where}: {len(query['references'])} references, expected {expected}")
         for reference in query["references"]:
             if reference is not None and coco.anns.get(reference[1], {}).get("image_id") != reference[0]:
                 place = f"annotation {reference[1]} in image {reference[0]}"

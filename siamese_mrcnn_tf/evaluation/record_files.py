@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from ..io.schemas import Id, Number, Positive, Probability, Sha256, Side
+from ..io.schemas import Id, Number, Positive, Probability, Score, Sha256, Side
 
 Place = tuple[Id, Id]  # of a reference: COCO image id, COCO annotation id
 
@@ -53,7 +53,7 @@ class DetectionEntry(msgspec.Struct, kw_only=True):
     image_id: Id
     category_id: Id
     bbox: tuple[Number, Number, Number, Number]
-    score: Number
+    score: Score
     area: Number = 0.0
     segmentation: Rle | None = None
 

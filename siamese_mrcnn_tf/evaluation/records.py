@@ -23,8 +23,8 @@ import msgspec
 
 from ..io import files
 from ..io.errors import InputError
-from ..io.schemas import convert
-from .record_files import HeaderEntry, RecordEntry, foreign_detection
+from ..io.schemas import convert, write_plain
+from .record_files import HeaderEntry, RecordEntry, SettingsFile, foreign_detection
 from .settings import SETTINGS_FILE, read_settings, require_same
 
 logger = logging.getLogger(__name__)
@@ -70,21 +70,26 @@ class RecordWriter:
         places, end = _read_places(self._path, header) if self._path.exists() else ({}, 0)
         self.done = set(places)
         if not (self._path.parent / SETTINGS_FILE).exists():
-            files.write_json(self._path.parent / SETTINGS_FILE, settings, indent=1)
+            write_plain(self._path.parent / SETTINGS_FILE, settings, SettingsFile)
         with files.write_errors(self._path):
             self._file = open(self._path, "ab")
             self._file.truncate(end)
         if not end:
-            self.append(header)
+            self._append(_line(header))
 
     def _sweep(self, shard: Shard) -> None:
         """Remove what a killed process left half written: of a part its own, others write in the folder, too."""
         files.remove_temporaries(self._path if shard[1] > 1 else self._path.parent, below=False)
 
     def append(self, record: Record) -> None:
-        """Write one record and flush it to the disk."""
+        """Write one record and flush it to the disk; ValueError for one that could not be read back."""
+        line = _line(record)
+        _image_id(line, f"{self._path}: image {record.get('image_id')}")
+        self._append(line)
+
+    def _append(self, line: bytes) -> None:
         with files.write_errors(self._path):
-            self._file.write(_line(record))
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -127,7 +132,7 @@ def merge_records(folders: Sequence[Folder], folder: Folder) -> None:
     with files.atomic_path(target / records_name((1, 1))) as temporary, open(temporary, "wb") as file:
         file.write(_line({"fingerprint": records.settings["fingerprint"], "shard": [1, 1]}))
         file.writelines(_line(record) for record in records)
-    files.write_json(target / SETTINGS_FILE, records.settings, indent=1)
+    write_plain(target / SETTINGS_FILE, records.settings, SettingsFile)
 
 
 def records_name(shard: Shard) -> str:
@@ -136,7 +141,10 @@ def records_name(shard: Shard) -> str:
 
 
 def _line(record: Record) -> bytes:
-    return (json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n").encode()
+    try:
+        return (json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n").encode()
+    except (TypeError, ValueError) as error:  # NaN, or a value that JSON does not have
+        raise InputError(f"image {record.get('image_id')}: its record cannot be written as JSON ({error})") from error
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

@@ -109,12 +109,17 @@ def complete_settings(settings: dict[str, Any], *, weights: str | os.PathLike | 
     """Add format, versions, the checksum of the weight file, and the fingerprint.
 
     `settings` has at least images: [COCO ids in order] and runs; `weights` is the path of the weight file.
+
+    Raises:
+        ValueError: a value that settings.json cannot have; names the key.
     """
     settings = {"format": FORMAT} | settings | {"versions": versions(), "weights_file": None, "weights_sha256": None}
     if weights is not None:
         settings |= {"weights_file": Path(weights).name, "weights_sha256": files.checksum(weights)}
-    settings = json.loads(json.dumps(settings))  # tuples become lists, as they will be when read
-    return settings | {"fingerprint": fingerprint(settings)}
+    settings = json.loads(files.json_text(SETTINGS_FILE, settings))  # tuples become lists, as they will be when read
+    settings |= {"fingerprint": fingerprint(settings)}
+    schemas.convert(settings, SettingsFile, SETTINGS_FILE)
+    return settings
 
 
 def fingerprint(settings: dict[str, Any]) -> str:
@@ -143,9 +148,7 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / SETTINGS_FILE
     if not path.is_file():
         raise InputError(f"{folder}: no evaluation there, expected {SETTINGS_FILE} and its records")
-    settings: dict[str, Any] = files.read_json(path)
-    schemas.refuse_newer(settings, path, version=FORMAT)
-    schemas.convert(settings, SettingsFile, path)
+    settings: dict[str, Any] = schemas.read_plain(path, SettingsFile)
     if settings.get("fingerprint") != fingerprint(settings):
         raise InputError(f"{path}: was changed after the evaluation, its fingerprint does not match")
     return settings

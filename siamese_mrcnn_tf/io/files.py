@@ -32,8 +32,8 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{8}([-~])(.+)")  # names by `atomic_path`; ~
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 _DIGITS = 20  # of a whole number from which on it may have more than 64 bits
 _ESCAPES = re.compile(r"(?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+|\\.")  # of surrogates, and any other
-_KEYS = re.compile(r'("[^"\\]{1,80}")\s*:')  # of objects in a JSON text
-_NEAR = 10_000  # characters before a place that are searched for its key
+_KEY = re.compile(r'"([^"\\]{1,60})"\s*:(?:[\s\[\d,.eE+-]*|\s*"[^"]*)\Z')  # of a number, its list, or a text
+_KEY_REACH = 1000  # characters before a value in which its key is looked for
 _MANY_OBJECTS = 200_000  # created while the garbage collector is paused; the collector ignores them afterwards
 
 
@@ -246,8 +246,9 @@ def parse_json(text: str) -> Any:
         value = json.loads(text, parse_int=_parsed_int)
     except OverflowError as error:
         digits = str(error)
-        what = f"the number {digits[:_DIGITS]}... of {len(digits)} digits is too large"
-        raise InputError(f"{_place_in(text, text.index(digits))}: {what}") from error
+        place = _place(text, text.index(digits))
+        number = f"the number {digits[:_DIGITS]}... of {len(digits)} digits is too large"
+        raise InputError(f"{place}: {number}") from error
     except RecursionError as error:
         raise InputError("JSON nested too deeply") from error
     except MemoryError as error:
@@ -256,15 +257,15 @@ def parse_json(text: str) -> Any:
         try:
             json.loads(f'"{found[0]}"').encode()
         except UnicodeEncodeError as error:
-            what = f"{found[0]} is no character (half of a surrogate pair)"
-            raise InputError(f"{_place_in(text, found.start())}: {what}") from error
+            place = _place(text, found.start())
+            raise InputError(f"{place}: {found[0]} is no character (half of a surrogate pair)") from error
     return value
 
 
-def _place_in(text: str, index: int) -> str:
-    """A place in a JSON text: its line, and the key before it."""
-    *_, key = _KEYS.findall(text, max(index - _NEAR, 0), index) or [""]
-    return f"line {text.count(chr(10), 0, index) + 1}" + (f", key {key}" if key else "")
+def _place(text: str, start: int) -> str:
+    """Line of a value in a JSON text, and its key."""
+    key = _KEY.search(text, max(start - _KEY_REACH, 0), start)
+    return f"line {text.count(chr(10), 0, start) + 1}{f', {key[1]}' if key else ''}"
 
 
 def _parsed_int(text: str) -> float:

@@ -22,6 +22,7 @@ T = TypeVar("T")
 _LARGEST = 1.7976931348623157e308
 Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]  # neither NaN nor infinite
 Probability = Annotated[float, Meta(ge=0, le=1)]
+Score = Annotated[float, Meta(ge=0, le=1.001)]  # of a detection; the softmax of some devices rounds up
 Count = Annotated[int, Meta(ge=0, le=10**12)]
 Positive = Annotated[int, Meta(ge=1, le=10**9)]
 Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -47,30 +48,38 @@ def read(path: StrPath, kind: type[T]) -> T:
         ValueError: the file cannot be read, is of a newer version of the program, or does not fit the type; names the
             file, the place and the value.
     """
-    try:
-        content = files.read_json(path)
-    except InputError:
-        raise
-    except ValueError as error:  # such as a number of too many digits
-        raise InputError(f"{path}: not JSON that can be read ({error})") from error
-    refuse_newer(content, path)
-    return convert(content, kind, path)
+    return convert(_content(path), kind, path)
 
 
-def write(path: StrPath, value: Any, kind: type | None = None, *, indent: int | None = 1) -> None:
-    """Write a value as JSON, whole or not at all; numpy numbers and arrays, and paths become plain ones.
+def read_plain(path: StrPath, kind: Any) -> Any:
+    """As `read`, but the content as it is, with keys that the type does not name."""
+    content = _content(path)
+    convert(content, kind, path)
+    return content
 
-    Args:
-        kind: the type of the file; None: that of `value`, a Struct.
+
+def write(path: StrPath, value: Any, *, indent: int | None = 1) -> None:
+    """Write a Struct as JSON, whole or not at all; numpy numbers and arrays, and paths become plain ones.
 
     Raises:
         ValueError: a value that `read` would refuse, or that has no JSON form.
     """
     try:
-        plain = msgspec.to_builtins(value, enc_hook=files.plain_value)
+        content = msgspec.to_builtins(value, enc_hook=files.plain_value)
     except TypeError as error:
         raise InputError(f"{path}: cannot be written as JSON ({error})") from error
-    files.write_json(path, msgspec.to_builtins(convert(plain, kind or type(value), path)), indent=indent)
+    write_plain(path, content, type(value), indent=indent)
+
+
+def write_plain(path: StrPath, content: Any, kind: Any, *, indent: int | None = 1) -> None:
+    """As `write`, but values of JSON as they are, with keys that the type does not name; numpy's become plain ones."""
+    text = files.json_text(path, content, indent=indent)
+    try:
+        written = files.parse_json(text)
+    except InputError as error:
+        raise InputError(f"{path}: cannot be written, {error}") from error
+    convert(written, kind, path)
+    files.write_json(path, content, indent=indent)
 
 
 def convert(value: Any, kind: type[T], where: StrPath) -> T:
@@ -87,6 +96,17 @@ def refuse_newer(content: Any, path: StrPath, *, version: int = 1) -> None:
     if isinstance(found, int) and found > version:
         newer = f"format = {reprlib.repr(found)}: written by a newer version of the program"
         raise InputError(f"{path}: {newer}, this one reads format {version}; upgrade siamese-mrcnn-tf")
+
+
+def _content(path: StrPath) -> Any:
+    try:
+        content = files.read_json(path)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON that can be read ({error})") from error
+    refuse_newer(content, path)
+    return content
 
 
 def _problem(message: str, value: Any) -> str:

@@ -110,7 +110,7 @@ class Comparison:
             writer.writerow([row.part, row.kind, row.metric, *numbers])
         files.write_text(paths[1], text.getvalue())
         content = dataclasses.asdict(self)
-        files.write_json(paths[2], {"evaluations": content.pop("names"), **content}, indent=1)
+        files.write_json(paths[2], {"format": 1, "evaluations": content.pop("names"), **content}, indent=1)
         return paths
 
 

@@ -19,12 +19,12 @@ from ..evaluation.analysis import ANALYSIS_FILE
 from ..evaluation.coco_scores import IOU_TYPES, METRICS, SCORES_FILE
 from ..evaluation.intervals import MeanAndInterval, mean_and_ci, mean_over_splits
 from ..evaluation.presence import PRESENCE_FILE, QUERIES, SIGNED
+from ..evaluation.score_files import AnalysisFile, ConfusionOfKind, PresenceFile, ReportedSettings, ScoresFile
 from ..evaluation.settings import SETTINGS_FILE
 from ..io import files, schemas
 from ..io.errors import InputError
 from .about import counted
 from .published import MEAN, PUBLISHED_SUBSET, RANDOM_BOXES, Published, published
-from .score_files import AnalysisFile, ConfusionOfKind, PresenceFile, ReportedSettings, ScoresFile
 
 Percents = dict[str, float | None]  # metric -> percent, None without ground truth
 Key = tuple[str | None, int, str]  # model or None, shots, categories
@@ -337,8 +337,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _read_analysis(path: Path, num_runs: int) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content: dict[str, Any] = files.read_json(path)
-    schemas.refuse_newer(content, path)
+    content: dict[str, Any] = schemas.read_plain(path, AnalysisFile)
     analysis = schemas.convert(content, AnalysisFile, path)
     ids = schemas.convert(analysis.confusion.get("category_ids"), list[schemas.Id], f"{path}: confusion.category_ids")
     confusions = {kind: one for kind, one in analysis.confusion.items() if kind != "category_ids"}
@@ -357,8 +356,7 @@ def _read_analysis(path: Path, num_runs: int) -> dict[str, Any]:
 def _read_presence(path: Path, num_runs: int, kinds: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content: dict[str, Any] = files.read_json(path)
-    schemas.refuse_newer(content, path)
+    content: dict[str, Any] = schemas.read_plain(path, PresenceFile)
     presence = schemas.convert(content, PresenceFile, path)
     wanted = [{QUERIES, *kinds}] * num_runs
     is_of_scores = [set(run) for run in presence.runs] == wanted and presence.curve.keys() >= set(kinds)

@@ -217,6 +217,7 @@ def _confusion_csv(part: Evaluated, kind: str) -> str:
 def _as_json(experiments: Sequence[Experiment]) -> dict[str, Any]:
     evaluations = [part for experiment in experiments for part in experiment.evaluations.values()]
     return {
+        "format": 1,
         "about": about(tables.settings_of(experiments)),
         "evaluations": [{"folder": part.folder, "settings": part.settings, **part.counts} for part in evaluations],
         "metrics": metric_rows(experiments),

@@ -21,15 +21,14 @@ from ..io.files import (
     StrPath,
     atomic_path,
     is_empty,
+    json_text,
     make_folder,
-    read_json,
     remove_temporaries,
     writable_folder,
     write_errors,
-    write_json,
 )
 from .frames import Frame, size_of
-from .journal_files import DECODER, ResultEntry, is_consistent
+from .journal_files import DECODER, Line, ResultEntry, SearchFile, is_consistent
 from .results import ImageResult
 
 SETTINGS_FILE, JOURNAL_FILE = "search.json", "journal.jsonl"
@@ -103,7 +102,7 @@ class Journal:
             for path in journal.folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             journal.path.touch()
-        write_json(journal.folder / SETTINGS_FILE, {"format": FORMAT, **settings}, indent=1)
+        schemas.write_plain(journal.folder / SETTINGS_FILE, {"format": FORMAT, **settings}, SearchFile)
         return journal
 
     @classmethod
@@ -111,12 +110,11 @@ class Journal:
         """Open the search in a folder.
 
         Raises:
-            ValueError: there is none, or it was begun with other settings; names all that differ.
+            ValueError: there is none, it is damaged, or it was begun with other settings; names all that differ.
         """
         journal = cls(Path(folder))
         path = journal.folder / SETTINGS_FILE
-        before, now = read_json(path), json.loads(json.dumps({"format": FORMAT, **settings}))
-        schemas.refuse_newer(before, path, version=FORMAT)
+        before, now = schemas.read_plain(path, SearchFile), json.loads(json_text(path, {"format": FORMAT, **settings}))
         if different := differences(before, now):
             begun = f"{folder}: --resume continues with the settings of the stopped search, but these differ"
             raise InputError(f"{begun}: {'; '.join(different)}")
@@ -130,11 +128,15 @@ class Journal:
         return entry is not None and entry.error is None and (entry.name, entry.size) == (frame.name, frame.size)
 
     def append(self, result: ImageResult, size: int | None) -> None:
-        """Add the result of an image whose files are written; it is on the disk then."""
+        """Add the result of an image whose files are written; it is on the disk then.
+
+        Raises:
+            ValueError: a result that could not be read back, or the file cannot be written.
+        """
         if self._is_finished:
             self._rewrite(sorted(self._entries))
             self._is_finished = False
-        line = json.dumps({"result": result.to_record(), "size": size}).encode() + b"\n"
+        line = _line(result, size, self.path)
         with write_errors(self.path), open(self.path, "ab") as file:
             file.write(line)
             file.flush()
@@ -269,6 +271,21 @@ def _few(items: Sequence[Any]) -> str:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= _VALUE_WIDTH else f"{text[: _VALUE_WIDTH - 3]}..."
+
+
+def _line(result: ImageResult, size: int | None, path: Path) -> bytes:
+    """The line of a result; ValueError for one that `Journal.resume` would not read."""
+    content = {"result": result.to_record(), "size": size}
+    where = f"{path}: image {result.name}"
+    line = json_text(where, content).encode()
+    try:
+        read = DECODER.decode(line)
+    except msgspec.MsgspecError:
+        schemas.convert(content, Line, where)  # says more
+        raise
+    if read.result is None or not is_consistent(read.result):
+        raise InputError(f"{where}: boxes, scores and masks do not go together")
+    return line
 
 
 def _entry(offset: int, length: int, result: ResultEntry, size: int | None) -> Entry:

@@ -1,14 +1,34 @@
-"""The format of the lines of journal.jsonl (see `journal`)."""
+"""The formats of search.json and of the lines of journal.jsonl (see `journal`)."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from ..data.annotations import is_rle
-from ..io.schemas import Count, Number, Positive, Probability, Side
+from ..io.schemas import Count, Number, Positive, Probability, Score, Sha256, Side
 
 _Pixel = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+
+
+class SearchedCategory(msgspec.Struct):
+    """What a category was searched with: its threshold, and the checksums of its references."""
+
+    threshold: Probability
+    references: list[str]
+
+
+class SearchFile(msgspec.Struct, kw_only=True):
+    """search.json: what a search depends on; there may be other keys."""
+
+    format: Literal[1]
+    weights: str | UnsetType = UNSET
+    verification: Sha256 | None | UnsetType = UNSET
+    names: list[str] | UnsetType = msgspec.field(name="category names", default=UNSET)
+    categories: dict[str, SearchedCategory] | UnsetType = UNSET
+    options: dict[str, Any] | UnsetType = UNSET
+    config: dict[str, Any] | UnsetType = UNSET
+    images: list[str] | UnsetType = UNSET
 
 
 class Rle(msgspec.Struct):
@@ -22,7 +42,7 @@ class FindsEntry(msgspec.Struct):
     """`results.Finds` of a category."""
 
     boxes: list[tuple[_Pixel, _Pixel, _Pixel, _Pixel]]
-    scores: list[Probability]
+    scores: list[Score]
     masks: list[Rle] | None
     shape: tuple[Side, Side] | None
 

@@ -236,8 +236,9 @@ def _read_group(
 def _load_embedding(path: Path, config: Config, sha256: str | None) -> ReferenceEmbedding:
     embedding = ReferenceEmbedding.load(path)
     embedding.require_weights(sha256, path)
-    if embedding.vectors.shape[2] != config.FPN_FEATUREMAPS:
-        expected, shape = f"[references, levels, {config.FPN_FEATUREMAPS}]", embedding.vectors.shape
+    levels, channels = len(config.BACKBONE_STRIDES), config.FPN_FEATUREMAPS
+    if embedding.vectors.shape[1:] != (levels, channels):
+        expected, shape = f"[references, {levels}, {channels}]", embedding.vectors.shape
         raise InputError(f"{path}: expected an embedding {expected} for these weights, got shape {shape}")
     return embedding
 

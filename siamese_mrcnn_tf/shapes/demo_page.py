@@ -3,8 +3,9 @@
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from pycocotools.coco import COCO
 
 from ..data.dataset import IndexedCocoDataset, split_classes
@@ -13,7 +14,10 @@ from ..evaluation.intervals import mean_text
 from ..evaluation.presence import PRESENCE_FILE
 from ..evaluation.protocol import SCORES_FILE
 from ..evaluation.records import read_records
-from ..io import files
+from ..evaluation.score_files import PresenceFile, ScoresFile
+from ..io import schemas
+from ..io.errors import InputError
+from ..io.schemas import Number, Probability, Values
 from ..report.gallery import examples
 from ..report.plots import plot_presence
 from ..visualize.diagnostics import plot_losses
@@ -79,6 +83,21 @@ Scores = dict[str, list[RunScores]]  # evaluation -> runs
 Metrics = dict[str, dict[str, dict[str, tuple[float, float | None]]]]  # evaluation -> part -> "boxes" -> mean, interval
 
 
+class MetricsFile(msgspec.Struct, kw_only=True):
+    """metrics.json; it has a key for each evaluation, too, with its `Metrics`.
+
+    Attributes:
+        presence: part -> iou type or "queries" -> metric of `evaluation.presence`, mean over the runs.
+        threshold: minimum score of a detection for these.
+        seconds: of each step, in the run that wrote the file.
+    """
+
+    format: Literal[1]
+    presence: dict[str, dict[str, Values]]
+    threshold: Probability
+    seconds: dict[str, Number]
+
+
 def write_demo_page(
     out: Path,
     dataset: IndexedCocoDataset,
@@ -105,12 +124,12 @@ def write_demo_page(
     categories = {part: [dataset.class_info[class_id]["id"] for class_id in ids] for part, ids in classes.items()}
     scores = read_scores(out, annotations)
     metrics = metrics_of(scores, categories)
-    images = files.read_json(out / "evaluation" / "1-shot" / SCORES_FILE)["num_images"]
+    images = schemas.read(out / "evaluation" / "1-shot" / SCORES_FILE, ScoresFile).num_images
     about = _METRICS_TEXT.format(images=images, runs=len(scores["1-shot"]))
-    found = files.read_json(out / "evaluation" / OPEN / PRESENCE_FILE)
+    found = read_presence(out)
     threshold = found["threshold"]
-    presence = {"presence": {part: found["groups"][part]["mean"] for part in PARTS}, "threshold": threshold}
-    files.write_json(out / METRICS_FILE, metrics | presence | {"seconds": seconds}, indent=1)
+    presence = {part: found["groups"][part]["mean"] for part in PARTS}
+    write_metrics(out / METRICS_FILE, metrics, presence=presence, threshold=threshold, seconds=dict(seconds))
     times = table(["step", "seconds"], [[name, f"{value:.0f}"] for name, value in seconds.items()])
     sections = [
         _INTRODUCTION.format(**{part: len(ids) for part, ids in classes.items()}),
@@ -135,10 +154,17 @@ def write_demo_page(
     return out / PAGE_FILE
 
 
+def write_metrics(path: Path, metrics: Metrics, **more: Any) -> None:
+    """Write metrics.json: the metrics of the evaluations, and the further keys of a `MetricsFile`."""
+    schemas.convert(metrics, Metrics, path)
+    schemas.write_plain(path, {"format": 1} | metrics | more, MetricsFile)
+
+
 def read_scores(out: Path, annotations: COCO) -> Scores:
     """The scores of each category, of the evaluations in `out`."""
     folders = {name: out / "evaluation" / name for name in _ROWS if name != _SAME_SCENES}
-    runs = {name: files.read_json(folder / SCORES_FILE)["runs"] for name, folder in folders.items()}
+    files = {name: schemas.read(folder / SCORES_FILE, ScoresFile) for name, folder in folders.items()}
+    runs = {name: msgspec.to_builtins(file.runs) for name, file in files.items()}
     images = read_records(folders["control-present"]).settings["images"]
     runs[_SAME_SCENES] = score_records(annotations, read_records(folders["1-shot"]), image_ids=images).to_dict()["runs"]
     return {
@@ -147,6 +173,15 @@ def read_scores(out: Path, annotations: COCO) -> Scores:
         ]
         for name in _ROWS
     }
+
+
+def read_presence(out: Path) -> dict[str, Any]:
+    """The metrics of presence of the evaluation in `out`; ValueError where those of a part are missing."""
+    path = out / "evaluation" / OPEN / PRESENCE_FILE
+    found: dict[str, Any] = schemas.read_plain(path, PresenceFile)
+    if lacking := [part for part in PARTS if part not in found["groups"]]:
+        raise InputError(f"{path}: groups: the key {lacking[0]!r} is missing")
+    return found
 
 
 def metrics_of(scores: Scores, categories: Mapping[str, Sequence[int]]) -> Metrics:

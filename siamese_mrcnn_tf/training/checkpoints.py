@@ -9,6 +9,9 @@
 
 state.json is written after the weights that it names, and weights are removed only when it names others: a killed run
 leaves a state and its weights.
+
+run.json and state.json have a version (`weights.run_files`). config.json has none: it is a configuration file as users
+write them, and `load_config` checks its settings.
 """
 
 import contextlib

@@ -152,9 +152,23 @@ class Trainer:
         if state.step > self.settings.steps_per_epoch:
             steps = f"step = {state.step}: expected at most the {self.settings.steps_per_epoch} of an epoch"
             raise InputError(f"{self.folder.path / STATE_FILE}: {steps}")
+        self._check_stage(state)
         self.state = state
         if state.history and self.folder.writes:
             self.folder.write_history(state)  # the run may have been killed before that
+
+    def _check_stage(self, state: TrainerState) -> None:
+        """Refuse a stage that no checkpoint of this model can be of: the run would go on with a new optimizer."""
+        where = f"{self.folder.path / STATE_FILE}: stage"
+        if state.stage is None:
+            raise InputError(f"{where} is missing: expected the stage of the schedule that the weights belong to")
+        first_epoch = state.stage.get("first_epoch", 0)
+        if first_epoch > state.epoch:
+            raise InputError(f"{where}.first_epoch = {first_epoch}: expected at most epoch = {state.epoch}")
+        try:
+            matching_layers(self.layers.layers, state.stage["layers"])
+        except InputError as error:
+            raise InputError(f"{where}.{error}") from error
 
     def _fixed_settings(self) -> dict[str, Any]:
         counts = {"steps_per_epoch": self.settings.steps_per_epoch, "batch_size": self.config.BATCH_SIZE}
@@ -187,6 +201,13 @@ class Trainer:
         saved: dict[str, Any] = {**(self.state.stage or {})}
         continues = restore and {name: saved[name] for name in saved if name != "first_epoch"} == begun
         first_epoch = saved.get("first_epoch", self.state.epoch) if continues else self.state.epoch
+        if restore and saved.get("index") == index and not continues:
+            changed = ", ".join(
+                f"{name} = {saved.get(name)!r} then and {value!r} now"
+                for name, value in begun.items()
+                if saved.get(name) != value
+            )
+            logger.warning("%s: the stage has changed, its momentum starts anew: %s", self.folder.path, changed)
         if restore and not continues:  # before there is an optimizer: that of another stage does not fit
             self.folder.load_weights(self.model, self.state, optimizer=False)
         names = select_layers(self.layers.layers, stage.layers)

@@ -1,9 +1,11 @@
 """The weights that a network has, by name, to say what a file lacks. Nothing here needs Keras."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from .identify import WeightsInfo, residual_blocks
+from .legacy_h5 import Shape, is_network_layer
 
+_OUTPUTS = {"mrcnn_mask_deconv": -2}  # axis of the kernel with the outputs, where it is not the last
 _CONV, _NORM = ("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -15,6 +17,23 @@ def missing_weights(keys: Collection[str], info: WeightsInfo) -> list[str]:
         info: of `identify_weights`.
     """
     return [key for key in _expected(keys, info) if key not in keys]
+
+
+def misshapen(shapes: Mapping[str, Shape]) -> str | None:
+    """What is wrong with the first weight that no network can have, by its shape alone; None if nothing is."""
+    for key, shape in shapes.items():
+        layer, _, weight = key.rpartition("/")
+        if not is_network_layer(layer):
+            continue
+        if weight == "kernel":
+            if len(shape) not in (2, 4) or not all(shape):
+                return f"{key} is of shape {list(shape)}, expected 2 or 4 axes, none of them empty"
+            continue
+        kernel, scale = shapes.get(f"{layer}/kernel"), shapes.get(f"{layer}/gamma", shape)
+        channels = kernel[_OUTPUTS.get(layer, -1)] if kernel and len(kernel) in (2, 4) else scale[-1] if scale else 0
+        if shape != (channels,) or not channels:
+            return f"{key} is of shape {list(shape)}, expected [{channels or 'channels'}]"
+    return None
 
 
 def _expected(keys: Collection[str], info: WeightsInfo) -> Iterator[str]:

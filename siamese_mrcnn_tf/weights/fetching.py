@@ -7,7 +7,7 @@ from pathlib import Path
 from ..io.cache import cache_folder
 from ..io.download import download
 from ..io.errors import InputError, StateError, TransferError
-from ..io.files import StrPath, checksum
+from ..io.files import StrPath, checksum, require_regular
 from ..io.locks import LOCKS, locked
 from ..io.web import OFFLINE, FailedRequest, is_offline
 from .hdf5 import WeightFileError
@@ -61,6 +61,7 @@ def find_fetched(known: str, tell: Tell = logger.info) -> Path | None:
         ValueError: it is not that file, or not the one trusted so far.
     """
     path = cache_folder() / known
+    require_regular(path, "a weight file")
     if not path.is_file():
         return None
     if not is_as_remembered(path):

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.errors import InputError
+from ..io.files import require_regular
 
 # What h5py raises on damaged files, depending on the place; a wrong size can ask for more memory than there is.
 DAMAGE = (OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError, MemoryError, RecursionError)
@@ -39,9 +40,11 @@ def opened(path: pathlib.Path, content: Content | None = None) -> Iterator[h5py.
         content: the file; None: at `path`.
 
     Raises:
-        WeightFileError: links, data in other files or virtual data; or the file is damaged, also where it is read in
-            the body of the context.
+        ValueError: no regular file; links, data in other files or virtual data; or the file is damaged, also where it
+            is read in the body of the context.
     """
+    if content is None:
+        require_regular(path, "a weight file")
     try:
         with h5py.File(path if content is None else content, "r") as h5:
             _require_own_data(h5, path)

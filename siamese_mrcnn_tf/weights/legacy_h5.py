@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..io.archives import member_names, read_member
 from ..io.errors import InputError
-from ..io.files import StrPath, write_bytes
+from ..io.files import StrPath, open_regular, require_regular, write_bytes
 from . import hdf5
 from .foreign import describe_foreign
 from .hdf5 import WeightFileError
@@ -301,14 +301,15 @@ def _applications_layer(name: str) -> str | None:
 
 def _hdf5_of(path: pathlib.Path) -> pathlib.Path | io.BytesIO:
     """The HDF5 content of a weight file: the file itself, or the weights inside a .keras archive."""
-    if path.is_dir() or not path.is_file():
-        what = "a folder" if path.is_dir() else "not a file" if path.exists() else "no such weight file"
+    require_regular(path, ACCEPTED)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such weight file"
         raise WeightFileError(f"{path}: {what}; expected {ACCEPTED}")
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(_HDF5_OFFSETS[-1] + len(_HDF5_SIGNATURE))
     except OSError as error:
-        raise WeightFileError(f"{path}: cannot be read ({error.strerror})") from error
+        raise WeightFileError(f"{path}: cannot be read ({error.strerror or error})") from error
     if any(head.startswith(_HDF5_SIGNATURE, offset) for offset in _HDF5_OFFSETS):
         return path
     if head.startswith(_KERAS3_ARCHIVE):

@@ -19,7 +19,7 @@ from ..io.errors import InputError
 from ..io.files import StrPath
 from . import legacy_h5
 from .batch_norm import EPSILON, corrected_norms, has_other_epsilon
-from .expected import missing_weights
+from .expected import misshapen, missing_weights
 from .identify import WeightsInfo, identify_weights, residual_blocks
 from .legacy_h5 import Shape, WeightFile, group_of, is_backbone_layer, is_network_layer, layer_of
 
@@ -145,9 +145,15 @@ def identify_file(path: StrPath) -> WeightsInfo:
 
 
 def describe_weights(path: StrPath) -> str:
-    """What a weight file holds, which configurations it fits and what is left out, as text of several lines."""
+    """What a weight file holds, which configurations it fits and what is left out, as text of several lines.
+
+    Raises:
+        ValueError: it cannot be read, or a weight has a shape that none can have.
+    """
     file = legacy_h5.read_weights(path, values=False)
     info = identify_weights(file.shapes)
+    if file.attributes.get("backend") != "theano" and (problem := misshapen(file.shapes)):
+        raise InputError(f"{file.path}: {problem}: the file is damaged, or of another network")
     legacy_h5.read_arrays(file, file.shapes, distinct=True)
     missing, broken = missing_weights(file.shapes, info), not_finite(file)
     origin = f"Keras {file.attributes.get('keras_version', 'of unknown version')}, names in the style of {file.style}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..io.errors import InputError
-from ..io.files import StrPath
+from ..io.files import StrPath, require_regular
 from .fetching import Tell, by_hand, fetch, find_fetched
 from .foreign import describe_missing
 from .known_files import BUNDLED, KNOWN_FILES, OF_RUNS, is_bundled, known_name, known_names, stem_of, suggestions
@@ -52,6 +52,7 @@ def find_weights(
             )
         return Path(runs(str(name)))
     path = Path(name).expanduser()
+    require_regular(path, "a weight file")
     if path.is_file():
         return path
     is_name = str(name) == path.name
@@ -80,9 +81,10 @@ def find_known(known: str, checkpoints: StrPath, tell: Tell = logger.info) -> Pa
     """A known file in the folder of checkpoints, or else in that of downloads; None if it is in neither.
 
     Raises:
-        ValueError: what is in the folder of downloads is not that file.
+        ValueError: what is in one of the folders is not that file.
     """
     path = Path(checkpoints) / known
+    require_regular(path, "a weight file")
     return path if path.is_file() else find_fetched(known, tell)
 
 
@@ -93,6 +95,7 @@ def _find_or_fetch(known: str, folder: Path, checkpoints: Path, tell: Tell) -> P
     may_download = folder.resolve() == checkpoints.resolve()
     for name in names:
         found = find_known(name, folder, tell) if may_download else folder / name
+        require_regular(folder / name, "a weight file")
         if found is not None and found.is_file():
             break
     else:

@@ -30,7 +30,7 @@ class StageState(TypedDict):
 
     index: Step
     layers: str
-    learning_rate: Number
+    learning_rate: Annotated[float, Meta(ge=0, le=1e20)]
     decay_to: NotRequired[Epoch]
     first_epoch: NotRequired[Epoch]
 

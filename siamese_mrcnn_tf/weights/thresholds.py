@@ -7,10 +7,11 @@ both do. Nothing here needs Keras.
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from ..io import schemas
 from ..io.errors import InputError
@@ -24,13 +25,16 @@ _ARRAYS = ("mean", "deviation")
 _NUMBERS = ("scale", "weight", "offset")
 
 
+_Coefficient = Annotated[float, Meta(ge=-1e9, le=1e9)]
+
+
 class VerificationFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A `Verification` in a threshold file."""
 
     views: Positive
-    scale: Number
-    weight: Number
-    offset: Number
+    scale: _Coefficient
+    weight: _Coefficient
+    offset: _Coefficient
     mean: list[list[Number]]
     deviation: list[list[Number]]
 
@@ -92,7 +96,7 @@ def find_thresholds(weights: StrPath) -> Calibration | None:
         ValueError: the file cannot be read, or was fitted for other weights.
     """
     path = threshold_path(weights)
-    if not path.is_file():
+    if not path.exists():
         return None
     calibration = read_thresholds(path)
     if calibration.weights_sha256 != checksum(weights):
@@ -129,7 +133,7 @@ def save_thresholds(calibration: Calibration, path: StrPath) -> None:
         content["verification"] = {"views": verification.views} | {
             name: _rounded(getattr(verification, name)) for name in (*_NUMBERS, *_ARRAYS)
         }
-    schemas.write(path, content, ThresholdFile, indent=None)
+    schemas.write_plain(path, content, ThresholdFile, indent=None)
 
 
 def _verification(content: VerificationFields) -> Verification:

@@ -1,12 +1,12 @@
-"""The formats of scores.json, analysis.json and presence.json, which `evaluation` writes."""
+"""The formats of scores.json, analysis.json and presence.json."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from ..evaluation.record_files import CategoryEntry
 from ..io.schemas import Count, Id, Number, Positive, Values
+from .record_files import CategoryEntry
 
 _Numbers = list[Number | None]
 _Runs = Annotated[list["RunScores"], Meta(min_length=1)]
@@ -39,9 +39,10 @@ class RunScores(msgspec.Struct):
     segm: Values | UnsetType = UNSET
 
 
-class ScoresFile(msgspec.Struct):
+class ScoresFile(msgspec.Struct, kw_only=True):
     """scores.json."""
 
+    format: Literal[1] = 1
     runs: _Runs
     num_images: Count | None = None
     num_queries: Count | None = None
@@ -63,9 +64,10 @@ class ByNumber(msgspec.Struct):
     runs: list[dict[str, NumberTable]]
 
 
-class AnalysisFile(msgspec.Struct):
+class AnalysisFile(msgspec.Struct, kw_only=True):
     """analysis.json."""
 
+    format: Literal[1] = 1
     by_number: ByNumber
     confusion: dict[str, Any]
     category_names: dict[str, str] = {}
@@ -97,6 +99,7 @@ class PresenceGroup(msgspec.Struct, kw_only=True):
 class PresenceFile(PresenceGroup, kw_only=True):
     """presence.json: of all categories and of each group."""
 
+    format: Literal[1] = 1
     groups: dict[str, PresenceGroup]
     absent: Positive | str
     threshold: Number
