@@ -23,6 +23,7 @@ import msgspec
 
 from ..io import files
 from ..io.errors import InputError
+from ..io.locks import exclusive
 from ..io.schemas import convert
 from .record_files import HeaderEntry, RecordEntry, foreign_detection
 from .settings import SETTINGS_FILE, read_settings, require_same
@@ -69,8 +70,7 @@ class RecordWriter:
         header = {"fingerprint": settings["fingerprint"], "shard": list(shard)}
         places, end = _read_places(self._path, header) if self._path.exists() else ({}, 0)
         self.done = set(places)
-        if not (self._path.parent / SETTINGS_FILE).exists():
-            files.write_json(self._path.parent / SETTINGS_FILE, settings, indent=1)
+        self._write_settings(settings, shard)
         with files.write_errors(self._path):
             self._file = open(self._path, "ab")
             self._file.truncate(end)
@@ -80,6 +80,15 @@ class RecordWriter:
     def _sweep(self, shard: Shard) -> None:
         """Remove what a killed process left half written: of a part its own, others write in the folder, too."""
         files.remove_temporaries(self._path if shard[1] > 1 else self._path.parent, below=False)
+
+    def _write_settings(self, settings: Settings, shard: Shard) -> None:
+        """Write settings.json, which all parts in the folder share, if it is missing."""
+        path = self._path.parent / SETTINGS_FILE
+        with exclusive(path, wait=True) if shard[1] > 1 else contextlib.nullcontext():
+            if shard[1] > 1:
+                files.remove_temporaries(path)
+            if not path.exists():
+                files.write_json(path, settings, indent=1)
 
     def append(self, record: Record) -> None:
         """Write one record and flush it to the disk."""

@@ -47,7 +47,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         RuntimeError: the body wrote nothing to the path it was given.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, expected a file to write")
     make_folder(path.parent)
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
@@ -339,12 +339,15 @@ def writable_folder(path: StrPath) -> Path:
     """`path` as a Path, once it is known to be a folder that files can be written to, or not to exist yet.
 
     Raises:
-        ValueError: `path` or something above it is a file, or the folder is not writable.
+        ValueError: `path` or something above it is a file or a link to nothing, or the folder is not writable.
     """
     path = Path(path)
     try:
-        existing = next(part for part in (path, *path.absolute().parents) if part.exists())
-    except OSError as error:  # such as a name that is too long
+        existing = next(part for part in (path, *path.absolute().parents) if _is_there(part))
+        existing.stat()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: cannot write there, {existing} is a link to nothing") from error
+    except OSError as error:  # a name that is too long, a link to itself
         raise InputError(f"{path}: cannot write there ({error.strerror or error})") from error
     if not existing.is_dir():
         raise InputError(f"{path}: cannot write there, {existing} is a file")
@@ -353,16 +356,29 @@ def writable_folder(path: StrPath) -> Path:
     return path
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a name is taken, also by a link to nothing; OSError if it can be none, such as one that is too long."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def writable_file(path: StrPath) -> Path:
     """`path` as a Path, once it is known to be a file that can be written, or not to exist yet.
 
     Raises:
-        ValueError: `path` is a folder, or its folder is not writable.
+        ValueError: `path` is a folder, or its folder is not writable, or its name is too long.
     """
     path = Path(path)
     writable_folder(path.parent)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, expected a file to write")
+    try:
+        _is_there(path.with_name(f".{'0' * 8}-{path.name}"))  # the temporary name, which is longer
+    except OSError as error:
+        raise InputError(f"{path}: cannot write there ({error.strerror or error})") from error
     return path
 
 
