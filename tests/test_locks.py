@@ -152,6 +152,7 @@ COMMANDS = [
     ["evaluate", "--compare", "nowhere", "--out"],
     ["evaluate", "--dataset", "nowhere", "--out", "other", "--results"],
     ["convert", "nowhere", "--out"],
+    ["check", "--dataset", "nowhere", "--out"],
     ["export", "--model", "shapes", "--format", "keras", "--out"],
     ["shapes", "--out"],
     ["shapes", "--demo", "--out"],

@@ -113,17 +113,26 @@ def require_free(folder: Folder, shard: Shard, *, resume: bool = False) -> None:
 
 
 def read_parts(folders: Sequence[Folder], folder: Folder) -> "Records":
-    """The whole evaluation whose parts are in `folders`, to be joined in the new folder `folder`.
+    """The whole evaluation whose parts are in `folders`, to be joined in the folder `folder`.
+
+    That is a new one, or one where the same parts have been joined: a run that was stopped can be repeated.
 
     Raises:
-        ValueError: as `read_records`; an image is missing; `folder` holds an evaluation already.
+        ValueError: as `read_records`; an image is missing; `folder` holds another evaluation, or a part.
     """
     records = read_records(*folders)
     records.require_complete()
     target = files.writable_folder(folder)
+    found = [path.name for path in record_files(target)] if target.exists() else []
     if (target / SETTINGS_FILE).exists():
-        raise InputError(f"{target}: holds an evaluation already, choose another folder for the joined one")
+        is_joined = read_settings(target)["fingerprint"] == records.settings["fingerprint"]
+        if not is_joined or found != [records_name((1, 1))] or _is_among(target, folders):
+            raise InputError(f"{target}: holds an evaluation already, choose another folder for the joined one")
     return records
+
+
+def _is_among(folder: Path, others: Sequence[Folder]) -> bool:
+    return any(os.path.samefile(folder, other) for other in others)
 
 
 def merge_records(folders: Sequence[Folder], folder: Folder) -> None:
