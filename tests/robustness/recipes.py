@@ -192,17 +192,17 @@ def contents(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not any(part in name for part in _SKIPPED) and not LEFTOVER.fullmatch(path.name):
-            found[name] = _content(path)
+            found[name] = _content(path, folder.parent)
     return found
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path, work: Path) -> Any:
     if path.suffix == ".h5":
         return _arrays(path)
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
             return _arrays(io.BytesIO(archive.read("model.weights.h5")))
-    data = path.read_bytes()
+    data = path.read_bytes().replace(bytes(work), b"{work}")
     if path.suffix == ".json":
         content = _plain(json.loads(data))
         return content | {"files": sorted(content["files"])} if path.name == "export.json" else content
