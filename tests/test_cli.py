@@ -315,6 +315,21 @@ def test_a_reader_that_ends_early_is_no_bug():
     assert finished.stdout == "names and folders:\n" and not finished.stderr
 
 
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", ["settings", "--version", "shapes --demo --size 64 --out {}"])
+def test_standard_output_that_is_full(tmp_path, arguments, unbuffered):
+    command = [sys.executable, *MODULE, *arguments.format(tmp_path).split()]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, check=False
+        )
+    message = "error: standard output: cannot be written (No space left on device)"
+    assert ended.returncode == 2 and ended.stderr.splitlines()[-1].endswith(message)
+    assert "Exception" not in ended.stderr and "Traceback" not in ended.stderr
+
+
 def test_former_names_of_options():
     assert parse(["check", "--skip-pictures"]).skip_images and not parse(["check"]).skip_images
     assert "--skip-pictures" not in build_parsers("siamese-mrcnn")[1]["check"].format_help()

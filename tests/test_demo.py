@@ -1,6 +1,7 @@
 """The demo on Shapes: its steps end to end on a small set, its page, a resumed demo, and the bundled weights."""
 
 import json
+import os
 import pathlib
 
 import conftest
@@ -102,6 +103,17 @@ def test_a_step_that_fails_ends_the_demo_with_its_code(stopped_demo, caplog):
     _, command, hint = (record.getMessage() for record in caplog.records if record.name == demo.__name__)
     assert command.startswith("\n$ siamese-mrcnn pretrain --dataset shapes --split 1")
     assert hint == "the same command resumes the demo"
+
+
+@pytest.mark.parametrize("name", ["pretraining", "logs", "evaluation", "index.html"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, monkeypatch, name):
+    def fail(name):
+        raise AssertionError
+
+    monkeypatch.setattr(demo, "find_dataset", fail)
+    (tmp_path / name).mkdir() if name == "index.html" else (tmp_path / name).touch()
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert str(tmp_path / name) in capsys.readouterr().err and os.listdir(tmp_path) == [name]
 
 
 @pytest.mark.parametrize("other", [("--seed", "1"), ("--stages", "shapes-long"), ("--split", "2")])

@@ -5,7 +5,9 @@ import hashlib
 import http.server
 import os
 import re
+import socket
 import threading
+import time
 import types
 import urllib.request
 
@@ -337,3 +339,28 @@ def test_redirects_stay_as_safe(before, after, safe):
     else:
         with pytest.raises(web.FailedRequest, match=re.escape(f"{before} redirects to {after}, which is less safe")):
             follow(request, None, 302, "Found", {}, after)
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"])
+def test_a_server_that_sends_drops_is_left(tmp_path, monkeypatch, start):
+    monkeypatch.delenv("SIAMESE_MRCNN_OFFLINE")
+    monkeypatch.setattr(web, "PACE_WINDOW", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip():
+            for _ in range(2):
+                connection, _ = listening.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(start)
+                    for _ in range(2000):
+                        connection.sendall(b"H")
+                        time.sleep(0.01)
+
+        threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/model.h5"
+        with pytest.raises(ConnectionError, match=r"model\.h5: .*bytes came in .* too slow"):
+            download.download(url, tmp_path / "model.h5", progress=False)
+        with pytest.raises(web.FailedRequest, match="too slow"):
+            web.read_json_from(url)
+    kept = tmp_path / "model.h5.part"
+    assert kept.stat().st_size > 5 if b"Length" in start else not kept.exists()

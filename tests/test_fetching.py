@@ -317,7 +317,9 @@ def test_other_process_is_waited_for_and_its_lock_dies_with_it(github, large, fi
     caplog.handler.emit = lambda record, emit=caplog.handler.emit: (emit(record), release.set())
     assert find().read_bytes() == large
     process.join()
-    assert caplog.messages == [f"download of {LARGE}: another process is at it, waiting for it"]
+    (message,) = caplog.messages
+    assert message.startswith(f"download of {LARGE}: another process is at it: process {process.pid}, since ")
+    assert message.endswith("; waiting for it") and not list(path.parent.iterdir())
 
 
 def test_what_another_process_has_brought_is_not_downloaded_again(github, large, find, tmp_path, monkeypatch):

@@ -165,6 +165,23 @@ def test_only_regular_files_are_opened(tmp_path):
     assert files.read_text(tmp_path / "good") == "x"
 
 
+@pytest.mark.parametrize("name", ["loop", "loop/a", "dangling", "dangling/a", "file", "file/a", "n" * 256])
+def test_folders_that_cannot_be_made_are_refused(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nothing")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write there"):
+        files.writable_folder(tmp_path / name)
+
+
+def test_files_that_cannot_be_written_are_refused(tmp_path):
+    files.writable_file(tmp_path / ("n" * 240))
+    with pytest.raises(InputError, match="cannot write there .*too long"):
+        files.writable_file(tmp_path / ("n" * 250))  # the temporary name is longer
+    with pytest.raises(InputError, match="too long"), files.atomic_path(tmp_path / ("n" * 256)) as temporary:
+        temporary.touch()
+
+
 def test_the_collector_is_paused_and_enabled_again():
     with pytest.raises(ValueError, match="inside"), files.collector_paused():
         assert not gc.isenabled()

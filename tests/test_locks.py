@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -139,6 +141,42 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path):
     assert (tmp_path / "victim").read_text() == "mine"
 
 
+HOLD_FOLDER = """
+import sys
+from siamese_mrcnn_tf.io.locks import temporary_folder
+with temporary_folder() as folder:
+    (folder / "a").touch()
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_temporary_folder_does_not_outlive_a_kill_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", HOLD_FOLDER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as other:
+        theirs = Path(other.stdout.readline().strip())
+        with locks.temporary_folder() as mine:
+            assert mine.is_dir() and set(tmp_path.iterdir()) == {mine, theirs}
+        assert (theirs / "a").exists()
+        other.kill()
+    assert list(tmp_path.iterdir()) == [theirs]
+    with locks.temporary_folder() as mine:
+        assert list(tmp_path.iterdir()) == [mine]
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch):
+    def refuse(path, flags, *mode, **options):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setenv("SIAMESE_MRCNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(locks.os, "open", refuse)
+    with pytest.raises(ValueError, match="out: cannot write there"), locks.exclusive(tmp_path / "out"):
+        pass
+
+
 # ---- the commands ----------------------------------------------------------------------------------------------------
 COMMANDS = [
     ["predict", "--model", "shapes", "--image", "a.png", "--reference", "b.png", "--out"],
@@ -153,6 +191,7 @@ COMMANDS = [
     ["evaluate", "--compare", "nowhere", "--out"],
     ["evaluate", "--dataset", "nowhere", "--out", "other", "--results"],
     ["convert", "nowhere", "--out"],
+    ["check", "--dataset", "nowhere", "--out"],
     ["export", "--model", "shapes", "--format", "keras", "--out"],
     ["shapes", "--out"],
     ["shapes", "--demo", "--out"],

@@ -377,6 +377,8 @@ def test_shards_join_to_the_same_result(loaded, tmp_path, count):
     folders = [tmp_path / f"part{index}" for index in range(1, count + 1)]
     for index, folder in enumerate(folders, 1):
         assert run(Noise(), loaded, folder=folder, shard=(index, count)).scores is None
+    merge(folders, tmp_path / "merged", loaded[1], loaded[0])
+    (tmp_path / "merged" / "scores.json").unlink()  # as if it had been killed
     merged = merge(folders[::-1], tmp_path / "merged", loaded[1], loaded[0])
     assert without_time(merged.scores) == without_time(whole.scores)
     assert lines_of(tmp_path / "merged") == lines_of(tmp_path / "whole")

@@ -77,7 +77,10 @@ def test_only_the_own_leftovers_are_removed(tmp_path, shard):
     own, other = (tmp_path / f".0123abcd-{records_name((one, shard[1]))}" for one in (1, 2))
     for path in (own, other):
         path.write_text("half of it")
+    settings = tmp_path / ".0123abcd-settings.json"
+    settings.touch()
     write(tmp_path, 5, shard=shard)
+    assert not settings.exists() and not list(tmp_path.glob("*.lock"))
     assert not own.exists() and other.exists() == (shard[1] > 1)
 
 

@@ -187,6 +187,7 @@ def test_scene_of_one_category():
     "height, categories, message",
     [
         (47, ["disc"], "47 x 64 pixels is too small"),
+        (10**7, ["disc"], "10000000 x 64 pixels is too large"),
         (64, ["blot"], r"\['blot'\]: expected some of star"),
         (64, [], r"\[\]"),
     ],
@@ -356,6 +357,8 @@ def test_other_data_sets_are_not_replaced(tmp_path):
         ({"val": -1}, "val = -1"),
         ({"size": 47}, "size = 47: expected 48"),
         ({"size": 63, "square": False}, "size = 63: expected 64"),
+        ({"size": 10_000_000}, "size = 10000000: expected at most 8192"),
+        ({"train": 10_000_000}, "train = 10000000: expected at most 1000000"),
         ({"seed": -1}, "seed = -1"),
         ({"workers": 0}, "workers = 0: expected 1"),
         ({"segmentation": "masks"}, "segmentation = 'masks': expected rle or polygons"),

@@ -408,7 +408,11 @@ def test_nothing_is_replaced_unless_told_to(convert, photos, tmp_path):
     with pytest.raises(ValueError, match="a.png: another image is there already"):
         convert(images)
     assert not path.exists()
+    for folder in (path.parent, copied.parent, tmp_path / "set" / "val2017"):  # of a run that was killed
+        folder.mkdir(exist_ok=True)
+        (folder / ".0123abcd-b.png").touch()
     convert(images, force=True)
+    assert not list((tmp_path / "set").glob("*/.*"))
     assert path.read_bytes() == before and copied.read_bytes() == (photos / "a.png").read_bytes()
     assert not list(path.parent.glob(".*")) and not list(copied.parent.glob(".*"))
 

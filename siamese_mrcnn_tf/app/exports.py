@@ -2,12 +2,11 @@
 
 import io
 import json
-import tempfile
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from ..io.locks import temporary_folder
 from ..search.formats import coco_annotations, labelme_json
 from ..search.names import file_stems
 from .session import Session
@@ -36,9 +35,9 @@ def embeddings_archive(session: Session) -> bytes:
     used = session.used_categories()
     names = file_stems([category.name for category in used])
     files = {}
-    with tempfile.TemporaryDirectory(prefix="siamese-mrcnn-app-") as folder:
+    with temporary_folder() as folder:
         for name, category in zip(names, used, strict=True):
-            path = Path(folder, "embedding.npz")
+            path = folder / "embedding.npz"
             category.embedding.save(path)
             files[f"{name}.npz"] = path.read_bytes()
     return _archive(files)

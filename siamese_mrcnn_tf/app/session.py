@@ -4,18 +4,18 @@ A reference is a box in an image. The find on it is its example: it is shown and
 counted as found.
 """
 
+import contextlib
 import dataclasses
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from ..data.embeddings import ReferenceEmbedding
 from ..io.errors import InputError
+from ..io.locks import temporary_folder
 from ..ops.boxes import compute_overlaps
 from ..search.names import file_stems
 from ..search.results import Category, Finds, ImageResult
@@ -86,7 +86,8 @@ class Session:
         self.searcher, self.threshold, self.limits = searcher, threshold, limits
         self.images: dict[int, StoredImage] = dict(enumerate(images, 1))
         self.categories: dict[int, SearchedCategory] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="siamese-mrcnn-app-"))
+        self._held = contextlib.ExitStack()
+        self._folder = self._held.enter_context(temporary_folder())
         self._last_id = len(images)
         self._lock = threading.RLock()
 
@@ -96,7 +97,7 @@ class Session:
             for image in self.images.values():
                 self._drop(image)
             self.images, self.categories = {}, {}
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._held.close()
 
     def state(self) -> dict[str, Any]:
         """Images, categories and limits as plain values."""

@@ -1,6 +1,8 @@
 """Check a data set: count instances per category, list errors and draw training samples."""
 
 import argparse
+import contextlib
+from pathlib import Path
 
 from ..config import load_config
 from ..memory import check_memory
@@ -36,15 +38,22 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Report what is in a data set; 1 if something in it is broken, or a sample cannot be drawn."""
+    from ..io.files import writable_folder
+    from ..io.locks import exclusive
+
+    with exclusive(writable_folder(options.out)) if options.samples else contextlib.nullcontext():
+        return _check(options, Path(options.out))
+
+
+def _check(options: argparse.Namespace, out: Path) -> int:
+    """Check the data set and draw samples into a folder, which is locked."""
     from ..data.annotations import FaultsError
     from ..data.augmentation import parse_augmentation
     from ..data.checks import check_dataset, faults_text
     from ..data.data_generator import TrainingSamples
-    from ..io.files import remove_temporaries, writable_folder
-    from ..io.locks import exclusive
+    from ..io.files import remove_temporaries
     from ..visualize.samples import draw_samples
 
-    out = writable_folder(options.out)  # it is locked when samples are drawn
     config = load_config(options.config or "small").replace(**parse_settings(options.set))
     config = config.replace(NUM_TARGETS=options.shots)
     config.validate()
@@ -61,9 +70,8 @@ def run(options: argparse.Namespace) -> int:
     print(report.text())
     if options.samples:
         samples = TrainingSamples(dataset, config, seed=options.seed, augmentation=parse_augmentation(options.augment))
-        with exclusive(out):
-            remove_temporaries(out, below=False)
-            paths = draw_samples(samples, config, out, count=options.samples)
+        remove_temporaries(out, below=False)
+        paths = draw_samples(samples, config, out, count=options.samples)
         of_all = "" if len(paths) == options.samples else f" of {options.samples}"
         print(f"\n{len(paths)}{of_all} training samples are drawn in {out}")
         return 0 if report.ok and len(paths) == options.samples else 1

@@ -1,7 +1,6 @@
 """One-shot instance segmentation with Siamese Mask R-CNN: detect, train, evaluate and prepare data."""
 
 import argparse
-import contextlib
 import io
 import logging
 import os
@@ -11,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 from .. import __version__
 from ..io.errors import InputError
@@ -74,35 +74,90 @@ def main(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may have bytes that are no characters
-    options = parse(sys.argv[1:] if arguments is None else arguments, program=program, command=command)
+    try:
+        code = _run(sys.argv[1:] if arguments is None else arguments, program, command)
+        _flush_output()
+        return code
+    except BrokenPipeError:  # what reads the output has ended, such as `head`
+        _drop(sys.stdout)
+        return 141
+    except _OutputError as error:
+        _drop(sys.stdout)
+        _say(f"{name_of(program)}: error: standard output: cannot be written ({error})")
+        return 2
+
+
+def _run(arguments: Sequence[str], program: Sequence[str], command: str | None) -> int:
+    try:
+        options = parse(arguments, program=program, command=command)
+    except SystemExit:
+        _flush_output()  # of --help
+        raise
+    except OSError as error:
+        _flush_output(after=error)
+        raise
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     if not options.debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it hides reaches the user as an exception too
     try:
         return options.command(options) or 0
     except KeyboardInterrupt:
-        print(f"{options.prog}: interrupted", file=sys.stderr)
+        _say(f"{options.prog}: interrupted")
         return 130
-    except BrokenPipeError:  # what reads the output has ended, such as `head`
-        with contextlib.suppress(OSError):  # it is no file, as in a notebook
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, InputError):
+            _flush_output(after=error)
         if options.debug:
             raise
         return _report(error, options.prog)
 
 
+class _OutputError(Exception):
+    """Standard output cannot be written, for lack of space for instance."""
+
+
+def _flush_output(after: OSError | None = None) -> None:
+    """Write what has been printed so far; _OutputError if that fails.
+
+    Args:
+        after: an error that may be of standard output, which is tried again with an empty line.
+    """
+    if sys.stdout is None:  # closed by whoever started the program
+        return
+    try:
+        if after is not None:
+            sys.stdout.write("\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _OutputError(error.strerror or str(error)) from error
+
+
+def _drop(stream: TextIO) -> None:
+    """Let go what a stream has not written, which would be tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _say(text: str) -> None:
+    """Print a line on standard error, if that can be written."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _drop(sys.stderr)
+
+
 def _report(error: Exception, prog: str) -> int:
     """Print an error and return its exit code: 2 for one that the user can correct, 3 for a bug."""
     if isinstance(error, InputError):
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        _say(f"{prog}: error: {error}")
         return 2
     place = traceback.extract_tb(error.__traceback__)[-1]
-    print(
+    _say(
         f"{prog}: bug: {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno}). Please run "
-        "the command again with --debug and report what it prints.",
-        file=sys.stderr,
+        "the command again with --debug and report what it prints."
     )
     return 3
 
@@ -168,9 +223,19 @@ def _refuse_values(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
             parser.error(f"{name} {argument[:40]}...: a name of more than {_MAX_NAME} bytes")
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that does not ignore what standard output says, as argparse does."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is None or file is not sys.stdout:
+            super()._print_message(message, file)
+        else:
+            file.write(message)
+
+
 def build_parsers(name: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """(the parser of all commands, the parser of each by its name)."""
-    parser = argparse.ArgumentParser(prog=name, description=__doc__)
+    parser: argparse.ArgumentParser = _Parser(prog=name, description=__doc__)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command_name")
     for module in _COMMANDS:

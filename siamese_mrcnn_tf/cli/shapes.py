@@ -14,10 +14,10 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(commands, "shapes", run, __doc__)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument(
-        "--train", type=at_least(0, 10_000_000), default=200, metavar="N", help="training scenes (default 200)"
+        "--train", type=at_least(0, 1_000_000), default=200, metavar="N", help="training scenes (default 200)"
     )
     parser.add_argument(
-        "--val", type=at_least(0, 10_000_000), default=50, metavar="N", help="validation scenes (default 50)"
+        "--val", type=at_least(0, 1_000_000), default=50, metavar="N", help="validation scenes (default 50)"
     )
     categories = "number of categories, 2 to 1000: 20 named ones, then generated ones (default 20)"
     parser.add_argument("--categories", type=at_least(2, 1000), default=20, metavar="N", help=categories)

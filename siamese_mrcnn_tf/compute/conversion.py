@@ -3,11 +3,11 @@
 import dataclasses
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ..io.errors import InputError
 from ..io.files import write_errors
+from ..io.locks import temporary_folder
 from ..io.packages import require
 from ..ops.box_ops import Tensor
 from ..ops.tracing import exportable
@@ -52,12 +52,12 @@ def to_openvino(concrete: Any) -> Any:
     openvino = require_openvino()
     frozen = convert_variables_to_constants_v2(concrete)
     names = dict(zip([tensor.name for tensor in frozen.outputs], sorted(concrete.structured_outputs), strict=True))
-    with write_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
+    with write_errors(tempfile.gettempdir()), temporary_folder() as folder:
         try:
-            tf.io.write_graph(frozen.graph.as_graph_def(), folder, "graph.pb", as_text=False)
+            tf.io.write_graph(frozen.graph.as_graph_def(), str(folder), "graph.pb", as_text=False)
         except tf.errors.OpError as error:
             raise InputError(f"{folder}: cannot be written ({error.message})") from error
-        model = openvino.convert_model(str(Path(folder) / "graph.pb"))
+        model = openvino.convert_model(str(folder / "graph.pb"))
     for port in model.inputs:
         port.get_tensor().set_names({port.any_name.removesuffix(":0")})
     for port in model.outputs:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..io import schemas
 from ..io.errors import InputError
-from ..io.files import atomic_folder, checksum, is_companion
+from ..io.files import atomic_folder, checksum, is_companion, remove_temporaries
 from ..io.locks import locked
 
 _MODEL, _SUMS = "model.xml", "sums.json"
@@ -69,4 +69,5 @@ def find_or_save_part(folder: Path, make: Callable[[], Any]) -> Path:
     if found := find_part(folder):
         return found
     with locked(folder.parent / ".lock", f"OpenVINO models in {folder.parent}"):
+        remove_temporaries(folder)
         return find_part(folder) or save_part(make(), folder)

@@ -23,6 +23,7 @@ import msgspec
 
 from ..io import files
 from ..io.errors import InputError
+from ..io.locks import exclusive
 from ..io.schemas import convert, write_plain
 from .record_files import HeaderEntry, RecordEntry, SettingsFile, foreign_detection
 from .settings import SETTINGS_FILE, read_settings, require_same
@@ -69,8 +70,7 @@ class RecordWriter:
         header = {"fingerprint": settings["fingerprint"], "shard": list(shard)}
         places, end = _read_places(self._path, header) if self._path.exists() else ({}, 0)
         self.done = set(places)
-        if not (self._path.parent / SETTINGS_FILE).exists():
-            write_plain(self._path.parent / SETTINGS_FILE, settings, SettingsFile)
+        self._write_settings(settings, shard)
         with files.write_errors(self._path):
             self._file = open(self._path, "ab")
             self._file.truncate(end)
@@ -80,6 +80,15 @@ class RecordWriter:
     def _sweep(self, shard: Shard) -> None:
         """Remove what a killed process left half written: of a part its own, others write in the folder, too."""
         files.remove_temporaries(self._path if shard[1] > 1 else self._path.parent, below=False)
+
+    def _write_settings(self, settings: Settings, shard: Shard) -> None:
+        """Write settings.json, which all parts in the folder share, if it is missing."""
+        path = self._path.parent / SETTINGS_FILE
+        with exclusive(path, wait=True) if shard[1] > 1 else contextlib.nullcontext():
+            if shard[1] > 1:
+                files.remove_temporaries(path)
+            if not path.exists():
+                write_plain(path, settings, SettingsFile)
 
     def append(self, record: Record) -> None:
         """Write one record and flush it to the disk; ValueError for one that could not be read back."""
@@ -109,17 +118,26 @@ def require_free(folder: Folder, shard: Shard, *, resume: bool = False) -> None:
 
 
 def read_parts(folders: Sequence[Folder], folder: Folder) -> "Records":
-    """The whole evaluation whose parts are in `folders`, to be joined in the new folder `folder`.
+    """The whole evaluation whose parts are in `folders`, to be joined in the folder `folder`.
+
+    That is a new one, or one where the same parts have been joined: a run that was stopped can be repeated.
 
     Raises:
-        ValueError: as `read_records`; an image is missing; `folder` holds an evaluation already.
+        ValueError: as `read_records`; an image is missing; `folder` holds another evaluation, or a part.
     """
     records = read_records(*folders)
     records.require_complete()
     target = files.writable_folder(folder)
+    found = [path.name for path in record_files(target)] if target.exists() else []
     if (target / SETTINGS_FILE).exists():
-        raise InputError(f"{target}: holds an evaluation already, choose another folder for the joined one")
+        is_joined = read_settings(target)["fingerprint"] == records.settings["fingerprint"]
+        if not is_joined or found != [records_name((1, 1))] or _is_among(target, folders):
+            raise InputError(f"{target}: holds an evaluation already, choose another folder for the joined one")
     return records
+
+
+def _is_among(folder: Path, others: Sequence[Folder]) -> bool:
+    return any(os.path.samefile(folder, other) for other in others)
 
 
 def merge_records(folders: Sequence[Folder], folder: Folder) -> None:

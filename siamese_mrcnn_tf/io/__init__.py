@@ -1,6 +1,7 @@
 """Files: read with errors that name them, written whole or not at all.
 
 files: text, JSON, folders and file names.
+json_text: JSON that orjson refuses, and where it is broken.
 web: requests to web servers.
 download: downloads that resume.
 cache: the folder of downloads of the user.

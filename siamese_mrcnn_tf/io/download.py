@@ -22,8 +22,8 @@ from typing import Any
 from tqdm import tqdm
 
 from .errors import InputError, StateError, TransferError
-from .files import StrPath, make_folder, write_text
-from .web import FailedRequest, answer_of, is_safe_address, is_web_address, open_url, refuse_error
+from .files import StrPath, make_folder, remove_temporaries, write_text
+from .web import SLOWEST, FailedRequest, TooSlow, answer_of, is_safe_address, is_web_address, open_url, refuse_error
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def download(
         raise InputError(f"{path}: is a folder, expected a file to write")
     make_folder(path.parent)
     part = path.with_name(path.name + _PART)
+    remove_temporaries(_tag_path(part))
     try:
         _fetch_all(url, part, size, progress)
         _refuse_other(url, path, part, size, digest, check)
@@ -113,14 +114,14 @@ def _refuse_other(
 
 
 def _fetch_all(url: str, part: Path, size: int | None, progress: bool) -> None:
-    """Fetch until `part` is complete. Failures after new bytes do not count."""
-    failures, largest = 0, _size(part)
+    """Fetch until `part` is complete. Failures after new bytes do not count, unless these come too slowly."""
+    failures, largest, since = 0, _size(part), time.monotonic()
     while True:
         try:
             return _fetch(url, part, size, progress)
         except FailedRequest as error:
-            if _size(part) > largest:
-                failures, largest = 0, _size(part)
+            if _size(part) - largest > SLOWEST * (time.monotonic() - since):
+                failures, largest, since = 0, _size(part), time.monotonic()
             if not error.retry or failures == len(_WAITS):
                 raise
             logger.warning("%s: %s; trying again in %s s", url, error, _WAITS[failures])
@@ -184,7 +185,9 @@ def _receive(response: Any, part: Path, start: int, bound: int, bar: Any) -> Non
         file.seek(start)
         while True:
             try:
-                chunk = response.read(_CHUNK)
+                chunk = response.read1(_CHUNK)
+            except TooSlow as error:
+                raise FailedRequest(error, retry=False) from error
             except (OSError, http.client.HTTPException) as error:
                 raise FailedRequest(f"the connection broke off after {file.tell()} bytes: {error!r}") from error
             if not chunk:

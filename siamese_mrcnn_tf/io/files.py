@@ -11,7 +11,6 @@ import gc
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import secrets
@@ -24,16 +23,13 @@ from typing import Any
 import orjson
 
 from .errors import InputError, StateError
+from .json_text import parse_json
 
 StrPath = str | os.PathLike[str]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}([-~])(.+)")  # names by `atomic_path`; ~ is what `atomic_folder` replaces
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-_DIGITS = 20  # of a whole number from which on it may have more than 64 bits
-_ESCAPES = re.compile(r"(?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+|\\.")  # of surrogates, and any other
-_KEY = re.compile(r'"([^"\\]{1,60})"\s*:(?:[\s\[\d,.eE+-]*|\s*"[^"]*)\Z')  # of a number, its list, or a text
-_KEY_REACH = 1000  # characters before a value in which its key is looked for
 _MANY_OBJECTS = 200_000  # created while the garbage collector is paused; the collector ignores them afterwards
 
 
@@ -49,7 +45,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
         RuntimeError: the body wrote nothing to the path it was given.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, expected a file to write")
     make_folder(path.parent)
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
@@ -236,48 +232,6 @@ def read_json(path: StrPath) -> Any:
         raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from error
 
 
-def parse_json(text: str) -> Any:
-    """The content of a JSON text; takes more than orjson, such as NaN, and is slower.
-
-    Raises:
-        ValueError: it is not JSON (JSONDecodeError), nested too deeply, or has numbers or characters that are none.
-    """
-    try:
-        value = json.loads(text, parse_int=_parsed_int)
-    except OverflowError as error:
-        digits = str(error)
-        place = _place(text, text.index(digits))
-        number = f"the number {digits[:_DIGITS]}... of {len(digits)} digits is too large"
-        raise InputError(f"{place}: {number}") from error
-    except RecursionError as error:
-        raise InputError("JSON nested too deeply") from error
-    except MemoryError as error:
-        raise InputError("JSON too large for the memory that is left") from error
-    for found in _ESCAPES.finditer(text):
-        try:
-            json.loads(f'"{found[0]}"').encode()
-        except UnicodeEncodeError as error:
-            place = _place(text, found.start())
-            raise InputError(f"{place}: {found[0]} is no character (half of a surrogate pair)") from error
-    return value
-
-
-def _place(text: str, start: int) -> str:
-    """Line of a value in a JSON text, and its key."""
-    key = _KEY.search(text, max(start - _KEY_REACH, 0), start)
-    return f"line {text.count(chr(10), 0, start) + 1}{f', {key[1]}' if key else ''}"
-
-
-def _parsed_int(text: str) -> float:
-    """A whole number of a JSON file; as a float if it may have more than 64 bits, as orjson reads it."""
-    if len(text) < _DIGITS:
-        return int(text)
-    value = float(text)
-    if math.isinf(value):
-        raise OverflowError(text)
-    return value
-
-
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
     """Context without garbage collection, which would look at millions of new objects again and again.
@@ -347,12 +301,15 @@ def writable_folder(path: StrPath) -> Path:
     """`path` as a Path, once it is known to be a folder that files can be written to, or not to exist yet.
 
     Raises:
-        ValueError: `path` or something above it is a file, or the folder is not writable.
+        ValueError: `path` or something above it is a file or a link to nothing, or the folder is not writable.
     """
     path = Path(path)
     try:
-        existing = next(part for part in (path, *path.absolute().parents) if part.exists())
-    except OSError as error:  # such as a name that is too long
+        existing = next(part for part in (path, *path.absolute().parents) if _is_there(part))
+        existing.stat()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: cannot write there, {existing} is a link to nothing") from error
+    except OSError as error:  # a name that is too long, a link to itself
         raise InputError(f"{path}: cannot write there ({error.strerror or error})") from error
     if not existing.is_dir():
         raise InputError(f"{path}: cannot write there, {existing} is a file")
@@ -361,16 +318,29 @@ def writable_folder(path: StrPath) -> Path:
     return path
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a name is taken, also by a link to nothing; OSError if it can be none, such as one that is too long."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def writable_file(path: StrPath) -> Path:
     """`path` as a Path, once it is known to be a file that can be written, or not to exist yet.
 
     Raises:
-        ValueError: `path` is a folder, or its folder is not writable.
+        ValueError: `path` is a folder, or its folder is not writable, or its name is too long.
     """
     path = Path(path)
     writable_folder(path.parent)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, expected a file to write")
+    try:
+        _is_there(path.with_name(f".{'0' * 8}-{path.name}"))  # the temporary name, which is longer
+    except OSError as error:
+        raise InputError(f"{path}: cannot write there ({error.strerror or error})") from error
     return path
 
 

@@ -1,7 +1,8 @@
 """Locks between processes, which the system drops when their owner ends, however it ends.
 
 `exclusive` is for outputs: a second process is told who writes there, and ends. `locked` is for files that any process
-may make and use, such as downloads: the others wait.
+may make and use, such as downloads: the others wait. `temporary_folder` makes a folder that does not outlive a kill for
+long: the next process that makes one removes it.
 """
 
 import contextlib
@@ -12,8 +13,10 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,13 +24,14 @@ import filelock
 
 from .cache import cache_folder
 from .errors import InputError, StateError
-from .files import StrPath, lock_path, make_folder
+from .files import StrPath, lock_path, make_folder, write_errors
 
 logger = logging.getLogger(__name__)
 
 LOCKS = "locks"  # folder of lock files in that of downloads
 _TRIES = 100  # to lock a file that its owner removes meanwhile
 _DESCRIPTION = 4096  # bytes of what a lock file says of its owner, at most
+_TEMPORARY = "siamese-mrcnn-"  # begins the names of temporary folders
 _COMMAND = 300  # characters of a command in a message
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF)  # of file systems
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -64,7 +68,7 @@ def exclusive(path: StrPath, *, wait: bool = False) -> Iterator[None]:
 def locked(path: StrPath, purpose: str) -> Iterator[None]:
     """Context that one process at a time enters; the others wait, and say what for.
 
-    The empty lock file stays.
+    The lock file is removed at the end. A warning names the process that is waited for.
 
     Args:
         path: the lock file; missing parent folders are made.
@@ -76,20 +80,69 @@ def locked(path: StrPath, purpose: str) -> Iterator[None]:
     """
     path = Path(path)
     make_folder(path.parent)
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        logger.warning("%s: another process is at it, waiting for it", purpose)
-        lock.acquire()
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        logger.warning("%s: cannot be locked against other processes (%s: %s)", purpose, path, error.strerror or error)
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_lock_file(path, f"{purpose}: another process is at it", wait=True))
+        except OSError as error:
+            if isinstance(error, InputError) or error.errno not in _NO_LOCKS:
+                raise
+            reason = f"{path}: {error.strerror or error}"
+            logger.warning("%s: cannot be locked against other processes (%s)", purpose, reason)
         yield
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Context with a new folder, which is removed at the end; those of killed processes are removed first.
+
+    The folder itself is locked, where the system can do that.
+
+    Raises:
+        ValueError: the folder cannot be made.
+    """
+    for found in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+        _remove_abandoned(found)
+    with write_errors(tempfile.gettempdir()):
+        folder, descriptor = _locked_folder()
+    try:
+        yield folder
     finally:
-        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _locked_folder() -> tuple[Path, int | None]:
+    """(A new temporary folder, its descriptor, which holds the lock)."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+        descriptor = _lock_folder(folder)
+        if descriptor is None or folder.exists():  # others may have taken it for an abandoned one before it was locked
+            return folder, descriptor
+        os.close(descriptor)
+
+
+def _lock_folder(folder: Path) -> int | None:
+    """A descriptor that holds the lock of a folder of this user; None if that cannot be had."""
+    if os.name == "nt":
+        return None
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if os.fstat(descriptor).st_uid == os.getuid() and filelock.lock_descriptor(descriptor, blocking=False):
+                return descriptor
+        except OSError:
+            pass
+        os.close(descriptor)
+    return None
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a temporary folder whose owner has ended."""
+    descriptor = _lock_folder(folder)
+    if descriptor is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 # ---- the lock of an output -------------------------------------------------------------------------------------------
@@ -101,15 +154,26 @@ def _hold(output: Path, shown: StrPath, stack: contextlib.ExitStack, *, wait: bo
     for path in (*beside, cache_folder() / LOCKS / f"{hashlib.sha256(bytes(output)).hexdigest()[:32]}.lock"):
         try:
             stack.enter_context(_removed_if_empty(output, path))
-            stack.enter_context(_lock_file(path, shown, wait=wait))
+            stack.enter_context(_lock_file(path, f"{shown}: another process writes there", wait=wait))
             return
         except OSError as error:
             if isinstance(error, InputError):
                 raise
             if error.errno not in (*_NO_LOCKS, *_READ_ONLY):
                 raise InputError(f"{shown}: cannot write there ({path}: {error.strerror or error})") from error
+            _require_writable(output, shown, error)
             reason = f"{path}: {error.strerror or error}"
     logger.warning("%s: cannot be locked against other processes (%s)", shown, reason)
+
+
+def _require_writable(output: Path, shown: StrPath, error: OSError) -> None:
+    """Raise ValueError unless files can be made in an output whose lock file could not be made beside it."""
+    if error.errno not in _READ_ONLY:
+        return
+    try:
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError:
+        raise InputError(f"{shown}: cannot write there ({error.strerror or error})") from error
 
 
 @contextlib.contextmanager
@@ -125,8 +189,9 @@ def _removed_if_empty(output: Path, path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock_file(path: Path, shown: StrPath, *, wait: bool) -> Iterator[None]:
-    descriptor = _opened(path, shown, wait=wait)
+def _lock_file(path: Path, busy: str, *, wait: bool) -> Iterator[None]:
+    """Context that holds a lock file; `busy` says that another process does."""
+    descriptor = _opened(path, busy, wait=wait)
     try:
         _describe(descriptor)
         yield
@@ -139,7 +204,7 @@ def _lock_file(path: Path, shown: StrPath, *, wait: bool) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _opened(path: Path, shown: StrPath, *, wait: bool) -> int:
+def _opened(path: Path, busy: str, *, wait: bool) -> int:
     """The descriptor of the lock file, locked."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     for _ in range(_TRIES):
@@ -155,10 +220,9 @@ def _opened(path: Path, shown: StrPath, *, wait: bool) -> int:
             descriptor = os.open(path, flags & ~(os.O_RDWR | os.O_CREAT))
         try:
             if not filelock.lock_descriptor(descriptor, blocking=False):
-                busy = f"{shown}: another process writes there: {_owner(descriptor)}"
                 if not wait:
-                    raise StateError(f"{busy}; wait for it to end")
-                logger.warning("%s; waiting for it", busy)
+                    raise StateError(f"{busy}: {_owner(descriptor)}; wait for it to end")
+                logger.warning("%s: %s; waiting for it", busy, _owner(descriptor))
                 filelock.lock_descriptor(descriptor)
             if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
                 return descriptor
@@ -166,7 +230,7 @@ def _opened(path: Path, shown: StrPath, *, wait: bool) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its owner has removed it meanwhile
-    raise StateError(f"{shown}: other processes lock and unlock it all the time ({path})")
+    raise StateError(f"{busy}, and others all the time ({path})")
 
 
 def _describe(descriptor: int) -> None:

@@ -16,6 +16,7 @@ from msgspec import Meta
 from . import files
 from .errors import InputError
 from .files import StrPath
+from .json_text import parse_json
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ def write_plain(path: StrPath, content: Any, kind: Any, *, indent: int | None = 
     """As `write`, but values of JSON as they are, with keys that the type does not name; numpy's become plain ones."""
     text = files.json_text(path, content, indent=indent)
     try:
-        written = files.parse_json(text)
+        written = parse_json(text)
     except InputError as error:
         raise InputError(f"{path}: cannot be written, {error}") from error
     convert(written, kind, path)

@@ -2,11 +2,13 @@
 
 import functools
 import http.client
+import io
 import json
 import os
 import re
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,6 +16,8 @@ from typing import Any
 
 OFFLINE = "SIAMESE_MRCNN_OFFLINE"  # environment variable that forbids requests
 _TIMEOUT = 30  # seconds without a byte after which a connection counts as dropped
+SLOWEST = 1024  # bytes a second, on average over PACE_WINDOW, below which a server counts as one that never ends
+PACE_WINDOW = 60  # seconds
 _BUSY = (http.HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600))  # HTTP statuses that a retry may change
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MESSAGE = 200  # characters of a server's message that are shown
@@ -25,6 +29,60 @@ class FailedRequest(Exception):
     def __init__(self, reason: object, *, retry: bool = True) -> None:
         super().__init__(reason)
         self.retry = retry
+
+
+class TooSlow(TimeoutError):
+    """A server sends less than SLOWEST bytes a second."""
+
+
+class _Paced(io.RawIOBase):
+    """The bytes of a connection; TooSlow if they come in drops, each in time and the whole never."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw, self._since, self._came = raw, time.monotonic(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        now = time.monotonic()
+        if now - self._since > PACE_WINDOW:
+            if self._came < SLOWEST * PACE_WINDOW:
+                raise TooSlow(f"{self._came} bytes came in {now - self._since:.0f} s, that is too slow")
+            self._since, self._came = now, 0
+        count: int | None = self._raw.readinto(buffer)
+        self._came += count or 0
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """A response that is paced from its first byte on."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Paced(self.fp.detach()))
+
+
+class _Http(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _Https(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: Any) -> Any:
+        return self.do_open(_Http, req)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: Any) -> Any:
+        return self.do_open(_Https, req)
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
@@ -47,8 +105,8 @@ def _opener() -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        _HttpHandler(),
+        _HttpsHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.UnknownHandler(),
@@ -94,7 +152,7 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
         return error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        lasting = isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError))
+        lasting = isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError, TooSlow))
         raise FailedRequest(reason, retry=not lasting) from error
     except ValueError as error:  # an address, or that of a redirect, that is none
         raise FailedRequest(f"not an address: {error}", retry=False) from error

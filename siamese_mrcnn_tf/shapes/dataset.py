@@ -19,7 +19,7 @@ from ..io.locks import exclusive
 from ..io.processes import WorkerProcesses
 from ..ops.boxes import extract_bboxes
 from .outlines import CATEGORIES, category_names
-from .scenes import MIN_SIZE, SceneJob, make_scene, write_image, write_scene
+from .scenes import MAX_SIZE, MIN_SIZE, SceneJob, make_scene, write_image, write_scene
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ YEAR = 2017  # in the names of COCO's files
 
 _DESCRIPTION = "Shapes"  # in annotation files, to recognize them
 _MINIMUM = {"train": 1, "val": 1, "size": MIN_SIZE, "seed": 0, "workers": 1}
+_MAXIMUM = {"train": 1_000_000, "val": 1_000_000, "size": MAX_SIZE, "workers": 1024}
 _MINIMUM_VARIED = MIN_SIZE * 4 // 3  # of a long side whose short side is 3/4 of it or more
 _LONG = 300  # minimum number of scenes for a progress bar
 _CHUNK = 16  # scenes passed to a worker at once
@@ -161,7 +162,7 @@ def write_demo(folder: str | Path, *, size: int, seed: int) -> dict[str, Box | N
     Returns:
         dict: file name to box (y1, x1, y2, x2) in pixels of the scene; None for the scene itself.
     """
-    _check_arguments(seed=seed)
+    _check_arguments(size=size, seed=seed)
     scene = make_scene(np.random.default_rng(seed), size, size)
     written: dict[str, Box | None] = {"scene.png": None}
     write_image(Path(folder) / "scene.png", scene[0])
@@ -182,7 +183,7 @@ def write_example(folder: str | Path, names: Sequence[str], *, scenes: int, size
         scenes: number of scenes.
         size, seed: long side of the scenes in pixels, and their seed, 0 or more.
     """
-    _check_arguments(seed=seed)
+    _check_arguments(size=size, seed=seed, square=False)
     rng = np.random.default_rng(seed)
     for name in names:
         image, masks, ids = make_scene(rng, size, size, categories=[name])
@@ -292,3 +293,5 @@ def _check_arguments(*, square: bool = True, **values: int) -> None:
         minimum = _MINIMUM_VARIED if name == "size" and not square else _MINIMUM[name]
         if value < minimum:
             raise InputError(f"{name} = {value}: expected {minimum} or more")
+        if value > _MAXIMUM.get(name, value):
+            raise InputError(f"{name} = {value}: expected at most {_MAXIMUM[name]}")

@@ -17,12 +17,13 @@ from ..evaluation import protocol
 from ..evaluation.queries import OneShotDetector, RandomBoxes
 from ..evaluation.settings import EvaluationSettings
 from ..io.errors import InputError
+from ..io.files import writable_file, writable_folder
 from ..io.processor import multiplies
 from ..predictor import SiamesePredictor
 from ..weights.runs import RUN_FILE, STATE_FILE, find_last_checkpoint, log_dir_of, read_arguments
 from ..weights.thresholds import read_thresholds, threshold_path
 from .dataset import SHAPES, STANDARD, find_dataset
-from .demo_page import OPEN, write_demo_page
+from .demo_page import METRICS_FILE, OPEN, PAGE_FILE, write_demo_page
 
 logger = logging.getLogger(__name__)
 
@@ -68,19 +69,23 @@ def run_demo(settings: DemoSettings, run_command: Callable[[list[str]], int]) ->
 
     `run_command` runs a command line, such as ["train", "--dataset", "shapes"], and returns its exit code.
     """
-    out, seconds = Path(settings.out), dict[str, float]()
-    with timed(seconds, "data set"):
-        folder = find_dataset(SHAPES)
+    out, seconds = writable_folder(settings.out), dict[str, float]()
+    for part in ("pretraining", "logs", "evaluation"):
+        writable_folder(out / part)
+    for file in (PAGE_FILE, METRICS_FILE):
+        writable_file(out / file)
     pretrained = out / "pretraining" / f"{SHAPES}_s{settings.split}.h5"
     log_dir = Path(log_dir_of(TinyConfig(), str(out / "logs")))
     settings = with_precision(settings, pretrained.parent)
-    logger.info("computing in %s", "bfloat16" if settings.mixed_precision else "float32")
     steps = {
         "pre-training": (pretrain_command(settings, pretrained.parent), pretrained.parent),
         "training": (train_command(settings, pretrained, out / "logs"), log_dir),
     }
     for command, run_folder in steps.values():
         refuse_another_run(command, run_folder)
+    with timed(seconds, "data set"):
+        folder = find_dataset(SHAPES)
+    logger.info("computing in %s", "bfloat16" if settings.mixed_precision else "float32")
     for name, (command, run_folder) in steps.items():
         with timed(seconds, name):
             if (run_folder / STATE_FILE).is_file():

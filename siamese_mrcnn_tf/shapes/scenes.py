@@ -21,6 +21,7 @@ from .outlines import CATEGORIES, MAX_CATEGORIES, category_id, category_names, m
 Part = tuple[slice, slice]  # rows and columns
 
 MIN_SIZE = 48  # pixels a side; smaller scenes leave no room for outlines
+MAX_SIZE = 8192  # pixels a side
 OBJECTS_PER_SCENE = (1, 6)
 CATEGORIES_PER_SCENE = (2, 3)  # few, so that a reference has several matches; a single object has one
 MIN_VISIBLE = 0.7  # share of every object that is neither hidden nor beyond the border
@@ -71,6 +72,8 @@ def make_scene(
     """
     if min(height, width) < MIN_SIZE:
         raise InputError(f"a scene of {height} x {width} pixels is too small: expected {MIN_SIZE} or more a side")
+    if max(height, width) > MAX_SIZE:
+        raise InputError(f"a scene of {height} x {width} pixels is too large: expected at most {MAX_SIZE} a side")
     known = category_names(MAX_CATEGORIES)
     if not len(categories) or not set(categories) <= set(known):
         raise InputError(

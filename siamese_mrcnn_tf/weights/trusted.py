@@ -54,6 +54,7 @@ def remember(name: str, entry: Trusted) -> None:
     """Put an entry into checksums.json."""
     folder = cache_folder()
     with locked(folder / LOCKS / f"{FILE}.lock", FILE):
+        files.remove_temporaries(folder / FILE)
         content = _read(folder / FILE)
         content[name] = msgspec.to_builtins(entry)
         schemas.convert(content[name], Trusted, f"{folder / FILE}: {name}")

@@ -131,6 +131,17 @@ def _evaluation(path: Path) -> None:
     command("evaluate", "--model", "random-boxes", "--dataset", made, "--runs", "1", "--out", path)
 
 
+def _shapes(path: Path) -> None:
+    command("shapes", "--out", path, "--train", "6", "--val", "6", "--size", "128")
+
+
+def _parts(path: Path) -> None:
+    made = make_here("set", path)
+    words = ["evaluate", "--model", "random-boxes", "--dataset", made, "--subset", "train", "--runs", "5"]
+    for part in ("1/2", "2/2"):
+        command(*words, "--shard", part, "--out", path)
+
+
 def _run(path: Path) -> None:
     made, config = make_here("set", path), make_here("micro.json", path)
     words = ["--dataset", made, "--config", config, "--model", "untrained", "--stages", "shapes"]
@@ -161,6 +172,8 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "exported": _exported,
     "reference.npz": _embedding,
     "evaluation": _evaluation,
+    "shapes": _shapes,
+    "parts": _parts,
     "run": _run,
     "search": _search,
 }

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import base
 from .processes import Forked, run_anew
-from .recipes import Recipe
+from .recipes import Recipe, work_folder
 
 SHARES = (0.02, 0.4, 0.85)  # of what the result takes
 _LONGEST = 900
@@ -46,10 +45,9 @@ def small_disk(root: Path, size: int) -> Iterator[Path]:
 
 def fill(recipe: Recipe, root: Path) -> dict[str, Any]:
     """Run a command on disks that are too small for it, by more and by less."""
-    for need in recipe.needs:
-        base.make(need, root)
+    recipe.make_needs(root)
     with tempfile.TemporaryDirectory(prefix=f"disk-{recipe.name}-", dir=root) as name:
-        folder = Path(name)
+        folder = work_folder(recipe, root, Path(name) / "large")
         whole = Forked(recipe.first(root, folder), folder, folder.with_suffix(".log")).wait(_LONGEST)
         if whole.code:
             return {
@@ -57,10 +55,12 @@ def fill(recipe: Recipe, root: Path) -> dict[str, Any]:
                 "disks": 0,
                 "wrong": [f"on a large disk: exit {whole.code}: {whole.errors[-200:]}"],
             }
+        given = sum((root / "base" / one).stat().st_size for one in recipe.copies)
         taken = sum(path.stat().st_size for path in (folder / recipe.out).rglob("*") if path.is_file())
     wrong = []
     for share in SHARES:
-        with small_disk(root, int(taken * share)) as disk:
+        with small_disk(root, given + int(taken * share)) as disk:
+            work_folder(recipe, root, disk)
             ended = run_anew(recipe.first(root, disk), root)
             last = (ended.errors.strip().splitlines() or [""])[-1]
             if ended.code != 2 or str(disk) not in last or "bug:" in last or "Traceback" in ended.errors:

@@ -1,7 +1,9 @@
-"""Kills: SIGKILL at random moments, then the command again; its result equals that of an undisturbed run."""
+"""Kills: SIGKILL at random moments, then the command again; its result equals that of an undisturbed run.
+
+Of two kills, the second one hits the run that follows the first: 20 kills take about as long as 20 undisturbed runs.
+"""
 
 import random
-import shlex
 import shutil
 import tempfile
 import time
@@ -9,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import base
+from .case import Ended
 from .processes import Forked
-from .recipes import Recipe, contents, differences, leftovers
+from .recipes import Recipe, contents, differences, leftovers, work_folder
 
 _LONGEST = 900  # seconds of a run
+_NOTHING = "no run to resume"
+_IN_A_ROW = 2  # kills, before a run is left to end
 
 
 def kill_command(
@@ -24,40 +28,37 @@ def kill_command(
     Each kill has a moment of its own within the time that an undisturbed run takes. The process alone is killed: what
     it started has to end by itself.
     """
-    for need in recipe.needs:
-        base.make(need, root)
+    recipe.make_needs(root)
     folder = Path(tempfile.mkdtemp(prefix=f"kill-{recipe.name}-", dir=root))
     began = time.monotonic()
-    whole = _work(folder, "whole")
+    whole = work_folder(recipe, root, folder / "whole")
     undisturbed = Forked(recipe.first(root, whole), whole, folder / "whole.log").wait(_LONGEST)
     if undisturbed.code:
         return _failed(recipe, seed, f"the undisturbed run: exit {undisturbed.code}: {undisturbed.errors[-300:]}")
     expected, length = contents(whole / recipe.out), undisturbed.seconds
     rng, wrong, effective = random.Random(f"{seed} {recipe.name}"), [], 0
-    for number in range(kills):
-        moment = rng.uniform(0.05, 1.0) * length
-        work = _work(folder, f"kill{number}")
-        is_killed, faults = _one_kill(recipe, root, work, folder / f"kill{number}.log", moment, expected)
-        effective += is_killed
+    equal = 0
+    for number in range(0, kills, _IN_A_ROW):
+        moments = [rng.uniform(0.05, 1.0) * length for _ in range(min(_IN_A_ROW, kills - number))]
+        work = work_folder(recipe, root, folder / f"kill{number}")
+        killed, faults = _some_kills(recipe, root, work, folder / f"kill{number}.log", moments, expected)
+        effective += killed
+        shown = " and ".join(f"{moment:.2f}" for moment in moments)
         if faults:
-            wrong.append({"kill": number, "second": round(moment, 3), "of": round(length, 3), "faults": faults})
+            wrong.append({"kill": number + len(moments), "seconds": shown, "faults": faults})
+        else:
+            equal += len(moments)
         what = "; ".join(faults) or "equal"
-        tell(f"{recipe.name}: kill {number + 1}/{kills} after {moment:.2f} of {length:.2f} s: {what}")
+        tell(f"{recipe.name}: {number + len(moments)} of {kills} kills, after {shown} of {length:.2f} s: {what}")
         shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     counts = {
         "kills": kills,
         "killed": effective,
-        "equal": kills - len(wrong),
+        "equal": equal,
         "seconds": round(time.monotonic() - began),
     }
     return {"command": recipe.name, "seed": seed, "compared": recipe.compares, **counts, "wrong": wrong}
-
-
-def _work(folder: Path, name: str) -> Path:
-    work = folder / name
-    work.mkdir()
-    return work
 
 
 def _failed(recipe: Recipe, seed: int, text: str) -> dict[str, Any]:
@@ -74,28 +75,46 @@ def _failed(recipe: Recipe, seed: int, text: str) -> dict[str, Any]:
     }
 
 
-def _one_kill(
-    recipe: Recipe, root: Path, work: Path, log: Path, moment: float, expected: dict[str, Any]
-) -> tuple[bool, list[str]]:
-    """(whether it ran when it was killed, what was wrong)."""
-    faults = []
-    process = Forked(recipe.first(root, work), work, log)
-    time.sleep(moment)
-    is_killed = process.poll() is None
-    process.kill()
-    if orphans := process.orphans():
-        faults.append(f"{len(orphans)} orphans")
-    for words in (recipe.second(root, work), recipe.first(root, work)):
-        log.unlink(missing_ok=True)
-        again = Forked(words, work, log).wait(_LONGEST)
-        begun_anew = again.code == 2 and not (work / recipe.out).exists() or "no run to resume" in again.errors
-        if not begun_anew:  # killed before it wrote anything: there is nothing to resume
-            break
-    if again.code:
-        last = again.errors.strip().splitlines()[-1:] or [""]
-        return is_killed, [*faults, f"{shlex.join(words[:1])} again: exit {again.code}: {last[0][:300]}"]
+def _some_kills(
+    recipe: Recipe, root: Path, work: Path, log: Path, moments: list[float], expected: dict[str, Any]
+) -> tuple[int, list[str]]:
+    """(how often it ran when it was killed, what was wrong)."""
+    faults, killed = [], 0
+    for number, moment in enumerate(moments):
+        process, ended = _run(recipe, root, work, log, moment, is_first=not number)
+        killed += ended is None
+        if ended is not None and ended.code:
+            return killed, [*faults, _failure(ended, "again" if number else "at first")]
+        process.kill()
+        if orphans := process.orphans():
+            faults.append(f"{len(orphans)} orphans")
+    process, ended = _run(recipe, root, work, log, _LONGEST, is_first=False)
+    if ended is None or ended.code:
+        process.kill()
+        return killed, [*faults, _failure(ended, "again")]
     if different := differences(expected, contents(work / recipe.out)):
         faults.append(f"differs in {', '.join(different[:5])} ({len(different)} files)")
     if left := leftovers(work):
         faults.append(f"left {', '.join(left[:5])}")
-    return is_killed, faults
+    return killed, faults
+
+
+def _run(
+    recipe: Recipe, root: Path, work: Path, log: Path, seconds: float, *, is_first: bool
+) -> tuple[Forked, Ended | None]:
+    """(the process, how it ended in `seconds`; None if it runs). It begins anew if there is nothing to resume."""
+    anew = recipe.first(root, work)
+    for words in (anew,) if is_first else (recipe.second(root, work), anew):
+        log.unlink(missing_ok=True)
+        process = Forked(words, work, log)
+        ended = process.within(seconds)
+        if ended is None or not (ended.code == 2 and (not (work / recipe.out).exists() or _NOTHING in ended.errors)):
+            break
+    return process, ended
+
+
+def _failure(ended: Ended | None, when: str) -> str:
+    if ended is None:
+        return f"{when}: still there after {_LONGEST} s"
+    last = ended.errors.strip().splitlines()[-1:] or [""]
+    return f"{when}: exit {ended.code}: {last[0][:300]}"

@@ -14,7 +14,7 @@ import numpy as np
 from . import base
 from .processes import Forked
 
-SETTLED = 0.3  # of the samples: caches and the allocator fill up before
+WARM_UP = {"detections": 300, "steps": 60}  # left out: caches and the allocator fill up
 _CODE = 75
 
 
@@ -24,13 +24,17 @@ def resident(pid: int) -> float:
 
 
 def slope(counts: Sequence[float], sizes: Sequence[float]) -> tuple[float, float]:
-    """(MB per 1,000, its standard error) of a line through the memory after it has settled.
+    """(MB per 1,000, its standard error) of a line through the memory.
 
     Neighbouring samples are alike, so that the error is that of a line through the means of ten blocks.
+
+    Raises:
+        ValueError: less than three samples.
     """
-    start = int(len(counts) * SETTLED)
-    x = np.asarray(counts[start:], float) / 1000
-    y = np.asarray(sizes[start:], float)
+    if len(counts) < 3:
+        raise ValueError(f"{len(counts)} samples of the memory, expected 3 or more")
+    x = np.asarray(counts, float) / 1000
+    y = np.asarray(sizes, float)
     blocks = np.array_split(np.arange(len(x)), min(10, len(x)))
     x, y = (np.array([values[block].mean() for block in blocks]) for values in (x, y))
     centered = x - x.mean()
@@ -45,11 +49,11 @@ def is_flat(gradient: float, error: float) -> bool:
     return gradient <= max(3 * error, 0.1)
 
 
-def _result(what: str, counts: list[float], sizes: list[float], began: float) -> dict[str, Any]:
+def _result(what: str, number: int, counts: list[float], sizes: list[float], began: float) -> dict[str, Any]:
     gradient, error = slope(counts, sizes)
     return {
         "what": what,
-        "number": round(counts[-1]),
+        "number": number,
         "first_mb": round(sizes[0], 1),
         "last_mb": round(sizes[-1], 1),
         "slope": round(gradient, 4),
@@ -60,7 +64,7 @@ def _result(what: str, counts: list[float], sizes: list[float], began: float) ->
 
 
 def detections(root: Path, number: int, tell: Callable[[str], object] = print) -> dict[str, Any]:
-    """Memory over `number` detections of the smallest network, a new scene for every tenth."""
+    """Memory over `number` detections of the smallest network after a warm-up, a new scene for every tenth."""
     base.make("micro.h5", root), base.make("micro.json", root)
     folder, began = Path(tempfile.mkdtemp(prefix="load-", dir=root)), time.monotonic()
     pid = os.fork()
@@ -76,7 +80,7 @@ def detections(root: Path, number: int, tell: Callable[[str], object] = print) -
         raise RuntimeError(f"{number} detections: exit {code}")
     counts, sizes = np.loadtxt(folder / "samples").T.tolist()
     shutil.rmtree(folder)
-    found = _result("detections", counts, sizes, began)
+    found = _result("detections", number, counts, sizes, began)
     tell(f"detections: {found}")
     return found
 
@@ -89,18 +93,19 @@ def _detect(root: Path, path: Path, number: int) -> None:
     rng = np.random.default_rng(0)
     crop = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
     with open(path, "w") as file:
-        for index in range(number):
+        for index in range(-WARM_UP["detections"], number):
             if index % 10 == 0:
                 predictor.set_image(rng.integers(0, 256, (60, 64, 3), dtype=np.uint8))
             predictor.detect(crop)
-            if index % max(number // 200, 1) == 0:
+            if index >= 0 and index % max(number // 200, 1) == 0:
                 file.write(f"{index} {resident(os.getpid())}\n")
 
 
 def steps(root: Path, number: int, tell: Callable[[str], object] = print) -> dict[str, Any]:
-    """Memory over `number` training steps of the smallest network: `train` is watched from outside."""
+    """Memory over `number` training steps of the smallest network after a warm-up: `train` is watched from outside."""
     base.make("set", root), base.make("micro.json", root)
     folder, began = Path(tempfile.mkdtemp(prefix="load-", dir=root)), time.monotonic()
+    before = WARM_UP["steps"]
     words = [
         "train",
         "--dataset",
@@ -110,20 +115,20 @@ def steps(root: Path, number: int, tell: Callable[[str], object] = print) -> dic
         "--model",
         "untrained",
     ]
-    words += ["--stages", "shapes", "--epochs", "1", "--steps", number, "--val-images", "0", "--batch", "2"]
-    words += ["--workers", "1", "--save-every", max(number // 4, 1), "--logs", folder / "logs"]
+    words += ["--stages", "shapes", "--epochs", "1", "--steps", number + before, "--val-images", "0", "--batch", "2"]
+    words += ["--workers", "1", "--save-every", before // 2, "--logs", folder / "logs"]
     process = Forked([str(word) for word in words], folder, folder / "log")
     counts, sizes = [], []
     while process.poll() is None:
         done = _steps_done(folder / "log")
-        if done and (not counts or done > counts[-1]):
+        if done >= before and (not counts or done > counts[-1]):
             counts.append(done), sizes.append(resident(process.pid))
         time.sleep(0.2)
     ended = process.poll()
     if ended is None or ended.code:
         raise RuntimeError(f"{number} steps: exit {ended and ended.code}: {ended and ended.errors[-300:]}")
     shutil.rmtree(folder)
-    found = _result("training steps", counts, sizes, began)
+    found = _result("training steps", number, counts, sizes, began)
     tell(f"steps: {found}")
     return found
 

@@ -51,13 +51,17 @@ class Forked:
                 self._ended = Ended(code, False, "", text, time.monotonic() - self._since)
         return self._ended
 
+    def within(self, seconds: float) -> Ended | None:
+        """How it ended within some seconds; None while it runs."""
+        end = time.monotonic() + seconds
+        while (ended := self.poll()) is None and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.01))
+        return ended
+
     def wait(self, seconds: float) -> Ended:
         """How it ended; one that is still running then is killed."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if (ended := self.poll()) is not None:
-                return ended
-            time.sleep(0.01)
+        if (ended := self.within(seconds)) is not None:
+            return ended
         self.kill()
         return Ended(-signal.SIGKILL, True, "", self.log.read_text(errors="replace"), seconds)
 

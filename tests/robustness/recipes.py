@@ -2,17 +2,23 @@
 
 import dataclasses
 import hashlib
+import importlib.util
+import io
 import json
 import re
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from . import base
+
 LEFTOVER = re.compile(r"\.[0-9a-f]{8}-.+|.+\.(part|lock|tmp)|resume_.*|core(\.\d+)?")
 _TIMES = re.compile(r"\d+(\.\d+)? s\b|\d\d:\d\d(:\d\d)?|\d{4}-\d\d-\d\d")
-_VOLATILE = {"seconds", "date", "time", "created", "out", "command", "arguments", "fingerprint", "work"}
+_VOLATILE = {"seconds", "date", "time", "created", "out", "command", "arguments", "fingerprint", "work", "folder"}
 _SKIPPED = ("tensorboard/", "run.json")
 
 
@@ -29,6 +35,7 @@ class Recipe:
         is_cheap: whether it takes about a second and no TensorFlow.
         out: name of what it writes below the working folder.
         resumed: the words in place of `words` and `again`, if they are others.
+        copies: good inputs that are copied to the working folder, {work}.
     """
 
     name: str
@@ -39,24 +46,41 @@ class Recipe:
     is_cheap: bool = True
     out: str = "out"
     resumed: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
 
-    def first(self, root: Path, work: Path, out: Path | None = None) -> list[str]:
+    def make_needs(self, root: Path) -> None:
+        """Make the good inputs that are missing."""
+        for need in (*self.needs, *self.copies):
+            base.make(need, root)
+
+    def first(self, root: Path, work: Path) -> list[str]:
         """The command line."""
-        return _filled(self.words, root, out or work / self.out)
+        return self._filled(self.words, root, work)
 
     def second(self, root: Path, work: Path) -> list[str]:
         """The command line after a kill."""
-        return _filled(self.resumed or (*self.words, *self.again), root, work / self.out)
+        return self._filled(self.resumed or (*self.words, *self.again), root, work)
+
+    def _filled(self, words: tuple[str, ...], root: Path, work: Path) -> list[str]:
+        places = {"base": root / "base", "work": work, "out": work / self.out}
+        return [word.format(**places) for word in words]
 
 
-def _filled(words: tuple[str, ...], root: Path, out: Path) -> list[str]:
-    return [word.replace("{base}", str(root / "base")).replace("{out}", str(out)) for word in words]
+def work_folder(recipe: Recipe, root: Path, path: Path) -> Path:
+    """A working folder of a command, made if it is missing."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name in recipe.copies:
+        shutil.copyfile(root / "base" / name, path / name)
+    return path
 
 
 _SET = ("--dataset", "{base}/set")
 _MICRO = ("--config", "{base}/micro.json")
 _SEARCH = ("predict", "--model", "{base}/exported", "--image", "{base}/set/train2017", "{base}/set/val2017", "--quiet")
+_EVALUATE = ("evaluate", "--model", "random-boxes", *_SET, "--subset", "train")
 _TRAIN = ("train", *_SET, *_MICRO, "--model", "untrained", "--stages", "shapes", "--epochs", "3", "--batch", "2")
+_CALIBRATION = ("--subset", "val", "--limit", "4", "--absent", "1", "--views", "1")
+_PRETRAINING = ("--epochs", "2", "--steps", "2", "--batch", "4")
 RECIPES = (
     Recipe("shapes", ("shapes", "--out", "{out}", "--train", "120", "--val", "30", "--size", "192", "--workers", "2")),
     Recipe(
@@ -65,12 +89,26 @@ RECIPES = (
         ("large",),
         ("--force",),
     ),
-    Recipe("check", ("check", *_SET, "--subset", "val", "--out", "{out}"), ("set",)),
+    Recipe("check", ("check", *_SET, "--subset", "val", "--samples", "3", "--out", "{out}"), ("set",)),
     Recipe(
         "evaluate",
-        ("evaluate", "--model", "random-boxes", *_SET, "--subset", "train", "--runs", "5", "--out", "{out}"),
+        (*_EVALUATE, "--runs", "5", "--out", "{out}"),
         ("set",),
         ("--resume",),
+        "records without their seconds, scores and tables",
+    ),
+    Recipe(
+        "evaluate-part",
+        (*_EVALUATE, "--shard", "2/2", "--runs", "20", "--out", "{out}"),
+        ("set",),
+        ("--resume",),
+        "records without their seconds",
+    ),
+    Recipe(
+        "evaluate-merge",
+        ("evaluate", "--merge", "{base}/parts", *_SET, "--subset", "train", "--out", "{out}"),
+        ("parts", "set"),
+        (),
         "records without their seconds, scores and tables",
     ),
     Recipe(
@@ -91,57 +129,48 @@ RECIPES = (
     ),
     Recipe(
         "calibrate",
-        (
-            "calibrate",
-            "--model",
-            "{base}/micro.h5",
-            *_MICRO,
-            *_SET,
-            "--limit",
-            "3",
-            "--absent",
-            "1",
-            "--out",
-            "{out}/t.json",
-        ),
-        ("micro.h5", "micro.json", "set"),
+        ("calibrate", "--model", "shapes", "--dataset", "{base}/shapes", *_CALIBRATION, "--out", "{out}/t.json"),
+        ("shapes",),
         is_cheap=False,
     ),
     Recipe(
         "export",
-        ("export", "--model", "{base}/micro.h5", *_MICRO, "--format", "onnx", "--out", "{out}"),
+        ("export", "--model", "{base}/micro.h5", *_MICRO, "--format", "keras", "--out", "{out}"),
         ("micro.h5", "micro.json"),
         ("--force",),
-        "names and sizes of the files, and the manifest",
+        "weights, number by number, names of the files, and the manifest",
         is_cheap=False,
     ),
     Recipe(
         "pretrain",
-        (
-            "pretrain",
-            *_SET,
-            *_MICRO,
-            "--epochs",
-            "2",
-            "--steps",
-            "2",
-            "--batch",
-            "4",
-            "--out",
-            "{out}",
-            "--workers",
-            "1",
-        ),
+        ("pretrain", *_SET, *_MICRO, *_PRETRAINING, "--out", "{out}", "--workers", "1"),
         ("set", "micro.json"),
-        ("--resume",),
+        (),
         "weights and losses, number by number",
         is_cheap=False,
+        resumed=("pretrain", "--resume", "{out}"),
+    ),
+    Recipe(
+        "example",
+        ("example", "--scenes", "3", "--size", "64", "--out", "{out}"),
+        (),
+        ("--force",),
+        "byte by byte, pages without their times",
+        is_cheap=False,
+    ),
+    Recipe(
+        "quantize",
+        ("quantize", "--model", "{work}/micro.h5", *_MICRO, *_SET, "--limit", "2"),
+        ("set", "micro.json"),
+        (),
+        "names of the files, and the manifest without checksums",
+        is_cheap=False,
+        out="micro.int8",
+        copies=("micro.h5",),
     ),
 )
 NOT_KILLED = {
     "demo": "it runs shapes, pretrain, train, calibrate and evaluate, which are here",
-    "example": "it runs shapes and predict, which are here",
-    "quantize": "needs nncf; it replaces its folder as export does",
     "app": "writes when it is asked to, by the functions of predict",
     "weights": "writes downloads alone, which tests/test_fetching.py stops",
 }
@@ -149,7 +178,12 @@ NOT_KILLED = {
 
 def by_name(names: tuple[str, ...] = ()) -> list[Recipe]:
     """The recipes with these names, or all."""
-    return [recipe for recipe in RECIPES if not names or recipe.name in names]
+    found = [recipe for recipe in RECIPES if not names or {recipe.name, recipe.name.partition("-")[0]} & set(names)]
+    return [recipe for recipe in found if recipe.name != "quantize" or _has_quantization()]
+
+
+def _has_quantization() -> bool:
+    return all(map(importlib.util.find_spec, ("openvino", "nncf")))
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -158,18 +192,20 @@ def contents(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not any(part in name for part in _SKIPPED) and not LEFTOVER.fullmatch(path.name):
-            found[name] = _content(path)
+            found[name] = _content(path, folder.parent)
     return found
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path, work: Path) -> Any:
     if path.suffix == ".h5":
         return _arrays(path)
-    if path.suffix == ".onnx":
-        return path.stat().st_size
-    data = path.read_bytes()
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            return _arrays(io.BytesIO(archive.read("model.weights.h5")))
+    data = path.read_bytes().replace(bytes(work), b"{work}")
     if path.suffix == ".json":
-        return _plain(json.loads(data))
+        content = _plain(json.loads(data))
+        return content | {"files": sorted(content["files"])} if path.name == "export.json" else content
     if path.suffix == ".jsonl":
         return [_plain(json.loads(line)) for line in data.splitlines()]
     if path.suffix in (".html", ".md", ".csv"):
@@ -184,7 +220,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _arrays(path: Path) -> dict[str, str]:
+def _arrays(path: Path | io.BytesIO) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def add(name: str, item: Any) -> None:

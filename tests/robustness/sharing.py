@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import base
 from .processes import Forked
-from .recipes import Recipe, contents, differences, leftovers
+from .recipes import Recipe, contents, differences, leftovers, work_folder
 
 _LONGEST = 900
 _AT_ONCE = 60  # seconds: of a start under load, not of a wait for the other
@@ -16,14 +15,13 @@ _AT_ONCE = 60  # seconds: of a start under load, not of a wait for the other
 
 def share(recipe: Recipe, root: Path) -> dict[str, Any]:
     """Start a command twice into one output, the second while the first writes."""
-    for need in recipe.needs:
-        base.make(need, root)
+    recipe.make_needs(root)
     folder = Path(tempfile.mkdtemp(prefix=f"share-{recipe.name}-", dir=root))
     for name in ("alone", "both"):
-        (folder / name).mkdir()
+        work_folder(recipe, root, folder / name)
     alone = Forked(recipe.first(root, folder / "alone"), folder / "alone", folder / "alone.log").wait(_LONGEST)
     first = Forked(recipe.first(root, folder / "both"), folder / "both", folder / "first.log")
-    _until_it_writes(first, folder / "both", alone.seconds)
+    _until_it_writes(first, folder / "both", alone.seconds, len(recipe.copies))
     is_writing = first.poll() is None
     second = Forked(recipe.second(root, folder / "both"), folder / "both", folder / "second.log")
     ended, faults = second.wait(_AT_ONCE), []
@@ -47,8 +45,8 @@ def share(recipe: Recipe, root: Path) -> dict[str, Any]:
     return {"command": recipe.name, "said": last[:300], "seconds": round(ended.seconds, 1), "wrong": faults}
 
 
-def _until_it_writes(process: Forked, work: Path, length: float) -> None:
-    """Wait until a command has made something, at most as long as it takes."""
+def _until_it_writes(process: Forked, work: Path, length: float, given: int) -> None:
+    """Wait until a command has made something besides what was given, at most as long as it takes."""
     end = time.monotonic() + length
-    while process.poll() is None and not any(work.iterdir()) and time.monotonic() < end:
+    while process.poll() is None and len(list(work.iterdir())) == given and time.monotonic() < end:
         time.sleep(0.002)

@@ -1,14 +1,12 @@
 """Converts annotations of any known format to a COCO-format tree, images included."""
 
 import collections
-import contextlib
 import dataclasses
 import io
 import itertools
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from tqdm import tqdm
 from ...io import decoding, files, intensity, orientation
 from ...io.errors import InputError
 from ...io.images import read_image
+from ...io.locks import temporary_folder
 from ..annotations import Content, Entry, Rle, annotation_rle
 from ..layouts import find_image
 from .common import ImportedImage, ImportedObject, joined_groups, object_rle, require_outlines, require_text
@@ -86,9 +85,7 @@ def write_tree(
         path = _annotation_path(out, f"{part}{options.year}")
         if path.exists() and not options.force:
             raise InputError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
-    with contextlib.ExitStack() as stack:
-        with files.write_errors(tempfile.gettempdir()):
-            spare = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with temporary_folder() as spare:
         sources = _named_apart(_sources(images, image_dir, options, spare), parts)
         return _write(images, categories, sources, parts, out, options, description)
 
@@ -127,8 +124,9 @@ def _write(
         for name, content in contents.items()
         for path in [_annotation_path(out, name)]
     }
-    for folder in (out / "annotations", *dict.fromkeys(folder for _, folder in placed)):
-        files.remove_temporaries(folder)
+    for name in ("annotations", *(f"{subset}*" for subset in SUBSETS)):
+        for folder in out.glob(name):
+            files.remove_temporaries(folder)
     _write_images(placed, options.link, options.force)
     for path, text in texts.items():
         files.write_text(path, text)

@@ -21,6 +21,7 @@ import numpy as np
 
 from ...io import files
 from ...io.errors import InputError
+from ...io.json_text import parse_json
 from .common import checked_number, ellipse_outline, rectangle_outline, required
 
 logger = logging.getLogger(__name__)
@@ -293,7 +294,7 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 def _csv_dict(row: dict[str, str], key: str, place: str) -> dict[str, Any]:
     """The JSON dict in a cell."""
     try:
-        value = files.parse_json(row[key])
+        value = parse_json(row[key])
     except ValueError as error:
         raise InputError(f"{place}: {key} = {reprlib.repr(row[key])}, expected JSON ({error})") from error
     if not isinstance(value, dict):
