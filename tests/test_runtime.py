@@ -60,6 +60,7 @@ def test_a_folder_without_manifest(tmp_path):
             '"DETECTION_MAX_INSTANCES": "four"',
             "config: DETECTION_MAX_INSTANCES = 'f",
         ),
+        ('"DETECTION_MAX_INSTANCES": 4', '"OTHER": 4', "config: the key 'DETECTION_MAX_INSTANCES' is missing"),
         ('"onnx"', '"onyx"', r"formats\[0\] = 'onyx'"),
         ('"about": {}', '"about": []', r"about = \[\]: expected object"),
         ('"detector": {', '"another": {', "interfaces: the key 'detector' is missing"),

@@ -330,6 +330,26 @@ def test_a_folder_without_a_run_is_not_resumed(command, tmp_path):
     assert code == 2 and "nowhere: no run to resume there" in errors
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "", "not JSON at line 1"),
+        ("state.json", "", "not JSON at line 1"),
+        ("run.json", '{"arguments": ["train", "--frob"]}', "arguments = ['train', '--frob']: "),
+        ("run.json", '{"arguments": ["train", "--help"]}', "arguments = ['train', '--help']: "),
+        ("run.json", '{"arguments": ["shapes", "--out", "x"]}', "expected those of train"),
+        ("run.json", '{"arguments": ["train", "--resume", "x"]}', "has --resume, expected those that began the run"),
+    ],
+)
+def test_a_run_with_a_damaged_file_is_not_resumed(command, begin, tmp_path, name, content, message):
+    arguments = ["train", *map(str, begin)]
+    contents = {"state.json": "{}", "config.json": "{}", "run.json": json.dumps({"arguments": arguments})}
+    for file, text in (contents | {name: content}).items():
+        (tmp_path / file).write_text(text)
+    code, errors = command("--resume", tmp_path)
+    assert code == 2 and f"{name}: {message}" in errors or f"{name}: arguments" in errors and message in errors
+
+
 def test_a_batch_that_devices_cannot_share(command, begin, tmp_path):
     code, errors = command(*begin, "--logs", tmp_path / "logs", "--devices", 3)
     assert code == 2 and "--batch 2: cannot be shared evenly by 3 devices" in errors

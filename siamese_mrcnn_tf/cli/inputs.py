@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import io
 import os
 import shlex
 import subprocess
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config, load_config
 from ..io.errors import InputError
 from ..memory import check_memory
-from ..settings import parse_settings
+from ..settings import parse_settings, shown
 from .effects import say_unused_in_detection, say_unused_options
 
 if TYPE_CHECKING:
@@ -332,3 +333,28 @@ def resumed_arguments(folder: str | Path, given: list[str]) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", nargs="?")
     return [*read_arguments(folder), *parser.parse_known_args(given)[1]]
+
+
+def parse_resumed(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
+    """The options of the run to resume in `folder`, with those given now.
+
+    Raises:
+        ValueError: no run was begun there, or its run.json has other arguments than this command's.
+    """
+    from ..weights.runs import RUN_FILE
+
+    command, path, said = options.command_name, folder / RUN_FILE, io.StringIO()
+    arguments = resumed_arguments(folder, options.arguments[1:])
+    if command == "pretrain" and arguments[:1] != [command]:  # version 0.1 did not write its name
+        arguments = [command, *arguments]
+    if arguments[:1] != [command]:
+        raise InputError(f"{path}: arguments = {shown(arguments)}: expected those of {command}")
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            resumed: argparse.Namespace = options.parse(arguments)
+    except SystemExit as error:
+        text = said.getvalue().strip().rpartition("error: ")[2] or "no arguments of a run"
+        raise InputError(f"{path}: arguments = {shown(arguments)}: {text}") from error
+    if resumed.resume is not None:
+        raise InputError(f"{path}: arguments = {shown(arguments)}: has --resume, expected those that began the run")
+    return resumed

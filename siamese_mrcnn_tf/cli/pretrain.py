@@ -16,7 +16,7 @@ from ..config import CONFIGS, Config, load_config
 from ..io.errors import InputError
 from ..memory import check_memory
 from ..pretraining import CLASS_SETS
-from .inputs import open_dataset, picked, resumed_arguments, start_keras
+from .inputs import open_dataset, parse_resumed, picked, start_keras
 from .options import (
     Commands,
     above_zero,
@@ -135,8 +135,7 @@ def chosen_run(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
     if options.resume is None:
         refuse_run(folder)
         return options
-    arguments = resumed_arguments(folder, options.arguments[1:])  # version 0.1 did not write the command's name
-    options = options.parse(arguments if arguments[:1] == ["pretrain"] else ["pretrain", *arguments])
+    options = parse_resumed(options, folder)
     options.resume = str(folder)
     return options
 

@@ -37,7 +37,7 @@ from ..training.machines import is_chief
 from ..training.schedules import SCHEDULES, Stage, load_schedule, shortened
 from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
 from .effects import given, say_unused_in_training, say_unused_options
-from .inputs import find_model, open_dataset, picked, resumed_arguments, start_keras, tell
+from .inputs import find_model, open_dataset, parse_resumed, picked, start_keras, tell
 from .options import (
     Commands,
     add_command,
@@ -169,10 +169,10 @@ def folder_to_resume(options: argparse.Namespace) -> Path | None:
 def resumed_options(options: argparse.Namespace, folder: Path) -> argparse.Namespace:
     """The options of the run to resume, with those given now."""
     start_keras(options)
-    options = options.parse(resumed_arguments(folder, options.arguments[1:]))
+    options = parse_resumed(options, folder)
     options.set = list({text.partition("=")[0].strip(): text for text in options.set}.values())  # the latest counts
-    if options.config is None and (folder / CONFIG_FILE).is_file():  # --model, which chose it, may be gone
-        config = load_config(folder / CONFIG_FILE)
+    config = load_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else None  # a damaged one is told
+    if options.config is None and config is not None:  # --model, which chose it, may be gone
         options.config, options.batch = str(folder / CONFIG_FILE), options.batch or config.BATCH_SIZE
         options.devices = options.devices or config.GPU_COUNT
     return options

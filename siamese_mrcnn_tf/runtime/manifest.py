@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from ..config import Config
+from ..config import FORMER_NAMES, NEW_SETTINGS, Config
 from ..io import schemas
 from ..io.errors import InputError
 from ..io.files import StrPath, checksum, inside, is_companion
@@ -116,6 +116,9 @@ def read_export(folder: StrPath) -> Manifest:
         raise InputError(f"{path}: interfaces: the key {lacking[0]!r} is missing")
     fields: dict[str, Any] = {field.name: getattr(content, field.name) for field in dataclasses.fields(Manifest)}
     known = set(Config().names())
+    expected = known.difference(NEW_SETTINGS, FORMER_NAMES.values())  # earlier versions lack these
+    if lacking := sorted(expected.difference(content.config)):
+        raise InputError(f"{path}: config: the key {lacking[0]!r} is missing")
     try:
         config = Config().replace(**{name: value for name, value in content.config.items() if name in known})
         config.validate()

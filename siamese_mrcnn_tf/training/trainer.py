@@ -145,8 +145,10 @@ class Trainer:
     def resume(self) -> None:
         """Resume the run of the folder; ValueError if there is none, or if it has other settings."""
         state = self.folder.load_state()
-        if state is None or state.weights is None:
+        if state is None:
             raise InputError(f"{self.folder.path}: no run to resume there")
+        if state.weights is None:
+            raise InputError(f"{self.folder.path / STATE_FILE}: no run to resume there, the key 'weights' is missing")
         for name, mine, theirs in self._differences(state):
             raise InputError(f"{self.folder.path}: {name} = {mine!r}, but the run was begun with {theirs!r}; use that")
         if state.step > self.settings.steps_per_epoch:
