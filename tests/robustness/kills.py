@@ -45,7 +45,7 @@ def kill_command(
         effective += killed
         shown = " and ".join(f"{moment:.2f}" for moment in moments)
         if faults:
-            wrong.append({"kill": number + len(moments), "seconds": shown, "faults": faults})
+            wrong.append({"kill": number + len(moments), "second": shown, "faults": faults})
         else:
             equal += len(moments)
         what = "; ".join(faults) or "equal"
@@ -88,7 +88,10 @@ def _some_kills(
         process.kill()
         if orphans := process.orphans():
             faults.append(f"{len(orphans)} orphans")
-    process, ended = _run(recipe, root, work, log, _LONGEST, is_first=False)
+        if ended is not None:  # it was done before
+            break
+    else:
+        process, ended = _run(recipe, root, work, log, _LONGEST, is_first=False)
     if ended is None or ended.code:
         process.kill()
         return killed, [*faults, _failure(ended, "again")]

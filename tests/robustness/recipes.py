@@ -1,5 +1,6 @@
 """Commands that write, as the tests of kills, disks and two processes run them, and what they leave."""
 
+import collections
 import dataclasses
 import hashlib
 import importlib.util
@@ -163,7 +164,7 @@ RECIPES = (
         ("quantize", "--model", "{work}/micro.h5", *_MICRO, *_SET, "--limit", "2"),
         ("set", "micro.json"),
         (),
-        "names of the files, and the manifest without checksums",
+        "weights, kinds of layers, and the manifest without checksums",
         is_cheap=False,
         out="micro.int8",
         copies=("micro.h5",),
@@ -203,6 +204,10 @@ def _content(path: Path, work: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             return _arrays(io.BytesIO(archive.read("model.weights.h5")))
     data = path.read_bytes().replace(bytes(work), b"{work}")
+    if path.suffix == ".xml":  # of OpenVINO, which numbers its layers in any order
+        return collections.Counter(re.findall(rb'type="(\w+)"', data))
+    if path.name == "sums.json":
+        return sorted(json.loads(data))
     if path.suffix == ".json":
         content = _plain(json.loads(data))
         return content | {"files": sorted(content["files"])} if path.name == "export.json" else content
