@@ -284,6 +284,18 @@ def test_a_number_of_pixels_is_an_option_of_what_reads_images(monkeypatch, comma
     assert decoding.max_pixels() == 400_000_000
 
 
+@pytest.mark.parametrize("before", [None, "5000"])
+def test_a_number_of_pixels_is_of_one_command(run, tmp_path, monkeypatch, before):
+    monkeypatch.setenv(decoding.VARIABLE, "1")
+    if before is None:
+        monkeypatch.delenv(decoding.VARIABLE)
+    else:
+        monkeypatch.setenv(decoding.VARIABLE, before)
+    run("check", "--dataset", tmp_path, "--max-pixels", 9)
+    parse(["app", "--model", "m"])
+    assert os.environ.get(decoding.VARIABLE) == before
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])

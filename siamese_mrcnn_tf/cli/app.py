@@ -40,7 +40,7 @@ def add_parser(commands: Commands) -> None:
         help="maximum size of an upload (default 20)",
     )
     pixels = "maximum number of pixels of an image (default 40000000)"
-    add("--max-pixels", type=positive, default=40_000_000, metavar="N", help=pixels)
+    add("--max-pixels", dest="upload_pixels", type=positive, default=40_000_000, metavar="N", help=pixels)
     add(
         "--max-images",
         type=at_least(1, 1_000_000),
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     from ..app.server import build_app
     from ..app.sessions import Sessions
 
-    limits = Limits(options.max_upload_mb, options.max_pixels, options.max_images)
+    limits = Limits(options.max_upload_mb, options.upload_pixels, options.max_images)
     config, weights = choose_config(options)
     images = open_images(options.images, limits)
     with _listen(options.host, options.port) as listening:

@@ -54,6 +54,7 @@ _COMMANDS = (
 
 
 _TEXT_OPTIONS = ("--set", "--categories", "--category", "--attribute")  # whose values are no paths
+_PIXELS = "SIAMESE_MRCNN_MAX_PIXELS"  # `io.decoding.VARIABLE`, which comes with Pillow
 _MAX_NAME = 255  # bytes of the name of a file or folder
 
 
@@ -74,6 +75,7 @@ def main(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may have bytes that are no characters
+    pixels = os.environ.get(_PIXELS)
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments, program, command)
         _flush_output()
@@ -85,6 +87,11 @@ def main(
         _drop(sys.stdout)
         _say(f"{name_of(program)}: error: standard output: cannot be written ({error})")
         return 2
+    finally:  # --max-pixels is of one command, also where a program calls several
+        if pixels is None:
+            os.environ.pop(_PIXELS, None)
+        else:
+            os.environ[_PIXELS] = pixels
 
 
 def _run(arguments: Sequence[str], program: Sequence[str], command: str | None) -> int:
