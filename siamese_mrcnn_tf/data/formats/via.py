@@ -129,7 +129,8 @@ def find_attribute(regions: Regions) -> str:
     for candidates in (list(counts), shared, usual):
         if len(candidates) == 1:
             return candidates[0]
-    raise InputError(f"which region attribute holds the category? {_attributes_text(regions)}")
+    file = regions[0].place.partition(": ")[0]
+    raise InputError(f"{file}: which region attribute holds the category? {_attributes_text(regions)}")
 
 
 def _attribute_counts(regions: Regions) -> collections.Counter[str]:

@@ -58,7 +58,7 @@ def _parsers() -> dict[str, argparse.ArgumentParser]:
 
 def _shown(value: str) -> str:
     """How a message shows a path: as it is, or escaped."""
-    start = value[:60]
+    start = value[:40]
     escaped = start.encode("utf-8", "backslashreplace").decode()
     return start if start == escaped else f"{start}|{escaped}"
 
@@ -88,7 +88,7 @@ def _options() -> Iterator[Case]:
                     if label in ("negative", "digits") and option in ("--image-ids", "--seed", "--threshold"):
                         continue  # below
                     given = (*words, f"{option}={value}")
-                    mention = f"{option}|gone" if "confidence" in option else option
+                    mention = f"{option}|gone" if "confidence" in option or option == "--year" else option
                     yield Case(f"commands/{command}/{option}/{label}", given, ERROR, (mention,), _file)
 
 
