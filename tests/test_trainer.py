@@ -209,6 +209,14 @@ def test_a_finished_run_can_be_prolonged(train, stages):
     assert_same_weights(parts.model, at_once.model)
 
 
+def test_losses_of_a_finished_epoch_have_the_order_of_keras(train, monkeypatch):
+    """A run that is killed in validation writes the columns of history.csv as an undisturbed one."""
+    trainer = train("run", (Stage(1, "all", 0.1),), validation_steps=0)
+    trainer.state.step, trainer.state.metrics = STEPS, {"loss": [6.0, 2.0], "accuracy": [1.0, 2.0]}
+    monkeypatch.setattr(trainer, "check_metrics", lambda: None)
+    assert list(trainer._fit(None, total_epochs=1).items()) == [("accuracy", 0.5), ("loss", 3.0)]
+
+
 def test_without_validation(train):
     trainer = train("run", (Stage(1, "all", 0.1),), validation_steps=0)
     assert list(trainer.state.history[0]) == ["epoch", "learning_rate", "loss", "number"]

@@ -240,7 +240,7 @@ class Trainer:
         if state.step == steps:  # a run resumed between the last step and the end of validation
             self.check_metrics()
             sums = {name: np.asarray(values, np.float32) for name, values in state.metrics.items()}  # as Keras rounds
-            return {name: float(total / count) for name, (total, count) in sums.items()}
+            return {name: float(total / count) for name, (total, count) in sorted(sums.items())}  # and sorts
         first = state.epoch * steps + state.step
         batches = TrainingBatches(loader, first_step=first, num_batches=steps - state.step)
         with self._progress_bar(f"epoch {state.epoch + 1}/{total_epochs}", steps, state.step) as bar:
