@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siamese_mrcnn_tf.io import files
+from siamese_mrcnn_tf.io import files, json_text
 from siamese_mrcnn_tf.io.errors import InputError
 
 
@@ -132,6 +132,11 @@ def test_read_json_takes_what_the_standard_library_takes(tmp_path):
     content = files.read_json(path)
     assert np.isnan(content["a"][0]) and content["a"][1] == content["c"] == float("inf")
     assert content["b"] == "\N{GRINNING FACE} \\ud800" and content["d"] == 1e300
+
+
+def test_json_with_escapes_is_read():
+    text = '{"a": NaN, "b": "\\u00e9\\n\\ud83d\\ude00\\\\ud800"}'  # the standard library reads it, for its NaN
+    assert json_text.parse_json(text)["b"] == "\u00e9\n\U0001f600\\ud800"
 
 
 @pytest.mark.parametrize(

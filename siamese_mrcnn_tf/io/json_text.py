@@ -8,7 +8,7 @@ from typing import Any
 from .errors import InputError
 
 _DIGITS = 20  # of a whole number from which on it may have more than 64 bits
-_ESCAPES = re.compile(r"(?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+|\\.")  # of surrogates, and any other
+_ESCAPES = re.compile(r"((?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+)|\\.")  # of surrogates, and any other
 _KEY = re.compile(r'"([^"\\]{1,60})"\s*:(?:[\s\[\d,.eE+-]*|\s*"[^"]*)\Z')  # of a number, its list, or a text
 _KEY_REACH = 1000  # characters before a value in which its key is looked for
 
@@ -30,7 +30,7 @@ def parse_json(text: str) -> Any:
         raise InputError("JSON nested too deeply") from error
     except MemoryError as error:
         raise InputError("JSON too large for the memory that is left") from error
-    for found in _ESCAPES.finditer(text):
+    for found in filter(lambda escape: escape[1], _ESCAPES.finditer(text)):
         try:
             json.loads(f'"{found[0]}"').encode()
         except UnicodeEncodeError as error:
