@@ -64,7 +64,7 @@ def main(
     """Run one command and return its exit code.
 
     It is 0, 1 where `check` finds something broken or `predict` skips images, 2 after an error that the user can
-    correct, 3 after a bug, 130 after an interrupt.
+    correct, 3 after a bug, 130 after an interrupt, 141 if what reads the output has ended.
 
     Args:
         arguments: of the command line; None takes those of this process.

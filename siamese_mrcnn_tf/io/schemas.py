@@ -80,7 +80,7 @@ def write_plain(path: StrPath, content: Any, kind: Any, *, indent: int | None = 
     except InputError as error:
         raise InputError(f"{path}: cannot be written, {error}") from error
     convert(written, kind, path)
-    files.write_json(path, content, indent=indent)
+    files.write_text(path, text)
 
 
 def convert(value: Any, kind: type[T], where: StrPath) -> T:
@@ -100,12 +100,7 @@ def refuse_newer(content: Any, path: StrPath, *, version: int = 1) -> None:
 
 
 def _content(path: StrPath) -> Any:
-    try:
-        content = files.read_json(path)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON that can be read ({error})") from error
+    content = files.read_json(path)
     refuse_newer(content, path)
     return content
 
