@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; processes th
 
 import coco_tree
 import github_server
+import micro
 import numpy as np
 import pytest
 import seeded
@@ -30,22 +31,8 @@ LONGEST = (
 
 RECORDED_SCENES = ((11, 375, 500), (12, 300, 400), (13, 480, 640))  # seed, height, width
 
-# Settings that make TinyConfig smaller still: a step takes milliseconds, and most of a test is TensorFlow's start.
-# Channels stay multiples of 16, below which oneDNN's gradient of a strided 1x1 convolution writes past its memory.
 MICRO = {
-    "IMAGE_MIN_DIM": 64,
-    "IMAGE_MAX_DIM": 64,
-    "TARGET_MIN_DIM": 32,
-    "TARGET_MAX_DIM": 32,
-    "BACKBONE_STEM_WIDTH": 16,
-    "BACKBONE_WIDTHS": (16, 16, 32, 32),
-    "FPN_FEATUREMAPS": 16,
-    "RPN_CONV_CHANNELS": 16,
-    "FPN_CLASSIF_FC_LAYERS_SIZE": 16,
-    "MASK_HEAD_CHANNELS": 16,
-    "RPN_ANCHOR_SCALES": (8, 16, 24, 32, 48),
-    "TRAIN_ROIS_PER_IMAGE": 12,
-    "NUM_JITTERED_GT_ROIS": 4,
+    **micro.SIZES,
     "TRAIN_BN": None,  # random weights bring no statistics
     "OPTIMIZER": "sgd",
 }

@@ -11,7 +11,7 @@ import pytest
 
 from siamese_mrcnn_tf import TinyConfig
 from siamese_mrcnn_tf.cli.inputs import resumed_arguments
-from siamese_mrcnn_tf.io import files
+from siamese_mrcnn_tf.io import files, schemas
 from siamese_mrcnn_tf.io.errors import InputError
 from siamese_mrcnn_tf.training import checkpoints
 from siamese_mrcnn_tf.training.board import Board
@@ -195,7 +195,7 @@ class Killed(BaseException):
     pass
 
 
-WRITES = ("save_legacy", "atomic_path", "save_weights", "write_json", "clean_up", "write_text")
+WRITES = ("save_legacy", "atomic_path", "save_weights", "write_state", "clean_up", "write_text")
 
 
 @pytest.mark.parametrize("stopped_in", WRITES)
@@ -219,6 +219,8 @@ def test_a_state_finds_its_weights_after_a_stop_at_any_moment(
             patch.setattr(model, "save_weights", stop)
         elif stopped_in == "clean_up":
             patch.setattr(CheckpointManager, "_clean_up", stop)
+        elif stopped_in == "write_state":
+            patch.setattr(schemas, "write", stop)
         else:
             patch.setattr(files, stopped_in, stop)
         state = folder.load_state()

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from ..io.schemas import Id, Number, Positive, Probability, Score, Sha256, Side
+from ..io.schemas import Id, Number, Positive, Probability, Rle, Score, Sha256
 
 Place = tuple[Id, Id]  # of a reference: COCO image id, COCO annotation id
 
@@ -38,13 +38,6 @@ class SettingsFile(msgspec.Struct, kw_only=True):
     set: str | UnsetType = UNSET
     weights_file: str | None = None
     weights_sha256: Sha256 | None = None
-
-
-class Rle(msgspec.Struct):
-    """A mask as a compressed RLE of COCO."""
-
-    size: tuple[Side, Side]
-    counts: str
 
 
 class DetectionEntry(msgspec.Struct, kw_only=True):

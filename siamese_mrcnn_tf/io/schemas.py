@@ -42,6 +42,13 @@ class OwnFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     format: Literal[1] = 1
 
 
+class Rle(msgspec.Struct):
+    """A mask as a compressed RLE of COCO."""
+
+    size: tuple[Side, Side]
+    counts: str
+
+
 def read(path: StrPath, kind: type[T]) -> T:
     """The content of a JSON file, as a type.
 

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ..data.annotations import is_rle
-from ..io.schemas import Count, Number, Positive, Probability, Score, Sha256, Side
+from ..io.schemas import Count, Number, Positive, Probability, Rle, Score, Sha256, Side
 
 _Pixel = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
@@ -29,13 +29,6 @@ class SearchFile(msgspec.Struct, kw_only=True):
     options: dict[str, Any] | UnsetType = UNSET
     config: dict[str, Any] | UnsetType = UNSET
     images: list[str] | UnsetType = UNSET
-
-
-class Rle(msgspec.Struct):
-    """A mask as a compressed RLE of COCO."""
-
-    size: tuple[Side, Side]
-    counts: str
 
 
 class FindsEntry(msgspec.Struct):
