@@ -37,7 +37,11 @@ def are_outlines(polygons: Sequence[Any]) -> bool:
     largest = float(np.abs(numbers).max(initial=0))
     if not largest < MAX_COORDINATE:  # also NaN
         return False
-    longest = max(map(len, polygons), default=0)  # numbers, twice as many as edges
+    ends = np.cumsum(np.fromiter(map(len, polygons), np.int64, len(polygons)))
+    of_switches = np.searchsorted(ends, np.flatnonzero((numbers == 0) | (numbers == 1)), side="right")
+    if any(bool in map(type, polygons[index]) for index in np.unique(of_switches)):  # array.array takes True as 1
+        return False
+    longest = int(np.diff(ends, prepend=0).max(initial=0))  # numbers, twice as many as edges
     return longest * largest <= MAX_LENGTH or all(_length(polygon) <= MAX_LENGTH for polygon in polygons)
 
 

@@ -184,8 +184,7 @@ def merge(
     raise ValueError, and nothing is written.
     """
     with exclusive(folder):
-        check_merge(folders, folder, coco, dataset, threshold=threshold)
-        merge_records(folders, folder)
+        merge_records(check_merge(folders, folder, coco, dataset, threshold=threshold), folder)
         return rescore(folder, coco, dataset, threshold=threshold, progress=progress)
 
 
@@ -196,12 +195,13 @@ def check_merge(
     dataset: IndexedCocoDataset | None = None,
     *,
     threshold: float | None = None,
-) -> None:
-    """Raise ValueError for parts that `merge` refuses."""
+) -> Records:
+    """The records of the parts; ValueError for parts that `merge` refuses."""
     if folders:
         require_absent(read_settings(folders[0]), threshold, folders[0])
     records = read_parts(folders, folder)
     check_records(records, folders[0], coco, dataset, threshold)
+    return records
 
 
 def _queries_and_sampler(

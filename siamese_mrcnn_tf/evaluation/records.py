@@ -140,13 +140,9 @@ def _is_among(folder: Path, others: Sequence[Folder]) -> bool:
     return any(os.path.samefile(folder, other) for other in others)
 
 
-def merge_records(folders: Sequence[Folder], folder: Folder) -> None:
-    """Join the parts of an evaluation in `folders` in the new folder `folder`, the images in order.
-
-    Raises:
-        ValueError: as `read_parts`.
-    """
-    records, target = read_parts(folders, folder), Path(folder)
+def merge_records(records: "Records", folder: Folder) -> None:
+    """Write what `read_parts` has found for `folder` there, the images in order."""
+    target = Path(folder)
     with files.atomic_path(target / records_name((1, 1))) as temporary, open(temporary, "wb") as file:
         file.write(_line({"fingerprint": records.settings["fingerprint"], "shard": [1, 1]}))
         file.writelines(_line(record) for record in records)
