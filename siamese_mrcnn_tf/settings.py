@@ -288,7 +288,7 @@ _TRAINING = {
     "QUERIES_PER_IMAGE": _integer(
         "training", 1, 10_000, "samples in a row that share an image; divides IMAGES_PER_GPU"
     ),
-    "LEARNING_RATE": _number("training", 1e-12, 1000, "of SiameseMaskRCNN.train; in train that of the stages counts"),
+    "LEARNING_RATE": _number("training", 1e-12, 1000, "of SiameseMaskRCNN.train; the command uses its stages"),
     "OPTIMIZER": _choice("training", ("sgd", "adam"), "the optimizer; adam has ADAM_BETA_2"),
     "LEARNING_MOMENTUM": _number("training", 0, 0.999999, "momentum, beta 1 of Adam"),
     "ADAM_BETA_2": _number("training", 0, 0.999999, "beta 2 of Adam"),
