@@ -343,7 +343,7 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         name = name.strip()
-        if not equals:
+        if not (equals and name):
             raise InputError(f"{shown(assignment)}: expected KEY=VALUE")
         try:
             value = json.loads(text)

@@ -9,8 +9,9 @@ from .errors import InputError
 
 _DIGITS = 20  # of a whole number from which on it may have more than 64 bits
 _ESCAPES = re.compile(r"((?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+)|\\.")  # of surrogates, and any other
-_KEY = re.compile(r'"([^"\\]{1,60})"\s*:(?:[\s\[\d,.eE+-]*|\s*"[^"]*)\Z')  # of a number, its list, or a text
-_KEY_REACH = 1000  # characters before a value in which its key is looked for
+_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[\[\]{}]')  # a text, with a colon if it is a key, or a bracket
+_REACH = 100_000  # characters before a value in which its keys are looked for
+_KEYS, _KEY_LENGTH = 3, 60  # innermost keys in a message, and characters of each
 
 
 def parse_json(text: str) -> Any:
@@ -40,9 +41,20 @@ def parse_json(text: str) -> Any:
 
 
 def _place(text: str, start: int) -> str:
-    """Line of a value in a JSON text, and its key."""
-    key = _KEY.search(text, max(start - _KEY_REACH, 0), start)
-    return f"line {text.count(chr(10), 0, start) + 1}{f', {key[1]}' if key else ''}"
+    """Line of a value in a JSON text, and the keys that lead to it: "line 3, annotations.segmentation"."""
+    keys: list[str] = []
+    depth, is_next = 0, True  # closed containers before the value; whether a key here is that of the value
+    for token in reversed(list(_TOKEN.finditer(text, max(start - _REACH, 0), start))):
+        if token[0] in "]}":
+            depth, is_next = depth + 1, False
+        elif token[0] in "[{":
+            is_next = not depth
+            depth = max(depth - 1, 0)
+        elif is_next:
+            keys += [token[1][:_KEY_LENGTH]] if token[2] else []
+            is_next = False
+    path = ".".join(keys[:_KEYS][::-1])
+    return f"line {text.count(chr(10), 0, start) + 1}{f', {path}' if path else ''}"
 
 
 def _parsed_int(text: str) -> float:

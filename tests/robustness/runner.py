@@ -97,7 +97,7 @@ class _Started:
         new = sorted(set(files_below(self.work)) - self._before)
         new = [name for name in new if not name.startswith(self.case.touches)] if self.case.touches else new
         check = self.case.fault
-        fault = check(self.work, output) if check and code == 0 and not is_late else None
+        fault = check(self.work, f"{output}\n{errors}") if check and code == 0 and not is_late else None
         shutil.rmtree(self.folder, ignore_errors=True)
         return Ended(code, is_late, output, errors, seconds, tuple(new), fault)
 

@@ -213,6 +213,7 @@ def _annotation(found: ImportedObject, image: Entry, categories: Mapping[str, in
     if found.coco is not None:
         keys = ("segmentation", "bbox", "area", "iscrowd")
         return base | {key: found.coco[key] for key in keys if key in found.coco}
+    _warn_of_clipping(found, height, width)
     if found.box is not None:
         return base | _boxed(found, height, width)
     if found.mask is not None or found.holes:
@@ -223,11 +224,23 @@ def _annotation(found: ImportedObject, image: Entry, categories: Mapping[str, in
     segmentation = [polygon.ravel().tolist() for polygon in polygons if len(polygon) > 2]
     rle = annotation_rle({"id": 0, "segmentation": segmentation}, height, width)
     _require_pixels(found, rle, image)
-    beyond = max(max((-outline).max(), (outline - (width, height)).max()) for outline in found.outlines)
+    return base | _measured(rle, segmentation)
+
+
+def _warn_of_clipping(found: ImportedObject, height: int, width: int) -> None:
+    """Warn of an object that reaches out of its image by more than rounding."""
+    points = list(found.outlines)
+    if found.box is not None:
+        x, y, box_width, box_height = found.box
+        points.append(np.array([(x, y), (x + box_width, y + box_height)]))
+    if found.mask is not None and found.mask.any():
+        rows, columns = (np.flatnonzero(found.mask.any(axis=axis)) for axis in (1, 0))
+        corners = [(columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)]
+        points.append(np.array(corners) + found.corner)
+    beyond = max((max((-one).max(), (one - (width, height)).max()) for one in points), default=0)
     if beyond > _TOLERANCE:
         size = f"{width} x {height} (width x height)"
         logger.warning("%s: reaches %.0f pixels out of the image, %s; clipped there", found.place, beyond, size)
-    return base | _measured(rle, segmentation)
 
 
 def _measured(rle: Rle, segmentation: Any) -> Entry:

@@ -89,6 +89,10 @@ def cases() -> Iterator[Case]:
             yield from _readers(f"{section}.{key}_missing", drop, (key,))
     for name, (change, key) in _masks().items():
         yield from _readers(f"mask/{name}", change, (key,))
+    make = _changed(_set("annotations", "bbox", [5, 5, -20, 20]))  # repaired: the mask's box is used
+    yield Case("annotations/check/mask/box_negative", _CHECK, FINDS, ("contradict their masks",), make)
+    yield Case("annotations/evaluate/mask/box_negative", _EVALUATE, WORKS, (), make, fault=_tells_of_boxes)
+    yield Case("annotations/convert/mask/box_negative", _CONVERT, WORKS, (), make, fault=_keeps_the_box)
     for name, (change, words) in _sizes().items():
         yield from _readers(f"size/{name}", change, words)
     for name, content in _files().items():
@@ -96,6 +100,17 @@ def cases() -> Iterator[Case]:
     yield from _structure()
     yield from _names()
     yield from _training()
+
+
+def _tells_of_boxes(folder: Path, output: str) -> str | None:
+    return None if "boxes that contradict their masks" in output else "no word of the wrong box"
+
+
+def _keeps_the_box(folder: Path, output: str) -> str | None:
+    """A COCO file is taken over as it is: who reads the copy is told."""
+    content = json.loads((folder / "out" / "annotations" / "instances_val2017.json").read_bytes())
+    boxes = [annotation["bbox"] for annotation in content["annotations"]]
+    return None if [5, 5, -20, 20] in boxes else f"other boxes: {boxes[:3]}"
 
 
 def _masks() -> dict[str, tuple[Change, str]]:
@@ -153,7 +168,6 @@ def _masks() -> dict[str, tuple[Change, str]]:
         "rle_text_nul": rle({"size": size, "counts": "\0" * 9}),
         "box_short": box([1, 2, 3]),
         "box_long": box([1, 2, 3, 4, 5]),
-        "box_negative": box([5, 5, -20, 20]),
         "box_nan": box([5, 5, float("nan"), 20]),
         "box_infinite": box([5, 5, float("inf"), 20]),
         "box_null": box([5, 5, None, 20]),

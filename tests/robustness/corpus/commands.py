@@ -88,7 +88,8 @@ def _options() -> Iterator[Case]:
                     if label in ("negative", "digits") and option in ("--image-ids", "--seed", "--threshold"):
                         continue  # below
                     given = (*words, f"{option}={value}")
-                    mention = f"{option}|gone" if "confidence" in option or option == "--year" else option
+                    is_text = "confidence" in option or option in ("--year", "--subset")  # may be a name that is there
+                    mention = f"{option}|gone" if is_text else option
                     yield Case(f"commands/{command}/{option}/{label}", given, ERROR, (mention,), _file)
 
 
@@ -131,7 +132,7 @@ def _missing() -> Iterator[Case]:
         "equals_alone": "=",
         "folder": "{base}",
     }.items():
-        mention = reference.replace("{base}/", "")[:40] or "--reference|reference"
+        mention = reference.replace("{base}/", "")[:20] or "--reference|reference"
         expected = EITHER if label == "folder" else ERROR
         yield Case(
             f"commands/predict/reference/{label}",

@@ -154,7 +154,7 @@ def cases() -> Iterator[Case]:
 def _has_instances(folder: Path, output: str) -> str | None:
     found = list((folder / "out" / "annotations").glob("*.json"))
     numbers = [len(json.loads(path.read_bytes())["annotations"]) for path in found]
-    return None if sum(numbers) >= 4 else f"{sum(numbers)} instances"
+    return None if sum(numbers) >= 3 else f"{sum(numbers)} instances"
 
 
 def leaves(content: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -278,7 +278,13 @@ def _xml() -> Iterator[Case]:
             start, mask, rest = path.read_text(encoding="utf-8").partition("<mask")
             path.write_text(start + mask + re.sub(rf'{key}="\d+"', f'{key}="{value}"', rest, count=1), encoding="utf-8")
 
-        yield Case(f"formats/xml/mask_{number}_{key}", masked, ERROR, ("annotations.xml",), make)
+        is_clipped = value == "-9" and key in ("left", "top")  # the mask reaches out of its image
+        expected, fault = (WORKS, _tells_of_clipping) if is_clipped else (ERROR, None)
+        yield Case(f"formats/xml/mask_{number}_{key}", masked, expected, ("annotations.xml",), make, fault=fault)
+
+
+def _tells_of_clipping(folder: Path, output: str) -> str | None:
+    return None if "clipped" in output else "no word of the part outside the image"
 
 
 def _yolo() -> Iterator[Case]:
@@ -325,7 +331,10 @@ def _yolo() -> Iterator[Case]:
             content = b"names: [caf\xe9]\n" if text is None else text.encode()
             (folder / "yolo" / "data.yaml").write_bytes(content)
 
-        yield Case(f"formats/yolo/yaml_{name}", words, ERROR, ("data.yaml|yolo",), make)
+        # folders that are not there, as in a file of another machine: those beside the file are taken
+        expected = {"path_away": WORKS, "train_away": EITHER}.get(name, ERROR)
+        fault = _has_instances if expected != ERROR else None
+        yield Case(f"formats/yolo/yaml_{name}", words, expected, ("data.yaml|yolo",), make, fault=fault)
 
 
 def _tables() -> Iterator[Case]:
