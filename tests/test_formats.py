@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import struct
 import zlib
 
@@ -139,6 +140,26 @@ def test_left_out_and_missing(tmp_path, caplog):
     with pytest.raises(ValueError, match=r"one.json: no such file in .*labelme: 'one.png'"):
         convert(paths, None, tmp_path / "again", progress=False)
     assert not (tmp_path / "again" / "annotations").exists()
+
+
+def test_a_box_that_reaches_out_is_told(tmp_path, caplog):
+    samples.write_images(tmp_path / "JPEGImages", ["one.png"])
+    (tmp_path / "Annotations").mkdir()
+    box = "<bndbox><xmin>-20</xmin><ymin>21</ymin><xmax>40</xmax><ymax>60</ymax></bndbox>"
+    text = f"<annotation><object><name>dog</name>{box}</object></annotation>"
+    (tmp_path / "Annotations" / "one.xml").write_text(text)
+    with caplog.at_level(logging.WARNING):
+        convert([tmp_path], None, tmp_path / "out", progress=False)
+    assert "reaches 21 pixels out of the image" in caplog.text
+
+
+def test_a_mask_that_reaches_out_is_told(tmp_path, caplog):
+    (path,), images = samples.cvat(tmp_path, samples.objects(), masks=True)
+    start, mark, rest = path.read_text().partition("<mask")
+    path.write_text(start + mark + re.sub(r'left="\d+"', 'left="-9"', rest, count=1))
+    with caplog.at_level(logging.WARNING):
+        convert([path], images, tmp_path / "out", progress=False)
+    assert "(mask): reaches 9 pixels out of the image" in caplog.text
 
 
 # ---- what a file is of ---------------------------------------------------------------------------------------------

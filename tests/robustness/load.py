@@ -14,7 +14,8 @@ import numpy as np
 from . import base
 from .processes import Forked
 
-WARM_UP = {"detections": 300, "steps": 60}  # left out: caches and the allocator fill up
+# Left out. Buffers of TensorFlow's threads grow over some thousand detections in jumps of 0.6 MB, and then no more.
+WARM_UP = {"detections": 5000, "steps": 500}
 _CODE = 75
 
 
@@ -116,7 +117,7 @@ def steps(root: Path, number: int, tell: Callable[[str], object] = print) -> dic
         "untrained",
     ]
     words += ["--stages", "shapes", "--epochs", "1", "--steps", number + before, "--val-images", "0", "--batch", "2"]
-    words += ["--workers", "1", "--save-every", before // 2, "--logs", folder / "logs"]
+    words += ["--workers", "1", "--save-every", 30, "--logs", folder / "logs"]
     process = Forked([str(word) for word in words], folder, folder / "log")
     counts, sizes = [], []
     while process.poll() is None:
