@@ -271,6 +271,7 @@ def test_refused_before_anything_was_saved(open_folder, model):
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
+WHOLE = '{"epoch": 2, "step": 0, "settings": {}, "weights": "siamese_mrcnn_0002.weights.h5", %s}'
 
 
 @pytest.mark.parametrize(
@@ -295,6 +296,10 @@ def test_refused_before_anything_was_saved(open_folder, model):
         ('{"history": [{"loss": "x"}]}', r"state\.json: history\[0\]"),
         ('{"epoch": 9, "weights": "siamese_mrcnn_0002.weights.h5"}', r"epoch = 9, step = 0: do not go with weights"),
         ('{"step": 1, "weights": "siamese_mrcnn_0000.weights.h5"}', r"epoch = 0, step = 1: do not go with weights"),
+        ('{"step": 0, "weights": "a_0000.weights.h5"}', r"state\.json: the key 'epoch' is missing"),
+        (WHOLE % '"history": []', r"state\.json: history: the last row is of epoch None, .* epoch = 2"),
+        (WHOLE % '"history": [{"epoch": 1}]', r"state\.json: history: the last row is of epoch 1, .* epoch = 2"),
+        (WHOLE % '"history": [{"epoch": 2, "loss": "x"}]', r"history\[0\]\.loss = 'x': expected int"),
         ("[" * 100000, r"state\.json: JSON nested too deeply"),
     ],
     ids=lambda text: text[:24],

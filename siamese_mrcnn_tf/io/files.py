@@ -331,13 +331,16 @@ def writable_file(path: StrPath) -> Path:
     """`path` as a Path, once it is known to be a file that can be written, or not to exist yet.
 
     Raises:
-        ValueError: `path` is a folder, or its folder is not writable, or its name is too long.
+        ValueError: `path` is a folder, a pipe, a device or a link to nothing, or its folder is not writable, or its
+            name is too long.
     """
     path = Path(path)
     writable_folder(path.parent)
     if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, expected a file to write")
     try:
+        if _is_there(path) and not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path}: is a pipe or a device, expected a file to write")
         _is_there(path.with_name(f".{'0' * 8}-{path.name}"))  # the temporary name, which is longer
     except OSError as error:
         raise InputError(f"{path}: cannot write there ({error.strerror or error})") from error

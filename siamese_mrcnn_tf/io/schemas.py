@@ -31,6 +31,7 @@ Side = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # of an image, in pixels
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Values = dict[str, int | Number | None]  # by name
 
+_KINDS = {"str": str, "array": list, "object": dict, "bool": bool, "null": type(None), "int": int, "float": float}
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _MISSING = re.compile(r"Object missing required field `(.+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
@@ -124,8 +125,21 @@ def _problem(message: str, value: Any) -> str:
     if is_key or text.startswith(("the key", "unknown key")):
         return f"{place}: {text}"
     with contextlib.suppress(LookupError, TypeError, ValueError):
+        place = _with_key(value, place, text.partition(", got ")[2])
         return f"{place} = {_shown(_at(value, place))}: {text.partition(', got ')[0]}"
     return f"{place}: {text}"
+
+
+def _with_key(value: Any, place: str, kind: str) -> str:
+    """A place that ends with "[...]", a value of a dict, with the first key there whose value is of the wrong kind."""
+    table = place.removesuffix("[...]")
+    if table == place:
+        return place
+    content = _at(value, table) if table else value
+    for key, item in content.items():
+        if isinstance(item, _KINDS[kind]) and not (kind == "int" and isinstance(item, bool)):
+            return f"{table}.{key}" if table else key
+    raise LookupError(place)
 
 
 def _at(value: Any, place: str) -> Any:

@@ -125,7 +125,8 @@ def compare(folders: Sequence[StrPath]) -> Comparison:
             same: other images, categories, splits, shots, or only one of them with masks.
     """
     if len(folders) < 2:
-        raise InputError(f"{len(folders)} folders: expected two evaluations or more to compare")
+        named = ", ".join(map(str, folders)) or "no folder"
+        raise InputError(f"{named}: expected two evaluations or more to compare")
     groups = [[read_evaluation(part) for part in _parts_of(Path(folder))] for folder in folders]
     rows: list[Compared] = []
     notes: list[str] = []

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 from msgspec import Meta
 
 from ..io.errors import InputError
-from ..io.schemas import Number, OwnFile, Values, is_file_name, read
+from ..io.schemas import Number, OwnFile, Values, convert, is_file_name, read_plain
 
 Epoch = Annotated[int, Meta(ge=0, le=10**6)]
 Step = Annotated[int, Meta(ge=0, le=10**9)]
@@ -63,12 +63,22 @@ def read_trainer_state(path: Path) -> TrainerState:
     Raises:
         ValueError: names the file, the place and the value.
     """
-    state = read(path, TrainerState)
+    content = read_plain(path, TrainerState)
+    state = convert(content, TrainerState, path)
     _check_history(state.history, state.epoch, path)
     if state.weights is not None:
         if not is_file_name(state.weights):
             raise InputError(f"{path}: weights = {state.weights!r}: expected the name of a file in the same folder")
         _check_name(state, path)
+        for key in (
+            "epoch",
+            "step",
+            "history",
+            "settings",
+        ):  # a new state has defaults, one that was written has values
+            if key not in content:
+                raise InputError(f"{path}: the key {key!r} is missing")
+        _check_end(state, path)
     return state
 
 
@@ -81,6 +91,15 @@ def _check_history(history: Sequence[Values], epoch: int, path: Path) -> None:
             expected = f"expected a whole number above {before}, at most epoch = {epoch}"
             raise InputError(f"{path}: history[{index}].epoch = {number!r}: {expected}")
         before = number
+
+
+def _check_end(state: TrainerState, path: Path) -> None:
+    """Refuse a history without the last epoch, where the weights are those at its end."""
+    last = state.history[-1].get("epoch") if state.history else None
+    is_whole = not (state.step or (state.weights or "").startswith("resume_"))
+    if state.epoch and is_whole and last != state.epoch:
+        expected = f"expected a row for each finished epoch, epoch = {state.epoch}"
+        raise InputError(f"{path}: history: the last row is of epoch {last}, {expected}")
 
 
 def _check_name(state: TrainerState, path: Path) -> None:
