@@ -33,6 +33,8 @@ from IPython.display import display
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
+import keras
+
 from siamese_mrcnn_tf import IndexedCocoDataset, SiameseMaskRCNN, TinyConfig, get_one_target, plot_losses, visualize
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples
 from siamese_mrcnn_tf.data.dataset import split_classes
@@ -120,6 +122,7 @@ display(axes[0].figure)
 # the folder of checkpoints; `TinyConfig` has a backbone of its own, which `siamese-mrcnn pretrain` trains.
 
 # %%
+keras.utils.set_random_seed(0)  # for the initial values
 model_dir = tempfile.mkdtemp()
 model = SiameseMaskRCNN("training", config, model_dir)
 report = model.load_weights(WEIGHTS, exclude=["rpn_class_raw", "mrcnn_class_logits", "mrcnn_mask"])
@@ -170,9 +173,9 @@ for path in sorted(Path(model.log_dir).iterdir()):
 # ## Loss curves
 #
 # `history.csv` has a row for each epoch. A panel for each loss shows training and validation; the dotted line is where
-# the learning rate changes. The losses of the classes, of the anchors' classes and of the masks begin high and fall,
-# because their last layers learn from nothing; those of the boxes, whose layers were loaded, only jump: there are few
-# steps in an epoch, and few validation samples.
+# the learning rate changes. The last layers for the classes, for the anchors' classes and for the masks learn from
+# nothing, so their losses end lower than they begin. Those of the boxes, whose layers were loaded, change little. All
+# of them jump: there are few steps in an epoch, and few validation samples.
 
 # %%
 with open(Path(model.log_dir) / "history.csv", encoding="utf-8", newline="") as file:
