@@ -95,8 +95,8 @@ display(axes[0].figure)
 # ## A train category
 #
 # Left is the reference, right the scene with the detections: each instance has a colour of its own, a mask, a box and a
-# score. The crosses of the scene should have the highest scores and good outlines. A box around something else is a
-# false detection; most of these score less.
+# score. Both crosses should be found. Where they overlap, the mask of one reaches into the other. A box around
+# something else would be a false detection; most of these score less.
 
 
 # %%
@@ -135,8 +135,8 @@ found = find_and_draw([heart], "hearts, a novel category")
 # ## Five references
 #
 # Several crops of one category make one query: the network averages their embeddings. This averages out what is special
-# about a single crop, such as its colour or its rotation. Compare the scores, and what is found, with the image above;
-# the gain is small where one reference is good already.
+# about a single crop, such as its colour or its rotation. It is no gain for every scene: compare the scores, and what
+# is found, with the image above. What is neither of the two hearts is a false detection.
 
 # %%
 hearts = draw_references("heart", 5)
@@ -178,7 +178,7 @@ display(axes[0, 0].figure)
 # ## Many scenes
 #
 # `encode_scenes` and `detect_in` do the same for a batch: one query for each scene. Six new scenes: the upper row is
-# searched for train categories, the lower row for novel ones; the references are in the corners. Look for misses and
+# searched for train categories, the lower row for novel ones; the references are above the scenes. Look for misses and
 # false detections, too: the scenes are not selected.
 
 # %%

@@ -33,6 +33,8 @@ from IPython.display import display
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
+import keras
+
 from siamese_mrcnn_tf import IndexedCocoDataset, SiameseMaskRCNN, TinyConfig, get_one_target, plot_losses, visualize
 from siamese_mrcnn_tf.data.data_generator import TrainingSamples
 from siamese_mrcnn_tf.data.dataset import split_classes
@@ -90,20 +92,23 @@ print(f"{len(train_set.ACTIVE_CLASSES)} of {train_set.num_classes - 1} classes a
 # %% [markdown]
 # ## Samples
 #
-# What the network learns from: scenes, in the lower left corner the reference, and the instances that are to be found
-# with it. Objects of other classes are to be left alone.
+# What the network learns from: scenes, above each the reference, and the instances that are to be found with it.
+# Objects of other classes are to be left alone.
 
 # %%
 training_samples = TrainingSamples(train_set, config, seed=0)
 samples = [training_samples[number] for number in range(0, 8, 2)]
+wanted = [sample.gt_class_ids > 0 for sample in samples]  # class 0: objects of other categories
+boxes = [sample.gt_boxes[kept] for sample, kept in zip(samples, wanted, strict=True)]
+mini_masks = [sample.gt_masks[..., kept] for sample, kept in zip(samples, wanted, strict=True)]
 axes = visualize.display_grid(
     [sample.targets for sample in samples],
     [sample.image for sample in samples],
-    [sample.gt_boxes for sample in samples],
-    [expand_mask(sample.gt_boxes, sample.gt_masks, config.IMAGE_SHAPE) for sample in samples],
-    [sample.gt_class_ids for sample in samples],
+    boxes,
+    [expand_mask(*each, config.IMAGE_SHAPE) for each in zip(boxes, mini_masks, strict=True)],
+    [np.ones(len(each), int) for each in boxes],
     category_names_list=[train_set.class_names[sample.class_id] for sample in samples],
-    captions=[[""] * len(sample.gt_boxes) for sample in samples],
+    captions=[[""] * len(each) for each in boxes],
     figsize=(6.5, 7),
 )
 display(axes[0].figure)
@@ -117,6 +122,7 @@ display(axes[0].figure)
 # the folder of checkpoints; `TinyConfig` has a backbone of its own, which `siamese-mrcnn pretrain` trains.
 
 # %%
+keras.utils.set_random_seed(0)  # for the initial values
 model_dir = tempfile.mkdtemp()
 model = SiameseMaskRCNN("training", config, model_dir)
 report = model.load_weights(WEIGHTS, exclude=["rpn_class_raw", "mrcnn_class_logits", "mrcnn_mask"])
@@ -167,9 +173,9 @@ for path in sorted(Path(model.log_dir).iterdir()):
 # ## Loss curves
 #
 # `history.csv` has a row for each epoch. A panel for each loss shows training and validation; the dotted line is where
-# the learning rate changes. The losses of the classes, of the anchors' classes and of the masks begin high and fall,
-# because their last layers learn from nothing; those of the boxes, whose layers were loaded, only jump: there are few
-# steps in an epoch, and few validation samples.
+# the learning rate changes. The last layers for the classes, for the anchors' classes and for the masks learn from
+# nothing, so their losses end lower than they begin. Those of the boxes, whose layers were loaded, change little. All
+# of them jump: there are few steps in an epoch, and few validation samples.
 
 # %%
 with open(Path(model.log_dir) / "history.csv", encoding="utf-8", newline="") as file:
@@ -182,8 +188,8 @@ display(figure)
 # ## Detection with the last checkpoint
 #
 # A model in inference mode takes the file of any epoch. In validation scenes that were not trained, one trained class
-# each is searched for, with a reference from another scene (lower left corner). The weights have only begun to adapt:
-# expect some instances, and false detections beside them.
+# each is searched for, with a reference from another scene (above it). The weights have only begun to adapt: expect
+# some instances, and false detections beside them.
 
 # %%
 finder = SiameseMaskRCNN("inference", config.replace(DETECTION_MIN_CONFIDENCE=0.8), model_dir)

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from siamese_mrcnn_tf import visualize
-from siamese_mrcnn_tf.visualize.instances import _label_place
+from siamese_mrcnn_tf.visualize.palette import instance_colors
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 
@@ -28,6 +28,19 @@ def test_random_colors_are_distinct_and_always_the_same():
     assert np.min(colors) >= 0 and np.max(colors) <= 1
     distances = np.linalg.norm(np.subtract(colors[:12], np.array(colors[:12])[:, None]), axis=-1)
     assert distances[~np.eye(12, dtype=bool)].min() > 0.1
+
+
+def test_colors_of_instances_stand_off_what_they_mark(instances):
+    image, boxes, masks, _, _ = instances
+    image[20:40, 10:30], image[50:60, 40:80] = (220, 40, 40), (40, 60, 220)
+    red, blue = np.array([220, 40, 40]) / 255, np.array([40, 60, 220]) / 255
+    for given in (masks, None):
+        colors = instance_colors(image, boxes, given)
+        assert np.linalg.norm(colors[0] - red) > 0.5 and np.linalg.norm(colors[1] - blue) > 0.5
+        assert np.linalg.norm(np.subtract(*colors)) > 0.3
+    assert len(instance_colors(image, np.zeros((1, 4)), np.zeros((60, 80, 1)))) == 1 and not instance_colors(
+        image, np.zeros((0, 4)), None
+    )
 
 
 def test_apply_mask_by_hand():
@@ -67,17 +80,14 @@ def test_overlay_labels_stay_in_the_image(side):
     overlay = visualize.draw_overlay(image, boxes, None, [0.99, 0.5, 0.7])
     assert overlay.shape == image.shape
     plain = visualize.draw_overlay(image, boxes, None, None)
-    assert np.any(overlay != plain)  # the labels
+    assert np.any(overlay != plain) == (side > 16)  # the labels, where there is room
 
 
-def test_labels_keep_clear_of_each_other(instances):
-    image, boxes, _, _, _ = instances
-    boxes[1] = boxes[0]
-    places = []
-    for box in boxes:
-        x, y = _label_place(box, (20, 8), (80, 60), [(x, y, x + 20, y + 8) for x, y in places])
-        places.append((x, y))
-    assert places == [(10, 12), (10, 20)]  # above the box, then inside it
+def test_labels_keep_clear_of_each_other():
+    image, boxes = np.zeros((200, 200, 3), np.uint8), np.full((2, 4), 90)  # boxes without pixels: labels alone
+    overlay = visualize.draw_overlay(image, boxes, None, [0.9, 0.8], colors=[RED, BLUE])
+    red, blue = (np.argwhere(np.all(overlay == color, axis=-1)) for color in ((255, 0, 0), (0, 0, 255)))
+    assert np.any(np.maximum(red.min(0), blue.min(0)) > np.minimum(red.max(0), blue.max(0)))
 
 
 def test_overlay_of_nothing_is_the_image(instances):
@@ -171,31 +181,45 @@ def test_display_grid(instances, tmp_path):
         *((0, 0), (0, 1), (1, 0)),
     ]
     assert [text.get_text() for text in axes[1].texts] == ["0.900", "0.800"]
-    assert axes[0].get_xlim() == (-10.5, 89.5)  # the reference changes no limits
+    assert axes[0].get_xlim() == (-10.5, 89.5)
     with Image.open(path) as image:
         assert image.size == (600, 500)
 
 
-def test_references_of_a_grid_stand_in_the_corner(instances):
-    (ax, wide, _) = visualize.display_grid(*grid_of(instances, 3), target_shift=4)
-    side = (60 * 80 / 14) ** 0.5  # of a square with a fourteenth of the scene's area
-    assert ax.images[1].get_extent() == pytest.approx([4, 4 + side, 56, 56 - side])
-    frame = ax.patches[-1]
-    assert frame.get_xy() == pytest.approx((4, 56 - side)) and frame.get_height() == pytest.approx(side)
+def test_references_of_a_grid_are_above_the_scene(instances):
+    (ax, wide, _) = visualize.display_grid(*grid_of(instances, 3), target_shift=12)
+    assert ax.images[1].get_extent() == pytest.approx([30.5, 48.5, -12.5, -30.5])  # 18 pixels, 0.3 of 60
+    assert ax.get_ylim() == pytest.approx((69.5, -30.5))
     left, right, bottom, top = wide.images[1].get_extent()
-    assert (bottom - top) / (right - left) == pytest.approx(2) and bottom - top <= 0.45 * 60
+    assert (bottom - top) / (right - left) == pytest.approx(2)
     several = grid_of(instances, 1)
-    several[0] = [[several[0][0], several[0][0]]]
+    several[0] = [[several[0][0]] * 6]
     (ax,) = visualize.display_grid(*several)
-    first, second = (image.get_extent() for image in ax.images[1:])
-    assert second[0] == pytest.approx(first[1] + 5) and second[1] - second[0] == pytest.approx(first[1] - first[0])
+    extents = np.array([image.get_extent() for image in ax.images[1:]])
+    assert extents[0, 0] == pytest.approx(-0.5) and extents[-1, 1] == pytest.approx(79.5)  # as wide as the scene
+    assert extents[1:, 0] - extents[:-1, 1] == pytest.approx(10)
+
+
+def test_captions_on_axes_do_not_overlap(instances):
+    image, boxes, _, class_ids, _ = instances
+    boxes = np.repeat(boxes[:1], 4, axis=0) + np.arange(4)[:, None]
+    ax = visualize.display_instances(image, boxes, None, [1] * 4, captions=["first", "second", "third", "W" * 150])
+    for size in ((4, 3), (8, 8)):  # placed when the figure is drawn, at its size then
+        ax.figure.set_size_inches(size)
+        ax.figure.draw_without_rendering()
+        *shown, hidden = ax.texts
+        assert all(text.get_visible() for text in shown) and not hidden.get_visible()  # too long for the image
+        plates = [text.get_bbox_patch().get_window_extent() for text in shown]
+        assert not any(plates[i].overlaps(plates[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+        inside = ax.transData.transform([(-10.5, 69.5), (89.5, -10.5)])
+        assert all(np.all(plate.min >= inside[0] - 1) and np.all(plate.max <= inside[1] + 1) for plate in plates)
 
 
 def test_a_grid_shows_what_it_is_told_to(instances):
     axes = [Figure().add_subplot(), Figure().add_subplot()]
     hidden = {"show_mask": False, "show_bbox": False, "show_scores": False, "fontsize": 10, "linewidth": 3}
     assert visualize.display_grid(*grid_of(instances, 2), ax=np.array([axes]), **hidden) == axes
-    assert np.array_equal(axes[0].images[0].get_array(), instances[0]) and len(axes[0].patches) == 1  # the frame
+    assert np.array_equal(axes[0].images[0].get_array(), instances[0]) and len(axes[0].patches) == 0
     assert [text.get_text() for text in axes[0].texts] == ["", ""]
     (ax,) = visualize.display_grid(*grid_of(instances, 1), captions=[["a", "b"]], colors=[[RED, BLUE]], linewidth=3)
     assert [text.get_text() for text in ax.texts] == ["a", "b"] and ax.texts[0].get_size() == pytest.approx(11.2)

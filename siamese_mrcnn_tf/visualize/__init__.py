@@ -12,7 +12,8 @@ stages: inside the network: proposals, refinements, masks, differences to the gr
 samples: training samples with references, anchors and targets.
 diagnostics: losses, precision and recall, overlaps, statistics of weights.
 overlays, margin: the finds of a search in their image, the references beside it.
-palette, lettering: colors of categories; fonts, texts and places of labels.
+palette, lettering: colors of categories and instances; fonts, texts and places of labels.
+captions: labels on axes, placed when a figure is drawn.
 style: colors, figures, axes and marks that all drawings share.
 pages: HTML pages that open without a server, from page.html.
 """

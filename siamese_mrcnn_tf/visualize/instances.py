@@ -20,21 +20,20 @@ from ..io.errors import InputError
 from ..io.files import atomic_path
 from ..ops.boxes import extract_bboxes
 from . import style
-from .lettering import plot_name, plot_text
+from .lettering import place_plates, plot_name, plot_text
+from .palette import ink_on, instance_colors
 from .style import Color, Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _Pair = tuple[int, int]  # (x, y) or (width, height) in pixels
-_Plate = tuple[int, int, int, int]  # (x1, y1, x2, y2) in pixels
 
 _GOLDEN_RATIO = 0.618033988749895  # steps of it around the color circle keep clear of each other
 _TINT = 0.45  # share of the color in a mask of an overlay
 _LABEL_SCALE, _LABEL_PIXELS = 1 / 28, (10, 60)  # height of labels as a share of the image's short side, and its limits
 _LINE_SCALE = 1 / 300  # width of lines as a share of the image's short side
-_INSET_AREA, _INSET_SIDE = 1 / 14, 0.45  # of a reference in its scene: share of the area, largest share of a side
-_INSET_ORDER = 9  # zorder above everything in the scene
+_STRIP = 0.3  # height of references above their scene as a share of its short side
 _CAPTION = 0.8  # size of captions in a grid relative to names
 _MARGIN = 10  # pixels around an image on axes, for boxes and labels at its border
 
@@ -74,8 +73,8 @@ def draw_overlay(
         boxes: [n, (y1, x1, y2, x2)] in pixels.
         masks: [height, width, n], zero or False outside; None or [height, width, 0] to draw boxes alone.
         scores: [n], or None.
-        captions: n labels in place of the scores.
-        colors: n of (red, green, blue) in 0..1; None takes `random_colors`.
+        captions: n labels in place of the scores; those for which there is no room are left out.
+        colors: n of (red, green, blue) in 0..1; None takes `palette.instance_colors`.
 
     Returns:
         uint8 [height, width, RGB].
@@ -135,8 +134,8 @@ def display_instances(
         figsize: (width, height) of a new figure, in inches.
         ax: matplotlib axes to draw on; None makes a new figure.
         show_mask, show_bbox: whether to draw tinted masks, and boxes.
-        colors: n of (red, green, blue) in 0..1; None takes `random_colors`.
-        captions: n labels in place of class names and scores.
+        colors: n of (red, green, blue) in 0..1; None takes `palette.instance_colors`.
+        captions: n labels in place of class names and scores; those for which there is no room are left out.
         linewidth, fontsize: of boxes and of captions, in points.
     """
     of_instances: dict[str, Any] = {"class_ids": class_ids, "scores": scores, "captions": captions}
@@ -148,16 +147,15 @@ def display_instances(
     ax = style.new_figure(figsize).add_subplot() if ax is None else ax
     painted = np.array(image)
     for index in map(int, np.flatnonzero(boxes.any(axis=1))):
-        caption, color = plot_text(captions[index]), colors[index]
+        color = colors[index]
         if show_bbox:
             style.draw_box(ax, boxes[index], color, linewidth=linewidth, alpha=0.7, linestyle="dashed")
         if masks is not None and show_mask:
             apply_mask(painted, masks[:, :, index], color)
         if masks is not None:
             style.draw_outline(ax, masks[:, :, index], color)
-        plate = {"facecolor": "black", "alpha": 0.4, "edgecolor": "none", "pad": 1} if caption else None
-        ax.text(boxes[index, 1] - 0.5, boxes[index, 0] + 7.5, caption, color="white", size=fontsize, bbox=plate)
     style.draw_image(ax, painted, title, margin=_MARGIN)
+    _add_captions(ax, captions, boxes, colors, fontsize)
     return ax
 
 
@@ -221,7 +219,7 @@ def display_grid(
     linewidth: float = 2,
     save: str | Path | bool = False,
 ) -> "list[Axes]":
-    """Draw scenes with their detections in a grid, the references in the lower left corners: the paper's Figure 4.
+    """Draw scenes with their detections in a grid, the references above them, as in the paper's Figure 4.
 
     Args:
         target_list: of each scene the reference crop uint8 [h, w, RGB], or a sequence of several.
@@ -231,7 +229,7 @@ def display_grid(
         title, figsize: of a new figure; (width, height) in inches.
         ax: as many axes as scenes, in any arrangement; None makes a new figure with a grid close to square.
         show_mask, show_bbox, show_scores: whether to draw tinted masks, boxes, scores.
-        target_shift: pixels between a reference and the corner.
+        target_shift: pixels between references, and between them and the scene.
         fontsize, linewidth: of names (captions are smaller) and of boxes, in points.
         save: path to write the figure to, in the format of its suffix; True stands for grid.pdf; False writes none.
 
@@ -259,7 +257,7 @@ def display_grid(
         instances = image_list[index], boxes_list[index], masks_list[index], class_ids_list[index]
         shown |= {"scores": scores, "colors": tints, "captions": labels, "ax": cell}
         display_instances(*instances, fontsize=fontsize * _CAPTION, **shown)
-        _draw_inset(cell, _crops(target_list[index], "target_list"), np.shape(image_list[index]), target_shift)
+        _draw_references(cell, _crops(target_list[index], "target_list"), np.shape(image_list[index]), target_shift)
         cell.set_title("" if category_names_list is None else plot_name(category_names_list[index]), fontsize=fontsize)
     if path:
         with atomic_path(path) as temporary:
@@ -304,19 +302,28 @@ def _crops(target: Values, what: str) -> list[np.ndarray]:
     return [style.checked_image(crop, what) for crop in (target if np.ndim(target[0]) == 3 else [target])]
 
 
-def _draw_inset(ax: "Axes", crops: list[np.ndarray], shape: tuple[int, ...], shift: float) -> None:
-    """References in the lower left corner of a scene, framed in white, each of the same area."""
-    left, bottom, (limit_y, limit_x) = shift, shape[0] - shift, np.multiply(shape[:2], _INSET_SIDE)
-    for crop in crops:
-        height, width = crop.shape[:2]
-        scale = math.sqrt(_INSET_AREA * shape[0] * shape[1] / (height * width))
-        scale = min(scale, limit_y / height, limit_x / len(crops) / width)
-        right, top = left + width * scale, bottom - height * scale
-        limits: dict[str, Any] = {"xlim": ax.get_xlim(), "ylim": ax.get_ylim()}
-        ax.imshow(crop.astype(np.uint8), extent=(left, right, bottom, top), zorder=_INSET_ORDER)
-        ax.set(**limits)
-        style.draw_box(ax, np.add((top, left, bottom, right), 0.5), "white", linewidth=3, zorder=_INSET_ORDER)
-        left = right + shift / 2
+def _add_captions(ax: "Axes", captions: Values, boxes: np.ndarray, colors: Values, size: float) -> None:
+    """Captions of the boxes that are no rows of zeros, within the limits of the axes."""
+    from .captions import draw_captions
+
+    shown = np.flatnonzero(boxes.any(axis=1)).tolist()
+    texts, tints = [captions[index] for index in shown], [colors[index] for index in shown]
+    draw_captions(ax, texts, boxes[shown], tints, (*ax.get_xlim(), *ax.get_ylim()), size=size)
+
+
+def _draw_references(ax: "Axes", crops: list[np.ndarray], shape: tuple[int, ...], gap: float) -> None:
+    """References in a strip above a scene of `shape`, in the middle, each as high as the strip if there is room."""
+    (height, width), bottom = shape[:2], -0.5 - max(gap, _MARGIN)
+    strip, room = _STRIP * min(height, width), (width - gap * (len(crops) - 1)) / len(crops)
+    scales = [min(strip / crop.shape[0], room / crop.shape[1]) for crop in crops]
+    wide = sum(scale * crop.shape[1] for scale, crop in zip(scales, crops, strict=True)) + gap * (len(crops) - 1)
+    left = (width - wide) / 2 - 0.5
+    limits: dict[str, Any] = {"xlim": ax.get_xlim(), "ylim": (ax.get_ylim()[0], bottom - strip)}
+    for scale, crop in zip(scales, crops, strict=True):
+        right, top = left + scale * crop.shape[1], bottom - scale * crop.shape[0]
+        ax.imshow(crop.astype(np.uint8), extent=(left, right, bottom, top))
+        left = right + gap
+    ax.set(**limits)
 
 
 # ---- helpers: overlays -------------------------------------------------------------------------------------------
@@ -326,32 +333,16 @@ def _draw_labels(
     """Draw labels on plates of their color; the first ones of `order` choose their places first."""
     pixels = int(np.clip(round(min(size) * _LABEL_SCALE), *_LABEL_PIXELS))
     font, pad = ImageFont.load_default(pixels), max(pixels // 8, 1)
-    taken: list[_Plate] = []
-    for index in order:
-        if not labels[index]:
-            continue
-        left, top, right, bottom = draw.textbbox((0, 0), labels[index], font=font)
-        plate = (int(right - left) + 2 * pad + 1, int(bottom - top) + 2 * pad + 1)
-        x, y = _label_place(boxes[index], plate, size, taken)
-        taken.append((x, y, x + plate[0], y + plate[1]))
-        draw.rectangle((x, y, x + plate[0] - 1, y + plate[1] - 1), fill=_as_bytes(colors[index]))
-        ink = "black" if np.dot(colors[index], (0.299, 0.587, 0.114)) > 0.5 else "white"  # weights of luminance
-        draw.text((x + pad - left, y + pad - top), labels[index], fill=ink, font=font)
-
-
-def _label_place(box: np.ndarray, plate: _Pair, size: _Pair, taken: Iterable[_Plate]) -> _Pair:
-    """The corner (x, y) of a plate (width, height) at its box, inside the image, clear of the plates in `taken`."""
-    y1, x1, y2, x2 = map(int, box)
-    width, height = plate
-    wanted = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x1, y2 - height), (x1, y2), (x2 - width, y2)]
-    places = [(min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))) for x, y in wanted]
-    others = np.reshape(list(taken), (-1, 4))
-
-    def hidden(place: _Pair) -> int:
-        sides = np.minimum(np.add(place, plate), others[:, 2:]) - np.maximum(place, others[:, :2])
-        return sides.clip(0).prod(axis=1).sum()
-
-    return min(places, key=hidden)
+    shown = [index for index in order if labels[index]]
+    texts = [draw.textbbox((0, 0), labels[index], font=font) for index in shown]
+    plates = [(int(right - left) + 2 * pad + 1, int(bottom - top) + 2 * pad + 1) for left, top, right, bottom in texts]
+    places = place_plates(plates, boxes[shown], size, gap=0)
+    for index, text, plate, place in zip(shown, texts, plates, places, strict=True):
+        if place:
+            x, y = place
+            draw.rectangle((x, y, x + plate[0] - 1, y + plate[1] - 1), fill=_as_bytes(colors[index]))
+            ink = _as_bytes(ink_on(colors[index]))
+            draw.text((x + pad - text[0], y + pad - text[1]), labels[index], fill=ink, font=font)
 
 
 def _as_bytes(color: Color) -> tuple[int, ...]:
@@ -367,7 +358,7 @@ def _checked_instances(
     if masks is not None:
         masks = style.checked_shape(masks, (*image.shape[:2], len(boxes)), "masks") if np.shape(masks)[-1] else None
     _check_counts(len(boxes), **of_instances, colors=colors)
-    return image, boxes, masks, random_colors(len(boxes)) if colors is None else colors
+    return image, boxes, masks, instance_colors(image, boxes, masks) if colors is None else colors
 
 
 def _check_counts(count: int, **values_by_name: Any) -> None:

@@ -1,4 +1,4 @@
-"""Colors of categories: far from each other, from the colors of what they mark, and readable on dark and light plates.
+"""Colors of categories and instances: far from each other and from what they mark, readable on dark and light plates.
 
 Distances are CIEDE2000, the distance that fits what people see best; 1 is just visible, 20 and more is another color.
 """
@@ -14,6 +14,7 @@ from .style import Color
 _STEPS = 12  # of the grid in each channel of RGB
 _LIGHTNESS, _CHROMA = (56, 86), (38, 100)  # of CIELAB: neither dull nor close to black and white
 _SAMPLES = 256  # pixels of a reference that are compared
+_INSTANCE_SAMPLES = 24  # pixels of an instance that are compared
 _NEAR = 0.25  # share of these that may be closer to the color
 _REFERENCE_WEIGHT = 0.7  # of the distance to the reference against that to the other categories
 _ENOUGH = 45.0  # a larger distance makes no color better
@@ -41,6 +42,23 @@ def category_colors(references: Sequence[Sequence[np.ndarray]]) -> list[Color]:
         chosen.append(best)
     rgb = _grid()
     return [(float(rgb[index, 0]), float(rgb[index, 1]), float(rgb[index, 2])) for index in chosen]
+
+
+def instance_colors(image: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None) -> list[Color]:
+    """A color for each instance, far from the colors of the pixels that it marks and from those of the others.
+
+    Args:
+        image: uint8 [height, width, RGB].
+        boxes: [n, (y1, x1, y2, x2)] in pixels.
+        masks: [height, width, n], zero or False outside; None takes the pixels of the boxes.
+    """
+    crops = []
+    for index, box in enumerate(boxes):
+        y1, x1, y2, x2 = np.maximum(box, 0).astype(int)
+        pixels = image[y1:y2, x1:x2].reshape(-1, 3) if masks is None else image[np.asarray(masks[..., index], bool)]
+        chosen = np.linspace(0, len(pixels) - 1, min(_INSTANCE_SAMPLES, len(pixels))).astype(int)
+        crops.append([pixels[chosen][None]] if len(pixels) else [])
+    return category_colors(crops)
 
 
 def ink_on(color: Sequence[float] | np.ndarray) -> Color:

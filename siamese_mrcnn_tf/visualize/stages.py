@@ -17,16 +17,18 @@ from ..ops.boxes import compute_overlaps, match_greedily
 from . import style
 from .instances import apply_mask, random_colors
 from .lettering import plot_text
+from .palette import instance_colors
 from .style import Color, Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TRUE_COLOR, _FOUND_COLOR = (0.0, 0.85, 0.0), (1.0, 0.1, 0.1)  # ground truth and detections in `display_differences`
-_GRAY, _SHADOW = (0.85, 0.85, 0.85), (0, 0, 0, 0.6)  # a light line over a dark one is visible on every image
+_GRAY = (0.85, 0.85, 0.85)
 _LINES = ("dotted", "dotted", "solid")  # of the visibilities 0, 1, 2
 _INCHES, _LARGE_INCHES, _TITLE_INCHES = 4, 12, 0.4  # widths of images in new figures, height of a title
 _LINE_WIDTH, _SHADOW_WIDTH = 2, 3.5  # of boxes, in points
+_CAPTION_SIZE = 11  # points
 
 
 # ---- several images --------------------------------------------------------------------------------------------------
@@ -123,14 +125,18 @@ def draw_boxes(
     if any(each not in range(len(_LINES)) for each in visibilities):
         raise InputError(f"visibilities: expected 0, 1 or 2 for each box, got {list(visibilities)}")
     ax = _axes_for(1, 1, ax, image.shape, _LARGE_INCHES)[0]
-    painted, colors = np.array(image), random_colors(count)
+    places = np.where(refined.any(axis=1, keepdims=True), refined, old)
+    painted, drawn = np.array(image), list[Color]()
+    colors = random_colors(count) if masks is None else instance_colors(image, places, masks)
     for index in range(count):
         color, line = colors[index] if visibilities[index] else _GRAY, _LINES[int(visibilities[index])]
         if masks is not None:
             apply_mask(painted, masks[:, :, index], color)
             style.draw_outline(ax, masks[:, :, index], color)
-        _draw_refinement(ax, old[index], refined[index], captions[index], color, line)
+        _draw_refinement(ax, old[index], refined[index], color, line)
+        drawn.append(color)
     style.draw_image(ax, painted, title, margin=max(image.shape[:2]) // 20)
+    _add_captions(ax, captions, places, drawn)
     return ax
 
 
@@ -231,13 +237,16 @@ def display_differences(
     title = title or f"{np.count_nonzero(matches >= 0)} of {len(truth)} found; detections: score / overlap, * found"
     ax = _axes_for(1, 1, ax, image.shape, _LARGE_INCHES)[0]
     painted, boxes = np.array(image), np.concatenate([truth, found[kept]])
-    for index, color in enumerate([_TRUE_COLOR] * len(truth) + [_FOUND_COLOR] * len(kept)):
+    colors = [_TRUE_COLOR] * len(truth) + [_FOUND_COLOR] * len(kept)
+    for index, color in enumerate(colors):
         if masks is not None and show_mask:
             apply_mask(painted, masks[:, :, index], color, 0.35)
             style.draw_outline(ax, masks[:, :, index], color)
         if show_box:
-            _draw_refinement(ax, np.zeros(4), boxes[index], captions[index], color, "solid")
+            _draw_refinement(ax, np.zeros(4), boxes[index], color, "solid")
     style.draw_image(ax, painted, title, margin=max(image.shape[:2]) // 20)
+    if show_box:
+        _add_captions(ax, captions, boxes, colors)
     return ax
 
 
@@ -370,21 +379,26 @@ def _axes_for(count: int, columns: int, ax: Any, shape: tuple[int, ...], width: 
     return style.add_grid(figure, count, columns)
 
 
-def _draw_refinement(ax: "Axes", box: np.ndarray, refined: np.ndarray, caption: str, color: Color, line: str) -> None:
+def _draw_refinement(ax: "Axes", box: np.ndarray, refined: np.ndarray, color: Color, line: str) -> None:
     """A box and its refinement; a row of zeros is no box."""
     from matplotlib.patheffects import withStroke
 
-    shadow = [withStroke(linewidth=_SHADOW_WIDTH, foreground=_SHADOW)] if color == _GRAY else None
+    shadow = [withStroke(linewidth=_SHADOW_WIDTH, foreground=style.SHADOW)]
     both = box.any() and refined.any()
     for edges, dashes in ((box, "dashed" if both else line), (refined, line)):
         if edges.any():
             style.draw_box(ax, edges, color, linewidth=_LINE_WIDTH, linestyle=dashes, path_effects=shadow)
     if both:
         ax.plot([box[1] - 0.5, refined[1] - 0.5], [box[0] - 0.5, refined[0] - 0.5], color=color)
-    if caption and (box.any() or refined.any()):
-        y1, x1 = (refined if refined.any() else box)[:2]
-        plate = {"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1}
-        ax.text(x1, y1, plot_text(caption), color="white", size=11, verticalalignment="top", bbox=plate)
+
+
+def _add_captions(ax: "Axes", captions: Sequence[str], boxes: np.ndarray, colors: Sequence[Color]) -> None:
+    """The captions that are not empty, of boxes that are no rows of zeros."""
+    from .captions import draw_captions
+
+    shown = [index for index, caption in enumerate(captions) if caption and boxes[index].any()]
+    texts, tints = [captions[index] for index in shown], [colors[index] for index in shown]
+    draw_captions(ax, texts, boxes[shown], tints, (*ax.get_xlim(), *ax.get_ylim()), size=_CAPTION_SIZE)
 
 
 def _resized(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -25,6 +25,7 @@ _Sized = TypeVar("_Sized", bound=Sized)
 
 SERIES_COLORS = ("#3c6fb0", "#c9512b", "#4a9a5b", "#8061a5", "#8a6d3b", "#5a5a5a")
 INK, SOFT, FAINT = "#333333", "#8a8a8a", "#d9d9d9"  # of text, of remarks and lines of reference, of grid lines
+SHADOW = (0, 0, 0, 0.6)  # around light lines: one of the two is visible on every image
 FONT_SIZE = 9
 DPI = 150  # of plots in files and pages
 
@@ -99,13 +100,15 @@ def draw_box(ax: "Axes", box: Values, color: Color | str, **style: Any) -> None:
 
 
 def draw_outline(ax: "Axes", mask: np.ndarray, color: Color) -> None:
-    """Draw the outlines of a mask [height, width]."""
+    """Draw the outlines of a mask [height, width]; a dark line around them stands off light images."""
     from matplotlib.collections import LineCollection
+    from matplotlib.patheffects import withStroke
     from skimage.measure import find_contours
 
     contours = find_contours(np.pad(np.asarray(mask, bool), 1).astype(float), 0.5)  # closed at the border
     lines = [contour[:, ::-1] - 1 for contour in contours]  # (row, column) of the padded mask to (x, y)
-    ax.add_collection(LineCollection(lines, colors=[color], linewidths=1), autolim=False)
+    casing = [withStroke(linewidth=2.5, foreground=SHADOW)]
+    ax.add_collection(LineCollection(lines, colors=[color], linewidths=1, path_effects=casing), autolim=False)
 
 
 def checked_image(image: ArrayLike, what: str) -> np.ndarray:
