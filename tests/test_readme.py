@@ -62,9 +62,10 @@ SHORTER = {  # command -> options appended to it; those of demo, calibrate, quan
     "settings": [],
     "convert": [],
     "pretrain": ["--steps", "1", "--epochs", "1", "--batch", "8", "--size", "32", "--workers", "1"],
-    "shapes": ["--train", "4", "--val", "2"],
+    "shapes": ["--train", "48", "--val", "4"],
     "example": ["--scenes", "2", "--size", "64"],
 }
+LONGEST_SCHEDULE = 12  # epochs; of a longer one in a file only the first is run
 EXPERIMENT = re.compile(r"samples/coco/experiments\.py (\w+)")
 EXPORTS = {  # path in the documents -> what writes it
     "labelme": format_samples.labelme,
@@ -270,6 +271,11 @@ $ python b.py
     assert code_spans(tmp_path / "some.md") == ["predict --image FILE", "other.json", "b.json"]
 
 
+def ends_soon(path):
+    """Whether a schedule is short enough to run; later snippets look for its last epoch."""
+    return load_schedule(path)[-1].epochs <= LONGEST_SCHEDULE
+
+
 def find_experiment(name):
     """Raises ValueError if the paper's experiments have none of this name."""
     if name not in load_script("samples/coco/experiments.py").EXPERIMENTS:
@@ -341,8 +347,8 @@ class Workplace:
             arguments += [] if given.resume or given.force else ["--force"]  # several write to the default folder
         elif getattr(given, "resume", None) is None:  # a run that is resumed has its options
             arguments += SHORTER[command]
-            if command == "train" and not given.stages.endswith(".json"):
-                arguments += ["--epochs", "1"]  # those in files are short, and later snippets look for their last epoch
+            if command == "train" and not (given.stages.endswith(".json") and ends_soon(given.stages)):
+                arguments += ["--epochs", "1"]
             if command == "pretrain" and given.data:
                 arguments += ["--partial"]
         code = main(arguments)
@@ -371,8 +377,8 @@ class Workplace:
             if given.reference_set:
                 self.provide_export(given.reference_set)
         model = getattr(given, "model", None)
-        if model and model.endswith(".h5") and not model.startswith("logs/"):
-            self.provide_weights(model, given.config)
+        if model and model.endswith(".h5"):
+            self.provide_epoch(model) if model.startswith("logs/") else self.provide_weights(model, given.config)
 
     def provide_weights(self, path, name=None):
         """A weight file, of the configuration `name` or of the one that the file's name names."""
@@ -381,6 +387,12 @@ class Workplace:
         if not pathlib.Path(path).exists():
             pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.weights[name], path)
+
+    def provide_epoch(self, path):
+        """The weights of a later epoch of a run of which only the first was trained."""
+        first = pathlib.Path(re.sub(r"\d{4}\.h5$", "0001.h5", path))
+        if first.exists() and not pathlib.Path(path).exists():
+            shutil.copyfile(first, path)
 
     def provide_images(self, text):
         """An image, a crop where its name is not that of a scene; or a folder with two scenes."""

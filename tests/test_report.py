@@ -155,6 +155,44 @@ def test_the_published_mean_stands_only_beside_all_splits(tmp_path, four_splits)
     assert here[-1].startswith("21.1") and there[2:] == ["*15.3 ± 0.24*", "*16.7 ± 0.36*", ""]
 
 
+@pytest.fixture
+def table_1(tmp_path):
+    """Folder with evaluations of all splits: train and novel categories, one and five references, random boxes."""
+    found = [tmp_path / "results" / name for name in ("random", "novel_1", "train_1", "novel_5")]
+    bases = (("random-boxes", "novel", 1, 0.05), (None, "novel", 1, 0.2), (None, "train", 1, 0.4))
+    for folder, (model, part, shots, base) in zip(found, (*bases, (None, "novel", 5, 0.3)), strict=True):
+        for split in (1, 2, 3, 4):
+            about_it = {"split": split, "category_set": part, "shots": shots, "model": model, "base": base}
+            write_evaluation(folder / f"split_{split}", coco=True, **about_it)
+    return tmp_path / "results"
+
+
+def test_one_table_in_the_form_of_the_papers(table_1, tmp_path, run):
+    code, text, _ = run(
+        "evaluate", "--report", table_1 / "random", *sorted(table_1.glob("*_?")), "--out", tmp_path / "out"
+    )
+    assert code == 0
+    assert "|  | detection, train | detection, novel | segmentation, train | segmentation, novel |" in text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:10]]
+    assert [row[0] for row in rows] == ["1-shot", "*published*", "5-shot", "*published*", "Random boxes", "*published*"]
+    interval = f"{1.96 * np.std([0, 0.1, 0.2]) / np.sqrt(3):.2f}"
+    assert rows[0][1:] == [f"{value} ± {interval}" for value in ("41.1", "21.1", "36.1", "16.1")]
+    assert [cell[:5] for cell in rows[1][1:]] == ["*37.6", "*16.3", "*34.9", "*14.5"]
+    assert rows[2][1:] == ["", f"31.1 ± {interval}", "", f"26.1 ± {interval}"] and rows[5][1] == ""
+    assert "| 1-shot | 41.1" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_table_is_printed_without_a_folder(table_1, run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, text, errors = run("evaluate", "--report", table_1 / "novel_1" / "split_2", "--runs", 1)
+    assert code == 0 and "| 1-shot | 21.1" in text and "--runs has no effect with --report" in errors
+    assert not (tmp_path / "evaluation").exists()
+    assert "| 1-shot | 41.1" in run("evaluate", "--report", table_1)[1]
+    (tmp_path / "empty").mkdir()
+    code, _, errors = run("evaluate", "--report", tmp_path / "empty")
+    assert code == 2 and "no finished evaluation there" in errors
+
+
 def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
     kinds = [(5, "novel", 1, "net"), (1, "novel", 1, "random-boxes"), (1, "novel", 1, "net"), (1, "train", 1, "net")]
     kinds += [(1, "all", 0, "net"), (2, "train", 1, "net")]

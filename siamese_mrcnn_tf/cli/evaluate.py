@@ -65,6 +65,10 @@ _COMPARE_HELP = (
     "compare the evaluations in these folders (their --out) with the first of them, instead of evaluating; all must be "
     "of the same images and categories"
 )
+_REPORT_HELP = (
+    "print one table of all evaluations in these folders, at any depth, in the form of the paper's Table 1, instead of "
+    "evaluating: train and novel categories, numbers of shots, splits; with --out a report of all of them is written"
+)
 _RESULTS_HELP = "score the evaluation in this folder (or this file of it) again, instead of evaluating"
 
 
@@ -92,13 +96,18 @@ def add_parser(commands: Commands) -> None:
     add("--absent", type=count_or_all, metavar="N|all", help=_ABSENT_HELP)
     above_zero = number(lambda value: 0 < value <= 1, "a number above 0 and at most 1")
     add("--threshold", type=above_zero, metavar="P", help=_THRESHOLD_HELP)
-    add("--out", metavar="DIR", help="folder of results (default evaluation; with --compare none are written)")
+    add(
+        "--out",
+        metavar="DIR",
+        help="folder of results (default evaluation; with --compare and --report none are written)",
+    )
     add("--resume", action="store_true", help="resume the evaluation in --out")
     add("--workers", type=num_workers, default=1, metavar="N", help=_WORKERS_HELP)
     add("--shard", type=shard, default=(1, 1), metavar="I/N", help=_SHARD_HELP)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--merge", nargs="+", metavar="DIR", help=_MERGE_HELP)
     instead.add_argument("--compare", nargs="+", metavar="DIR", help=_COMPARE_HELP)
+    instead.add_argument("--report", nargs="+", metavar="DIR", help=_REPORT_HELP)
     instead.add_argument("--results", metavar="DIR|FILE", help=_RESULTS_HELP)
     add_model_arguments(parser, more=", or 'random-boxes' (the paper's baseline)", required=False, runtimes=True)
 
@@ -125,6 +134,10 @@ def run(options: argparse.Namespace) -> None:
     if options.compare:
         say_other_options(options, {"compare"}, "with --compare")
         show_comparison(options)
+        return
+    if options.report:
+        say_other_options(options, {"report"}, "with --report")
+        show_report(options)
         return
     for name in ("merge", "results"):
         if getattr(options, name):
@@ -231,6 +244,27 @@ def show_comparison(options: argparse.Namespace) -> None:
         if out is not None:
             remove_temporaries(out, below=False)
             print(f"It is in {', '.join(map(str, comparison.write(out)))}")
+
+
+def show_report(options: argparse.Namespace) -> None:
+    """Print one table of finished evaluations, and write the report of all of them with --out."""
+    from ..io.files import remove_temporaries, writable_folder
+    from ..io.locks import exclusive
+
+    out = writable_folder(options.out) if options.out else None
+    with exclusive(out) if out is not None else contextlib.nullcontext():
+        start_keras(options)
+        from ..report.experiments import evaluations_in, read_experiments
+        from ..report.tables import Section, as_markdown, summary_table
+        from ..report.writer import write_report
+
+        folders = [part for folder in options.report for part in evaluations_in(folder)]
+        experiments = read_experiments(folders)
+        print(as_markdown([Section("AP50", [summary_table(experiments)])]))
+        if out is not None:
+            remove_temporaries(out, below=False)
+            paths = write_report(folders, out)
+            print(f"Tables and plots are in {out}; begin with {paths[0]}")
 
 
 def run_split(options: argparse.Namespace, split: int, folder: Path) -> "tuple[Evaluation, IndexedCocoDataset]":

@@ -287,6 +287,11 @@ def read_experiments(folders: Iterable[str | os.PathLike]) -> list[Experiment]:
     return [Experiment(*key, dict(sorted(groups[key].items()))) for key in order]
 
 
+def evaluations_in(folder: str | os.PathLike) -> list[Path]:
+    """The folders of evaluations in a folder, at any depth; the folder itself if there are none."""
+    return sorted(path.parent for path in Path(folder).rglob(SETTINGS_FILE)) or [Path(folder)]
+
+
 def read_evaluation(folder: str | os.PathLike) -> Evaluated:
     """The evaluation in a folder; a ValueError names the file and the problem."""
     folder = Path(folder)

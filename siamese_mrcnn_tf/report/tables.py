@@ -173,7 +173,29 @@ def _main_sections(experiments: Sequence[Experiment]) -> list[Section]:
     lines = [line for line in every if any(line in experiment.lines for experiment in experiments)]
     names = [split_name(line) or "all" for line in lines]
     tables = {kind: _main_table(experiments, [(line, kind) for line in lines], names) for kind in kinds}
-    return [Section(heading, []), *(Section(_KIND_NAMES[kind].capitalize(), [tables[kind]], 3) for kind in kinds)]
+    summary = [summary_table(experiments)] if MEAN in lines and len(experiments) > 1 else []
+    return [Section(heading, summary), *(Section(_KIND_NAMES[kind].capitalize(), [tables[kind]], 3) for kind in kinds)]
+
+
+def summary_table(experiments: Sequence[Experiment]) -> Table:
+    """The form of the paper's Table 1: AP50 of the mean over the splits, of a single split its own.
+
+    Rows are models and numbers of shots, columns iou types and sets of categories.
+    """
+    sets = list(dict.fromkeys(one.categories for one in experiments))
+    columns = list(itertools.product(experiments[0].kinds, sets))
+    lines: dict[str, dict[str, Experiment]] = {}
+    for one in experiments:
+        lines.setdefault(heading_of(one).rpartition(", ")[0], {})[one.categories] = one
+    rows = []
+    for name, found in lines.items():
+        cells = {place: found[place[1]] for place in columns if place[1] in found}
+        here = {place: _cell(one.metric(one.lines[-1], place[0], "AP50")) for place, one in cells.items()}
+        there = {place: _published_cell(one, one.lines[-1], place[0], "AP50") for place, one in cells.items()}
+        rows.append([name, *(here.get(place, _UNKNOWN) for place in columns)])
+        if any(there.values()):
+            rows.append(["*published*", *(there.get(place, _UNKNOWN) for place in columns)])
+    return Table(["", *(f"{_KIND_NAMES[kind]}, {categories}" for kind, categories in columns)], rows)
 
 
 def _main_table(experiments: Sequence[Experiment], columns: Sequence[tuple[Line, str]], names: list[str]) -> Table:

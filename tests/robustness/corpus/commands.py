@@ -39,7 +39,17 @@ _NUMBERS = {
     "two": "1 2",
     "hex": "0x10",
 }
-_PATHS = ("--model", "--config", "--dataset", "--annotations", "--resume", "--merge", "--compare", "--results")
+_PATHS = (
+    "--model",
+    "--config",
+    "--dataset",
+    "--annotations",
+    "--resume",
+    "--merge",
+    "--compare",
+    "--report",
+    "--results",
+)
 
 
 def cases() -> Iterator[Case]:
