@@ -1,10 +1,16 @@
-"""Draws the paper's Figures 2 and 3 from a configuration: `python docs/figures.py` writes docs/images/figure*.svg."""
+"""Draws the figures of the docs.
+
+`python docs/figures.py` draws the paper's Figures 2 and 3 from a configuration: docs/images/figure*.svg.
+`python docs/figures.py --search` searches a drawn scene with the bundled weights: docs/images/search.png.
+"""
 
 import argparse
 import math
 from pathlib import Path
 
+import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -16,6 +22,10 @@ INK, LINE = "#1f2933", "#52606d"
 FILLS = {"image": "#e4e7eb", "plain": "#d5e3f7", "siamese": "#fde3c8", "out": "#d8f0dc"}
 FONT = {"color": INK, "ha": "center", "va": "center"}
 LEVELS = ("P2", "P3", "P4", "P5", "P6")
+SEARCHED = ("star", "heart", "gear", "flower")  # novel categories: the bundled weights are not trained on them
+OTHERS = ("key", "cross", "spiral")  # may be in the scene, too
+REFERENCE_SEED, SCENE_SEED = 2, 90
+SCENE_SIDES = (480, 640)  # height and width in pixels
 
 
 class Sketch:
@@ -37,6 +47,14 @@ class Sketch:
             offset = ((len(lines) - 1) / 2 - number) * 0.2
             self.axes.text(x, y + offset, line, fontsize=9, weight="normal" if number else "bold", **FONT)
         return x, y, width, height
+
+    def axes_at(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes for an image, without ticks and frame, with the lower left corner at (x, y)."""
+        full_width, full_height = self.figure.get_size_inches()
+        axes = self.figure.add_axes((x / full_width, y / full_height, width / full_width, height / full_height))
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        return axes
 
     def text(self, x: float, y: float, text: str, **style: object) -> None:
         self.axes.text(x, y, text, **(FONT | {"fontsize": 9} | style))
@@ -151,6 +169,67 @@ def draw_matching(config: Config) -> Figure:
     return sketch.figure
 
 
+# ---- a search ----------------------------------------------------------------------------------------------------
+def draw_search() -> Figure:
+    """References of four categories, a scene, and what the bundled weights find in it with each reference."""
+    from siamese_mrcnn_tf import SiamesePredictor
+    from siamese_mrcnn_tf.shapes.dataset import reference_crops
+    from siamese_mrcnn_tf.shapes.scenes import make_scene
+    from siamese_mrcnn_tf.visualize.palette import category_colors
+
+    rng, references = np.random.default_rng(REFERENCE_SEED), []
+    for name in SEARCHED:
+        references.append(reference_crops(*make_scene(rng, 480, 480, categories=[name]))[name][0])
+    scene, _, _ = make_scene(np.random.default_rng(SCENE_SEED), *SCENE_SIDES, categories=[*SEARCHED, *OTHERS])
+    predictor = SiamesePredictor.from_pretrained("shapes")
+    predictor.set_image(scene)
+    found = [predictor.detect([reference]) for reference in references]
+    return _search_figure(references, scene, found, category_colors([[scene]] * len(SEARCHED)))
+
+
+def _search_figure(references: list[np.ndarray], scene: np.ndarray, found: list[dict], colors: list[tuple]) -> Figure:
+    """References on the left, framed in their colors; the scene in the middle, the finds on the right."""
+    sketch, side, gap, margin = Sketch(8.0, 2.66), 0.51, 0.075, 0.08
+    height = 4 * side + 3 * gap
+    width = height * SCENE_SIDES[1] / SCENE_SIDES[0]
+    middle, right, top = 1.64, 8.0 - margin - width, margin + height
+    for number, (name, reference, finds, color) in enumerate(zip(SEARCHED, references, found, colors, strict=True)):
+        bottom, count = top - side - number * (side + gap), len(finds["scores"])
+        axes = sketch.axes_at(margin, bottom, side, side)
+        axes.imshow(reference, aspect="auto")
+        axes.spines[:].set(visible=True, color=color, linewidth=2.5)
+        sketch.text(0.72, bottom + side / 2 + 0.09, name, ha="left", weight="bold")
+        sketch.text(0.72, bottom + side / 2 - 0.09, f"{count} found" if count else "none found", ha="left", fontsize=8)
+    for x, text in ((margin, "references"), (middle, "scene"), (right, "what is found")):
+        sketch.text(x, top + 0.16, text, ha="left", fontsize=10)
+    sketch.axes_at(middle, margin, width, height).imshow(scene)
+    for x in (middle - 0.11, right - 0.11):
+        ends = (x - 0.09, margin + height / 2), (x + 0.09, margin + height / 2)
+        sketch.axes.add_patch(
+            FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=10, color=LINE, shrinkA=0, shrinkB=0)
+        )
+    _draw_finds(sketch.axes_at(right, margin, width, height), scene, found, colors)
+    return sketch.figure
+
+
+def _draw_finds(axes: Axes, scene: np.ndarray, found: list[dict], colors: list[tuple]) -> None:
+    """The scene with masks, boxes and scores in the colors of their references."""
+    from siamese_mrcnn_tf.visualize.instances import display_instances
+    from siamese_mrcnn_tf.visualize.style import draw_box
+
+    boxes, class_ids, scores = (
+        np.concatenate([finds[key] for finds in found]) for key in ("rois", "class_ids", "scores")
+    )
+    masks = np.concatenate([finds["masks"] for finds in found], axis=-1)
+    shades = [color for color, finds in zip(colors, found, strict=True) for _ in finds["scores"]]
+    captions = [f"{score:.2f}" for score in scores]
+    given = {"show_bbox": False, "colors": shades, "captions": captions, "fontsize": 6}
+    display_instances(scene, boxes, masks, class_ids, ax=axes, **given)
+    for box, color in zip(boxes, shades, strict=True):
+        draw_box(axes, box, color, linewidth=1.2)
+    axes.set(xlim=(-0.5, SCENE_SIDES[1] - 0.5), ylim=(SCENE_SIDES[0] - 0.5, -0.5))
+
+
 FIGURES = {"figure2": draw_networks, "figure3": draw_matching}
 
 
@@ -159,7 +238,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--config", choices=sorted(CONFIGS), default="small")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
     parser.add_argument("--format", choices=["svg", "png"], default="svg")
+    parser.add_argument("--search", action="store_true", help="draw search.png instead, with the bundled weights")
     given = parser.parse_args(arguments)
+    if given.search:
+        with rc_context({"font.family": "DejaVu Sans"}), atomic_path(given.out / "search.png") as temporary:
+            draw_search().savefig(temporary, format="png", dpi=200)
+        return
     for name, draw in FIGURES.items():
         path = given.out / f"{name}.{given.format}"
         about = {"metadata": {"Date": None}} if given.format == "svg" else {"dpi": 110}

@@ -149,7 +149,7 @@ def parse_markdown(text):
 
 def kind_of(language, text):
     """What a block is."""
-    if language in ("python", "json"):
+    if language in ("python", "json", "bibtex"):
         return language
     if language in ("bash", "sh", "shell", "console") or _COMMAND_LINE.match(" " + text):
         return "command"
@@ -302,6 +302,7 @@ class Workplace:
     def run(self, snippet):
         """Run a snippet, or raise ValueError, SystemExit or what it raises."""
         runners = {"python": self._python, "json": self._json, "command": self._command, "listing": self._listing}
+        runners["bibtex"] = self._bibtex
         if snippet.kind not in runners:
             raise ValueError(f"{snippet.kind}: the test does not know how to run it")
         runners[snippet.kind](snippet)
@@ -324,6 +325,17 @@ class Workplace:
         path = pathlib.Path(named[-1] if named else "unnamed.json")
         path.write_text(snippet.text, encoding="utf-8")
         load_schedule(path) if isinstance(json.loads(snippet.text), list) else config.load_config(path)
+
+    def _bibtex(self, snippet):
+        """An entry agrees with CITATION.cff."""
+        cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8").partition("preferred-citation:")[2]
+        fields = dict(re.findall(r"^ *(title|journal|year) *= *\{(.*)\}", snippet.text, re.MULTILINE))
+        names = re.findall(r"family-names: (.*)\n *given-names: (.*)", cited)
+        fields["author"] = re.search(r"author *= *\{(.*)\}", snippet.text)[1]
+        expected = {key: re.search(rf"^  {key}: (.*)", cited, re.MULTILINE)[1] for key in ("title", "journal", "year")}
+        expected["author"] = " and ".join(", ".join(name) for name in names)
+        if fields != expected:
+            raise ValueError(f"{fields}, but CITATION.cff has {expected}")
 
     def _listing(self, snippet):
         missing = [path for path in snippet.text.split() if not pathlib.Path(path).exists()]
@@ -469,7 +481,7 @@ def options():
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "samples" / "coco").rglob("experiment*.py")]
     further = {
         "experiments": texts,
-        "benchmarks/bench.py": [(ROOT / "benchmarks/bench.py").read_text(encoding="utf-8")],
+        **{name: [(ROOT / name).read_text(encoding="utf-8")] for name in ("benchmarks/bench.py", "docs/figures.py")},
     }
     return found | {name: set(re.findall(r'"(--[a-z][\w-]*)"', "".join(texts))) for name, texts in further.items()}
 

@@ -459,6 +459,14 @@ def test_runs_as_a_script_without_tensorflow(tmp_path):
     assert len(list(tmp_path.glob("made/*2017/*.jpg"))) == 3
 
 
+def test_scene_and_reference_of_an_example():
+    (scene, reference), (again, _) = (shapes.make_example("heart", size=64, seed=3) for _ in range(2))
+    assert scene.shape == (64, 64, 3) and scene.dtype == reference.dtype == np.uint8
+    assert reference.ndim == 3 and max(reference.shape) <= 64 and np.array_equal(scene, again)
+    with pytest.raises(ValueError, match="seed"):
+        shapes.make_example("heart", seed=-1)
+
+
 def test_scenes_of_the_example(tmp_path):
     for folder in ("a", "b"):
         for count in (4, 3):  # none is left of an example with more scenes

@@ -18,7 +18,7 @@ from ..io.files import read_json, remove_temporaries, writable_folder, write_jso
 from ..io.locks import exclusive
 from ..io.processes import WorkerProcesses
 from ..ops.boxes import extract_bboxes
-from .outlines import CATEGORIES, category_names
+from .outlines import CATEGORIES, category_id, category_names
 from .scenes import MAX_SIZE, MIN_SIZE, SceneJob, make_scene, write_image, write_scene
 
 logger = logging.getLogger(__name__)
@@ -195,6 +195,27 @@ def write_example(folder: str | Path, names: Sequence[str], *, scenes: int, size
         shown = others if number % 3 == 0 else [*names, *rng.permutation(others)[: len(names)].tolist()]
         image, _, _ = make_scene(rng, int(rng.integers(size * 3 // 4, size + 1)), size, categories=shown)
         write_image(Path(folder) / "scenes" / f"scene_{number:02d}.png", image)
+
+
+def make_example(name: str, *, size: int = 480, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a scene with objects of a category and others, and a reference of it from another scene.
+
+    Args:
+        name: one of `outlines.CATEGORIES`.
+        size, seed: side of the scene in pixels, and the seed of both, 0 or more.
+
+    Returns:
+        scene: uint8 [size, size, RGB].
+        reference: uint8 [h, w, RGB].
+    """
+    _check_arguments(size=size, seed=seed)
+    rng = np.random.default_rng(seed)
+    reference = reference_crops(*make_scene(rng, size, size, categories=[name]))[name][0]
+    others = rng.choice([other for other in CATEGORIES if other != name], 2, replace=False)
+    while True:
+        scene, _, class_ids = make_scene(rng, size, size, categories=[name, *others.tolist()])
+        if category_id(name) in class_ids:
+            return scene, reference
 
 
 def reference_crops(image: np.ndarray, masks: np.ndarray, class_ids: np.ndarray) -> dict[str, tuple[np.ndarray, Box]]:
