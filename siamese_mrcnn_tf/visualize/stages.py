@@ -27,6 +27,7 @@ _GRAY, _SHADOW = (0.85, 0.85, 0.85), (0, 0, 0, 0.6)  # a light line over a dark 
 _LINES = ("dotted", "dotted", "solid")  # of the visibilities 0, 1, 2
 _INCHES, _LARGE_INCHES, _TITLE_INCHES = 4, 12, 0.4  # widths of images in new figures, height of a title
 _LINE_WIDTH, _SHADOW_WIDTH = 2, 3.5  # of boxes, in points
+_CAPTION_POINTS, _LETTER_WIDTH, _LETTER_HEIGHT = 11, 7.2, 15  # of captions: size, room for a letter, in points
 
 
 # ---- several images --------------------------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ def draw_boxes(
         boxes: [n, (y1, x1, y2, x2)] in pixels; a row of zeros is left out. Dashed if there are refined boxes too.
         refined_boxes: [n, (y1, x1, y2, x2)], solid, with a line from the corner of the box to theirs.
         masks: [height, width, n], zero or False outside.
-        captions: n texts, at the refined box where there is one.
+        captions: n texts, at a corner of the refined box where there is one, of the box otherwise.
         visibilities: n of 0 (gray and dotted), 1 (colored and dotted) or 2 (colored and solid, the default).
         title, ax: as in `display_instances`.
     """
@@ -129,8 +130,9 @@ def draw_boxes(
         if masks is not None:
             apply_mask(painted, masks[:, :, index], color)
             style.draw_outline(ax, masks[:, :, index], color)
-        _draw_refinement(ax, old[index], refined[index], captions[index], color, line)
+        _draw_refinement(ax, old[index], refined[index], color, line)
     style.draw_image(ax, painted, title, margin=max(image.shape[:2]) // 20)
+    _draw_captions(ax, np.where(refined.any(axis=1, keepdims=True), refined, old), captions)
     return ax
 
 
@@ -236,8 +238,10 @@ def display_differences(
             apply_mask(painted, masks[:, :, index], color, 0.35)
             style.draw_outline(ax, masks[:, :, index], color)
         if show_box:
-            _draw_refinement(ax, np.zeros(4), boxes[index], captions[index], color, "solid")
+            _draw_refinement(ax, np.zeros(4), boxes[index], color, "solid")
     style.draw_image(ax, painted, title, margin=max(image.shape[:2]) // 20)
+    if show_box:
+        _draw_captions(ax, boxes, captions)
     return ax
 
 
@@ -370,7 +374,7 @@ def _axes_for(count: int, columns: int, ax: Any, shape: tuple[int, ...], width: 
     return style.add_grid(figure, count, columns)
 
 
-def _draw_refinement(ax: "Axes", box: np.ndarray, refined: np.ndarray, caption: str, color: Color, line: str) -> None:
+def _draw_refinement(ax: "Axes", box: np.ndarray, refined: np.ndarray, color: Color, line: str) -> None:
     """A box and its refinement; a row of zeros is no box."""
     from matplotlib.patheffects import withStroke
 
@@ -381,10 +385,31 @@ def _draw_refinement(ax: "Axes", box: np.ndarray, refined: np.ndarray, caption: 
             style.draw_box(ax, edges, color, linewidth=_LINE_WIDTH, linestyle=dashes, path_effects=shadow)
     if both:
         ax.plot([box[1] - 0.5, refined[1] - 0.5], [box[0] - 0.5, refined[0] - 0.5], color=color)
-    if caption and (box.any() or refined.any()):
-        y1, x1 = (refined if refined.any() else box)[:2]
-        plate = {"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1}
-        ax.text(x1, y1, plot_text(caption), color="white", size=11, verticalalignment="top", bbox=plate)
+
+
+def _draw_captions(ax: "Axes", boxes: np.ndarray, captions: Sequence[str]) -> None:
+    """Write captions at the upper left corners of their boxes, or at others where there is a caption already.
+
+    The limits of the axes are those of the drawing; a row of zeros is no box.
+    """
+    (left, right), (bottom, top), area = ax.get_xlim(), ax.get_ylim(), ax.get_window_extent()
+    dots = min(area.width / abs(right - left), area.height / abs(top - bottom))  # of the screen in a pixel of the image
+    figure: Any = ax.get_figure(root=True)
+    point = figure.dpi / 72 / max(dots, 1e-6)  # pixels of the image in a point
+    plate = {"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1}
+    taken = np.zeros((0, 4))
+    for box, caption in zip(boxes, captions, strict=True):
+        if not caption or not box.any():
+            continue
+        height, width = _LETTER_HEIGHT * point, _LETTER_WIDTH * len(caption) * point
+        (y1, x1, y2, _), low, far = box, box[2] - height, box[3] - width
+        corners = ((y1, x1), (y1, far), (low, x1), (low, far), (y2, x1), (y1 - height, x1))
+        places = np.array([(y, x, y + height, x + width) for y, x in corners])
+        hidden = compute_overlaps(places, taken).sum(axis=1)
+        chosen = places[hidden.argmin()]
+        taken = np.concatenate([taken, chosen[None]])
+        y, x = chosen[:2]
+        ax.text(x, y, plot_text(caption), color="white", size=_CAPTION_POINTS, verticalalignment="top", bbox=plate)
 
 
 def _resized(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
