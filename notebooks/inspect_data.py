@@ -13,22 +13,25 @@
 # %% [markdown]
 # # Data: from images to network inputs
 #
-# A data set in COCO's layout is loaded, and shown at every stage up to a batch: masks, references, resizing, mini
-# masks, anchors and their targets, augmentation. The package draws the scenes; put the folder of your own data set in
-# place of `folder` to see yours.
+# A data set in COCO's layout is loaded, and shown at every stage up to what the heads are trained on: masks,
+# references, resizing, mini masks, anchors and their targets, batches, augmentation, training rois and their targets.
+# The package draws the scenes; put the folder of your own data set in place of `folder` to see yours.
 
 # %%
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
+import os
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 from IPython.display import display
 
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says less
 sys.path[:0] = ["..", "."]  # runs from a checkout that is not installed
 
-from siamese_mrcnn_tf import IndexedCocoDataset, TinyConfig, get_one_target, visualize
+from siamese_mrcnn_tf import IndexedCocoDataset, SiameseMaskRCNN, TinyConfig, get_one_target, visualize
 from siamese_mrcnn_tf.data import molding, resize
 from siamese_mrcnn_tf.data.augmentation import fliplr, imgaug_augmentation, import_imgaug
 from siamese_mrcnn_tf.data.checks import check_dataset
@@ -36,9 +39,20 @@ from siamese_mrcnn_tf.data.data_generator import INPUT_NAMES, TrainingSamples, l
 from siamese_mrcnn_tf.data.dataset import split_classes
 from siamese_mrcnn_tf.data.rpn_targets import build_rpn_targets
 from siamese_mrcnn_tf.ops.anchors import compute_backbone_shapes, pyramid_anchors
-from siamese_mrcnn_tf.ops.boxes import compute_overlaps
+from siamese_mrcnn_tf.ops.boxes import apply_box_deltas, compute_overlaps, denorm_boxes
 from siamese_mrcnn_tf.shapes import dataset as shapes
 from siamese_mrcnn_tf.visualize.samples import draw_sample
+from siamese_mrcnn_tf.visualize.style import new_figure
+
+# %% [markdown]
+# ## Configuration
+#
+# All sizes, numbers and thresholds below come from a configuration. `display` prints its settings in alphabetical
+# order. These are the ones of `TinyConfig`, a small network for scenes of 128 pixels.
+
+# %%
+config = TinyConfig()
+config.display()
 
 # %% [markdown]
 # ## A data set
@@ -67,7 +81,6 @@ print("with", ", ".join(dataset.class_names[class_id] for class_id in dataset.im
 # evaluated. `check_dataset` counts what there is of each class and lists what is broken.
 
 # %%
-config = TinyConfig()
 dataset.ACTIVE_CLASSES, _ = split_classes(dataset.num_classes - 1, split=1)
 report = check_dataset(dataset, config=config, split=1, progress=False)
 print(report.text())
@@ -75,34 +88,38 @@ print(report.text())
 # %% [markdown]
 # ## Images with masks
 #
-# Each row is an image and the masks of the classes that cover most of it, with a colour for each instance. A mask
-# covers the visible part of an instance: where two overlap, the hidden part belongs to the one in front.
+# Each row is an image and the masks of its classes, the largest first, with a shade for each instance. A mask covers
+# the visible part of an instance: where two overlap, the hidden part belongs to the one in front.
 
 # %%
 by_classes = sorted(dataset.image_ids, key=lambda image_id: -len(dataset.image_category_index[image_id]))
 for image_id in by_classes[:3]:
     masks, class_ids = dataset.load_mask(image_id)
     image = dataset.load_image(image_id)
-    axes = visualize.display_top_masks(image, masks, class_ids, dataset.class_names, limit=4)
-    axes[0].figure.set_size_inches(10, 2.3)
+    axes = visualize.display_top_masks(image, masks, class_ids, dataset.class_names, limit=3)
+    axes[0].figure.set_size_inches(10, 2.8)
     display(axes[0].figure)
 
 # %% [markdown]
-# The same with boxes and names. Boxes are (y1, x1, y2, x2) in pixels, tight around the masks.
+# An image with masks, boxes and names. Boxes are (y1, x1, y2, x2) in pixels, tight around the masks.
+# `contrasting_colors` chooses a colour for each instance that is far from its own and from what is around it.
 
 # %%
 image_id = 3
 image, (masks, class_ids) = dataset.load_image(image_id), dataset.load_mask(image_id)
 boxes = shapes.extract_bboxes(masks)
-axes = visualize.display_instances(image, boxes, masks, class_ids, dataset.class_names, figsize=(5, 5))
+colors = visualize.contrasting_colors(image, masks)
+names = dataset.class_names
+axes = visualize.display_instances(image, boxes, masks, class_ids, names, figsize=(5, 5), colors=colors)
 display(axes.figure)
 
 # %% [markdown]
 # ## References
 #
 # A query is a scene and a reference: the box of one instance of the class, cut from any image of the set. In each row
-# are references of one class: different instances, of different sizes, colours and angles, with their background and
-# parts of other objects in the box. Small crops are scaled up; black is the padding to a square.
+# are references of one class, drawn at random, so that an instance may come twice. They differ in size, colour and
+# angle, and have their background and parts of other objects in the box. All are scaled to the same size, which blurs
+# the small ones; black is the padding to a square.
 
 # %%
 rng = np.random.default_rng(0)
@@ -128,7 +145,9 @@ molded, window, scale, padding, crop = resize.resize_image(image, *molding.scene
 molded_masks = resize.resize_mask(masks, scale, padding, crop)
 print(f"image {image.shape}, scaled by {scale:.2f} and padded: {molded.shape}, window {tuple(map(int, window))}")
 
-axes = visualize.display_images([image, molded, molded_masks.any(axis=2)], ["image", "resized", "its masks"], cols=3)
+axes = visualize.display_images(
+    [image, molded, molded_masks.any(axis=2)], ["image", "resized", "its masks"], cols=3, cmap="gray"
+)
 visualize.display_boxes(molded, [([window], "white", {"linewidth": 2})], title="resized, window", ax=axes[1], margin=2)
 axes[1].title.set_fontsize(9)
 axes[0].figure.set_size_inches(9, 3.2)
@@ -139,8 +158,8 @@ display(axes[0].figure)
 #
 # A mask of the whole scene for each instance takes much memory. A mini mask is the part in the instance's box, resized
 # to `MINI_MASK_SHAPE`; the box says where it belongs. What training compares with is cut from it. The mini masks here
-# are of half the usual side, so that the last row has something to show: what is lost when they are expanded again,
-# pixels along the outlines of instances that are larger than a mini mask.
+# are of half the usual side, so that the last row has something to show: the pixels that differ when they are expanded
+# again. These lie along the outlines, and only instances that are larger than a mini mask have them.
 
 # %%
 image_id = 3
@@ -157,7 +176,7 @@ rows = [
     [minis[..., index] for index in range(count)],
     [masks[..., index] ^ expanded[..., index] for index in range(count)],
 ]
-titles = [*names, *["mini mask"] * count, *["lost pixels"] * count]
+titles = [*names, *["mini mask"] * count, *["pixels that differ"] * count]
 images = [image for row in rows for image in row]
 axes = visualize.display_images(images, titles, cols=count, cmap="gray", interpolation="nearest")
 axes[0].figure.set_size_inches(2.2 * count, 7)
@@ -195,37 +214,42 @@ display(axes[0].figure)
 # %% [markdown]
 # ## Targets of the anchors
 #
-# An anchor that overlaps an instance enough (`RPN_POSITIVE_IOU`) is positive, and the best one of each instance is in
-# any case. Those that overlap nothing much are negative. The others are neutral, as are those that were left over when
-# `RPN_TRAIN_ANCHORS_PER_IMAGE` were drawn, at most half of them positive: they do not count in the loss. Left: positive
-# anchors. Middle: where their targets move them, onto the boxes of their instances. Right: negative anchors, away from
-# them; they may overlap an instance a little, or lie inside a far larger one.
+# An anchor that overlaps an instance by `RPN_POSITIVE_IOU` or more is positive, and so is the best one of each
+# instance. An anchor is negative if it overlaps all instances by less than 0.3. Those between are neutral: they do not
+# count in the loss. Neutral are also the many that are left when `RPN_TRAIN_ANCHORS_PER_IMAGE` are drawn, at most half
+# of them positive.
+#
+# Upper row: the positive anchors, in a colour for each instance, over the boxes of the instances (white); and where
+# their targets move them, exactly onto these boxes. Lower row: some negative anchors, away from the instances or with
+# little of one; and some anchors that are neutral because of their overlap, with a larger part of an instance.
 
 # %%
 match, deltas = build_rpn_targets(scene.shape, anchors, class_ids, boxes, config, rng=np.random.default_rng(0))
 positive, negative = anchors[match == 1], anchors[match == -1]
-print(f"{len(positive)} positive, {len(negative)} negative, {(match == 0).sum()} neutral anchors")
+overlaps = compute_overlaps(anchors, boxes)
+between = anchors[(match == 0) & (overlaps.max(axis=1) >= 0.3)]
+print(f"{len(positive)} positive, {len(negative)} negative, {(match == 0).sum()} neutral anchors,")
+print(f"{len(between)} of the neutral ones because of their overlap, the others because they were not drawn")
 
-
-def moved(anchors, deltas):
-    """Boxes [n, (y1, x1, y2, x2)] moved by deltas [n, (dy, dx, log(dh), log(dw))], relative to their sides."""
-    sides = anchors[:, 2:] - anchors[:, :2]
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[:, :2] * sides
-    sides = sides * np.exp(deltas[:, 2:])
-    return np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
-
-
-refined = moved(positive, deltas[: len(positive)] * config.RPN_BBOX_STD_DEV)
-nearest = compute_overlaps(refined, boxes).argmax(axis=1)
-colors = np.array(visualize.random_colors(len(boxes)))
-axes = visualize.display_images([scene] * 3, cols=3)
-visualize.display_boxes(scene, [(positive, colors[nearest], {})], title="positive anchors", ax=axes[0])
-groups = [(boxes, colors, {"linewidth": 4}), (refined, "white", {"linewidth": 1, "linestyle": "dashed"})]
-visualize.display_boxes(scene, groups, title="moved (dashed) and instances", ax=axes[1])
-shown = negative[:: max(len(negative) // 12, 1)]
-visualize.display_boxes(scene, [(shown, "white", {"linewidth": 1})], title=f"{len(shown)} negative anchors", ax=axes[2])
-axes[0].figure.set_size_inches(10, 3.6)
-display(axes[0].figure)
+refined = apply_box_deltas(positive, deltas[: len(positive)] * config.RPN_BBOX_STD_DEV)
+print(f"after refinement {compute_overlaps(refined, boxes).max(axis=1).min():.3f} IoU or more with an instance")
+colors = np.array(visualize.contrasting_colors(scene, masks))
+own = colors[overlaps[match == 1].argmax(axis=1)]
+few_negative, few_between = negative[:: max(len(negative) // 12, 1)], between[:: max(len(between) // 12, 1)]
+panels = {
+    f"{len(positive)} positive anchors": [(boxes, "white", {"linewidth": 1}), (positive, own, {"linewidth": 2})],
+    "the same, refined": [
+        (boxes, "white", {"linewidth": 4}),
+        (refined, own, {"linewidth": 2, "linestyle": "dashed"}),
+    ],
+    f"{len(few_negative)} of {len(negative)} negative anchors": [(few_negative, "white", {"linewidth": 1})],
+    f"{len(few_between)} of {len(between)} neutral anchors": [(few_between, "white", {"linewidth": 1})],
+}
+figure = new_figure((8, 8.4))
+for ax, (title, groups) in zip(figure.subplots(2, 2).ravel(), panels.items(), strict=True):
+    visualize.display_boxes(scene, groups, title=title, ax=ax)
+    ax.title.set_fontsize(10)
+display(figure)
 
 # %% [markdown]
 # ## A training sample
@@ -233,11 +257,12 @@ display(axes[0].figure)
 # In training one class of the image is searched for. Its instances are the ground truth, all of class 1 ("looks like
 # the reference"), everything else is background, and references are drawn from the whole set. `TrainingSamples` makes
 # numbered samples: sample n depends on data set, configuration, seed and n alone. `draw_sample` shows one as
-# `siamese-mrcnn check` does: ground truth, reference, positive anchors, and where their targets move them.
+# `siamese-mrcnn check` does: ground truth, reference, positive anchors, and where their targets move them. The second
+# one has the most instances to find of the first 40.
 
 # %%
 samples = TrainingSamples(dataset, config, seed=0)
-richest = max(range(40), key=lambda number: len(samples[number].gt_boxes))  # the sample with the most instances
+richest = max(range(40), key=lambda number: (samples[number].gt_class_ids > 0).sum())  # the most instances to find
 for number in (0, richest):
     figure = draw_sample(samples[number], dataset, config, samples.anchors, number=number)
     figure.set_size_inches(13, 4)
@@ -249,7 +274,8 @@ for number in (0, richest):
 # %% [markdown]
 # `siamese_data_generator` makes batches of them, as the inputs of the training model: the mean colour is subtracted,
 # ground truth is zero-padded to `MAX_GT_INSTANCES`. Two samples in a row search the same image for different classes
-# where `QUERIES_PER_IMAGE` is 2. The image shows the batch's scenes with their references, the mean added again.
+# where `QUERIES_PER_IMAGE` is 2. The image shows the batch's scenes with their references, the mean added again, and
+# what is to be found in them.
 
 # %%
 inputs, outputs = next(siamese_data_generator(dataset, config, batch_size=4))
@@ -269,7 +295,9 @@ masks = [
 boxes = [each[ids > 0] for each, ids in zip(found, batch["input_gt_class_ids"], strict=True)]
 ids = [np.ones(len(each), int) for each in boxes]
 captions = [[""] * len(each) for each in boxes]
-axes = visualize.display_grid(references, scenes, boxes, masks, ids, captions=captions, figsize=(6.5, 6.5))
+colors = [visualize.contrasting_colors(*pair) for pair in zip(scenes, masks, strict=True)]
+how = {"captions": captions, "colors": colors, "figsize": (6.5, 6.5)}
+axes = visualize.display_grid(references, scenes, boxes, masks, ids, **how)
 display(axes[0].figure)
 
 # %% [markdown]
@@ -291,10 +319,118 @@ augmentations = {
     "noise, brightness": imgaug_augmentation(noise),
 }
 axes = visualize.display_images([scene] * len(augmentations), cols=len(augmentations))
+colors = visualize.contrasting_colors(scene, load_image_gt(dataset, config, image_id)[-1])
 for ax, (name, augmentation) in zip(axes, augmentations.items(), strict=True):
     changed = load_image_gt(dataset, config, image_id, augmentation=augmentation, rng=np.random.default_rng(4))
     image, _, class_ids, boxes, masks = changed
     captions = [""] * len(boxes)
-    visualize.display_instances(image, boxes, masks, class_ids, captions=captions, title=name, ax=ax)
+    how = {"captions": captions, "colors": colors, "title": name, "ax": ax}
+    visualize.display_instances(image, boxes, masks, class_ids, **how)
 axes[0].figure.set_size_inches(10, 2.9)
 display(axes[0].figure)
+
+# %% [markdown]
+# ## Training rois
+#
+# The heads are trained on `TRAIN_ROIS_PER_IMAGE` rois of each sample. They are drawn from the proposals of the RPN,
+# here with the weights that come with the package, and from `NUM_JITTERED_GT_ROIS` boxes of instances that are shifted
+# and stretched at random. A roi is positive if it overlaps an instance of the target category by 0.5 or more;
+# `ROI_POSITIVE_RATIO` limits their share. The training model computes them together with their targets.
+#
+# Left, the positive rois (dashed), in a colour for each instance. Not every instance has one. Middle, the boxes that
+# their targets lead to: all of an instance end in its box. Right, the negative rois: between the instances, with parts
+# of one, and many on the object of another category. Those that are a single pixel in the upper left corner hold
+# nothing: they come from rows of padding among the boxes that are jittered.
+
+# %%
+model = SiameseMaskRCNN("training", config, model_dir="logs")  # nothing is written before `train`
+model.load_weights(Path(shapes.__file__).with_name("siamese_mrcnn_shapes_s1.h5"))
+batches = siamese_data_generator(dataset, config, batch_size=16)
+KEYS = ("rpn_rois", "output_rois", "target_class_ids", "target_bbox", "target_mask")
+values = {name: [] for name in (*KEYS, "input_image", "input_gt_boxes", "input_gt_class_ids")}
+for _ in range(4):
+    inputs, _ = next(batches)
+    outputs = model.keras_model(inputs, training=False)
+    for name, array in (outputs | dict(zip(INPUT_NAMES, inputs, strict=True))).items():
+        if name in values:
+            values[name].append(np.asarray(array))
+values = {name: np.concatenate(arrays) for name, arrays in values.items()}
+is_positive = values["target_class_ids"] > 0
+is_instance = values["input_gt_class_ids"] > 0
+for name in KEYS:
+    print(f"{name:17} {values[name].shape}")
+
+number = int(is_instance.sum(axis=1).argmax())  # the sample with the most instances to find
+scene = molding.unmold_image(values["input_image"][number], config)
+rois = denorm_boxes(values["output_rois"][number], config.IMAGE_SHAPE)
+positive, negative = rois[is_positive[number]], rois[~is_positive[number]]
+deltas = values["target_bbox"][number][is_positive[number]] * config.BBOX_STD_DEV
+instances = values["input_gt_boxes"][number][is_instance[number]]
+narrow = (negative[:, 2:] - negative[:, :2]).min(axis=1) <= 1
+print(f"{narrow.sum()} of {len(negative)} negative rois have one pixel of height or width")
+colors = np.array(visualize.random_colors(len(instances)))[compute_overlaps(positive, instances).argmax(axis=1)]
+panels = {
+    f"{len(positive)} positive rois": (positive, colors, {"linewidth": 1.5, "linestyle": "dashed"}),
+    "where their targets move them": (apply_box_deltas(positive, deltas), colors, {"linewidth": 2}),
+    f"{len(negative)} negative rois": (negative, "white", {"linewidth": 1}),
+}
+figure = new_figure((11, 4))
+for ax, (title, group) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    visualize.display_boxes(scene, [group], title=title, ax=ax)
+display(figure)
+
+# %% [markdown]
+# ## Mask targets
+#
+# The target of the mask head is the part of the instance's mask in the roi, 28 x 28 cells of 0 and 1. Upper row, what
+# the positive rois above show; lower row, their mask targets. A roi that is shifted cuts its instance off, and its
+# target is cut off at the same place. Negative rois have no mask target.
+
+# %%
+count = min(len(positive), 8)
+crops = [scene[y1:y2, x1:x2] for y1, x1, y2, x2 in positive[:count]]
+targets = values["target_mask"][number][is_positive[number]][:count]
+sides = [f"{crop.shape[0]} x {crop.shape[1]}" for crop in crops]
+how = {"cols": count, "cmap": "gray", "interpolation": "nearest"}
+axes = visualize.display_images([*crops, *targets], [*sides, *[""] * count], **how)
+for ax in axes[:count]:
+    ax.set_aspect("auto")  # each roi is pooled to a square
+axes[0].figure.set_size_inches(1.4 * count, 3.1)
+display(axes[0].figure)
+
+# %% [markdown]
+# ## How many rois are positive
+#
+# The first plot counts, for 64 samples, the proposals that would be positive, and the positive rois of training. The
+# proposals of the RPN have few in some samples and many in others; with the jittered boxes nearly every sample has the
+# maximum, a third of the rois. The second plot has the overlaps of these rois with their instances, from 0.5 up; few
+# are close to 1, so that the heads see boxes that need a correction. The third has their shifts: in all directions
+# alike, most by less than 0.2 of a side. None of these rois is there twice in its sample.
+
+# %%
+supply, positives, unique, nearest, shifts = [], [], [], [], []
+for index, kinds in enumerate(is_positive):
+    instances = values["input_gt_boxes"][index][is_instance[index]]
+    proposals = denorm_boxes(values["rpn_rois"][index], config.IMAGE_SHAPE)
+    supply.append((compute_overlaps(proposals, instances).max(axis=1, initial=0) >= 0.5).sum())
+    boxes = denorm_boxes(values["output_rois"][index][kinds], config.IMAGE_SHAPE)
+    positives.append(len(boxes))
+    unique.append(len(np.unique(boxes, axis=0)))
+    nearest += compute_overlaps(boxes, instances).max(axis=1).tolist()
+    shifts.append(values["target_bbox"][index][kinds] * config.BBOX_STD_DEV)
+share = np.mean(positives) / config.TRAIN_ROIS_PER_IMAGE
+print(f"{len(positives)} samples: {share:.1%} of the rois are positive, at most {config.ROI_POSITIVE_RATIO:.0%} may be")
+print(f"{sum(unique)} of {sum(positives)} positive rois differ from the others of their sample by a pixel or more")
+
+figure = new_figure((11, 3))
+left, middle, right = figure.subplots(1, 3)
+bins = np.arange(max(supply) + 2) - 0.5
+left.hist([supply, positives], bins=bins, label=["among the proposals", "training rois"])
+left.set(xlabel="positive rois of a sample", ylabel="samples")
+left.legend(fontsize=8)
+middle.hist(nearest, bins=25, range=(0.5, 1))
+middle.set(xlabel="IoU of a positive roi with its instance", ylabel="rois")
+shifts = np.concatenate(shifts)
+right.scatter(shifts[:, 1], shifts[:, 0], s=6)
+right.set(xlabel="dx, in widths of the roi", ylabel="dy, in heights", aspect="equal")
+display(figure)

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
         plot_precision_recall,
     )
     from .visualize.instances import display_boxes, display_grid, display_instances, display_results, draw_overlay
+    from .visualize.palette import contrasting_colors
+    from .visualize.proposals import plot_box_deltas, plot_box_places, plot_recall
     from .visualize.stages import (
         display_differences,
         display_images,
@@ -77,6 +79,8 @@ _PUBLIC_NAMES = {  # module -> names
     "visualize.instances": "display_instances display_results display_grid draw_overlay display_boxes",
     "visualize.stages": "draw_box draw_boxes draw_rois display_images "
     "display_top_masks display_differences display_matching results_to_detections",
+    "visualize.palette": "contrasting_colors",
+    "visualize.proposals": "plot_box_deltas plot_box_places plot_recall",
     "visualize.diagnostics": "plot_losses plot_precision_recall plot_overlaps display_table display_weight_stats",
 }
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from siamese_mrcnn_tf import visualize
-from siamese_mrcnn_tf.visualize.palette import instance_colors
+from siamese_mrcnn_tf.visualize.palette import contrasting_colors
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 
@@ -35,12 +35,11 @@ def test_colors_of_instances_stand_off_what_they_mark(instances):
     image[20:40, 10:30], image[50:60, 40:80] = (220, 40, 40), (40, 60, 220)
     red, blue = np.array([220, 40, 40]) / 255, np.array([40, 60, 220]) / 255
     for given in (masks, None):
-        colors = instance_colors(image, boxes, given)
+        colors = contrasting_colors(image, given, boxes)
         assert np.linalg.norm(colors[0] - red) > 0.5 and np.linalg.norm(colors[1] - blue) > 0.5
         assert np.linalg.norm(np.subtract(*colors)) > 0.3
-    assert len(instance_colors(image, np.zeros((1, 4)), np.zeros((60, 80, 1)))) == 1 and not instance_colors(
-        image, np.zeros((0, 4)), None
-    )
+    assert len(contrasting_colors(image, np.zeros((60, 80, 1)))) == 1
+    assert not contrasting_colors(image, None, np.zeros((0, 4)))
 
 
 def test_apply_mask_by_hand():

@@ -13,7 +13,7 @@ from siamese_mrcnn_tf.visualize import lettering
 from siamese_mrcnn_tf.visualize.lettering import fitting_text, font_for, place_plates, shown_text
 from siamese_mrcnn_tf.visualize.margin import add_margin
 from siamese_mrcnn_tf.visualize.overlays import Legend, draw_finds, overlay_scale
-from siamese_mrcnn_tf.visualize.palette import category_colors, ink_on, tint_on
+from siamese_mrcnn_tf.visualize.palette import category_colors, contrasting_colors, ink_on, tint_on
 
 NONE = Finds(np.zeros((0, 4), np.int32), np.zeros(0, np.float32), np.zeros((96, 128, 0), bool))
 
@@ -60,6 +60,23 @@ def test_more_categories_than_colors_repeat_them():
 def test_a_category_does_not_have_the_color_of_its_reference(color):
     crop = np.full((20, 20, 3), np.multiply(color, 255), np.uint8)
     assert distance(category_colors([[crop]])[0], color) > 40
+
+
+def test_contrasting_colors_are_far_from_objects_what_is_around_them_and_each_other():
+    around = (0.9, 0.2, 0.9)
+    image, masks = grey(20, 30), np.zeros((20, 30, 4), bool)
+    image[:] = np.multiply(around, 255)
+    covered = [(1, 0, 0), (0, 0.4, 1), (0.2, 0.8, 0.1)]  # the last mask is empty
+    for index, color in enumerate(covered):
+        for part in (slice(2), slice(18, 20)):  # thin, with much of the background in their boxes
+            masks[part, 10 * index : 10 * index + 10, index] = True
+            image[part, 10 * index : 10 * index + 10] = np.multiply(color, 255)
+    colors = contrasting_colors(image, masks)
+    assert len(colors) == 4 and min(distance(*pair) for pair in itertools.combinations(colors, 2)) > 20
+    assert min(distance(*pair) for pair in zip(colors, covered, strict=False)) > 40
+    assert min(distance(color, around) for color in colors[:3]) > 15
+    with pytest.raises(ValueError, match=r"masks: expected shape \(20, 30, 4\), got \(20, 20, 4\)"):
+        contrasting_colors(image, masks[:, :20])
 
 
 def test_ink_has_contrast():

@@ -90,6 +90,15 @@ def test_draw_boxes_draws_refinements_with_lines_between_corners(image, boxes, m
     assert ax.texts[0].get_position() == (12, 22)  # at the refined box
 
 
+def test_captions_of_boxes_with_one_corner_do_not_lie_over_each_other(image):
+    boxes = np.array([[10, 10, 50, 70], [10, 10, 40, 60], [10, 10, 55, 75]])
+    ax = visualize.draw_boxes(image, boxes, captions=["0.91", "0.82", "0.73"])
+    ax.figure.canvas.draw()
+    extents = [text.get_window_extent() for text in ax.texts if text.get_visible()]
+    assert len(extents) == 3
+    assert not any(a.overlaps(b) for index, a in enumerate(extents) for b in extents[:index])
+
+
 def test_draw_boxes_by_visibility(image, boxes):
     ax = visualize.draw_boxes(image, np.concatenate([boxes, boxes[:1] + 5]), visibilities=[0, 1, 2])
     assert [patch.get_linestyle() for patch in ax.patches] == ["dotted", "dotted", "solid"]

@@ -26,13 +26,16 @@ def test_everything_can_be_written_and_pyplot_is_left_alone(tmp_path):
         visualize.draw_rois(image, boxes, boxes, np.ones((2, 28, 28)), [0, 1], NAMES).figure,
         visualize.display_differences(image, boxes, None, masks, boxes, None, [1, 1], masks).figure,
         visualize.display_matching(image, [np.ones((3, 3))])[0].figure,
+        visualize.plot_box_deltas({"a": boxes})[0].figure,
+        visualize.plot_box_places({"a": boxes, "b": boxes})[0].figure,
+        visualize.plot_recall({"a": [boxes]}, [boxes]).figure,
         visualize.plot_losses(HISTORY),
         visualize.plot_precision_recall(0.1, [1], [1]).figure,
         visualize.plot_overlaps([1], [1], [1], [[1]], NAMES).figure,
     ]
     for number, figure in enumerate(drawn):
         figure.savefig(tmp_path / f"{number}.png", dpi=40)
-    assert len(list(tmp_path.iterdir())) == 9 and not pyplot.get_fignums()
+    assert len(list(tmp_path.iterdir())) == 12 and not pyplot.get_fignums()
 
 
 def test_all_names_are_exported():

@@ -9,6 +9,7 @@ The functions draw on the axes they are given or on those of a new figure, retur
 
 instances: detections over their image, beside their references, in a grid; overlays as arrays.
 stages: inside the network: proposals, refinements, masks, differences to the ground truth, feature maps.
+proposals: plots of many boxes: places, deltas, recall; maps of scores.
 samples: training samples with references, anchors and targets.
 diagnostics: losses, precision and recall, overlaps, statistics of weights.
 overlays, margin: the finds of a search in their image, the references beside it.
@@ -25,12 +26,16 @@ from .. import lazy_names
 if TYPE_CHECKING:
     from .diagnostics import *  # noqa: F403
     from .instances import *  # noqa: F403
+    from .palette import contrasting_colors
+    from .proposals import *  # noqa: F403
     from .stages import *  # noqa: F403
 
 _NAMES = {
     ".instances": "apply_mask display_boxes display_grid display_instances display_results draw_overlay random_colors",
     ".stages": "display_differences display_images display_matching display_top_masks draw_box draw_boxes draw_rois "
     "results_to_detections",
+    ".palette": "contrasting_colors",
+    ".proposals": "plot_box_deltas plot_box_places plot_recall",
     ".diagnostics": "display_table display_weight_stats plot_losses plot_overlaps plot_precision_recall",
 }
 

@@ -21,7 +21,7 @@ from ..io.files import atomic_path
 from ..ops.boxes import extract_bboxes
 from . import style
 from .lettering import place_plates, plot_name, plot_text
-from .palette import ink_on, instance_colors
+from .palette import contrasting_colors, ink_on
 from .style import Color, Values
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def draw_overlay(
         masks: [height, width, n], zero or False outside; None or [height, width, 0] to draw boxes alone.
         scores: [n], or None.
         captions: n labels in place of the scores; those for which there is no room are left out.
-        colors: n of (red, green, blue) in 0..1; None takes `palette.instance_colors`.
+        colors: n of (red, green, blue) in 0..1; None takes `palette.contrasting_colors`.
 
     Returns:
         uint8 [height, width, RGB].
@@ -134,7 +134,7 @@ def display_instances(
         figsize: (width, height) of a new figure, in inches.
         ax: matplotlib axes to draw on; None makes a new figure.
         show_mask, show_bbox: whether to draw tinted masks, and boxes.
-        colors: n of (red, green, blue) in 0..1; None takes `palette.instance_colors`.
+        colors: n of (red, green, blue) in 0..1; None takes `palette.contrasting_colors`.
         captions: n labels in place of class names and scores; those for which there is no room are left out.
         linewidth, fontsize: of boxes and of captions, in points.
     """
@@ -358,7 +358,7 @@ def _checked_instances(
     if masks is not None:
         masks = style.checked_shape(masks, (*image.shape[:2], len(boxes)), "masks") if np.shape(masks)[-1] else None
     _check_counts(len(boxes), **of_instances, colors=colors)
-    return image, boxes, masks, instance_colors(image, boxes, masks) if colors is None else colors
+    return image, boxes, masks, contrasting_colors(image, masks, boxes) if colors is None else colors
 
 
 def _check_counts(count: int, **values_by_name: Any) -> None:

@@ -7,9 +7,11 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from .style import Color
+from ..ops.boxes import extract_bboxes
+from .style import Color, checked_image, checked_shape
 
 _STEPS = 12  # of the grid in each channel of RGB
 _LIGHTNESS, _CHROMA = (56, 86), (38, 100)  # of CIELAB: neither dull nor close to black and white
@@ -17,6 +19,7 @@ _SAMPLES = 256  # pixels of a reference that are compared
 _INSTANCE_SAMPLES = 24  # pixels of an instance that are compared
 _NEAR = 0.25  # share of these that may be closer to the color
 _REFERENCE_WEIGHT = 0.7  # of the distance to the reference against that to the other categories
+_AROUND_WEIGHT = 0.4  # of what is around an instance against the instance, which its color is mixed with
 _ENOUGH = 45.0  # a larger distance makes no color better
 _LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear red, green, blue
 
@@ -30,35 +33,33 @@ def category_colors(references: Sequence[Sequence[np.ndarray]]) -> list[Color]:
     Returns:
         colors (red, green, blue) in 0..1; they repeat where there are more categories than distinct colors.
     """
-    candidates, chosen = _candidates(), list[int]()
-    others = np.full(len(candidates), np.inf)  # distance to the nearest color in use
-    for crops in references:
-        if chosen:
-            others = np.minimum(others, _distances_to(chosen[-1]))
-        own = _REFERENCE_WEIGHT * _distance_to_crops(crops) if crops else np.full(len(candidates), _ENOUGH)
-        best = int(np.minimum(np.minimum(others, own), _ENOUGH).argmax())
-        if others[best] == 0:  # all are in use
-            best, others = int(own.argmax()), np.full(len(candidates), np.inf)
-        chosen.append(best)
-    rgb = _grid()
-    return [(float(rgb[index, 0]), float(rgb[index, 1]), float(rgb[index, 2])) for index in chosen]
+    return _spread_colors([_distance_to_crops(crops) if crops else None for crops in references])
 
 
-def instance_colors(image: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None) -> list[Color]:
-    """A color for each instance, far from the colors of the pixels that it marks and from those of the others.
+def contrasting_colors(image: ArrayLike, masks: ArrayLike | None, boxes: ArrayLike | None = None) -> list[Color]:
+    """A color for each instance, far from those of its pixels, of what is around it, and of the other instances.
 
     Args:
         image: uint8 [height, width, RGB].
-        boxes: [n, (y1, x1, y2, x2)] in pixels.
         masks: [height, width, n], zero or False outside; None takes the pixels of the boxes.
+        boxes: [n, (y1, x1, y2, x2)] in pixels, only read without masks.
+
+    Returns:
+        n colors (red, green, blue) in 0..1, as `colors` of the functions that draw instances.
     """
-    crops = []
-    for index, box in enumerate(boxes):
-        y1, x1, y2, x2 = np.maximum(box, 0).astype(int)
-        pixels = image[y1:y2, x1:x2].reshape(-1, 3) if masks is None else image[np.asarray(masks[..., index], bool)]
-        chosen = np.linspace(0, len(pixels) - 1, min(_INSTANCE_SAMPLES, len(pixels))).astype(int)
-        crops.append([pixels[chosen][None]] if len(pixels) else [])
-    return category_colors(crops)
+    image, distances = checked_image(image, "image"), list[np.ndarray | None]()
+    if masks is not None:
+        masks = np.asarray(masks)
+        masks = checked_shape(masks, (*image.shape[:2], *masks.shape[2:3]), "masks").astype(bool)
+        boxes = extract_bboxes(masks)
+    for index, (y1, x1, y2, x2) in enumerate(np.maximum(np.asarray(boxes), 0).astype(int)):
+        part = image[y1:y2, x1:x2]
+        inside = np.ones(part.shape[:2], bool) if masks is None else masks[y1:y2, x1:x2, index]
+        found = [_distance_to_crops([part[inside]], _INSTANCE_SAMPLES)] if inside.any() else []
+        around = part[~inside]
+        found += [_distance_to_crops([around], _INSTANCE_SAMPLES) / _AROUND_WEIGHT] if len(around) else []
+        distances.append(np.min(found, axis=0) if found else None)
+    return _spread_colors(distances)
 
 
 def ink_on(color: Sequence[float] | np.ndarray) -> Color:
@@ -82,10 +83,29 @@ def tint_on(color: Color, pixels: np.ndarray, min_distance: float = 22.0) -> Col
     return red, green, blue
 
 
-def _distance_to_crops(crops: Sequence[np.ndarray]) -> np.ndarray:
+def _spread_colors(distances: Sequence[np.ndarray | None]) -> list[Color]:
+    """A color for each category or instance, far from those before it and from its own pixels.
+
+    `distances` are those of all candidates to the pixels; None where there are none.
+    """
+    candidates, chosen = _candidates(), list[int]()
+    others = np.full(len(candidates), np.inf)  # distance to the nearest color in use
+    for to_pixels in distances:
+        if chosen:
+            others = np.minimum(others, _distances_to(chosen[-1]))
+        own = np.full(len(candidates), _ENOUGH) if to_pixels is None else _REFERENCE_WEIGHT * to_pixels
+        best = int(np.minimum(np.minimum(others, own), _ENOUGH).argmax())
+        if others[best] == 0:  # all are in use
+            best, others = int(own.argmax()), np.full(len(candidates), np.inf)
+        chosen.append(best)
+    rgb = _grid()
+    return [(float(rgb[index, 0]), float(rgb[index, 1]), float(rgb[index, 2])) for index in chosen]
+
+
+def _distance_to_crops(crops: Sequence[np.ndarray], samples: int = _SAMPLES) -> np.ndarray:
     """Distance [candidates] to the colors of crops, but for those that a few pixels only have."""
     pixels = np.concatenate([np.asarray(crop).reshape(-1, 3) for crop in crops])
-    chosen = pixels[np.linspace(0, len(pixels) - 1, min(_SAMPLES, len(pixels))).astype(int)]
+    chosen = pixels[np.linspace(0, len(pixels) - 1, min(samples, len(pixels))).astype(int)]
     lab = rgb2lab(chosen[None] / 255)[0]
     return np.quantile(deltaE_ciede2000(_candidates()[:, None], lab[None]), _NEAR, axis=1)
 

@@ -17,8 +17,9 @@ from ..data.data_generator import Sample, TrainingSamples
 from ..data.dataset import CocoDataset
 from ..io.files import StrPath, atomic_path, writable_folder
 from ..ops.boxes import compute_overlaps
-from .instances import display_boxes, display_instances, random_colors
+from .instances import display_boxes, display_instances
 from .lettering import plot_name
+from .palette import contrasting_colors
 from .style import draw_image, new_figure
 
 if TYPE_CHECKING:
@@ -70,24 +71,25 @@ def draw_sample(
     grid = figure.add_gridspec(1, len(_PANELS), width_ratios=_PANELS)
     name, coco_id = dataset.class_names[sample.class_id], dataset.image_info[sample.image_id]["id"]
     figure.suptitle(f"sample {number}: {plot_name(name)} (class {sample.class_id}) in image {coco_id}", fontsize=16)
-    colors = np.array(random_colors(len(sample.gt_class_ids))).reshape(-1, 3)
+    masks = sample.gt_masks
+    if config.USE_MINI_MASK:
+        masks = resize.expand_mask(sample.gt_boxes, masks, sample.image.shape)
+    colors = np.array(contrasting_colors(sample.image, masks)).reshape(-1, 3)
     colors[sample.gt_class_ids < 0] = _CROWD_COLOR
-    _draw_ground_truth(figure.add_subplot(grid[0]), sample, config, colors)
+    _draw_ground_truth(figure.add_subplot(grid[0]), sample, masks, colors)
     _draw_references(figure, grid[1], sample, dataset)
     _draw_anchors(figure.add_subplot(grid[2]), figure.add_subplot(grid[3]), sample, config, anchors, colors)
     return figure
 
 
-def _draw_ground_truth(axes: "Axes", sample: Sample, config: Config, colors: np.ndarray) -> None:
+def _draw_ground_truth(axes: "Axes", sample: Sample, masks: np.ndarray, colors: np.ndarray) -> None:
     shown = sample.gt_class_ids != 0  # class 0: objects of other categories
-    boxes, masks, class_ids = sample.gt_boxes[shown], sample.gt_masks[..., shown], sample.gt_class_ids[shown]
-    if config.USE_MINI_MASK:
-        masks = resize.expand_mask(boxes, masks, sample.image.shape)
+    boxes, class_ids = sample.gt_boxes[shown], sample.gt_class_ids[shown]
     captions = ["crowd" if crowd else "" for crowd in class_ids < 0]
     title = f"ground truth: {counted((class_ids > 0).sum(), 'instance')}"
     title += f", {counted((class_ids < 0).sum(), 'crowd')}" if (class_ids < 0).any() else ""
     how: dict[str, Any] = {"title": title, "ax": axes, "colors": colors[shown], "captions": captions}
-    display_instances(sample.image, boxes, masks, class_ids, **how)
+    display_instances(sample.image, boxes, masks[..., shown], class_ids, **how)
 
 
 def _draw_references(figure: "Figure", cell: Any, sample: Sample, dataset: CocoDataset) -> None:

@@ -17,7 +17,7 @@ from ..ops.boxes import compute_overlaps, match_greedily
 from . import style
 from .instances import apply_mask, random_colors
 from .lettering import plot_text
-from .palette import instance_colors
+from .palette import contrasting_colors
 from .style import Color, Values
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def draw_boxes(
     ax = _axes_for(1, 1, ax, image.shape, _LARGE_INCHES)[0]
     places = np.where(refined.any(axis=1, keepdims=True), refined, old)
     painted, drawn = np.array(image), list[Color]()
-    colors = random_colors(count) if masks is None else instance_colors(image, places, masks)
+    colors = random_colors(count) if masks is None else contrasting_colors(image, masks)
     for index in range(count):
         color, line = colors[index] if visibilities[index] else _GRAY, _LINES[int(visibilities[index])]
         if masks is not None:
