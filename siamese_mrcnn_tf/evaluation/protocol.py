@@ -329,7 +329,12 @@ def _scored(
 ) -> Evaluation:
     """A whole evaluation with its scores; into `folder` go scores, COCO results of each run, analysis and presence."""
     settings = records.settings
-    scores = score_records(coco, records, has_masks=settings["config"]["MODEL"] == "mrcnn")
+    try:
+        scores = score_records(coco, records, has_masks=settings["config"]["MODEL"] == "mrcnn")
+    except InputError as error:
+        if folder is None:
+            raise
+        raise InputError(f"{folder}: records: {error}") from error
     found = None
     if "absent" in settings:
         found = presence(coco, records, groups=_category_groups(settings, coco), threshold=threshold)

@@ -5,6 +5,7 @@ The types are msgspec Structs (or other types that msgspec knows) beside what th
 """
 
 import contextlib
+import math
 import re
 import reprlib
 from pathlib import Path
@@ -31,7 +32,16 @@ Side = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # of an image, in pixels
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Values = dict[str, int | Number | None]  # by name
 
-_KINDS = {"str": str, "array": list, "object": dict, "bool": bool, "null": type(None), "int": int, "float": float}
+_KINDS = {
+    "str": str,
+    "array": list,
+    "object": dict,
+    "bool": bool,
+    "null": type(None),
+    "int": int,
+    "float": float,
+    "": None,
+}
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _MISSING = re.compile(r"Object missing required field `(.+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
@@ -137,7 +147,7 @@ def _with_key(value: Any, place: str, kind: str) -> str:
         return place
     content = _at(value, table) if table else value
     for key, item in content.items():
-        if isinstance(item, _KINDS[kind]) and not (kind == "int" and isinstance(item, bool)):
+        if type(item) is _KINDS[kind] or (not kind and type(item) is float and not math.isfinite(item)):
             return f"{table}.{key}" if table else key
     raise LookupError(place)
 

@@ -82,6 +82,7 @@ class Journal:
         self._entries: dict[int, Entry] = {}  # by image id
         self._is_finished = False
         self._end = 0  # bytes of the file
+        self._num_categories: int | None = None  # of each result; None: not known
 
     @classmethod
     def create(
@@ -119,6 +120,8 @@ class Journal:
             begun = f"{folder}: --resume continues with the settings of the stopped search, but these differ"
             raise InputError(f"{begun}: {'; '.join(different)}")
         remove_temporaries(journal.folder)
+        if "category names" in settings:
+            journal._num_categories = len(settings["category names"])
         journal._read()
         return journal
 
@@ -195,7 +198,7 @@ class Journal:
                 if content.result is None:
                     self._is_finished = line.endswith(b"\n") and content.finished == len(self._entries)
                     break
-                if not line.endswith(b"\n") or not is_consistent(content.result):
+                if not line.endswith(b"\n") or not is_consistent(content.result, self._num_categories):
                     break
                 self._entries[content.result.image_id] = _entry(self._end, len(line), content.result, content.size)
                 self._end += len(line)

@@ -65,8 +65,13 @@ class Line(msgspec.Struct, kw_only=True):
 DECODER = msgspec.json.Decoder(Line)
 
 
-def is_consistent(result: ResultEntry) -> bool:
-    """Whether scores, boxes and masks of a result go together; masks that are cut short crash pycocotools."""
+def is_consistent(result: ResultEntry, num_categories: int | None = None) -> bool:
+    """Whether scores, boxes and masks of a result go together; masks that are cut short crash pycocotools.
+
+    An image that could be read has finds, perhaps none, of each category.
+    """
+    if num_categories is not None and result.error is None and len(result.finds) != num_categories:
+        return False
     size = (result.height, result.width)
     for finds in result.finds:
         if len(finds.boxes) != len(finds.scores):

@@ -150,6 +150,8 @@ class Trainer:
         if state.weights is None:
             raise InputError(f"{self.folder.path / STATE_FILE}: no run to resume there, the key 'weights' is missing")
         for name, mine, theirs in self._differences(state):
+            if theirs is None and name not in state.settings:
+                raise InputError(f"{self.folder.path / STATE_FILE}: settings: the key {name!r} is missing")
             raise InputError(f"{self.folder.path}: {name} = {mine!r}, but the run was begun with {theirs!r}; use that")
         if state.step > self.settings.steps_per_epoch:
             steps = f"step = {state.step}: expected at most the {self.settings.steps_per_epoch} of an epoch"
