@@ -86,9 +86,6 @@ def _check_history(history: Sequence[Values], epoch: int, path: Path) -> None:
     """Refuse a history whose epochs do not rise to that of the state."""
     before = 0
     for index, row in enumerate(history):
-        for key, value in row.items():
-            if value is None:
-                raise InputError(f"{path}: history[{index}].{key} = None: expected a number")
         number = row.get("epoch")
         if not isinstance(number, int) or not before < number <= epoch:
             expected = f"expected a whole number above {before}, at most epoch = {epoch}"

@@ -31,7 +31,7 @@ _STATE: dict[tuple, set[str]] = {
     ("history",): set(),
     ("history", 0): set(),
     ("history", 0, "epoch"): set(),
-    ("history", 0, "loss"): {"negative", "huge"},
+    ("history", 0, "loss"): {"negative", "huge", "null"},  # null: not measured
     ("settings",): set(),
     ("settings", "seed"): set(),
     ("settings", "batch_size"): set(),
