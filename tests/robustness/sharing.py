@@ -1,8 +1,12 @@
 """Two processes and one output: the second is told at once who holds it, and the first ends as if it were alone."""
 
+import contextlib
+import os
 import shutil
+import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,10 @@ def share(recipe: Recipe, root: Path) -> dict[str, Any]:
     first = Forked(recipe.first(root, folder / "both"), folder / "both", folder / "first.log")
     _until_it_writes(first, folder / "both", alone.seconds, len(recipe.copies))
     is_writing = first.poll() is None
-    second = Forked(recipe.second(root, folder / "both"), folder / "both", folder / "second.log")
-    ended, faults = second.wait(_AT_ONCE), []
+    with _paused(first.pid):  # a short command would end before the second one looks
+        second = Forked(recipe.second(root, folder / "both"), folder / "both", folder / "second.log")
+        ended = second.wait(_AT_ONCE)
+    faults = []
     last = (ended.errors.strip().splitlines() or [""])[-1]
     if not is_writing:
         faults.append("the first had ended before it was seen to write: nothing was shown")
@@ -43,6 +49,18 @@ def share(recipe: Recipe, root: Path) -> dict[str, Any]:
         faults.append(f"left {', '.join(left[:5])}")
     shutil.rmtree(folder, ignore_errors=True)
     return {"command": recipe.name, "said": last[:300], "seconds": round(ended.seconds, 1), "wrong": faults}
+
+
+@contextlib.contextmanager
+def _paused(pid: int) -> Iterator[None]:
+    """Stop a process while the block runs."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def _until_it_writes(process: Forked, work: Path, length: float, given: int) -> None:
