@@ -14,6 +14,7 @@ from .processes import Forked
 from .recipes import Recipe, contents, differences, leftovers, work_folder
 
 _LONGEST = 900
+_MOMENT = 0.05  # seconds
 _AT_ONCE = 60  # seconds: of a start under load, not of a wait for the other
 
 
@@ -26,6 +27,7 @@ def share(recipe: Recipe, root: Path) -> dict[str, Any]:
     alone = Forked(recipe.first(root, folder / "alone"), folder / "alone", folder / "alone.log").wait(_LONGEST)
     first = Forked(recipe.first(root, folder / "both"), folder / "both", folder / "first.log")
     _until_it_writes(first, folder / "both", alone.seconds, len(recipe.copies))
+    time.sleep(_MOMENT)  # in which it writes its name into the lock
     is_writing = first.poll() is None
     with _paused(first.pid):  # a short command would end before the second one looks
         second = Forked(recipe.second(root, folder / "both"), folder / "both", folder / "second.log")
