@@ -50,7 +50,8 @@ def detect(pixels):
 def run_search(given, out, *, detect=detect, settings=None, resume=False, limit=None, **options):
     """Search images into a folder; `options` are those of `search`."""
     sources = find_sources(given if isinstance(given, list) else [given]).sources
-    settings = settings or {"images": [source.path for source in sources]}
+    names = [category.name for category in CATEGORIES]
+    settings = settings or {"category names": names, "images": [source.path for source in sources]}
     journal = Journal.resume(out, settings) if resume else Journal.create(out, settings)
     outputs = Outputs(Path(out), ("overlays", "masks", "coco"), CATEGORIES, {})
     return search(iter_frames(sources, image_reader([]), limit=limit), detect, journal, outputs, **options)

@@ -177,6 +177,10 @@ def with_detection(**changes):
         (json.dumps(record(5) | {"image_id": "5"}), "jsonl, line 2: image_id = '5': expected int"),
         (json.dumps(record(5) | {"seconds": -1}), "jsonl, line 2: seconds = -1: expected float >= 0"),
         (json.dumps(record(5) | {"seconds": float("nan")}), "jsonl, line 2: "),
+        (
+            json.dumps(record(5) | {"more": "\udcbf"}, ensure_ascii=False),
+            "jsonl, line 2: not a record of an evaluation",
+        ),
         (with_detection(category_id=4), "image_id = 5, category_id = 4: expected those of its query, 5 and 3"),
         (with_detection(image_id=7), "image_id = 7, category_id = 3: expected those of its query, 5 and 3"),
         (with_detection(score="high"), r"queries\[0\]\.detections\[0\]\.score = 'high': expected float"),
@@ -190,7 +194,7 @@ def test_broken_lines(tmp_path, line, message):
     path = write(tmp_path, 5, 7)
     lines = path.read_text().splitlines()
     lines[1] = line
-    path.write_text("\n".join([*lines, ""]))
+    path.write_text("\n".join([*lines, ""]), errors="surrogateescape")
     with pytest.raises(ValueError, match=message):
         read_records(tmp_path)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -199,6 +200,8 @@ def test_a_damaged_journal_is_cut_at_the_damage(images, tmp_path, whole):
     for damaged in (
         b"".join([*lines[:3], bytes(40)]),
         b"".join([*lines[:2], b"[1]\n", *lines[2:]]),
+        b"".join([*lines[:2], lines[2].replace(b'{"result"', b'{"more": "\xbf", "result"'), *lines[3:]]),
+        b"".join([*lines[:2], re.sub(rb'"finds": ?\[.*\](?=, ?"frame")', b'"finds": []', lines[2]), *lines[3:]]),
         b"".join(lines)[:-5],
         b"",
     ):

@@ -284,8 +284,9 @@ def _require_header(line: bytes, header: dict[str, Any], path: Path) -> None:
 def _image_id(line: bytes, where: str) -> int:
     """The COCO image id of a record; an error that begins with `where` if it is none."""
     try:
+        line.decode()  # msgspec passes over texts that it does not need
         record = _DECODER.decode(line)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         convert(_parsed(line, where), RecordEntry, where)  # says more
         raise InputError(f"{where}: not a record of an evaluation ({error})") from error
     if problem := foreign_detection(record):

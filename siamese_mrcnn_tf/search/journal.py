@@ -192,8 +192,9 @@ class Journal:
         with open(self.path, "rb") as file:
             for line in file:
                 try:
+                    line.decode()  # msgspec passes over texts that it does not need
                     content = DECODER.decode(line)
-                except (msgspec.MsgspecError, RecursionError):
+                except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                     break
                 if content.result is None:
                     self._is_finished = line.endswith(b"\n") and content.finished == len(self._entries)

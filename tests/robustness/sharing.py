@@ -50,7 +50,8 @@ def share(recipe: Recipe, root: Path) -> dict[str, Any]:
     if left := leftovers(folder / "both"):
         faults.append(f"left {', '.join(left[:5])}")
     shutil.rmtree(folder, ignore_errors=True)
-    return {"command": recipe.name, "said": last[:300], "seconds": round(ended.seconds, 1), "wrong": faults}
+    said, *faults = (text.replace(str(folder), "FOLDER") for text in (last[:300], *faults))
+    return {"command": recipe.name, "said": said, "seconds": round(ended.seconds, 1), "wrong": faults}
 
 
 @contextlib.contextmanager
