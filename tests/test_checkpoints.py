@@ -264,6 +264,15 @@ def test_weights_that_are_not_finite_are_refused(open_folder, model, value, fini
     assert (folder.path / folder.load_state().weights).read_bytes() == good
 
 
+def test_checkpoints_build_no_optimizers(open_folder, model, monkeypatch):
+    """Keras would build one for each, whose variables stay in memory."""
+    open_folder().save_within_epoch(model, TrainerState())
+    built = []
+    monkeypatch.setattr(keras.optimizers.Optimizer, "__init__", lambda *_, **__: built.append(1))
+    open_folder().save_within_epoch(model, TrainerState(step=1))
+    assert not built
+
+
 def test_refused_before_anything_was_saved(open_folder, model):
     model.trainable_variables[0].assign([[np.nan]])
     with pytest.raises(RuntimeError, match="the last good checkpoint: none yet"):
