@@ -289,7 +289,6 @@ def test_unmold_detections_without_masks_or_detections(mrcnn_mask):
 # ---- the whole records, and the rules they come from -------------------------------------------------------------
 
 
-@with_shared
 @pytest.mark.parametrize("window", [(31, 0, 32, 64), (0, 31, 64, 32)])
 def test_boxes_in_an_image_of_one_pixel(window):
     """A window of one pixel has no extent in normalized coordinates: its boxes span the whole side."""
@@ -299,6 +298,7 @@ def test_boxes_in_an_image_of_one_pixel(window):
     assert boxes[0].tolist()[1 - along.start :: 2] == [0, 1] and 120 < boxes[0][along][0] < boxes[0][along][1] < 380
 
 
+@with_shared
 def test_recorded_references_come_from_their_instances():
     references = np.load(SHARED / "data_pipeline.npz")["one_target_seed3_cat2"].astype(int)
     for reference, rule in zip(references, (SCENES[2], SCENES[1], SCENES[0]), strict=True):
