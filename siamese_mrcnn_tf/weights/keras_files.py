@@ -4,6 +4,7 @@ HDF5 keeps data back until it closes a file, and ends the process when it then m
 none, and what is written from there is checked.
 """
 
+import contextlib
 import io
 import os
 from typing import TYPE_CHECKING
@@ -46,9 +47,10 @@ def _keep_names_of_optimizers() -> None:
     Keras 3.15 stores them under another key than it looks for, and so builds an optimizer for each file; about 70 KB of
     its variables stay in memory.
     """
-    from keras.src.backend.common import global_state
+    with contextlib.suppress(ImportError, AttributeError):  # of a Keras that has no such place
+        from keras.src.backend.common import global_state
 
-    stored, wanted = (f"saving_attr_{word}_Optimizer" for word in ("skipset", "skiplist"))
-    names = global_state.get_global_attribute(stored, None)
-    if names is not None:
-        global_state.set_global_attribute(wanted, names)
+        stored, wanted = (f"saving_attr_{word}_Optimizer" for word in ("skipset", "skiplist"))
+        names = global_state.get_global_attribute(stored, None)
+        if names is not None:
+            global_state.set_global_attribute(wanted, names)
