@@ -38,7 +38,6 @@ from siamese_mrcnn_tf.data import molding, resize
 from siamese_mrcnn_tf.ops.anchors import compute_backbone_shapes, pyramid_anchors
 from siamese_mrcnn_tf.ops.boxes import compute_overlaps, denorm_boxes, extract_bboxes
 from siamese_mrcnn_tf.shapes import dataset as shapes
-from siamese_mrcnn_tf.visualize.proposals import score_map
 from siamese_mrcnn_tf.visualize.stages import mask_overlaps
 from siamese_mrcnn_tf.visualize.style import new_figure
 
@@ -212,7 +211,7 @@ display(axes[0].figure)
 
 # %%
 level_shapes = compute_backbone_shapes(config, config.IMAGE_SHAPE)
-heats = [score_map(inner[name]["rpn_class"][:, 1], level_shapes) for name in crops]
+heats = [visualize.score_map(inner[name]["rpn_class"][:, 1], level_shapes) for name in crops]
 axes = visualize.display_images([image, *heats], ["scene", *crops], cmap="inferno", norm=Normalize(0, 1))
 axes[0].figure.set_size_inches(9, 2.6)
 display(axes[0].figure)

@@ -143,6 +143,9 @@ def test_json_with_escapes_is_read():
     ("text", "reason"),
     [
         ('{"a": 1' + "0" * 400 + "}", "line 1, a: the number 1000.* of 401 digits is too large"),
+        ('{"a": [{"b": 1}, {"c": [[2, 1' + "0" * 400 + "]]}]}", "line 1, a.c: the number 1000"),
+        ('{"a": "' + '\\"' * 50_000 + '", "b": 1' + "0" * 400 + "}", "line 1, b: the number 1000"),
+        ('{"a": 1, "\\ud800": 2}', r"line 1: \\ud800 is no character"),  # in a key
         ("1" * 5000, "5000 digits is too large"),
         ('{\n"a": "\\ud800 b"}', r"line 2, a: \\ud800 is no character"),
         ('"\\udc00\\ud800"', "is no character"),

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from siamese_mrcnn_tf import visualize
+from siamese_mrcnn_tf.io.errors import InputError
 from siamese_mrcnn_tf.visualize.palette import contrasting_colors
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
@@ -39,6 +40,13 @@ def test_colors_of_instances_stand_off_what_they_mark(instances):
         assert np.linalg.norm(colors[0] - red) > 0.5 and np.linalg.norm(colors[1] - blue) > 0.5
         assert np.linalg.norm(np.subtract(*colors)) > 0.3
     assert len(contrasting_colors(image, np.zeros((60, 80, 1)))) == 1
+    for given, words in (
+        ((None,), "expected one of them"),
+        ((None, [[0, 0, 9]]), "boxes"),
+        ((masks[..., 0],), "masks"),
+    ):
+        with pytest.raises(InputError, match=words):
+            contrasting_colors(image, *given)
     assert not contrasting_colors(image, None, np.zeros((0, 4)))
 
 
@@ -197,6 +205,10 @@ def test_references_of_a_grid_are_above_the_scene(instances):
     extents = np.array([image.get_extent() for image in ax.images[1:]])
     assert extents[0, 0] == pytest.approx(-0.5) and extents[-1, 1] == pytest.approx(79.5)  # as wide as the scene
     assert extents[1:, 0] - extents[:-1, 1] == pytest.approx(10)
+    several[0] = [several[0][0] * 4]  # 24 on 80 pixels
+    (ax,) = visualize.display_grid(*several)
+    extents = np.array([image.get_extent() for image in ax.images[1:]])
+    assert len(extents) == 24 and np.all(extents[:, 1] > extents[:, 0]) and np.all(extents[:, 2] > extents[:, 3])
 
 
 def test_captions_on_axes_do_not_overlap(instances):
@@ -214,12 +226,22 @@ def test_captions_on_axes_do_not_overlap(instances):
         assert all(np.all(plate.min >= inside[0] - 1) and np.all(plate.max <= inside[1] + 1) for plate in plates)
 
 
+def test_colors_of_matplotlib_are_taken(instances):
+    image, boxes, masks, class_ids, _ = instances
+    ax = visualize.display_instances(
+        image, boxes, masks, class_ids, colors=["red", (0, 0, 1, 0.5)], captions=["a", "b"]
+    )
+    assert [patch.get_edgecolor()[:3] for patch in ax.patches] == [(1, 0, 0), (0, 0, 1)]
+    with pytest.raises(InputError, match="colors: 'reddish', expected a name or"):
+        visualize.display_instances(image, boxes, masks, class_ids, colors=["reddish", "red"])
+
+
 def test_a_grid_shows_what_it_is_told_to(instances):
     axes = [Figure().add_subplot(), Figure().add_subplot()]
     hidden = {"show_mask": False, "show_bbox": False, "show_scores": False, "fontsize": 10, "linewidth": 3}
     assert visualize.display_grid(*grid_of(instances, 2), ax=np.array([axes]), **hidden) == axes
     assert np.array_equal(axes[0].images[0].get_array(), instances[0]) and len(axes[0].patches) == 0
-    assert [text.get_text() for text in axes[0].texts] == ["", ""]
+    assert not axes[0].texts
     (ax,) = visualize.display_grid(*grid_of(instances, 1), captions=[["a", "b"]], colors=[[RED, BLUE]], linewidth=3)
     assert [text.get_text() for text in ax.texts] == ["a", "b"] and ax.texts[0].get_size() == pytest.approx(11.2)
     assert ax.patches[0].get_linewidth() == 3 and ax.patches[0].get_edgecolor()[:3] == RED

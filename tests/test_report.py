@@ -193,6 +193,14 @@ def test_a_table_is_printed_without_a_folder(table_1, run, monkeypatch, tmp_path
     assert code == 2 and "no finished evaluation there" in errors
 
 
+def test_unfinished_and_repeated_folders_in_a_table(table_1, run, caplog):
+    (table_1 / "novel_5" / "split_3" / "scores.json").unlink()
+    code, text, _ = run("evaluate", "--report", table_1, table_1 / "novel_1" / "split_2")
+    assert code == 0 and "left out, without scores.json: " in caplog.text and "split_3" in caplog.text
+    assert "(S1, S2, S4) |" in text and "(S1, S2, S3, S4) |" in text  # as the splits differ
+    assert text.count("| S3 |") == 3 and text.count("| S2 |") == 4  # of the evaluations, each once
+
+
 def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
     kinds = [(5, "novel", 1, "net"), (1, "novel", 1, "random-boxes"), (1, "novel", 1, "net"), (1, "train", 1, "net")]
     kinds += [(1, "all", 0, "net"), (2, "train", 1, "net")]

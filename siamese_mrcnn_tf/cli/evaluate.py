@@ -253,14 +253,14 @@ def show_report(options: argparse.Namespace) -> None:
 
     out = writable_folder(options.out) if options.out else None
     with exclusive(out) if out is not None else contextlib.nullcontext():
-        start_keras(options)
         from ..report.experiments import evaluations_in, read_experiments
-        from ..report.tables import Section, as_markdown, summary_table
+        from ..report.tables import Section, as_markdown, sources_table, summary_table
         from ..report.writer import write_report
 
-        folders = [part for folder in options.report for part in evaluations_in(folder)]
+        folders = evaluations_in(options.report)
         experiments = read_experiments(folders)
-        print(as_markdown([Section("AP50", [summary_table(experiments)])]))
+        tables = {"AP50": summary_table(experiments), "Evaluations": sources_table(experiments)}
+        print(as_markdown([Section(heading, [table]) for heading, table in tables.items()]))
         if out is not None:
             remove_temporaries(out, below=False)
             paths = write_report(folders, out)

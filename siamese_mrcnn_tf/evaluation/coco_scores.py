@@ -145,6 +145,10 @@ def over_categories(
 # ---- one run ---------------------------------------------------------------------------------------------------------
 
 
+class ResultError(InputError):
+    """A detection that is none of the annotation file; its message begins with its number."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CocoScores:
     """COCOeval's metrics of one set of results; a metric without ground truth is -1."""
@@ -346,27 +350,27 @@ def _ground_truth(coco: COCO, image_ids: set[int], category_ids: set[int], iou_t
 
 
 def checked_detection(result: Result, index: int, coco: COCO, iou_type: str) -> dict[str, Any]:
-    """The keys of a result that COCOeval needs, checked; a ValueError names the result and the key."""
+    """The keys of a result that COCOeval needs, checked; a ResultError names the result and the key."""
     needed = ("image_id", "category_id", "score", "segmentation" if iou_type == "segm" else "bbox")
     missing = [key for key in needed if key not in result]
     if missing:
-        raise InputError(f"result {index}: the key {missing[0]!r} is missing")
+        raise ResultError(f"result {index}: the key {missing[0]!r} is missing")
     image = coco.imgs.get(result["image_id"])
     if image is None:
         what = f"image_id = {result['image_id']!r} is not in the annotation file"
-        raise InputError(f"result {index}: {what}; are these the results of another set?")
+        raise ResultError(f"result {index}: {what}; are these the results of another set?")
     if not _are_numbers([result["score"]]):
-        raise InputError(f"result {index}: score = {result['score']!r}, expected a number")
+        raise ResultError(f"result {index}: score = {result['score']!r}, expected a number")
     detection = {key: result[key] for key in needed} | {"iscrowd": 0}
     if iou_type == "bbox":
         box = result["bbox"]
         if len(box) != 4 or not _are_numbers(box):
-            raise InputError(f"result {index}: bbox = {box!r}, expected [x, y, width, height] in pixels")
+            raise ResultError(f"result {index}: bbox = {box!r}, expected [x, y, width, height] in pixels")
         return detection | {"area": box[2] * box[3]}
     rle = result["segmentation"]
     if not isinstance(rle, dict) or not is_rle(rle, (image["height"], image["width"])):
         size = f"{image['height']} x {image['width']}"
-        raise InputError(f"result {index}: segmentation is no RLE of the size of image {image['id']} ({size})")
+        raise ResultError(f"result {index}: segmentation is no RLE of the size of image {image['id']} ({size})")
     if isinstance(rle["counts"], list):
         detection["segmentation"] = rle = coco_mask.frPyObjects(rle, image["height"], image["width"])
     return detection | {"area": result.get("area", float(coco_mask.area(rle)))}

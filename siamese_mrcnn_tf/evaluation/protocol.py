@@ -28,7 +28,7 @@ from ..io.errors import InputError
 from ..io.locks import exclusive
 from ..predictor import SiamesePredictor
 from .analysis import ANALYSIS_FILE, analyse
-from .coco_scores import SCORES_FILE, EvaluationScores, results_of, score_records
+from .coco_scores import SCORES_FILE, EvaluationScores, ResultError, results_of, score_records
 from .presence import PRESENCE_FILE, presence
 from .queries import Detections, Detector, OneShotDetector, Query, queries_of, with_absent
 from .record_checks import category_ids, check_records, check_resumed, require_absent
@@ -331,7 +331,7 @@ def _scored(
     settings = records.settings
     try:
         scores = score_records(coco, records, has_masks=settings["config"]["MODEL"] == "mrcnn")
-    except InputError as error:
+    except ResultError as error:
         if folder is None:
             raise
         raise InputError(f"{folder}: records: {error}") from error

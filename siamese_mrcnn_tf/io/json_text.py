@@ -9,9 +9,10 @@ from .errors import InputError
 
 _DIGITS = 20  # of a whole number from which on it may have more than 64 bits
 _ESCAPES = re.compile(r"((?:\\u[dD][89a-fA-F][0-9a-fA-F]{2})+)|\\.")  # of surrogates, and any other
-_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[\[\]{}]')  # a text, with a colon if it is a key, or a bracket
-_REACH = 100_000  # characters before a value in which its keys are looked for
+# a text, with its end and a colon if it is a key, or a bracket; a text that is open at the end of the search has no end
+_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*+)(?:("\s*:)|"|\Z)|[\[\]{}]')
 _KEYS, _KEY_LENGTH = 3, 60  # innermost keys in a message, and characters of each
+_BLANKS = 100  # characters between a key and its value in which the colon is looked for
 
 
 def parse_json(text: str) -> Any:
@@ -42,19 +43,25 @@ def parse_json(text: str) -> Any:
 
 def _place(text: str, start: int) -> str:
     """Line of a value in a JSON text, and the keys that lead to it: "line 3, annotations.segmentation"."""
-    keys: list[str] = []
-    depth, is_next = 0, True  # closed containers before the value; whether a key here is that of the value
-    for token in reversed(list(_TOKEN.finditer(text, max(start - _REACH, 0), start))):
-        if token[0] in "]}":
-            depth, is_next = depth + 1, False
-        elif token[0] in "[{":
-            is_next = not depth
-            depth = max(depth - 1, 0)
-        elif is_next:
-            keys += [token[1][:_KEY_LENGTH]] if token[2] else []
-            is_next = False
-    path = ".".join(keys[:_KEYS][::-1])
+    key, keys = "", list[str]()  # key of the value that comes next, and of the containers that are open
+    for token in _TOKEN.finditer(text, 0, start):
+        if token[0] in ("[", "{"):
+            keys.append(key)
+            key = ""
+        elif token[0] in ("]", "}"):
+            keys.pop()
+            key = ""
+        elif token[2]:
+            key = token[1][:_KEY_LENGTH]
+        elif token.end() == start and not _is_value(text, token.start()):
+            key = ""  # the place is in a key
+    path = ".".join(list(filter(None, [*keys, key]))[-_KEYS:])
     return f"line {text.count(chr(10), 0, start) + 1}{f', {path}' if path else ''}"
+
+
+def _is_value(text: str, start: int) -> bool:
+    """Whether a text in an object follows its key."""
+    return text[max(start - _BLANKS, 0) : start].rstrip().endswith(":")
 
 
 def _parsed_int(text: str) -> float:

@@ -32,16 +32,8 @@ Side = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # of an image, in pixels
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Values = dict[str, int | Number | None]  # by name
 
-_KINDS = {
-    "str": str,
-    "array": list,
-    "object": dict,
-    "bool": bool,
-    "null": type(None),
-    "int": int,
-    "float": float,
-    "": None,
-}
+_KINDS = {"str": str, "array": list, "object": dict, "bool": bool, "null": type(None), "int": int, "float": float}
+_ANY = "[...]"  # an item of a table
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _MISSING = re.compile(r"Object missing required field `(.+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
@@ -134,27 +126,29 @@ def _problem(message: str, value: Any) -> str:
         return text
     if is_key or text.startswith(("the key", "unknown key")):
         return f"{place}: {text}"
+    reason, _, kind = text.partition(", got ")
     with contextlib.suppress(LookupError, TypeError, ValueError):
-        place = _with_key(value, place, text.partition(", got ")[2])
-        return f"{place} = {_shown(_at(value, place))}: {text.partition(', got ')[0]}"
+        place, found = _wrong_item(value, place, kind) if place.endswith(_ANY) else (place, _at(value, place))
+        return f"{place} = {_shown(found)}: {reason}"
     return f"{place}: {text}"
 
 
-def _with_key(value: Any, place: str, kind: str) -> str:
-    """A place that ends with "[...]", a value of a dict, with the first key there whose value is of the wrong kind."""
-    table = place.removesuffix("[...]")
-    if table == place:
-        return place
-    content = _at(value, table) if table else value
-    for key, item in content.items():
-        if type(item) is _KINDS[kind] or (not kind and type(item) is float and not math.isfinite(item)):
-            return f"{table}.{key}" if table else key
+def _wrong_item(value: Any, place: str, kind: str) -> tuple[str, Any]:
+    """(place, value) of the first item of a table that is of a kind that msgspec refused, or that is not finite.
+
+    msgspec names the table alone, as "history[3][...]". LookupError where no item, or another one, may be meant.
+    """
+    table = place.removesuffix(_ANY)
+    for key, item in (_at(value, table) if table else value).items():
+        is_number = type(item) is float and item.is_integer()  # taken as an int
+        if type(item) is _KINDS[kind] and not is_number if kind else type(item) is float and not math.isfinite(item):
+            return f"{table}.{key}" if table else key, item
     raise LookupError(place)
 
 
 def _at(value: Any, place: str) -> Any:
     """The value at a place such as "history[3].epoch"; LookupError where the place is not exact."""
-    if "..." in place:
+    if _ANY in place:
         raise LookupError(place)
     for key, index in _STEP.findall(f".{place}" if not place.startswith("[") else place):
         value = value[key] if key else value[int(index)]

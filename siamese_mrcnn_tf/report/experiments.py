@@ -6,6 +6,7 @@ categories, on one split or several.
 """
 
 import dataclasses
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ from ..io.errors import InputError
 from .about import counted
 from .published import MEAN, PUBLISHED_SUBSET, RANDOM_BOXES, Published, published
 
+logger = logging.getLogger(__name__)
+
 Percents = dict[str, float | None]  # metric -> percent, None without ground truth
 Key = tuple[str | None, int, str]  # model or None, shots, categories
 Line = int | str  # a split, or MEAN
@@ -38,6 +41,7 @@ _SAME_CONFIG = ("DETECTION_MIN_CONFIDENCE", "DETECTION_ARGMAX", "DETECTION_NMS_T
 _CONTROL = "control-"
 PAPER = "paper_"  # before the names of metrics of the present categories alone
 _CLASS_METRICS = ("AP", "AP50")
+_SHOWN = 5  # folders in a message
 _NOT_IN_PERCENT = ("AUROC", "IL_MCC", "false_detections", "cgF1")  # as they are in presence.json
 
 
@@ -122,10 +126,15 @@ class Experiment:
     @property
     def title(self) -> str:
         """Such as "1-shot, novel categories" and "1-shot, all 8 categories"."""
+        return f"{self.name}, {self.categories_text}"
+
+    @property
+    def name(self) -> str:
+        """The title without the categories."""
         what = f"{self.shots}-shot" if self.model is None else self.model.replace("-", " ")
         if self.model is not None and self.is_control:
             what = f"{self.shots}-shot, reference of a category that is {self.model.removeprefix(_CONTROL)}"
-        return f"{what}, {self.categories_text}"
+        return what
 
     @property
     def categories_text(self) -> str:
@@ -287,9 +296,21 @@ def read_experiments(folders: Iterable[str | os.PathLike]) -> list[Experiment]:
     return [Experiment(*key, dict(sorted(groups[key].items()))) for key in order]
 
 
-def evaluations_in(folder: str | os.PathLike) -> list[Path]:
-    """The folders of evaluations in a folder, at any depth; the folder itself if there are none."""
-    return sorted(path.parent for path in Path(folder).rglob(SETTINGS_FILE)) or [Path(folder)]
+def evaluations_in(folders: Iterable[str | os.PathLike]) -> list[Path]:
+    """The folders of finished evaluations in folders, at any depth, each once; a warning names unfinished ones.
+
+    A folder without any stands for itself, so that `read_evaluation` says what it lacks.
+    """
+    found, unfinished = list[Path](), list[Path]()
+    for folder in map(Path, folders):
+        begun = sorted(path.parent for path in folder.rglob(SETTINGS_FILE))
+        finished = [path for path in begun if (path / SCORES_FILE).is_file()]
+        unfinished += [path for path in begun if path not in finished] if finished else []
+        found += finished or [folder]
+    if unfinished:
+        shown = ", ".join(map(str, unfinished[:_SHOWN])) + (", ..." if unfinished[_SHOWN:] else "")
+        logger.warning("left out, without %s: %s", SCORES_FILE, shown)
+    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
 
 
 def read_evaluation(folder: str | os.PathLike) -> Evaluated:

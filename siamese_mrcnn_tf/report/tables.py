@@ -101,7 +101,7 @@ class Section:
 def contents(experiments: Sequence[Experiment]) -> list[Section]:
     """The sections of report.md and report.html."""
     texts = [about_text(settings_of(experiments)), _introduction(experiments)]
-    sections = [Section(page_title(experiments), [*texts, _sources(experiments)], 1)]
+    sections = [Section(page_title(experiments), [*texts, sources_table(experiments)], 1)]
     sections += [*_main_sections(experiments), *_presence_sections(experiments)]
     sections += [Section(_heading("All metrics", "Tables A2 to A6", experiments), [])]
     sections += [Section(heading_of(experiment), [_full_table(experiment)], 3) for experiment in experiments]
@@ -148,7 +148,8 @@ def _introduction(experiments: Sequence[Experiment]) -> str:
     return " ".join([*texts, _NOTHING_TEXT])
 
 
-def _sources(experiments: Sequence[Experiment]) -> Table:
+def sources_table(experiments: Sequence[Experiment]) -> Table:
+    """What each evaluation is of: split, weights where they differ, numbers of images, queries and detections."""
     rows = []
     several = len(about(settings_of(experiments))["weights"]) > 1
     for experiment in experiments:
@@ -180,22 +181,31 @@ def _main_sections(experiments: Sequence[Experiment]) -> list[Section]:
 def summary_table(experiments: Sequence[Experiment]) -> Table:
     """The form of the paper's Table 1: AP50 of the mean over the splits, of a single split its own.
 
-    Rows are models and numbers of shots, columns iou types and sets of categories.
+    Rows are models and numbers of shots, columns iou types and sets of categories. Values name their splits if these
+    are not the same for all.
     """
     sets = list(dict.fromkeys(one.categories for one in experiments))
     columns = list(itertools.product(experiments[0].kinds, sets))
-    lines: dict[str, dict[str, Experiment]] = {}
+    names_splits = len({tuple(one.lines) for one in experiments}) > 1
+    by_name: dict[str, dict[str, Experiment]] = {}
     for one in experiments:
-        lines.setdefault(heading_of(one).rpartition(", ")[0], {})[one.categories] = one
+        by_name.setdefault(one.name, {})[one.categories] = one
     rows = []
-    for name, found in lines.items():
+    for name, found in by_name.items():
         cells = {place: found[place[1]] for place in columns if place[1] in found}
         here = {place: _cell(one.metric(one.lines[-1], place[0], "AP50")) for place, one in cells.items()}
         there = {place: _published_cell(one, one.lines[-1], place[0], "AP50") for place, one in cells.items()}
+        if names_splits:
+            here = {place: f"{text} ({_splits_text(cells[place])})" for place, text in here.items()}
+        name = name[0].upper() + name[1:]
         rows.append([name, *(here.get(place, _UNKNOWN) for place in columns)])
         if any(there.values()):
             rows.append(["*published*", *(there.get(place, _UNKNOWN) for place in columns)])
     return Table(["", *(f"{_KIND_NAMES[kind]}, {categories}" for kind, categories in columns)], rows)
+
+
+def _splits_text(experiment: Experiment) -> str:
+    return ", ".join(split_name(split) or "all" for split in experiment.evaluations)
 
 
 def _main_table(experiments: Sequence[Experiment], columns: Sequence[tuple[Line, str]], names: list[str]) -> Table:

@@ -35,7 +35,7 @@ _NAMES = {
     ".stages": "display_differences display_images display_matching display_top_masks draw_box draw_boxes draw_rois "
     "results_to_detections",
     ".palette": "contrasting_colors",
-    ".proposals": "plot_box_deltas plot_box_places plot_recall",
+    ".proposals": "plot_box_deltas plot_box_places plot_recall score_map",
     ".diagnostics": "display_table display_weight_stats plot_losses plot_overlaps plot_precision_recall",
 }
 

@@ -23,27 +23,28 @@ _BEFORE_TEXTS = 2.9  # zorder below that of texts: they are moved before they ar
 _CENTER_COST = 3.0  # of covering the center of a box, against 1 for the rest of it
 
 
-def draw_captions(
-    ax: "Axes", captions: Sequence[object], boxes: np.ndarray, colors: Values, extent: Sequence[float], *, size: float
-) -> None:
-    """Add captions to axes; the first ones choose their places first, and those without room are not drawn.
+def draw_captions(ax: "Axes", captions: Values, boxes: np.ndarray, colors: Values, *, size: float) -> None:
+    """Add captions to axes, which they do not leave: the limits are those of the drawing.
+
+    The first ones choose their places first, and those without room are not drawn.
 
     Args:
-        captions: n texts; empty ones have no plate.
-        boxes: [n, (y1, x1, y2, x2)] in pixels, of the instances.
+        captions: n texts; empty ones are left out.
+        boxes: [n, (y1, x1, y2, x2)] in pixels, of the instances; rows of zeros are no boxes.
         colors: n of (red, green, blue) in 0..1, of the plates.
-        extent: (left, right, bottom, top) on the axes, which captions do not leave.
         size: of the texts, in points.
     """
-    texts = []
-    for caption, box, color in zip(captions, boxes, colors, strict=True):
-        shown = plot_text(caption)
-        plate = {"facecolor": color, "alpha": _OPACITY, "edgecolor": "none", "pad": _PAD} if shown else None
-        texts.append(ax.text(box[1], box[0], shown, color=ink_on(color), size=size, va="bottom", bbox=plate))
-        texts[-1].set_in_layout(False)
-    drawn = [index for index, text in enumerate(texts) if text.get_text()]
+    shown = [(plot_text(caption), index) for index, caption in enumerate(captions) if boxes[index].any()]
+    texts, drawn = [], []
+    for caption, index in shown:
+        if caption:
+            plate = {"facecolor": colors[index], "alpha": _OPACITY, "edgecolor": "none", "pad": _PAD}
+            look: dict[str, Any] = {"color": ink_on(colors[index]), "size": size, "va": "bottom", "bbox": plate}
+            texts.append(ax.text(boxes[index, 1], boxes[index, 0], caption, **look))
+            texts[-1].set_in_layout(False)
+            drawn.append(index)
     if drawn:
-        ax.add_artist(_Placement(ax, [texts[index] for index in drawn], boxes[drawn], extent))
+        ax.add_artist(_Placement(ax, texts, boxes[drawn], (*ax.get_xlim(), *ax.get_ylim())))
 
 
 class _Placement(Artist):

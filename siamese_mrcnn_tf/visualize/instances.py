@@ -34,6 +34,7 @@ _TINT = 0.45  # share of the color in a mask of an overlay
 _LABEL_SCALE, _LABEL_PIXELS = 1 / 28, (10, 60)  # height of labels as a share of the image's short side, and its limits
 _LINE_SCALE = 1 / 300  # width of lines as a share of the image's short side
 _STRIP = 0.3  # height of references above their scene as a share of its short side
+_GAPS = 0.8  # maximum share of the width of a scene for the gaps between its references
 _CAPTION = 0.8  # size of captions in a grid relative to names
 _MARGIN = 10  # pixels around an image on axes, for boxes and labels at its border
 
@@ -155,7 +156,9 @@ def display_instances(
         if masks is not None:
             style.draw_outline(ax, masks[:, :, index], color)
     style.draw_image(ax, painted, title, margin=_MARGIN)
-    _add_captions(ax, captions, boxes, colors, fontsize)
+    from .captions import draw_captions
+
+    draw_captions(ax, captions, boxes, colors, size=fontsize)
     return ax
 
 
@@ -219,7 +222,7 @@ def display_grid(
     linewidth: float = 2,
     save: str | Path | bool = False,
 ) -> "list[Axes]":
-    """Draw scenes with their detections in a grid, the references above them, as in the paper's Figure 4.
+    """Draw scenes with their detections in a grid, after the paper's Figure 4, with the references above the scenes.
 
     Args:
         target_list: of each scene the reference crop uint8 [h, w, RGB], or a sequence of several.
@@ -302,18 +305,10 @@ def _crops(target: Values, what: str) -> list[np.ndarray]:
     return [style.checked_image(crop, what) for crop in (target if np.ndim(target[0]) == 3 else [target])]
 
 
-def _add_captions(ax: "Axes", captions: Values, boxes: np.ndarray, colors: Values, size: float) -> None:
-    """Captions of the boxes that are no rows of zeros, within the limits of the axes."""
-    from .captions import draw_captions
-
-    shown = np.flatnonzero(boxes.any(axis=1)).tolist()
-    texts, tints = [captions[index] for index in shown], [colors[index] for index in shown]
-    draw_captions(ax, texts, boxes[shown], tints, (*ax.get_xlim(), *ax.get_ylim()), size=size)
-
-
 def _draw_references(ax: "Axes", crops: list[np.ndarray], shape: tuple[int, ...], gap: float) -> None:
     """References in a strip above a scene of `shape`, in the middle, each as high as the strip if there is room."""
     (height, width), bottom = shape[:2], -0.5 - max(gap, _MARGIN)
+    gap = min(gap, _GAPS * width / len(crops))
     strip, room = _STRIP * min(height, width), (width - gap * (len(crops) - 1)) / len(crops)
     scales = [min(strip / crop.shape[0], room / crop.shape[1]) for crop in crops]
     wide = sum(scale * crop.shape[1] for scale, crop in zip(scales, crops, strict=True)) + gap * (len(crops) - 1)
@@ -358,7 +353,8 @@ def _checked_instances(
     if masks is not None:
         masks = style.checked_shape(masks, (*image.shape[:2], len(boxes)), "masks") if np.shape(masks)[-1] else None
     _check_counts(len(boxes), **of_instances, colors=colors)
-    return image, boxes, masks, contrasting_colors(image, masks, boxes) if colors is None else colors
+    tints = contrasting_colors(image, masks, boxes) if colors is None else [style.checked_color(one) for one in colors]
+    return image, boxes, masks, tints
 
 
 def _check_counts(count: int, **values_by_name: Any) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from ..io.errors import InputError
 from ..ops.boxes import extract_bboxes
-from .style import Color, checked_image, checked_shape
+from .style import Color, checked_boxes, checked_image, checked_shape
 
 _STEPS = 12  # of the grid in each channel of RGB
 _LIGHTNESS, _CHROMA = (56, 86), (38, 100)  # of CIELAB: neither dull nor close to black and white
@@ -42,17 +43,21 @@ def contrasting_colors(image: ArrayLike, masks: ArrayLike | None, boxes: ArrayLi
     Args:
         image: uint8 [height, width, RGB].
         masks: [height, width, n], zero or False outside; None takes the pixels of the boxes.
-        boxes: [n, (y1, x1, y2, x2)] in pixels, only read without masks.
+        boxes: [n, (y1, x1, y2, x2)] in pixels, only read without masks, then required.
 
     Returns:
         n colors (red, green, blue) in 0..1, as `colors` of the functions that draw instances.
     """
     image, distances = checked_image(image, "image"), list[np.ndarray | None]()
-    if masks is not None:
-        masks = np.asarray(masks)
-        masks = checked_shape(masks, (*image.shape[:2], *masks.shape[2:3]), "masks").astype(bool)
-        boxes = extract_bboxes(masks)
-    for index, (y1, x1, y2, x2) in enumerate(np.maximum(np.asarray(boxes), 0).astype(int)):
+    if masks is None:
+        if boxes is None:
+            raise InputError("masks, boxes: expected one of them, got None for both")
+        corners = np.maximum(checked_boxes(boxes, "boxes"), 0).astype(int)
+    else:
+        count = np.shape(masks)[-1] if np.ndim(masks) == 3 else 0
+        masks = checked_shape(masks, (*image.shape[:2], count), "masks").astype(bool)
+        corners = extract_bboxes(masks)
+    for index, (y1, x1, y2, x2) in enumerate(corners):
         part = image[y1:y2, x1:x2]
         inside = np.ones(part.shape[:2], bool) if masks is None else masks[y1:y2, x1:x2, index]
         found = [_distance_to_crops([part[inside]], _INSTANCE_SAMPLES)] if inside.any() else []

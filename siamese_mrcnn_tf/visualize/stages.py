@@ -124,19 +124,21 @@ def draw_boxes(
     visibilities = style.checked_count([2] * count if visibilities is None else visibilities, count, "visibilities")
     if any(each not in range(len(_LINES)) for each in visibilities):
         raise InputError(f"visibilities: expected 0, 1 or 2 for each box, got {list(visibilities)}")
+    from .captions import draw_captions
+
     ax = _axes_for(1, 1, ax, image.shape, _LARGE_INCHES)[0]
     places = np.where(refined.any(axis=1, keepdims=True), refined, old)
-    painted, drawn = np.array(image), list[Color]()
-    colors = random_colors(count) if masks is None else contrasting_colors(image, masks)
-    for index in range(count):
-        color, line = colors[index] if visibilities[index] else _GRAY, _LINES[int(visibilities[index])]
+    painted = np.array(image)
+    chosen = random_colors(count) if masks is None else contrasting_colors(image, masks)
+    colors = [color if visible else _GRAY for color, visible in zip(chosen, visibilities, strict=True)]
+    for index, color in enumerate(colors):
+        line = _LINES[int(visibilities[index])]
         if masks is not None:
             apply_mask(painted, masks[:, :, index], color)
             style.draw_outline(ax, masks[:, :, index], color)
         _draw_refinement(ax, old[index], refined[index], color, line)
-        drawn.append(color)
     style.draw_image(ax, painted, title, margin=max(image.shape[:2]) // 20)
-    _add_captions(ax, captions, places, drawn)
+    draw_captions(ax, captions, places, colors, size=_CAPTION_SIZE)
     return ax
 
 
@@ -246,7 +248,9 @@ def display_differences(
             _draw_refinement(ax, np.zeros(4), boxes[index], color, "solid")
     style.draw_image(ax, painted, title, margin=max(image.shape[:2]) // 20)
     if show_box:
-        _add_captions(ax, captions, boxes, colors)
+        from .captions import draw_captions
+
+        draw_captions(ax, captions, boxes, colors, size=_CAPTION_SIZE)
     return ax
 
 
@@ -390,15 +394,6 @@ def _draw_refinement(ax: "Axes", box: np.ndarray, refined: np.ndarray, color: Co
             style.draw_box(ax, edges, color, linewidth=_LINE_WIDTH, linestyle=dashes, path_effects=shadow)
     if both:
         ax.plot([box[1] - 0.5, refined[1] - 0.5], [box[0] - 0.5, refined[0] - 0.5], color=color)
-
-
-def _add_captions(ax: "Axes", captions: Sequence[str], boxes: np.ndarray, colors: Sequence[Color]) -> None:
-    """The captions that are not empty, of boxes that are no rows of zeros."""
-    from .captions import draw_captions
-
-    shown = [index for index, caption in enumerate(captions) if caption and boxes[index].any()]
-    texts, tints = [captions[index] for index in shown], [colors[index] for index in shown]
-    draw_captions(ax, texts, boxes[shown], tints, (*ax.get_xlim(), *ax.get_ylim()), size=_CAPTION_SIZE)
 
 
 def _resized(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:

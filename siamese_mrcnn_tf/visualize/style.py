@@ -127,6 +127,16 @@ def checked_boxes(values: ArrayLike, what: str) -> np.ndarray:
     return boxes.reshape(-1, 4)
 
 
+def checked_color(value: Any) -> Color:
+    """A color of matplotlib, such as "red" or (red, green, blue, alpha), as (red, green, blue) in 0..1."""
+    from matplotlib.colors import to_rgb
+
+    try:
+        return to_rgb(value)
+    except ValueError as error:
+        raise InputError(f"colors: {value!r}, expected a name or (red, green, blue) in 0..1") from error
+
+
 def checked_shape(values: ArrayLike, shape: tuple[int, ...], what: str) -> np.ndarray:
     """The values as an array; ValueError names `what` if the shape is another."""
     if np.shape(values) != shape:

@@ -11,6 +11,7 @@ from ..io.schemas import Number, OwnFile, Values, convert, is_file_name, read_pl
 
 Epoch = Annotated[int, Meta(ge=0, le=10**6)]
 Step = Annotated[int, Meta(ge=0, le=10**9)]
+_WRITTEN = ("epoch", "step", "history", "settings")  # in every file; a new state in memory has defaults
 
 
 class Command(OwnFile, kw_only=True):
@@ -70,12 +71,7 @@ def read_trainer_state(path: Path) -> TrainerState:
         if not is_file_name(state.weights):
             raise InputError(f"{path}: weights = {state.weights!r}: expected the name of a file in the same folder")
         _check_name(state, path)
-        for key in (
-            "epoch",
-            "step",
-            "history",
-            "settings",
-        ):  # a new state has defaults, one that was written has values
+        for key in _WRITTEN:
             if key not in content:
                 raise InputError(f"{path}: the key {key!r} is missing")
         _check_end(state, path)

@@ -14,9 +14,9 @@ _LIBRARIES = ("tensorflow", "keras", "numpy", "h5py", "pillow", "pycocotools", "
 _INTRO = """# Reliability
 
 How the commands behave when something goes wrong: inputs that are broken or built to break them, kills, full disks, two
-processes at one output, and long runs. `make robustness` makes every input, runs all of it and writes this page; every
-number is of the run that is named above its table. `make robustness PARTS="corpus kills"` runs some parts and leaves
-the tables of the others. A short part of it is in `make test`.
+processes at one output, and long runs. `make robustness` makes every input, runs all of it and writes this page; the
+numbers of a table are of the run that is named above it. `make robustness PARTS="corpus kills"` runs some parts and
+leaves the tables of the others. A short part of it is in `make test`.
 """
 _PARTS = {
     "corpus": (
@@ -58,7 +58,7 @@ ten blocks, with its standard error; *flat* is within three of these, or below 0
 
 _MENDED = """## Found and mended
 
-The suite began with 1,170 attempts by hand: 697 ended with a clear error and 271 worked; 100 messages were misleading
+The suite began after 1,170 attempts: 697 ended with a clear error and 271 worked; 100 messages were misleading
 or without file and key; there were 70 tracebacks, 7 deaths, 5 hangs and 20 wrong results without a word. What they had
 in common was mended and became cases of this suite."""
 
