@@ -89,6 +89,7 @@ def test_the_best_epoch():
     rows = [{"epoch": epoch, "val_loss": loss} for epoch, loss in enumerate((2.0, float("nan"), 1.0, 1.0), start=1)]
     assert best_epoch(rows) == 3
     assert best_epoch([*rows, {"epoch": 5, "val_loss": float("-inf")}]) == 3
+    assert best_epoch([*rows, {"epoch": 5, "val_loss": None}]) == 3  # as runs of version 0.1 without validation
     assert best_epoch([{"epoch": 1}]) is None and best_epoch([]) is None
 
 

@@ -43,8 +43,9 @@ def log_dir_of(config: Config, model_dir: StrPath) -> Path:
 
 def best_epoch(history: Sequence[dict[str, Any]]) -> int | None:
     """Number of the epoch with the lowest validation loss; None without validation."""
-    validated = [row for row in history if math.isfinite(row.get(_VALIDATED, math.nan))]
-    return int(min(validated, key=lambda row: row[_VALIDATED])["epoch"]) if validated else None
+    losses = {row["epoch"]: row.get(_VALIDATED) for row in history}
+    finite = {epoch: loss for epoch, loss in losses.items() if loss is not None and math.isfinite(loss)}
+    return min(finite, key=finite.__getitem__) if finite else None
 
 
 def find_last_checkpoint(log_dir: StrPath) -> str:
