@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     )
     from .visualize.instances import display_boxes, display_grid, display_instances, display_results, draw_overlay
     from .visualize.palette import contrasting_colors
-    from .visualize.proposals import plot_box_deltas, plot_box_places, plot_recall
+    from .visualize.proposals import plot_box_deltas, plot_box_places, plot_recall, score_map
     from .visualize.stages import (
         display_differences,
         display_images,
@@ -80,7 +80,7 @@ _PUBLIC_NAMES = {  # module -> names
     "visualize.stages": "draw_box draw_boxes draw_rois display_images "
     "display_top_masks display_differences display_matching results_to_detections",
     "visualize.palette": "contrasting_colors",
-    "visualize.proposals": "plot_box_deltas plot_box_places plot_recall",
+    "visualize.proposals": "plot_box_deltas plot_box_places plot_recall score_map",
     "visualize.diagnostics": "plot_losses plot_precision_recall plot_overlaps display_table display_weight_stats",
 }
 

@@ -292,7 +292,7 @@ def test_the_recorded_case(small_model, format_name, tmp_path):
     from siamese_mrcnn_tf.export import formats, graphs
     from siamese_mrcnn_tf.runtime import RuntimePredictor
     from siamese_mrcnn_tf.runtime.manifest import PARTS, model_path
-    from siamese_mrcnn_tf.runtime.sessions import Session, open_session
+    from siamese_mrcnn_tf.runtime.sessions import open_session
 
     image, reference = seeded.make_scene(375, 500, seed=7)[0], seeded.reference_crop(101, kind=2)
     models, parts = graphs.build_graphs(small_model.config, small_model.predictor.layers), {}
@@ -301,13 +301,10 @@ def test_the_recorded_case(small_model, format_name, tmp_path):
         path = model_path(tmp_path, format_name, name)
         formats.FORMATS[format_name](models[name], path)
         parts[name] = open_session(format_name, path, models[name].interface)
-    by_tensorflow = {name: Session(models[name].run, models[name].interface) for name in PARTS}
-    found, expected = (RuntimePredictor(small_model.config, one) for one in (parts, by_tensorflow))
-    for one in (found, expected):
-        one.set_image(image)
-    assert_same_finds(found.detect([reference]), expected.detect([reference]))
+    predictor = RuntimePredictor(small_model.config, parts)
+    predictor.set_image(image)
     with np.load(conftest.DATA / "small_1shot.npz", allow_pickle=False) as record:
-        test_parity.assert_recorded_detections(found.detect([reference]), record)
+        test_parity.assert_recorded_detections(predictor.detect([reference]), record)
 
 
 def test_openvino_samples_the_places_that_tensorflow_samples(tmp_path):

@@ -1,5 +1,6 @@
 """Writers of the formats: each takes a `Graph` and the path that `manifest.model_path` gives."""
 
+import gc
 import importlib
 import logging
 from collections.abc import Callable
@@ -19,11 +20,29 @@ _OPSET = 18
 
 def write_onnx(graph: Graph, path: Path) -> None:
     """Write an .onnx file."""
-    converter = _require_tf2onnx()
-    function, _ = graph.portable
+    tf2onnx = _require_tf2onnx()
     for name in ("tf2onnx", "tf2onnx.tfonnx"):  # tells of every step
         logging.getLogger(name).setLevel(logging.ERROR)
-    converter.from_function(function, input_signature=graph.signature, opset=_OPSET, output_path=str(path))
+    function = graph.portable[1]
+    inputs, outputs = (
+        [one.name for one in ends if one.dtype != tf.resource] for ends in (function.inputs, function.outputs)
+    )
+    names = {tensor.name: name for name, tensor in function.structured_outputs.items()}
+    with tf.device("/cpu:0"):
+        frozen = tf2onnx.tf_loader.from_function(function, inputs, outputs)
+        with tf.Graph().as_default() as constant:
+            tf.import_graph_def(frozen, name="")
+            names |= dict(zip(inputs, graph.inputs, strict=True))
+            converted = tf2onnx.tfonnx.process_tf_graph(
+                constant, opset=_OPSET, input_names=inputs, output_names=outputs, tensors_to_rename=names
+            )
+    # Each optimization would write all weights again, into memory that protobuf keeps: gigabytes. The model has them.
+    converted.update_proto = lambda *_: None
+    converted = tf2onnx.optimizer.optimize_graph(converted, catch_errors=False)  # catching makes copies, too
+    del converted.update_proto
+    tf2onnx.utils.save_protobuf(str(path), converted.make_model(graph.name))
+    del converted, frozen, constant
+    gc.collect()  # their nodes point at each other
 
 
 def write_openvino(graph: Graph, path: Path) -> None:
@@ -61,7 +80,8 @@ def check_packages(formats: list[str]) -> None:
 
 def _require_tf2onnx() -> Any:
     try:
-        return importlib.import_module("tf2onnx").convert
+        importlib.import_module("tf2onnx.convert")  # reaches the other modules
+        return importlib.import_module("tf2onnx")
     except ImportError as error:
         extra = 'pip install "siamese-mrcnn-tf[onnx]"'
         raise InputError(f"tf2onnx is not installed, which writes ONNX files: {extra} ({error})") from error
