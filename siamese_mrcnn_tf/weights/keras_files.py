@@ -5,6 +5,7 @@ none, and what is written from there is checked.
 """
 
 import contextlib
+import gc
 import io
 import os
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ def write_state(model: "keras.Model", path: StrPath) -> None:
     model.save_weights(memory)
     _keep_names_of_optimizers()
     write_bytes(path, memory.getbuffer())
+    gc.collect()  # Keras leaves objects that point at each other; they would stay for thousands of steps
 
 
 def write_model(model: "keras.Model", path: StrPath) -> None:
