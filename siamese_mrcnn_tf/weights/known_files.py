@@ -16,6 +16,7 @@ _FULL = "the large model trained on all 80 classes, the one for use, for config 
 _SPLIT = "the large model of category split {}, for replication, for config large"
 _RESNET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"  # what Keras calls both of its files
 _NAMES_SUGGESTED = 3
+_BUNDLED_WHAT = "the bundled weights, for drawn shapes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +140,12 @@ def known_names() -> str:
 
 
 def suggestions(name: str) -> str:
-    """End of a sentence: known files with this prefix or a similar name, and what they are."""
-    stems = [known.removesuffix(".h5") for known in KNOWN_FILES]
-    found = [stem for stem in stems if stem.startswith(stem_of(name))]
-    found = (found or difflib.get_close_matches(stem_of(name), stems, _NAMES_SUGGESTED))[:_NAMES_SUGGESTED]
-    options = [f"{stem} ({KNOWN_FILES[f'{stem}.h5'].what})" for stem in found]
-    return f"; did you mean {' or '.join(options)}?" if options else "."
+    """End of the sentence on an unknown name: names with this prefix or similar ones, and what they are, or all."""
+    files = {known.removesuffix(".h5"): entry.what for known, entry in KNOWN_FILES.items()}
+    aliases = {alias: KNOWN_FILES[known].what for alias, known in _ALIASES.items()}
+    known = {stem_of(one): f"{one} ({what})" for one, what in ({"shapes": _BUNDLED_WHAT} | aliases | files).items()}
+    found = [stem for stem in known if stem.startswith(stem_of(name))]
+    found = (found or difflib.get_close_matches(stem_of(name), known, _NAMES_SUGGESTED))[:_NAMES_SUGGESTED]
+    if not found:
+        return f". Known names: {known_names()}"
+    return f"; did you mean {' or '.join(known[stem] for stem in found)}? siamese-mrcnn weights lists all names"
