@@ -5,6 +5,7 @@ No file is opened here, nothing is downloaded.
 
 import dataclasses
 import difflib
+from typing import Any
 
 from .identify import WeightsInfo
 
@@ -34,6 +35,7 @@ class KnownFile:
         url: its address, where that is known.
         digest: "md5:..." of the file at `url`; None if unknown.
         alias: its short name.
+        megabytes: approximate size of the file in millions of bytes; 0 where it is not known.
         substitute: name of the known file that is used if this one is missing.
     """
 
@@ -47,10 +49,11 @@ class KnownFile:
     url: str = ""
     digest: str | None = None
     alias: str = ""
+    megabytes: int = 0
     substitute: str | None = None
 
-    def guessed_url(self, name: str) -> str:
-        """The address of the file `name` that `tag` suggests; nobody has verified it. Empty without a tag."""
+    def release_url(self, name: str) -> str:
+        """The address of the file `name` among the assets of the release `tag`; empty without a tag."""
         return f"{GITHUB}/{self.repository}/releases/download/{self.tag}/{name}" if self.tag else ""
 
     @property
@@ -71,13 +74,14 @@ class KnownFile:
         return f"{info.text}; expected {self.kind} weights{config}, {self.backbone}"
 
 
-def _original(what: str, **about: str) -> KnownFile:
+def _original(what: str, **about: Any) -> KnownFile:
     page = f"github.com/{_ORIGINAL}/releases"
     return KnownFile(what, page=page, **{"repository": _ORIGINAL, **about})
 
 
 def _siamese(what: str, config: str, tag: str, alias: str) -> KnownFile:
-    return _original(what, kind="siamese", config=config, tag=tag, alias=alias)
+    megabytes = {"large": 212, "small": 170}[config]
+    return _original(what, kind="siamese", config=config, tag=tag, alias=alias, megabytes=megabytes)
 
 
 KNOWN_FILES = {
