@@ -156,7 +156,9 @@ def calibrated(present, *, found=0.5, runs=1, verification=None):
 
 def test_too_few_images_are_told():
     assert doubts(calibrated((MIN_SEARCHES, MIN_SEARCHES))) == []
-    assert doubts(calibrated((MIN_SEARCHES, MIN_SEARCHES - 1)))[0].startswith("10 for fitting and 9 held out are too few")
+    assert doubts(calibrated((MIN_SEARCHES, MIN_SEARCHES - 1)))[0].startswith(
+        "10 for fitting and 9 held out are too few"
+    )
     assert len(doubts(calibrated((MIN_SEARCHES, MIN_SEARCHES), runs=2))) == 1  # an image that is searched again
     assert doubts(calibrated((20, 20), found=0.0)) == ["nothing right is found in the images that are held out"]
     assert len(doubts(calibrated((2, 1), found=0.0))) == 2 and len(doubts(calibrated((2, 0), found=None))) == 1

@@ -134,7 +134,10 @@ def test_the_program_is_named_in_commands_to_repeat():
         (["check", "--image-ids", "-1", "--frob"], "unknown option --frob"),
         (["predict", "--image", "a.png"], "the following arguments are required: --model"),
         (["train", "--split", "5"], "argument --split: invalid choice: 5"),
-        (["weights", "a.h5", "--frob"], "siamese-mrcnn weights: error: unknown option --frob. See siamese-mrcnn weights --help"),
+        (
+            ["weights", "a.h5", "--frob"],
+            "siamese-mrcnn weights: error: unknown option --frob. See siamese-mrcnn weights --help",
+        ),
         (["train", "--seed", "-1"], "--seed: expected a whole number of 0 or more, got '-1'"),
         (["train", "--seed", "4294967296"], "--seed: expected a whole number from 0 to 4294967295, got '4294967296'"),
         (["train", "--batch", "9" * 400], "--batch: expected a whole number from 1 to 1000000, got '999"),

@@ -100,7 +100,9 @@ def test_listing_that_fails_leaves_the_address_of_the_tag(github, large, find, t
     github.assets = {("v0.2", LARGE): large}
     assert find().read_bytes() == large
     assert [path for path, _ in github.requests][1:] == [GUESSED, f"/storage/v0.2/{LARGE}"]
-    listing = rf"the releases of bethgelab/.* cannot be listed \(.*{reason}.*\): no published size or checksum to compare"
+    listing = (
+        rf"the releases of bethgelab/.* cannot be listed \(.*{reason}.*\): no published size or checksum to compare"
+    )
     assert re.match(listing, told[-1]) and told[-1].endswith(f"{LARGE} is checked by its weights")
 
 
@@ -113,7 +115,12 @@ def test_asset_that_is_not_listed_is_tried_at_the_address_of_the_tag(github, fin
     )
     with pytest.raises(ConnectionError, match=message):
         find()
-    assert len(told) == 1 and told[0].startswith(f"{LARGE} (about 212 MB), the large") and "guess" not in told[0] and kept(tmp_path) == []
+    assert (
+        len(told) == 1
+        and told[0].startswith(f"{LARGE} (about 212 MB), the large")
+        and "guess" not in told[0]
+        and kept(tmp_path) == []
+    )
 
 
 def test_file_without_a_guess_names_the_page(github, find):
@@ -132,7 +139,9 @@ def test_known_address_needs_no_listing(github, find, weight_content):
 def test_nobody_answers(github, find, monkeypatch, tmp_path):
     monkeypatch.setattr("siamese_mrcnn_tf.weights.releases.API", "http://127.0.0.1:1")
     monkeypatch.setattr("siamese_mrcnn_tf.weights.known_files.GITHUB", "http://127.0.0.1:1")
-    with pytest.raises(ConnectionError, match=r"cannot be listed; .*refused.*, about 212 MB: get .* put it into") as failed:
+    with pytest.raises(
+        ConnectionError, match=r"cannot be listed; .*refused.*, about 212 MB: get .* put it into"
+    ) as failed:
         find()
     assert str(failed.value).count("refused") == 1 and "Errno" not in str(failed.value)
     assert not github.requests

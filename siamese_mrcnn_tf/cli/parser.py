@@ -42,9 +42,7 @@ def refuse_unknown_options(parser: argparse.ArgumentParser, arguments: Sequence[
             parser.error(f"unknown option {name}{did_you_mean(name, known)}")
 
 
-def refuse_unknown_command(
-    parser: argparse.ArgumentParser, commands: Iterable[str], arguments: Sequence[str]
-) -> None:
+def refuse_unknown_command(parser: argparse.ArgumentParser, commands: Iterable[str], arguments: Sequence[str]) -> None:
     """End with an error if the arguments of a program begin with neither a command nor an option of the program."""
     first = next(iter(arguments), "")
     if first.startswith("-"):

@@ -22,7 +22,15 @@ from ...io.images import read_image
 from ...io.locks import temporary_folder
 from ..annotations import Content, Entry, Rle, annotation_rle
 from ..layouts import find_image
-from .common import ImportedImage, ImportedObject, joined_groups, log_left_out, object_rle, require_outlines, require_text
+from .common import (
+    ImportedImage,
+    ImportedObject,
+    joined_groups,
+    log_left_out,
+    object_rle,
+    require_outlines,
+    require_text,
+)
 from .label_studio import image_names
 from .via import clip_outline
 
