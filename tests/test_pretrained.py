@@ -99,7 +99,7 @@ def test_unknown_name_lists_the_known(tmp_path):
         ("larg", r"did you mean large \(the large model .*\) or large-i1 \("),
         (
             "small_",
-            r"did you mean small_siamese_mrcnn_0160 \(the small model, for config small\)\? siamese-mrcnn weights lists all",
+            r"did you mean small_siamese_mrcnn_0160 \(the small model, for config small\)\? siamese-mrcnn weights",
         ),
         (
             "Large-siamese",

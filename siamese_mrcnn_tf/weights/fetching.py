@@ -164,6 +164,5 @@ def _download_from(asset: Asset, path: Path, tell: Tell) -> None:
         raise InputError(f"{error}. Nothing of it is kept") from error
     sha256, verified = found
     remember(path.name, Trusted(sha256, asset.url, verified, stamp=stamp_of(path)))
-    tell(
-        f"{path}: {path.stat().st_size} bytes, {verified}; sha256 {sha256}, which is remembered: a later file must have it, too"
-    )
+    kept = f"sha256 {sha256}, which is remembered: a later file must have it, too"
+    tell(f"{path}: {path.stat().st_size} bytes, {verified}; {kept}")
