@@ -1,17 +1,21 @@
 """Threshold files on the command line: who uses them, and what they say."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_mrcnn_tf.cli.calibrate import open_images
+from siamese_mrcnn_tf.cli.calibrate import open_images, table
 from siamese_mrcnn_tf.cli.evaluate import chosen_threshold
 from siamese_mrcnn_tf.cli.inputs import choose_config
 from siamese_mrcnn_tf.cli.main import parse
+from siamese_mrcnn_tf.evaluation.calibration import METRICS, MIN_SEARCHES, doubts
 from siamese_mrcnn_tf.io import files
 from siamese_mrcnn_tf.ops.similarity import Verification
+from siamese_mrcnn_tf.shapes.dataset import write_coco
+from siamese_mrcnn_tf.weights.pretrained import bundled_weights
 from siamese_mrcnn_tf.weights.thresholds import Calibration, save_thresholds, threshold_path
 
 PREDICT = ("predict", "--image", "a.png", "--reference", "b.png")
@@ -138,3 +142,39 @@ def test_a_file_for_other_weights_stops_the_command(run, weights):
         file.write(b"0")
     code, _, errors = run("weights", weights)
     assert code == 2 and "was fitted for other weights than tiny.h5 beside it; run siamese-mrcnn calibrate" in errors
+
+
+def calibrated(present, *, found=0.5, runs=1, verification=None):
+    """A calibration with that many searches for present categories in each half."""
+    halves = {
+        name: dict.fromkeys(METRICS, found) | {"num_present": count, "num_absent": 4}
+        for name, count in zip(("fitted", "held_out"), present, strict=True)
+    }
+    metrics = halves | {"published": halves["held_out"] | {"precision": None}}
+    return Calibration("0" * 64, 0.3, "best F1", verification, {"runs": runs}, metrics)
+
+
+def test_too_few_images_are_told():
+    assert doubts(calibrated((MIN_SEARCHES, MIN_SEARCHES))) == []
+    assert doubts(calibrated((MIN_SEARCHES, MIN_SEARCHES - 1)))[0].startswith(
+        "10 for fitting and 9 held out are too few"
+    )
+    assert len(doubts(calibrated((MIN_SEARCHES, MIN_SEARCHES), runs=2))) == 1  # an image that is searched again
+    assert doubts(calibrated((20, 20), found=0.0)) == ["nothing right is found in the images that are held out"]
+    assert len(doubts(calibrated((2, 1), found=0.0))) == 2 and len(doubts(calibrated((2, 0), found=None))) == 1
+
+
+def test_a_metric_without_anything_to_count_is_explained():
+    assert table(calibrated((9, 9))).endswith("\n-: nothing to count")
+
+
+@pytest.mark.slow
+def test_calibrate_says_how_to_undo_it(run, tmp_path):
+    write_coco(tmp_path / "set", train=1, val=3, size=128, seed=3, progress=False)
+    weights = shutil.copy(bundled_weights(), tmp_path / "mine.h5")
+    code, text, errors = run("calibrate", "--dataset", tmp_path / "set", "--model", weights, "--absent", 2)
+    assert code == 0, errors
+    assert re.search(r"warning: \d+ for fitting and \d held out are too few searches .*; calibrate on more", errors)
+    undo = f"To undo this, delete {threshold_path(weights)}. A command with --no-verify --min-confidence 0.7 does not"
+    assert undo in text
+    assert chosen(*PREDICT, "--model", weights, "--no-verify", "--min-confidence", 0.7) == (0.7, False)

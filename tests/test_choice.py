@@ -84,4 +84,4 @@ def test_a_download_is_told_where_logging_is_not_set_up(github, weight_content, 
     path, config, calibration = choose_pretrained("small", tmp_path, {})
     assert path == tmp_path / "cache" / name and config.NAME.startswith("small") and calibration is None
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert "is downloaded from http" in caplog.messages[0] and "sha256" in caplog.messages[1]
+    assert ": download from http" in caplog.messages[0] and "sha256" in caplog.messages[1]

@@ -95,15 +95,18 @@ def test_every_page_of_the_listing_is_read(github, large, find, monkeypatch, wei
         (200, {}, b'[{"assets": [{"name": "%s"}]}]' % LARGE.encode(), "is no listing of releases"),
     ],
 )
-def test_listing_that_fails_leaves_the_guessed_address(github, large, find, told, status, headers, body, reason):
+def test_listing_that_fails_leaves_the_address_of_the_tag(github, large, find, told, status, headers, body, reason):
     github.replies[API] = (status, headers, body)
     github.assets = {("v0.2", LARGE): large}
     assert find().read_bytes() == large
     assert [path for path, _ in github.requests][1:] == [GUESSED, f"/storage/v0.2/{LARGE}"]
-    assert re.match(rf"the releases of bethgelab/.* cannot be listed \(.*{reason}.*\): trying an .* guessed", told[0])
+    listing = (
+        rf"the releases of bethgelab/.* cannot be listed \(.*{reason}.*\): no published size or checksum to compare"
+    )
+    assert re.match(listing, told[-1]) and told[-1].endswith(f"{LARGE} is checked by its weights")
 
 
-def test_asset_that_is_not_listed_is_tried_at_the_guessed_address(github, find, told, tmp_path):
+def test_asset_that_is_not_listed_is_tried_at_the_address_of_the_tag(github, find, told, tmp_path):
     github.assets["v1", "other.h5"] = b"x"
     message = (
         rf"the releases of bethgelab/siamese-mask-rcnn list no {LARGE}; .*cache.{LARGE}: cannot be downloaded from "
@@ -112,7 +115,12 @@ def test_asset_that_is_not_listed_is_tried_at_the_guessed_address(github, find, 
     )
     with pytest.raises(ConnectionError, match=message):
         find()
-    assert "list no large" in told[0] and kept(tmp_path) == []
+    assert (
+        len(told) == 1
+        and told[0].startswith(f"{LARGE} (about 212 MB), the large")
+        and "guess" not in told[0]
+        and kept(tmp_path) == []
+    )
 
 
 def test_file_without_a_guess_names_the_page(github, find):
@@ -131,8 +139,11 @@ def test_known_address_needs_no_listing(github, find, weight_content):
 def test_nobody_answers(github, find, monkeypatch, tmp_path):
     monkeypatch.setattr("siamese_mrcnn_tf.weights.releases.API", "http://127.0.0.1:1")
     monkeypatch.setattr("siamese_mrcnn_tf.weights.known_files.GITHUB", "http://127.0.0.1:1")
-    with pytest.raises(ConnectionError, match=r"cannot be listed \(.*refused\); .*refused.* and put it into "):
+    with pytest.raises(
+        ConnectionError, match=r"cannot be listed; .*refused.*, about 212 MB: get .* put it into"
+    ) as failed:
         find()
+    assert str(failed.value).count("refused") == 1 and "Errno" not in str(failed.value)
     assert not github.requests
 
 
@@ -338,7 +349,7 @@ def test_what_another_process_has_brought_is_not_downloaded_again(github, large,
 
 
 def test_addresses_of_the_releases():
-    entries = {name: entry.guessed_url(name) for name, entry in KNOWN_FILES.items() if entry.tag}
+    entries = {name: entry.release_url(name) for name, entry in KNOWN_FILES.items() if entry.tag}
     assert set(map(os.path.dirname, entries.values())) == {
         f"https://github.com/bethgelab/siamese-mask-rcnn/releases/download/{tag}" for tag in ("v0.1", "v0.2")
     }

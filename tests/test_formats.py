@@ -142,6 +142,28 @@ def test_left_out_and_missing(tmp_path, caplog):
     assert not (tmp_path / "again" / "annotations").exists()
 
 
+LEFT_OUT = "images: left out, no annotation file names them; to keep one as an image without objects"
+
+
+@pytest.mark.parametrize("name", [name for name in EXPORTS if name != "LabelMe embedded"])
+def test_images_that_are_not_annotated_are_named(tmp_path, caplog, name):
+    write, options, *_ = EXPORTS[name]
+    paths, images = write(tmp_path, samples.objects(), **options)
+    convert(paths, images, tmp_path / "all", progress=False)
+    assert LEFT_OUT not in caplog.text
+    places = (path.parent for path in tmp_path.rglob("two.png") if "all" not in path.parts)
+    folder = next(place for place in places if not place.name.startswith("Segmentation"))
+    for extra in ("more.png", ".hidden.png"):
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / extra)
+    contents = convert(paths, images, tmp_path / "out", progress=False)
+    kept = [image["file_name"] for content in contents.values() for image in content["images"]]
+    if name == "YOLO":  # there it is an image without objects
+        assert LEFT_OUT not in caplog.text and any(one.endswith("more.png") for one in kept)
+    else:
+        assert LEFT_OUT in caplog.text and f"(1: {folder / 'more.png'})" in caplog.text
+        assert not any("more" in one for one in kept)
+
+
 def test_a_box_that_reaches_out_is_told(tmp_path, caplog):
     samples.write_images(tmp_path / "JPEGImages", ["one.png"])
     (tmp_path / "Annotations").mkdir()

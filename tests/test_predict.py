@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import sys
+import types
 
 import keras
 import numpy as np
@@ -14,9 +15,10 @@ from search_samples import contents
 
 from siamese_mrcnn_tf import ReferenceEmbedding, SiamesePredictor
 from siamese_mrcnn_tf.cli import predict
-from siamese_mrcnn_tf.cli.main import build_parsers
+from siamese_mrcnn_tf.cli.main import build_parsers, parse
 from siamese_mrcnn_tf.io.files import checksum
 from siamese_mrcnn_tf.ops.devices import use_device
+from siamese_mrcnn_tf.search.journal import SETTINGS_FILE
 from siamese_mrcnn_tf.search.outputs import KINDS
 from siamese_mrcnn_tf.search.queries import categories_of, read_query
 from siamese_mrcnn_tf.search.run import Detector
@@ -59,6 +61,35 @@ def search(run, opened, tiny_weights, images, tmp_path):
         return run(*words, *(["--reference", reference] if reference else []), *options)
 
     return run_predict
+
+
+def test_an_example_in_a_used_folder_offers_what_it_has(run, tmp_path):
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / SETTINGS_FILE).write_text("{}")
+    code, _, errors = run("example", "--out", tmp_path)
+    assert code == 2 and "found: has a search already; choose another folder (--out), --force clears" in errors
+    assert "--resume" not in errors
+
+
+@pytest.mark.parametrize("again", [(), ("--force",), ("--resume",)])
+def test_an_interrupted_search_tells_the_command_that_resumes_it(capsys, again):
+    words = ["predict", "--model", "shapes", "--image", "a b.png", "--reference", "b.png"]
+    summary = types.SimpleNamespace(num_images=1, num_finds=0, skipped=(), is_interrupted=True)
+    assert predict._report(parse([*words, *again]), summary, 1) == 130
+    command = "siamese-mrcnn predict --model shapes --image 'a b.png' --reference b.png --resume\n"
+    assert capsys.readouterr().err == f"siamese-mrcnn predict: interrupted. To resume: {command}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reference": None}, "--reference: expected at least one"),
+        ({"reference": "gone.png"}, "reference gone.png: no such file"),
+    ],
+)
+def test_skipped_files_are_not_told_beside_an_error(search, options, message):
+    code, _, errors = search(**options)
+    assert code == 2 and message in errors and "skipped" not in errors
 
 
 def test_a_search_writes_results_that_coco_reads(search, images, tmp_path, tiny_model, scene, crop):

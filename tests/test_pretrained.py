@@ -91,7 +91,16 @@ def test_unknown_name_lists_the_known(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("small_", r"did you mean small_siamese_mrcnn_0160 \(the small model, for config small\)\? Known names: last"),
+        (
+            "shape",
+            r"no such file; did you mean shapes \(the bundled weights, for drawn shapes\)\? siamese-mrcnn weights",
+        ),
+        ("shaeps", r"did you mean shapes \("),
+        ("larg", r"did you mean large \(the large model .*\) or large-i1 \("),
+        (
+            "small_",
+            r"did you mean small_siamese_mrcnn_0160 \(the small model, for config small\)\? siamese-mrcnn weights",
+        ),
         (
             "Large-siamese",
             r"did you mean large_siamese_mrcnn_coco_full_0320 \(the large .*, for config large\) or large",

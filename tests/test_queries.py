@@ -48,10 +48,14 @@ def test_a_class_of_one_image_has_no_other_references(tmp_path):
     queries = queries_of(dataset)
     RandomReferenceSampler(dataset, TinyConfig(), seed=0).check(queries)
     drawn = RandomReferenceSampler(dataset, TinyConfig(), seed=0, exclude_query_image=True)
-    with pytest.raises(NoReferenceError, match=r"class 1 \(ellipse\) is in image 30 of val2017 alone"):
+    with pytest.raises(NoReferenceError, match=r"val2017: categories in one image alone") as failed:
         drawn.check(queries)
-    with pytest.raises(NoReferenceError, match=r"class 1 \(ellipse\) has no instance in val2017 beside image 30"):
+    path = dataset.image_info[2]["path"]
+    assert f"no other image has a reference: ellipse ({path}). Annotate each in a second image" in str(failed.value)
+    assert str(failed.value).endswith("or evaluate without --exclude-query-image")
+    with pytest.raises(NoReferenceError, match=r"class 1 \(ellipse\) has no instance in val2017 outside .*;") as failed:
         drawn(2, 1, 0, 1)
+    assert f"outside {path} that could be a reference; annotate it in another image" in str(failed.value)
 
 
 def test_a_class_without_a_usable_reference(tmp_path):

@@ -43,7 +43,7 @@ def test_known_file_is_got_and_shown(github, large, run, tmp_path):
         f"source: {github.url}/owner/name/releases/download/v9/{LARGE}",
     ]
     assert lines[-1].startswith("verified: on 2") and " as siamese weights, large configuration" in lines[-1]
-    assert "is downloaded from http" in errors and f"sha256 {sha256}, which is remembered" in errors
+    assert ": download from http" in errors and f"sha256 {sha256}, which is remembered" in errors
     assert run("weights", "large") == (0, text, "")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..io.errors import InputError
 from ..weights.runs import read_state, run_of
 from .evaluate import count_or_all
-from .inputs import choose_config, open_dataset, open_keras_predictor, picked
+from .inputs import choose_config, open_dataset, open_keras_predictor, picked, tell
 from .options import (
     Commands,
     add_command,
@@ -94,10 +94,10 @@ def _calibrate(options: argparse.Namespace, config: "Config", weights: Path, pat
     """Calibrate and write `path`, which is locked."""
     from ..data.dataset import split_classes
     from ..io.files import checksum
-    from ..weights.thresholds import save_thresholds, threshold_path
+    from ..weights.thresholds import save_thresholds
 
     predictor = open_keras_predictor(options, config, weights)
-    from ..evaluation.calibration import CalibrationSettings, calibrate
+    from ..evaluation.calibration import CalibrationSettings, calibrate, doubts
 
     dataset = open_images(options, weights)
     train, novel = split_classes(dataset.num_classes - 1, options.split)
@@ -109,11 +109,24 @@ def _calibrate(options: argparse.Namespace, config: "Config", weights: Path, pat
     calibration.about["dataset"] = f"{Path(options.dataset or options.annotations).name} ({dataset.set_name})"
     save_thresholds(calibration, path)
     print(f"{calibration.summary()}\n\n{table(calibration)}\n\nIt is in {path}")
-    if path == threshold_path(weights):
-        words = [*options.launcher, "predict", "--model", str(weights)]
-        words += ["--config", options.config] if options.config else []
-        words += ["--image", "FILE", "--reference", "FILE"]
-        print(f"It is used from now on: {shlex.join(words)}")
+    for doubt in doubts(calibration):
+        tell(options, f"warning: {doubt}; calibrate on more images")
+    _tell_use(options, calibration, weights, path)
+
+
+def _tell_use(options: argparse.Namespace, calibration: "Calibration", weights: Path, path: Path) -> None:
+    """Say how the file is used, and how not, if it is where the other commands look for it."""
+    from ..evaluation.settings import DEFAULT_THRESHOLD
+    from ..weights.thresholds import threshold_path
+
+    if path != threshold_path(weights):
+        return
+    words = [*options.launcher, "predict", "--model", str(weights)]
+    words += ["--config", options.config] if options.config else []
+    words += ["--image", "FILE", "--reference", "FILE"]
+    without = f"{'--no-verify ' if calibration.verification else ''}--min-confidence {DEFAULT_THRESHOLD:g}"
+    print(f"It is used from now on: {shlex.join(words)}")
+    print(f"To undo this, delete {path}. A command with {without} does not use it")
 
 
 def images_set_aside(options: argparse.Namespace, weights: Path | None) -> int | None:
@@ -153,4 +166,5 @@ def table(calibration: "Calibration") -> str:
     rows.append(("queries, present and absent", *(f"{one['num_present']} + {one['num_absent']}" for one in counts)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines)
+    is_empty = any("-" in row[1:] for row in rows)
+    return "\n".join([*lines, *(["-: nothing to count"] if is_empty else [])])

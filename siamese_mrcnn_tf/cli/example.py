@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..shapes.dataset import write_example
 
     out = Path(options.out)
-    require_free(out / "found", resume=False, force=options.force)
+    require_free(out / "found", force=options.force, ways="choose another folder (--out)")
     for part in ("scenes", "references"):
         remove_temporaries(out / part)
     write_example(out, CATEGORIES, scenes=options.scenes, size=options.size, seed=options.seed)

@@ -17,6 +17,7 @@ from ..io.errors import InputError
 from ..memory import check_memory
 from ..settings import parse_settings, shown
 from .effects import say_unused_in_detection, say_unused_options
+from .parser import error_in
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -353,7 +354,7 @@ def parse_resumed(options: argparse.Namespace, folder: Path) -> argparse.Namespa
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             resumed: argparse.Namespace = options.parse(arguments)
     except SystemExit as error:
-        text = said.getvalue().strip().rpartition("error: ")[2] or "no arguments of a run"
+        text = error_in(said.getvalue()) or "no arguments of a run"
         raise InputError(f"{path}: arguments = {shown(arguments)}: {text}") from error
     if resumed.resume is not None:
         raise InputError(f"{path}: arguments = {shown(arguments)}: has --resume, expected those that began the run")

@@ -8,9 +8,9 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from .. import __version__
 from ..io.errors import InputError
@@ -31,6 +31,7 @@ from . import (
     train,
     weights,
 )
+from .parser import Parser, refuse_unknown_command, refuse_unknown_options
 
 PROGRAM = "siamese-mrcnn"
 _ABSENT = object()
@@ -180,13 +181,10 @@ def parse(
     """
     parser, commands = build_parsers(name_of(program))
     arguments = list(arguments)
-    _refuse_values(commands.get(command or next(iter(arguments), ""), parser), arguments)
-    if command is None:
-        options = parser.parse_args(arguments)
-    else:
+    if command is not None:
         commands[command].prog = name_of(program)
         arguments = arguments if arguments[:1] == [command] else [command, *arguments]
-        options = commands[command].parse_args(arguments[1:], argparse.Namespace(command_name=command))
+    options = _parse_command(parser, commands, arguments)
     options.given, options.said = typed_options(commands[options.command_name], arguments[1:], options), set()
     if getattr(options, "max_pixels", None):
         from ..io.decoding import allow_pixels  # with Pillow, which --help does without
@@ -198,6 +196,20 @@ def parse(
     options.parse = lambda others: parse(others, program=program, command=command)
     options.run_command = lambda others: main(others, program=options.launcher)
     return options
+
+
+def _parse_command(
+    parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser], arguments: list[str]
+) -> argparse.Namespace:
+    """The options of arguments that begin with a command; its own parser reads them, and errors have its name."""
+    name = next(iter(arguments), "")
+    if name not in commands:
+        _refuse_values(parser, arguments)
+        refuse_unknown_command(parser, commands, arguments)
+        return parser.parse_args(arguments)
+    refuse_unknown_options(commands[name], arguments[1:])
+    _refuse_values(commands[name], arguments)
+    return commands[name].parse_args(arguments[1:], argparse.Namespace(command_name=name))
 
 
 def typed_options(
@@ -230,19 +242,9 @@ def _refuse_values(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
             parser.error(f"{name} {argument[:40]}...: a name of more than {_MAX_NAME} bytes")
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that does not ignore what standard output says, as argparse does."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        if file is None or file is not sys.stdout:
-            super()._print_message(message, file)
-        else:
-            file.write(message)
-
-
 def build_parsers(name: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """(the parser of all commands, the parser of each by its name)."""
-    parser: argparse.ArgumentParser = _Parser(prog=name, description=__doc__)
+    parser: argparse.ArgumentParser = Parser(prog=name, description=__doc__)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command_name")
     for module in _COMMANDS:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.resources
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +136,6 @@ def _search_all(options: argparse.Namespace) -> int:
 
     kinds = _kinds(options.save, DEFAULT_KINDS, KINDS)
     found = find_sources(options.image, recursive=options.recursive, out=options.out)
-    tell(options, found.skipped_text())
     if all(source.kind == "image" for source in found.sources):
         say_unused_options(options, ["every", "frames"], "on images: these are for videos and webcams")
     changes = {"DETECTION_MAX_INSTANCES": options.max_detections} if options.max_detections else {}
@@ -148,6 +148,7 @@ def _search_all(options: argparse.Namespace) -> int:
     detector = Detector(functools.partial(_open, options, config, weights), queries, categories)
     if not (options.resume and can_resume(options.out)) or options.save_embeddings is not None:
         detector.embeddings  # noqa: B018  # errors of the weights come before the folder is cleared
+    tell(options, found.skipped_text())
     summary = _search(options, found, read, detector, settings, kinds, weights)
     return _report(options, summary, len(categories))
 
@@ -332,6 +333,12 @@ def is_photograph(source: str, height: int, width: int) -> bool:
     return is_large or source.lower().endswith(HEIF_SUFFIXES) or source.startswith("webcam:") or has_camera_tags(source)
 
 
+def _to_resume(options: argparse.Namespace) -> list[str]:
+    """The command line that resumes the search, which another command such as `example` may have begun."""
+    begun = [word for word in options.arguments[1:] if word not in ("--force", "--resume")]
+    return [*options.program, *begun, "--resume"]
+
+
 def _gallery(out: Path) -> str:
     from ..search.gallery import PAGE_FILE
 
@@ -349,7 +356,7 @@ def _report(options: argparse.Namespace, summary: "Summary", num_categories: int
         print(f"{options.prog}: {words} skipped:", *skipped, sep="\n  ", file=sys.stderr)
     if summary.is_interrupted:
         if not options.quiet:
-            print(f"{options.prog}: interrupted; --resume continues the search", file=sys.stderr)
+            print(f"{options.prog}: interrupted. To resume: {shlex.join(_to_resume(options))}", file=sys.stderr)
         return 130
     return 1 if skipped else 0
 

@@ -171,5 +171,8 @@ def _alternating(images: list[Iterator[tuple[int, int]]]) -> Iterator[tuple[int,
 
 def _no_instance(dataset: IndexedCocoDataset, class_id: int, exclude: int | None = None) -> str:
     named = f"class {class_id} ({dataset.class_names[class_id]})"
-    beside = "" if exclude is None else f" beside image {dataset.image_info[exclude]['id']}"
-    return f"{named} has no instance in {dataset.set_name}{beside} that could be a reference"
+    text = f"{named} has no instance in {dataset.set_name}"
+    if exclude is None:
+        return f"{text} that could be a reference"
+    advice = "annotate it in another image, or take references from the searched image, too"
+    return f"{text} outside {dataset.image_reference(exclude)} that could be a reference; {advice}"

@@ -32,6 +32,7 @@ from .settings import DEFAULT_THRESHOLD, EvaluationSettings, require_counts, ver
 _HALVES = 2
 _BATCH = 12  # queries matched at once
 _REFERENCES = 1200  # of all classes together, for the statistics of embeddings; of each class one or more
+MIN_SEARCHES = 10  # of images for categories that are in them, in each half; below, shares mean little
 METRICS = {
     "precision": "precision of instances",
     "recall": "recall of instances",
@@ -354,6 +355,21 @@ def metrics_at(
         "num_present": int(is_present.sum()),
         "num_absent": int((~is_present).sum()),
     }
+
+
+def doubts(calibration: Calibration) -> list[str]:
+    """Why the threshold and the metrics of a calibration mean little, in words; empty if there is no reason."""
+    fitted, held_out = (calibration.metrics[half] for half in ("fitted", "held_out"))
+    counts = [int(half["num_present"] or 0) // calibration.about["runs"] for half in (fitted, held_out)]
+    found = []
+    if min(counts) < MIN_SEARCHES:
+        found.append(
+            f"{counts[0]} for fitting and {counts[1]} held out are too few searches of images for categories that are "
+            f"in them, expected {MIN_SEARCHES} of each or more: threshold and metrics mean little"
+        )
+    if counts[1] and not held_out["found"]:
+        found.append("nothing right is found in the images that are held out")
+    return found
 
 
 def _about(

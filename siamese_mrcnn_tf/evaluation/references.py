@@ -18,6 +18,7 @@ Sampler = Callable[[int, int, int, int], Sequence[Reference]]
 Queries = list[tuple[int, list[int]]]  # (image id, [class ids to search it for])
 
 CONTROLS = ("present", "absent")
+_SHOWN = 5  # categories in a message
 
 
 def classes_in(dataset: IndexedCocoDataset, image_id: int) -> list[int]:
@@ -49,14 +50,20 @@ class RandomReferenceSampler:
     def check(self, queries: Queries) -> None:
         """Raise NoReferenceError early if a class of `queries` (see `queries_of`) has no usable reference."""
         first = {class_id: image_id for image_id, present in reversed(queries) for class_id in present}
+        alone = [one for one in first if self._exclude and len(self._dataset.images_of(one)) == 1]
+        if alone:
+            raise NoReferenceError(self._in_one_image({one: first[one] for one in alone}))
         for class_id, image_id in first.items():
-            if self._exclude and len(self._dataset.images_of(class_id)) == 1:
-                name, coco_id = self._dataset.class_names[class_id], self._dataset.image_info[image_id]["id"]
-                raise NoReferenceError(
-                    f"class {class_id} ({name}) is in image {coco_id} of {self._dataset.set_name} alone: there is no "
-                    "reference for it in other images; leave the class out, or take references from the query image too"
-                )
             self(image_id, class_id, 0, 1)
+
+    def _in_one_image(self, alone: dict[int, int]) -> str:
+        """Text of the error for classes without a reference beside the query image; `alone` has their only images."""
+        names = [f"{self._dataset.class_names[one]} ({self._dataset.image_reference(alone[one])})" for one in alone]
+        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        return (
+            f"{self._dataset.set_name}: categories in one image alone, so no other image has a reference: {shown}. "
+            "Annotate each in a second image, or evaluate without --exclude-query-image"
+        )
 
 
 class MismatchedReferenceSampler:

@@ -153,7 +153,8 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         lasting = isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError, TooSlow))
-        raise FailedRequest(reason, retry=not lasting) from error
+        words = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
+        raise FailedRequest(words, retry=not lasting) from error
     except ValueError as error:  # an address, or that of a redirect, that is none
         raise FailedRequest(f"not an address: {error}", retry=False) from error
 

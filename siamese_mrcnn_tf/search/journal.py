@@ -219,10 +219,15 @@ class Journal:
         self._entries, self._end = kept, end
 
 
-def require_free(folder: StrPath, *, resume: bool = False, force: bool = False) -> None:
+def require_free(
+    folder: StrPath, *, resume: bool = False, force: bool = False, ways: str = "--resume continues it"
+) -> None:
     """Raise ValueError unless a search can use a folder: an empty or a new one, or that of another search.
 
     The latter only to `resume` it or, with `force`, to clear it. A folder that no search has written is never cleared.
+
+    Args:
+        ways: what the command offers beside --force, for the message.
     """
     folder = writable_folder(folder)
     if not folder.is_dir() or is_empty(folder):
@@ -230,7 +235,7 @@ def require_free(folder: StrPath, *, resume: bool = False, force: bool = False) 
     if not (folder / SETTINGS_FILE).is_file():
         raise InputError(f"{folder}: has files of its own, expected an empty folder or that of an earlier search")
     if not (resume or force):
-        raise InputError(f"{folder}: has a search already; --resume continues it, --force clears the folder")
+        raise InputError(f"{folder}: has a search already; {ways}, --force clears the folder")
 
 
 def require_outside(folder: StrPath, inputs: Iterable[StrPath]) -> None:

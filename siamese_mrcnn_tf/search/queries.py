@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..base_predictor import BasePredictor
 
 EMBEDDING_SUFFIX = ".npz"
+_EDGES = 4  # of a box
 _SHOWN = 400  # characters of names in a message
 _BOX = re.compile(r"(?P<path>.+):(?P<box>-?[0-9.]+(?:,-?[0-9.]+)*)")
 _FORMS = "FILE, FILE:y1,x1,y2,x2 with whole pixels and no spaces, a folder, a pattern or FILE.npz, perhaps after NAME="
@@ -213,9 +214,13 @@ def _parse(text: str) -> _Reference:
 
 def _box_of(text: str, box: str) -> list[float]:
     try:
-        return [float(number) for number in box.split(",")]
+        edges = [float(number) for number in box.split(",")]
     except ValueError as error:
         raise InputError(f"reference {text}: expected {_FORMS}") from error
+    if len(edges) != _EDGES:
+        numbers = "1 number" if len(edges) == 1 else f"{len(edges)} numbers"
+        raise InputError(f"reference {text}: a box of {numbers}, expected the 4 of y1,x1,y2,x2 in pixels")
+    return edges
 
 
 def _read_group(

@@ -1,6 +1,7 @@
 """Downloads of known weight files into the per-user folder of downloads, verified by the weights in them."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -97,23 +98,34 @@ def by_hand(known: str, checkpoints: StrPath, wanted: str = "") -> str:
     """How to get a known file without a download, or the one that it stands in for; a sentence."""
     entry = KNOWN_FILES[known]
     other = f" (or {wanted} from {KNOWN_FILES[wanted].source})" if wanted not in ("", known) else ""
-    return (
-        f"{known} is {entry.what}: get it from {entry.source}{other} and put it into {checkpoints} or {cache_folder()}"
-    )
+    size = f", about {entry.megabytes} MB" if entry.megabytes else ""
+    text = f"{known} is {entry.what}{size}: get it from {entry.source}{other} and put it into"
+    return f"{text} {checkpoints} or {cache_folder()}"
 
 
 def _download_from_any(path: Path, tell: Tell) -> None:
     """Download from the first source that has the file."""
     failures: list[str] = []
-    for asset in _sources(path.name, failures, tell):
+    for asset in _sources(path.name, failures):
         try:
-            return _download_from(asset, path, tell)
+            _download_from(asset, path, tell)
         except ConnectionError as error:
             failures.append(str(error))
-    raise TransferError("; ".join(failures))
+        else:
+            if failures:
+                tell(f"{failures[0]}: no published size or checksum to compare, {path.name} is checked by its weights")
+            return
+    raise TransferError(_without_repeated_reason(failures))
 
 
-def _sources(known: str, failures: list[str], tell: Tell) -> Iterator[Asset]:
+def _without_repeated_reason(failures: list[str]) -> str:
+    """The failures in one line; of neighbours with the same reason in brackets at their end the last alone has it."""
+    reasons = [found[0] if (found := re.search(r" \([^()]*\)$", text)) else "" for text in failures]
+    pairs = zip(failures, reasons, [*reasons[1:], None], strict=True)
+    return "; ".join(text.removesuffix(reason) if reason == following else text for text, reason, following in pairs)
+
+
+def _sources(known: str, failures: list[str]) -> Iterator[Asset]:
     """Where a known file may be: its address, or the asset that is listed, then the address that its tag suggests."""
     entry, listed = KNOWN_FILES[known], None
     if entry.url:
@@ -126,10 +138,9 @@ def _sources(known: str, failures: list[str], tell: Tell) -> Iterator[Asset]:
         failures.append(f"the releases of {entry.repository} cannot be listed ({error})")
     if listed:
         yield listed
-    guessed = entry.guessed_url(known)
-    if guessed and (listed is None or guessed != listed.url):
-        tell(f"{failures[-1]}: trying an address that is guessed from a tag, nobody has verified it")
-        yield Asset(guessed)
+    address = entry.release_url(known)
+    if address and (listed is None or address != listed.url):
+        yield Asset(address)
 
 
 def _download_from(asset: Asset, path: Path, tell: Tell) -> None:
@@ -141,8 +152,10 @@ def _download_from(asset: Asset, path: Path, tell: Tell) -> None:
         found[:] = [checksum(part), verify(path.name, part, what)]
         refuse_changed(path.name, found[0], what)
 
-    size = "" if asset.size is None else f" ({asset.size / _MB:.1f} MB)"
-    tell(f"{path.name}{size}, {KNOWN_FILES[path.name].what}, is downloaded from {asset.url} into {path.parent}")
+    entry = KNOWN_FILES[path.name]
+    about = f" (about {entry.megabytes} MB)" if entry.megabytes else ""
+    size = about if asset.size is None else f" ({asset.size / _MB:.1f} MB)"
+    tell(f"{path.name}{size}, {entry.what}: download from {asset.url} into {path.parent}")
     try:
         download(asset.url, path, size=asset.size, digest=asset.digest, check=check)
     except (TransferError, StateError):  # what came so far is kept
@@ -151,4 +164,5 @@ def _download_from(asset: Asset, path: Path, tell: Tell) -> None:
         raise InputError(f"{error}. Nothing of it is kept") from error
     sha256, verified = found
     remember(path.name, Trusted(sha256, asset.url, verified, stamp=stamp_of(path)))
-    tell(f"{path}: {path.stat().st_size} bytes, {verified}; sha256 {sha256}, which is remembered")
+    kept = f"sha256 {sha256}, which is remembered: a later file must have it, too"
+    tell(f"{path}: {path.stat().st_size} bytes, {verified}; {kept}")

@@ -5,6 +5,7 @@ No file is opened here, nothing is downloaded.
 
 import dataclasses
 import difflib
+from typing import Any
 
 from .identify import WeightsInfo
 
@@ -16,6 +17,7 @@ _FULL = "the large model trained on all 80 classes, the one for use, for config 
 _SPLIT = "the large model of category split {}, for replication, for config large"
 _RESNET = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"  # what Keras calls both of its files
 _NAMES_SUGGESTED = 3
+_BUNDLED_WHAT = "the bundled weights, for drawn shapes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class KnownFile:
         url: its address, where that is known.
         digest: "md5:..." of the file at `url`; None if unknown.
         alias: its short name.
+        megabytes: approximate size of the file in millions of bytes; 0 where it is not known.
         substitute: name of the known file that is used if this one is missing.
     """
 
@@ -46,10 +49,11 @@ class KnownFile:
     url: str = ""
     digest: str | None = None
     alias: str = ""
+    megabytes: int = 0
     substitute: str | None = None
 
-    def guessed_url(self, name: str) -> str:
-        """The address of the file `name` that `tag` suggests; nobody has verified it. Empty without a tag."""
+    def release_url(self, name: str) -> str:
+        """The address of the file `name` among the assets of the release `tag`; empty without a tag."""
         return f"{GITHUB}/{self.repository}/releases/download/{self.tag}/{name}" if self.tag else ""
 
     @property
@@ -70,13 +74,14 @@ class KnownFile:
         return f"{info.text}; expected {self.kind} weights{config}, {self.backbone}"
 
 
-def _original(what: str, **about: str) -> KnownFile:
+def _original(what: str, **about: Any) -> KnownFile:
     page = f"github.com/{_ORIGINAL}/releases"
     return KnownFile(what, page=page, **{"repository": _ORIGINAL, **about})
 
 
 def _siamese(what: str, config: str, tag: str, alias: str) -> KnownFile:
-    return _original(what, kind="siamese", config=config, tag=tag, alias=alias)
+    megabytes = {"large": 212, "small": 170}[config]
+    return _original(what, kind="siamese", config=config, tag=tag, alias=alias, megabytes=megabytes)
 
 
 KNOWN_FILES = {
@@ -139,9 +144,12 @@ def known_names() -> str:
 
 
 def suggestions(name: str) -> str:
-    """End of a sentence: known files with this prefix or a similar name, and what they are."""
-    stems = [known.removesuffix(".h5") for known in KNOWN_FILES]
-    found = [stem for stem in stems if stem.startswith(stem_of(name))]
-    found = (found or difflib.get_close_matches(stem_of(name), stems, _NAMES_SUGGESTED))[:_NAMES_SUGGESTED]
-    options = [f"{stem} ({KNOWN_FILES[f'{stem}.h5'].what})" for stem in found]
-    return f"; did you mean {' or '.join(options)}?" if options else "."
+    """End of the sentence on an unknown name: names with this prefix or similar ones, and what they are, or all."""
+    files = {known.removesuffix(".h5"): entry.what for known, entry in KNOWN_FILES.items()}
+    aliases = {alias: KNOWN_FILES[known].what for alias, known in _ALIASES.items()}
+    known = {stem_of(one): f"{one} ({what})" for one, what in ({"shapes": _BUNDLED_WHAT} | aliases | files).items()}
+    found = [stem for stem in known if stem.startswith(stem_of(name))]
+    found = (found or difflib.get_close_matches(stem_of(name), known, _NAMES_SUGGESTED))[:_NAMES_SUGGESTED]
+    if not found:
+        return f". Known names: {known_names()}"
+    return f"; did you mean {' or '.join(known[stem] for stem in found)}? siamese-mrcnn weights lists all names"

@@ -66,7 +66,7 @@ def find_weights(
     if what := describe_missing(path):
         raise InputError(f"{path}: {what}")
     if known is None:
-        raise InputError(f"weights {str(name)!r}: no such file{suggestions(path.name)} Known names: {known_names()}")
+        raise InputError(f"weights {str(name)!r}: no such file{suggestions(path.name)}")
     checkpoints = Path(checkpoints).expanduser()
     folder = checkpoints if is_name else path.parent
     return _find_or_fetch(known, folder, checkpoints, tell)

@@ -22,7 +22,15 @@ from ...io.images import read_image
 from ...io.locks import temporary_folder
 from ..annotations import Content, Entry, Rle, annotation_rle
 from ..layouts import find_image
-from .common import ImportedImage, ImportedObject, joined_groups, object_rle, require_outlines, require_text
+from .common import (
+    ImportedImage,
+    ImportedObject,
+    joined_groups,
+    log_left_out,
+    object_rle,
+    require_outlines,
+    require_text,
+)
 from .label_studio import image_names
 from .via import clip_outline
 
@@ -87,6 +95,7 @@ def write_tree(
             raise InputError(f"{path}: is there already; replace it with --force, or choose another folder (--out)")
     with temporary_folder() as spare:
         sources = _named_apart(_sources(images, image_dir, options, spare), parts)
+        _tell_left_out(images, sources, image_dir, out)
         return _write(images, categories, sources, parts, out, options, description)
 
 
@@ -352,6 +361,22 @@ def _find(image: ImportedImage, image_dir: files.StrPath | None, spare: Path) ->
         return spare / name, name
     advice = "; name the folder of the images with --images" if image_dir is None else ""
     raise InputError(f"{image.place}: no such file in {folder}: {image.name!r}{advice}")
+
+
+def _tell_left_out(
+    images: Sequence[ImportedImage], sources: Sequence[_Source], image_dir: files.StrPath | None, out: Path
+) -> None:
+    """Warn of the image files beside those of a tree that no annotation file names."""
+    folders = {image.folder for image in images if image.folder} if image_dir is None else {Path(image_dir)}
+    used, written = {source.path.resolve() for source in sources}, out.resolve()
+    left: dict[Path, str] = {}  # a file once, also where it is below two of the folders
+    for folder in sorted(folders):
+        for path in sorted(folder.rglob("*")):
+            is_image = path.suffix.lower() in files.IMAGE_SUFFIXES and path.is_file() and not files.is_companion(path)
+            if is_image and (real := path.resolve()) not in used and written not in real.parents:
+                left.setdefault(real, str(path))
+    advice = "to keep one as an image without objects, save it in the annotation tool without any"
+    log_left_out(list(left.values()), "images", f"no annotation file names them; {advice}")
 
 
 def _measure(path: Path, ignore_orientation: bool) -> tuple[Sequence[int], bool, str]:
