@@ -172,7 +172,9 @@ def test_one_table_in_the_form_of_the_papers(table_1, tmp_path, run):
         "evaluate", "--report", table_1 / "random", *sorted(table_1.glob("*_?")), "--out", tmp_path / "out"
     )
     assert code == 0
-    assert "| AP50 in percent | detection, train | detection, novel | segmentation, train | segmentation, novel |" in text
+    assert (
+        "| AP50 in percent | detection, train | detection, novel | segmentation, train | segmentation, novel |" in text
+    )
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:10]]
     assert [row[0] for row in rows] == ["1-shot", "*published*", "5-shot", "*published*", "Random boxes", "*published*"]
     interval = f"{1.96 * np.std([0, 0.1, 0.2]) / np.sqrt(3):.2f}"

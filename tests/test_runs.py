@@ -58,7 +58,11 @@ def test_weights_of_a_run(tmp_path, losses, which, name, text):
 @pytest.mark.parametrize(
     ("losses", "lines", "is_noted"),
     [
-        ((1.0, 3.0, 2.0), ["last epoch, 3: --model {0}/siamese_mrcnn_0003.h5", "best *, 1: --model {0} (*0001.h5)"], True),
+        (
+            (1.0, 3.0, 2.0),
+            ["last epoch, 3: --model {0}/siamese_mrcnn_0003.h5", "best *, 1: --model {0} (*0001.h5)"],
+            True,
+        ),
         ((3.0, 1.0), ["last epoch, 2, also the best by validation loss: --model {0}"], False),
         ((1.0, 1.0), ["last epoch, 2: *", "best epoch by validation loss, 1: *"], False),
         ((1.0, None), ["last epoch, 2: *", "best epoch by validation loss, 1: *"], False),

@@ -35,7 +35,16 @@ from ..settings import parse_settings
 from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.machines import is_chief
 from ..training.schedules import SCHEDULES, Stage, load_schedule, shortened
-from ..weights.runs import CONFIG_FILE, best_epoch, checkpoint_name, has_risen, log_dir_of, read_run_config, read_state, run_of
+from ..weights.runs import (
+    CONFIG_FILE,
+    best_epoch,
+    checkpoint_name,
+    has_risen,
+    log_dir_of,
+    read_run_config,
+    read_state,
+    run_of,
+)
 from .effects import given, say_once, say_unused_in_training, say_unused_options
 from .inputs import find_model, open_dataset, parse_resumed, picked, start_keras, tell
 from .options import (

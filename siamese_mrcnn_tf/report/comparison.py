@@ -223,18 +223,18 @@ def _scarce(part: Evaluated) -> list[str]:
 
 def _differences(first: Evaluated, other: Evaluated) -> list[str]:
     """What differs between two evaluations besides their weights, in words."""
-    pairs = [(key, first.settings.get(key), other.settings.get(key)) for key in _NAMED]
+    pairs: list[tuple[str, Any, Any]] = [(key, first.settings.get(key), other.settings.get(key)) for key in _NAMED]
     ours, theirs = (part.settings.get("config") or {} for part in (first, other))
     names = [key for key in ours if key in theirs and key.startswith(("DETECTION_", "VERIFY_", "MOLD_", "POST_NMS"))]
     pairs += [(key, ours[key], theirs[key]) for key in names]
-    differing = [(key, *values) for key, *values in pairs if values[0] != values[1]]
+    differing = [(key, here, there) for key, here, there in pairs if here != there]
     notes = [_differing(key, here, there, first, other) for key, here, there in differing]
     notes += [_THRESHOLD_TEXT] if any(key.startswith(_THRESHOLDS) for key, *_ in differing) else []
     asked = [_absent(part) for part in (first, other)]
     if asked[0] == asked[1]:
-        thresholds = [part.presence.get("threshold") for part in (first, other)]
-        named = _differing("threshold", *thresholds, first, other)
-        return notes + ([named, _PRESENCE_THRESHOLD_TEXT] if thresholds[0] != thresholds[1] else [])
+        here, there = (part.presence.get("threshold") for part in (first, other))
+        named = _differing("threshold", here, there, first, other)
+        return notes + ([named, _PRESENCE_THRESHOLD_TEXT] if here != there else [])
     texts = [f"{one or 'none'} in {escaped(part.folder)}" for one, part in zip(asked, (first, other), strict=True)]
     return [*notes, f"Presence is left out, as the absent categories asked differ: {', '.join(texts)}."]
 
