@@ -222,8 +222,16 @@ def test_the_table_of_classes_is_aligned(tree):
         "                2 classes  train       3          4       1           4",
         "                1 classes  novel       2          2       0           2",
     ]
-    assert lines[12] == "classes that cannot be references: none"
-    assert lines[14:16] == ["images that cannot be read: none", "annotations with broken polygons: none"]
+    assert lines[12:] == ["no faults: 16 kinds checked"]
+
+
+def test_the_text_lists_what_was_found_alone(tree):
+    root, content = tree
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    coco_tree.write_annotations(root, content)
+    text = check(root).text()
+    assert "images with several entries: 1\n  000000000010.png: image ids 10, 20" in text
+    assert text.endswith("\nno other faults: 14 kinds checked") and ": none" not in text
 
 
 def test_the_text_shows_some_findings_and_the_number_of_all(tree):

@@ -467,7 +467,8 @@ def test_evaluate_asks_for_absent_categories_too(run, tree, tmp_path):
     common = ("evaluate", "--dataset", tree, "--split", 1, "--model", "random-boxes", "--runs", 2, "--absent")
     code, text, _ = run(*common, "all", "--threshold", 0.5, "--out", tmp_path / "open")
     assert code == 0
-    assert "open protocol, threshold 0.5: 4 present and 4 absent queries a run" in text
+    assert "open protocol, threshold 0.5: 4 present and 4 absent queries a run; metrics from 0 to 1" in text
+    assert "2 runs; metrics from 0 to 1\n" in text and "not the choice of images" in text
     assert re.search(r"AUROC of presence +1.000 \+- 0.000 +1.000 \+- 0.000 +1.000 \+- 0.000\n", text)
     assert "--min-confidence 0.05 shows more" in text
     settings = json.loads((tmp_path / "open" / "settings.json").read_text())
@@ -782,6 +783,7 @@ def test_check_counts_and_draws(run, tree, tmp_path):
     assert code == 0
     assert "val2017: 3 images, 1 of them without annotations; 5 annotations, 1 of them crowds" in text
     assert "2 training samples are drawn" in text
+    assert "They are drawn as the configuration tiny sees them, 128 x 128 pixels\n" in text
     assert sorted(path.name for path in out.iterdir()) == ["sample_00.png", "sample_01.png"]
 
 

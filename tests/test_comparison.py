@@ -35,7 +35,9 @@ def test_differences_run_by_run(two):
     assert [mean for mean, _ in masks.values] == pytest.approx([15.1, 25.1])
     ellipse = row_of(comparison, "S1, category ellipse", "boxes", "AP50")
     assert ellipse.values[0][0] == pytest.approx(23.1) and ellipse.differences[0][0] == pytest.approx(10)
-    assert "run by run" in comparison.notes[0] and len(comparison.notes) == 1
+    assert "run by run" in comparison.notes[0] and len(comparison.notes) == 3
+    assert "not the choice of images" in comparison.notes[1]
+    assert comparison.notes[2] == "S1, one instance, so the score says little: 1 of 3 categories (rectangle)."
 
 
 def test_independent_runs(two):
@@ -44,7 +46,7 @@ def test_independent_runs(two):
     comparison = compare(two)
     row = row_of(comparison, "S1, novel categories", "boxes", "AP50")
     assert row.differences[0] == pytest.approx((10, 2**0.5 * row.values[0][1]))
-    assert "independent runs" in comparison.notes[0] and comparison.notes[1].startswith("seed: 0 in ")
+    assert "independent runs" in comparison.notes[0] and comparison.notes[3].startswith("seed: 0 in ")
 
 
 def test_losses_and_a_single_run(two):
@@ -54,7 +56,8 @@ def test_losses_and_a_single_run(two):
     row = row_of(comparison, "S1, novel categories", "boxes", "AP50")
     assert row.differences[0][0] == pytest.approx(-10) and row.differences[0][1] is None
     line = next(line for line in comparison.text().splitlines() if "AP50" in line)
-    assert line.split() == ["S1,", "novel", "categories", "boxes", "AP50", "31.0", "21.0", "-10.0"]
+    assert line.split() == ["S1,", "novel", "categories", "boxes", "AP50", "%", "31.0", "21.0", "-10.0"]
+    assert not any("ntervals" in note for note in comparison.notes[1:])  # a single run has none
 
 
 def test_train_and_novel_groups(two):
@@ -121,7 +124,40 @@ def test_other_settings_are_named(two):
     write_evaluation(two[0], config=config, **SAME)
     write_evaluation(two[1], config={"DETECTION_MIN_CONFIDENCE": 0.05}, **SAME | {"protocol": "default"})
     notes = compare(two).notes
-    assert notes[1].startswith("protocol: 'paper' in ") and notes[2].startswith("DETECTION_MIN_CONFIDENCE: 0.7 in ")
+    assert notes[3].startswith("protocol: 'paper' in ")
+    assert notes[4].startswith("DETECTION_MIN_CONFIDENCE: 0.7 in ")
+    assert "same --min-confidence and with --no-verify" in notes[5] and len(notes) == 6
+
+
+@pytest.mark.parametrize(("name", "is_threshold"), [("VERIFY_DETECTIONS", True), ("DETECTION_MAX_INSTANCES", False)])
+def test_advice_where_thresholds_or_verification_differ(two, name, is_threshold):
+    for folder, value in zip(two, (1, 0), strict=True):
+        write_evaluation(folder, config={name: value}, **SAME)
+    assert any("--min-confidence" in note for note in compare(two).notes) == is_threshold
+
+
+def test_categories_with_few_instances_are_named(two, run, tmp_path):
+    """As `evaluate` names them, in the text and in the files."""
+    for folder in two:
+        path = folder / "analysis.json"
+        content = json.loads(path.read_text())
+        content["num_instances"] |= {"3": 0}
+        path.write_text(json.dumps(content))
+    code, text, _ = run("evaluate", "--compare", *two, "--out", tmp_path / "out")
+    named = ["S1, no instance in the images, so no score: 1 of 3 categories (ellipse)."]
+    named.append("S1, one instance, so the score says little: 1 of 3 categories (rectangle).")
+    assert code == 0 and all(line in text.splitlines() for line in named)
+    for suffix in ("md", "json"):
+        assert all(line in (tmp_path / "out" / f"comparison.{suffix}").read_text() for line in named)
+
+
+def test_each_metric_has_a_unit(two, run, tmp_path):
+    for folder in two:
+        open_evaluation(folder, **SAME | {"absent": 3})
+    comparison = compare(two)
+    units = {row.metric: row.unit for row in comparison.rows}
+    assert units["AP50"] == units["recall"] == "%" and units["IL_MCC"] == "-1 to 1" and units["cgF1"] == "0 to 100"
+    assert comparison.table().heads[3] == "unit"
 
 
 def test_one_folder_is_not_compared(two, run):
@@ -137,11 +173,11 @@ def test_one_of_two_searched_for_absent_categories(two):
     comparison = compare(two)
     assert row_of(comparison, "S1, novel categories", "boxes", "AP50").differences[0][0] == pytest.approx(0)
     assert not any("absent" in row.part for row in comparison.rows)
-    assert len(comparison.notes) == 2 and re.search("Presence is left out.*: none in .*, 3 in ", comparison.notes[1])
+    assert len(comparison.notes) == 4 and re.search("Presence is left out.*: none in .*, 3 in ", comparison.notes[3])
     open_evaluation(two[0], **SAME | {"absent": "all", "images": [1, 2, 8, 9]})
-    assert re.search("left out.*: all in .*before, 3 in .*after", compare(two).notes[1])
+    assert re.search("left out.*: all in .*before, 3 in .*after", compare(two).notes[3])
     open_evaluation(two[0], **SAME | {"absent": 3, "images": [1, 2, 9]})
-    assert any("absent" in row.part for row in compare(two).rows) and len(compare(two).notes) == 1
+    assert any("absent" in row.part for row in compare(two).rows) and len(compare(two).notes) == 3
 
 
 def test_other_images_are_not_those_of_the_open_protocol(two):

@@ -139,7 +139,7 @@ def test_what_was_not_published_is_empty():
 def test_main_table_of_four_splits(split_report):
     out, _ = split_report
     text = (out / "report.md").read_text()
-    assert "|  |  | S1 | S2 | S3 | S4 | mean |" in text
+    assert "| AP50 in percent |  | S1 | S2 | S3 | S4 | mean |" in text
     (here, there), (masks, _) = rows_of(text, "1-shot, novel categories")[4:6]  # after the four sources
     interval = f"{1.96 * np.std([0, 0.1, 0.2]) / np.sqrt(3):.2f}"
     assert here[2:] == [f"{value} ± {interval}" for value in ("11.1", "21.1", "31.1", "41.1", "26.1")]
@@ -151,7 +151,7 @@ def test_the_published_mean_stands_only_beside_all_splits(tmp_path, four_splits)
     writer.write_report(four_splits[:2], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     here, there = rows_of(text, "1-shot, novel categories")[2]
-    assert "|  |  | S1 | S3 | mean |" in text
+    assert "| AP50 in percent |  | S1 | S3 | mean |" in text
     assert here[-1].startswith("21.1") and there[2:] == ["*15.3 ± 0.24*", "*16.7 ± 0.36*", ""]
 
 
@@ -172,7 +172,9 @@ def test_one_table_in_the_form_of_the_papers(table_1, tmp_path, run):
         "evaluate", "--report", table_1 / "random", *sorted(table_1.glob("*_?")), "--out", tmp_path / "out"
     )
     assert code == 0
-    assert "|  | detection, train | detection, novel | segmentation, train | segmentation, novel |" in text
+    assert (
+        "| AP50 in percent | detection, train | detection, novel | segmentation, train | segmentation, novel |" in text
+    )
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:10]]
     assert [row[0] for row in rows] == ["1-shot", "*published*", "5-shot", "*published*", "Random boxes", "*published*"]
     interval = f"{1.96 * np.std([0, 0.1, 0.2]) / np.sqrt(3):.2f}"
@@ -218,7 +220,7 @@ def test_experiments_stand_in_the_order_of_the_paper(tmp_path):
         "random boxes, novel categories",
     ]
     text = tables.as_markdown(tables.contents(found))
-    assert "|  |  | S1 | all |" in text
+    assert "| AP50 in percent |  | S1 | all |" in text
     here, there = rows_of(text, "Random boxes, novel categories")[1]
     assert there[2:] == ["*0.8 ± 0.04*", ""]
     assert rows_of(text, "2-shot, train categories")[1][1][0] == "5-shot, novel categories"  # nothing was published
@@ -257,7 +259,7 @@ def test_own_data_is_named_and_has_nothing_of_the_paper(tmp_path):
     assert text.splitlines()[2] == "`last.h5` on mine (val2017): 2 images, 3 categories, 3 runs."
     (main, _), *_ = rows_of(text, "1-shot, all 3 categories")[1:]
     assert len(main) == 3 and main[1].startswith("21.1 ± ")  # detection and segmentation in one table
-    assert "| category | instances | AP50 detection |" in text
+    assert "| category | instances | AP50 detection (%) |" in text
     found = json.loads((tmp_path / "out" / "report.json").read_text())["about"]
     assert found == {"weights": ["last.h5"], "data": "mine (val2017)", "images": 2, "categories": 3, "runs": 3}
 
@@ -293,7 +295,7 @@ def test_what_was_evaluated_in_words():
 def test_full_tables_have_all_metrics(tmp_path, four_splits):
     found = experiments.read_experiments(four_splits)
     text = tables.as_markdown(tables.contents(found))
-    header = "|  | split |  | AP | AP50 | AP75 | APs | APm | APl | AR1 | AR10 | AR100 | ARs | ARm | ARl |"
+    header = "| in percent | split |  | AP | AP50 | AP75 | APs | APm | APl | AR1 | AR10 | AR100 | ARs | ARm | ARl |"
     assert header in text
     here, there = rows_of(text.partition(header)[2], "detection")[0]
     assert here[1] == "S1" and [cell[:4] for cell in here[3:5]] == ["10.1", "11.1"] and here[-1].startswith("21.1")

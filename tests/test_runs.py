@@ -1,5 +1,6 @@
 """Run folders as weights: which checkpoint they stand for, their configuration, and what training leaves behind."""
 
+import fnmatch
 import os
 import shlex
 import shutil
@@ -52,6 +53,35 @@ def make_run(logs, name, losses, config=None, weights=None, newest=0, **settings
 def test_weights_of_a_run(tmp_path, losses, which, name, text):
     found = runs.find_run_weights(make_run(tmp_path, "run", losses), which)
     assert (found.path.name, found.text) == (name, text)
+
+
+@pytest.mark.parametrize(
+    ("losses", "lines", "is_noted"),
+    [
+        (
+            (1.0, 3.0, 2.0),
+            ["last epoch, 3: --model {0}/siamese_mrcnn_0003.h5", "best *, 1: --model {0} (*0001.h5)"],
+            True,
+        ),
+        ((3.0, 1.0), ["last epoch, 2, also the best by validation loss: --model {0}"], False),
+        ((1.0, 1.0), ["last epoch, 2: *", "best epoch by validation loss, 1: *"], False),
+        ((1.0, None), ["last epoch, 2: *", "best epoch by validation loss, 1: *"], False),
+        ((None, None), ["last epoch, 2: --model {0} (without validation there is no best one)"], False),
+        ((), [], False),
+    ],
+)
+def test_the_end_of_training_names_the_last_epoch_and_the_best(tmp_path, capsys, losses, lines, is_noted):
+    """As --model takes them, and a note where the validation loss has risen since."""
+    folder = make_run(tmp_path, "run", losses, TinyConfig())
+    train.say_weights(options_of("train", "--dataset", "d"), folder, runs.read_state(folder).history)
+    said, noted = capsys.readouterr()
+    shown = said.splitlines()
+    assert len(shown) == len(lines)
+    assert all(fnmatch.fnmatch(line, pattern.format(folder)) for line, pattern in zip(shown, lines, strict=True))
+    note = "note: the validation loss was lowest after epoch 1 of 3: later epochs may fit the training images alone"
+    assert (note in noted) == is_noted and bool(noted) == is_noted
+    for line in shown:
+        assert find_model(options_of("evaluate", "--model", shlex.split(line.partition("--model ")[2])[0])).is_file()
 
 
 def test_the_best_epoch_may_be_gone(tmp_path):
@@ -328,6 +358,7 @@ def test_train_and_evaluate_as_it_says(run, both, tmp_path, short_training):
     assert checkpoint.shapes == {key: legacy.shapes[key] for key in checkpoint.shapes} and len(legacy.shapes) == 178
     for key, array in legacy.arrays.items():
         np.testing.assert_array_equal(checkpoint.arrays[key], array, err_msg=key)
+    assert f"last epoch, 1, also the best by validation loss: --model {folder}\n" in text
     command = shlex.split(text.partition("To evaluate: ")[2])
     code, _, errors = run(*command[1:], "--runs", 1)
     assert code == 0 and "epoch 1, the best of 1 by validation loss" in errors

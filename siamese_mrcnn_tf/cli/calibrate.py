@@ -158,7 +158,7 @@ def table(calibration: "Calibration") -> str:
     """The metrics of a calibration as lines of text."""
     from ..evaluation.calibration import METRICS
 
-    rows = [("", *_COLUMNS.values())]
+    rows = [("from 0 to 1", *_COLUMNS.values())]
     for name, text in METRICS.items():
         values = [calibration.metrics[column][name] for column in _COLUMNS]
         rows.append((text, *("-" if value is None else f"{value:.3f}" for value in values)))

@@ -1,4 +1,13 @@
-"""Check a data set: count instances per category, list errors and draw training samples."""
+"""Check a data set: count instances per category, list errors and draw training samples.
+
+Samples are drawn with --config (default small), which sets the size of scenes and the anchors: name the configuration
+of the model to train, such as large or tiny.
+
+A drawing has four panels: ground truth, references, anchors, and targets. Anchors are the boxes of fixed sizes and
+shapes from which the network begins: those that overlap an object of the category well are positive, those that overlap
+none are negative, and the others are neutral, which training ignores. A dashed box is a positive anchor moved to where
+the training target sends it; it meets the object.
+"""
 
 import argparse
 import contextlib
@@ -19,6 +28,8 @@ from .options import (
     num_shots,
     seed,
 )
+
+_CONFIG_ADVICE = "; --config draws them as another one does, such as that of the model to train"
 
 
 def add_parser(commands: Commands) -> None:
@@ -51,6 +62,7 @@ def _check(options: argparse.Namespace, out: Path) -> int:
     from ..data.augmentation import parse_augmentation
     from ..data.checks import check_dataset, faults_text
     from ..data.data_generator import TrainingSamples
+    from ..data.single_category import one_category_note
     from ..io.files import remove_temporaries
     from ..visualize.samples import draw_samples
 
@@ -68,11 +80,15 @@ def _check(options: argparse.Namespace, out: Path) -> int:
         return 1
     report = check_dataset(dataset, config=config, split=options.split, read_images=not options.skip_images)
     print(report.text())
+    if options.subset == "train":
+        say_once(options, one_category_note(dataset, config))
     if options.samples:
         samples = TrainingSamples(dataset, config, seed=options.seed, augmentation=parse_augmentation(options.augment))
         remove_temporaries(out, below=False)
         paths = draw_samples(samples, config, out, count=options.samples)
         of_all = "" if len(paths) == options.samples else f" of {options.samples}"
+        side, advice = f"{config.IMAGE_SHAPE[0]} x {config.IMAGE_SHAPE[1]}", "" if options.config else _CONFIG_ADVICE
         print(f"\n{len(paths)}{of_all} training samples are drawn in {out}")
+        print(f"They are drawn as the configuration {options.config or 'small'} sees them, {side} pixels{advice}")
         return 0 if report.ok and len(paths) == options.samples else 1
     return 0 if report.ok else 1

@@ -39,11 +39,11 @@ def given(options: argparse.Namespace) -> frozenset[str]:
 
 
 def say_once(options: argparse.Namespace, text: str) -> None:
-    """Print a note that the command has not printed yet."""
+    """Print a note that the command has not printed yet, unless it is empty."""
     from .inputs import tell
 
     said: set[str] = getattr(options, "said", set())
-    if text not in said:
+    if text and text not in said:
         tell(options, f"note: {text}")
     said.add(text)
 

@@ -259,8 +259,8 @@ def show_report(options: argparse.Namespace) -> None:
 
         folders = evaluations_in(options.report)
         experiments = read_experiments(folders)
-        tables = {"AP50": summary_table(experiments), "Evaluations": sources_table(experiments)}
-        print(as_markdown([Section(heading, [table]) for heading, table in tables.items()]))
+        sections = [Section("AP50", [summary_table(experiments)]), Section("Evaluations", [sources_table(experiments)])]
+        print(as_markdown(sections))
         if out is not None:
             remove_temporaries(out, below=False)
             paths = write_report(folders, out)
@@ -350,11 +350,15 @@ def take_over(options: argparse.Namespace, split: int, folder: Path) -> "tuple[E
 
 def show(scores: "EvaluationScores") -> None:
     """Print the metrics: COCO's table of a single run, means with intervals of several."""
+    from ..evaluation.intervals import INTERVALS_COVER
+
     runs = len(scores.runs)
     for name, one in scores.runs[0].items():
         counts = f"{scores.num_images} images, {scores.num_queries} queries, {scores.num_results} detections"
-        print(f"\n{name}: {counts}, {runs} run{'s' if runs > 1 else ''}")
+        print(f"\n{name}: {counts}, {runs} run{'s' if runs > 1 else ''}; metrics from 0 to 1")
         print(one.table() if runs == 1 else scores.table(name))
+    if runs > 1:
+        print(f"\n{INTERVALS_COVER}")
     if any(value < 0 for of_kind in scores.mean.values() for value in of_kind.values()):
         print("\n-1.000: the images have no such instances")
     if scores.is_empty:

@@ -35,8 +35,17 @@ from ..settings import parse_settings
 from ..shapes.schedules import SHAPES_SCHEDULES
 from ..training.machines import is_chief
 from ..training.schedules import SCHEDULES, Stage, load_schedule, shortened
-from ..weights.runs import CONFIG_FILE, log_dir_of, read_run_config, read_state, run_of
-from .effects import given, say_unused_in_training, say_unused_options
+from ..weights.runs import (
+    CONFIG_FILE,
+    best_epoch,
+    checkpoint_name,
+    has_risen,
+    log_dir_of,
+    read_run_config,
+    read_state,
+    run_of,
+)
+from .effects import given, say_once, say_unused_in_training, say_unused_options
 from .inputs import find_model, open_dataset, parse_resumed, picked, start_keras, tell
 from .options import (
     Commands,
@@ -136,6 +145,7 @@ def train(
 ) -> int:
     """Train in the folder of the run, which is locked; arguments as of `open_trainer`."""
     start_keras(options)
+    from ..data.single_category import one_category_note
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
     from ..training.trainer import train_on_dataset
@@ -143,6 +153,8 @@ def train(
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours: show its progress
     distribution.prepare_backend(seed=options.seed, devices=config.GPU_COUNT)
     datasets, fixed = open_datasets(options, folder)
+    if folder is None:
+        say_once(options, one_category_note(datasets[0], config))
     with callbacks.stopping_on_signals() as stop:
         model, trainer = open_trainer(options, config, stop, folder=folder, weights=weights, fixed=fixed)
         begin = functools.partial(save_command, model.log_dir, "siamese-mrcnn", options.arguments, config)
@@ -153,8 +165,27 @@ def train(
             print(f"{reason}. To resume: {shlex.join([*options.program, '--resume', model.log_dir])}", file=sys.stderr)
             return 130
     print(f"trained to epoch {trainer.state.epoch}. Weights and losses are in {model.log_dir}")
+    say_weights(options, Path(model.log_dir), trainer.state.history)
     print(f"To evaluate{trained_on(options)}: {shlex.join(evaluate_command(options, model.log_dir))}")
     return 0
+
+
+def say_weights(options: argparse.Namespace, folder: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Print how to name the last epoch and the best of a run, and note a best one whose loss has risen since."""
+    if not history:  # nothing was left to train
+        return
+    last, best = history[-1]["epoch"], best_epoch(history)
+    run, last_file = (shlex.quote(str(path)) for path in (folder, folder / checkpoint_name(last)))
+    if best is None:
+        print(f"last epoch, {last}: --model {run} (without validation there is no best one)")
+    elif best == last:
+        print(f"last epoch, {last}, also the best by validation loss: --model {run}")
+    else:
+        print(f"last epoch, {last}: --model {last_file}")
+        print(f"best epoch by validation loss, {best}: --model {run} (it stands for {checkpoint_name(best)})")
+        if has_risen(history):
+            lowest = f"the validation loss was lowest after epoch {best} of {last}"
+            say_once(options, f"{lowest}: later epochs may fit the training images alone; evaluate both")
 
 
 def folder_to_resume(options: argparse.Namespace) -> Path | None:

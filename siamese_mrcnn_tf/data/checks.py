@@ -108,20 +108,25 @@ class Report:
         return not any(self.findings.get(kind) for kind, (_, is_broken) in _KINDS.items() if is_broken)
 
     def text(self, shown: int = _SHOWN) -> str:
-        """The report as text: totals, the table of classes, and `shown` findings of each kind."""
+        """The report as text: totals, the table of classes, and `shown` findings of each kind that has some."""
         novel = sum(count.is_novel for count in self.classes)
         totals = (
             f"{self.set_name}: {self.num_images} images, {self.num_bare_images} of them without annotations; "
             f"{self.num_annotations} annotations, {self.num_crowds} of them crowds\n"
             f"split {self.split}: {len(self.classes) - novel} train classes, {novel} novel"
         )
+        checked = [kind for kind in _KINDS if kind in self.findings]
+        unusable = _unusable_text(self.classes)
         kinds = [
             _findings_text(heading, self.findings.get(kind), shown)
             for kind, (heading, _) in _KINDS.items()
-            if kind != "missing_images" or kind in self.findings
+            if self.findings.get(kind) or (kind == "broken_images" and kind not in self.findings)
         ]
         kinds += [f"the wrong boxes look like {self.form}"] if self.form else []
-        return "\n\n".join([totals, _classes_text(self), _unusable_text(self.classes), "\n".join(kinds)])
+        found = sum(bool(self.findings[kind]) for kind in checked) + bool(unusable)
+        total = len(checked) + 1  # with the classes that cannot be references
+        kinds.append(f"no {'other ' if found else ''}faults: {counted(total - found, 'kind')} checked")
+        return "\n\n".join(filter(None, [totals, _classes_text(self), unusable, "\n".join(kinds)]))
 
 
 def check_dataset(
@@ -351,9 +356,9 @@ def _classes_text(report: Report) -> str:
 
 
 def _unusable_text(classes: list[ClassCount]) -> str:
-    """The classes without a reference, by reason."""
+    """The classes without a reference, by reason; empty if all have some."""
     unusable = [count for count in classes if count.unusable]
-    lines = [f"classes that cannot be references: {len(unusable) or 'none'}"]
+    lines = [f"classes that cannot be references: {len(unusable)}"] if unusable else []
     for reason in dict.fromkeys(count.unusable for count in unusable):
         names = ", ".join(count.name for count in unusable if count.unusable == reason)
         advice = f" ({CROWDS_OPTION})" if reason == _ONLY_CROWDS else ""
@@ -364,7 +369,7 @@ def _unusable_text(classes: list[ClassCount]) -> str:
 def _findings_text(heading: str, findings: list[str] | None, shown: int) -> str:
     if findings is None:
         return f"{heading}: not checked"
-    lines = [f"{heading}: {len(findings) or 'none'}", *(f"  {text}" for text in findings[:shown])]
+    lines = [f"{heading}: {len(findings)}", *(f"  {text}" for text in findings[:shown])]
     if len(findings) > shown:
         lines.append(f"  ... and {len(findings) - shown} more")
     return "\n".join(lines)

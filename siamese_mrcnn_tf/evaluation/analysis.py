@@ -36,6 +36,10 @@ FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = range(3)  # a detection in a crowd is i
 _RECALLS = np.linspace(0, 1, 101)  # at which precision is read, COCOeval's
 _MAX_DETECTIONS = 100  # of an image and category, COCOeval's
 _METRICS = ("AP", "AP50")
+_SCARCE = {  # number of instances of a category -> what it means
+    0: "no instance in the images, so no score",
+    1: "one instance, so the score says little",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,8 +332,16 @@ def _count_instances(coco: COCO, image_ids: Collection[int], category_ids: Itera
                 counts[annotation["category_id"]] += 1
     if not any(counts.values()):
         raise InputError(f"no ground truth: none of {len(image_ids)} images has an instance of these categories")
-    for number, what in ((0, "no instance in the images, so no score"), (1, "one instance, so the score says little")):
-        names = [coco.cats[category]["name"] for category, count in counts.items() if count == number]
-        if names:
-            logger.warning("%s: %d of %d categories (%s)", what, len(names), len(counts), ", ".join(names))
+    for text in scarce_categories([(coco.cats[category]["name"], count) for category, count in counts.items()]):
+        logger.warning("%s", text)
     return counts
+
+
+def scarce_categories(counts: Sequence[tuple[str, int]]) -> list[str]:
+    """Texts that name the categories with no instance and with one, from (name, number of instances) of each."""
+    texts = []
+    for number, what in _SCARCE.items():
+        names = [name for name, count in counts if count == number]
+        if names:
+            texts.append(f"{what}: {len(names)} of {len(counts)} categories ({', '.join(names)})")
+    return texts

@@ -40,7 +40,7 @@ METRICS = {
     "found": "present queries with a right detection",
     "present_firing": "present queries that show a detection",
     "absent_firing": "absent queries that show a detection",
-    "false_detections": "false detections per absent query",
+    "false_detections": "false detections per absent query (number)",
     "AUROC": "AUROC of presence",
 }
 

@@ -10,6 +10,11 @@ Z_95 = 1.96  # standard errors to either side that hold 95% of a normal distribu
 
 MeanAndInterval = tuple[float | None, float | None]
 
+INTERVALS_COVER = (
+    "Intervals cover the draws of references alone, not the choice of images: with few images or objects they are "
+    "narrow, even 0, and other images can still give other metrics."
+)
+
 
 def mean_and_ci(values: Sequence[float | None], *, signed: bool = False) -> MeanAndInterval:
     """Mean over runs, and half the width of its 95% confidence interval: 1.96 * std / sqrt(runs), std with ddof 0.

@@ -28,10 +28,10 @@ PRESENCE_FILE = "presence.json"
 QUERIES = "queries"  # beside the iou types: the metrics that need no ground truth boxes or masks
 QUERY_METRICS = {
     "AUROC": "AUROC of presence",
-    "IL_MCC": "IL_MCC (Matthews correlation of presence)",
+    "IL_MCC": "IL_MCC (Matthews correlation of presence, -1 to 1)",
     "present_firing": "present queries that show a detection",
     "absent_firing": "absent queries that show a detection",
-    "false_detections": "false detections per absent query",
+    "false_detections": "false detections per absent query (number)",
     "present_at_5": "present queries that show one, where 5% of the absent ones do",
     "present_at_10": "present queries that show one, where 10% of the absent ones do",
 }
@@ -354,7 +354,8 @@ def table(found: dict[str, Any]) -> str:
     columns = {"all": found} | found["groups"]
     counts = f"{found['num_present']} present and {found['num_absent']} absent queries a run"
     heads = "".join(f"{name if len(columns) > 1 else '':>{_COLUMN}}" for name in columns)
-    lines = [f"open protocol, threshold {found['threshold']:g}: {counts}", f"{'':<{_LABEL}}{heads}".rstrip()]
+    unit = "metrics from 0 to 1 unless a range is named"
+    lines = [f"open protocol, threshold {found['threshold']:g}: {counts}; {unit}", f"{'':<{_LABEL}}{heads}".rstrip()]
     for kind, name, label in _labels(found):
         cells = (_cell(column["mean"][kind][name], column["interval"][kind][name], name) for column in columns.values())
         lines.append(f" {label:<{_LABEL - 1}}{''.join(f'{cell:>{_COLUMN}}' for cell in cells)}")

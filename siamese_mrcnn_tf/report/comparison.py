@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.dataset import split_classes
-from ..evaluation.intervals import MeanAndInterval, mean_and_ci, mean_text
+from ..evaluation.analysis import scarce_categories
+from ..evaluation.intervals import INTERVALS_COVER, MeanAndInterval, mean_and_ci, mean_text
 from ..evaluation.presence import QUERIES, SIGNED
 from ..evaluation.settings import SETTINGS_FILE
 from ..io import files
@@ -35,6 +36,21 @@ _METRICS = ("AP", "AP50")
 _PRESENCE = {QUERIES: ("AUROC", "IL_MCC", "present_firing", "absent_firing", "false_detections")}
 _PRESENCE_OF_INSTANCES = ("AP", "AP50", "precision", "recall", "F1", "cgF1")
 _THREE_DIGITS = ("AUROC", "IL_MCC")
+_UNITS = {  # of metrics that are not in percent
+    "AUROC": "0 to 1",
+    "IL_MCC": "-1 to 1",
+    "cgF1": "0 to 100",
+    "false_detections": "per absent query",
+}
+_THRESHOLDS = ("DETECTION_MIN_CONFIDENCE", "VERIFY_")  # beginnings of settings that choose what is kept
+_THRESHOLD_TEXT = (
+    "The score threshold or the verification differs: the differences are partly due to it, not to the weights alone. "
+    "Evaluate both with the same --min-confidence and with --no-verify, or calibrate both."
+)
+_PRESENCE_THRESHOLD_TEXT = (
+    "The threshold of the metrics of presence differs: their differences are partly due to it. Give both the same "
+    "--threshold, or calibrate both."
+)
 _NOTHING = "n/a"
 _COUNTS_SHOWN = 3
 _INTERVAL_TEXT = {
@@ -53,13 +69,15 @@ class Compared:
         part: such as "S1, novel categories", "category ellipse", or "presence".
         kind: "boxes", "masks" or "queries".
         metric: its name.
-        values: (mean, interval) in each evaluation, in percent but for AUROC, IL_MCC, cgF1 and false_detections.
+        unit: "%", or such as "0 to 1".
+        values: (mean, interval) in each evaluation.
         differences: (mean, interval) of each evaluation but the first, minus the first.
     """
 
     part: str
     kind: str
     metric: str
+    unit: str
     values: list[MeanAndInterval]
     differences: list[MeanAndInterval]
 
@@ -72,7 +90,8 @@ class Comparison:
         names: of the evaluations, for columns.
         about: weights and data of each evaluation, in words.
         rows: of all metrics, category by category last.
-        notes: what differs between the evaluations besides the weights, and what is left out, in words.
+        notes: what the intervals cover, which categories have few instances, what differs between the evaluations
+            besides the weights, and what is left out, in words.
     """
 
     names: list[str]
@@ -82,7 +101,7 @@ class Comparison:
 
     def table(self) -> Table:
         """The rows as text."""
-        heads = ["", "", "metric", *self.names, *(f"{name} - {self.names[0]}" for name in self.names[1:])]
+        heads = ["", "", "metric", "unit", *self.names, *(f"{name} - {self.names[0]}" for name in self.names[1:])]
         return Table(heads, [_texts(row) for row in self.rows])
 
     def text(self) -> str:
@@ -91,8 +110,8 @@ class Comparison:
         lines = [table.heads, *table.rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(table.heads))]
         shown = ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines]
-        about = list(map(plain, self.about))
-        return "\n".join([*about, "", *(line.rstrip() for line in shown), "", *self.notes])
+        about, notes = (list(map(plain, texts)) for texts in (self.about, self.notes))
+        return "\n".join([*about, "", *(line.rstrip() for line in shown), "", *notes])
 
     def write(self, folder: StrPath) -> list[Path]:
         """Write comparison.md, comparison.csv and comparison.json; returns their paths."""
@@ -104,10 +123,10 @@ class Comparison:
         writer = csv.writer(text, lineterminator="\n")
         pairs = [f"{name}{what}" for name in self.names for what in ("", " interval")]
         pairs += [f"{name} - {self.names[0]}{what}" for name in self.names[1:] for what in ("", " interval")]
-        writer.writerow(["part", "kind", "metric", *pairs])
+        writer.writerow(["part", "kind", "metric", "unit", *pairs])
         for row in self.rows:
             numbers = [value for pair in (*row.values, *row.differences) for value in pair]
-            writer.writerow([row.part, row.kind, row.metric, *numbers])
+            writer.writerow([row.part, row.kind, row.metric, row.unit, *numbers])
         files.write_text(paths[1], text.getvalue())
         content = dataclasses.asdict(self)
         files.write_json(paths[2], {"format": 1, "evaluations": content.pop("names"), **content}, indent=1)
@@ -135,6 +154,7 @@ def compare(folders: Sequence[StrPath]) -> Comparison:
             splits = [", ".join(str(part.split) for part in one) for one in (group, groups[0])]
             raise InputError(f"{folder}: is of split {splits[0]}, but {folders[0]} of split {splits[1]}")
     for parts in zip(*groups, strict=True):
+        notes += _scarce(parts[0])
         for part in parts[1:]:
             _require_same(parts[0], part)
         notes += [note for part in parts[1:] for note in _differences(parts[0], part)]
@@ -143,7 +163,9 @@ def compare(folders: Sequence[StrPath]) -> Comparison:
     names = _names([Path(folder) for folder in folders])
     texts = [about_text([part.settings for part in group]) for group in groups]
     about = [f"{escaped(name)}: {text}" for name, text in zip(names, texts, strict=True)]
-    return Comparison(names, about, rows, [_INTERVAL_TEXT[is_paired], *dict.fromkeys(notes)])
+    has_intervals = any(interval is not None for row in rows for _, interval in row.values)
+    covered = [_INTERVAL_TEXT[is_paired], *([INTERVALS_COVER] if has_intervals else [])]
+    return Comparison(names, about, rows, [*covered, *dict.fromkeys(notes)])
 
 
 # ---- what is compared ------------------------------------------------------------------------------------------------
@@ -192,22 +214,35 @@ def _absent(part: Evaluated) -> int | str | None:
     return part.settings.get("absent") if part.presence else None
 
 
+def _scarce(part: Evaluated) -> list[str]:
+    """The notes on categories with no instance or one, as `evaluate` gives them."""
+    counts = part.analysis.get("num_instances", {})
+    texts = scarce_categories([(escaped(part.class_name(key)), counts[key]) for key in counts])
+    return [f"S{part.split}, {text}." if part.split else f"{text[0].upper()}{text[1:]}." for text in texts]
+
+
 def _differences(first: Evaluated, other: Evaluated) -> list[str]:
     """What differs between two evaluations besides their weights, in words."""
-    pairs = [(key, first.settings.get(key), other.settings.get(key)) for key in _NAMED]
+    pairs: list[tuple[str, Any, Any]] = [(key, first.settings.get(key), other.settings.get(key)) for key in _NAMED]
     ours, theirs = (part.settings.get("config") or {} for part in (first, other))
     names = [key for key in ours if key in theirs and key.startswith(("DETECTION_", "VERIFY_", "MOLD_", "POST_NMS"))]
     pairs += [(key, ours[key], theirs[key]) for key in names]
-    notes = [
-        f"{key}: {here!r} in {first.folder}, {there!r} in {other.folder}" for key, here, there in pairs if here != there
-    ]
+    differing = [(key, here, there) for key, here, there in pairs if here != there]
+    notes = [_differing(key, here, there, first, other) for key, here, there in differing]
+    notes += [_THRESHOLD_TEXT] if any(key.startswith(_THRESHOLDS) for key, *_ in differing) else []
     asked = [_absent(part) for part in (first, other)]
     if asked[0] == asked[1]:
-        thresholds = [part.presence.get("threshold") for part in (first, other)]
-        named = f"threshold: {thresholds[0]!r} in {first.folder}, {thresholds[1]!r} in {other.folder}"
-        return notes + ([named] if thresholds[0] != thresholds[1] else [])
-    texts = [f"{one or 'none'} in {part.folder}" for one, part in zip(asked, (first, other), strict=True)]
+        here, there = (part.presence.get("threshold") for part in (first, other))
+        named = _differing("threshold", here, there, first, other)
+        return notes + ([named, _PRESENCE_THRESHOLD_TEXT] if here != there else [])
+    texts = [f"{one or 'none'} in {escaped(part.folder)}" for one, part in zip(asked, (first, other), strict=True)]
     return [*notes, f"Presence is left out, as the absent categories asked differ: {', '.join(texts)}."]
+
+
+def _differing(key: str, here: Any, there: Any, first: Evaluated, other: Evaluated) -> str:
+    texts = [f"{value:.4g}" if isinstance(value, float) else repr(value) for value in (here, there)]
+    folders = [escaped(part.folder) for part in (first, other)]
+    return f"{key}: {texts[0]} in {folders[0]}, {texts[1]} in {folders[1]}"
 
 
 def _shown(value: Any) -> str:
@@ -287,7 +322,7 @@ def _compared(part: str, kind: str, name: str, runs: list[Runs], parts: Sequence
         else:
             known = interval is not None and value[1] is not None
             differences.append((value[0] - mean, math.hypot(value[1] or 0, interval or 0) if known else None))
-    return Compared(part, kind, name, values, differences)
+    return Compared(part, kind, name, _UNITS.get(name, "%"), values, differences)
 
 
 def _is_paired(parts: Sequence[Evaluated]) -> bool:
@@ -306,4 +341,4 @@ def _texts(row: Compared) -> list[str]:
     for mean, width in row.differences:
         text = _NOTHING if mean is None else mean_text(mean, width, digits=digits)
         cells.append(text if mean is None or text.startswith("-") else f"+{text}")
-    return [row.part, row.kind, row.metric, *cells]
+    return [row.part, row.kind, row.metric, row.unit, *cells]

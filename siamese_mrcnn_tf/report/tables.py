@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..evaluation.coco_scores import IOU_TYPES, METRICS
-from ..evaluation.intervals import MeanAndInterval, mean_text
+from ..evaluation.intervals import INTERVALS_COVER, MeanAndInterval, mean_text
 from ..evaluation.presence import QUERIES
 from ..visualize import pages
 from .about import Settings, about, about_text, data_name, weights_name
@@ -21,6 +21,7 @@ from .published import MEAN, RANDOM_BOXES
 
 CLASS_COLUMNS = tuple((kind, name) for kind in IOU_TYPES for name in ("AP50", "AP"))
 
+_PERCENT = "in percent"  # head of tables all of whose scores are
 _KIND_NAMES = {"bbox": "detection", "segm": "segmentation"}
 _SHORT_NAMES = {name: name.replace("_small", "s").replace("_medium", "m").replace("_large", "l") for name in METRICS}
 _UNKNOWN, _NOTHING = "", "n/a"  # not published; no ground truth
@@ -34,13 +35,13 @@ times IL_MCC. *At 5%*: at the score where 5% of the absent queries fire. AUROC, 
 percent.
 """
 _PRESENCE_COLUMNS = {
-    "AUROC": "AUROC",
-    "IL_MCC": "IL_MCC",
-    "present_firing": "present that fire",
-    "absent_firing": "absent that fire",
-    "false_detections": "false detections",
-    "present_at_5": "present at 5%",
-    "present_at_10": "present at 10%",
+    "AUROC": "AUROC (0 to 1)",
+    "IL_MCC": "IL_MCC (-1 to 1)",
+    "present_firing": "present that fire (%)",
+    "absent_firing": "absent that fire (%)",
+    "false_detections": "false detections (number)",
+    "present_at_5": "present at 5% (in %)",
+    "present_at_10": "present at 10% (in %)",
 }
 _INSTANCE_COLUMNS = {
     f"{PAPER}AP50": "AP50, present only",
@@ -50,7 +51,7 @@ _INSTANCE_COLUMNS = {
     "precision": "precision",
     "recall": "recall",
     "F1": "F1",
-    "cgF1": "cgF1",
+    "cgF1": "cgF1 (0 to 100)",
     "found": "present found",
     "recall_at_5": "recall at 5%",
     "recall_at_10": "recall at 10%",
@@ -139,9 +140,10 @@ def _introduction(experiments: Sequence[Experiment]) -> str:
     """How to read the scores; names only what the report has."""
     runs = about(settings_of(experiments))["runs"] or len(next(iter(experiments[0].evaluations.values())).runs)
     text = _METRICS_TEXT[runs > 1].format(runs=runs)
-    if runs > 1:
-        text += _SPLITS_TEXT if any(MEAN in one.lines for one in experiments) else "."
     texts = [text]
+    if runs > 1:
+        ending = _SPLITS_TEXT if any(MEAN in one.lines for one in experiments) else "."
+        texts = [f"{text}{ending}", INTERVALS_COVER]
     if has_published(experiments):
         texts += [_PUBLISHED_TEXT]
         texts += [_RANDOM_TEXT] if any(one.model == RANDOM_BOXES for one in experiments) else []
@@ -201,7 +203,7 @@ def summary_table(experiments: Sequence[Experiment]) -> Table:
         rows.append([name, *(here.get(place, _UNKNOWN) for place in columns)])
         if any(there.values()):
             rows.append(["*published*", *(there.get(place, _UNKNOWN) for place in columns)])
-    return Table(["", *(f"{_KIND_NAMES[kind]}, {categories}" for kind, categories in columns)], rows)
+    return Table([f"AP50 {_PERCENT}", *(f"{_KIND_NAMES[kind]}, {categories}" for kind, categories in columns)], rows)
 
 
 def _splits_text(experiment: Experiment) -> str:
@@ -218,8 +220,8 @@ def _main_table(experiments: Sequence[Experiment], columns: Sequence[tuple[Line,
         rows.append([heading_of(experiment), "here", *here])
         rows += [["", "*published*", *there]] if any(there) else []
     if not has_published(experiments):
-        return Table(["", *names], [[row[0], *row[2:]] for row in rows])
-    return Table(["", "", *names], rows)
+        return Table([f"AP50 {_PERCENT}", *names], [[row[0], *row[2:]] for row in rows])
+    return Table([f"AP50 {_PERCENT}", "", *names], rows)
 
 
 def _full_table(experiment: Experiment) -> Table:
@@ -233,7 +235,7 @@ def _full_table(experiment: Experiment) -> Table:
             rows.append([_KIND_NAMES[kind], split_name(line), "here" if is_published else _UNKNOWN, *here])
             if any(there):
                 rows.append(["", "", "*published*", *there])
-    return _without_empty(["", "split", "", *_SHORT_NAMES.values()], rows)
+    return _without_empty([_PERCENT, "split", "", *_SHORT_NAMES.values()], rows)
 
 
 def _without_empty(heads: list[str], rows: list[list[str]]) -> Table:
@@ -248,16 +250,16 @@ def _presence_sections(experiments: Sequence[Experiment]) -> list[Section]:
     if not measured:
         return []
     plotted = tuple(name for one in measured for name in presence_plots(one))
-    of_queries = _presence_table(measured, QUERIES, _PRESENCE_COLUMNS)
+    of_queries = _presence_table(measured, QUERIES, "evaluation", _PRESENCE_COLUMNS)
     sections = [Section("Presence (the open protocol)", [_PRESENCE_TEXT, of_queries], plots=plotted)]
     for kind in measured[0].kinds:
-        of_instances = _presence_table(measured, kind, _INSTANCE_COLUMNS)
+        of_instances = _presence_table(measured, kind, f"evaluation ({_PERCENT})", _INSTANCE_COLUMNS)
         sections.append(Section(_KIND_NAMES[kind].capitalize(), [of_instances], 3))
     return sections
 
 
-def _presence_table(experiments: Sequence[Experiment], kind: str, columns: dict[str, str]) -> Table:
-    """Rows evaluations, splits and groups of categories."""
+def _presence_table(experiments: Sequence[Experiment], kind: str, head: str, columns: dict[str, str]) -> Table:
+    """Rows evaluations, splits and groups of categories; `head` is that of the evaluations."""
     rows = []
     for one in experiments:
         asked = {f"{part.presence['absent']}" for part in one.evaluations.values()}
@@ -268,7 +270,7 @@ def _presence_table(experiments: Sequence[Experiment], kind: str, columns: dict[
             about_it += [", ".join(sorted(values)) for values in (asked, thresholds)]
             metrics = {name: one.presence_metric(line, group, kind, name) for name in columns}
             rows.append([*about_it, *(_cell(value, _PRESENCE_DIGITS.get(name)) for name, value in metrics.items())])
-    heads = ["evaluation", "split", "categories", "absent asked", "threshold", *columns.values()]
+    heads = [head, "split", "categories", "absent asked", "threshold", *columns.values()]
     return _without_empty(heads, rows)
 
 
@@ -281,7 +283,7 @@ def _number_table(experiments: Sequence[Experiment]) -> Table:
             rows.append([heading_of(experiment), "queries", *map(_number, table["num_queries"][: len(bins)])])
             scores = {kind: table[kind]["AP50"][: len(bins)] for kind in experiment.kinds}
             rows += [["", _KIND_NAMES[kind], *map(_cell, of_kind)] for kind, of_kind in scores.items()]
-    return Table(["instances of the category", "", *bins], rows)
+    return Table(["instances of the category", f"AP50 {_PERCENT}", *bins], rows)
 
 
 def used_bins(experiments: Iterable[Experiment]) -> list[str]:
@@ -314,7 +316,7 @@ def _confusion_table(part: Evaluated) -> Block:
     worst = np.argsort(-np.nan_to_num(matrix, nan=-1), axis=None, kind="stable")[:_CONFUSIONS]
     names, places = confusion_names(part), zip(*np.unravel_index(worst, matrix.shape), strict=True)
     rows = [[escaped(names[i]), escaped(names[j]), f"{matrix[i, j]:.1f}"] for i, j in places if matrix[i, j] > 0]
-    heads = ["searched", "found instead", f"AP50 ({_KIND_NAMES[kind]})"]
+    heads = ["searched", "found instead", f"AP50 ({_KIND_NAMES[kind]}, %)"]
     return Table(heads, rows) if rows else "No category was found in place of another."
 
 
@@ -325,7 +327,7 @@ def _class_blocks(experiment: Experiment) -> list[Block]:
         splits = ", ".join(split_name(split) for split in entry["splits"])
         cells = [_cell(entry[kind][name]) for kind, name in columns]
         rows.append([escaped(entry["name"]), splits, _number(entry["num_instances"]), *cells])
-    heads = [f"{name} {_KIND_NAMES[kind]}" for kind, name in columns]
+    heads = [f"{name} {_KIND_NAMES[kind]} (%)" for kind, name in columns]
     is_single = any(entry["num_instances"] == 1 for entry in classes)
     note = ["Of a category with a single instance, the score says little."] if is_single else []
     return [_without_empty(["category", "splits", "instances", *heads], rows), *note]

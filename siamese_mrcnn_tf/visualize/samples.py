@@ -32,6 +32,7 @@ _FIGURE_SIZE, _DPI = (20, 6.4), 100  # inches, and pixels per inch: a scene of 5
 _CROWD_COLOR, _NEGATIVE_COLOR, _LOST_COLOR = (0.85, 0.85, 0.85), (0.5, 0.5, 0.5), (1.0, 0.9, 0.1)
 _PANELS = (4, 1.2, 4, 4)  # widths: ground truth, references, anchors, targets
 _REFERENCE_ROWS = 5  # references above each other
+_TITLE_LETTERS, _REFERENCE_LETTERS = 60, 26  # of a file name; those above references share a line
 _NEGATIVES = 25  # negative anchors that are drawn
 _LANDED_IOU = 0.9  # of a moved anchor with a ground truth box
 
@@ -69,8 +70,8 @@ def draw_sample(
     """
     figure = new_figure(_FIGURE_SIZE)
     grid = figure.add_gridspec(1, len(_PANELS), width_ratios=_PANELS)
-    name, coco_id = dataset.class_names[sample.class_id], dataset.image_info[sample.image_id]["id"]
-    figure.suptitle(f"sample {number}: {plot_name(name)} (class {sample.class_id}) in image {coco_id}", fontsize=16)
+    name, image = dataset.class_names[sample.class_id], _image_text(dataset, sample.image_id)
+    figure.suptitle(f"sample {number}: {plot_name(name)} (class {sample.class_id}) in {image}", fontsize=16)
     masks = sample.gt_masks
     if config.USE_MINI_MASK:
         masks = resize.expand_mask(sample.gt_boxes, masks, sample.image.shape)
@@ -80,6 +81,12 @@ def draw_sample(
     _draw_references(figure, grid[1], sample, dataset)
     _draw_anchors(figure.add_subplot(grid[2]), figure.add_subplot(grid[3]), sample, config, anchors, colors)
     return figure
+
+
+def _image_text(dataset: CocoDataset, image_id: int, letters: int = _TITLE_LETTERS, blank: str = " ") -> str:
+    """The file name and COCO id of an image; a long name is cut."""
+    info = dataset.image_info[image_id]
+    return f"{plot_name(Path(info['path']).name, letters)}{blank}(id {info['id']})"
 
 
 def _draw_ground_truth(axes: "Axes", sample: Sample, masks: np.ndarray, colors: np.ndarray) -> None:
@@ -96,10 +103,11 @@ def _draw_references(figure: "Figure", cell: Any, sample: Sample, dataset: CocoD
     columns = -(-len(sample.targets) // _REFERENCE_ROWS)
     rows = -(-len(sample.targets) // columns)
     places = cell.subgridspec(rows, columns)
+    letters = max(_REFERENCE_LETTERS // columns, 2)
     for shot, (image_id, _) in enumerate(sample.references):
         axes = figure.add_subplot(places[shot % rows, shot // rows])
         draw_image(axes, sample.targets[shot], "", margin=0)
-        where = "this image" if image_id == sample.image_id else f"image {dataset.image_info[image_id]['id']}"
+        where = "this image" if image_id == sample.image_id else _image_text(dataset, image_id, letters, "\n")
         axes.set_title(f"reference {shot + 1}:\n{where}" if columns == 1 else where, fontsize=10 if columns == 1 else 7)
 
 

@@ -48,6 +48,18 @@ def best_epoch(history: Sequence[dict[str, Any]]) -> int | None:
     return min(finite, key=finite.__getitem__) if finite else None
 
 
+def has_risen(history: Sequence[dict[str, Any]]) -> bool:
+    """Whether the validation loss of the last epoch is above the lowest."""
+    best = best_epoch(history)
+    loss, lowest = (row.get(_VALIDATED) for row in (history[-1], next(row for row in history if row["epoch"] == best)))
+    return loss is not None and lowest is not None and not loss <= lowest
+
+
+def checkpoint_name(epoch: int) -> str:
+    """The name of the weight file of a finished epoch."""
+    return f"siamese_mrcnn_{epoch:04d}.h5"
+
+
 def find_last_checkpoint(log_dir: StrPath) -> str:
     """Path of the `siamese_mrcnn_{epoch:04d}.h5` of the last epoch in `log_dir`; raises ValueError without one."""
     found = _checkpoints(Path(log_dir))
@@ -68,7 +80,7 @@ def find_run_weights(log_dir: StrPath, which: str = "best") -> RunWeights:
     state = read_state(log_dir)
     history = state.history if state else []
     best = best_epoch(history) if which == "best" else None
-    if best is not None and (path := Path(log_dir) / f"siamese_mrcnn_{best:04d}.h5").is_file():
+    if best is not None and (path := Path(log_dir) / checkpoint_name(best)).is_file():
         return RunWeights(path, f"epoch {best}, the best of {len(history)} by validation loss")
     lacking = " (no validation, so no best one)" if which == "best" else ""
     return RunWeights(last, f"epoch {_epoch_of(last)}, the last{lacking}")
