@@ -34,12 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.exit(f"bench.py: error: {error}")
     machine = report.machine()
-    rows, gflop, notes, failed = measure(options)
     settings = {"config": options.config, "only": options.only, "repeats": options.repeats, "quick": options.quick}
-    found = report.Benchmark(machine, report.versions(), report.today(), settings, gflop, notes, rows)
+    found = report.Benchmark(machine, report.versions(), report.today(), settings, {}, [], [])
+    failed = measure(options, found)
     print(found.text(former, Path(options.compare).name if options.compare else ""))
-    if options.json:
-        found.write(options.json)
     return int(failed)
 
 
@@ -51,7 +49,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", choices=GROUPS, help="measure these alone")
     add("--repeats", type=int, metavar="N", help="measurements, whose median is shown (default 5)")
     add("--samples", metavar="DIR", help="data set in COCO's layout for the loader (default: drawn scenes)")
-    add("--json", metavar="FILE", help="also write all values")
+    add("--json", metavar="FILE", help="also write all values, after each group of rows")
     add("--compare", metavar="FILE", help="add a column: values divided by those of an earlier --json")
     add("--quick", action="store_true", help="detection and loader of the tiny network, once")
     options = parser.parse_args(arguments)
@@ -64,11 +62,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def measure(options: argparse.Namespace) -> tuple[list[report.Row], dict[str, dict[str, float]], list[str], bool]:
-    """(rows, GFLOP by configuration and part, notes, whether a group failed, which is noted)."""
-    rows: list[report.Row] = []
-    gflop: dict[str, dict[str, float]] = {}
-    notes: list[str] = []
+def measure(options: argparse.Namespace, into: report.Benchmark) -> bool:
+    """Measure into rows, GFLOP and notes of a benchmark, and write it after each group; whether one failed."""
+    rows, gflop, notes = into.rows, into.gflop, into.notes
     failures = []
 
     def attempt(name: str, function: Callable[[], None]) -> None:
@@ -76,6 +72,9 @@ def measure(options: argparse.Namespace) -> tuple[list[report.Row], dict[str, di
             function()
         except RuntimeError as error:
             failures.append(f"{name}: failed: {error}")
+            notes.append(failures[-1])
+        if options.json:  # a run that is stopped later keeps what it has measured
+            into.write(options.json)
 
     def detections(config: str) -> None:
         side = _QUICK_SIDE if options.quick else _SIDE
@@ -104,7 +103,7 @@ def measure(options: argparse.Namespace) -> tuple[list[report.Row], dict[str, di
         attempt(f"training, {config}", lambda config=config: training(config))
     if "loader" in options.only:
         attempt("loader", loader)
-    return rows, gflop, [*notes, *failures], bool(failures)
+    return bool(failures)
 
 
 def chosen_runs(options: argparse.Namespace) -> list[Run]:
