@@ -65,14 +65,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def measure(options: argparse.Namespace, into: report.Benchmark) -> bool:
     """Measure into rows, GFLOP and notes of a benchmark, and write it after each group; whether one failed."""
     rows, gflop, notes = into.rows, into.gflop, into.notes
-    failures = []
+    failed = []
 
     def attempt(name: str, function: Callable[[], None]) -> None:
         try:
             function()
         except RuntimeError as error:
-            failures.append(f"{name}: failed: {error}")
-            notes.append(failures[-1])
+            failed.append(name)
+            notes.append(f"{name}: failed: {error}")
         if options.json:  # a run that is stopped later keeps what it has measured
             into.write(options.json)
 
@@ -103,7 +103,7 @@ def measure(options: argparse.Namespace, into: report.Benchmark) -> bool:
         attempt(f"training, {config}", lambda config=config: training(config))
     if "loader" in options.only:
         attempt("loader", loader)
-    return bool(failures)
+    return bool(failed)
 
 
 def chosen_runs(options: argparse.Namespace) -> list[Run]:

@@ -33,7 +33,7 @@ from .training.trainer import Trainer, TrainingSettings, train_on_dataset
 from .training.training_model import build_training_model, compile_model
 from .weights import choice, loading, pretrained, thresholds
 from .weights.loading import LoadReport
-from .weights.runs import find_last_checkpoint, log_dir_of
+from .weights.runs import EPOCH_NAME, find_last_checkpoint, log_dir_of
 
 _log = logging.getLogger(__name__)
 # settings that may change when a run is resumed
@@ -396,7 +396,7 @@ class SiameseMaskRCNN:
         """Set `log_dir` and `checkpoint_path` from the configuration, and `epoch` to 0; `model_path` is unused."""
         self.epoch = 0
         self.log_dir = str(log_dir_of(self.config, self.model_dir))
-        self.checkpoint_path = str(Path(self.log_dir) / "siamese_mrcnn_{epoch:04d}.h5")
+        self.checkpoint_path = str(Path(self.log_dir) / f"{EPOCH_NAME}.h5")
 
     def set_trainable(
         self, layer_regex: str, keras_model: keras.Model | None = None, indent: int = 0, verbose: int = 0

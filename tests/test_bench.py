@@ -26,6 +26,19 @@ def modules(monkeypatch):
     return types.SimpleNamespace(bench=bench, detections=detections, report=report, worker=worker)
 
 
+def test_a_stopped_run_keeps_what_it_measured(modules, monkeypatch, tmp_path):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    row = modules.report.Row("startup", "tiny", "tensorflow", None, "import", "s", [1.0])
+    monkeypatch.setattr(modules.bench, "measure_startup", lambda **_: ([row], ["a note"]))
+    monkeypatch.setattr(modules.bench, "measure_loader", stop)
+    with pytest.raises(KeyboardInterrupt):
+        modules.bench.main(["--only", "startup", "loader", "--json", str(tmp_path / "kept.json")])
+    kept = modules.report.Benchmark.read(tmp_path / "kept.json")
+    assert kept.rows == [row] and kept.notes == ["a note"]
+
+
 # ---- operations --------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_operations_of_the_large_network(monkeypatch):

@@ -36,10 +36,11 @@ def write_onnx(graph: Graph, path: Path) -> None:
             converted = tf2onnx.tfonnx.process_tf_graph(
                 constant, opset=_OPSET, input_names=inputs, output_names=outputs, tensors_to_rename=names
             )
-    # Each optimization would write all weights again, into memory that protobuf keeps: gigabytes. The model has them.
+    # Each optimization would copy all weights into messages, whose memory protobuf keeps: gigabytes. `make_model` does
+    # it once. Optimizations that catch errors would copy the graph, too.
     converted.update_proto = lambda *_: None
-    converted = tf2onnx.optimizer.optimize_graph(converted, catch_errors=False)  # catching makes copies, too
-    del converted.update_proto
+    converted = tf2onnx.optimizer.optimize_graph(converted, catch_errors=False)
+    vars(converted).pop("update_proto", None)
     tf2onnx.utils.save_protobuf(str(path), converted.make_model(graph.name))
     del converted, frozen, constant
     gc.collect()  # their nodes point at each other

@@ -30,7 +30,7 @@ from ..io.locks import exclusive
 from ..weights import loading, runs
 from ..weights.keras_files import write_state
 from ..weights.run_files import Command, TrainerState, read_trainer_state
-from ..weights.runs import CONFIG_FILE, RUN_FILE, STATE_FILE, best_epoch
+from ..weights.runs import CONFIG_FILE, EPOCH_NAME, RUN_FILE, STATE_FILE, best_epoch
 from .restore import load_checkpoint, not_finite
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class CheckpointManager:
         *,
         keep: int,
         save_legacy: Callable[[Any, Path], None] = loading.save_weights,
-        name: str = "siamese_mrcnn_{epoch:04d}",
+        name: str = EPOCH_NAME,
         writes: bool = True,
     ) -> None:
         if keep < 1:

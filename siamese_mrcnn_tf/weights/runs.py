@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .run_files import TrainerState
 
 RUN_FILE, CONFIG_FILE, STATE_FILE = "run.json", "config.json", "state.json"  # command, configuration, progress
+EPOCH_NAME = "siamese_mrcnn_{epoch:04d}"  # of the files of a finished epoch, without suffix
 CHECKPOINT = re.compile(r"siamese_mrcnn_(\d{4})\.h5")
 _VALIDATED = "val_loss"
 
@@ -43,21 +44,25 @@ def log_dir_of(config: Config, model_dir: StrPath) -> Path:
 
 def best_epoch(history: Sequence[dict[str, Any]]) -> int | None:
     """Number of the epoch with the lowest validation loss; None without validation."""
-    losses = {row["epoch"]: row.get(_VALIDATED) for row in history}
-    finite = {epoch: loss for epoch, loss in losses.items() if loss is not None and math.isfinite(loss)}
+    finite = {epoch: loss for epoch, loss in _losses(history).items() if loss is not None and math.isfinite(loss)}
     return min(finite, key=finite.__getitem__) if finite else None
 
 
 def has_risen(history: Sequence[dict[str, Any]]) -> bool:
-    """Whether the validation loss of the last epoch is above the lowest."""
-    best = best_epoch(history)
-    loss, lowest = (row.get(_VALIDATED) for row in (history[-1], next(row for row in history if row["epoch"] == best)))
-    return loss is not None and lowest is not None and not loss <= lowest
+    """Whether the validation loss of the last epoch is above the lowest, or not a number; False without either."""
+    losses, best = _losses(history), best_epoch(history)
+    last, lowest = (None, None) if best is None else (losses[history[-1]["epoch"]], losses[best])
+    return last is not None and lowest is not None and not last <= lowest
+
+
+def _losses(history: Sequence[dict[str, Any]]) -> dict[int, float | None]:
+    """Validation loss by epoch; None in epochs without validation."""
+    return {row["epoch"]: row.get(_VALIDATED) for row in history}
 
 
 def checkpoint_name(epoch: int) -> str:
     """The name of the weight file of a finished epoch."""
-    return f"siamese_mrcnn_{epoch:04d}.h5"
+    return f"{EPOCH_NAME.format(epoch=epoch)}.h5"
 
 
 def find_last_checkpoint(log_dir: StrPath) -> str:
