@@ -16,6 +16,7 @@ from siamese_mrcnn_tf.modeling.folding import FoldedConv
 from siamese_mrcnn_tf.modeling.matching import MatchingLayer
 from siamese_mrcnn_tf.modeling.network import POOLED_LEVELS, SharedLayers, image_shape
 from siamese_mrcnn_tf.modeling.parts import PredictorParts
+from siamese_mrcnn_tf.modeling.rpn import RPN_BBOX, RPN_CLASS, RPN_CONV, RPNHead
 from siamese_mrcnn_tf.modeling.shared_scene import SceneTerms, SharedMatching
 
 PARTS = {  # of the network -> how the names of its layers begin
@@ -100,6 +101,8 @@ def layer_operations(layer: KL.Layer, inputs: Any, outputs: Any) -> int:
         return _scene_terms_operations(layer, inputs, outputs)
     if isinstance(layer, SharedMatching):
         return _shared_matching_operations(layer, *outputs)
+    if isinstance(layer, RPNHead):
+        return 2 * _rpn_products(layer.rpn_model, inputs.shape[-1], outputs)
     if isinstance(layer, KL.BatchNormalization):
         return 0
     if isinstance(layer, KL.Conv2DTranspose):
@@ -121,11 +124,20 @@ def _scene_terms_operations(layer: SceneTerms, scene: list[Any], outputs: list[A
     return 2 * total
 
 
-def _shared_matching_operations(layer: SharedMatching, matched: list[Any], active: list[Any]) -> int:
-    """Of the differences' terms of matched maps and of the RPN."""
-    channels, filters, features, cells = _sizes(layer)
+def _shared_matching_operations(layer: SharedMatching, matched: list[Any], rpn: list[dict[str, Any]]) -> int:
+    """Of the differences' terms of matched maps, and of the RPN."""
+    channels, filters, _, _ = _sizes(layer)
     total = sum(_positions(tensor) for tensor in matched) * channels * filters
-    return 2 * (total + sum(_positions(tensor) for tensor in active) * cells * channels * features)
+    return 2 * (total + sum(_rpn_products(layer.rpn.rpn_model, channels, outputs) for outputs in rpn))
+
+
+def _rpn_products(rpn_model: keras.Model, channels: int, outputs: dict[str, Any]) -> int:
+    """Of the RPN for a map with `channels` channels."""
+    convolution, *heads = (rpn_model.get_layer(name) for name in (RPN_CONV, RPN_CLASS, RPN_BBOX))
+    products = math.prod(convolution.kernel.shape[:2]) * channels * convolution.filters
+    products += sum(math.prod(head.kernel.shape) for head in heads)
+    anchors = heads[0].filters // 2  # of a cell
+    return _positions(outputs["rpn_class"]) // anchors * products
 
 
 def _sizes(layer: SceneTerms | SharedMatching) -> tuple[int, int, int, int]:

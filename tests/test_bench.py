@@ -59,7 +59,7 @@ def test_operations_of_the_large_network(monkeypatch):
     assert sum(count for name, count in steps["_detect"].items() if name.startswith("fpn_distance")) == (
         2 * cells * 512 * 384
     )
-    assert steps["_detect_shared"]["shared_matching"] == 2 * (pooled * 256 * 384 + cells * 9 * 256 * 512)
+    assert steps["_detect_shared"]["shared_matching"] == 2 * (pooled * 256 * 384 + cells * 512 * (9 * 256 + 18))
     composed = 5 * 9 * 384 * 512 * (2 * 256 + 1)
     assert steps["_share"].total() == 2 * (pooled * 256 * 384 + cells * 9 * 257 * 512 + composed)
 

@@ -11,6 +11,7 @@ import keras
 from keras import layers as KL
 from keras import ops
 
+from ..ops import bands
 from ..ops.box_ops import Tensor
 from .backbone import LEVELS
 
@@ -37,6 +38,8 @@ class MatchingLayer(KL.Layer):
     def call(self, inputs: list[Tensor]) -> Tensor:
         """inputs: scene map [batch, h, w, channels], reference [batch, channels] -> [batch, h, w, filters]."""
         scene_map, reference = inputs
+        if bands.applies(scene_map):
+            return banded_matching_graph(scene_map, reference, self.kernel, self.bias)
         return matching_graph(scene_map, reference, self.kernel, self.bias)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
@@ -50,6 +53,17 @@ def matching_graph(scene_map: Tensor, reference: Tensor, kernel: Tensor, bias: T
     channels = scene_map.shape[-1]
     difference = ops.abs(scene_map - reference[:, None, None, :])
     return ops.conv(scene_map, kernel[:, :, :channels]) + bias + ops.conv(difference, kernel[:, :, channels:])
+
+
+def banded_matching_graph(scene_map: Tensor, reference: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """`matching_graph` where `ops.bands.applies`: of |P - t| only a band is in memory at a time."""
+    height, width = scene_map.shape[1:3]
+
+    def compute(index: Tensor | int, band: int) -> Tensor:
+        rows = scene_map[index, band * bands.ROWS : (band + 1) * bands.ROWS]
+        return matching_graph(rows[None], reference[index][None], kernel, bias)[0]
+
+    return bands.in_bands(scene_map, height // bands.ROWS, (bands.ROWS, width, kernel.shape[-1]), compute)
 
 
 def match_graph(scene: list[Tensor], embedding: Tensor, layers: Any) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from .network import (
 )
 from .roi_align import ListedROIAlign
 from .roi_heads import mask_head_graph
-from .rpn import all_anchors_graph, build_rpn_tail
+from .rpn import RPNHead, all_anchors_graph
 from .shared_scene import SceneTerms, SharedMatching
 
 MATCHED = [f"matched_{level}" for level in POOLED_LEVELS]  # outputs of the detectors that masks are pooled from
@@ -100,14 +100,15 @@ class PredictorParts:
     def match(self, scene: list[Tensor], embedding: Tensor) -> Matches:
         """Matching and RPN: [P2..P6], each [batch, h, w, channels], and embedding [batch, levels, channels]."""
         matched = match_graph(scene, embedding, self.layers)
-        rpn = all_anchors_graph([self.layers.rpn_model(level_map) for level_map in matched.values()])
-        return rpn, {name: matched[name] for name in MATCHED}
+        rpn = RPNHead(self.layers.rpn_model)
+        return all_anchors_graph([rpn(level_map) for level_map in matched.values()]), {
+            name: matched[name] for name in MATCHED
+        }
 
     def match_shared(self, scene: list[Tensor], terms: list[Tensor], embedding: Tensor) -> Matches:
         """`match` for each of several embeddings and one scene, with what `SceneTerms` gives for it."""
-        matched, shared = SharedMatching(self.layers, name="shared_matching")([*scene, *terms, embedding])
-        tail = build_rpn_tail(self.layers.rpn_model)
-        return all_anchors_graph([tail(level) for level in shared]), dict(zip(MATCHED, matched, strict=True))
+        matched, rpn = SharedMatching(self.layers, name="shared_matching")([*scene, *terms, embedding])
+        return all_anchors_graph(rpn), dict(zip(MATCHED, matched, strict=True))
 
     def _detected(
         self, rpn: dict[str, Tensor], matched: dict[str, Tensor], image_meta: Tensor, anchors: Tensor

@@ -14,11 +14,13 @@ from keras import layers as KL
 from keras import ops
 
 from ..config import Config
+from ..ops import winograd
 from ..ops.box_ops import Tensor, apply_box_deltas_graph, clip_boxes_graph, gather_batched
 from ..ops.kernels import is_exporting, non_max_suppression
+from ..ops.tracing import computing_in_bands
 from .backbone import MapConv
 
-RPN_CONV, _RPN_CLASS, _RPN_BBOX = "rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred"  # layers of `rpn_model`
+RPN_CONV, RPN_CLASS, RPN_BBOX = "rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred"  # layers of `rpn_model`
 _PROPOSAL_SETTINGS = ("proposal_count", "nms_threshold", "pre_nms_limit", "bbox_std_dev")
 
 
@@ -52,21 +54,58 @@ def rpn_graph(
     convolution = {"padding": "same", "activation": "relu", "strides": anchor_stride, "name": RPN_CONV}
     shared = MapConv(conv_channels, 3, **convolution)(feature_map)
     # outputs are float32, also under mixed precision
-    logits = KL.Conv2D(2 * anchors_per_location, 1, dtype="float32", name=_RPN_CLASS)
-    deltas = KL.Conv2D(4 * anchors_per_location, 1, dtype="float32", name=_RPN_BBOX)
-    return _anchor_outputs_graph(shared, logits, deltas)
+    logits = KL.Conv2D(2 * anchors_per_location, 1, dtype="float32", name=RPN_CLASS)
+    deltas = KL.Conv2D(4 * anchors_per_location, 1, dtype="float32", name=RPN_BBOX)
+    return anchor_outputs_graph(logits(shared), deltas(shared))
 
 
-def build_rpn_tail(rpn_model: keras.Model) -> keras.Model:
-    """`rpn_model` after its convolution RPN_CONV: output of its ReLU [batch, h, w, channels] -> dict of `rpn_graph`."""
-    shared = keras.Input((None, None, rpn_model.get_layer(RPN_CONV).filters), name="input_rpn_shared")
-    layers = (rpn_model.get_layer(name) for name in (_RPN_CLASS, _RPN_BBOX))
-    return keras.Model(shared, _anchor_outputs_graph(shared, *layers), name="rpn_tail")
+class RPNHead(KL.Layer):
+    """`rpn_model` for inference: the same outputs with the same weights, but for rounding.
+
+    Its convolution has more channels than any other large map. Where `ops.winograd` computes it, only a band of it is
+    in memory at a time.
+
+    Args:
+        rpn_model: of `build_rpn_model`.
+    """
+
+    def __init__(self, rpn_model: keras.Model, **kwargs: Any) -> None:
+        convolution = rpn_model.get_layer(RPN_CONV)
+        super().__init__(dtype=convolution.compute_dtype, autocast=False, **kwargs)  # weights are read in float32
+        self.rpn_model, self.convolution = rpn_model, convolution
+        self.built = True  # it has no weights of its own
+        self._heads = [rpn_model.get_layer(name) for name in (RPN_CLASS, RPN_BBOX)]
+
+    def call(self, level_map: Tensor) -> dict[str, Tensor]:
+        """Map [batch, h, w, channels] -> dict of `rpn_graph`."""
+        convolution = self.convolution
+        kernel, bias = (ops.cast(weight.value, self.compute_dtype) for weight in (convolution.kernel, convolution.bias))
+        return self.outputs(ops.cast(level_map, self.compute_dtype), kernel, bias)
+
+    def outputs(self, level_map: Tensor, kernel: Tensor, term: Tensor) -> dict[str, Tensor]:
+        """`call` with another kernel, and what is added before the ReLU: [filters], or a map [1, h, w, filters]."""
+        convolution = self.convolution
+        if not (computing_in_bands.is_on and winograd.applies(level_map, kernel, convolution.strides)):
+            shared = ops.relu(convolution.convolution_op(level_map, kernel) + term)
+            return anchor_outputs_graph(*(head(shared) for head in self._heads))
+        kernels, biases = ([getattr(head, name).value for head in self._heads] for name in ("kernel", "bias"))
+        sizes = [bias.shape[0] for bias in biases]
+        pointwise, bias = ops.concatenate(kernels, axis=-1)[0, 0], ops.concatenate(biases)
+
+        def finish(values: Tensor, band: int) -> Tensor:
+            added = term if len(term.shape) == 1 else winograd.band_of(term, band)
+            return ops.matmul(ops.relu(values + added), pointwise) + bias
+
+        found = winograd.convolve_then(level_map, kernel, sum(sizes), finish)
+        return anchor_outputs_graph(found[..., : sizes[0]], found[..., sizes[0] :])
+
+    def compute_output_shape(self, input_shape: Any) -> dict[str, Sequence[int | None]]:
+        return self.rpn_model.compute_output_shape(input_shape)
 
 
-def _anchor_outputs_graph(shared: Tensor, class_layer: KL.Layer, bbox_layer: KL.Layer) -> dict[str, Tensor]:
-    logits = KL.Reshape((-1, 2), dtype="float32")(class_layer(shared))
-    deltas = KL.Reshape((-1, 4), dtype="float32")(bbox_layer(shared))
+def anchor_outputs_graph(logits: Tensor, deltas: Tensor) -> dict[str, Tensor]:
+    """The outputs of the convolutions RPN_CLASS and RPN_BBOX, each [batch, h, w, channels] -> dict of `rpn_graph`."""
+    logits, deltas = (KL.Reshape((-1, size), dtype="float32")(maps) for size, maps in ((2, logits), (4, deltas)))
     probabilities = KL.Activation("softmax", dtype="float32", name="rpn_class_xxx")(logits)
     return {"rpn_class_logits": logits, "rpn_class": probabilities, "rpn_bbox": deltas}
 

@@ -15,16 +15,16 @@ from ..ops.box_ops import Tensor
 from .backbone import LEVELS
 from .matching import MatchingLayer
 from .network import POOLED_LEVELS, SharedLayers
-from .rpn import RPN_CONV
+from .rpn import RPNHead
 
 
 class _SharedLayer(KL.Layer):
     """A layer without weights of its own over matching and RPN of `layers`."""
 
     def __init__(self, layers: SharedLayers, **kwargs: Any) -> None:
-        convolution = layers.rpn_model.get_layer(RPN_CONV)
-        super().__init__(dtype=convolution.compute_dtype, autocast=False, **kwargs)  # weights are read in float32
-        self.matching, self.convolution = [layers.matching[level] for level in LEVELS], convolution
+        rpn = RPNHead(layers.rpn_model)
+        super().__init__(dtype=rpn.compute_dtype, autocast=False, **kwargs)  # weights are read in float32
+        self.matching, self.rpn, self.convolution = [layers.matching[level] for level in LEVELS], rpn, rpn.convolution
 
 
 class SceneTerms(_SharedLayer):
@@ -74,24 +74,22 @@ class SceneTerms(_SharedLayer):
 class SharedMatching(_SharedLayer):
     """The terms of references, added to those of their scene."""
 
-    def call(self, inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def call(self, inputs: list[Tensor]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         """inputs: [P2..P6] of one scene, the list of `SceneTerms`, embeddings [batch, levels, channels]
-        -> (matched P2..P5 [batch, h, w, filters]; for P2..P6 the output of the RPN's ReLU
-        [batch, h, w, rpn channels])."""
+        -> (matched P2..P5 [batch, h, w, filters]; for P2..P6 the dict of `rpn.rpn_graph`)."""
         *given, embeddings = inputs
         levels, pooled = len(LEVELS), len(POOLED_LEVELS)
         scene, given = given[:levels], given[levels:]
         of_scene, shared, kernels = given[:pooled], given[pooled : pooled + levels], given[pooled + levels :]
-        matching, convolution = self.matching, self.convolution
-        matched, active = [], []
-        for index, (level_map, layer) in enumerate(zip(scene, matching, strict=True)):
+        matched, found = [], []
+        for index, (level_map, layer) in enumerate(zip(scene, self.matching, strict=True)):
             reference = ops.cast(embeddings[:, index], self.compute_dtype)
             difference = ops.abs(level_map - reference[:, None, None, :])
             if index < pooled:
                 kernel = ops.cast(_kernels(layer)[1], self.compute_dtype)
                 matched.append(of_scene[index] + ops.conv(difference, kernel))
-            active.append(ops.relu(shared[index] + convolution.convolution_op(difference, kernels[index])))
-        return matched, active
+            found.append(self.rpn.outputs(difference, kernels[index], shared[index]))
+        return matched, found
 
 
 def _kernels(layer: MatchingLayer) -> tuple[Tensor, Tensor]:

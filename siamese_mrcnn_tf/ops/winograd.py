@@ -8,14 +8,15 @@ second. Results differ from those of a plain convolution by about 1e-5 of the la
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
 
+from .bands import in_bands
 from .box_ops import Tensor
 from .kernels import has_tensorflow_ops, is_exporting
-from .tracing import allowing_winograd
+from .tracing import allowing_winograd, computing_in_bands
 
 _TILE, _READ = 4, 6  # side of an output tile, and of the cells it is computed from
 _BLOCK = (32, 128)  # output cells of a block
@@ -63,10 +64,60 @@ def fits(height: int, width: int) -> bool:
 def convolve(maps: Tensor, kernel: Tensor) -> Tensor:
     """A convolution of stride 1, zero-padded: [batch, h, w, channels], [3, 3, channels, filters], both float32
     -> [batch, h, w, filters]. Height and width are static."""
+    if computing_in_bands.is_on:
+        return convolve_then(maps, kernel, kernel.shape[-1], lambda values, band: values)
+    return _differentiable()(maps, kernel)
+
+
+def convolve_then(maps: Tensor, kernel: Tensor, size: int, finish: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """`convolve` followed by another function of each cell. It has no gradient.
+
+    Args:
+        maps, kernel: as in `convolve`.
+        size: channels of the result.
+        finish: from a band of the convolution [rows, columns, filters], and its number, to [rows, columns, size].
+
+    Returns:
+        [batch, h, w, size].
+    """
+    import tensorflow as tf
+
+    transformed = tf.einsum("ia,jb,abco->ijco", _KERNEL, _KERNEL, kernel)
+    transformed = tf.reshape(transformed, (_READ**2, *kernel.shape[2:]))
+    height, width = maps.shape[1:3]
+    rows, columns = _blocks(height, width)
+
+    def compute(index: Tensor | int, row: int) -> Tensor:
+        blocks: list[Tensor] = []
+        for column in range(columns):  # one after the other, which limits the memory of the transforms
+            with tf.control_dependencies(blocks[-1:]):
+                blocks.append(_compiled_block()(_cells(maps[index], row, column), transformed))
+        return finish(blocks[0] if columns == 1 else tf.concat(blocks, axis=1), row)
+
+    return in_bands(maps, rows, (_BLOCK[0], columns * _BLOCK[1], size), compute)[:, :height, :width]
+
+
+def band_of(values: Tensor, band: int) -> Tensor:
+    """What `convolve_then` has as a band, of a map [1, h, w, channels]: [rows, columns, channels], zero outside."""
+    import tensorflow as tf
+
+    height, width = values.shape[1:3]
+    start = band * _BLOCK[0]
+    found = values[0, start : start + _BLOCK[0]]
+    outside = (_BLOCK[0] - found.shape[0], _blocks(height, width)[1] * _BLOCK[1] - width)
+    return tf.pad(found, ((0, outside[0]), (0, outside[1]), (0, 0))) if any(outside) else found
+
+
+@functools.cache
+def _differentiable() -> Callable[..., Any]:
+    """`convolve` with gradients.
+
+    TensorFlow never frees a custom gradient, nor the graph around it. So this graph has a function of its own.
+    """
     import tensorflow as tf
 
     @tf.custom_gradient
-    def differentiable(maps: Tensor, kernel: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+    def convolve(maps: Tensor, kernel: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             turned = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
             of_kernel = tf.raw_ops.Conv2DBackpropFilter(
@@ -76,36 +127,14 @@ def convolve(maps: Tensor, kernel: Tensor) -> Tensor:
                 strides=[1] * 4,
                 padding="SAME",
             )
-            return _convolve(upstream, turned), of_kernel
+            return plain(upstream, turned), of_kernel
 
-        return _convolve(maps, kernel), gradient
+        return plain(maps, kernel), gradient
 
-    return differentiable(tf.convert_to_tensor(maps), tf.convert_to_tensor(kernel))
+    def plain(maps: Tensor, kernel: Tensor) -> Tensor:
+        return convolve_then(maps, kernel, kernel.shape[-1], lambda values, band: values)
 
-
-def _convolve(maps: Tensor, kernel: Tensor) -> Tensor:
-    """`convolve` without a gradient."""
-    import tensorflow as tf
-
-    transformed = tf.einsum("ia,jb,abco->ijco", _KERNEL, _KERNEL, kernel)
-    transformed = tf.reshape(transformed, (_READ**2, *kernel.shape[2:]))
-    height, width = maps.shape[1:3]
-    rows, columns = _blocks(height, width)
-
-    def convolve_one(image: Tensor) -> Tensor:
-        lines = tf.raw_ops.Empty(shape=(rows, _BLOCK[0], columns * _BLOCK[1], kernel.shape[-1]), dtype=tf.float32)
-        for row in range(rows):  # one after the other, into one tensor: a list of them would take memory twice
-            blocks: list[Tensor] = []
-            for column in range(columns):  # one after the other, which limits the memory of the transforms
-                with tf.control_dependencies([lines, *blocks[-1:]]):
-                    blocks.append(_compiled_block()(_cells(image, row, column), transformed))
-            lines = tf.raw_ops.InplaceUpdate(x=lines, i=[row], v=tf.concat(blocks, axis=1)[None])
-        return tf.reshape(lines, (rows * _BLOCK[0], columns * _BLOCK[1], -1))[:height, :width]
-
-    if maps.shape[0] == 1:
-        return convolve_one(maps[0])[None]
-    result = tf.TensorSpec((height, width, kernel.shape[-1]), tf.float32)
-    return tf.map_fn(convolve_one, maps, fn_output_signature=result)
+    return cast(Callable[..., Any], tf.function(convolve, autograph=False))
 
 
 def _cells(image: Tensor, row: int, column: int) -> Tensor:
