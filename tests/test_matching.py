@@ -4,6 +4,8 @@ import numpy as np
 from keras import ops
 
 from siamese_mrcnn_tf.modeling import matching
+from siamese_mrcnn_tf.ops import bands
+from siamese_mrcnn_tf.ops.tracing import computing_in_bands
 
 
 def tensor(values):
@@ -32,6 +34,19 @@ def test_matching_of_a_batch_equals_numpy():
     found = array(matching.matching_graph(*map(tensor, (scene, reference, kernel, bias))))
     np.testing.assert_allclose(found, joined @ kernel[0, 0] + bias, atol=1e-5)
     assert found.min() < 0
+
+
+def test_large_maps_are_matched_in_bands():
+    rng = np.random.default_rng(1)
+    scene, reference = tensor(rng.normal(size=(2, 128, 130, 4))), tensor(rng.normal(size=(2, 4)))
+    layer = matching.MatchingLayer(3)
+    expected = array(layer([scene, reference]))
+    with computing_in_bands():
+        assert bands.applies(scene) and not bands.applies(scene[:, :96]) and not bands.applies(scene[:, :127])
+        found = array(layer([scene, reference]))
+        assert np.array_equal(found[:1], array(layer([scene[:1], reference[:1]])))
+    assert not bands.applies(scene)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_matching_of_an_empty_batch(empty_convolutions):

@@ -77,6 +77,28 @@ def test_rpn_equals_plain_operations():
     np.testing.assert_allclose(outputs["rpn_class"], softmax(outputs["rpn_class_logits"]), atol=1e-6)
 
 
+@pytest.mark.slow  # compiled by XLA
+@pytest.mark.parametrize("height", [64, 61])
+def test_rpn_of_large_maps_in_bands(height):
+    rng = np.random.default_rng(2)
+    model = rpn.build_rpn_model(1, 3, 128, 256)
+    for weight in model.weights:
+        weight.assign(rng.normal(size=weight.shape) / 30)
+    maps, head = tensor(rng.normal(size=(2, height, 120, 128))), rpn.RPNHead(model)
+    term = tensor(rng.normal(size=(1, height, 120, 256)))
+    kernel = model.get_layer(rpn.RPN_CONV).kernel.value
+    added = head.outputs(maps, kernel, term)
+    with tracing.computing_in_bands():
+        for name, expected in model(maps).items():
+            np.testing.assert_allclose(array(head(maps)[name]), array(expected), atol=1e-6)
+        with tracing.allowing_winograd():
+            in_bands, added_in_bands = head(maps), head.outputs(maps, kernel, term)
+    for name, expected in model(maps).items():
+        np.testing.assert_allclose(array(in_bands[name]), array(expected), atol=1e-4)
+        np.testing.assert_allclose(array(added_in_bands[name]), array(added[name]), atol=1e-4)
+    assert np.abs(array(added["rpn_bbox"]) - array(in_bands["rpn_bbox"])).max() > 0.1
+
+
 def test_rpn_takes_maps_of_any_size():
     model = rpn.build_rpn_model(1, 3, CHANNELS, 4)
     for height, width in ((1, 1), (4, 7)):

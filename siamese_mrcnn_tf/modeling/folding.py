@@ -5,6 +5,7 @@ it has no weights of its own, follows every change of the network's weights, and
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from keras import layers as KL
 from keras import ops
 
 from ..ops.box_ops import Tensor
+from ..ops.kernels import add_bias
 from .backbone import BatchNorm
 from .network import SharedLayers
 from .roi_heads import Layers
@@ -32,11 +34,19 @@ class FoldedConv(KL.Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         convolution, norm = self.convolution, self.norm
+        inputs, kernel = ops.cast(inputs, self.compute_dtype), convolution.kernel.value
         scale = norm.gamma.value * ops.rsqrt(norm.moving_variance.value + norm.epsilon)
-        bias = (convolution.bias.value - norm.moving_mean.value) * scale + norm.beta.value
-        kernel = ops.cast(convolution.kernel.value * scale, self.compute_dtype)
-        outputs = convolution.convolution_op(ops.cast(inputs, self.compute_dtype), kernel)
-        return outputs + ops.cast(bias, self.compute_dtype)
+        bias = ops.cast((convolution.bias.value - norm.moving_mean.value) * scale + norm.beta.value, self.compute_dtype)
+        if self._scales_outputs(inputs):
+            outputs = convolution.convolution_op(inputs, ops.cast(kernel, self.compute_dtype))
+            return outputs * ops.cast(scale, self.compute_dtype) + bias
+        outputs = convolution.convolution_op(inputs, ops.cast(kernel * scale, self.compute_dtype))
+        return add_bias(outputs, bias)
+
+    def _scales_outputs(self, inputs: Tensor) -> bool:
+        """Whether the map is smaller than the kernel, so that it takes less time to multiply the map by the scale."""
+        shape = self.compute_output_shape((1, *inputs.shape[1:]))
+        return None not in shape and math.prod(shape) < math.prod(self.convolution.kernel.shape)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         return self.convolution.compute_output_shape(input_shape)

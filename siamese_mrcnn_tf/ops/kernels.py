@@ -1,4 +1,4 @@
-"""Non-maximum suppression and crop-and-resize, the two operations that differ between Keras backends.
+"""Non-maximum suppression, crop-and-resize and biases, the operations that differ between Keras backends.
 
 TensorFlow uses its own ops, as the original did. JAX, and TensorFlow where it compiles with XLA, which has no kernel
 for its crop-and-resize, use the portable forms. These have the same semantics and static shapes and are built from
@@ -100,6 +100,18 @@ def pyramid_crop_and_resize(
         rows.append(selected)
         crops.append(crop_and_resize(feature_map, of_boxes, of_images, crop_size))
     return tf.ensure_shape(tf.dynamic_stitch(rows, crops), [boxes.shape[0], *crop_size, feature_maps[0].shape[-1]])
+
+
+def add_bias(outputs: Tensor, bias: Tensor) -> Tensor:
+    """`outputs + bias` of a convolution [batch, h, w, filters] and [filters].
+
+    TensorFlow computes it with the convolution, and with a sum and a ReLU that follow.
+    """
+    if is_exporting() or not has_tensorflow_ops():
+        return outputs + bias
+    import tensorflow as tf
+
+    return tf.nn.bias_add(outputs, bias)
 
 
 def has_tensorflow_ops() -> bool:

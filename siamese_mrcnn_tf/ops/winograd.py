@@ -82,7 +82,7 @@ def convolve_then(maps: Tensor, kernel: Tensor, size: int, finish: Callable[[Ten
     """
     import tensorflow as tf
 
-    transformed = tf.einsum("ia,jb,abco->ijco", _KERNEL, _KERNEL, kernel)
+    transformed = tf.matmul(np.kron(_KERNEL, _KERNEL), tf.reshape(kernel, (9, -1)))
     transformed = tf.reshape(transformed, (_READ**2, *kernel.shape[2:]))
     height, width = maps.shape[1:3]
     rows, columns = _blocks(height, width)
