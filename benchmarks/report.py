@@ -14,7 +14,8 @@ from siamese_mrcnn_tf.io.files import read_json, write_json
 
 FORMAT = 1  # of the JSON file
 PACKAGES = ("tensorflow", "keras", "numpy", "openvino", "onnxruntime", "siamese-mrcnn-tf")
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")  # of a processor
+# of a processor
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
 HEADER = (
     *("group", "configuration", "runtime", "references", "stage", "measured", "processor, s", "GFLOP"),
     *("share", "share of processor time"),

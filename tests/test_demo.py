@@ -129,9 +129,17 @@ def test_a_folder_with_another_run_is_refused(stopped_demo, tmp_path, capsys, ot
 
 
 @pytest.mark.parametrize(
-    ("flags", "computes"), [("fma avx2", False), ("avx512_bf16 fma", True), ("amx_bf16", True), (None, False)]
+    ("flags", "computes"),
+    [
+        ("fma avx2", False),
+        ("avx512_bf16 fma", True),
+        ("avx512_bf16 avx512_fp16", False),  # slower there than float32
+        ("avx512_bf16 avx512_fp16 amx_bf16", True),
+        ("amx_bf16", True),
+        (None, False),
+    ],
 )
-def test_bfloat16_only_where_the_cpu_has_it(monkeypatch, tmp_path, caplog, stopped_demo, flags, computes):
+def test_bfloat16_only_where_it_is_fast(monkeypatch, tmp_path, caplog, stopped_demo, flags, computes):
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
     monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")

@@ -173,5 +173,5 @@ def checksum_of_layers(layers: SharedLayers) -> str:
 def warn_of_processor(precision: str) -> None:
     """Say so where a precision brings no speed on this machine."""
     if precision != "float32" and not multiplies(precision):
-        lacks = f"this processor has no instructions for it ({flags_of(precision)})"
+        lacks = f"this processor has no fast instructions for it ({flags_of(precision)})"
         logger.warning("precision %s: %s, it brings no speed here", precision, lacks)
