@@ -1,6 +1,7 @@
 """Matching: by hand, in batches, the mean over references."""
 
 import numpy as np
+import pytest
 from keras import ops
 
 from siamese_mrcnn_tf.modeling import matching
@@ -36,10 +37,11 @@ def test_matching_of_a_batch_equals_numpy():
     assert found.min() < 0
 
 
-def test_large_maps_are_matched_in_bands():
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_large_maps_are_matched_in_bands(policy):
     rng = np.random.default_rng(1)
-    scene, reference = tensor(rng.normal(size=(2, 128, 130, 4))), tensor(rng.normal(size=(2, 4)))
-    layer = matching.MatchingLayer(3)
+    layer = matching.MatchingLayer(3, dtype=policy)
+    scene, reference = (ops.cast(rng.normal(size=shape), layer.compute_dtype) for shape in ((2, 128, 130, 4), (2, 4)))
     expected = array(layer([scene, reference]))
     with computing_in_bands():
         assert bands.applies(scene) and not bands.applies(scene[:, :96]) and not bands.applies(scene[:, :127])

@@ -1,7 +1,8 @@
 """Batch normalization folded into convolutions: the same network for inference, in fewer operations.
 
-A folded convolution multiplies its kernel by the scale of the normalization that follows it, each time it is called. So
-it has no weights of its own, follows every change of the network's weights, and saves two passes over its output.
+A folded convolution multiplies its kernel, or its output where that is smaller, by the scale of the normalization that
+follows it, each time it is called. So it has no weights of its own, follows every change of the network's weights, and
+saves passes over its output.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from keras import layers as KL
 from keras import ops
 
 from ..ops.box_ops import Tensor
-from ..ops.kernels import add_bias
+from ..ops.kernels import add_bias, is_exporting
 from .backbone import BatchNorm
 from .network import SharedLayers
 from .roi_heads import Layers
@@ -44,7 +45,12 @@ class FoldedConv(KL.Layer):
         return add_bias(outputs, bias)
 
     def _scales_outputs(self, inputs: Tensor) -> bool:
-        """Whether the map is smaller than the kernel, so that it takes less time to multiply the map by the scale."""
+        """Whether the map is smaller than the kernel, so that it takes less time to multiply the map by the scale.
+
+        Other runtimes fold the kernel once.
+        """
+        if is_exporting():
+            return False
         shape = self.compute_output_shape((1, *inputs.shape[1:]))
         return None not in shape and math.prod(shape) < math.prod(self.convolution.kernel.shape)
 

@@ -101,9 +101,8 @@ class PredictorParts:
         """Matching and RPN: [P2..P6], each [batch, h, w, channels], and embedding [batch, levels, channels]."""
         matched = match_graph(scene, embedding, self.layers)
         rpn = RPNHead(self.layers.rpn_model)
-        return all_anchors_graph([rpn(level_map) for level_map in matched.values()]), {
-            name: matched[name] for name in MATCHED
-        }
+        found = all_anchors_graph([rpn(level_map) for level_map in matched.values()])
+        return found, {name: matched[name] for name in MATCHED}
 
     def match_shared(self, scene: list[Tensor], terms: list[Tensor], embedding: Tensor) -> Matches:
         """`match` for each of several embeddings and one scene, with what `SceneTerms` gives for it."""

@@ -3,7 +3,6 @@
 For inference with TensorFlow on a CPU; there are no gradients (`tracing.computing_in_bands`).
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 from .box_ops import Tensor
@@ -19,7 +18,11 @@ def applies(maps: Tensor) -> bool:
     if not computing_in_bands.is_on or is_exporting() or not has_tensorflow_ops():
         return False
     height, width = maps.shape[1:3]
-    return None not in (height, width) and height % ROWS == 0 and math.prod(maps.shape[1:3]) >= _MIN_CELLS
+    if None in (height, width) or height % ROWS or height * width < _MIN_CELLS:
+        return False
+    import tensorflow as tf
+
+    return not tf.config.list_logical_devices("GPU")
 
 
 def in_bands(maps: Tensor, count: int, shape: Sequence[int], compute: Callable[[Tensor | int, int], Tensor]) -> Tensor:
