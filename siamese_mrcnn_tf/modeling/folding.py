@@ -14,7 +14,8 @@ from keras import layers as KL
 from keras import ops
 
 from ..ops.box_ops import Tensor
-from ..ops.kernels import add_bias, is_exporting
+from ..ops.kernels import add_bias
+from ..ops.tracing import computing_in_bands
 from .backbone import BatchNorm
 from .network import SharedLayers
 from .roi_heads import Layers
@@ -47,9 +48,9 @@ class FoldedConv(KL.Layer):
     def _scales_outputs(self, inputs: Tensor) -> bool:
         """Whether the map is smaller than the kernel, so that it takes less time to multiply the map by the scale.
 
-        Other runtimes fold the kernel once.
+        Exported graphs fold all kernels: other runtimes do so once.
         """
-        if is_exporting():
+        if not computing_in_bands.is_on:
             return False
         shape = self.compute_output_shape((1, *inputs.shape[1:]))
         return None not in shape and math.prod(shape) < math.prod(self.convolution.kernel.shape)

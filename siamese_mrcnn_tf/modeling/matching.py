@@ -53,7 +53,7 @@ def matching_graph(scene_map: Tensor, reference: Tensor, kernel: Tensor, bias: T
     # convolving the two halves separately avoids building the concatenated map, twice as large as the scene's
     channels = scene_map.shape[-1]
     difference = ops.abs(scene_map - reference[:, None, None, :])
-    return add_bias(ops.conv(difference, kernel[:, :, channels:]), bias) + ops.conv(scene_map, kernel[:, :, :channels])
+    return add_bias(ops.conv(scene_map, kernel[:, :, :channels]), bias) + ops.conv(difference, kernel[:, :, channels:])
 
 
 def banded_matching_graph(scene_map: Tensor, reference: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:

@@ -30,5 +30,6 @@ exportable = TraceSwitch("exportable")
 compiling_xla = TraceSwitch("compiling_xla")
 # large convolutions by `winograd`
 allowing_winograd = TraceSwitch("allowing_winograd")
-# large maps in `bands`, where no gradients are needed
+# detection in this process: large maps in `bands`, biases with their convolutions, kernels of small maps not folded;
+# no gradients are needed
 computing_in_bands = TraceSwitch("computing_in_bands")
