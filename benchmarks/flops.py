@@ -142,7 +142,7 @@ def _rpn_products(rpn_model: keras.Model, channels: int, outputs: dict[str, Any]
 
 def _sizes(layer: SceneTerms | SharedMatching) -> tuple[int, int, int, int]:
     """(channels of the scene's maps, of matched maps, of the RPN, cells of its kernel)."""
-    height, width, filters, features = layer.convolution.kernel.shape
+    height, width, filters, features = layer.rpn.convolution.kernel.shape
     return layer.matching[0].kernel.shape[2] // 2, filters, features, height * width
 
 

@@ -28,6 +28,7 @@ from .modeling import network
 from .modeling.compiled import compiled
 from .modeling.parts import PredictorParts
 from .ops import winograd
+from .ops.devices import warn_of_precision
 from .ops.similarity import Verification
 from .weights import choice, loading, thresholds
 
@@ -79,6 +80,8 @@ class SiamesePredictor(BasePredictor):
             check_memory(self.config, "detection")
         self._winograd = winograd
         self.runtime, self.precision = runtime, precision or self.config.PRECISION
+        if layers is None:
+            warn_of_precision(self.precision)
         self._given_layers, self._weights = layers, weights
         if runtime == "tensorflow" or weights is None or layers is not None:
             self.layers  # noqa: B018  # errors of settings and weights come at once

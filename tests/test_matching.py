@@ -6,7 +6,7 @@ from keras import ops
 
 from siamese_mrcnn_tf.modeling import matching
 from siamese_mrcnn_tf.ops import bands
-from siamese_mrcnn_tf.ops.tracing import computing_in_bands
+from siamese_mrcnn_tf.ops.tracing import detecting
 
 
 def tensor(values):
@@ -43,7 +43,7 @@ def test_large_maps_are_matched_in_bands(policy):
     layer = matching.MatchingLayer(3, dtype=policy)
     scene, reference = (ops.cast(rng.normal(size=shape), layer.compute_dtype) for shape in ((2, 128, 130, 4), (2, 4)))
     expected = array(layer([scene, reference]))
-    with computing_in_bands():
+    with detecting():
         assert bands.applies(scene) and not bands.applies(scene[:, :96]) and not bands.applies(scene[:, :127])
         found = array(layer([scene, reference]))
         assert np.array_equal(found[:1], array(layer([scene[:1], reference[:1]])))

@@ -5,6 +5,7 @@ import shutil
 import sys
 
 import conftest
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from siamese_mrcnn_tf.compute.quantization import find_quantized
 from siamese_mrcnn_tf.io import cache, files, processor
 from siamese_mrcnn_tf.io.errors import InputError
 from siamese_mrcnn_tf.modeling import network
+from siamese_mrcnn_tf.ops import devices
 from siamese_mrcnn_tf.weights import loading
 
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
@@ -26,10 +28,11 @@ CONFIG = TinyConfig().replace(**conftest.MICRO, DETECTION_MIN_CONFIDENCE=0.0, US
 
 @pytest.fixture(scope="module")
 def expected():
-    """A predictor in TensorFlow whose network gives logits of some size."""
+    """A predictor in TensorFlow whose scores differ and are not near 0 or 1."""
+    keras.utils.set_random_seed(0)
     predictor, rng = SiamesePredictor(CONFIG), np.random.default_rng(5)
     for layer in (predictor.layers.classifier["mrcnn_class_logits"], predictor.layers.presence["presence_logit"]):
-        layer.kernel.assign(rng.normal(0, 0.3, layer.kernel.shape))
+        layer.kernel.assign(rng.normal(0, 0.01, layer.kernel.shape))
     return predictor
 
 
@@ -102,9 +105,11 @@ def test_a_filled_cache_needs_no_layers(predictor, weights, scene, crop, monkeyp
     predictor.set_image(scene)
     first = predictor.detect(crop)
     monkeypatch.setattr(network, "build_layers", lambda config: pytest.fail("layers were built"))
-    again = SiamesePredictor(CONFIG.replace(DETECTION_MAX_INSTANCES=7), weights=weights, runtime="openvino")
+    half = len(first["scores"]) // 2
+    threshold = float(first["scores"][half - 1 : half + 1].mean())
+    again = SiamesePredictor(CONFIG.replace(DETECTION_MIN_CONFIDENCE=threshold), weights=weights, runtime="openvino")
     again.set_image(scene)
-    np.testing.assert_array_equal(again.detect(crop)["rois"], first["rois"][:7])
+    np.testing.assert_array_equal(again.detect(crop)["rois"], first["rois"][:half])
 
 
 @needs_openvino
@@ -223,6 +228,7 @@ def test_quantize_needs_scenes(run):
         ("avx2", ["bfloat16", "int8"]),
         ("avx512_vnni", ["bfloat16"]),
         ("avx512_bf16 avx512_vnni", []),
+        ("avx512_bf16 avx512_fp16 avx512_vnni", ["bfloat16"]),
         ("amx_int8", ["bfloat16"]),
     ],
 )
@@ -230,8 +236,20 @@ def test_precisions_without_instructions_for_them(monkeypatch, tmp_path, caplog,
     (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
     monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
     for precision in ("float32", "bfloat16", "int8"):
-        openvino_parts.warn_of_processor(precision)
+        devices.warn_of_precision(precision)
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [f"precision {one}" for one in slow]
+    if "avx512_fp16" in flags:
+        assert "(amx_bf16)" in caplog.text
+
+
+def test_a_predictor_warns_once_of_its_precision(monkeypatch, tmp_path, caplog):
+    (tmp_path / "cpuinfo").write_text("flags\t\t: avx2\n")
+    monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
+    predictor = SiamesePredictor(CONFIG, precision="bfloat16")
+    predictor.without_masks(CONFIG.replace(PRECISION="bfloat16"), None)
+    assert [record.getMessage()[:18] for record in caplog.records] == ["precision bfloat16"]
+    SiamesePredictor(CONFIG)
+    assert len(caplog.records) == 1
 
 
 @needs_openvino

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from siamese_mrcnn_tf.ops import winograd
-from siamese_mrcnn_tf.ops.tracing import allowing_winograd, computing_in_bands
+from siamese_mrcnn_tf.ops.tracing import allowing_winograd, detecting
 
 pytestmark = pytest.mark.slow  # compiled by XLA
 
@@ -24,7 +24,7 @@ def test_the_convolution_borders_included(shape, batch):
     assert found.shape == expected.shape
     difference = np.abs(found - expected) / np.abs(expected).max()
     assert difference.max() < 5e-5 and difference.mean() < 2e-6
-    with computing_in_bands():  # without gradients: the same numbers
+    with detecting():  # without gradients: the same numbers
         assert np.array_equal(winograd.convolve(maps, kernel), found)
     sums = winograd.convolve_then(
         maps, kernel, 1, lambda values, band: ops.sum(values, axis=-1, keepdims=True) + 10.0 * band
@@ -60,7 +60,7 @@ def test_predictors_and_gradients_leave_no_graph():
 
         @tf.function
         def run(maps):
-            with tf.GradientTape() as tape, computing_in_bands(in_bands):
+            with tf.GradientTape() as tape, detecting(in_bands):
                 outputs = winograd.convolve(maps, weights)
             return outputs if in_bands else tape.gradient(outputs, weights)
 

@@ -97,6 +97,7 @@ def train(options: argparse.Namespace, folder: Path) -> int:
     """Train in the folder of the run, which is locked."""
     config, recipe = chosen_recipe(options)
     images, val = find_images(options, masks=recipe.mask_weight > 0)
+    from ..ops.devices import warn_of_precision
     from ..pretraining.classifier import build_classifier, pretrain
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
@@ -106,6 +107,7 @@ def train(options: argparse.Namespace, folder: Path) -> int:
         raise InputError("TF_CONFIG names several machines: pre-training runs on one, with --devices of it")
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours or days: show its progress
     distribution.prepare_backend(seed=options.seed, devices=options.devices)
+    warn_of_precision(config.PRECISION)
     with distribution.device_scope(options.devices), callbacks.stopping_on_signals() as stop:
         how: dict[str, Any] = {
             "weight_decay": recipe.weight_decay,

@@ -146,12 +146,14 @@ def train(
     """Train in the folder of the run, which is locked; arguments as of `open_trainer`."""
     start_keras(options)
     from ..data.single_category import one_category_note
+    from ..ops.devices import warn_of_precision
     from ..training import callbacks, distribution
     from ..training.checkpoints import save_command
     from ..training.trainer import train_on_dataset
 
     logging.getLogger("siamese_mrcnn_tf").setLevel(logging.INFO)  # a run takes hours: show its progress
     distribution.prepare_backend(seed=options.seed, devices=config.GPU_COUNT)
+    warn_of_precision(config.PRECISION)
     datasets, fixed = open_datasets(options, folder)
     if folder is None:
         say_once(options, one_category_note(datasets[0], config))

@@ -15,7 +15,7 @@ from .. import __version__
 from ..config import Config
 from ..io.cache import cache_folder
 from ..io.errors import InputError
-from ..io.processor import flags_of, multiplies
+from ..io.processor import multiplies
 from ..modeling.network import SharedLayers
 from .conversion import require_openvino
 from .dense import DenseParts
@@ -61,7 +61,6 @@ class OpenVinoParts:
         self._lock, self._models, self._requests = threading.Lock(), dict[str, Any](), dict[str, list[Any]]()
         self._weights_sha256 = weights_sha256
         self.on_inputs: Callable[[str, Arrays], None] | None = None
-        warn_of_processor(precision)
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -168,10 +167,3 @@ def checksum_of_layers(layers: SharedLayers) -> str:
         for values in layer.get_weights():
             digest.update(values.tobytes())
     return digest.hexdigest()
-
-
-def warn_of_processor(precision: str) -> None:
-    """Say so where a precision brings no speed on this machine."""
-    if precision != "float32" and not multiplies(precision):
-        lacks = f"this processor has no fast instructions for it ({flags_of(precision)})"
-        logger.warning("precision %s: %s, it brings no speed here", precision, lacks)

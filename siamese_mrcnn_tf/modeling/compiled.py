@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import keras
 
-from ..ops.tracing import allowing_winograd, compiling_xla, computing_in_bands
+from ..ops.tracing import allowing_winograd, compiling_xla, detecting
 
 
 def compiled(
@@ -42,7 +42,7 @@ def _with_tensorflow(model: keras.Model, *, xla: bool, allow_winograd: bool) -> 
     import tensorflow as tf
 
     def run(model: keras.Model, *inputs: Any) -> Any:
-        with compiling_xla(xla), allowing_winograd(allow_winograd), computing_in_bands():
+        with compiling_xla(xla), allowing_winograd(allow_winograd), detecting():
             return _run(model, *inputs)
 
     signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]

@@ -15,7 +15,7 @@ from keras import ops
 
 from ..ops.box_ops import Tensor
 from ..ops.kernels import add_bias
-from ..ops.tracing import computing_in_bands
+from ..ops.tracing import detecting
 from .backbone import BatchNorm
 from .network import SharedLayers
 from .roi_heads import Layers
@@ -50,7 +50,7 @@ class FoldedConv(KL.Layer):
 
         Exported graphs fold all kernels: other runtimes do so once.
         """
-        if not computing_in_bands.is_on:
+        if not detecting.is_on:
             return False
         shape = self.compute_output_shape((1, *inputs.shape[1:]))
         return None not in shape and math.prod(shape) < math.prod(self.convolution.kernel.shape)

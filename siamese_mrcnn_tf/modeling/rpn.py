@@ -17,7 +17,7 @@ from ..config import Config
 from ..ops import winograd
 from ..ops.box_ops import Tensor, apply_box_deltas_graph, clip_boxes_graph, gather_batched
 from ..ops.kernels import is_exporting, non_max_suppression
-from ..ops.tracing import computing_in_bands
+from ..ops.tracing import detecting
 from .backbone import MapConv
 
 RPN_CONV, RPN_CLASS, RPN_BBOX = "rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred"  # layers of `rpn_model`
@@ -85,7 +85,7 @@ class RPNHead(KL.Layer):
     def outputs(self, level_map: Tensor, kernel: Tensor, term: Tensor) -> dict[str, Tensor]:
         """`call` with another kernel, and what is added before the ReLU: [filters], or a map [1, h, w, filters]."""
         convolution = self.convolution
-        if not (computing_in_bands.is_on and winograd.applies(level_map, kernel, convolution.strides)):
+        if not (detecting.is_on and winograd.applies(level_map, kernel, convolution.strides)):
             shared = ops.relu(convolution.convolution_op(level_map, kernel) + term)
             return anchor_outputs_graph(*(head(shared) for head in self._heads))
         kernels, biases = ([getattr(head, name).value for head in self._heads] for name in ("kernel", "bias"))

@@ -24,7 +24,7 @@ class _SharedLayer(KL.Layer):
     def __init__(self, layers: SharedLayers, **kwargs: Any) -> None:
         rpn = RPNHead(layers.rpn_model)
         super().__init__(dtype=rpn.compute_dtype, autocast=False, **kwargs)  # weights are read in float32
-        self.matching, self.rpn, self.convolution = [layers.matching[level] for level in LEVELS], rpn, rpn.convolution
+        self.matching, self.rpn = [layers.matching[level] for level in LEVELS], rpn
 
 
 class SceneTerms(_SharedLayer):
@@ -44,13 +44,13 @@ class SceneTerms(_SharedLayer):
             # the bias of matching is not there outside of the map: a convolution of a map of ones
             ones = self._cast(ops.ones_like(level_map[..., :1]))
             term = self._convolve(level_map, of_scene) + self._convolve(ones, of_bias)
-            shared.append(term + self._cast(self.convolution.bias.value))
+            shared.append(term + self._cast(self.rpn.convolution.bias.value))
         return [*matched, *shared]
 
     def scene_kernels(self) -> list[tuple[Tensor, Tensor]]:
         """For P2..P6 the composed kernels of P [3, 3, channels, rpn channels] and of the bias of matching
         [3, 3, 1, rpn channels]."""
-        kernel = self.convolution.kernel.value
+        kernel = self.rpn.convolution.kernel.value
         return [
             (
                 _composed(kernel, _kernels(layer)[0]),
@@ -61,11 +61,11 @@ class SceneTerms(_SharedLayer):
 
     def kernels(self) -> list[Tensor]:
         """For P2..P6 the composed kernel of |P - t| [3, 3, channels, rpn channels]."""
-        kernel = self.convolution.kernel.value
+        kernel = self.rpn.convolution.kernel.value
         return [self._cast(_composed(kernel, _kernels(layer)[1])) for layer in self.matching]
 
     def _convolve(self, level_map: Tensor, kernel: Tensor) -> Tensor:
-        return self.convolution.convolution_op(level_map, self._cast(kernel))
+        return self.rpn.convolution.convolution_op(level_map, self._cast(kernel))
 
     def _cast(self, values: Tensor) -> Tensor:
         return ops.cast(values, self.compute_dtype)

@@ -1,21 +1,21 @@
 """Large maps computed in bands of rows, one after the other: of what is computed on the way, a band exists at a time.
 
-For inference with TensorFlow on a CPU; there are no gradients (`tracing.computing_in_bands`).
+For inference with TensorFlow on a CPU; there are no gradients (`tracing.detecting`).
 """
 
 from collections.abc import Callable, Sequence
 
 from .box_ops import Tensor
 from .kernels import has_tensorflow_ops, is_exporting
-from .tracing import computing_in_bands
+from .tracing import detecting
 
 ROWS = 32
 _MIN_CELLS = 128 * 128
 
 
 def applies(maps: Tensor) -> bool:
-    """Whether `tracing.computing_in_bands` is on, and maps [batch, h, w, channels] are large and of a fixed size."""
-    if not computing_in_bands.is_on or is_exporting() or not has_tensorflow_ops():
+    """Whether `tracing.detecting` is on, and maps [batch, h, w, channels] are large and of a fixed size."""
+    if not detecting.is_on or is_exporting() or not has_tensorflow_ops():
         return False
     height, width = maps.shape[1:3]
     if None in (height, width) or height % ROWS or height * width < _MIN_CELLS:

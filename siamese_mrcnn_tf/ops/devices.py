@@ -1,11 +1,14 @@
 """The device that computes: the processor, or one of the GPUs that the Keras backend sees; where JAX keeps programs."""
 
+import logging
 import os
 import re
 from pathlib import Path
 
 from ..io.errors import InputError
+from ..io.processor import flags_of, multiplies
 
+_log = logging.getLogger(__name__)
 _DEVICE = re.compile(r"(cpu|gpu|cuda)(?::([0-9]{1,4}))?")
 
 
@@ -43,6 +46,21 @@ def use_device(name: str) -> None:
         tf.config.set_visible_devices(chosen, "GPU")
     except RuntimeError as error:
         raise InputError(f"device {name!r}: cannot be chosen after TensorFlow has begun ({error})") from error
+
+
+def warn_of_precision(precision: str) -> None:
+    """Say so where TensorFlow or OpenVINO computes on a processor to which "bfloat16" or "int8" brings no speed."""
+    if precision == "float32" or multiplies(precision):
+        return
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    if not tf.config.get_visible_devices("GPU"):
+        lacks = f"this processor has no fast instructions for it ({flags_of(precision)})"
+        _log.warning("precision %s: %s, it brings no speed here", precision, lacks)
 
 
 def keep_compiled(folder: Path) -> None:

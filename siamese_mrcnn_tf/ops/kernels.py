@@ -12,7 +12,7 @@ from keras import ops
 
 from ..io.errors import InputError
 from .box_ops import Tensor
-from .tracing import compiling_xla, computing_in_bands, exportable
+from .tracing import compiling_xla, detecting, exportable
 
 _BACKENDS = ("tensorflow", "jax")
 _MIN_FLOAT = -3.4e38  # close to the minimum of float32
@@ -105,9 +105,10 @@ def pyramid_crop_and_resize(
 def add_bias(outputs: Tensor, bias: Tensor) -> Tensor:
     """`outputs + bias` of a convolution [batch, h, w, filters] and [filters].
 
-    In detection TensorFlow computes it with the convolution, and with a sum and a ReLU that follow.
+    In detection TensorFlow computes it with the convolution, and with a sum and a ReLU that follow. Training keeps the
+    plain sum: with this one a test that trains at a high learning rate ended in NaN.
     """
-    if not computing_in_bands.is_on or is_exporting() or not has_tensorflow_ops():
+    if not detecting.is_on or is_exporting() or not has_tensorflow_ops():
         return outputs + bias
     import tensorflow as tf
 

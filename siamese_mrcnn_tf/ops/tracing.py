@@ -30,6 +30,5 @@ exportable = TraceSwitch("exportable")
 compiling_xla = TraceSwitch("compiling_xla")
 # large convolutions by `winograd`
 allowing_winograd = TraceSwitch("allowing_winograd")
-# detection in this process: large maps in `bands`, biases with their convolutions, kernels of small maps not folded;
-# no gradients are needed
-computing_in_bands = TraceSwitch("computing_in_bands")
+# detection in this process: in forms that are faster or need less memory, and have no gradients
+detecting = TraceSwitch("detecting")

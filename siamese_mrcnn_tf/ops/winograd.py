@@ -16,7 +16,7 @@ import numpy as np
 from .bands import in_bands
 from .box_ops import Tensor
 from .kernels import has_tensorflow_ops, is_exporting
-from .tracing import allowing_winograd, computing_in_bands
+from .tracing import allowing_winograd, detecting
 
 _TILE, _READ = 4, 6  # side of an output tile, and of the cells it is computed from
 _BLOCK = (32, 128)  # output cells of a block
@@ -64,9 +64,14 @@ def fits(height: int, width: int) -> bool:
 def convolve(maps: Tensor, kernel: Tensor) -> Tensor:
     """A convolution of stride 1, zero-padded: [batch, h, w, channels], [3, 3, channels, filters], both float32
     -> [batch, h, w, filters]. Height and width are static."""
-    if computing_in_bands.is_on:
-        return convolve_then(maps, kernel, kernel.shape[-1], lambda values, band: values)
+    if detecting.is_on:
+        return _convolve(maps, kernel)
     return _differentiable()(maps, kernel)
+
+
+def _convolve(maps: Tensor, kernel: Tensor) -> Tensor:
+    """`convolve` without a gradient."""
+    return convolve_then(maps, kernel, kernel.shape[-1], lambda values, band: values)
 
 
 def convolve_then(maps: Tensor, kernel: Tensor, size: int, finish: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -127,12 +132,9 @@ def _differentiable() -> Callable[..., Any]:
                 strides=[1] * 4,
                 padding="SAME",
             )
-            return plain(upstream, turned), of_kernel
+            return _convolve(upstream, turned), of_kernel
 
-        return plain(maps, kernel), gradient
-
-    def plain(maps: Tensor, kernel: Tensor) -> Tensor:
-        return convolve_then(maps, kernel, kernel.shape[-1], lambda values, band: values)
+        return _convolve(maps, kernel), gradient
 
     return cast(Callable[..., Any], tf.function(convolve, autograph=False))
 
