@@ -4,8 +4,9 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..io.cache import cache_folder
 from ..io.errors import InputError
 from ..io.processor import multiplies
 from ..modeling.network import SharedLayers
-from .conversion import require_openvino
+from .conversion import DensePart, require_openvino
 from .dense import DenseParts
 from .model_files import find_or_save_part
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _EXACT = ("presence",)  # parts that are computed in float32 in every precision
 _FREE_SETTINGS = ("DETECTION_", "VERIFY_", "MOLD_", "NAME", "EXPERIMENT", "CHECKPOINT_DIR", "PRECISION")
+
+ALIGNMENT = 64  # bytes; TensorFlow reads arrays that begin there where they are
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,7 +61,7 @@ class OpenVinoParts:
         self._config, self._layers, self._quantized = config, layers, quantized or {}
         self._dense: DenseParts | None = None
         self._core, self._precision = openvino.Core(), precision
-        self._lock, self._models, self._requests = threading.Lock(), dict[str, Any](), dict[str, list[Any]]()
+        self._lock, self._models, self._requests = threading.Lock(), dict[str, Any](), dict[str, list[_Request]]()
         self._weights_sha256 = weights_sha256
         self.on_inputs: Callable[[str, Arrays], None] | None = None
 
@@ -68,21 +71,21 @@ class OpenVinoParts:
         return cache_folder() / "openvino" / fingerprint(self._weights_sha256(), self._config)[:32]
 
     def __call__(self, name: str, *arrays: np.ndarray) -> Arrays:
-        """The outputs of a part by name, for its inputs in order. They are OpenVINO's own memory, not copies."""
+        """The outputs of a part by name, for its inputs in order, in the memory that OpenVINO wrote them to."""
         model, names = self._compiled(name)
-        lease = _Lease(self._take_request(name) or model.create_infer_request(), self._requests[name])
+        lease = _Lease(self._take_request(name) or _Request(model), self._requests[name])
         # contiguous arrays are read where they are
         inputs = {one: np.ascontiguousarray(value, np.float32) for one, value in zip(names, arrays, strict=True)}
         if self.on_inputs is not None:
             self.on_inputs(name, inputs)
-        lease.request.infer(inputs, share_inputs=True)
+        lease.request.of_openvino.infer(inputs, share_inputs=True)
         return {port.any_name: np.asarray(_Output(lease, port)) for port in model.outputs}
 
-    def model(self, name: str) -> Any:
-        """A part as an openvino.Model in float32."""
-        return self._core.read_model(self._path(name))
+    def model_for_int8(self, name: str) -> Any:
+        """A part as an openvino.Model in float32, to be quantized."""
+        return self._dense_part(name).to_openvino(int8=True)
 
-    def _take_request(self, name: str) -> Any:
+    def _take_request(self, name: str) -> "_Request | None":
         """A request that no other thread uses; None if there is none."""
         try:
             return self._requests[name].pop()  # lists are safe between threads
@@ -104,13 +107,13 @@ class OpenVinoParts:
             return self._models[name]
 
     def _path(self, name: str) -> Path:
-        return find_or_save_part(self.folder / name, lambda: self._make(name))
+        return find_or_save_part(self.folder / name, lambda: self._dense_part(name).to_openvino())
 
-    def _make(self, name: str) -> Any:
+    def _dense_part(self, name: str) -> DensePart:
         if self._dense is None:
             logger.info("OpenVINO models are made in %s", self.folder)
             self._dense = DenseParts(self._config, self._layers())
-        return self._dense.part(name).to_openvino()
+        return self._dense.part(name)
 
     def _settings(self, name: str) -> dict[str, str]:
         # int8 leaves a part of the work to floating point
@@ -119,10 +122,30 @@ class OpenVinoParts:
         return {"INFERENCE_PRECISION_HINT": "bf16" if low else "f32", "PERFORMANCE_HINT": "LATENCY"}
 
 
+class _Request:
+    """A request of a compiled model; its outputs of a fixed size are aligned."""
+
+    def __init__(self, model: Any) -> None:
+        openvino = require_openvino()
+        self.of_openvino = model.create_infer_request()
+        fixed = [port for port in model.outputs if port.partial_shape.is_static]
+        self._memory = [_aligned(list(port.shape)) for port in fixed]  # OpenVINO's tensors do not keep it
+        for port, array in zip(fixed, self._memory, strict=True):
+            self.of_openvino.set_tensor(port, openvino.Tensor(array, shared_memory=True))
+
+
+def _aligned(shape: Sequence[int]) -> np.ndarray:
+    """An array float32 without values."""
+    size = math.prod(shape) * np.dtype(np.float32).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT
+    return memory[first : first + size].view(np.float32).reshape(shape)
+
+
 class _Lease:
     """A request whose outputs are in use; it returns to the free ones when the last of them is dropped."""
 
-    def __init__(self, request: Any, free: list[Any]) -> None:
+    def __init__(self, request: _Request, free: list[_Request]) -> None:
         self.request, self._free = request, free
 
     def __del__(self) -> None:
@@ -134,7 +157,7 @@ class _Output:
 
     def __init__(self, lease: _Lease, port: Any) -> None:
         self._lease = lease
-        self.__array_interface__ = lease.request.get_tensor(port).data.__array_interface__
+        self.__array_interface__ = lease.request.of_openvino.get_tensor(port).data.__array_interface__
 
 
 def _rank(name: str) -> tuple[bool, str]:

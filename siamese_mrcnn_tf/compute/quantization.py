@@ -134,16 +134,20 @@ def quantize_parts(
     chosen = [name for name in PARTS if samples[name]]
     with atomic_folder(folder, replace=True) as temporary:
         for name in chosen:
-            save_part(quantized(nncf, parts.model(name), samples[name]), temporary / name)
+            save_part(quantized(nncf, name, parts.model_for_int8(name), samples[name]), temporary / name)
         versions = {"nncf": importlib.metadata.version("nncf"), "openvino": importlib.metadata.version("openvino")}
         manifest = {"weights_sha256": weights_sha256, "network": network_settings(config), "about": about}
         manifest |= {"parts": {name: len(samples[name]) for name in chosen}, "versions": versions}
         schemas.write_plain(temporary / _MANIFEST, manifest, QuantizedFile)
 
 
-def quantized(nncf: Any, model: Any, samples: Sequence[Arrays]) -> Any:
-    """An openvino.Model with its convolutions and matrix products in int8, but those of `kept`."""
-    ignored = nncf.IgnoredScope(names=kept(model), validate=False)
+def quantized(nncf: Any, name: str, model: Any, samples: Sequence[Arrays]) -> Any:
+    """An openvino.Model of a part with its convolutions and matrix products in int8, but those of `kept`.
+
+    Sums are in int8 in the scene encoder alone: of the terms of matching it costs time and accuracy.
+    """
+    sums = [] if name == "scene_encoder" else ["Add"]
+    ignored = nncf.IgnoredScope(names=kept(model), types=sums, validate=False)
     settings = {"preset": nncf.QuantizationPreset.MIXED, "subset_size": len(samples), "ignored_scope": ignored}
     return nncf.quantize(model, nncf.Dataset(list(samples)), **settings)
 

@@ -16,7 +16,7 @@ from ..modeling.network import Heads, finds_graph, model_outputs
 from ..modeling.parts import MATCHED
 from ..modeling.roi_align import ListedROIAlign
 from ..ops.box_ops import Tensor
-from .openvino_parts import Arrays, OpenVinoParts
+from .openvino_parts import ALIGNMENT, Arrays, OpenVinoParts
 
 _RPN = ("rpn_class", "rpn_bbox")
 
@@ -64,7 +64,7 @@ class OpenVinoSteps:
         return self._segment(boxes, indices, image_metas, maps)
 
     def _find(self, matched: Arrays, image_metas: np.ndarray, anchors: np.ndarray) -> dict[str, Any]:
-        maps = {name: matched[name] for name in MATCHED}
+        maps = {name: _tensor(matched[name]) for name in MATCHED}
         found = self._detections({name: matched[name] for name in _RPN}, list(maps.values()), image_metas, anchors)
         return {**found, **maps}
 
@@ -118,6 +118,13 @@ class OpenVinoSteps:
 
         found = tf.numpy_function(call, inputs, [tf.float32] * len(shapes))
         return {output: tf.ensure_shape(value, shapes[output]) for output, value in zip(shapes, found, strict=True)}
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """An array as a tensor, in the same memory where it is aligned."""
+    if array.ctypes.data % ALIGNMENT:
+        return tf.convert_to_tensor(array)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _joined(rows: Sequence[Arrays]) -> Arrays:

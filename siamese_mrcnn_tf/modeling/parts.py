@@ -12,6 +12,7 @@ from typing import TypeAlias
 import keras
 
 from ..config import Config
+from ..ops.anchors import compute_backbone_shapes
 from ..ops.box_ops import Tensor
 from .backbone import LEVELS
 from .folding import folded_layers
@@ -152,11 +153,15 @@ class PredictorParts:
 
     def _inputs(self) -> tuple:
         """Symbolic inputs of a detector: ([P2..P6], embedding, image_meta, anchors)."""
-        _, image_meta, anchors = scene_inputs(self._config)
-        outputs = self.scene_encoder.outputs
+        config = self._config
+        _, image_meta, anchors = scene_inputs(config)
+        sizes: list[tuple[int | None, ...]] = [(None, None)] * len(LEVELS)
+        if None not in image_shape(config):
+            sizes = [tuple(map(int, size)) for size in compute_backbone_shapes(config, config.IMAGE_SHAPE)]
+        dtype = self.layers.fpn_model.outputs[0].dtype
         scene = [
-            keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=f"scene_{level}")
-            for level, tensor in zip(LEVELS, outputs, strict=True)
+            keras.Input((*size, config.FPN_FEATUREMAPS), dtype=dtype, name=f"scene_{level}")
+            for level, size in zip(LEVELS, sizes, strict=True)
         ]
-        embedding = keras.Input((len(LEVELS), self._config.FPN_FEATUREMAPS), name="target_embedding")
+        embedding = keras.Input((len(LEVELS), config.FPN_FEATUREMAPS), name="target_embedding")
         return scene, embedding, image_meta, anchors

@@ -14,7 +14,7 @@ from keras import layers as KL
 from keras import ops
 
 from ..config import Config
-from ..ops import winograd
+from ..ops import bands, winograd
 from ..ops.box_ops import Tensor, apply_box_deltas_graph, clip_boxes_graph, gather_batched
 from ..ops.kernels import is_exporting, non_max_suppression
 from ..ops.tracing import detecting
@@ -85,6 +85,8 @@ class RPNHead(KL.Layer):
     def outputs(self, level_map: Tensor, kernel: Tensor, term: Tensor) -> dict[str, Tensor]:
         """`call` with another kernel, and what is added before the ReLU: [filters], or a map [1, h, w, filters]."""
         convolution = self.convolution
+        if convolution.strides == (1, 1) and bands.applies_in_int8(level_map):
+            return self._banded_outputs(level_map, kernel, term)
         if not (detecting.is_on and winograd.applies(level_map, kernel, convolution.strides)):
             shared = ops.relu(convolution.convolution_op(level_map, kernel) + term)
             return anchor_outputs_graph(*(head(shared) for head in self._heads))
@@ -98,6 +100,15 @@ class RPNHead(KL.Layer):
 
         found = winograd.convolve_then(level_map, kernel, sum(sizes), finish)
         return anchor_outputs_graph(found[..., : sizes[0]], found[..., sizes[0] :])
+
+    def _banded_outputs(self, level_map: Tensor, kernel: Tensor, term: Tensor) -> dict[str, Tensor]:
+        """`outputs` with the convolution of `bands.convolved_bands`."""
+        found = []
+        for number, values in enumerate(bands.convolved_bands(level_map, kernel)):
+            first = number * bands.ROWS
+            added = term if len(term.shape) == 1 else term[:, first : first + bands.ROWS]
+            found.append([head(ops.relu(values + added)) for head in self._heads])
+        return anchor_outputs_graph(*(ops.concatenate(parts, axis=1) for parts in zip(*found, strict=True)))
 
     def compute_output_shape(self, input_shape: Any) -> dict[str, Sequence[int | None]]:
         return self.rpn_model.compute_output_shape(input_shape)

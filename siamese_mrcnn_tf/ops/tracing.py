@@ -32,3 +32,5 @@ compiling_xla = TraceSwitch("compiling_xla")
 allowing_winograd = TraceSwitch("allowing_winograd")
 # detection in this process: in forms that are faster or need less memory, and have no gradients
 detecting = TraceSwitch("detecting")
+# graphs that are quantized to int8: the largest convolutions in bands of rows
+quantizable = TraceSwitch("quantizable")
