@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from siamese_mrcnn_tf import SiamesePredictor, TinyConfig
-from siamese_mrcnn_tf.compute import openvino_parts, quantization
+from siamese_mrcnn_tf.compute import openvino_parts, quantization, steps
 from siamese_mrcnn_tf.compute.model_files import find_part
 from siamese_mrcnn_tf.compute.quantization import find_quantized
 from siamese_mrcnn_tf.io import cache, files, processor
@@ -91,6 +91,30 @@ def test_scenes_of_a_batch(predictor, expected, scene, crop):
 
 
 @needs_openvino
+def test_tensorflow_reads_maps_where_openvino_wrote_them(predictor, scene, crop):
+    scenes, queries = predictor.encode_scenes([scene]), predictor.encode_queries([crop])
+    matched = predictor.parts("matcher", *scenes.pyramid, queries[0].mean[None])
+    for array in matched.values():
+        assert array.ctypes.data % openvino_parts.ALIGNMENT == 0
+        read = steps._tensor(array)
+        array += 1  # seen there
+        np.testing.assert_array_equal(read, array)
+    array = np.arange(17, dtype=np.float32)
+    array = array[1:] if array.ctypes.data % openvino_parts.ALIGNMENT == 0 else array
+    np.testing.assert_array_equal(steps._tensor(array), array)
+
+
+@needs_openvino
+def test_outputs_outlive_the_next_use_of_their_part(predictor, scene):
+    first, other = predictor.encode_scenes([scene]).pyramid, predictor.encode_scenes([scene[::-1]]).pyramid
+    kept = [level_map.copy() for level_map in first]
+    predictor.encode_scenes([scene[:, ::-1]])
+    for level_map, copy, of_other in zip(first, kept, other, strict=True):
+        np.testing.assert_array_equal(level_map, copy)
+        assert not np.shares_memory(level_map, of_other)
+
+
+@needs_openvino
 def test_bfloat16_is_close(predictor, weights, scene, crop):
     rounded = SiamesePredictor(CONFIG, weights=weights, runtime="openvino", precision="bfloat16")
     maps, others = (one.encode_scenes([scene]).pyramid[0] for one in (rounded, predictor))
@@ -163,8 +187,9 @@ def test_int8(run, weights, own_cache, scene, crop, tmp_path):
     code, out, err = run("quantize", *given)
     assert code == 0, err
     assert "int8 of scene_encoder, matcher, scene_terms, shared_matcher is in" in out
-    kept = quantization.kept(openvino_parts.require_openvino().Core().read_model(_xml(path, "scene_encoder")))
-    assert len(kept) == 1  # the first convolution
+    models = {name: _model(path, name) for name in quantization.PARTS}
+    assert len(quantization.kept(models["scene_encoder"])) == 1  # the first convolution
+    assert {name for name, model in models.items() if _has_rounded_sums(model)} == {"scene_encoder"}
     code, out, err = run(*search)
     assert code == 0 and "images: 1, categories: 1" in out, err
 
@@ -187,6 +212,17 @@ def test_int8(run, weights, own_cache, scene, crop, tmp_path):
 
 def _xml(weights, part):
     return quantization.quantized_folder(weights) / part / "model.xml"
+
+
+def _model(weights, part):
+    return openvino_parts.require_openvino().Core().read_model(_xml(weights, part))
+
+
+def _has_rounded_sums(model):
+    """Whether a sum of two maps has an input in int8."""
+    sums = [one for one in model.get_ordered_ops() if one.get_type_name() == "Add"]
+    inputs = [[port.get_source_output().get_node().get_type_name() for port in one.inputs()] for one in sums]
+    return any("FakeQuantize" in names for names in inputs)
 
 
 # ---- messages --------------------------------------------------------------------------------------------------------

@@ -55,6 +55,14 @@ def test_folded_normalizations_change_nothing(varied, expected, scene):
         assert close(maps, expected[f"img_{level}"])
 
 
+def test_detectors_take_the_maps_of_the_scene_encoder(varied):
+    for mode in ("square", "pad64"):
+        parts = PredictorParts(varied.config.replace(IMAGE_RESIZE_MODE=mode), varied.layers)
+        expected = [(tensor.shape, tensor.dtype) for tensor in parts.scene_encoder.outputs]
+        for detector in (parts.detector, parts.shared_detector):
+            assert [(tensor.shape, tensor.dtype) for tensor in detector.inputs[: len(LEVELS)]] == expected
+
+
 def test_scenes_and_references_share_one_encoder(varied, scene, crop):
     parts = PredictorParts(varied.config, varied.layers)
     molded = molding.mold_inputs([scene], varied.config)[0]

@@ -10,6 +10,7 @@ from network_values import batch_norm, fill, relu, softmax
 
 from siamese_mrcnn_tf.modeling import roi_heads
 from siamese_mrcnn_tf.modeling.roi_align import PyramidROIAlign
+from siamese_mrcnn_tf.ops import tracing
 from siamese_mrcnn_tf.ops.image_meta import compose_image_meta
 
 CHANNELS, COUNT, FC, MASK_CHANNELS, CLASSES = 3, 5, 4, 6, 2
@@ -68,6 +69,16 @@ def test_layers_of_the_heads_have_the_original_names(classifier, mask):
     numbered = [name for index in (1, 2, 3, 4) for name in (f"mrcnn_mask_conv{index}", f"mrcnn_mask_bn{index}")]
     assert list(mask) == [*numbered, "mrcnn_mask_deconv", "mrcnn_mask"]
     assert all(layer.name == name for name, layer in {**classifier, **mask}.items())
+
+
+@pytest.mark.parametrize("switch", [tracing.exportable, tracing.detecting])
+def test_the_class_head_as_matrix_products_is_the_same(classifier, model, switch):
+    pooled = np.random.default_rng(3).normal(size=(COUNT, 2, 2, CHANNELS)).astype(np.float32)
+    expected = roi_heads.class_head_graph(ops.convert_to_tensor(pooled), classifier)
+    with switch():
+        found = roi_heads.class_head_graph(ops.convert_to_tensor(pooled), classifier)
+    for name, values in expected.items():
+        np.testing.assert_allclose(np.asarray(found[name]), np.asarray(values), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_shapes_of_all_outputs(outputs):

@@ -7,7 +7,7 @@ from keras import ops
 from network_values import fill, relu, softmax
 
 from siamese_mrcnn_tf.modeling import rpn
-from siamese_mrcnn_tf.ops import tracing
+from siamese_mrcnn_tf.ops import bands, tracing
 from siamese_mrcnn_tf.ops.anchors import generate_anchors
 
 CHANNELS = 3
@@ -274,3 +274,24 @@ def test_proposals_of_exported_graphs_are_the_same(limit, count):
         found = array(rpn.proposal_graph(*map(tensor, inputs), **settings))
     np.testing.assert_allclose(found, expected, atol=1e-7)
     assert 1 <= expected.any(axis=-1).sum() <= min(count, limit)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="int8 is quantized from TensorFlow's graphs")
+@pytest.mark.parametrize("as_map", [False, True])
+def test_bands_of_quantized_graphs_are_the_same(monkeypatch, as_map):
+    rng = np.random.default_rng(3)
+    head = rpn.RPNHead(rpn.build_rpn_model(1, 3, 2, conv_channels=4))
+    for weight in head.rpn_model.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    maps = tensor(rng.normal(size=(1, 256, 256, 2)))
+    kernel, term = tensor(rng.normal(size=(3, 3, 2, 4))), tensor(rng.normal(size=(1, 256, 256, 4) if as_map else 4))
+    expected = head.outputs(maps, kernel, term)
+    convolved, convolve = [], bands.convolved_bands
+    monkeypatch.setattr(bands, "convolved_bands", lambda *given: convolved.append(convolve(*given)) or convolved[-1])
+    with tracing.quantizable():
+        assert bands.applies_in_int8(maps) and not bands.applies_in_int8(maps[:, :128])
+        found = head.outputs(maps, kernel, term)
+    assert not bands.applies_in_int8(maps)
+    assert [len(one) for one in convolved] == [8]
+    for name, values in expected.items():
+        np.testing.assert_allclose(array(found[name]), array(values), rtol=1e-4, atol=1e-5, err_msg=name)
