@@ -144,7 +144,7 @@ def quantize_parts(
 def quantized(nncf: Any, name: str, model: Any, samples: Sequence[Arrays]) -> Any:
     """An openvino.Model of a part with its convolutions and matrix products in int8, but those of `kept`.
 
-    Sums are in int8 in the scene encoder alone: of the terms of matching it costs time and accuracy.
+    Sums are in int8 in the scene encoder alone: those of matching take longer in int8 than in float32.
     """
     sums = [] if name == "scene_encoder" else ["Add"]
     ignored = nncf.IgnoredScope(names=kept(model), types=sums, validate=False)
